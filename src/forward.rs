@@ -1,0 +1,430 @@
+//! The ledger of messages under way: which message waits for which confirmations, and when its ack may go.
+//!
+//! The rules it keeps, whatever order confirmations, losses and time-outs come in:
+//! - a message is acknowledged only after every publish made of it is confirmed, in the order the messages came (MQTT 3.1.1, 4.6),
+//!   and only on the connection it came on: RabbitMQ numbers packets anew on each, an old ack would settle another message;
+//! - a publish stays until it is confirmed, and goes out again, oldest first, on each new connection;
+//! - a publish that keeps costing the connection is set aside: after a loss fewer go out at a time, until the one at fault
+//!   stands alone (RabbitMQ closes on a refused publish and names none);
+//! - a message that comes again after a lost session is recognised, and keeps its id.
+//!
+//! It does no I/O and reads no clock. `daemon.rs` feeds it and carries out what it asks for.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::id::MessageId;
+use crate::policy::Refusal;
+use crate::routing::{Publish, Received};
+
+/// How often a publish may be lost while it was the only one under way, before it is set aside.
+const ALONE_LOSSES: u8 = 3;
+
+/// Publishes kept per message of the window, before no more messages are taken: a direct message has two, QoS 0 has no window.
+const QUEUED_PER_MESSAGE: usize = 4;
+
+/// The right and the duty to acknowledge one message, on the connection it came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Which connection of the session.
+    pub connection: u64,
+    /// The packet identifier it had there.
+    pub packet_id: u16,
+}
+
+/// A publish in one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PublishId {
+    /// The publishing connection it belongs to.
+    pub lane: usize,
+    /// Its place among that lane's publishes, which never repeats.
+    pub sequence: u64,
+}
+
+/// What a message that came in is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Not seen before.
+    New,
+    /// Forwarded before, but the acknowledgement may not have arrived: to be forwarded again under the same id.
+    Repeated(MessageId),
+    /// Still in the ledger: its publishes are under way or done, and the new acknowledgement now belongs to it.
+    Resumed,
+}
+
+/// A publish the broker will not take, to be answered with [`Ledger::resolve`].
+#[derive(Debug)]
+pub struct Failed {
+    entry: usize,
+    /// Why.
+    pub refusal: Refusal,
+    /// The message it was made of.
+    pub received: Received,
+    /// Whether it was itself a notice or a dead letter: then there is nothing more to tell anybody.
+    pub was_answer: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// In `arrived`: acknowledged when complete and first.
+    Arrived(Ack),
+    /// In `expected`: its connection is gone, the broker will deliver it again.
+    Expected,
+    /// Nobody waits for it: QoS 0, or a session the broker has forgotten.
+    Detached,
+}
+
+#[derive(Debug)]
+struct Entry {
+    received: Received,
+    id: MessageId,
+    fingerprint: u64,
+    since: Instant,
+    outstanding: usize,
+    standing: Standing,
+    /// Set once a publish of it was refused: what is published from then on is notice and dead letter.
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: usize,
+    publish: Publish,
+    sent: Option<Instant>,
+    losses: u8,
+    alone_losses: u8,
+    done: bool,
+}
+
+/// The publishes of one publishing connection, oldest first.
+#[derive(Debug, Default)]
+struct Lane {
+    slots: VecDeque<Slot>,
+    /// The sequence number of the first slot.
+    first: u64,
+    /// How many slots from the first have been handed out on this connection.
+    handed_out: usize,
+    in_flight: usize,
+    /// How many may be in flight; 0 while there is no connection.
+    limit: usize,
+}
+
+/// A message that may come again, by what it looked like.
+#[derive(Debug)]
+struct Expected {
+    fingerprint: u64,
+    what: ExpectedWhat,
+}
+
+#[derive(Debug)]
+enum ExpectedWhat {
+    Acknowledged(MessageId),
+    Entry(usize),
+}
+
+/// All messages under way.
+#[derive(Debug)]
+pub struct Ledger {
+    entries: Slab<Entry>,
+    /// Entries of the current connection, in the order they came.
+    arrived: VecDeque<usize>,
+    /// Acknowledged on the current connection: the broker may not have seen those acks when the connection ends.
+    acknowledged: VecDeque<(u64, MessageId)>,
+    /// What the broker may deliver again, from earlier connections.
+    expected: VecDeque<Expected>,
+    /// No message has come since the session was resumed that was not expected.
+    resuming: bool,
+    acks: VecDeque<Ack>,
+    failed: VecDeque<Failed>,
+    lanes: Vec<Lane>,
+    window: usize,
+    ack_timeout: Duration,
+}
+
+impl Ledger {
+    /// For `lanes` publishing connections and at most `window` messages under way; a publish that is not confirmed within
+    /// `ack_timeout` costs its connection.
+    pub fn new(lanes: usize, window: usize, ack_timeout: Duration) -> Self {
+        Self {
+            entries: Slab::with_capacity(window),
+            arrived: VecDeque::with_capacity(window),
+            acknowledged: VecDeque::with_capacity(window),
+            expected: VecDeque::new(),
+            resuming: false,
+            acks: VecDeque::new(),
+            failed: VecDeque::new(),
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            window,
+            ack_timeout,
+        }
+    }
+
+    /// Whether another message may come in.
+    pub fn has_room(&self) -> bool {
+        let queued: usize = self.lanes.iter().map(|lane| lane.slots.len()).sum();
+        self.arrived.len() < self.window && queued < self.window * QUEUED_PER_MESSAGE
+    }
+
+    /// Messages that came on the current connection and are not acknowledged yet.
+    pub fn unacknowledged(&self) -> usize {
+        self.arrived.len()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.arrived.is_empty() && self.lanes.iter().all(|lane| lane.slots.is_empty())
+    }
+
+    /// When the oldest unacknowledged message came.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.arrived.front().map(|&key| self.entries[key].since)
+    }
+
+    /// A message came at QoS 1. `fingerprint` stands for its topic and payload, `dup` is its DUP flag: a hint only, some brokers
+    /// never set it, and RabbitMQ sets it on messages it never delivered.
+    pub fn admit(&mut self, ack: Ack, fingerprint: u64, dup: bool) -> Admission {
+        if self.expected.is_empty() || !(dup || self.resuming) {
+            return Admission::New;
+        }
+        // What was not acknowledged comes first: it surely comes again, so each such entry finds its message among equal ones.
+        // What was acknowledged may come again, but only DUP tells it from an equal text that is meant to be a second message.
+        let equal = |wanted: fn(&ExpectedWhat) -> bool| self.expected.iter().position(|e| e.fingerprint == fingerprint && wanted(&e.what));
+        let entry = equal(|what| matches!(what, ExpectedWhat::Entry(_)));
+        let found = entry.or_else(|| if dup { equal(|what| matches!(what, ExpectedWhat::Acknowledged(_))) } else { None });
+        match found.and_then(|at| self.expected.remove(at)) {
+            None => {
+                self.resuming = false;
+                Admission::New
+            }
+            Some(Expected { what: ExpectedWhat::Acknowledged(id), .. }) => Admission::Repeated(id),
+            Some(Expected { what: ExpectedWhat::Entry(key), .. }) => {
+                self.entries[key].standing = Standing::Arrived(ack);
+                self.arrived.push_back(key);
+                self.release();
+                Admission::Resumed
+            }
+        }
+    }
+
+    /// Takes a message over, with the publishes made of it. Without `ack` (QoS 0) it is forgotten once they are confirmed.
+    pub fn insert(&mut self, received: Received, id: MessageId, fingerprint: u64, publishes: Vec<Publish>, ack: Option<Ack>, now: Instant) {
+        let standing = ack.map_or(Standing::Detached, Standing::Arrived);
+        let entry = Entry { received, id, fingerprint, since: now, outstanding: 0, standing, failed: false };
+        let key = self.entries.insert(entry);
+        if ack.is_some() {
+            self.arrived.push_back(key);
+        }
+        self.add(key, publishes);
+        self.settle(key);
+        self.release();
+    }
+
+    fn add(&mut self, key: usize, publishes: Vec<Publish>) {
+        self.entries[key].outstanding += publishes.len();
+        for publish in publishes {
+            let lane = self.lane_of(publish.topic.as_str());
+            self.lanes[lane].slots.push_back(Slot { entry: key, publish, sent: None, losses: 0, alone_losses: 0, done: false });
+        }
+    }
+
+    /// By topic, so that what goes to one timeline keeps its order.
+    fn lane_of(&self, topic: &str) -> usize {
+        match self.lanes.len() {
+            1 => 0,
+            lanes => {
+                // FNV-1a: the same lane in every process, and nothing depends on who can predict it.
+                let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+                usize::try_from(hash % lanes as u64).expect("less than the number of lanes")
+            }
+        }
+    }
+
+    /// A publishing connection is up; the broker takes at most `receive_maximum` publishes at a time.
+    pub fn handle_lane_up(&mut self, lane: usize, receive_maximum: usize) {
+        let lane = &mut self.lanes[lane];
+        debug_assert_eq!((lane.in_flight, lane.handed_out), (0, 0), "a lane comes up only after it went down");
+        lane.limit = receive_maximum.max(1);
+    }
+
+    /// A publishing connection is gone: what it had under way goes out again on the next.
+    pub fn handle_lane_down(&mut self, lane: usize) {
+        let at = lane;
+        let lane = &mut self.lanes[at];
+        let alone = lane.in_flight == 1;
+        let mut given_up = None;
+        for (offset, slot) in lane.slots.iter_mut().take(lane.handed_out).enumerate().filter(|(_, slot)| !slot.done) {
+            slot.sent = None;
+            slot.losses = slot.losses.saturating_add(1);
+            slot.alone_losses = slot.alone_losses.saturating_add(u8::from(alone));
+            if slot.alone_losses >= ALONE_LOSSES {
+                given_up = Some(lane.first + offset as u64);
+            }
+        }
+        lane.in_flight = 0;
+        lane.handed_out = 0;
+        lane.limit = 0;
+        if let Some(sequence) = given_up {
+            self.handle_refused(PublishId { lane: at, sequence }, Refusal::Unauthorized);
+        }
+    }
+
+    /// The next publish to hand to `lane`'s connection.
+    pub fn poll_publish(&mut self, lane: usize, now: Instant) -> Option<(PublishId, &Publish)> {
+        let at = lane;
+        let lane = &mut self.lanes[at];
+        while lane.slots.get(lane.handed_out).is_some_and(|slot| slot.done) {
+            lane.handed_out += 1;
+        }
+        // The first slot is the oldest under way, so none has been lost more often.
+        let losses = lane.slots.front()?.losses;
+        if lane.in_flight >= allowed(lane.limit, losses) {
+            return None;
+        }
+        let sequence = lane.first + lane.handed_out as u64;
+        let slot = lane.slots.get_mut(lane.handed_out)?;
+        slot.sent = Some(now);
+        lane.handed_out += 1;
+        lane.in_flight += 1;
+        Some((PublishId { lane: at, sequence }, &slot.publish))
+    }
+
+    /// The broker has taken a publish. Unknown ids are ignored.
+    pub fn handle_confirmed(&mut self, id: PublishId) {
+        if let Some(key) = self.finish(id) {
+            self.entries[key].outstanding -= 1;
+            self.settle(key);
+            self.release();
+        }
+    }
+
+    /// The broker will not take a publish: [`Ledger::poll_failed`] hands it out, and the message waits for its answer.
+    pub fn handle_refused(&mut self, id: PublishId, refusal: Refusal) {
+        if let Some(entry) = self.finish(id) {
+            let Entry { received, failed, .. } = &mut self.entries[entry];
+            self.failed.push_back(Failed { entry, refusal, received: received.clone(), was_answer: *failed });
+            *failed = true;
+        }
+    }
+
+    /// Marks a slot done and drops what is done from the front. Returns the entry it belonged to.
+    fn finish(&mut self, id: PublishId) -> Option<usize> {
+        let lane = &mut self.lanes[id.lane];
+        let offset = usize::try_from(id.sequence.checked_sub(lane.first)?).ok()?;
+        let slot = lane.slots.get_mut(offset).filter(|slot| !slot.done)?;
+        slot.done = true;
+        let entry = slot.entry;
+        if slot.sent.is_some() {
+            lane.in_flight -= 1;
+        }
+        while lane.slots.front().is_some_and(|slot| slot.done) {
+            lane.slots.pop_front();
+            lane.first += 1;
+            lane.handed_out = lane.handed_out.saturating_sub(1);
+        }
+        Some(entry)
+    }
+
+    /// The next publish that was refused; its message waits for [`Ledger::resolve`].
+    pub fn poll_failed(&mut self) -> Option<Failed> {
+        self.failed.pop_front()
+    }
+
+    /// Ends the wait of [`Ledger::poll_failed`]: `publishes` (notice and dead letter) take the place of what was refused.
+    pub fn resolve(&mut self, failed: Failed, publishes: Vec<Publish>) {
+        self.add(failed.entry, publishes);
+        self.entries[failed.entry].outstanding -= 1;
+        self.settle(failed.entry);
+        self.release();
+    }
+
+    /// A detached entry with nothing outstanding is done.
+    fn settle(&mut self, key: usize) {
+        let entry = &self.entries[key];
+        if entry.outstanding == 0 && entry.standing == Standing::Detached {
+            self.entries.remove(key);
+        }
+    }
+
+    /// Hands out the acks of complete messages, from the first that came to the first that is not complete.
+    fn release(&mut self) {
+        while let Some(&key) = self.arrived.front() {
+            if self.entries[key].outstanding > 0 {
+                break;
+            }
+            self.arrived.pop_front();
+            let entry = self.entries.remove(key);
+            let Standing::Arrived(ack) = entry.standing else { unreachable!("only arrived entries are in that list") };
+            if self.acknowledged.len() == self.window {
+                self.acknowledged.pop_front();
+            }
+            self.acknowledged.push_back((entry.fingerprint, entry.id));
+            self.acks.push_back(ack);
+        }
+    }
+
+    /// The next acknowledgement to send.
+    pub fn poll_ack(&mut self) -> Option<Ack> {
+        self.acks.pop_front()
+    }
+
+    /// The session's connection is up.
+    pub fn handle_session_up(&mut self, session_present: bool) {
+        self.resuming = session_present;
+        if !session_present {
+            for expected in std::mem::take(&mut self.expected) {
+                self.forget(expected);
+            }
+        }
+    }
+
+    /// The session's connection is gone: no ack of it may be sent any more, and what was not acknowledged will come again.
+    pub fn handle_session_lost(&mut self) {
+        self.acks.clear();
+        let acknowledged = self.acknowledged.drain(..).map(|(fingerprint, id)| Expected { fingerprint, what: ExpectedWhat::Acknowledged(id) });
+        let mut expected: VecDeque<Expected> = acknowledged.collect();
+        for key in self.arrived.drain(..) {
+            let entry = &mut self.entries[key];
+            entry.standing = Standing::Expected;
+            expected.push_back(Expected { fingerprint: entry.fingerprint, what: ExpectedWhat::Entry(key) });
+        }
+        // What an earlier loss left, and the broker has not delivered since, comes behind: redelivery is in order.
+        expected.append(&mut self.expected);
+        // A bound, in case a broker keeps a session but not what was in it.
+        for surplus in expected.split_off(expected.len().min(self.window * 2)) {
+            self.forget(surplus);
+        }
+        self.expected = expected;
+    }
+
+    fn forget(&mut self, expected: Expected) {
+        if let ExpectedWhat::Entry(key) = expected.what {
+            self.entries[key].standing = Standing::Detached;
+            self.settle(key);
+        }
+    }
+
+    /// When [`Ledger::poll_overdue`] has to be asked next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(|lane| lane.slots.front()?.sent).min().map(|sent| sent + self.ack_timeout)
+    }
+
+    /// A lane whose oldest publish has waited too long for its confirmation: its connection is to be replaced.
+    pub fn poll_overdue(&self, now: Instant) -> Option<usize> {
+        let overdue = |lane: &Lane| lane.slots.front().and_then(|slot| slot.sent).is_some_and(|sent| now >= sent + self.ack_timeout);
+        self.lanes.iter().position(overdue)
+    }
+}
+
+/// How many publishes may be under way, if the oldest has been lost `losses` times: all, a sixteenth, then one.
+fn allowed(limit: usize, losses: u8) -> usize {
+    match losses {
+        0 => limit,
+        1 => (limit / 16).max(limit.min(1)),
+        2.. => limit.min(1),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! `chat21-observer` turns an MQTT broker into a Chat21 messaging backend.
+//!
+//! Users write to their own *outgoing* paths and read their own *inbox*; the observer, a privileged client, sees every
+//! outgoing message, decides who may get it, and publishes it into the recipients' inboxes.
+//!
+//! # The way of a message
+//! [`broker`] reads a PUBLISH on the session's connection and hands it to [`daemon`], which asks
+//! 1. [`forward`] whether it has come before (a redelivery),
+//! 2. [`routing`] for a plan: [`layout`] reads the topic ([`topic`], [`id`]), [`policy`] checks, [`message`] reads and writes
+//!    the payload,
+//! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
+//! 4. and, when all are, acknowledges the message on the connection it came on.
+//!
+//! The core (`id`, `time`, `topic`, `layout`, `message`, `policy`, `routing`, `forward`, `backoff`) does no I/O, reads no clock
+//! and is not async. The edge (`broker`, `link`, `http`, `telemetry`, `daemon`, `config`, `cli`) does, and decides nothing.
+
+pub mod backoff;
+pub mod forward;
+pub mod id;
+pub mod layout;
+pub mod message;
+pub mod policy;
+pub mod routing;
+pub mod time;
+pub mod topic;

@@ -1,0 +1,276 @@
+//! The envelope: a JSON object in which the observer owns some fields and passes the rest on untouched.
+//!
+//! Nothing is re-serialised: what a client sent is copied as the bytes it sent, in their order, and the observer's own fields
+//! are written behind it (`protocol.md`, section 3).
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::id::{AppId, MessageId, UserId};
+use crate::time::UnixMillis;
+
+/// How far a message got (`protocol.md`, section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// The sender's own copy: the observer has it.
+    Sent = 100,
+    /// A recipient's copy: it is in his inbox.
+    Delivered = 150,
+}
+
+/// Why a payload is no envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Not JSON, not UTF-8, or something behind the JSON text.
+    #[error("the payload is not JSON")]
+    NotJson,
+    /// JSON, but not an object.
+    #[error("the payload is JSON, but not an object")]
+    NotAnObject,
+}
+
+/// The fields that are the observer's: what a client sends in them is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// Written by the observer, or internal to it.
+    Owned,
+    /// Owned too, but the client's value is kept if it makes sense.
+    Timestamp,
+    /// Read, and passed on.
+    ChannelType,
+    /// Everything else.
+    Other,
+}
+
+impl Field {
+    fn of(key: &str) -> Self {
+        match key {
+            "message_id" | "sender" | "recipient" | "app_id" | "status" | "timelineOf" | "conversWith" | "__history" => Self::Owned,
+            "timestamp" => Self::Timestamp,
+            "channel_type" => Self::ChannelType,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl<'de> de::Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Key;
+        impl Visitor<'_> for Key {
+            type Value = Field;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Field, E> {
+                Ok(Field::of(key))
+            }
+        }
+        deserializer.deserialize_str(Key)
+    }
+}
+
+/// A client's message, read as far as the observer needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<'p> {
+    /// The members to pass on, as runs of the client's own bytes.
+    kept: Vec<&'p str>,
+    /// What the client gave as `timestamp`, if it was a whole number.
+    pub timestamp: Option<UnixMillis>,
+    /// Whether the client says that this is for a group (`"channel_type":"group"`).
+    pub says_group: bool,
+}
+
+/// What the observer writes into a copy of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Owned<'a> {
+    /// The id of this message.
+    pub message_id: MessageId,
+    /// Who wrote it, by its topic.
+    pub sender: UserId<'a>,
+    /// Whom it is for, by its topic.
+    pub recipient: UserId<'a>,
+    /// The tenant, by its topic.
+    pub app: AppId<'a>,
+    /// When it was written.
+    pub timestamp: UnixMillis,
+}
+
+struct Members<'p> {
+    source: &'p str,
+}
+
+impl<'p> Visitor<'p> for Members<'p> {
+    type Value = Envelope<'p>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'p>>(self, mut map: A) -> Result<Envelope<'p>, A::Error> {
+        let mut envelope = Envelope { kept: Vec::with_capacity(4), timestamp: None, says_group: false };
+        let mut last_end = 0; // where the previous member ends in the source
+        let mut run: Option<usize> = None; // where the run of kept members begins that `last_end` ends
+        while let Some(field) = map.next_key::<Field>()? {
+            let value: &'p RawValue = map.next_value()?;
+            let start = value.get().as_ptr().addr() - self.source.as_ptr().addr();
+            match field {
+                Field::Owned => {}
+                Field::Timestamp => envelope.timestamp = value.get().parse().ok().map(UnixMillis::new),
+                Field::ChannelType => envelope.says_group |= value.get() == r#""group""#,
+                Field::Other => {}
+            }
+            if matches!(field, Field::Owned | Field::Timestamp) {
+                if let Some(begin) = run.take() {
+                    envelope.kept.push(&self.source[begin..last_end]);
+                }
+            } else if run.is_none() {
+                // Between two members stand white space, a comma and the key: its first quote opens the key.
+                run = self.source[last_end..start].find('"').map(|quote| last_end + quote);
+            }
+            last_end = start + value.get().len();
+        }
+        if let Some(begin) = run {
+            envelope.kept.push(&self.source[begin..last_end]);
+        }
+        Ok(envelope)
+    }
+}
+
+impl<'p> Envelope<'p> {
+    /// Reads a payload. Every byte is checked to be JSON; nesting costs no stack.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] tells JSON that is no object from what is not JSON.
+    pub fn parse(payload: &'p [u8]) -> Result<Self, EnvelopeError> {
+        let source = std::str::from_utf8(payload).map_err(|_| EnvelopeError::NotJson)?;
+        let mut json = serde_json::Deserializer::from_str(source);
+        let envelope = json.deserialize_map(Members { source }).and_then(|envelope| json.end().map(|()| envelope));
+        envelope.map_err(|_| {
+            let is_json = serde_json::from_str::<IgnoredAny>(source).is_ok();
+            if is_json { EnvelopeError::NotAnObject } else { EnvelopeError::NotJson }
+        })
+    }
+
+    /// Writes the copy with `status`: the client's members, then the observer's.
+    pub fn write(&self, owned: &Owned<'_>, status: Status) -> Vec<u8> {
+        use std::io::Write;
+        let kept: usize = self.kept.iter().map(|run| run.len() + 1).sum();
+        let ids = owned.sender.as_str().len() + owned.recipient.as_str().len() + owned.app.as_str().len();
+        let mut out = Vec::with_capacity(kept + ids + 160);
+        out.push(b'{');
+        for run in &self.kept {
+            out.extend_from_slice(run.as_bytes());
+            out.push(b',');
+        }
+        let written = write!(out, r#""message_id":"{}""#, owned.message_id)
+            .and_then(|()| write_text(&mut out, r#","sender":"#, owned.sender.as_str()))
+            .and_then(|()| write_text(&mut out, r#","recipient":"#, owned.recipient.as_str()))
+            .and_then(|()| write_text(&mut out, r#","app_id":"#, owned.app.as_str()))
+            .and_then(|()| write!(out, r#","status":{},"timestamp":{}}}"#, status as u16, owned.timestamp.as_millis()));
+        written.expect("writing to memory does not fail");
+        out
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, key: &str, text: &str) -> std::io::Result<()> {
+    out.extend_from_slice(key.as_bytes());
+    serde_json::to_writer(out, text).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::MessageIds;
+    use proptest::prelude::*;
+    use serde_json::Value;
+    use std::hash::RandomState;
+
+    fn owned() -> Owned<'static> {
+        Owned {
+            message_id: MessageIds::new(RandomState::new()).next(UnixMillis::new(1)),
+            sender: UserId::parse("alice").unwrap(),
+            recipient: UserId::parse(r#"b"ob"#).unwrap(),
+            app: AppId::parse("tilechat").unwrap(),
+            timestamp: UnixMillis::new(7),
+        }
+    }
+
+    fn written(payload: &str) -> String {
+        String::from_utf8(Envelope::parse(payload.as_bytes()).unwrap().write(&owned(), Status::Sent)).unwrap()
+    }
+
+    #[test]
+    fn unknown_fields_pass_byte_for_byte_and_in_order() {
+        let text = written("{ \"z\" : 1.0e2 ,\n\"a\":{\"b\" : [1, 2]}, \"sender\":\"eve\", \"k\\u0065y\":\"\\u00e9\" , \"m\":-0 }");
+        assert!(text.starts_with("{\"z\" : 1.0e2 ,\n\"a\":{\"b\" : [1, 2]},\"k\\u0065y\":\"\\u00e9\" , \"m\":-0,\"message_id\":\""), "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["sender"], &value["recipient"], &value["app_id"], &value["status"], &value["timestamp"]), (&"alice".into(), &"b\"ob".into(), &"tilechat".into(), &100.into(), &7.into()));
+    }
+
+    #[test]
+    fn what_the_observer_owns_is_dropped_however_it_is_spelled() {
+        let text = written(r#"{"s\u0065nder":"eve","sender":"eve","status":300,"timelineOf":"x","conversWith":"y","message_id":"1","app_id":"z","recipient":"r","timestamp":5,"__history":true,"text":"hi"}"#);
+        assert_eq!(text.matches("eve").count(), 0, "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["app_id", "message_id", "recipient", "sender", "status", "text", "timestamp"]);
+        assert_eq!(written("{}").matches(',').count(), 5);
+    }
+
+    #[test]
+    fn a_timestamp_is_read_only_from_a_whole_number() {
+        for (payload, want) in [
+            (r#"{"timestamp":1700000000000}"#, Some(1_700_000_000_000)),
+            (r#"{"timestamp":"1700000000000"}"#, None),
+            (r#"{"timestamp":1.7e12}"#, None),
+            (r#"{"timestamp":-1}"#, None),
+            (r#"{"timestamp":99999999999999999999999}"#, None),
+            ("{}", None),
+        ] {
+            assert_eq!(Envelope::parse(payload.as_bytes()).unwrap().timestamp.map(UnixMillis::as_millis), want, "{payload}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_from_what_is_no_json() {
+        for (payload, want) in [
+            (&b"[1]"[..], EnvelopeError::NotAnObject),
+            (b"null", EnvelopeError::NotAnObject),
+            (b"\"{}\"", EnvelopeError::NotAnObject),
+            (b"", EnvelopeError::NotJson),
+            (b"hello", EnvelopeError::NotJson),
+            (b"{\"a\":}", EnvelopeError::NotJson),
+            (b"{\"a\":1} x", EnvelopeError::NotJson),
+            (b"{\"a\":\"\xff\"}", EnvelopeError::NotJson),
+            (b"{'a':1}", EnvelopeError::NotJson),
+        ] {
+            assert_eq!(Envelope::parse(payload), Err(want), "{}", String::from_utf8_lossy(payload));
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_payload_costs_no_stack() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(500_000), "]".repeat(500_000));
+        assert!(Envelope::parse(deep.as_bytes()).is_ok());
+        assert_eq!(Envelope::parse("[".repeat(500_000).as_bytes()), Err(EnvelopeError::NotJson));
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_keeps_its_other_members(object in prop::collection::btree_map("[a-zA-Z_\"\\\\\u{e9}]{1,12}", "[^\u{0}]{0,12}", 0..8)) {
+            let payload = serde_json::to_string(&object).unwrap();
+            let out: Value = serde_json::from_str(&written(&payload)).unwrap();
+            for (key, value) in object {
+                if matches!(Field::of(&key), Field::Other | Field::ChannelType) {
+                    prop_assert_eq!(&out[&key], &Value::from(value));
+                }
+            }
+        }
+
+        #[test]
+        fn no_payload_panics_the_parser(payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Envelope::parse(&payload);
+        }
+    }
+}
