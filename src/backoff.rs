@@ -30,7 +30,7 @@ impl Backoff {
 }
 
 /// Between half of `delay` and the whole of it.
-pub fn jittered(delay: Duration, jitter: u64) -> Duration {
+fn jittered(delay: Duration, jitter: u64) -> Duration {
     let half = delay / 2;
     let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX - 1);
     half + Duration::from_micros(jitter % (spread + 1))

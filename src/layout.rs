@@ -389,10 +389,10 @@ pub struct Inbound<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError<'t> {
     /// It has the form of no enabled layout.
-    #[error("fits no enabled layout")]
+    #[error("the topic fits no enabled layout")]
     NoLayout,
     /// One of its identifiers is none.
-    #[error("{which} {level:?} {error}")]
+    #[error("the topic's {which} {level:?} {error}")]
     BadId {
         /// `app`, `sender` or `recipient`.
         which: &'static str,
@@ -402,7 +402,7 @@ pub enum ParseError<'t> {
         error: IdError,
     },
     /// It has one level more than a layout has: what RabbitMQ makes of a `.` in an identifier.
-    #[error("has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break")]
+    #[error("the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break")]
     SplitId,
     /// A tenant this observer was told not to serve.
     #[error("app {0:?} is not one of those served (--app)")]
@@ -483,6 +483,11 @@ impl Layouts {
         let mut seen = std::collections::HashSet::new();
         filters.retain(|filter| seen.insert(filter.clone()));
         filters
+    }
+
+    /// The layout into whose inboxes a topic leads, if it is one the observer writes to.
+    pub fn inbox_layout(&self, topic: &str) -> Option<&Layout> {
+        self.layouts.iter().find(|layout| layout.inbox.captures(topic).is_some())
     }
 
     /// What a topic name says.

@@ -15,11 +15,23 @@
 //! and is not async. The edge (`broker`, `link`, `http`, `telemetry`, `daemon`, `config`, `cli`) does, and decides nothing.
 
 pub mod backoff;
+pub mod broker;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod forward;
+pub mod http;
 pub mod id;
 pub mod layout;
+pub mod link;
 pub mod message;
 pub mod policy;
 pub mod routing;
+pub mod telemetry;
 pub mod time;
+pub mod token;
 pub mod topic;
+pub mod visitor;

@@ -51,17 +51,17 @@ fn a_topic_that_is_no_outgoing_path_says_why() {
     let layouts = built_in(&Layout::BUILT_IN);
     let long = format!("apps/a/outgoing/users/alice/messages/{}/outgoing", "x".repeat(300));
     for (topic, want) in [
-        ("", "fits no enabled layout"),
-        ("apps", "fits no enabled layout"),
-        ("apps/a/users/bob/messages/alice/clientadded", "fits no enabled layout"),
-        ("apps/a/outgoing/users/alice/messages/a+b/outgoing", "recipient \"a+b\" holds '+', which no identifier may hold"),
-        ("apps/a/outgoing/users//messages/bob/outgoing", "sender \"\" is empty"),
-        ("apps/a/outgoing/users/alice/messages/b\0/outgoing", "recipient \"b\\0\" holds '\\0', which no identifier may hold"),
-        ("apps/observer/outgoing/users/alice/messages/bob/outgoing", "app \"observer\" is a reserved word"),
-        ("apps/a/users/alice/messages/messages/outgoing", "recipient \"messages\" is a reserved word"),
-        ("apps/a/outgoing/users/alice/messages/john/doe/outgoing", "has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
-        ("apps/a/outgoing/users/john/doe/messages/bob/outgoing", "has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
-        (&long, &format!("recipient \"{}\" is longer than 255 bytes", "x".repeat(300))),
+        ("", "the topic fits no enabled layout"),
+        ("apps", "the topic fits no enabled layout"),
+        ("apps/a/users/bob/messages/alice/clientadded", "the topic fits no enabled layout"),
+        ("apps/a/outgoing/users/alice/messages/a+b/outgoing", "the topic's recipient \"a+b\" holds '+', which no identifier may hold"),
+        ("apps/a/outgoing/users//messages/bob/outgoing", "the topic's sender \"\" is empty"),
+        ("apps/a/outgoing/users/alice/messages/b\0/outgoing", "the topic's recipient \"b\\0\" holds '\\0', which no identifier may hold"),
+        ("apps/observer/outgoing/users/alice/messages/bob/outgoing", "the topic's app \"observer\" is a reserved word"),
+        ("apps/a/users/alice/messages/messages/outgoing", "the topic's recipient \"messages\" is a reserved word"),
+        ("apps/a/outgoing/users/alice/messages/john/doe/outgoing", "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
+        ("apps/a/outgoing/users/john/doe/messages/bob/outgoing", "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
+        (&long, &format!("the topic's recipient \"{}\" is longer than 255 bytes", "x".repeat(300))),
     ] {
         assert_eq!(layouts.parse(topic).unwrap_err().to_string(), want, "{topic}");
     }

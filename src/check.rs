@@ -1,0 +1,235 @@
+//! `check`: connects, and proves step by step that messages would pass.
+//!
+//! It leaves a running observer alone: it logs in under an identifier of its own, and serves an app of its own.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Connected, LinkError, Session};
+use crate::config::Config;
+use crate::daemon::{self, Setup};
+use crate::layout::{Layout, Layouts};
+use crate::link::LinkSettings;
+use crate::routing::Router;
+use crate::topic::{TopicFilter, TopicName};
+use crate::visitor::Visitor;
+
+/// How long a message may take there and back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for something that may not come.
+const GLIMPSE: Duration = Duration::from_millis(700);
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Works, but should be known.
+    Note,
+    /// Messages would not pass.
+    Failed,
+}
+
+/// One thing that was tried.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// What was tried.
+    pub step: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What was seen.
+    pub detail: String,
+}
+
+fn step(name: impl Into<String>, outcome: Outcome, detail: impl Into<String>) -> Step {
+    Step { step: name.into(), outcome, detail: detail.into() }
+}
+
+/// Tries everything, in order; stops where going on makes no sense.
+pub async fn run(config: &Config) -> Vec<Step> {
+    let mut steps: Vec<Step> = config.warnings.iter().map(|warning| step("settings", Outcome::Note, warning)).collect();
+    steps.push(clock(config));
+    if let Err(error) = try_all(config, &mut steps).await {
+        steps.push(step("stopped here", Outcome::Failed, error.to_string()));
+    }
+    steps
+}
+
+/// The steps as a table for people.
+pub fn table(config: &Config, steps: &[Step]) -> String {
+    let width = steps.iter().map(|step| step.step.chars().count()).max().unwrap_or(0);
+    let mut out = format!("{}\n", config.broker);
+    for step in steps {
+        let mark = match step.outcome {
+            Outcome::Ok => "ok    ",
+            Outcome::Note => "note  ",
+            Outcome::Failed => "FAILED",
+        };
+        let _ = writeln!(out, "{mark} {:width$}  {}", step.step, step.detail);
+    }
+    let failed = steps.iter().filter(|step| step.outcome == Outcome::Failed).count();
+    let _ = write!(out, "{}", if failed == 0 { "messages pass".to_owned() } else { format!("{failed} of {} failed: messages would not pass", steps.len()) });
+    out
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: the clock is what is checked")]
+fn clock(config: &Config) -> Step {
+    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+    match (config.credentials().token_expired(), config.credentials().token_remaining()) {
+        (Some(expired), _) => step("clock", Outcome::Failed, format!("{now}: {expired}")),
+        (None, Some(left)) => step("clock", Outcome::Ok, format!("{now}, the token ends in {}", humantime::format_duration(left))),
+        (None, None) => step("clock", Outcome::Ok, now.to_string()),
+    }
+}
+
+async fn try_all(config: &Config, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let links = config.visitor_links("check");
+    let mut visitor = Visitor::connect(links.clone(), Session::Clean).await?;
+    steps.push(step("login", Outcome::Ok, said(&visitor.connected)));
+    subscribe(config, &mut visitor, steps).await?;
+    visitor.leave().await;
+    persist(&links, steps).await?;
+    round_trip(config, &links, steps).await?;
+    carries(config, &links, steps).await
+}
+
+fn said(connected: &Connected) -> String {
+    let mut said = connected.protocol.to_string();
+    if connected.receive_maximum < usize::from(u16::MAX) {
+        let _ = write!(said, ", takes {} publishes at a time", connected.receive_maximum);
+    }
+    if let Some(bytes) = connected.max_packet_bytes {
+        let _ = write!(said, ", packets up to {bytes} bytes");
+    }
+    said
+}
+
+async fn subscribe(config: &Config, visitor: &mut Visitor, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let filters = config.router.layouts.filters();
+    for (filter, granted) in filters.iter().zip(visitor.subscribe(&filters).await?) {
+        steps.push(match granted {
+            Ok(1..) => step(format!("subscribe {filter}"), Outcome::Ok, "granted at QoS 1"),
+            Ok(0) => step(format!("subscribe {filter}"), Outcome::Failed, "granted at QoS 0 only: messages could be lost"),
+            Err(reason) => step(format!("subscribe {filter}"), Outcome::Failed, reason),
+        });
+    }
+    Ok(())
+}
+
+/// Whether the broker keeps a session while its client is away.
+async fn persist(links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let filter = TopicFilter::parse("observer/check/session").expect("a filter");
+    let mut first = Visitor::connect(links.clone(), Session::Persistent(Duration::from_secs(60))).await?;
+    first.subscribe(&[filter]).await?;
+    first.leave().await;
+    let second = Visitor::connect(links.clone(), links.session).await?;
+    let (present, expiry) = (second.connected.session_present, second.connected.session_expiry);
+    second.leave().await;
+    // And it is not to keep this one.
+    Visitor::connect(links.clone(), Session::Clean).await?.leave().await;
+    steps.push(if present {
+        let kept = expiry.map(|expiry| format!(", for {} at most", humantime::format_duration(expiry))).unwrap_or_default();
+        step("session", Outcome::Ok, format!("kept while away{kept}"))
+    } else {
+        step("session", Outcome::Failed, "not kept while away: what is sent while the observer restarts would be lost")
+    });
+    Ok(())
+}
+
+/// An observer of our own, for an app of our own, and a user who writes to another.
+async fn round_trip(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let app = format!("check-{}", links.client_id.reveal().rsplit('-').next().unwrap_or_default());
+    let layouts: Vec<Layout> = config.router.layouts.iter().cloned().collect();
+    let router = Router {
+        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[]).expect("proven before, for every app"),
+        dead_letter_topic: None,
+        ..config.router.clone()
+    };
+    let setup = Setup {
+        links: LinkSettings { session: Session::Clean, ..config.visitor_links("check-observer") },
+        router: router.clone(),
+        publishers: 1,
+        ack_timeout: PATIENCE,
+        drain_timeout: Duration::from_secs(1),
+        reset_session: false,
+        http_listen: None,
+    };
+    let stop = CancellationToken::new();
+    let (ready_tx, ready_rx) = oneshot::channel();
+    let visit = async {
+        // Without it the observer would try for ever.
+        if tokio::time::timeout(PATIENCE, ready_rx).await.is_err() {
+            return Err(LinkError::new(crate::broker::Cause::TimedOut, "an observer for the round trip did not get ready"));
+        }
+        let mut user = Visitor::connect(links.clone(), Session::Clean).await?;
+        for layout in &layouts {
+            one_round_trip(&router, layout, &app, &mut user, steps).await?;
+        }
+        user.leave().await;
+        Ok(())
+    };
+    let observing = daemon::run(setup, stop.clone(), ready_tx);
+    let (_, visited) = tokio::join!(observing, async {
+        let visited = visit.await;
+        stop.cancel();
+        visited
+    });
+    visited
+}
+
+async fn one_round_trip(router: &Router, layout: &Layout, app: &str, user: &mut Visitor, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let outgoing = layout.outgoing().as_str().replace("{app}", app).replace("{sender}", "check-a").replace("{recipient}", "check-b");
+    let name = format!("round trip {outgoing}");
+    let inbound = match router.layouts.parse(&outgoing) {
+        Ok(inbound) => inbound,
+        Err(error) => {
+            steps.push(step(name, Outcome::Failed, error.to_string()));
+            return Ok(());
+        }
+    };
+    let inbox = layout.inbox_topic(inbound.app, inbound.recipient, inbound.sender);
+    let filter = TopicFilter::parse(inbox.as_str()).expect("a topic name is a filter");
+    user.subscribe(&[filter]).await?;
+    let sent = tokio::time::Instant::now();
+    let topic = TopicName::parse(&outgoing).expect("it was parsed as a topic");
+    user.publish(topic, Bytes::from_static(br#"{"text":"check"}"#)).await?;
+    steps.push(match user.message(PATIENCE).await {
+        Ok(received) if received.topic == inbox.as_str() => {
+            let took = sent.elapsed();
+            match user.message(GLIMPSE).await {
+                Err(_) => step(name, Outcome::Ok, format!("arrived in {inbox} after {took:.1?}")),
+                Ok(_) => step(name, Outcome::Note, format!("arrived in {inbox} after {took:.1?}, and again: another observer serves this broker")),
+            }
+        }
+        Ok(received) => step(name, Outcome::Failed, format!("arrived on {:?} instead of {inbox}", String::from_utf8_lossy(&received.topic))),
+        Err(error) => step(name, Outcome::Failed, format!("did not arrive in {inbox}: {error}")),
+    });
+    Ok(())
+}
+
+/// What becomes of topics with `.` in them.
+async fn carries(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+    let mut visitor = Visitor::connect(links.clone(), Session::Clean).await?;
+    let root = format!("observer/{}/check", config.name);
+    visitor.subscribe(&[TopicFilter::parse(&format!("{root}/#")).expect("a filter")]).await?;
+    let sent = format!("{root}/john.doe");
+    visitor.publish(TopicName::parse(&sent).expect("a topic"), Bytes::new()).await?;
+    let arrived = visitor.message(PATIENCE).await.map(|received| String::from_utf8_lossy(&received.topic).into_owned());
+    visitor.leave().await;
+    steps.push(match arrived {
+        Ok(topic) if topic == sent => step("identifiers", Outcome::Ok, "a \".\" in an identifier arrives as it was sent"),
+        Ok(topic) => step(
+            "identifiers",
+            Outcome::Note,
+            format!("{sent:?} arrives as {topic:?}: users with a \".\" in their identifier cannot be addressed on this broker (RabbitMQ)"),
+        ),
+        Err(error) => step("identifiers", Outcome::Failed, format!("{sent:?} did not come back: {error}")),
+    });
+    Ok(())
+}

@@ -1,0 +1,826 @@
+//! Settings: one table of them, read from flags, environment and file, into one [`Config`] in which every value is valid.
+//!
+//! Every value is checked before the first error is reported, so that one start shows all mistakes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::{hmac, rand};
+use serde::Deserialize;
+
+use crate::broker::{Protocol, Proxy, Secret, Session, Transport};
+use crate::layout::{Layout, Layouts, PayloadMode};
+use crate::link::LinkSettings;
+use crate::policy::Policy;
+use crate::routing::Router;
+use crate::time::UnixMillis;
+use crate::token;
+use crate::topic::{BrokerKind, TopicName};
+
+/// What a setting takes on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// One value, shown by this name.
+    Value(&'static str),
+    /// A list: the flag may be repeated, values are separated by commas.
+    List(&'static str),
+    /// Nothing: present or not (`true` or `false` elsewhere).
+    Switch,
+}
+
+/// One setting: its flag is `--name`, its variable `OBSERVER_NAME`, its key in the file `name`.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name, in kebab case.
+    pub name: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+    /// What holds without it; empty for nothing.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+const fn value(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, takes: Takes::Value(value), default, help }
+}
+
+const fn list(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { name, takes: Takes::List(value), default, help }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> Setting {
+    Setting { name, takes: Takes::Switch, default: "false", help }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    value("broker", "URL", "mqtt://localhost:1883", "the broker: mqtt://, mqtts://, ws:// or wss://[USER@]HOST[:PORT][/PATH]"),
+    value("protocol", "VERSION", "auto", "auto, 5 or 3.1.1; auto takes the newest the broker speaks"),
+    value("username", "NAME", "", "user to log in as; \"JWT\" if only a token is given"),
+    value("password", "TEXT", "", "its password; others can see it in the process list: prefer the variable or --password-file"),
+    value("password-file", "FILE", "", "file that holds the password, read anew for each connection"),
+    value("token", "JWT", "", "token to log in with, as the password; prefer the variable or --token-file"),
+    value("token-file", "FILE", "", "file that holds the token, read anew for each connection"),
+    value("ca-file", "FILE", "", "certificates (PEM) to trust instead of the system's"),
+    value("client-cert", "FILE", "", "certificate chain (PEM) to show to the broker"),
+    value("client-key", "FILE", "", "private key (PEM) of --client-cert"),
+    switch("tls-insecure", "accept any certificate: whoever is on the way can read and change everything"),
+    value("proxy", "URL", "", "HTTP proxy to connect through: http://[USER:PASSWORD@]HOST:PORT"),
+    value("name", "NAME", "observer", "public name of this observer"),
+    value("client-id", "ID", "", "MQTT client identifier; made up and kept secret if not given: who knows it can take the session over"),
+    value("state-dir", "DIR", "", "where the client identifier is kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state"),
+    list("app", "APP", "", "serve these apps only"),
+    list("layouts", "NAME", "inbox,chat21,chat21-v1", "built-in layouts to serve; those of the file come on top"),
+    value("broker-kind", "KIND", "any", "any, or rabbitmq: refuse identifiers that RabbitMQ cannot carry (\".\", over 255 bytes)"),
+    value("max-payload", "SIZE", "1MiB", "largest payload forwarded; a larger one is refused as too-large"),
+    value("dead-letter-topic", "TOPIC", "", "publish every refused message there, with the reason"),
+    value("window", "N", "500", "messages under way at a time; brokers send no more than their own window (RabbitMQ: mqtt.prefetch)"),
+    value("publishers", "N", "1", "connections to publish over"),
+    value("keep-alive", "TIME", "30s", "ping interval, at least 5s"),
+    value("connect-timeout", "TIME", "10s", "limit for getting connected"),
+    value("ack-timeout", "TIME", "30s", "a publish not confirmed by then costs its connection and goes out again"),
+    value("drain-timeout", "TIME", "10s", "on SIGTERM or SIGINT, how long to wait for what is under way"),
+    value("session-expiry", "TIME", "7days", "how long the broker is asked to keep messages while the observer is away (MQTT 5)"),
+    switch("reset-session", "begin with an empty session: what the broker still holds for this observer is discarded"),
+    value("http-listen", "ADDR", "127.0.0.1:9090", "where /livez and /readyz answer; none for nowhere"),
+    value("log-format", "FORMAT", "auto", "auto, text or json; auto: text on a terminal"),
+    value("log-level", "LEVEL", "info", "error, warn, info, debug or trace, or a tracing filter"),
+];
+
+/// Variables other programs of this family use for the same thing.
+const ALSO: &[(&str, &str)] = &[("app", "APP_ID"), ("log-level", "LOG_LEVEL")];
+
+/// The environment variable of a setting.
+pub fn variable(name: &str) -> String {
+    format!("OBSERVER_{}", name.to_uppercase().replace('-', "_"))
+}
+
+/// A mistake in the settings: where, what, and the rule it breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where the value stands: `--window`, `OBSERVER_WINDOW`, `window in observer.toml`.
+    pub place: String,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+impl Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.fault)
+    }
+}
+
+/// Every mistake in the settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, error) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where to find what is given on the command line: `None` for a flag that is not there.
+pub type Flags = BTreeMap<&'static str, Vec<String>>;
+
+/// A layout of the operator's own, in the file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CustomLayout {
+    name: String,
+    outgoing: String,
+    inbox: String,
+    payload: CustomPayload,
+    #[serde(default)]
+    sender_copy: bool,
+    app: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CustomPayload {
+    Verbatim,
+    Envelope,
+}
+
+/// User, password or token, and where they come from.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    username: Option<String>,
+    secret: Option<SecretSource>,
+}
+
+#[derive(Clone, Debug)]
+enum SecretSource {
+    Password(Secret),
+    PasswordFile(PathBuf),
+    Token(Secret),
+    TokenFile(PathBuf),
+}
+
+impl SecretSource {
+    fn read(&self) -> Result<Secret, String> {
+        match self {
+            Self::Password(secret) | Self::Token(secret) => Ok(secret.clone()),
+            Self::PasswordFile(path) | Self::TokenFile(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                let secret = text.trim_end_matches(['\r', '\n']);
+                if secret.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Secret::new(secret.to_owned())) }
+            }
+        }
+    }
+
+    fn is_token(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::TokenFile(_))
+    }
+}
+
+impl Credentials {
+    /// User name and password for the next connection; `None` to log in as nobody. Files are read anew each time.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is empty, in words.
+    pub fn read(&self) -> Result<Option<(String, Secret)>, String> {
+        let Some(source) = &self.secret else {
+            return Ok(self.username.clone().map(|username| (username, Secret::new(String::new()))));
+        };
+        // RabbitMQ refuses a login without a user name, and takes any with a token (seen on 3.10.8 and 4.0.5).
+        let username = self.username.clone().unwrap_or_else(|| "JWT".to_owned());
+        Ok(Some((username, source.read()?)))
+    }
+
+    /// The claims of the token in use, if it is one.
+    fn claims(&self) -> Option<token::Claims> {
+        token::peek(self.secret.as_ref()?.read().ok()?.reveal())
+    }
+
+    /// Says so, if the token in use has expired.
+    pub fn token_expired(&self) -> Option<String> {
+        match self.claims()?.remaining(now())? {
+            Err(ago) => Some(format!("the token expired {} ago", humantime::format_duration(ago))),
+            Ok(_) => None,
+        }
+    }
+
+    /// How long the token in use is still good, if it ends.
+    pub fn token_remaining(&self) -> Option<Duration> {
+        self.claims()?.remaining(now())?.ok()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "whether a token has expired is asked where it is used, at the edge")]
+fn now() -> UnixMillis {
+    UnixMillis::from(SystemTime::now())
+}
+
+/// Everything `run` goes by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public name.
+    pub name: String,
+    /// The broker as an operator may see it: no user, no password.
+    pub broker: String,
+    /// Layouts, checks, dead letters.
+    pub router: Router,
+    /// Messages under way at a time.
+    pub window: u16,
+    /// Connections to publish over.
+    pub publishers: usize,
+    /// Limit for the confirmation of a publish.
+    pub ack_timeout: Duration,
+    /// Limit for finishing what is under way on a stop.
+    pub drain_timeout: Duration,
+    /// Whether to discard what the broker holds.
+    pub reset_session: bool,
+    /// Where health is served.
+    pub http_listen: Option<SocketAddr>,
+    /// How logs look.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// What an operator should know and is no error.
+    pub warnings: Vec<String>,
+    links: LinkSettings,
+    client_id: Option<String>,
+    state_dir: Option<PathBuf>,
+    state_dir_given: bool,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// The raw values, the errors found so far.
+struct Reader<'a> {
+    values: BTreeMap<&'static str, (Vec<String>, String)>,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn fail(&mut self, name: &str, fault: impl Display) {
+        let place = self.values.get(name).map_or_else(|| format!("--{name}"), |(_, place)| place.clone());
+        self.errors.push(ConfigError { place, fault: fault.to_string() });
+    }
+
+    /// One value, if the setting is given or has a default.
+    fn text(&self, name: &str) -> Option<String> {
+        let setting = SETTINGS.iter().find(|setting| setting.name == name).expect("every setting stands in the table");
+        match self.values.get(name) {
+            Some((texts, _)) => texts.last().cloned(),
+            None => (!setting.default.is_empty()).then(|| setting.default.to_owned()),
+        }
+        .filter(|text| !text.is_empty())
+    }
+
+    fn is_given(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        let split = |text: &str| text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        match self.values.get(name) {
+            Some((texts, _)) => texts.iter().flat_map(|text| split(text)).collect(),
+            None => self.text(name).map(|text| split(&text)).unwrap_or_default(),
+        }
+    }
+
+    fn parse<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(name)?;
+        parse(&text).map_err(|fault| self.fail(name, fault)).ok()
+    }
+
+    fn switch(&mut self, name: &str) -> bool {
+        let parse = |text: &str| match text {
+            "true" | "1" | "yes" => Ok(true),
+            "false" | "0" | "no" => Ok(false),
+            _ => Err(format!("{text:?} is neither true nor false")),
+        };
+        self.parse(name, parse).unwrap_or(false)
+    }
+
+    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u16>) -> u16 {
+        let parse = |text: &str| match text.parse() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(format!("{text:?} is not a whole number from {} to {}", range.start(), range.end())),
+        };
+        self.parse(name, parse).unwrap_or(*range.start())
+    }
+
+    fn duration(&mut self, name: &str, range: std::ops::RangeInclusive<Duration>) -> Duration {
+        let parse = |text: &str| match humantime::parse_duration(text) {
+            Ok(duration) if range.contains(&duration) => Ok(duration),
+            Ok(_) => {
+                let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+                Err(format!("{text:?} is not between {least} and {most}"))
+            }
+            Err(error) => Err(format!("{text:?} is not a time such as 30s or 5m: {error}")),
+        };
+        self.parse(name, parse).unwrap_or(*range.start())
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+        let parse = |text: &str| match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(*value),
+            None => {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                Err(format!("{text:?} is none of {}", words.join(", ")))
+            }
+        };
+        self.parse(name, parse).unwrap_or(choices[0].1)
+    }
+}
+
+/// A size in bytes: `1MiB`, `256KiB`, `64kB`, `1000`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "MiB" => 1 << 20,
+        _ => return Err(format!("{text:?} is not a size such as 64KiB or 1MiB")),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
+    match bytes {
+        Some(bytes @ 1..=0x0f00_0000) => Ok(bytes),
+        _ => Err(format!("{text:?} is not a size between 1 byte and 240MiB, which is what MQTT can carry")),
+    }
+}
+
+impl Config {
+    /// Reads the settings: flags before environment before `file` before defaults.
+    ///
+    /// # Errors
+    /// Every mistake found.
+    pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, file: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader { values: BTreeMap::new(), env, errors: vec![] };
+        let custom = file.map(|path| read_file(&mut reader, path)).unwrap_or_default();
+        for setting in SETTINGS {
+            let aliases = ALSO.iter().filter(|(name, _)| *name == setting.name).map(|(_, variable)| (*variable).to_owned());
+            let found = std::iter::once(variable(setting.name)).chain(aliases).find_map(|name| env(&name).filter(|text| !text.is_empty()).map(|text| (text, name)));
+            if let Some((text, name)) = found {
+                reader.values.insert(setting.name, (vec![text], name));
+            }
+            if let Some(texts) = flags.get(setting.name) {
+                reader.values.insert(setting.name, (texts.clone(), format!("--{}", setting.name)));
+            }
+        }
+        let config = build(&mut reader, custom);
+        match config {
+            Some(config) if reader.errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(reader.errors)),
+        }
+    }
+
+    /// What the links go by. Finds or makes the secret client identifier.
+    ///
+    /// # Errors
+    /// A state directory that was asked for and cannot be written to, in words.
+    pub fn links(&self) -> Result<LinkSettings, ConfigErrors> {
+        let client_id = self.find_client_id().map_err(|fault| ConfigErrors(vec![ConfigError { place: "--state-dir".to_owned(), fault }]))?;
+        Ok(LinkSettings { client_id: Secret::new(client_id), ..self.links.clone() })
+    }
+
+    /// The same settings for a short visit that must not disturb the running observer: an identifier of its own, no session.
+    pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
+        LinkSettings { client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())), ..self.links.clone() }
+    }
+
+    /// The credentials in use.
+    pub fn credentials(&self) -> &Credentials {
+        &self.links.credentials
+    }
+
+    fn find_client_id(&self) -> Result<String, String> {
+        if let Some(given) = &self.client_id {
+            return Ok(given.clone());
+        }
+        match self.state_dir.as_deref().map(|dir| kept_suffix(dir, &self.name)) {
+            Some(Ok(suffix)) => return Ok(format!("{}-{suffix}", self.name)),
+            Some(Err(fault)) if self.state_dir_given => return Err(fault),
+            Some(Err(_)) | None => {}
+        }
+        // No place to keep a secret: one is made of a secret that is there already, and comes out the same at the next start.
+        let secret = self.links.credentials.read().ok().flatten().map(|(_, secret)| secret);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_ref().map_or(&b""[..], |secret| secret.reveal().as_bytes()));
+        let tag = hmac::sign(&key, format!("chat21-observer client id\n{}\n{}", self.name, self.broker).as_bytes());
+        Ok(format!("{}-{}", self.name, hex(&tag.as_ref()[..16])))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn random_text() -> String {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).expect("the system has randomness");
+    hex(&bytes)
+}
+
+/// The random suffix kept in `dir`, made at the first start.
+fn kept_suffix(dir: &Path, name: &str) -> Result<String, String> {
+    let path = dir.join(format!("{name}.client-id"));
+    let fault = |what: &str, error: std::io::Error| format!("cannot {what} {}: {error}", path.display());
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(fault("read", error)),
+    }
+    std::fs::create_dir_all(dir).map_err(|error| fault("make the directory of", error))?;
+    let suffix = random_text();
+    write_private(&path, &suffix).map_err(|error| fault("write", error))?;
+    Ok(suffix)
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The values of a TOML file, and its custom layouts.
+fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
+    let fault = |fault: String| ConfigError { place: path.display().to_string(), fault };
+    let table: toml::Table = match std::fs::read_to_string(path).map_err(|e| e.to_string()).and_then(|text| toml::from_str(&text).map_err(|e| e.to_string())) {
+        Ok(table) => table,
+        Err(error) => {
+            reader.errors.push(fault(error));
+            return vec![];
+        }
+    };
+    let mut custom = vec![];
+    for (key, value) in table {
+        if key == "custom-layout" {
+            match value.try_into() {
+                Ok(layouts) => custom = layouts,
+                Err(error) => reader.errors.push(fault(format!("custom-layout: {}", error.to_string().trim()))),
+            }
+            continue;
+        }
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == key) else {
+            let near = SETTINGS.iter().map(|s| s.name).find(|name| name.contains(&key.replace('_', "-")) || key.contains(name));
+            let hint = near.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
+            reader.errors.push(fault(format!("{key:?} is not a setting{hint}")));
+            continue;
+        };
+        match scalars(&value) {
+            Some(texts) => {
+                reader.values.insert(setting.name, (texts, format!("{key} in {}", path.display())));
+            }
+            None => reader.errors.push(fault(format!("{key} is neither a text, a number, true, false, nor a list of those"))),
+        }
+    }
+    custom
+}
+
+fn scalars(value: &toml::Value) -> Option<Vec<String>> {
+    match value {
+        toml::Value::String(text) => Some(vec![text.clone()]),
+        toml::Value::Integer(number) => Some(vec![number.to_string()]),
+        toml::Value::Boolean(switch) => Some(vec![switch.to_string()]),
+        toml::Value::Array(values) => values.iter().map(scalars).collect::<Option<Vec<_>>>().map(|texts| texts.concat()),
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// Everything from the raw values. `None`, if something it cannot do without is faulty; the errors are in the reader.
+fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
+    let mut warnings = vec![];
+    let broker = reader.parse("broker", parse_broker_url);
+    let tls = read_tls(reader, &mut warnings);
+    let proxy = reader.parse("proxy", parse_proxy);
+    let protocol = reader.choice("protocol", &[("auto", None), ("5", Some(Protocol::V5)), ("3.1.1", Some(Protocol::V311))]);
+    let url_login = broker.as_ref().map(|broker| (broker.username.clone(), broker.password.clone())).unwrap_or_default();
+    let credentials = read_credentials(reader, url_login, &mut warnings);
+    let name = reader
+        .parse("name", |text| match TopicName::parse(text) {
+            Ok(_) if !text.contains(['/', '.', '*']) => Ok(text.to_owned()),
+            Ok(_) => Err(format!("{text:?} is not one topic level without \".\" and \"*\"")),
+            Err(error) => Err(error.to_string()),
+        })
+        .unwrap_or_default();
+    let client_id = reader.text("client-id");
+    if client_id.as_ref().is_some_and(|id| id.len() < 16) {
+        warnings.push("--client-id is short enough to guess: whoever may log in to the broker and knows it can take the session over".to_owned());
+    }
+    let window = reader.number("window", 1..=10_000);
+    let publishers = usize::from(reader.number("publishers", 1..=32));
+    let keep_alive = reader.duration("keep-alive", Duration::from_secs(5)..=Duration::from_secs(65_535));
+    let connect_timeout = reader.duration("connect-timeout", Duration::from_secs(1)..=Duration::from_secs(600));
+    let ack_timeout = reader.duration("ack-timeout", Duration::from_secs(1)..=Duration::from_secs(3600));
+    let drain_timeout = reader.duration("drain-timeout", Duration::ZERO..=Duration::from_secs(3600));
+    let session_expiry = reader.duration("session-expiry", Duration::from_secs(1)..=Duration::from_secs(u64::from(u32::MAX)));
+    let reset_session = reader.switch("reset-session");
+    let http_listen = reader.parse("http-listen", |text| match text {
+        "none" => Ok(None),
+        address => address.parse().map(Some).map_err(|_| format!("{address:?} is neither an address such as 127.0.0.1:9090 nor none")),
+    });
+    let log_format = reader.choice("log-format", &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let log_level = reader
+        .parse("log-level", |text| match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!("{text:?} is not a level (error, warn, info, debug, trace) or filter: {error}")),
+        })
+        .unwrap_or_default();
+    let router = read_router(reader, custom);
+    let state_dir_given = reader.is_given("state-dir");
+    let state_dir = reader.text("state-dir").map(PathBuf::from).or_else(|| default_state_dir(reader.env));
+    let broker = broker?;
+    let transport = match (broker.transport, tls?) {
+        (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
+        (BareTransport::Tls { host, port }, tls) => Transport::Tls { host, port, tls },
+        (BareTransport::Ws { url }, _) => Transport::Ws { url },
+        (BareTransport::Wss { url }, tls) => Transport::Wss { url, tls },
+    };
+    let links = LinkSettings {
+        transport,
+        proxy,
+        protocol,
+        credentials,
+        client_id: Secret::new(String::new()),
+        keep_alive,
+        connect_timeout,
+        session: Session::Persistent(session_expiry),
+        window,
+    };
+    Some(Config {
+        name,
+        broker: broker.shown,
+        router: router?,
+        window,
+        publishers,
+        ack_timeout,
+        drain_timeout,
+        reset_session,
+        http_listen: http_listen?,
+        log_format,
+        log_level,
+        warnings,
+        links,
+        client_id,
+        state_dir,
+        state_dir_given,
+    })
+}
+
+fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name: &str| env(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+    set("STATE_DIRECTORY")
+        .or_else(|| set("XDG_STATE_HOME").map(|dir| dir.join("chat21-observer")))
+        .or_else(|| set("HOME").map(|home| home.join(".local/state/chat21-observer")))
+}
+
+fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Router> {
+    let broker_kind = reader.choice("broker-kind", &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)]);
+    let max_payload_bytes = reader.parse("max-payload", parse_size).unwrap_or(1);
+    let dead_letter_topic = reader.parse("dead-letter-topic", |text| TopicName::parse(text).map_err(|error| error.to_string()));
+    let mut layouts = vec![];
+    for name in reader.texts("layouts") {
+        match Layout::built_in(&name) {
+            Some(built_in) => layouts.extend(built_in),
+            None if name == "none" => {}
+            None => reader.fail("layouts", format!("{name:?} is none of {}, none", Layout::BUILT_IN.join(", "))),
+        }
+    }
+    for layout in custom {
+        let payload = match layout.payload {
+            CustomPayload::Verbatim => PayloadMode::Verbatim,
+            CustomPayload::Envelope => PayloadMode::Envelope,
+        };
+        match Layout::new(&layout.name, &layout.outgoing, &layout.inbox, payload, layout.sender_copy, layout.app.as_deref()) {
+            Ok(layout) => layouts.push(layout),
+            Err(error) => reader.errors.push(ConfigError { place: format!("custom-layout {:?}", layout.name), fault: error.to_string() }),
+        }
+    }
+    let texts = layouts.iter().flat_map(|layout| [layout.outgoing().as_str(), layout.inbox().as_str()]);
+    let faults: Vec<_> = texts.filter_map(|text| broker_kind.carries(text).err().map(|error| format!("template {text:?}: {error}"))).collect();
+    for fault in faults {
+        reader.fail("broker-kind", fault);
+    }
+    let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
+    match Layouts::new(layouts, reader.texts("app"), &published) {
+        Ok(layouts) => Some(Router { layouts, policy: Policy { max_payload_bytes, broker_kind }, dead_letter_topic }),
+        Err(error) => {
+            reader.fail("layouts", error);
+            None
+        }
+    }
+}
+
+fn read_credentials(reader: &mut Reader<'_>, url: (Option<String>, Option<Secret>), warnings: &mut Vec<String>) -> Credentials {
+    for name in ["password", "token"] {
+        if reader.values.get(name).is_some_and(|(_, place)| place.starts_with("--")) {
+            warnings.push(format!("--{name} can be read in the process list: use {} or --{name}-file", variable(name)));
+        }
+    }
+    let path = |reader: &Reader<'_>, name| reader.text(name).map(PathBuf::from);
+    let sources: Vec<(&str, SecretSource)> = [
+        ("password", reader.text("password").map(|text| SecretSource::Password(Secret::new(text)))),
+        ("password-file", path(reader, "password-file").map(SecretSource::PasswordFile)),
+        ("token", reader.text("token").map(|text| SecretSource::Token(Secret::new(text)))),
+        ("token-file", path(reader, "token-file").map(SecretSource::TokenFile)),
+        ("broker", url.1.map(SecretSource::Password)),
+    ]
+    .into_iter()
+    .filter_map(|(name, source)| source.map(|source| (name, source)))
+    .collect();
+    if let [(first, _), (second, _), ..] = &sources[..] {
+        let fault = format!("a password or token is given here and by {first}: one of them is enough");
+        reader.fail(second, fault);
+    }
+    let source = sources.into_iter().next();
+    if let Some((name, source)) = &source {
+        match source.read() {
+            Ok(secret) if source.is_token() && token::peek(secret.reveal()).is_none() => reader.fail(name, "is not a JSON Web Token"),
+            Ok(_) => {}
+            Err(fault) => reader.fail(name, fault),
+        }
+    }
+    Credentials { username: reader.text("username").or(url.0), secret: source.map(|(_, source)| source) }
+}
+
+enum BareTransport {
+    Tcp { host: String, port: u16 },
+    Tls { host: String, port: u16 },
+    Ws { url: String },
+    Wss { url: String },
+}
+
+struct BrokerUrl {
+    transport: BareTransport,
+    username: Option<String>,
+    password: Option<Secret>,
+    shown: String,
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let form = format!("x={}", text.replace('+', "%2B"));
+    let decoded = url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned());
+    decoded.filter(|text| !text.contains('\u{fffd}')).ok_or_else(|| "user or password is not percent-encoded UTF-8".to_owned())
+}
+
+fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {
+    const RULE: &str = "a broker is given as mqtt://, mqtts://, ws:// or wss://HOST[:PORT][/PATH]";
+    // The text is not repeated: it may hold a password.
+    let mut url = url::Url::parse(text).map_err(|error| format!("not a URL ({error}); {RULE}"))?;
+    let port = match url.scheme() {
+        "mqtt" | "tcp" => 1883,
+        "mqtts" | "ssl" => 8883,
+        "ws" => 80,
+        "wss" => 443,
+        other => return Err(format!("scheme {other:?} is none of mqtt, mqtts, ws, wss; {RULE}")),
+    };
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("no host; {RULE}"))?.to_owned();
+    let port = url.port().unwrap_or(port);
+    let username = Some(decode(url.username())?).filter(|name| !name.is_empty());
+    let password = url.password().map(decode).transpose()?.map(Secret::new);
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| format!("no host; {RULE}"))?;
+    let is_web = matches!(url.scheme(), "ws" | "wss");
+    if !is_web && (!matches!(url.path(), "" | "/") || url.query().is_some()) {
+        return Err(format!("{}:// has no path; {RULE}", url.scheme()));
+    }
+    if host.starts_with('[') && !matches!(url.scheme(), "mqtt" | "tcp") {
+        return Err(format!("an IPv6 address works with mqtt:// only: give {host} a name"));
+    }
+    let shown = if is_web { url.to_string() } else { format!("{}://{host}:{port}", url.scheme()) };
+    let transport = match url.scheme() {
+        "mqtt" | "tcp" => BareTransport::Tcp { host, port },
+        "mqtts" | "ssl" => BareTransport::Tls { host, port },
+        "ws" => BareTransport::Ws { url: url.to_string() },
+        _ => BareTransport::Wss { url: url.to_string() },
+    };
+    Ok(BrokerUrl { transport, username, password, shown })
+}
+
+fn parse_proxy(text: &str) -> Result<Proxy, String> {
+    const RULE: &str = "a proxy is given as http://[USER:PASSWORD@]HOST:PORT";
+    let url = url::Url::parse(text).map_err(|error| format!("not a URL ({error}); {RULE}"))?;
+    if url.scheme() != "http" {
+        return Err(format!("scheme {:?}: {RULE}", url.scheme()));
+    }
+    let host = url.host_str().ok_or(RULE)?.to_owned();
+    let port = url.port_or_known_default().ok_or(RULE)?;
+    let credentials = match (decode(url.username())?, url.password()) {
+        (user, None) if user.is_empty() => None,
+        (user, password) => Some((user, Secret::new(decode(password.unwrap_or_default())?))),
+    };
+    Ok(Proxy { host, port, credentials })
+}
+
+/// The TLS settings, made even if the broker is reached without, so that a faulty file is reported either way.
+fn read_tls(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Option<Arc<rustls::ClientConfig>> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+        let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| format!("cannot read {path}: {error}"))?;
+        if found.is_empty() { Err(format!("{path} holds no certificate")) } else { Ok(found) }
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    match reader.parse("ca-file", certificates) {
+        Some(trusted) => {
+            for certificate in trusted {
+                if let Err(error) = roots.add(certificate) {
+                    reader.fail("ca-file", format!("holds a certificate that cannot be trusted: {error}"));
+                }
+            }
+        }
+        // A bad certificate among the system's is the system's matter: it is left out.
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("the provider has TLS 1.2 and 1.3");
+    let builder = if reader.switch("tls-insecure") {
+        warnings.push("--tls-insecure: the broker's certificate is not checked; whoever is on the way can read and change everything, passwords too".to_owned());
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
+    } else {
+        builder.with_root_certificates(roots)
+    };
+    let chain = reader.parse("client-cert", certificates);
+    let key = reader.parse("client-key", |path| PrivateKeyDer::from_pem_file(path).map_err(|error| format!("cannot read {path}: {error}")));
+    for (one, other) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
+        if reader.is_given(one) && !reader.is_given(other) {
+            reader.fail(one, format!("needs --{other} beside it"));
+        }
+    }
+    let config = match (chain, key) {
+        (Some(chain), Some(key)) => match builder.with_client_auth_cert(chain, key) {
+            Ok(config) => config,
+            Err(error) => {
+                reader.fail("client-cert", format!("does not fit --client-key: {error}"));
+                return None;
+            }
+        },
+        _ => builder.with_no_client_auth(),
+    };
+    Some(Arc::new(config))
+}
+
+/// What `--tls-insecure` asks for.
+#[derive(Debug)]
+struct AcceptAnything(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AcceptAnything {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &rustls::pki_types::CertificateDer<'_>,
+        _intermediates: &[rustls::pki_types::CertificateDer<'_>],
+        _server_name: &rustls::pki_types::ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &rustls::pki_types::CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests;

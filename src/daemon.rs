@@ -1,0 +1,403 @@
+//! The observer at work: takes messages from the session's link, keeps the ledger, hands publishes to the publishing links and
+//! acknowledgements back. One task owns all of that state; it never waits for a link.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::broker::{Client, Connected, Delivery, LinkError, SubmitError};
+use crate::forward::{Ack, Admission, Ledger, PublishId};
+use crate::http::{self, Health};
+use crate::id::MessageIds;
+use crate::link::{LaneEvent, LinkSettings, Links, SessionEvent, log_connected};
+use crate::policy::Refusal;
+use crate::routing::Router;
+use crate::telemetry::Stats;
+use crate::time::UnixMillis;
+
+/// Events handled before the ledger is asked what to do: enough to share the cost of a wake-up, few enough to stay prompt.
+const BATCH: usize = 64;
+/// How often overdue confirmations are looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// Limit for getting the DISCONNECTs out.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// Publishes under way for each message under way: a direct message has two copies.
+const PUBLISHES_PER_MESSAGE: usize = 2;
+
+/// What an observer is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How its connections are made.
+    pub links: LinkSettings,
+    /// What it does with messages.
+    pub router: Router,
+    /// Connections to publish over.
+    pub publishers: usize,
+    /// Limit for the confirmation of a publish.
+    pub ack_timeout: Duration,
+    /// Limit for finishing what is under way on a stop.
+    pub drain_timeout: Duration,
+    /// Whether to discard what the broker holds for us.
+    pub reset_session: bool,
+    /// Where health is served.
+    pub http_listen: Option<SocketAddr>,
+}
+
+/// The observer has connected and subscribed for the first time.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// What the broker said to the session's connection.
+    pub connected: Connected,
+    /// Filters subscribed to.
+    pub filters: usize,
+    /// Where health is served.
+    pub http: Option<SocketAddr>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// What it did.
+    pub stats: Stats,
+    /// Messages it had received and not acknowledged: the broker keeps them.
+    pub left_unacknowledged: usize,
+}
+
+/// Why an observer cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The health endpoint's address.
+    #[error("cannot serve health on {address} (--http-listen)")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        error: std::io::Error,
+    },
+    /// `--reset-session` did not succeed.
+    #[error("cannot reset the session")]
+    Reset(#[source] LinkError),
+    /// A task that should run as long as the observer has ended: a bug.
+    #[error("the {0} task has ended unexpectedly")]
+    TaskEnded(String),
+}
+
+/// The task's own state.
+struct Observer {
+    router: Router,
+    ledger: Ledger,
+    ids: MessageIds,
+    fingerprints: RandomState,
+    session: Option<Session>,
+    lanes: Vec<Option<Lane>>,
+    publish_window: usize,
+    asked: crate::broker::Session,
+    health: Health,
+    stats: Stats,
+}
+
+struct Session {
+    connection: u64,
+    client: Client,
+    connected: Connected,
+    subscribed: bool,
+}
+
+struct Lane {
+    client: Client,
+    recycle: CancellationToken,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock: the core is handed the time")]
+fn clock() -> (Instant, UnixMillis) {
+    (Instant::now(), UnixMillis::from(SystemTime::now()))
+}
+
+/// Runs an observer until `stop` is cancelled, then lets what is under way finish, and disconnects. `ready` is told once.
+///
+/// # Errors
+/// [`DaemonError`]. A broker that cannot be reached is none: the observer tries on.
+pub async fn run(setup: Setup, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<Stopped, DaemonError> {
+    let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    let health = Health::new(setup.publishers);
+    let http = match setup.http_listen {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await.map_err(|error| DaemonError::Listen { address, error })?;
+            let local = listener.local_addr().map_err(|error| DaemonError::Listen { address, error })?;
+            let serving = http::serve(listener, health.clone());
+            tasks.spawn(async move {
+                serving.await;
+                "health"
+            });
+            Some(local)
+        }
+        None => None,
+    };
+    let window = usize::from(setup.links.window);
+    let publish_window = window * PUBLISHES_PER_MESSAGE;
+    let filters = setup.router.layouts.filters();
+    let asked = setup.links.session;
+    let links_stop = CancellationToken::new();
+    let links = Links::new(setup.links, links_stop.clone());
+    if setup.reset_session {
+        links.reset_session().await.map_err(DaemonError::Reset)?;
+        info!("the session is empty now, as asked (--reset-session)");
+    }
+    // A broker's window bounds what the session's link can have read; a lane has as many confirmations as publishes under way.
+    let (session_tx, session_rx) = mpsc::channel(window.max(BATCH));
+    let (lane_tx, lane_rx) = mpsc::channel(publish_window.max(BATCH));
+    let session = links.session(filters.clone(), session_tx);
+    tasks.spawn(async move {
+        session.await;
+        "session"
+    });
+    for lane in 0..setup.publishers {
+        let link = links.lane(lane, publish_window, lane_tx.clone());
+        tasks.spawn(async move {
+            link.await;
+            "publisher"
+        });
+    }
+    let observer = Observer {
+        router: setup.router,
+        ledger: Ledger::new(setup.publishers, window, setup.ack_timeout),
+        ids: MessageIds::new(RandomState::new()),
+        fingerprints: RandomState::new(),
+        session: None,
+        lanes: (0..setup.publishers).map(|_| None).collect(),
+        publish_window,
+        asked,
+        health,
+        stats: Stats::default(),
+    };
+    let ready = Some((ready, Ready { connected: NOT_YET, filters: filters.len(), http }));
+    observer.run(Inputs { session_rx, lane_rx, tasks, links_stop, stop }, ready, setup.drain_timeout).await
+}
+
+/// Stands in [`Ready`] until the broker has said something.
+const NOT_YET: Connected = Connected { protocol: crate::broker::Protocol::V5, session_present: false, receive_maximum: 0, max_packet_bytes: None, session_expiry: None };
+
+struct Inputs {
+    session_rx: mpsc::Receiver<SessionEvent>,
+    lane_rx: mpsc::Receiver<LaneEvent>,
+    tasks: JoinSet<&'static str>,
+    links_stop: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Observer {
+    async fn run(mut self, mut inputs: Inputs, mut ready: Option<(oneshot::Sender<Ready>, Ready)>, drain: Duration) -> Result<Stopped, DaemonError> {
+        let mut tick = interval(TICK);
+        // Every branch is safe to cancel: a channel keeps what was not received, the rest has no state.
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
+                _ = tick.tick() => self.recycle_overdue(),
+                ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
+                () = inputs.stop.cancelled() => break,
+            }
+            for _ in 0..BATCH {
+                let Ok(event) = inputs.lane_rx.try_recv() else { break };
+                self.handle_lane(event);
+            }
+            for _ in 0..BATCH {
+                if !self.ledger.has_room() {
+                    break;
+                }
+                let Ok(event) = inputs.session_rx.try_recv() else { break };
+                self.handle_session(event);
+            }
+            self.act();
+            if let Some(session) = &self.session
+                && session.subscribed
+                && self.lanes.iter().all(Option::is_some)
+                && let Some((ready, said)) = ready.take()
+            {
+                // Nobody may be listening; that is all right.
+                let _ = ready.send(Ready { connected: session.connected, ..said });
+            }
+        }
+        Ok(self.stop(inputs, drain).await)
+    }
+
+    /// Finishes what is under way, as far as there is time, and disconnects. Messages that come meanwhile stay unacknowledged.
+    async fn stop(mut self, mut inputs: Inputs, drain: Duration) -> Stopped {
+        info!(under_way = self.ledger.unacknowledged(), "stopping: no new messages, waiting for those under way");
+        let mut discarded = 0;
+        let deadline = tokio::time::Instant::now() + drain;
+        let mut tick = interval(TICK);
+        self.act();
+        while !self.ledger.is_empty() {
+            tokio::select! {
+                biased;
+                Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                _ = tick.tick() => self.recycle_overdue(),
+                () = sleep_until(deadline) => break,
+            }
+            self.act();
+        }
+        for client in self.session.iter().map(|session| &session.client).chain(self.lanes.iter().flatten().map(|lane| &lane.client)) {
+            // One that is gone needs no goodbye.
+            let _ = client.disconnect();
+        }
+        inputs.links_stop.cancel();
+        let deadline = tokio::time::Instant::now() + GOODBYE;
+        // The health endpoint answers to the last, and is dropped with the rest.
+        let health = usize::from(inputs.tasks.len() > 1 + self.lanes.len());
+        while inputs.tasks.len() > health {
+            tokio::select! {
+                _ = inputs.tasks.join_next() => {}
+                Some(_) = inputs.lane_rx.recv() => {}
+                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                () = sleep_until(deadline) => {
+                    warn!("the broker does not take our goodbye");
+                    break;
+                }
+            }
+        }
+        let left_unacknowledged = self.ledger.unacknowledged() + discarded;
+        self.stats.log(left_unacknowledged);
+        Stopped { stats: self.stats, left_unacknowledged }
+    }
+
+    /// What comes while stopping. Returns how many messages were left to the broker.
+    fn discard(&mut self, event: SessionEvent) -> usize {
+        match event {
+            SessionEvent::Message(delivery) => usize::from(delivery.packet_id.is_some()),
+            SessionEvent::Up { .. } | SessionEvent::Subscribed { .. } | SessionEvent::Down(_) => {
+                self.handle_session(event);
+                0
+            }
+        }
+    }
+
+    fn handle_session(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Message(delivery) => self.handle_message(delivery),
+            SessionEvent::Up { connection, client, connected } => {
+                log_connected(&connected, self.asked);
+                if !connected.session_present && connection > 1 {
+                    warn!("the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost");
+                }
+                self.ledger.handle_session_up(connected.session_present);
+                self.session = Some(Session { connection, client, connected, subscribed: false });
+                self.health.set_session(Some("waiting for SUBACK".to_owned()));
+            }
+            SessionEvent::Subscribed { connection } => {
+                if let Some(session) = self.session.as_mut().filter(|session| session.connection == connection) {
+                    session.subscribed = true;
+                    self.health.set_session(None);
+                    info!("subscribed");
+                }
+            }
+            SessionEvent::Down(error) => {
+                self.ledger.handle_session_lost();
+                self.session = None;
+                self.health.set_session(Some(error.to_string()));
+            }
+        }
+    }
+
+    fn handle_message(&mut self, delivery: Delivery) {
+        let Some(session) = &self.session else { return };
+        let (now, wall) = clock();
+        let Delivery { received, packet_id, dup } = delivery;
+        let fingerprint = self.fingerprints.hash_one((&received.topic, &received.payload));
+        let ack = packet_id.map(|packet_id| Ack { connection: session.connection, packet_id });
+        let id = match ack.map(|ack| self.ledger.admit(ack, fingerprint, dup)) {
+            Some(Admission::Resumed) => return self.stats.resumed(&received),
+            Some(Admission::Repeated(id)) => {
+                self.stats.repeated(&received, id);
+                id
+            }
+            Some(Admission::New) | None => self.ids.next(wall),
+        };
+        let plan = self.router.plan(&received, id, wall);
+        match plan.refusal {
+            Some(reason) => self.stats.refused(&received, reason),
+            None => self.stats.forwarded(&received, id, plan.publishes.len()),
+        }
+        self.ledger.insert(received, id, fingerprint, plan.publishes, ack, now);
+    }
+
+    fn handle_lane(&mut self, event: LaneEvent) {
+        match event {
+            LaneEvent::Confirmed { lane, token, outcome } => {
+                let id = PublishId { lane, sequence: token };
+                match outcome {
+                    Ok(()) => self.ledger.handle_confirmed(id),
+                    Err(reason) => {
+                        debug!(%reason, "a publish was refused");
+                        self.ledger.handle_refused(id, Refusal::Unauthorized);
+                    }
+                }
+            }
+            LaneEvent::Up { lane, client, connected, recycle } => {
+                debug!(lane, "publisher connected");
+                self.ledger.handle_lane_up(lane, connected.receive_maximum.min(self.publish_window));
+                self.lanes[lane] = Some(Lane { client, recycle });
+                self.health.set_lane(lane, None);
+            }
+            LaneEvent::Down { lane, error } => {
+                self.ledger.handle_lane_down(lane);
+                self.lanes[lane] = None;
+                self.health.set_lane(lane, Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Ends connections that owe a confirmation for too long.
+    fn recycle_overdue(&mut self) {
+        let (now, _) = clock();
+        if let Some(lane) = self.ledger.poll_overdue(now).and_then(|lane| self.lanes[lane].as_ref()) {
+            lane.recycle.cancel();
+        }
+    }
+
+    /// Does what the ledger asks for.
+    fn act(&mut self) {
+        let (now, wall) = clock();
+        loop {
+            for (at, lane) in self.lanes.iter().enumerate() {
+                let Some(lane) = lane else { continue };
+                while let Some((id, publish)) = self.ledger.poll_publish(at, now) {
+                    match lane.client.publish(id.sequence, publish) {
+                        Ok(()) => {}
+                        Err(SubmitError::TooLarge) => self.ledger.handle_refused(id, Refusal::TooLarge),
+                        // The link will report that the connection is gone; the ledger still has the publish.
+                        Err(SubmitError::Gone) => break,
+                    }
+                }
+            }
+            let Some(failed) = self.ledger.poll_failed() else { break };
+            self.stats.publish_refused(&failed.received, failed.refusal, failed.was_answer);
+            let publishes = if failed.was_answer { vec![] } else { self.router.refuse(&failed.received, failed.refusal, wall).publishes };
+            self.ledger.resolve(failed, publishes);
+        }
+        while let Some(ack) = self.ledger.poll_ack() {
+            if let Some(session) = self.session.as_ref().filter(|session| session.connection == ack.connection) {
+                // A connection that is gone has its messages delivered again.
+                let _ = session.client.acknowledge(ack.packet_id);
+            }
+        }
+    }
+}
+
+fn task_ended(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> DaemonError {
+    DaemonError::TaskEnded(match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "last".to_owned(),
+    })
+}

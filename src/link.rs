@@ -1,0 +1,489 @@
+//! Links: what keeps a connection to the broker up, one task each.
+//!
+//! A link opens a connection, pumps its events to the daemon, and opens the next one when it ends: after a back-off with jitter,
+//! slowly where somebody has to change something first. The session's link subscribes and receives; a lane publishes. Which
+//! messages are under way is the ledger's business: a link remembers nothing from one connection to the next.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use crate::backoff::Backoff;
+use crate::broker::{self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError, Protocol, Proxy, Secret, Session, Transport};
+use crate::config::Credentials;
+use crate::topic::TopicFilter;
+
+/// The first wait after a connection is lost, and the longest while the broker cannot be reached.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
+/// The same, where trying again soon is pointless: a refused login, a client identifier somebody else uses.
+const SLOW_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+/// A connection that lasted this long has proved good.
+const PROVED_GOOD: Duration = Duration::from_secs(10);
+/// A connection the broker closes without a word this soon, twice in a row, looks like a fight over the client identifier.
+const SUSPICIOUSLY_SHORT: Duration = Duration::from_secs(3);
+/// Keep alives without any event, pings included, after which a connection counts as dead: rumqttc can hang in a write.
+const SILENT_KEEP_ALIVES: u32 = 3;
+
+/// What every link of one observer has in common.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// How the broker is reached.
+    pub transport: Transport,
+    /// A proxy on the way, if any.
+    pub proxy: Option<Proxy>,
+    /// The only version to speak; `None`: the newest the broker speaks.
+    pub protocol: Option<Protocol>,
+    /// Where user, password or token come from; read anew for each connection.
+    pub credentials: Credentials,
+    /// The client identifier of the session; publishing connections add `-pub-N`.
+    pub client_id: Secret,
+    /// Ping interval.
+    pub keep_alive: Duration,
+    /// Limit for getting connected.
+    pub connect_timeout: Duration,
+    /// How long the broker is asked to keep the session.
+    pub session: Session,
+    /// Messages under way at a time.
+    pub window: u16,
+}
+
+/// What the session's link reports.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// Connected; messages may come from now on.
+    Up {
+        /// Counts the connections of this session.
+        connection: u64,
+        /// What acknowledges on it.
+        client: Client,
+        /// What the broker said.
+        connected: Connected,
+    },
+    /// Every filter is granted.
+    Subscribed {
+        /// On which connection.
+        connection: u64,
+    },
+    /// A message.
+    Message(Delivery),
+    /// Disconnected, or not connected yet.
+    Down(LinkError),
+}
+
+/// What a publishing link reports.
+#[derive(Debug)]
+pub enum LaneEvent {
+    /// Connected.
+    Up {
+        /// Which lane.
+        lane: usize,
+        /// What publishes on it.
+        client: Client,
+        /// What the broker said.
+        connected: Connected,
+        /// Ends this connection, to be replaced by a new one.
+        recycle: CancellationToken,
+    },
+    /// The broker has taken or refused a publish.
+    Confirmed {
+        /// Which lane.
+        lane: usize,
+        /// The publish.
+        token: u64,
+        /// The reason, if it was refused.
+        outcome: Result<(), String>,
+    },
+    /// Disconnected, after having been connected.
+    Down {
+        /// Which lane.
+        lane: usize,
+        /// Why.
+        error: LinkError,
+    },
+}
+
+/// Which version of MQTT the broker speaks, found out by trying (`--protocol auto`), for the life of the process.
+#[derive(Debug)]
+struct Chooser {
+    fixed: Option<Protocol>,
+    found: Mutex<(Protocol, bool)>,
+}
+
+impl Chooser {
+    fn new(fixed: Option<Protocol>) -> Self {
+        Self { fixed, found: Mutex::new((Protocol::V5, false)) }
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.fixed.unwrap_or(self.found.lock().expect("nobody panics holding it").0)
+    }
+
+    /// An answer to CONNECT, even a refusal, settles the matter.
+    fn answered(&self, protocol: Protocol) {
+        *self.found.lock().expect("nobody panics holding it") = (protocol, true);
+    }
+
+    /// A failure before the broker answered. Returns whether the other version is worth trying at once: RabbitMQ before 3.13 closes
+    /// the socket on a version 5 CONNECT, others answer in a form version 5 does not know.
+    fn failed(&self, protocol: Protocol, error: &LinkError) -> bool {
+        let (now, settled) = &mut *self.found.lock().expect("nobody panics holding it");
+        if *settled || self.fixed.is_some() {
+            return false;
+        }
+        match error.cause {
+            Cause::Unreachable | Cause::Tls => false,
+            Cause::BadCredentials | Cause::NotAuthorized | Cause::BadClientId | Cause::Unavailable => {
+                (*now, *settled) = (protocol, true);
+                false
+            }
+            Cause::ProtocolVersion | Cause::TimedOut | Cause::Closed | Cause::Other | Cause::TakenOver | Cause::Expired | Cause::TopicNotUtf8 => {
+                *now = if protocol == Protocol::V5 { Protocol::V311 } else { Protocol::V5 };
+                protocol == Protocol::V5
+            }
+        }
+    }
+}
+
+/// A fresh random number for jitter; its quality does not matter.
+fn jitter() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+/// What one link is for.
+struct Link {
+    settings: Arc<LinkSettings>,
+    chooser: Arc<Chooser>,
+    client_id: Secret,
+    session: Session,
+    publish_window: usize,
+    backoff: Backoff,
+    slow: Backoff,
+    short_lives: u32,
+    stop: CancellationToken,
+}
+
+impl Link {
+    /// Opens a connection and waits until the broker accepts it.
+    async fn connect(&self) -> Result<(Client, Connection, Connected), LinkError> {
+        let credentials = self.settings.credentials.read().map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
+        let protocol = self.chooser.protocol();
+        let options = ConnectOptions {
+            transport: self.settings.transport.clone(),
+            proxy: self.settings.proxy.clone(),
+            protocol,
+            client_id: self.client_id.clone(),
+            credentials,
+            session: self.session,
+            keep_alive: self.settings.keep_alive,
+            connect_timeout: self.settings.connect_timeout,
+            receive_maximum: self.settings.window,
+            publish_window: self.publish_window,
+        };
+        let (mut client, mut connection) = broker::open(&options);
+        // rumqttc limits the look-up and the handshake by itself; this is for whatever it forgets.
+        let first = timeout(self.settings.connect_timeout + Duration::from_secs(5), connection.next());
+        match first.await.unwrap_or_else(|_| Err(LinkError::new(Cause::TimedOut, "no answer to CONNECT in time"))) {
+            Ok(Event::Connected(connected)) => {
+                self.chooser.answered(protocol);
+                client.set_limits(&connected);
+                Ok((client, connection, connected))
+            }
+            Ok(_) => Err(LinkError::new(Cause::Other, "the broker's first packet was no CONNACK")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Connects, trying the other version of MQTT at once where that may help.
+    async fn connect_in_some_version(&self) -> Result<(Client, Connection, Connected), LinkError> {
+        let protocol = self.chooser.protocol();
+        match self.connect().await {
+            Err(error) if self.chooser.failed(protocol, &error) => {
+                debug!(%protocol, %error, "trying the other version of MQTT");
+                let other = self.chooser.protocol();
+                let second = self.connect().await;
+                if let Err(error) = &second {
+                    self.chooser.failed(other, error);
+                }
+                second.map_err(|error| self.explain(error))
+            }
+            first => first.map_err(|error| self.explain(error)),
+        }
+    }
+
+    /// Adds what we know and the broker does not say: a refused token that has expired, for one.
+    fn explain(&self, error: LinkError) -> LinkError {
+        match error.cause {
+            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired => match self.settings.credentials.token_expired() {
+                Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
+                None => error,
+            },
+            _ => error,
+        }
+    }
+
+    /// Waits before the next attempt. Returns false, if the link is to stop instead.
+    async fn pause(&mut self, error: &LinkError, lived: Duration) -> bool {
+        if lived >= PROVED_GOOD {
+            self.backoff.reset();
+            self.slow.reset();
+        }
+        let silent_end = error.cause == Cause::Closed && !lived.is_zero() && lived < SUSPICIOUSLY_SHORT;
+        self.short_lives = if silent_end { self.short_lives + 1 } else { 0 };
+        let fight = error.cause == Cause::TakenOver || self.short_lives >= 2;
+        if fight {
+            error!(
+                %error,
+                "the session is taken over again and again, or the broker closes it at once: is another observer running with this client identifier?"
+            );
+        }
+        let delay = if fight || error.is_permanent() { self.slow.next(jitter()) } else { self.backoff.next(jitter()) };
+        if error.is_permanent() {
+            error!(%error, retry_in = %humantime::format_duration(round(delay)), "not connected");
+        } else {
+            warn!(%error, retry_in = %humantime::format_duration(round(delay)), "not connected");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delay) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// A connection that reports nothing for this long, not even a ping, is dead.
+    fn silence(&self) -> Duration {
+        self.settings.keep_alive * SILENT_KEEP_ALIVES
+    }
+}
+
+fn round(delay: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The links of one observer, to be spawned.
+#[derive(Debug)]
+pub struct Links {
+    settings: Arc<LinkSettings>,
+    chooser: Arc<Chooser>,
+    /// Set once the session has connected for the first time: then the publishing links begin, knowing that login and version
+    /// are right, so that a faulty set-up is tried once at a time.
+    pioneered: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl Links {
+    /// Links that end when `stop` is cancelled: at once where they are not connected, after their DISCONNECT where they are.
+    pub fn new(settings: LinkSettings, stop: CancellationToken) -> Self {
+        let chooser = Arc::new(Chooser::new(settings.protocol));
+        Self { settings: Arc::new(settings), chooser, pioneered: watch::Sender::new(false), stop }
+    }
+
+    fn link(&self, client_id: Secret, session: Session, publish_window: usize) -> Link {
+        Link {
+            settings: self.settings.clone(),
+            chooser: self.chooser.clone(),
+            client_id,
+            session,
+            publish_window,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            slow: Backoff::new(SLOW_RETRY.0, SLOW_RETRY.1),
+            short_lives: 0,
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// The session's link: runs until the observer stops.
+    pub fn session(&self, filters: Vec<TopicFilter>, events: mpsc::Sender<SessionEvent>) -> impl Future<Output = ()> + Send + use<> {
+        let link = self.link(self.settings.client_id.clone(), self.settings.session, 0);
+        let pioneered = self.pioneered.clone();
+        run_session(link, filters, events, pioneered).instrument(info_span!("session"))
+    }
+
+    /// A publishing link: runs until the observer stops.
+    pub fn lane(&self, lane: usize, publish_window: usize, events: mpsc::Sender<LaneEvent>) -> impl Future<Output = ()> + Send + use<> {
+        let client_id = Secret::new(format!("{}-pub-{lane}", self.settings.client_id.reveal()));
+        let link = self.link(client_id, Session::Clean, publish_window);
+        let pioneered = self.pioneered.subscribe();
+        run_lane(link, lane, events, pioneered).instrument(info_span!("publisher", lane))
+    }
+
+    /// Connects once with an empty session, so that the broker forgets what it kept.
+    ///
+    /// # Errors
+    /// [`LinkError`], if that does not succeed.
+    pub async fn reset_session(&self) -> Result<(), LinkError> {
+        let (client, mut connection, _) = self.visit(Session::Clean).await?;
+        client.disconnect().map_err(|_| LinkError::new(Cause::Closed, "the connection closed at once"))?;
+        while connection.next().await? != Event::Disconnected {}
+        Ok(())
+    }
+
+    /// Connects once, under the session's client identifier, and leaves the connection to the caller.
+    ///
+    /// # Errors
+    /// [`LinkError`], if that does not succeed.
+    pub async fn visit(&self, session: Session) -> Result<(Client, Connection, Connected), LinkError> {
+        self.link(self.settings.client_id.clone(), session, usize::from(self.settings.window)).connect_in_some_version().await
+    }
+}
+
+async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Sender<SessionEvent>, pioneered: watch::Sender<bool>) {
+    let mut number = 0;
+    loop {
+        let attempt = tokio::select! {
+            attempt = link.connect_in_some_version() => attempt,
+            () = link.stop.cancelled() => return,
+        };
+        let mut lived = Duration::ZERO;
+        let error = match attempt {
+            Err(error) => error,
+            Ok((client, mut connection, connected)) => {
+                number += 1;
+                let since = Instant::now();
+                pioneered.send_replace(true);
+                let ended = pump_session(&link, &mut connection, client, connected, number, &filters, &events).await;
+                lived = since.elapsed();
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => link.explain(error),
+                }
+            }
+        };
+        if events.send(SessionEvent::Down(error.clone())).await.is_err() || link.stop.is_cancelled() || !link.pause(&error, lived).await {
+            return;
+        }
+    }
+}
+
+/// One connection of the session, until it fails, or our DISCONNECT is out. When the daemon is busy this waits for it and reads
+/// nothing meanwhile: the broker keeps what it has not delivered.
+async fn pump_session(
+    link: &Link,
+    connection: &mut Connection,
+    client: Client,
+    connected: Connected,
+    number: u64,
+    filters: &[TopicFilter],
+    events: &mpsc::Sender<SessionEvent>,
+) -> Result<(), LinkError> {
+    let gone = || LinkError::new(Cause::Other, "the daemon has ended");
+    client.subscribe(filters).map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
+    events.send(SessionEvent::Up { connection: number, client, connected }).await.map_err(|_| gone())?;
+    let mut subscribed = false;
+    loop {
+        let event = match timeout(link.silence(), connection.next()).await {
+            Ok(Ok(event)) => event,
+            Ok(Err(error)) if error.cause == Cause::Closed && !subscribed => {
+                // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
+                return Err(LinkError::new(
+                    Cause::Closed,
+                    "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
+                ));
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
+        };
+        match event {
+            Event::Message(delivery) => {
+                if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(SessionEvent::Message(delivery)) {
+                    events.send(event).await.map_err(|_| gone())?;
+                }
+            }
+            Event::Subscribed(granted) => {
+                check_granted(filters, &granted)?;
+                subscribed = true;
+                events.send(SessionEvent::Subscribed { connection: number }).await.map_err(|_| gone())?;
+            }
+            Event::Disconnected => return Ok(()),
+            Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
+        }
+    }
+}
+
+/// Every filter must be granted, at QoS 1: else messages would be lost, or never come.
+fn check_granted(filters: &[TopicFilter], granted: &[Result<u8, String>]) -> Result<(), LinkError> {
+    if granted.len() != filters.len() {
+        let text = format!("SUBACK answers {} filters of {}", granted.len(), filters.len());
+        return Err(LinkError::new(Cause::Other, text));
+    }
+    match filters.iter().zip(granted).find(|(_, granted)| !matches!(granted, Ok(1..))) {
+        None => Ok(()),
+        Some((filter, Ok(qos))) => Err(LinkError::new(Cause::NotAuthorized, format!("subscription to {filter:?} was granted QoS {qos} only", filter = filter.as_str()))),
+        Some((filter, Err(reason))) => Err(LinkError::new(Cause::NotAuthorized, format!("subscription to {filter:?} was refused: {reason}", filter = filter.as_str()))),
+    }
+}
+
+async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, mut pioneered: watch::Receiver<bool>) {
+    tokio::select! {
+        waited = pioneered.wait_for(|ready| *ready) => if waited.is_err() { return },
+        () = link.stop.cancelled() => return,
+    }
+    loop {
+        let attempt = tokio::select! {
+            attempt = link.connect_in_some_version() => attempt,
+            () = link.stop.cancelled() => return,
+        };
+        let mut lived = Duration::ZERO;
+        let error = match attempt {
+            Err(error) => error,
+            Ok((client, mut connection, connected)) => {
+                let since = Instant::now();
+                let recycle = CancellationToken::new();
+                let up = LaneEvent::Up { lane, client, connected, recycle: recycle.clone() };
+                if events.send(up).await.is_err() {
+                    return;
+                }
+                let ended = tokio::select! {
+                    ended = pump_lane(&link, &mut connection, lane, &events) => ended,
+                    () = recycle.cancelled() => Err(LinkError::new(Cause::TimedOut, "a publish was not confirmed in time")),
+                };
+                lived = since.elapsed();
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => {
+                        let error = link.explain(error);
+                        if events.send(LaneEvent::Down { lane, error: error.clone() }).await.is_err() {
+                            return;
+                        }
+                        error
+                    }
+                }
+            }
+        };
+        if link.stop.is_cancelled() || !link.pause(&error, lived).await {
+            return;
+        }
+    }
+}
+
+/// One publishing connection, until it fails, or our DISCONNECT is out.
+async fn pump_lane(link: &Link, connection: &mut Connection, lane: usize, events: &mpsc::Sender<LaneEvent>) -> Result<(), LinkError> {
+    loop {
+        let event = match timeout(link.silence(), connection.next()).await {
+            Ok(event) => event?,
+            Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
+        };
+        match event {
+            Event::Confirmed { token, outcome } => {
+                let confirmed = LaneEvent::Confirmed { lane, token, outcome };
+                events.send(confirmed).await.map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))?;
+            }
+            Event::Disconnected => return Ok(()),
+            Event::Connected(_) | Event::Subscribed(_) | Event::Message(_) | Event::Other => {}
+        }
+    }
+}
+
+/// Says once how long the broker will keep the session, where it is known.
+pub fn log_connected(connected: &Connected, asked: Session) {
+    info!(protocol = %connected.protocol, session_present = connected.session_present, "connected");
+    if let (Some(kept), Session::Persistent(asked)) = (connected.session_expiry, asked)
+        && kept < asked
+    {
+        let (kept, asked) = (humantime::format_duration(kept).to_string(), humantime::format_duration(asked).to_string());
+        warn!(kept, asked, "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost");
+    }
+}

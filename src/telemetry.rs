@@ -1,0 +1,104 @@
+//! What the observer says while it runs: the log, and one function for each thing that happens to a message.
+
+use std::io::IsTerminal;
+
+use tracing::{debug, error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+use crate::id::MessageId;
+use crate::policy::Refusal;
+use crate::routing::Received;
+
+/// Sets the log up, on standard error. `level` is a level or a tracing filter; a second call changes nothing.
+///
+/// The log of the embedded broker and of the client crate is kept to errors, unless the filter names them: they write addresses
+/// and topics.
+pub fn init(format: LogFormat, level: &str) {
+    let quiet = format!("{level},rumqttc=error,rumqttd=error,hyper=error,tungstenite=error");
+    let named = level.contains('=');
+    let filter = EnvFilter::try_new(if named { level } else { &quiet }).unwrap_or_default();
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error means that a log is there already, in a test say.
+    let _ = if json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+}
+
+/// What happened to the messages of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Messages forwarded.
+    pub forwarded: u64,
+    /// Messages refused, by reason, in the order of [`Refusal::ALL`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// Redeliveries of messages that were still under way, or done but not acknowledged.
+    pub resumed: u64,
+    /// Messages forwarded again under the id they had.
+    pub repeated: u64,
+}
+
+impl Stats {
+    /// How many messages were refused for `reason`.
+    pub fn refused_for(&self, reason: Refusal) -> u64 {
+        self.refused[index(reason)]
+    }
+
+    /// A message was given to the ledger to be forwarded.
+    pub fn forwarded(&mut self, received: &Received, id: MessageId, publishes: usize) {
+        self.forwarded += 1;
+        debug!(topic = %lossy(received), message_id = %id, publishes, outcome = "forwarded");
+    }
+
+    /// A message was refused.
+    pub fn refused(&mut self, received: &Received, reason: Refusal) {
+        self.refused[index(reason)] += 1;
+        debug!(topic = %lossy(received), %reason, payload_bytes = received.payload.len(), outcome = "refused");
+    }
+
+    /// A message came again, and was recognised as one that is still in the ledger.
+    pub fn resumed(&mut self, received: &Received) {
+        self.resumed += 1;
+        debug!(topic = %lossy(received), outcome = "resumed");
+    }
+
+    /// A message came again, and is forwarded again under its id.
+    pub fn repeated(&mut self, received: &Received, id: MessageId) {
+        self.repeated += 1;
+        debug!(topic = %lossy(received), message_id = %id, outcome = "repeated");
+    }
+
+    /// The broker will not take a publish made of a message.
+    pub fn publish_refused(&mut self, received: &Received, reason: Refusal, was_answer: bool) {
+        if was_answer {
+            error!(%reason, "the broker does not take a notice or dead letter: may this user publish everywhere?");
+        } else {
+            error!(%reason, "the broker does not take a message that was forwarded: may this user publish into every inbox?");
+            self.refused(received, reason);
+        }
+    }
+
+    /// The end of a run.
+    pub fn log(&self, left_unacknowledged: usize) {
+        let refused: u64 = self.refused.iter().sum();
+        info!(forwarded = self.forwarded, refused, resumed = self.resumed, repeated = self.repeated, left_unacknowledged, "stopped");
+        if left_unacknowledged > 0 {
+            warn!(left_unacknowledged, "messages not finished in time: the broker keeps them and delivers them again");
+        }
+    }
+}
+
+fn index(reason: Refusal) -> usize {
+    Refusal::ALL.iter().position(|listed| *listed == reason).expect("the list is complete")
+}
+
+fn lossy(received: &Received) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(&received.topic)
+}
