@@ -1,1 +1,13 @@
+//! The observer against real brokers (`scripts/brokers`), and against a scripted one for what real ones cannot be made to do.
+//!
+//! Run by `scripts/test`. A broker that is missing is an error.
 
+mod bed;
+mod cli;
+mod faults;
+mod hostile;
+mod link;
+mod load;
+mod matrix;
+mod token;
+mod wire;

@@ -1,0 +1,249 @@
+//! The brokers of the test bed, and an observer as a process of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails: generous, for a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broker {
+    /// RabbitMQ 3.10.
+    Rabbit3,
+    /// RabbitMQ 4.0.
+    Rabbit4,
+    Mosquitto,
+}
+
+/// Tests that restart a broker hold its lock for writing, all others for reading.
+static LOCKS: [RwLock<()>; 3] = [RwLock::new(()), RwLock::new(()), RwLock::new(())];
+
+pub(crate) fn var(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or `. <(scripts/brokers env)` while the brokers are up"))
+}
+
+impl Broker {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rabbit3 => "rabbitmq3",
+            Self::Rabbit4 => "rabbitmq4",
+            Self::Mosquitto => "mosquitto",
+        }
+    }
+
+    pub(crate) fn port(self, listener: &str) -> u16 {
+        var(&format!("BED_{}_{listener}", self.name().to_uppercase())).parse().unwrap()
+    }
+
+    /// The address for an observer.
+    pub(crate) fn url(self, websocket: bool) -> String {
+        if websocket { format!("ws://localhost:{}/ws", self.port("WS")) } else { format!("mqtt://localhost:{}", self.port("MQTT")) }
+    }
+
+    pub(crate) fn shared(self) -> RwLockReadGuard<'static, ()> {
+        LOCKS[self as usize].read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn exclusive(self) -> RwLockWriteGuard<'static, ()> {
+        LOCKS[self as usize].write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What an ordinary user of `app` logs in with.
+    pub(crate) fn login(self, app: &str, user: &str) -> (String, String) {
+        match self {
+            Self::Mosquitto => (user.to_owned(), format!("{user}pw")),
+            Self::Rabbit3 | Self::Rabbit4 => ("JWT".to_owned(), user_token(app, user, 3600)),
+        }
+    }
+
+    /// `scripts/brokers COMMAND NAME`.
+    pub(crate) fn control(self, command: &str) {
+        let status = Command::new(root().join("scripts/brokers")).args([command, self.name()]).status().unwrap();
+        assert!(status.success(), "scripts/brokers {command} {}", self.name());
+    }
+}
+
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn now() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
+}
+
+fn token(claims: &serde_json::Value) -> String {
+    let header = Header { kid: Some("tiledesk-key".to_owned()), ..Header::default() };
+    encode(&header, claims, &EncodingKey::from_secret(var("BED_JWT_SECRET").as_bytes())).unwrap()
+}
+
+/// The deployed scopes (protocol.md, section 7), for paths with and without a leading slash.
+pub(crate) fn user_token(app: &str, user: &str, lifetime: i64) -> String {
+    let own = ["", "."].map(|dot| format!("{dot}apps.{app}.users.{user}.*"));
+    let mut scope = vec!["rabbitmq.configure:*/*/*".to_owned(), format!("rabbitmq.write:*/*/apps.{app}.outgoing.users.{user}.*")];
+    scope.extend(own.iter().flat_map(|own| [format!("rabbitmq.read:*/*/{own}"), format!("rabbitmq.write:*/*/{own}")]));
+    token(&json!({"sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))
+}
+
+pub(crate) fn service_token(lifetime: i64) -> String {
+    let scope = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*", "rabbitmq.write:*/*/*"];
+    token(&json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))
+}
+
+/// An app nobody else uses, so that tests on one broker do not meet.
+pub(crate) fn fresh_app() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// An observer that can be stopped, killed and started again under the same identity.
+pub(crate) struct Observer {
+    args: Vec<String>,
+    state: TempDir,
+    child: Option<Child>,
+    log: PathBuf,
+    pub(crate) ready: String,
+}
+
+pub(crate) fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat21-observer"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OBSERVER_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Observer {
+    /// An observer that logs in as the service user, serves `app` alone, and is ready.
+    pub(crate) fn start(broker: Broker, app: &str, more: &[&str]) -> Self {
+        let url = broker.url(more.contains(&"websocket"));
+        let more: Vec<&str> = more.iter().copied().filter(|arg| *arg != "websocket").collect();
+        let mut args = vec!["--broker", &url, "--username", "observer", "--app", app];
+        args.extend(more);
+        let mut observer = Self::prepare(&args);
+        observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+        observer.wait_ready();
+        observer
+    }
+
+    /// Nothing is started yet.
+    pub(crate) fn prepare(args: &[&str]) -> Self {
+        let state = TempDir::new().unwrap();
+        let log = state.path().join("log");
+        let mut all: Vec<String> = vec!["run".into(), "--log-format".into(), "text".into()];
+        if !args.contains(&"--http-listen") {
+            all.extend(["--http-listen".into(), "none".into()]);
+        }
+        if !args.contains(&"--state-dir") {
+            all.extend(["--state-dir".into(), state.path().to_str().unwrap().into()]);
+        }
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        Self { args: all, state, child: None, log, ready: String::new() }
+    }
+
+    pub(crate) fn spawn(&mut self, env: &[(&str, &str)]) {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(&self.log).unwrap();
+        let child = binary().args(&self.args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        self.child = Some(child);
+    }
+
+    pub(crate) fn wait_ready(&mut self) {
+        let stdout = self.child.as_mut().unwrap().stdout.take().unwrap();
+        let (line_tx, line_rx) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stdout);
+            let mut line = String::new();
+            let _ = lines.read_line(&mut line);
+            let _ = line_tx.send(line);
+            let _ = lines.read_to_string(&mut String::new());
+        });
+        let line = line_rx.recv_timeout(PATIENCE).unwrap_or_default();
+        assert!(line.starts_with("ready: "), "the observer printed {line:?} instead of being ready; its log:\n{}", self.log());
+        self.ready = line;
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        // Without the colours a terminal would get.
+        text.chars().filter(|c| *c != '\u{1b}').collect()
+    }
+
+    pub(crate) fn wait_log(&self, wanted: &str) {
+        let start = Instant::now();
+        while !self.log().contains(wanted) {
+            assert!(start.elapsed() < PATIENCE, "{wanted:?} is not in the log:\n{}", self.log());
+            // Polling a file: there is nothing to wait on.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// SIGTERM, and what it says on its way out.
+    pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
+        self.signal("-TERM");
+        let status = self.wait();
+        (status, self.log())
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if start.elapsed() > PATIENCE {
+                let _ = child.kill();
+                panic!("the observer does not stop; its log:\n{}", self.log());
+            }
+            // A child process has no blocking wait with a limit.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
+        (self.wait(), self.log())
+    }
+
+    /// SIGKILL, and started again.
+    pub(crate) fn kill_and_restart(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+        self.wait_ready();
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the observer:\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Many users who write to many others, and the account of what arrived.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::bed::{Broker, PATIENCE};
+use crate::wire::Wire;
+
+/// A layout as a user sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Path {
+    Inbox,
+    InboxNoSlash,
+    Chat21,
+    Chat21V1,
+}
+
+impl Path {
+    pub(crate) fn outgoing(self, app: &str, sender: &str, recipient: &str) -> String {
+        match self {
+            Self::Inbox => format!("/apps/{app}/users/{sender}/{recipient}/messages/outgoing"),
+            Self::InboxNoSlash => format!("apps/{app}/users/{sender}/{recipient}/messages/outgoing"),
+            Self::Chat21 => format!("apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing"),
+            Self::Chat21V1 => format!("apps/{app}/users/{sender}/messages/{recipient}/outgoing"),
+        }
+    }
+
+    pub(crate) fn inbox(self, app: &str, inbox_of: &str, convers_with: &str) -> String {
+        match self {
+            Self::Inbox => format!("/apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded"),
+            Self::InboxNoSlash => format!("apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded"),
+            Self::Chat21 | Self::Chat21V1 => format!("apps/{app}/users/{inbox_of}/messages/{convers_with}/clientadded"),
+        }
+    }
+
+    /// A payload that says which message it is; bytes no text has, where the layout passes bytes.
+    fn payload(self, sender: &str, recipient: &str, n: usize) -> Vec<u8> {
+        let json = format!("{{\"n\":{n},\"path\":\"{self:?}\",\"from\":\"{sender}\",\"to\":\"{recipient}\",\"text\":\"x\"}}");
+        match self {
+            Self::Inbox | Self::InboxNoSlash => [b"\xff\x00".as_slice(), json.as_bytes()].concat(),
+            Self::Chat21 | Self::Chat21V1 => json.into_bytes(),
+        }
+    }
+}
+
+/// A message by path, sender, recipient and number within that.
+type Pair = (Path, String, String);
+
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) broker: Broker,
+    pub(crate) app: String,
+    pub(crate) senders: Vec<String>,
+    pub(crate) recipients: Vec<String>,
+    /// For each message a sender writes in turn: which paths, and how many a pair.
+    pub(crate) paths: Vec<Path>,
+    pub(crate) per_pair: usize,
+    /// Messages a second and sender; `None`: as fast as it goes.
+    pub(crate) rate: Option<u32>,
+}
+
+pub(crate) fn users(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| format!("u{n:02}")).collect()
+}
+
+/// What the recipients have seen, in order.
+#[derive(Default)]
+struct Seen {
+    order: HashMap<Pair, Vec<usize>>,
+    distinct: HashSet<(Pair, usize)>,
+    wrong: Vec<String>,
+}
+
+pub(crate) struct Load {
+    plan: Plan,
+    seen: Arc<Mutex<Seen>>,
+    sent: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    expected: usize,
+}
+
+pub(crate) struct Account {
+    pub(crate) arrived: usize,
+    pub(crate) duplicates: usize,
+    pub(crate) out_of_order: usize,
+    pub(crate) took: Duration,
+}
+
+impl Load {
+    /// Everybody connects, then all senders write. Connections that end are made again.
+    pub(crate) fn start(plan: Plan) -> Self {
+        let expected = plan.senders.len() * plan.recipients.len() * plan.paths.len() * plan.per_pair;
+        let load = Self { seen: Arc::default(), sent: Arc::default(), over: Arc::default(), threads: vec![], expected, plan };
+        load.run()
+    }
+
+    fn run(mut self) -> Self {
+        let (up_tx, up_rx) = std::sync::mpsc::channel();
+        for user in self.plan.recipients.clone() {
+            let (plan, seen, over, up_tx) = (self.plan.clone(), self.seen.clone(), self.over.clone(), up_tx.clone());
+            self.threads.push(std::thread::spawn(move || receive(&plan, &user, &seen, &over, &up_tx)));
+        }
+        for _ in 0..self.plan.recipients.len() {
+            up_rx.recv_timeout(PATIENCE).expect("a recipient does not get connected");
+        }
+        for user in self.plan.senders.clone() {
+            let (plan, sent, over) = (self.plan.clone(), self.sent.clone(), self.over.clone());
+            self.threads.push(std::thread::spawn(move || send(&plan, &user, &sent, &over)));
+        }
+        self
+    }
+
+    pub(crate) fn expected(&self) -> usize {
+        self.expected
+    }
+
+    /// How many different messages have arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        self.seen.lock().unwrap().distinct.len()
+    }
+
+    pub(crate) fn wait_arrived(&self, count: usize) {
+        let mut last = (self.arrived(), Instant::now());
+        while last.0 < count {
+            // Polling threads that have work to do.
+            std::thread::sleep(Duration::from_millis(20));
+            let arrived = self.arrived();
+            if arrived > last.0 {
+                last = (arrived, Instant::now());
+            }
+            assert!(
+                last.1.elapsed() < PATIENCE,
+                "stuck: {arrived} of {} arrived, {} sent and confirmed",
+                self.expected,
+                self.sent.load(Ordering::Relaxed)
+            );
+        }
+    }
+
+    /// Waits until everything has arrived, and a little longer for what should not.
+    pub(crate) fn finish(mut self) -> Account {
+        let start = Instant::now();
+        self.wait_arrived(self.expected);
+        let took = start.elapsed();
+        // There is no event for "no duplicate comes".
+        std::thread::sleep(Duration::from_millis(500));
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        let seen = self.seen.lock().unwrap();
+        assert_eq!(seen.wrong, Vec::<String>::new());
+        let all: usize = seen.order.values().map(Vec::len).sum();
+        let disorder = |numbers: &Vec<usize>| {
+            let mut known = HashSet::new();
+            let first: Vec<usize> = numbers.iter().copied().filter(|n| known.insert(*n)).collect();
+            first.windows(2).filter(|pair| pair[0] > pair[1]).count()
+        };
+        Account { arrived: seen.distinct.len(), duplicates: all - seen.distinct.len(), out_of_order: seen.order.values().map(disorder).sum(), took }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn receive(plan: &Plan, user: &str, seen: &Mutex<Seen>, over: &AtomicBool, up: &std::sync::mpsc::Sender<()>) {
+    let login = plan.broker.login(&plan.app, user);
+    let client_id = format!("{}-{user}-r", plan.app);
+    while !over.load(Ordering::Relaxed) {
+        let Ok(mut wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, false) else {
+            // The broker is being restarted.
+            std::thread::sleep(Duration::from_millis(200));
+            continue;
+        };
+        let filters = [format!("apps/{}/users/{user}/#", plan.app), format!("/apps/{}/users/{user}/#", plan.app)];
+        if wire.subscribe(&filters.each_ref().map(String::as_str)).is_err() {
+            continue;
+        }
+        let _ = up.send(());
+        while !over.load(Ordering::Relaxed) && wire.step(Duration::from_millis(100)).is_ok() {
+            if !wire.messages.is_empty() {
+                let mut seen = seen.lock().unwrap();
+                for message in wire.messages.drain(..) {
+                    note(plan, user, &message.topic, &message.payload, &mut seen);
+                }
+            }
+        }
+        if over.load(Ordering::Relaxed) {
+            wire.disconnect();
+            // The session is not to stay behind.
+            if let Ok(wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, true) {
+                wire.disconnect();
+            }
+        }
+    }
+}
+
+fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) {
+    let text = String::from_utf8_lossy(payload);
+    let json = text.trim_start_matches(['\u{fffd}', '\0']);
+    let Ok(body) = serde_json::from_str::<serde_json::Value>(json) else {
+        seen.wrong.push(format!("no JSON: {text}"));
+        return;
+    };
+    let (sender, n) = (body["from"].as_str().unwrap().to_owned(), usize::try_from(body["n"].as_u64().unwrap()).unwrap());
+    let path = *plan.paths.iter().find(|path| format!("{path:?}") == body["path"].as_str().unwrap()).unwrap();
+    let sent = path.payload(&sender, user, n);
+    let right = topic == path.inbox(&plan.app, user, &sender).as_bytes()
+        && body["to"] == user
+        && match path {
+            Path::Inbox | Path::InboxNoSlash => payload == sent,
+            // The client's members as it sent them, then the observer's.
+            Path::Chat21 | Path::Chat21V1 => payload.starts_with(&sent[..sent.len() - 1]) && body["status"] == 150 && body["sender"] == sender && body["recipient"] == user,
+        };
+    if !right {
+        seen.wrong.push(format!("{}: {text}", String::from_utf8_lossy(topic)));
+    }
+    let pair = (path, sender, user.to_owned());
+    seen.order.entry(pair.clone()).or_default().push(n);
+    seen.distinct.insert((pair, n));
+}
+
+/// Messages a sender has on the way to the broker at a time.
+const SEND_WINDOW: usize = 50;
+
+fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
+    let login = plan.broker.login(&plan.app, user);
+    let client_id = format!("{}-{user}-s", plan.app);
+    let all: Vec<(String, Vec<u8>)> = (0..plan.per_pair)
+        .flat_map(|n| plan.recipients.iter().flat_map(move |recipient| plan.paths.iter().map(move |path| (n, recipient, *path))))
+        .map(|(n, recipient, path)| (path.outgoing(&plan.app, user, recipient), path.payload(user, recipient, n)))
+        .collect();
+    let mut done = vec![false; all.len()];
+    let start = Instant::now();
+    while !over.load(Ordering::Relaxed) && done.contains(&false) {
+        let Ok(mut wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, true) else {
+            // The broker is being restarted.
+            std::thread::sleep(Duration::from_millis(200));
+            continue;
+        };
+        let mut under_way: HashMap<u16, usize> = HashMap::new();
+        let mut todo: std::collections::VecDeque<usize> = (0..all.len()).filter(|n| !done[*n]).collect();
+        while !over.load(Ordering::Relaxed) && (!todo.is_empty() || !under_way.is_empty()) {
+            let due = plan.rate.map_or(usize::MAX, |rate| usize::try_from(u128::from(rate) * start.elapsed().as_millis() / 1000).unwrap());
+            while under_way.len() < SEND_WINDOW && todo.front().is_some_and(|n| *n <= due) {
+                let n = todo.pop_front().unwrap();
+                match wire.publish(&all[n].0, &all[n].1) {
+                    Ok(id) => drop(under_way.insert(id, n)),
+                    Err(_) => break,
+                }
+            }
+            if wire.step(Duration::from_millis(5)).is_err() {
+                break;
+            }
+            for id in wire.confirmed.drain(..) {
+                if let Some(n) = under_way.remove(&id) {
+                    done[n] = true;
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
