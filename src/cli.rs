@@ -144,7 +144,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         warn!("{warning}");
     }
     if let Some(left) = config.credentials().token_remaining().filter(|left| *left < ENDS_SOON) {
-        warn!(in_ = %humantime::format_duration(left), "the token ends soon: the broker will close the connection then");
+        warn!(left = %humantime::format_duration(left), "the token ends soon: the broker will close the connection then");
     }
     let setup = daemon::Setup {
         links: config.links()?,

@@ -379,7 +379,7 @@ async fn pump_session(
             Ok(Err(error)) if error.cause == Cause::Closed && !subscribed => {
                 // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
                 return Err(LinkError::new(
-                    Cause::Closed,
+                    Cause::NotAuthorized,
                     "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
                 ));
             }

@@ -189,9 +189,6 @@ impl Observer {
         self.child.as_ref().unwrap().id()
     }
 
-    pub(crate) fn state_dir(&self) -> &Path {
-        self.state.path()
-    }
 
     fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();

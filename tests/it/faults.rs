@@ -1,1 +1,95 @@
+//! What must not lose a message: the observer killed, the broker restarted, connections cut.
 
+use std::time::Duration;
+
+use crate::bed::{Broker, Observer, fresh_app};
+use crate::load::{Load, Path, Plan, users};
+
+fn plan(broker: Broker, app: &str, rate: u32) -> Plan {
+    Plan { broker, app: app.to_owned(), senders: users(0..10), recipients: users(10..20), paths: vec![Path::Inbox, Path::Chat21], per_pair: 20, rate: Some(rate) }
+}
+
+/// Killed three times under load, and started again: nothing lost, order kept.
+fn kill_9_loses_nothing(broker: Broker) {
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let mut observer = Observer::start(broker, &app, &[]);
+    let load = Load::start(plan(broker, &app, 100));
+    for quarter in 1..4 {
+        load.wait_arrived(load.expected() * quarter / 4);
+        observer.kill_and_restart();
+        assert!(observer.ready.contains("session resumed"), "{}", observer.ready);
+    }
+    let expected = load.expected();
+    let account = load.finish();
+    println!("{broker:?}: {} arrived after three kills, {} of them twice", account.arrived, account.duplicates);
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+}
+
+#[test]
+fn kill_9_loses_nothing_on_rabbitmq3() {
+    kill_9_loses_nothing(Broker::Rabbit3);
+}
+
+#[test]
+fn kill_9_loses_nothing_on_rabbitmq4() {
+    kill_9_loses_nothing(Broker::Rabbit4);
+}
+
+#[test]
+fn kill_9_loses_nothing_on_mosquitto() {
+    kill_9_loses_nothing(Broker::Mosquitto);
+}
+
+/// The broker stopped and started under load: senders repeat what was not confirmed, so nothing is lost and order is kept.
+fn a_broker_restart_loses_nothing(broker: Broker) {
+    let _exclusive = broker.exclusive();
+    let app = fresh_app();
+    let mut observer = Observer::start(broker, &app, &[]);
+    let load = Load::start(plan(broker, &app, 100));
+    load.wait_arrived(load.expected() / 3);
+    broker.control("stop");
+    observer.wait_log("not connected");
+    broker.control("start");
+    let expected = load.expected();
+    let account = load.finish();
+    println!("{broker:?}: {} arrived over a restart of the broker, {} of them twice", account.arrived, account.duplicates);
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+    let (status, log) = observer.stop();
+    assert!(status.success() && log.contains("left_unacknowledged=0"), "{log}");
+}
+
+#[test]
+fn a_broker_restart_loses_nothing_on_rabbitmq3() {
+    a_broker_restart_loses_nothing(Broker::Rabbit3);
+}
+
+#[test]
+fn a_broker_restart_loses_nothing_on_rabbitmq4() {
+    a_broker_restart_loses_nothing(Broker::Rabbit4);
+}
+
+#[test]
+fn a_broker_restart_loses_nothing_on_mosquitto() {
+    a_broker_restart_loses_nothing(Broker::Mosquitto);
+}
+
+/// SIGTERM under load: what is under way is finished, the rest is left to the broker and forwarded after the next start, once.
+#[test]
+fn a_graceful_stop_under_load_forwards_nothing_twice() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let mut observer = Observer::start(broker, &app, &[]);
+    let load = Load::start(plan(broker, &app, 200));
+    load.wait_arrived(load.expected() / 3);
+    let (status, log) = observer.stop();
+    assert!(status.success() && log.contains("left_unacknowledged="), "{log}");
+    // Messages come meanwhile: the time has to pass.
+    std::thread::sleep(Duration::from_millis(500));
+    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    observer.wait_ready();
+    let expected = load.expected();
+    let account = load.finish();
+    assert_eq!((account.arrived, account.duplicates, account.out_of_order), (expected, 0, 0));
+}

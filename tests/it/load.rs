@@ -181,6 +181,7 @@ fn receive(plan: &Plan, user: &str, seen: &Mutex<Seen>, over: &AtomicBool, up: &
         };
         let filters = [format!("apps/{}/users/{user}/#", plan.app), format!("/apps/{}/users/{user}/#", plan.app)];
         if wire.subscribe(&filters.each_ref().map(String::as_str)).is_err() {
+            std::thread::sleep(Duration::from_millis(200));
             continue;
         }
         let _ = up.send(());
