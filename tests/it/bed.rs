@@ -92,6 +92,12 @@ pub(crate) fn user_token(app: &str, user: &str, lifetime: i64) -> String {
     token(&json!({"sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))
 }
 
+/// A service token that may configure and read everything, and write what `write` says.
+pub(crate) fn scoped_token(write: &[String]) -> String {
+    let scope: Vec<&str> = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*"].into_iter().chain(write.iter().map(String::as_str)).collect();
+    token(&json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}))
+}
+
 pub(crate) fn service_token(lifetime: i64) -> String {
     let scope = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*", "rabbitmq.write:*/*/*"];
     token(&json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))

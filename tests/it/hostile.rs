@@ -1,1 +1,267 @@
+//! What an ordinary user can send to do harm: each is refused with its reason, or served, and traffic goes on.
 
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::bed::{Broker, Observer, fresh_app};
+use crate::load::Path;
+use crate::wire::{Wire, publish_packet};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const GLIMPSE: Duration = Duration::from_millis(800);
+
+/// A broker, an observer that keeps dead letters, the service user who reads them, and two users.
+struct Scene {
+    broker: Broker,
+    app: String,
+    observer: Observer,
+    letters: Wire,
+    bob: Wire,
+    next: u32,
+}
+
+impl Scene {
+    fn set(broker: Broker, more: &[&str]) -> Self {
+        let app = fresh_app();
+        let dead = format!("dead/{app}");
+        let mut args = vec!["--dead-letter-topic", &dead];
+        args.extend(more);
+        let observer = Observer::start(broker, &app, &args);
+        let service = ("observer".to_owned(), "observerpw".to_owned());
+        let mut letters = Wire::connect(broker.port("MQTT"), &format!("{app}-letters"), &service, true).unwrap();
+        assert_eq!(letters.subscribe(&[&dead]).unwrap(), [1]);
+        let mut bob = Wire::connect(broker.port("MQTT"), &format!("{app}-bob"), &broker.login(&app, "u01"), true).unwrap();
+        assert_eq!(bob.subscribe(&[&format!("apps/{app}/users/u01/#"), &format!("/apps/{app}/users/u01/#")]).unwrap(), [1, 1]);
+        Self { broker, app, observer, letters, bob, next: 0 }
+    }
+
+    /// The hostile user, on a connection of his own: brokers close it on some of what he does.
+    fn mallory(&mut self) -> Wire {
+        self.next += 1;
+        let client_id = format!("{}-mallory-{}", self.app, self.next);
+        let mut wire = Wire::connect(self.broker.port("MQTT"), &client_id, &self.broker.login(&self.app, "u00"), true).unwrap();
+        wire.subscribe(&[&format!("apps/{}/users/u00/#", self.app), &format!("/apps/{}/users/u00/#", self.app)]).unwrap();
+        wire
+    }
+
+    fn to_bob(&self) -> String {
+        Path::Chat21.outgoing(&self.app, "u00", "u01")
+    }
+
+    /// The reason in the next dead letter.
+    fn refused(&mut self) -> Value {
+        let letter = self.letters.message(PATIENCE).unwrap_or_else(|| panic!("no dead letter; the log:\n{}", self.observer.log()));
+        letter.json()
+    }
+
+    fn nothing_refused(&mut self) {
+        assert_eq!(self.letters.message(GLIMPSE), None);
+    }
+
+    /// An honest message passes.
+    fn traffic_goes_on(&mut self) {
+        let topic = self.to_bob();
+        self.mallory().publish_confirmed(&topic, br#"{"text":"still there?"}"#).unwrap();
+        let got = self.bob.message(PATIENCE).unwrap_or_else(|| panic!("nothing passes any more; the log:\n{}", self.observer.log()));
+        assert_eq!(got.json()["text"], "still there?");
+    }
+
+    /// It never lost its connection.
+    fn end(mut self) {
+        self.traffic_goes_on();
+        let (status, log) = self.observer.stop();
+        assert!(status.success() && log.contains("left_unacknowledged=0"), "{log}");
+        assert!(!log.contains("not connected"), "{log}");
+    }
+}
+
+fn payloads(broker: Broker) {
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let chat21 = scene.to_bob();
+    let inbox = Path::Inbox.outgoing(&scene.app, "u00", "u01");
+    let text = |bytes: usize| format!("{{\"text\":\"{}\"}}", "x".repeat(bytes - 11)).into_bytes();
+
+    // 20 KiB and 1 MiB pass, in both ways of forwarding.
+    for bytes in [20 << 10, 1 << 20] {
+        let sent = text(bytes);
+        assert_eq!(sent.len(), bytes);
+        scene.mallory().publish_confirmed(&chat21, &sent).unwrap();
+        let got = scene.bob.message(PATIENCE).unwrap();
+        assert!(got.payload.starts_with(&sent[..bytes - 1]) && got.json()["status"] == 150, "{bytes} bytes");
+        scene.mallory().publish_confirmed(&inbox, &sent).unwrap();
+        assert_eq!(scene.bob.message(PATIENCE).unwrap().payload, sent);
+    }
+
+    // A byte more is refused; so is what is far more.
+    for bytes in [(1 << 20) + 1, 20 << 20] {
+        let mut mallory = scene.mallory();
+        mallory.publish_confirmed(&chat21, text(bytes)).unwrap();
+        let letter = scene.refused();
+        assert_eq!((&letter["reason"], &letter["payload_bytes"], letter.get("payload")), (&"too-large".into(), &bytes.into(), None));
+        let notice = mallory.message(PATIENCE).unwrap();
+        assert_eq!(notice.topic(), format!("apps/{}/users/u00/messages/u01/clientrejected", scene.app));
+        assert_eq!((&notice.json()["reason"], &notice.json()["recipient"]), (&"too-large".into(), &"u01".into()));
+    }
+
+    // What is no envelope; the inbox layout takes any bytes.
+    for (payload, reason) in [
+        (&b"hello"[..], "not-json"),
+        (b"", "not-json"),
+        (b"{\"text\":\"\xff\xfe\"}", "not-json"),
+        (b"{\"text\":1}{}", "not-json"),
+        (b"[1,2]", "not-an-object"),
+        (b"17", "not-an-object"),
+        (br#"{"channel_type":"group"}"#, "not-a-group"),
+    ] {
+        let mut mallory = scene.mallory();
+        mallory.publish_confirmed(&chat21, payload).unwrap();
+        assert_eq!(scene.refused()["reason"], reason, "{payload:?}");
+        assert_eq!(mallory.message(PATIENCE).unwrap().json()["reason"], reason);
+    }
+    for payload in [&b"\xff\x00\xfe"[..], b"", b"[1]"] {
+        scene.mallory().publish_confirmed(&inbox, payload).unwrap();
+        assert_eq!(scene.bob.message(PATIENCE).unwrap().payload, payload);
+    }
+    scene.nothing_refused();
+    scene.end();
+}
+
+#[test]
+fn payloads_on_rabbitmq3() {
+    payloads(Broker::Rabbit3);
+}
+
+#[test]
+fn payloads_on_rabbitmq4() {
+    payloads(Broker::Rabbit4);
+}
+
+#[test]
+fn payloads_on_mosquitto() {
+    payloads(Broker::Mosquitto);
+}
+
+/// What becomes of a hostile topic: the reason it is refused for; `None` if this broker keeps it from us or it is served.
+fn topics(broker: Broker) {
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let app = scene.app.clone();
+    let rabbit = broker != Broker::Mosquitto;
+    let to = |recipient: &[u8]| [format!("apps/{app}/outgoing/users/u00/messages/").as_bytes(), recipient, b"/outgoing"].concat();
+    let on_rabbit = |reason| if rabbit { Some(reason) } else { None };
+    let cases: Vec<(Vec<u8>, Option<&str>)> = vec![
+        // RabbitMQ makes `+` of `*`; Mosquitto leaves it, and it is no identifier either way.
+        (to(b"*"), Some("malformed-topic")),
+        (to(b"a*b"), Some("malformed-topic")),
+        // RabbitMQ makes a level break of `.`, on Mosquitto it is a recipient like any other.
+        (to(b"john.doe"), on_rabbit("unroutable")),
+        // Mosquitto closes the connection on these.
+        (to(b"+"), on_rabbit("malformed-topic")),
+        (to(b"u01\0"), on_rabbit("malformed-topic")),
+        (to(b"a\x01b"), on_rabbit("malformed-topic")),
+        (to(b""), Some("malformed-topic")),
+        (to(b" u01"), Some("malformed-topic")),
+        (to(b"messages"), Some("reserved-identifier")),
+        (to(&b"x".repeat(300)), Some("malformed-topic")),
+        (to("ünal".as_bytes()), None),
+        (to(&"é".repeat(100).into_bytes()), None),
+        ("Ŭ/not/ours".as_bytes().to_vec(), None),
+    ];
+    for (topic, reason) in cases {
+        let mut mallory = scene.mallory();
+        // The broker may close the connection instead of confirming.
+        let confirmed = mallory.publish_confirmed(&topic, b"{}").is_ok();
+        let shown = String::from_utf8_lossy(&topic).into_owned();
+        match reason {
+            Some(reason) => {
+                assert!(confirmed, "{shown}");
+                let letter = scene.refused();
+                assert_eq!(letter["reason"], reason, "{shown}: {letter}");
+            }
+            None => scene.nothing_refused(),
+        }
+    }
+    // A topic over 255 bytes whose identifiers are sound is served, from MQTT to MQTT.
+    let long = "y".repeat(230);
+    let mut mallory = scene.mallory();
+    mallory.publish_confirmed(to(long.as_bytes()), b"{}").unwrap();
+    let echo = mallory.message(PATIENCE).unwrap();
+    assert_eq!(echo.topic(), format!("apps/{app}/users/u00/messages/{long}/clientadded"));
+    assert!(to(long.as_bytes()).len() > 255);
+    scene.end();
+}
+
+#[test]
+fn topics_on_rabbitmq3() {
+    topics(Broker::Rabbit3);
+}
+
+#[test]
+fn topics_on_rabbitmq4() {
+    topics(Broker::Rabbit4);
+}
+
+#[test]
+fn topics_on_mosquitto() {
+    topics(Broker::Mosquitto);
+}
+
+/// A topic that is not UTF-8, from an ordinary user. RabbitMQ 4 delivers it: over MQTT 5 it is refused and acknowledged, and does
+/// not come again. RabbitMQ 3.10 never delivers it, and it takes one place of the session's window. Mosquitto closes on it.
+fn a_topic_that_is_not_utf8(broker: Broker) {
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let topic = [format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(), b"\xff\xfe", b"/outgoing"].concat();
+    for _ in 0..3 {
+        let mut mallory = scene.mallory();
+        let confirmed = mallory.publish_confirmed(&topic, b"{}").is_ok();
+        assert_eq!(confirmed, broker != Broker::Mosquitto);
+        if broker == Broker::Rabbit4 {
+            let letter = scene.refused();
+            assert_eq!((&letter["reason"], letter["topic"].as_str().unwrap().contains('\u{fffd}')), (&"malformed-topic".into(), true));
+        }
+        scene.traffic_goes_on();
+    }
+    scene.nothing_refused();
+    scene.end();
+}
+
+#[test]
+fn a_topic_that_is_not_utf8_on_rabbitmq3() {
+    a_topic_that_is_not_utf8(Broker::Rabbit3);
+}
+
+#[test]
+fn a_topic_that_is_not_utf8_on_rabbitmq4() {
+    a_topic_that_is_not_utf8(Broker::Rabbit4);
+}
+
+#[test]
+fn a_topic_that_is_not_utf8_on_mosquitto() {
+    a_topic_that_is_not_utf8(Broker::Mosquitto);
+}
+
+/// A retained message on an outgoing path is stored by the broker and delivered to whoever subscribes later: refused, each time.
+/// (RabbitMQ does not deliver retained messages to wildcard subscriptions; live copies come without the flag.)
+#[test]
+fn a_retained_message_is_refused_when_it_comes_from_the_store() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let topic = scene.to_bob();
+    let mut mallory = scene.mallory();
+    mallory.send(&publish_packet(topic.as_bytes(), br#"{"text":"live"}"#, Some(9), true)).unwrap();
+    assert_eq!(scene.bob.message(PATIENCE).unwrap().json()["text"], "live");
+    let (status, _) = scene.observer.stop();
+    assert!(status.success());
+    scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    scene.observer.wait_ready();
+    assert_eq!(scene.refused()["reason"], "retained");
+    assert_eq!(scene.bob.message(GLIMPSE), None);
+    // An empty payload clears it.
+    mallory.send(&publish_packet(topic.as_bytes(), b"", Some(10), true)).unwrap();
+    assert_eq!(scene.refused()["reason"], "not-json");
+    scene.end();
+}

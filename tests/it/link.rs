@@ -1,1 +1,533 @@
+//! The links against a scripted broker: what a real one cannot be made to do at the right moment.
 
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::bed::{Broker, Observer, fresh_app};
+use crate::load::Path;
+use crate::wire::{CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const GLIMPSE: Duration = Duration::from_millis(600);
+
+/// A broker of which the test plays every part.
+struct Script {
+    port: u16,
+    sessions: Receiver<Peer>,
+    lanes: Receiver<Peer>,
+}
+
+/// One connection of the observer, after its CONNECT.
+struct Peer {
+    wire: Wire,
+    client_id: String,
+    clean: bool,
+}
+
+impl Script {
+    fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (session_tx, sessions) = channel();
+        let (lane_tx, lanes) = channel();
+        std::thread::spawn(move || accept(&listener, &session_tx, &lane_tx));
+        Self { port, sessions, lanes }
+    }
+
+    fn observer(&self, more: &[&str]) -> Observer {
+        let url = format!("mqtt://127.0.0.1:{}", self.port);
+        let mut args = vec!["--broker", &url];
+        if !more.contains(&"--protocol") {
+            args.extend(["--protocol", "3.1.1"]);
+        }
+        args.extend(more);
+        let mut observer = Observer::prepare(&args);
+        observer.spawn(&[]);
+        observer
+    }
+
+    fn session(&self) -> Peer {
+        self.sessions.recv_timeout(PATIENCE).expect("the session does not connect")
+    }
+
+    fn lane(&self) -> Peer {
+        self.lanes.recv_timeout(PATIENCE).expect("no publisher connects")
+    }
+
+    /// A session that is connected and subscribed, and a lane.
+    fn up(&self) -> (Peer, Peer) {
+        let mut session = self.session();
+        session.connack(false);
+        session.suback();
+        let mut lane = self.lane();
+        lane.connack(false);
+        (session, lane)
+    }
+}
+
+fn accept(listener: &TcpListener, sessions: &Sender<Peer>, lanes: &Sender<Peer>) {
+    for stream in listener.incoming() {
+        let mut wire = Wire::new(stream.unwrap());
+        let Ok(Some((0x10, body))) = wire.read_packet(PATIENCE) else { continue };
+        let properties = if body[6] == 5 { usize::from(body[10]) + 1 } else { 0 };
+        let at = 12 + properties;
+        let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
+        let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
+        let to = if client_id.contains("-pub-") { lanes } else { sessions };
+        // The test may be over.
+        let _ = to.send(Peer { wire, client_id, clean: body[7] & 2 != 0 });
+    }
+}
+
+impl Peer {
+    fn connack(&mut self, session_present: bool) {
+        self.wire.send(&packet(CONNACK, &[u8::from(session_present), 0])).unwrap();
+    }
+
+    fn next(&mut self) -> (u8, Vec<u8>) {
+        self.wire.read_packet(PATIENCE).expect("the observer has closed").expect("the observer says nothing")
+    }
+
+    /// Grants what is asked for.
+    fn suback(&mut self) {
+        let (first, body) = self.next();
+        assert_eq!(first, 0x82, "SUBSCRIBE");
+        let filters = count_filters(&body[2..]);
+        self.wire.send(&packet(SUBACK, &[&body[..2], &vec![1; filters]].concat())).unwrap();
+    }
+
+    /// Delivers a message.
+    fn deliver(&mut self, packet_id: u16, text: &str, dup: bool) {
+        self.wire.send(&delivery(packet_id, text, dup)).unwrap();
+    }
+
+    /// The observer's next publish.
+    fn publish(&mut self) -> Message {
+        let (first, body) = self.next();
+        assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
+        parse_publish(first, &body)
+    }
+
+    fn confirm(&mut self, message: &Message) {
+        self.wire.send(&packet(PUBACK, &message.packet_id.unwrap().to_be_bytes())).unwrap();
+    }
+
+    /// The observer's next ack.
+    fn ack(&mut self) -> u16 {
+        let (first, body) = self.next();
+        assert_eq!(first, PUBACK);
+        u16::from_be_bytes([body[0], body[1]])
+    }
+
+    fn says_nothing(&mut self) {
+        assert_eq!(self.wire.read_packet(GLIMPSE).unwrap(), None);
+    }
+}
+
+fn count_filters(mut rest: &[u8]) -> usize {
+    let mut filters = 0;
+    while rest.len() > 2 {
+        rest = &rest[2 + usize::from(u16::from_be_bytes([rest[0], rest[1]])) + 1..];
+        filters += 1;
+    }
+    filters
+}
+
+/// A message in the seed's layout from alice to bob: one publish out for each in.
+fn delivery(packet_id: u16, text: &str, dup: bool) -> Vec<u8> {
+    let mut bytes = publish_packet(Path::Inbox.outgoing("a", "alice", "bob").as_bytes(), text.as_bytes(), Some(packet_id), false);
+    bytes[0] |= u8::from(dup) << 3;
+    bytes
+}
+
+fn text(message: &Message) -> &str {
+    std::str::from_utf8(&message.payload).unwrap()
+}
+
+#[test]
+fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    // Four messages and the end of the connection, in one segment.
+    let four: Vec<u8> = (1..=4).flat_map(|n| delivery(n, &format!("m{n}"), false)).collect();
+    session.wire.send(&four).unwrap();
+    drop(session);
+    let mut session = script.session();
+    session.connack(true);
+    session.suback();
+    // Those of the first connection that were read are forwarded; nothing here has been delivered yet, so nothing is acknowledged.
+    let mut forwarded = vec![];
+    while let Ok(Some((first, body))) = lane.wire.read_packet(GLIMPSE) {
+        let message = parse_publish(first, &body);
+        lane.confirm(&message);
+        forwarded.push(text(&message).to_owned());
+    }
+    session.says_nothing();
+    // The broker delivers again, under other packet identifiers.
+    for n in 1..=4 {
+        session.deliver(n + 10, &format!("m{n}"), true);
+    }
+    while forwarded.len() < 4 {
+        let message = lane.publish();
+        lane.confirm(&message);
+        forwarded.push(text(&message).to_owned());
+    }
+    assert_eq!([(); 4].map(|()| session.ack()), [11, 12, 13, 14]);
+    assert_eq!(forwarded, ["m1", "m2", "m3", "m4"], "what was read before is not forwarded twice");
+    session.says_nothing();
+}
+
+#[test]
+fn a_message_whose_ack_was_lost_is_forwarded_again_under_its_message_id() {
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    let topic = Path::Chat21.outgoing("a", "alice", "alice");
+    let mut bytes = publish_packet(topic.as_bytes(), br#"{"text":"hi"}"#, Some(1), false);
+    session.wire.send(&bytes).unwrap();
+    let first = lane.publish();
+    lane.confirm(&first);
+    assert_eq!(session.ack(), 1);
+    // The broker never sees that ack.
+    drop(session);
+    let mut session = script.session();
+    session.connack(true);
+    session.suback();
+    bytes[0] |= 0x08;
+    session.wire.send(&bytes).unwrap();
+    let second = lane.publish();
+    assert_eq!(second.json()["message_id"], first.json()["message_id"]);
+    lane.confirm(&second);
+    assert_eq!(session.ack(), 1);
+    // The same text without DUP is another message.
+    bytes[0] &= !0x08;
+    session.wire.send(&bytes).unwrap();
+    let third = lane.publish();
+    assert_ne!(third.json()["message_id"], first.json()["message_id"]);
+}
+
+#[test]
+fn confirmations_out_of_order_stall_nothing_and_acks_keep_their_order() {
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    for n in 1..=300 {
+        session.deliver(n, &n.to_string(), false);
+    }
+    let mut out: Vec<Message> = (0..300).map(|_| lane.publish()).collect();
+    assert_eq!(out.iter().map(text).collect::<Vec<_>>(), (1..=300).map(|n| n.to_string()).collect::<Vec<_>>());
+    // All but the first, backwards.
+    let first = out.remove(0);
+    for message in out.iter().rev() {
+        lane.confirm(message);
+    }
+    session.says_nothing();
+    // Traffic goes on meanwhile.
+    session.deliver(301, "301", false);
+    let more = lane.publish();
+    assert_eq!(text(&more), "301");
+    lane.confirm(&more);
+    lane.confirm(&first);
+    assert_eq!((0..301).map(|_| session.ack()).collect::<Vec<_>>(), (1..=301).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_publish_not_confirmed_in_time_goes_out_again_and_the_session_stays() {
+    let script = Script::listen();
+    let observer = script.observer(&["--ack-timeout", "1s"]);
+    let (mut session, mut lane) = script.up();
+    session.deliver(1, "a", false);
+    session.deliver(2, "b", false);
+    let (a, b) = (lane.publish(), lane.publish());
+    assert_eq!((text(&a), text(&b)), ("a", "b"));
+    lane.confirm(&b);
+    let mut lane = script.lane();
+    lane.connack(false);
+    let again = lane.publish();
+    assert_eq!(text(&again), "a", "only what was not confirmed, oldest first");
+    lane.confirm(&again);
+    assert_eq!([session.ack(), session.ack()], [1, 2]);
+    assert!(observer.log().contains("a publish was not confirmed in time"), "{}", observer.log());
+    assert!(script.sessions.try_recv().is_err(), "the session has reconnected");
+}
+
+#[test]
+fn a_full_window_holds_the_session_back_and_loses_nothing() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--window", "5"]);
+    let (mut session, mut lane) = script.up();
+    for n in 1..=400 {
+        session.deliver(n, &n.to_string(), false);
+    }
+    // A broker takes its time.
+    std::thread::sleep(GLIMPSE);
+    let mut acks = 0;
+    for n in 1..=400 {
+        let message = lane.publish();
+        assert_eq!(text(&message), n.to_string());
+        lane.confirm(&message);
+        acks += 1;
+        assert_eq!(session.ack(), acks);
+    }
+}
+
+#[test]
+fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--dead-letter-topic", "dead"]);
+    let (mut session, mut lane) = script.up();
+    for n in 1..=20 {
+        session.deliver(n, if n == 10 { "poison" } else { "good" }, false);
+    }
+    let (mut connections, mut topics) = (1, vec![]);
+    while topics.len() < 21 {
+        match lane.wire.read_packet(PATIENCE) {
+            Ok(Some((first, body))) if first & 0xf0 == 0x30 => {
+                let message = parse_publish(first, &body);
+                if message.payload == b"poison" {
+                    // Like RabbitMQ on a refused publish: closed, without a word.
+                    lane = {
+                        drop(lane);
+                        let mut next = script.lane();
+                        next.connack(false);
+                        connections += 1;
+                        next
+                    };
+                    continue;
+                }
+                lane.confirm(&message);
+                topics.push(message);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(connections <= 7, "{connections} connections for one bad publish");
+    let rejected = topics.iter().find(|message| message.topic().ends_with("/clientrejected")).expect("the sender is told");
+    assert_eq!(rejected.json()["reason"], "unauthorized");
+    let letter = topics.iter().find(|message| message.topic() == "dead").expect("a dead letter is kept");
+    assert_eq!((&letter.json()["reason"], &letter.json()["payload"]), (&"unauthorized".into(), &"poison".into()));
+    assert_eq!((0..20).map(|_| session.ack()).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    let log = { observer.stop_with(&mut session, &mut lane) };
+    assert!(log.contains("forwarded=20 refused=1"), "{log}");
+}
+
+impl Observer {
+    /// SIGTERM, with the scripted broker's ends kept open. Returns the log.
+    fn stop_with(&mut self, _session: &mut Peer, _lane: &mut Peer) -> String {
+        let (status, log) = self.stop();
+        assert!(status.success(), "{log}");
+        log
+    }
+}
+
+#[test]
+fn sigterm_finishes_what_is_under_way_and_disconnects_last() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--drain-timeout", "2s"]);
+    let (mut session, mut lane) = script.up();
+    observer.wait_ready();
+    for n in 1..=100 {
+        session.deliver(n, &n.to_string(), false);
+    }
+    let out: Vec<Message> = (0..100).map(|_| lane.publish()).collect();
+    let stopping = std::thread::spawn(move || observer.stop());
+    // The first sixty are confirmed while it drains, the rest never.
+    std::thread::sleep(GLIMPSE);
+    for message in &out[..60] {
+        lane.confirm(message);
+    }
+    session.deliver(101, "too late", false);
+    assert_eq!((0..60).map(|_| session.ack()).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
+    for peer in [&mut session, &mut lane] {
+        let (first, _) = peer.next();
+        assert_eq!(first, DISCONNECT);
+        assert!(peer.wire.read_packet(PATIENCE).is_err(), "something comes behind the DISCONNECT");
+    }
+    let (status, log) = stopping.join().unwrap();
+    assert!(status.success());
+    assert!(log.contains("left_unacknowledged=41"), "{log}");
+    assert!(script.sessions.try_recv().is_err() && script.lanes.try_recv().is_err(), "it has connected again");
+}
+
+#[test]
+fn a_refused_subscription_is_named_and_readiness_never_comes() {
+    let script = Script::listen();
+    let observer = script.observer(&["--layouts", "chat21", "--app", "a"]);
+    let mut session = script.session();
+    session.connack(false);
+    let (_, body) = session.next();
+    let filters = count_filters(&body[2..]);
+    let mut codes = vec![1; filters];
+    codes[0] = 0x80;
+    session.wire.send(&packet(SUBACK, &[&body[..2], &codes].concat())).unwrap();
+    observer.wait_log("subscription to \"apps/a/outgoing/users/+/messages/+/outgoing\" was refused");
+    assert!(script.sessions.recv_timeout(Duration::from_secs(2)).is_err(), "it tries again at once");
+}
+
+#[test]
+fn a_subscription_granted_at_qos_0_only_is_refused() {
+    let script = Script::listen();
+    let observer = script.observer(&["--layouts", "chat21"]);
+    let mut session = script.session();
+    session.connack(false);
+    let (_, body) = session.next();
+    session.wire.send(&packet(SUBACK, &[&body[..2], &vec![0; count_filters(&body[2..])]].concat())).unwrap();
+    observer.wait_log("was granted QoS 0 only");
+}
+
+#[test]
+fn a_refused_login_is_said_in_words() {
+    for (code, words) in [(4, "refused the user name, password or token"), (5, "does not allow this user to connect"), (2, "refused the client identifier"), (3, "is unavailable")] {
+        let script = Script::listen();
+        let observer = script.observer(&[]);
+        let mut session = script.session();
+        session.wire.send(&packet(CONNACK, &[0, code])).unwrap();
+        observer.wait_log(words);
+    }
+}
+
+#[test]
+fn a_takeover_told_by_its_reason_is_reported_loudly_and_waited_out() {
+    let script = Script::listen();
+    let observer = script.observer(&["--protocol", "5"]);
+    let mut session = script.session();
+    session.wire.send(&packet(CONNACK, &[0, 0, 0])).unwrap();
+    let (first, body) = session.next();
+    assert_eq!(first, 0x82);
+    let filters = count_filters(&body[3..]);
+    session.wire.send(&packet(SUBACK, &[&body[..2], &[0], vec![1; filters].as_slice()].concat())).unwrap();
+    // In its long form; the short one (2 bytes) is swallowed by the client crate and looks like a plain close.
+    session.wire.send(&packet(DISCONNECT, &[0x8e, 0])).unwrap();
+    observer.wait_log("is another observer running with this client identifier?");
+    assert!(observer.log().contains("SessionTakenOver (0x8e)"), "{}", observer.log());
+    assert!(script.sessions.recv_timeout(Duration::from_secs(3)).is_err(), "it fights back at once");
+}
+
+#[test]
+fn a_session_closed_again_and_again_without_a_word_looks_like_a_takeover() {
+    let script = Script::listen();
+    let observer = script.observer(&[]);
+    for _ in 0..2 {
+        let mut session = script.session();
+        session.connack(true);
+        session.suback();
+        drop(session);
+    }
+    observer.wait_log("is another observer running with this client identifier?");
+}
+
+#[test]
+fn a_server_keep_alive_of_zero_is_no_ping_storm() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--protocol", "5"]);
+    let mut session = script.session();
+    // CONNACK with Server Keep Alive (0x13) 0.
+    session.wire.send(&packet(CONNACK, &[0, 0, 3, 0x13, 0, 0])).unwrap();
+    let start = Instant::now();
+    let mut pings = 0;
+    while start.elapsed() < Duration::from_secs(2) {
+        if let Ok(Some((0xc0, _))) = session.wire.read_packet(Duration::from_millis(100)) {
+            pings += 1;
+            session.wire.send(&packet(0xd0, &[])).unwrap();
+        }
+    }
+    assert!(pings <= 2, "{pings} pings in two seconds");
+}
+
+#[test]
+fn auto_falls_back_to_mqtt_311_where_version_5_is_not_answered() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--protocol", "auto"]);
+    // Version 5, closed without an answer, as RabbitMQ before 3.13 does.
+    drop(script.session());
+    let (_session, _lane) = script.up();
+    observer.wait_ready();
+    assert!(observer.ready.contains("MQTT 3.1.1"), "{}", observer.ready);
+    assert!(!observer.log().contains("not connected"), "{}", observer.log());
+}
+
+#[test]
+fn the_session_persists_and_its_identifier_is_secret_and_stays_the_same() {
+    let script = Script::listen();
+    let mut observer = script.observer(&[]);
+    let first = script.session();
+    assert!(!first.clean && first.client_id.starts_with("observer-") && first.client_id.len() > 40, "{}", first.client_id);
+    observer.stop();
+    observer.spawn(&[]);
+    let second = script.session();
+    assert_eq!(first.client_id, second.client_id);
+    assert!(!observer.log().contains(&first.client_id), "the identifier is in the log");
+    // Another observer has another.
+    let _other = script.observer(&[]);
+    assert_ne!(script.session().client_id, first.client_id);
+}
+
+#[test]
+fn a_reset_session_begins_empty() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--reset-session"]);
+    let mut clean = script.session();
+    assert!(clean.clean);
+    clean.connack(false);
+    assert_eq!(clean.next().0, DISCONNECT);
+    let kept = script.session();
+    assert!(!kept.clean && kept.client_id == clean.client_id);
+}
+
+/// The real thing for what is set aside: an observer that may not publish into one user's inbox.
+fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dead = format!("dead/{app}");
+    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app, "--dead-letter-topic", &dead, "--protocol", protocol]);
+    match broker {
+        Broker::Mosquitto => observer.spawn(&[("OBSERVER_USERNAME", "narrow"), ("OBSERVER_PASSWORD", "narrowpw")]),
+        Broker::Rabbit3 | Broker::Rabbit4 => {
+            let write = [format!("rabbitmq.write:*/*/apps.{app}.users.u00.*"), format!("rabbitmq.write:*/*/apps.{app}.users.u01.*"), "rabbitmq.write:*/*/dead.*".to_owned(), "rabbitmq.write:*/mqtt-*".to_owned()];
+            observer.spawn(&[("OBSERVER_TOKEN", &crate::bed::scoped_token(&write))]);
+        }
+    }
+    observer.wait_ready();
+    let port = broker.port("MQTT");
+    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
+    letters.subscribe(&[&dead]).unwrap();
+    let mut alice = Wire::connect(port, &format!("{app}-alice"), &broker.login(&app, "u00"), true).unwrap();
+    let own = format!("apps/{app}/users/u00/#");
+    alice.subscribe(&[&own]).unwrap();
+    for n in 0..30 {
+        let recipient = if n == 15 { "u02" } else { "u01" };
+        alice.publish(Path::Chat21.outgoing(&app, "u00", recipient), format!("{{\"n\":{n}}}")).unwrap();
+    }
+    let letter = letters.message(Duration::from_secs(60)).unwrap_or_else(|| panic!("no dead letter:\n{}", observer.log()));
+    assert_eq!((&letter.json()["reason"], &letter.json()["payload"]), (&"unauthorized".into(), &"{\"n\":15}".into()));
+    let (mut echoes, mut told) = (std::collections::BTreeSet::new(), false);
+    while echoes.len() < 30 || !told {
+        let message = alice.message(PATIENCE).unwrap_or_else(|| panic!("{} echoes, told: {told}\n{}", echoes.len(), observer.log()));
+        if message.topic().ends_with("/clientrejected") {
+            assert_eq!(message.json()["reason"], "unauthorized");
+            told = true;
+        } else if message.topic().ends_with("/clientadded") {
+            echoes.insert(message.json()["n"].as_u64().unwrap());
+        }
+    }
+    let (_, log) = observer.stop();
+    assert!(log.contains("left_unacknowledged=0"), "{log}");
+}
+
+#[test]
+fn a_forward_rabbitmq3_refuses_is_set_aside() {
+    a_forward_the_broker_refuses(Broker::Rabbit3, "3.1.1");
+}
+
+#[test]
+fn a_forward_rabbitmq4_refuses_is_set_aside() {
+    a_forward_the_broker_refuses(Broker::Rabbit4, "5");
+}
+
+#[test]
+fn a_forward_mosquitto_refuses_with_a_reason_is_set_aside() {
+    a_forward_the_broker_refuses(Broker::Mosquitto, "5");
+}
