@@ -4,6 +4,8 @@
 //! (rumqttc 0.25.1), so a [`Connection`] is good for one connection: after its first error it is dropped, `link.rs` opens a new
 //! one, and what was under way is known to the ledger alone.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "the crate's long lists of codes and errors are sorted into few kinds")]
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::{self as v4, v5};
 
-use crate::routing::{Publish, Received};
+use crate::message::Received;
+use crate::routing::Publish;
 use crate::topic::TopicFilter;
 
 /// The largest packet MQTT can encode, in bytes: header, 4 length bytes and 256 MiB less one (MQTT 3.1.1, 2.2.3). The limit is
@@ -156,6 +159,8 @@ pub struct Connected {
     pub max_packet_bytes: Option<u32>,
     /// How long it keeps the session, if it said otherwise than asked (MQTT 5).
     pub session_expiry: Option<Duration>,
+    /// The keep alive it wants instead of ours, if any; zero for none at all (MQTT 5).
+    pub server_keep_alive: Option<Duration>,
 }
 
 /// A message as it was delivered on this connection.
@@ -208,8 +213,9 @@ pub enum Cause {
     TakenOver,
     /// The token's time is over.
     Expired,
-    /// A topic that is not UTF-8 was delivered, which the MQTT 3.1.1 half of the client cannot read.
-    TopicNotUtf8,
+    /// A packet was delivered that this version's half of the client cannot read: over MQTT 3.1.1 a topic that is not UTF-8, over
+    /// MQTT 5 a property that is not. It will come again; the other version can read it.
+    Undecodable,
     /// No answer in time.
     TimedOut,
     /// The broker closed the connection and said nothing.
@@ -242,7 +248,7 @@ impl LinkError {
     pub fn is_permanent(&self) -> bool {
         match self.cause {
             Cause::ProtocolVersion | Cause::BadCredentials | Cause::NotAuthorized | Cause::BadClientId | Cause::TakenOver | Cause::Expired | Cause::Tls => true,
-            Cause::Unavailable | Cause::TopicNotUtf8 | Cause::TimedOut | Cause::Closed | Cause::Unreachable | Cause::Other => false,
+            Cause::Unavailable | Cause::Undecodable | Cause::TimedOut | Cause::Closed | Cause::Unreachable | Cause::Other => false,
         }
     }
 }
@@ -252,7 +258,7 @@ impl LinkError {
 pub enum SubmitError {
     /// Larger than the broker takes.
     TooLarge,
-    /// The connection is gone, or has more to do than its window allows.
+    /// The connection is gone.
     Gone,
 }
 
@@ -290,7 +296,11 @@ impl Client {
         let sent = match &self.kind {
             ClientKind::V4(client) => client.try_subscribe_many(names.map(|path| v4::SubscribeFilter::new(path, v4::QoS::AtLeastOnce))).is_ok(),
             ClientKind::V5(client) => {
-                let filter = |path| v5::mqttbytes::v5::Filter::new(path, v5::mqttbytes::QoS::AtLeastOnce);
+                // What is stored on an outgoing path is refused anyway: spare us the delivery at each connect.
+                let filter = |path| v5::mqttbytes::v5::Filter {
+                    retain_forward_rule: v5::mqttbytes::v5::RetainForwardRule::Never,
+                    ..v5::mqttbytes::v5::Filter::new(path, v5::mqttbytes::QoS::AtLeastOnce)
+                };
                 client.try_subscribe_many(names.map(filter)).is_ok()
             }
         };
@@ -303,6 +313,11 @@ impl Client {
     /// [`SubmitError`]; the publish was not sent then.
     pub fn publish(&self, token: u64, publish: &Publish) -> Result<(), SubmitError> {
         let properties: usize = publish.user_properties.iter().map(|(key, value)| key.len() + value.len() + 5).sum();
+        // A longer text would be written with a cut length field, which garbles the stream.
+        let texts = publish.user_properties.iter().flat_map(|(key, value)| [key, value]).map(String::len);
+        if texts.chain([publish.topic.as_str().len()]).any(|bytes| bytes > usize::from(u16::MAX)) {
+            return Err(SubmitError::TooLarge);
+        }
         // Fixed header, topic length, packet identifier, property length: at most 5 + 2 + 2 + 4.
         if publish.topic.as_str().len() + publish.payload.len() + properties + 13 > self.max_packet_bytes as usize {
             return Err(SubmitError::TooLarge);
@@ -396,8 +411,9 @@ pub struct Connection {
 pub fn open(options: &ConnectOptions) -> (Client, Connection) {
     let range = options.publish_window.saturating_mul(PACKET_IDS_PER_PUBLISH).clamp(64, usize::from(u16::MAX));
     let range = u16::try_from(range).expect("clamped to 16 bits");
-    // The queue holds a window of publishes or acks, and a SUBSCRIBE and a DISCONNECT.
-    let capacity = options.publish_window.max(usize::from(options.receive_maximum)) * 4 + 64;
+    // The queue takes as many publishes or acks as there are packet identifiers, and a SUBSCRIBE and a DISCONNECT: it is never
+    // full. It grows as needed.
+    let capacity = usize::from(u16::MAX) + 64;
     let (kind, network) = match options.protocol {
         Protocol::V311 => {
             let (client, network) = open_v4(options, range, capacity);
@@ -502,11 +518,6 @@ fn open_v5(options: &ConnectOptions, range: u16, capacity: usize) -> (v5::AsyncC
 }
 
 impl Connection {
-    /// Whether the broker has accepted the connection.
-    pub fn is_connected(&self) -> bool {
-        self.connected
-    }
-
     /// The next thing that happens. Must be awaited all the time, for it does all the reading and writing.
     ///
     /// Not cancel-safe: a future dropped before it is ready can lose a publish or an ack, so drop the connection with it.
@@ -590,7 +601,7 @@ impl Connection {
     /// A broker that answers with a keep alive of 0 makes rumqttc's version 5 half ping without pause: keep our own.
     fn mend_keep_alive(&mut self) {
         if let Loop::V5(network) = &mut self.network
-            && network.options.keep_alive() < Duration::from_secs(5)
+            && network.options.keep_alive().is_zero()
         {
             network.options.set_keep_alive(self.keep_alive);
         }
@@ -618,11 +629,12 @@ impl From<v4::Event> for Step {
                 receive_maximum: usize::from(u16::MAX),
                 max_packet_bytes: None,
                 session_expiry: None,
+                server_keep_alive: None,
             })),
             E::Incoming(Packet::Publish(publish)) => Self::Event(Event::Message(Delivery {
                 packet_id: (publish.qos != v4::QoS::AtMostOnce).then_some(publish.pkid),
                 dup: publish.dup,
-                received: Received { topic: Bytes::from(publish.topic), payload: publish.payload, retain: publish.retain },
+                received: Received::new(Bytes::from(publish.topic), publish.payload, publish.retain),
             })),
             E::Incoming(Packet::PubAck(puback)) => Self::Confirmed(puback.pkid, Ok(())),
             E::Incoming(Packet::SubAck(suback)) => {
@@ -664,12 +676,13 @@ impl From<v5::Event> for Step {
                     receive_maximum: usize::from(properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX)),
                     max_packet_bytes: properties.and_then(|p| p.max_packet_size),
                     session_expiry: properties.and_then(|p| p.session_expiry_interval).map(|s| Duration::from_secs(s.into())),
+                    server_keep_alive: properties.and_then(|p| p.server_keep_alive).map(|s| Duration::from_secs(s.into())),
                 }))
             }
             E::Incoming(Packet::Publish(publish)) => Self::Event(Event::Message(Delivery {
                 packet_id: (publish.qos != v5::mqttbytes::QoS::AtMostOnce).then_some(publish.pkid),
                 dup: publish.dup,
-                received: Received { topic: publish.topic, payload: publish.payload, retain: publish.retain },
+                received: Received::new(publish.topic, publish.payload, publish.retain),
             })),
             E::Incoming(Packet::PubAck(puback)) => Self::Confirmed(
                 puback.pkid,
@@ -722,8 +735,8 @@ fn v4_error(error: v4::ConnectionError, connected: bool) -> LinkError {
         E::MqttState(StateError::ConnectionAborted) => closed(connected),
         E::MqttState(StateError::AwaitPingResp) => no_ping(),
         E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::TopicNotUtf8)) => LinkError::new(
-            Cause::TopicNotUtf8,
-            "the broker delivered a topic that is not UTF-8, which cannot be acknowledged over MQTT 3.1.1 and will come again: use --protocol 5",
+            Cause::Undecodable,
+            "a topic that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 3.1.1 and will come again: MQTT 5 can",
         ),
         E::MqttState(StateError::Io(error)) => io_error(&error, connected),
         E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::Io(error))) => io_error(&error, connected),
@@ -776,6 +789,11 @@ fn v5_error(error: v5::ConnectionError, connected: bool) -> LinkError {
             let said = reason_string.map_or_else(String::new, |said| format!(": {said}"));
             LinkError::new(cause, format!("the broker disconnected us: {reason_code:?} (0x{:02x}){said}", reason_code as u8))
         }
+        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::TopicNotUtf8)) => LinkError::new(
+            Cause::Undecodable,
+            "a message with a property that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 5 and will come again: MQTT 3.1.1 can",
+        ),
+        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::Io(error))) => io_error(&error, connected),
         E::MqttState(StateError::Io(error)) => io_error(&error, connected),
         other => LinkError::new(Cause::Other, other.to_string()),
     }

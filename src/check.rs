@@ -55,7 +55,7 @@ fn step(name: impl Into<String>, outcome: Outcome, detail: impl Into<String>) ->
 pub async fn run(config: &Config) -> Vec<Step> {
     let mut steps: Vec<Step> = config.warnings.iter().map(|warning| step("settings", Outcome::Note, warning)).collect();
     steps.push(clock(config));
-    if let Err(error) = try_all(config, &mut steps).await {
+    if let Err(error) = Box::pin(try_all(config, &mut steps)).await {
         steps.push(step("stopped here", Outcome::Failed, error.to_string()));
     }
     steps
@@ -95,7 +95,7 @@ async fn try_all(config: &Config, steps: &mut Vec<Step>) -> Result<(), LinkError
     subscribe(config, &mut visitor, steps).await?;
     visitor.leave().await;
     persist(&links, steps).await?;
-    round_trip(config, &links, steps).await?;
+    Box::pin(round_trip(config, &links, steps)).await?;
     carries(config, &links, steps).await
 }
 
@@ -144,8 +144,15 @@ async fn persist(links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), Link
 
 /// An observer of our own, for an app of our own, and a user who writes to another.
 async fn round_trip(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
-    let app = format!("check-{}", links.client_id.reveal().rsplit('-').next().unwrap_or_default());
-    let layouts: Vec<Layout> = config.router.layouts.iter().cloned().collect();
+    let app = format!("check-{}", links.client_id.reveal().rsplit('-').next().unwrap_or_default().get(..8).unwrap_or_default());
+    // One that serves a single app cannot be tried without its users' messages.
+    let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config.router.layouts.iter().cloned().partition(|layout| layout.fixed_app().is_some());
+    for layout in fixed {
+        steps.push(step(format!("round trip {}", layout.outgoing()), Outcome::Note, "not tried: its paths belong to one app, and its users may be writing"));
+    }
+    if layouts.is_empty() {
+        return Ok(());
+    }
     let router = Router {
         layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[]).expect("proven before, for every app"),
         dead_letter_topic: None,

@@ -22,7 +22,8 @@ use tracing::warn;
 use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, variable};
 use crate::layout::PayloadMode;
 use crate::policy::Refusal;
-use crate::routing::{Received, Router};
+use crate::message::Received;
+use crate::routing::Router;
 use crate::telemetry;
 use crate::time::UnixMillis;
 use crate::topic::{BrokerKind, amqp_key};
@@ -141,6 +142,9 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
     telemetry::init(config.log_format, &config.log_level);
     for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    if let Some(warning) = config.identity_warning() {
         warn!("{warning}");
     }
     if let Some(left) = config.credentials().token_remaining().filter(|left| *left < ENDS_SOON) {
@@ -284,7 +288,8 @@ fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {
 #[expect(clippy::disallowed_methods, reason = "the edge: an explanation is of now")]
 fn explain_topic(router: &Router, topic: &str, payload: &str) -> Explanation {
     let now = UnixMillis::from(std::time::SystemTime::now());
-    let received = Received { topic: topic.to_owned().into(), payload: payload.to_owned().into(), retain: false };
+    let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
+    received.cut_to(router.policy.max_payload_bytes);
     let id = id::MessageIds::new(std::hash::RandomState::new()).next(now);
     let plan = router.plan(&received, id, now);
     let parsed = router.layouts.parse(topic);

@@ -132,7 +132,7 @@ impl Display for ConfigErrors {
     }
 }
 
-/// Where to find what is given on the command line: `None` for a flag that is not there.
+/// What is given on the command line, by setting; what is not given is not there.
 pub type Flags = BTreeMap<&'static str, Vec<String>>;
 
 /// A layout of the operator's own, in the file.
@@ -403,7 +403,22 @@ impl Config {
         Ok(LinkSettings { client_id: Secret::new(client_id), ..self.links.clone() })
     }
 
-    /// The same settings for a short visit that must not disturb the running observer: an identifier of its own, no session.
+    /// What is wrong with making the client identifier of the credential, if that is what [`Config::links`] will do.
+    pub fn identity_warning(&self) -> Option<&'static str> {
+        let kept = || self.state_dir.as_deref().is_some_and(|dir| kept_suffix(dir, &self.name).is_ok());
+        if self.client_id.is_some() || kept() {
+            return None;
+        }
+        match &self.links.credentials.secret {
+            Some(secret) if secret.is_token() => Some(
+                "no state directory can be written to, so the session's identity is made of the token: with another token it is another session, and what waits in the old one is never forwarded (give --state-dir or --client-id)",
+            ),
+            Some(_) => None,
+            None => Some("no state directory can be written to and there is no password, so the session's client identifier can be guessed (give --state-dir or --client-id)"),
+        }
+    }
+
+    /// The same settings for a short visit that must not disturb the running observer: with an identifier of its own.
     pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
         LinkSettings { client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())), ..self.links.clone() }
     }
@@ -467,10 +482,19 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 /// The values of a TOML file, and its custom layouts.
 fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
     let fault = |fault: String| ConfigError { place: path.display().to_string(), fault };
-    let table: toml::Table = match std::fs::read_to_string(path).map_err(|e| e.to_string()).and_then(|text| toml::from_str(&text).map_err(|e| e.to_string())) {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            reader.errors.push(fault(error.to_string()));
+            return vec![];
+        }
+    };
+    let table: toml::Table = match toml::from_str(&text) {
         Ok(table) => table,
         Err(error) => {
-            reader.errors.push(fault(error));
+            // Its own text would repeat the line, which may hold a password.
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            reader.errors.push(fault(format!("line {line}: {}", error.message())));
             return vec![];
         }
     };
@@ -479,7 +503,7 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
         if key == "custom-layout" {
             match value.try_into() {
                 Ok(layouts) => custom = layouts,
-                Err(error) => reader.errors.push(fault(format!("custom-layout: {}", error.to_string().trim()))),
+                Err(error) => reader.errors.push(fault(format!("custom-layout: {}", error.message()))),
             }
             continue;
         }
@@ -568,6 +592,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         connect_timeout,
         session: Session::Persistent(session_expiry),
         window,
+        max_payload_bytes: router.as_ref().map_or(1, |router| router.policy.max_payload_bytes),
     };
     Some(Config {
         name,
@@ -616,6 +641,11 @@ fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Rou
         match Layout::new(&layout.name, &layout.outgoing, &layout.inbox, payload, layout.sender_copy, layout.app.as_deref()) {
             Ok(layout) => layouts.push(layout),
             Err(error) => reader.errors.push(ConfigError { place: format!("custom-layout {:?}", layout.name), fault: error.to_string() }),
+        }
+    }
+    for app in reader.texts("app").iter().map(String::as_str).chain(layouts.iter().filter_map(Layout::fixed_app)) {
+        if let Err(error) = broker_kind.carries(app) {
+            reader.errors.push(ConfigError { place: "app".to_owned(), fault: error.to_string() });
         }
     }
     let texts = layouts.iter().flat_map(|layout| [layout.outgoing().as_str(), layout.inbox().as_str()]);
@@ -680,9 +710,8 @@ struct BrokerUrl {
 }
 
 fn decode(text: &str) -> Result<String, String> {
-    let form = format!("x={}", text.replace('+', "%2B"));
-    let decoded = url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, value)| value.into_owned());
-    decoded.filter(|text| !text.contains('\u{fffd}')).ok_or_else(|| "user or password is not percent-encoded UTF-8".to_owned())
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(std::borrow::Cow::into_owned).map_err(|_| "user or password is not percent-encoded UTF-8".to_owned())
 }
 
 fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {

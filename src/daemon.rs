@@ -12,11 +12,11 @@ use tokio::time::{interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::broker::{Client, Connected, Delivery, LinkError, SubmitError};
-use crate::forward::{Ack, Admission, Ledger, PublishId};
+use crate::broker::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
+use crate::forward::{Ack, Admission, LaneEnd, Ledger, Message, PublishId};
 use crate::http::{self, Health};
 use crate::id::MessageIds;
-use crate::link::{LaneEvent, LinkSettings, Links, SessionEvent, log_connected};
+use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
 use crate::policy::Refusal;
 use crate::routing::Router;
 use crate::telemetry::Stats;
@@ -146,13 +146,16 @@ pub async fn run(setup: Setup, stop: CancellationToken, ready: oneshot::Sender<R
     let filters = setup.router.layouts.filters();
     let asked = setup.links.session;
     let links_stop = CancellationToken::new();
-    let links = Links::new(setup.links, links_stop.clone());
+    let links = Links::new(setup.links, health.clone(), links_stop.clone());
     if setup.reset_session {
-        links.reset_session().await.map_err(DaemonError::Reset)?;
+        tokio::select! {
+            reset = links.reset_session() => reset.map_err(DaemonError::Reset)?,
+            () = stop.cancelled() => return Ok(Stopped { stats: Stats::default(), left_unacknowledged: 0 }),
+        }
         info!("the session is empty now, as asked (--reset-session)");
     }
-    // A broker's window bounds what the session's link can have read; a lane has as many confirmations as publishes under way.
-    let (session_tx, session_rx) = mpsc::channel(window.max(BATCH));
+    let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
+    // A lane has as many confirmations as publishes under way.
     let (lane_tx, lane_rx) = mpsc::channel(publish_window.max(BATCH));
     let session = links.session(filters.clone(), session_tx);
     tasks.spawn(async move {
@@ -183,7 +186,7 @@ pub async fn run(setup: Setup, stop: CancellationToken, ready: oneshot::Sender<R
 }
 
 /// Stands in [`Ready`] until the broker has said something.
-const NOT_YET: Connected = Connected { protocol: crate::broker::Protocol::V5, session_present: false, receive_maximum: 0, max_packet_bytes: None, session_expiry: None };
+const NOT_YET: Connected = Connected { protocol: crate::broker::Protocol::V5, session_present: false, receive_maximum: 0, max_packet_bytes: None, session_expiry: None, server_keep_alive: None };
 
 struct Inputs {
     session_rx: mpsc::Receiver<SessionEvent>,
@@ -258,8 +261,19 @@ impl Observer {
         while inputs.tasks.len() > health {
             tokio::select! {
                 _ = inputs.tasks.join_next() => {}
-                Some(_) = inputs.lane_rx.recv() => {}
-                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                Some(event) = inputs.lane_rx.recv() => {
+                    // One that has just come up must go again.
+                    if let LaneEvent::Up { client, .. } = &event {
+                        let _ = client.disconnect();
+                    }
+                    self.handle_lane(event);
+                }
+                Some(event) = inputs.session_rx.recv() => {
+                    if let SessionEvent::Up { client, .. } = &event {
+                        let _ = client.disconnect();
+                    }
+                    discarded += self.discard(event);
+                }
                 () = sleep_until(deadline) => {
                     warn!("the broker does not take our goodbye");
                     break;
@@ -267,14 +281,14 @@ impl Observer {
             }
         }
         let left_unacknowledged = self.ledger.unacknowledged() + discarded;
-        self.stats.log(left_unacknowledged);
+        self.stats.log(left_unacknowledged, self.ledger.unconfirmed());
         Stopped { stats: self.stats, left_unacknowledged }
     }
 
     /// What comes while stopping. Returns how many messages were left to the broker.
     fn discard(&mut self, event: SessionEvent) -> usize {
         match event {
-            SessionEvent::Message(delivery) => usize::from(delivery.packet_id.is_some()),
+            SessionEvent::Message(delivery, _) => usize::from(delivery.packet_id.is_some()),
             SessionEvent::Up { .. } | SessionEvent::Subscribed { .. } | SessionEvent::Down(_) => {
                 self.handle_session(event);
                 0
@@ -284,9 +298,10 @@ impl Observer {
 
     fn handle_session(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Message(delivery) => self.handle_message(delivery),
+            // From here on the ledger counts its bytes.
+            SessionEvent::Message(delivery, _) => self.handle_message(delivery),
             SessionEvent::Up { connection, client, connected } => {
-                log_connected(&connected, self.asked);
+                log_connected(&connected, self.asked, connection == 1);
                 if !connected.session_present && connection > 1 {
                     warn!("the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost");
                 }
@@ -311,9 +326,9 @@ impl Observer {
 
     fn handle_message(&mut self, delivery: Delivery) {
         let Some(session) = &self.session else { return };
-        let (now, wall) = clock();
+        let (_, wall) = clock();
         let Delivery { received, packet_id, dup } = delivery;
-        let fingerprint = self.fingerprints.hash_one((&received.topic, &received.payload));
+        let fingerprint = self.fingerprints.hash_one((&received.topic, &received.payload, received.payload_bytes));
         let ack = packet_id.map(|packet_id| Ack { connection: session.connection, packet_id });
         let id = match ack.map(|ack| self.ledger.admit(ack, fingerprint, dup)) {
             Some(Admission::Resumed) => return self.stats.resumed(&received),
@@ -328,7 +343,7 @@ impl Observer {
             Some(reason) => self.stats.refused(&received, reason),
             None => self.stats.forwarded(&received, id, plan.publishes.len()),
         }
-        self.ledger.insert(received, id, fingerprint, plan.publishes, ack, now);
+        self.ledger.insert(Message { received, id, fingerprint }, plan.publishes, plan.refusal.is_some(), ack);
     }
 
     fn handle_lane(&mut self, event: LaneEvent) {
@@ -350,7 +365,14 @@ impl Observer {
                 self.health.set_lane(lane, None);
             }
             LaneEvent::Down { lane, error } => {
-                self.ledger.handle_lane_down(lane);
+                let end = match error.cause {
+                    Cause::Closed | Cause::NotAuthorized | Cause::Other => LaneEnd::Closed,
+                    Cause::TimedOut => LaneEnd::TimedOut,
+                    Cause::ProtocolVersion | Cause::BadCredentials | Cause::BadClientId | Cause::Unavailable | Cause::TakenOver | Cause::Expired | Cause::Undecodable | Cause::Unreachable | Cause::Tls => {
+                        LaneEnd::Unrelated
+                    }
+                };
+                self.ledger.handle_lane_down(lane, end);
                 self.lanes[lane] = None;
                 self.health.set_lane(lane, Some(error.to_string()));
             }
@@ -387,7 +409,7 @@ impl Observer {
         }
         while let Some(ack) = self.ledger.poll_ack() {
             if let Some(session) = self.session.as_ref().filter(|session| session.connection == ack.connection) {
-                // A connection that is gone has its messages delivered again.
+                // It fails only where the connection is gone: then the message is delivered again.
                 let _ = session.client.acknowledge(ack.packet_id);
             }
         }

@@ -16,14 +16,47 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::id::MessageId;
+use crate::message::Received;
 use crate::policy::Refusal;
-use crate::routing::{Publish, Received};
+use crate::routing::Publish;
 
-/// How often a publish may be lost while it was the only one under way, before it is set aside.
-const ALONE_LOSSES: u8 = 3;
+/// What a publish may cost while it is the only one under way, before it is set aside: three closed connections, or ten
+/// time-outs. A broker under an alarm confirms nothing for a while, and nobody is to blame.
+const PATIENCE: u8 = 30;
 
 /// Publishes kept per message of the window, before no more messages are taken: a direct message has two, QoS 0 has no window.
 const QUEUED_PER_MESSAGE: usize = 4;
+
+/// Payload bytes of messages under way, before no more are taken.
+const BYTES_UNDER_WAY: usize = 64 << 20;
+
+/// Payload bytes one lane has under way at a time: on a slow line a longer queue would be taken for an overdue confirmation.
+const BYTES_IN_FLIGHT: usize = 4 << 20;
+
+/// Acknowledged messages remembered in case the broker has not seen the acks: as many as can have a packet identifier.
+const REMEMBERED: usize = 65_535;
+
+/// How a publishing connection ended, as far as its publishes may be to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// The broker closed it: what RabbitMQ does on a publish it refuses.
+    Closed,
+    /// A confirmation did not come in time.
+    TimedOut,
+    /// Anything that has nothing to do with what was published.
+    Unrelated,
+}
+
+impl LaneEnd {
+    /// What it counts for, of [`PATIENCE`].
+    fn cost(self) -> u8 {
+        match self {
+            Self::Closed => 10,
+            Self::TimedOut => 3,
+            Self::Unrelated => 0,
+        }
+    }
+}
 
 /// The right and the duty to acknowledge one message, on the connection it came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +74,17 @@ pub struct PublishId {
     pub lane: usize,
     /// Its place among that lane's publishes, which never repeats.
     pub sequence: u64,
+}
+
+/// A message that came in, with what it is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// As it came.
+    pub received: Received,
+    /// The id it was given.
+    pub id: MessageId,
+    /// Stands for its topic and payload.
+    pub fingerprint: u64,
 }
 
 /// What a message that came in is.
@@ -81,11 +125,8 @@ struct Entry {
     received: Received,
     id: MessageId,
     fingerprint: u64,
-    since: Instant,
     outstanding: usize,
     standing: Standing,
-    /// Set once a publish of it was refused: what is published from then on is notice and dead letter.
-    failed: bool,
 }
 
 #[derive(Debug)]
@@ -94,8 +135,11 @@ struct Slot {
     publish: Publish,
     sent: Option<Instant>,
     losses: u8,
-    alone_losses: u8,
+    /// What losses it has cost while it was the only one under way.
+    cost: u8,
     done: bool,
+    /// A notice or a dead letter, not a copy of a message.
+    is_answer: bool,
 }
 
 /// The publishes of one publishing connection, oldest first.
@@ -107,6 +151,7 @@ struct Lane {
     /// How many slots from the first have been handed out on this connection.
     handed_out: usize,
     in_flight: usize,
+    in_flight_bytes: usize,
     /// How many may be in flight; 0 while there is no connection.
     limit: usize,
 }
@@ -132,10 +177,11 @@ pub struct Ledger {
     arrived: VecDeque<usize>,
     /// Acknowledged on the current connection: the broker may not have seen those acks when the connection ends.
     acknowledged: VecDeque<(u64, MessageId)>,
-    /// What the broker may deliver again, from earlier connections.
+    /// What the broker may deliver again, from earlier connections, in the order it was delivered before. Redeliveries come
+    /// before anything else, so the first message that is none of these ends it.
     expected: VecDeque<Expected>,
-    /// No message has come since the session was resumed that was not expected.
-    resuming: bool,
+    /// Payload bytes of all entries.
+    bytes: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
     lanes: Vec<Lane>,
@@ -152,7 +198,7 @@ impl Ledger {
             arrived: VecDeque::with_capacity(window),
             acknowledged: VecDeque::with_capacity(window),
             expected: VecDeque::new(),
-            resuming: false,
+            bytes: 0,
             acks: VecDeque::new(),
             failed: VecDeque::new(),
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
@@ -164,12 +210,18 @@ impl Ledger {
     /// Whether another message may come in.
     pub fn has_room(&self) -> bool {
         let queued: usize = self.lanes.iter().map(|lane| lane.slots.len()).sum();
-        self.arrived.len() < self.window && queued < self.window * QUEUED_PER_MESSAGE
+        self.arrived.len() < self.window && queued < self.window * QUEUED_PER_MESSAGE && self.bytes < BYTES_UNDER_WAY
     }
 
-    /// Messages that came on the current connection and are not acknowledged yet.
+    /// Messages received and not acknowledged: the broker still has them.
     pub fn unacknowledged(&self) -> usize {
-        self.arrived.len()
+        let kept = self.expected.iter().filter(|expected| matches!(expected.what, ExpectedWhat::Entry(_))).count();
+        self.arrived.len() + kept
+    }
+
+    /// Publishes not confirmed yet.
+    pub fn unconfirmed(&self) -> usize {
+        self.lanes.iter().flat_map(|lane| &lane.slots).filter(|slot| !slot.done).count()
     }
 
     /// Whether nothing is under way.
@@ -177,29 +229,28 @@ impl Ledger {
         self.arrived.is_empty() && self.lanes.iter().all(|lane| lane.slots.is_empty())
     }
 
-    /// When the oldest unacknowledged message came.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.arrived.front().map(|&key| self.entries[key].since)
-    }
-
     /// A message came at QoS 1. `fingerprint` stands for its topic and payload, `dup` is its DUP flag: a hint only, some brokers
     /// never set it, and RabbitMQ sets it on messages it never delivered.
     pub fn admit(&mut self, ack: Ack, fingerprint: u64, dup: bool) -> Admission {
-        if self.expected.is_empty() || !(dup || self.resuming) {
+        if self.expected.is_empty() {
             return Admission::New;
         }
         // What was not acknowledged comes first: it surely comes again, so each such entry finds its message among equal ones.
-        // What was acknowledged may come again, but only DUP tells it from an equal text that is meant to be a second message.
         let equal = |wanted: fn(&ExpectedWhat) -> bool| self.expected.iter().position(|e| e.fingerprint == fingerprint && wanted(&e.what));
         let entry = equal(|what| matches!(what, ExpectedWhat::Entry(_)));
-        let found = entry.or_else(|| if dup { equal(|what| matches!(what, ExpectedWhat::Acknowledged(_))) } else { None });
-        match found.and_then(|at| self.expected.remove(at)) {
-            None => {
-                self.resuming = false;
-                Admission::New
-            }
-            Some(Expected { what: ExpectedWhat::Acknowledged(id), .. }) => Admission::Repeated(id),
-            Some(Expected { what: ExpectedWhat::Entry(key), .. }) => {
+        let found = entry.or_else(|| equal(|what| matches!(what, ExpectedWhat::Acknowledged(_))));
+        let Some(at) = found else {
+            self.expect_nothing();
+            return Admission::New;
+        };
+        // What was acknowledged may come again, but only DUP tells it from an equal text that is meant to be a second message.
+        if entry.is_none() && !dup {
+            return Admission::New;
+        }
+        match self.expected.remove(at).map(|expected| expected.what) {
+            None => Admission::New,
+            Some(ExpectedWhat::Acknowledged(id)) => Admission::Repeated(id),
+            Some(ExpectedWhat::Entry(key)) => {
                 self.entries[key].standing = Standing::Arrived(ack);
                 self.arrived.push_back(key);
                 self.release();
@@ -208,25 +259,40 @@ impl Ledger {
         }
     }
 
-    /// Takes a message over, with the publishes made of it. Without `ack` (QoS 0) it is forgotten once they are confirmed.
-    pub fn insert(&mut self, received: Received, id: MessageId, fingerprint: u64, publishes: Vec<Publish>, ack: Option<Ack>, now: Instant) {
+    /// Whatever was expected will not come any more.
+    fn expect_nothing(&mut self) {
+        for expected in std::mem::take(&mut self.expected) {
+            self.forget(expected);
+        }
+    }
+
+    /// Takes a message over, with the publishes made of it: copies, or notice and dead letter if it `is_refused`. Without `ack`
+    /// (QoS 0) it is forgotten once they are confirmed.
+    pub fn insert(&mut self, message: Message, publishes: Vec<Publish>, is_refused: bool, ack: Option<Ack>) {
+        let Message { received, id, fingerprint } = message;
         let standing = ack.map_or(Standing::Detached, Standing::Arrived);
-        let entry = Entry { received, id, fingerprint, since: now, outstanding: 0, standing, failed: false };
-        let key = self.entries.insert(entry);
+        self.bytes += received.payload.len();
+        let key = self.entries.insert(Entry { received, id, fingerprint, outstanding: 0, standing });
         if ack.is_some() {
             self.arrived.push_back(key);
         }
-        self.add(key, publishes);
+        self.add(key, publishes, is_refused);
         self.settle(key);
         self.release();
     }
 
-    fn add(&mut self, key: usize, publishes: Vec<Publish>) {
+    fn add(&mut self, key: usize, publishes: Vec<Publish>, is_answer: bool) {
         self.entries[key].outstanding += publishes.len();
         for publish in publishes {
             let lane = self.lane_of(publish.topic.as_str());
-            self.lanes[lane].slots.push_back(Slot { entry: key, publish, sent: None, losses: 0, alone_losses: 0, done: false });
+            self.lanes[lane].slots.push_back(Slot { entry: key, publish, sent: None, losses: 0, cost: 0, done: false, is_answer });
         }
+    }
+
+    fn remove(&mut self, key: usize) -> Entry {
+        let entry = self.entries.remove(key);
+        self.bytes -= entry.received.payload.len();
+        entry
     }
 
     /// By topic, so that what goes to one timeline keeps its order.
@@ -249,20 +315,21 @@ impl Ledger {
     }
 
     /// A publishing connection is gone: what it had under way goes out again on the next.
-    pub fn handle_lane_down(&mut self, lane: usize) {
+    pub fn handle_lane_down(&mut self, lane: usize, end: LaneEnd) {
         let at = lane;
         let lane = &mut self.lanes[at];
-        let alone = lane.in_flight == 1;
+        let cost = if lane.in_flight == 1 { end.cost() } else { 0 };
         let mut given_up = None;
         for (offset, slot) in lane.slots.iter_mut().take(lane.handed_out).enumerate().filter(|(_, slot)| !slot.done) {
             slot.sent = None;
-            slot.losses = slot.losses.saturating_add(1);
-            slot.alone_losses = slot.alone_losses.saturating_add(u8::from(alone));
-            if slot.alone_losses >= ALONE_LOSSES {
+            slot.losses = slot.losses.saturating_add(u8::from(end != LaneEnd::Unrelated));
+            slot.cost = slot.cost.saturating_add(cost);
+            if slot.cost >= PATIENCE {
                 given_up = Some(lane.first + offset as u64);
             }
         }
         lane.in_flight = 0;
+        lane.in_flight_bytes = 0;
         lane.handed_out = 0;
         lane.limit = 0;
         if let Some(sequence) = given_up {
@@ -279,7 +346,7 @@ impl Ledger {
         }
         // The first slot is the oldest under way, so none has been lost more often.
         let losses = lane.slots.front()?.losses;
-        if lane.in_flight >= allowed(lane.limit, losses) {
+        if lane.in_flight >= allowed(lane.limit, losses) || lane.in_flight_bytes >= BYTES_IN_FLIGHT {
             return None;
         }
         let sequence = lane.first + lane.handed_out as u64;
@@ -287,12 +354,13 @@ impl Ledger {
         slot.sent = Some(now);
         lane.handed_out += 1;
         lane.in_flight += 1;
+        lane.in_flight_bytes += slot.publish.payload.len();
         Some((PublishId { lane: at, sequence }, &slot.publish))
     }
 
     /// The broker has taken a publish. Unknown ids are ignored.
     pub fn handle_confirmed(&mut self, id: PublishId) {
-        if let Some(key) = self.finish(id) {
+        if let Some((key, _)) = self.finish(id) {
             self.entries[key].outstanding -= 1;
             self.settle(key);
             self.release();
@@ -301,29 +369,30 @@ impl Ledger {
 
     /// The broker will not take a publish: [`Ledger::poll_failed`] hands it out, and the message waits for its answer.
     pub fn handle_refused(&mut self, id: PublishId, refusal: Refusal) {
-        if let Some(entry) = self.finish(id) {
-            let Entry { received, failed, .. } = &mut self.entries[entry];
-            self.failed.push_back(Failed { entry, refusal, received: received.clone(), was_answer: *failed });
-            *failed = true;
+        if let Some((entry, was_answer)) = self.finish(id) {
+            let received = self.entries[entry].received.clone();
+            self.failed.push_back(Failed { entry, refusal, received, was_answer });
         }
     }
 
-    /// Marks a slot done and drops what is done from the front. Returns the entry it belonged to.
-    fn finish(&mut self, id: PublishId) -> Option<usize> {
+    /// Marks a slot done and drops what is done from the front. Returns the entry it belonged to, and whether it
+    /// was an answer.
+    fn finish(&mut self, id: PublishId) -> Option<(usize, bool)> {
         let lane = &mut self.lanes[id.lane];
         let offset = usize::try_from(id.sequence.checked_sub(lane.first)?).ok()?;
         let slot = lane.slots.get_mut(offset).filter(|slot| !slot.done)?;
         slot.done = true;
-        let entry = slot.entry;
+        let found = (slot.entry, slot.is_answer);
         if slot.sent.is_some() {
             lane.in_flight -= 1;
+            lane.in_flight_bytes -= slot.publish.payload.len();
         }
         while lane.slots.front().is_some_and(|slot| slot.done) {
             lane.slots.pop_front();
             lane.first += 1;
             lane.handed_out = lane.handed_out.saturating_sub(1);
         }
-        Some(entry)
+        Some(found)
     }
 
     /// The next publish that was refused; its message waits for [`Ledger::resolve`].
@@ -333,7 +402,7 @@ impl Ledger {
 
     /// Ends the wait of [`Ledger::poll_failed`]: `publishes` (notice and dead letter) take the place of what was refused.
     pub fn resolve(&mut self, failed: Failed, publishes: Vec<Publish>) {
-        self.add(failed.entry, publishes);
+        self.add(failed.entry, publishes, true);
         self.entries[failed.entry].outstanding -= 1;
         self.settle(failed.entry);
         self.release();
@@ -343,7 +412,7 @@ impl Ledger {
     fn settle(&mut self, key: usize) {
         let entry = &self.entries[key];
         if entry.outstanding == 0 && entry.standing == Standing::Detached {
-            self.entries.remove(key);
+            self.remove(key);
         }
     }
 
@@ -354,9 +423,9 @@ impl Ledger {
                 break;
             }
             self.arrived.pop_front();
-            let entry = self.entries.remove(key);
+            let entry = self.remove(key);
             let Standing::Arrived(ack) = entry.standing else { unreachable!("only arrived entries are in that list") };
-            if self.acknowledged.len() == self.window {
+            if self.acknowledged.len() == REMEMBERED {
                 self.acknowledged.pop_front();
             }
             self.acknowledged.push_back((entry.fingerprint, entry.id));
@@ -371,11 +440,8 @@ impl Ledger {
 
     /// The session's connection is up.
     pub fn handle_session_up(&mut self, session_present: bool) {
-        self.resuming = session_present;
         if !session_present {
-            for expected in std::mem::take(&mut self.expected) {
-                self.forget(expected);
-            }
+            self.expect_nothing();
         }
     }
 
@@ -391,8 +457,8 @@ impl Ledger {
         }
         // What an earlier loss left, and the broker has not delivered since, comes behind: redelivery is in order.
         expected.append(&mut self.expected);
-        // A bound, in case a broker keeps a session but not what was in it.
-        for surplus in expected.split_off(expected.len().min(self.window * 2)) {
+        // A bound, in case connections end again and again before what was expected came.
+        for surplus in expected.split_off(expected.len().min(REMEMBERED)) {
             self.forget(surplus);
         }
         self.expected = expected;
@@ -403,11 +469,6 @@ impl Ledger {
             self.entries[key].standing = Standing::Detached;
             self.settle(key);
         }
-    }
-
-    /// When [`Ledger::poll_overdue`] has to be asked next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| lane.slots.front()?.sent).min().map(|sent| sent + self.ack_timeout)
     }
 
     /// A lane whose oldest publish has waited too long for its confirmation: its connection is to be replaced.

@@ -325,6 +325,11 @@ impl Layout {
         self.sender_copy
     }
 
+    /// The tenant of a layout whose topics do not name one.
+    pub fn fixed_app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
     /// The template users write to.
     pub fn outgoing(&self) -> &Template {
         &self.outgoing

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -15,6 +15,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::backoff::Backoff;
 use crate::broker::{self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError, Protocol, Proxy, Secret, Session, Transport};
 use crate::config::Credentials;
+use crate::http::Health;
 use crate::topic::TopicFilter;
 
 /// The first wait after a connection is lost, and the longest while the broker cannot be reached.
@@ -25,6 +26,15 @@ const SLOW_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 const PROVED_GOOD: Duration = Duration::from_secs(10);
 /// A connection the broker closes without a word this soon, twice in a row, looks like a fight over the client identifier.
 const SUSPICIOUSLY_SHORT: Duration = Duration::from_secs(3);
+/// Connections of a publishing link that may end soon, one after another, before it waits longer each time: a publish that
+/// costs the connection is found by trying, and the others should not wait for that.
+const QUICK_RETRIES: u32 = 10;
+/// Messages read and not yet taken by the daemon from which on QoS 0 is dropped: reading has to go on, for acks and pings.
+const SHED_QOS_0_AT: usize = 2_000;
+/// Kibibytes of payload read and not yet taken by the daemon, from which on nothing more is read.
+const KIB_READ_AHEAD: usize = 64 << 10;
+/// What the session's link may report before the daemon takes it: a message for each packet identifier there is, and some words.
+pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
 /// Keep alives without any event, pings included, after which a connection counts as dead: rumqttc can hang in a write.
 const SILENT_KEEP_ALIVES: u32 = 3;
 
@@ -49,6 +59,8 @@ pub struct LinkSettings {
     pub session: Session,
     /// Messages under way at a time.
     pub window: u16,
+    /// Payloads over this are not kept: they will be refused.
+    pub max_payload_bytes: usize,
 }
 
 /// What the session's link reports.
@@ -68,8 +80,8 @@ pub enum SessionEvent {
         /// On which connection.
         connection: u64,
     },
-    /// A message.
-    Message(Delivery),
+    /// A message, and its share of what may be read ahead.
+    Message(Delivery, OwnedSemaphorePermit),
     /// Disconnected, or not connected yet.
     Down(LinkError),
 }
@@ -106,45 +118,79 @@ pub enum LaneEvent {
     },
 }
 
-/// Which version of MQTT the broker speaks, found out by trying (`--protocol auto`), for the life of the process.
+/// Which version of MQTT to speak (`--protocol auto`): found out by trying, and kept for the life of the process.
 #[derive(Debug)]
 struct Chooser {
     fixed: Option<Protocol>,
-    found: Mutex<(Protocol, bool)>,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    protocol: Protocol,
+    /// The broker has answered a CONNECT of this version.
+    settled: bool,
+    /// The broker has answered a CONNECT of version 5.
+    speaks_5: bool,
 }
 
 impl Chooser {
     fn new(fixed: Option<Protocol>) -> Self {
-        Self { fixed, found: Mutex::new((Protocol::V5, false)) }
+        Self { fixed, found: Mutex::new(Found { protocol: Protocol::V5, settled: false, speaks_5: false }) }
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().expect("nobody panics holding it")
     }
 
     fn protocol(&self) -> Protocol {
-        self.fixed.unwrap_or(self.found.lock().expect("nobody panics holding it").0)
+        self.fixed.unwrap_or(self.found().protocol)
     }
 
     /// An answer to CONNECT, even a refusal, settles the matter.
     fn answered(&self, protocol: Protocol) {
-        *self.found.lock().expect("nobody panics holding it") = (protocol, true);
+        let mut found = self.found();
+        found.settled = true;
+        found.speaks_5 |= protocol == Protocol::V5;
     }
 
-    /// A failure before the broker answered. Returns whether the other version is worth trying at once: RabbitMQ before 3.13 closes
-    /// the socket on a version 5 CONNECT, others answer in a form version 5 does not know.
+    /// A failure before the broker accepted. Returns whether the other version is worth trying at once: RabbitMQ before 3.13
+    /// closes the socket on a version 5 CONNECT, others answer in a form version 5 does not know. No answer at all says nothing:
+    /// a broker under an alarm gives none.
     fn failed(&self, protocol: Protocol, error: &LinkError) -> bool {
-        let (now, settled) = &mut *self.found.lock().expect("nobody panics holding it");
-        if *settled || self.fixed.is_some() {
-            return false;
-        }
         match error.cause {
-            Cause::Unreachable | Cause::Tls => false,
             Cause::BadCredentials | Cause::NotAuthorized | Cause::BadClientId | Cause::Unavailable => {
-                (*now, *settled) = (protocol, true);
+                self.answered(protocol);
                 false
             }
-            Cause::ProtocolVersion | Cause::TimedOut | Cause::Closed | Cause::Other | Cause::TakenOver | Cause::Expired | Cause::TopicNotUtf8 => {
-                *now = if protocol == Protocol::V5 { Protocol::V311 } else { Protocol::V5 };
+            Cause::ProtocolVersion | Cause::Closed | Cause::Other => {
+                let mut found = self.found();
+                if found.settled || self.fixed.is_some() {
+                    return false;
+                }
+                found.protocol = other(protocol);
                 protocol == Protocol::V5
             }
+            Cause::Unreachable | Cause::Tls | Cause::TimedOut | Cause::TakenOver | Cause::Expired | Cause::Undecodable => false,
         }
+    }
+
+    /// A packet was delivered that this version's half of the client cannot read. Returns whether the next connection is made in
+    /// the other version, which can.
+    fn undecodable(&self, protocol: Protocol) -> bool {
+        let mut found = self.found();
+        if self.fixed.is_some() || !found.speaks_5 {
+            return false;
+        }
+        found.protocol = other(protocol);
+        true
+    }
+}
+
+fn other(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::V5 => Protocol::V311,
+        Protocol::V311 => Protocol::V5,
     }
 }
 
@@ -164,13 +210,13 @@ struct Link {
     backoff: Backoff,
     slow: Backoff,
     short_lives: u32,
+    health: Health,
     stop: CancellationToken,
 }
 
 impl Link {
     /// Opens a connection and waits until the broker accepts it.
-    async fn connect(&self) -> Result<(Client, Connection, Connected), LinkError> {
-        let credentials = self.settings.credentials.read().map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
+    async fn connect(&self, credentials: Option<(String, Secret)>) -> Result<(Client, Connection, Connected), LinkError> {
         let protocol = self.chooser.protocol();
         let options = ConnectOptions {
             transport: self.settings.transport.clone(),
@@ -200,19 +246,20 @@ impl Link {
 
     /// Connects, trying the other version of MQTT at once where that may help.
     async fn connect_in_some_version(&self) -> Result<(Client, Connection, Connected), LinkError> {
+        let credentials = self.settings.credentials.read().map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
         let protocol = self.chooser.protocol();
-        match self.connect().await {
-            Err(error) if self.chooser.failed(protocol, &error) => {
-                debug!(%protocol, %error, "trying the other version of MQTT");
-                let other = self.chooser.protocol();
-                let second = self.connect().await;
-                if let Err(error) = &second {
-                    self.chooser.failed(other, error);
-                }
-                second.map_err(|error| self.explain(error))
+        let mut attempt = self.connect(credentials.clone()).await;
+        if let Err(error) = &attempt
+            && self.chooser.failed(protocol, error)
+        {
+            debug!(%protocol, %error, "trying the other version of MQTT");
+            let protocol = self.chooser.protocol();
+            attempt = self.connect(credentials).await;
+            if let Err(error) = &attempt {
+                self.chooser.failed(protocol, error);
             }
-            first => first.map_err(|error| self.explain(error)),
         }
+        attempt.map_err(|error| self.explain(error))
     }
 
     /// Adds what we know and the broker does not say: a refused token that has expired, for one.
@@ -222,8 +269,22 @@ impl Link {
                 Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
                 None => error,
             },
-            _ => error,
+            Cause::ProtocolVersion
+            | Cause::BadClientId
+            | Cause::Unavailable
+            | Cause::TakenOver
+            | Cause::Undecodable
+            | Cause::TimedOut
+            | Cause::Closed
+            | Cause::Unreachable
+            | Cause::Tls
+            | Cause::Other => error,
         }
+    }
+
+    /// Whether this is the session's link.
+    fn is_session(&self) -> bool {
+        self.publish_window == 0
     }
 
     /// Waits before the next attempt. Returns false, if the link is to stop instead.
@@ -232,20 +293,31 @@ impl Link {
             self.backoff.reset();
             self.slow.reset();
         }
-        let silent_end = error.cause == Cause::Closed && !lived.is_zero() && lived < SUSPICIOUSLY_SHORT;
-        self.short_lives = if silent_end { self.short_lives + 1 } else { 0 };
-        let fight = error.cause == Cause::TakenOver || self.short_lives >= 2;
+        let short = !lived.is_zero() && lived < SUSPICIOUSLY_SHORT;
+        self.short_lives = if short && error.cause == Cause::Closed { self.short_lives + 1 } else { 0 };
+        // Publishing links are closed for what they publish; only the session's link has something to be taken over.
+        let fight = self.is_session() && (error.cause == Cause::TakenOver || self.short_lives >= 2);
         if fight {
             error!(
                 %error,
                 "the session is taken over again and again, or the broker closes it at once: is another observer running with this client identifier?"
             );
         }
-        let delay = if fight || error.is_permanent() { self.slow.next(jitter()) } else { self.backoff.next(jitter()) };
-        if error.is_permanent() {
-            error!(%error, retry_in = %humantime::format_duration(round(delay)), "not connected");
+        // A token that was refused for its age, and has been renewed since, is worth trying at once.
+        let renewed = error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
+        let permanent = error.is_permanent() && !renewed;
+        let delay = if fight || permanent {
+            self.slow.next(jitter())
+        } else if !self.is_session() && (1..=QUICK_RETRIES).contains(&self.short_lives) {
+            Backoff::new(RETRY.0, RETRY.0).next(jitter())
         } else {
-            warn!(%error, retry_in = %humantime::format_duration(round(delay)), "not connected");
+            self.backoff.next(jitter())
+        };
+        let retry_in = humantime::format_duration(round(delay));
+        if permanent || error.cause == Cause::Undecodable {
+            error!(%error, %retry_in, "not connected");
+        } else {
+            warn!(%error, %retry_in, "not connected");
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => true,
@@ -254,8 +326,8 @@ impl Link {
     }
 
     /// A connection that reports nothing for this long, not even a ping, is dead.
-    fn silence(&self) -> Duration {
-        self.settings.keep_alive * SILENT_KEEP_ALIVES
+    fn silence(&self, connected: &Connected) -> Duration {
+        connected.server_keep_alive.unwrap_or_default().max(self.settings.keep_alive) * SILENT_KEEP_ALIVES
     }
 }
 
@@ -271,14 +343,16 @@ pub struct Links {
     /// Set once the session has connected for the first time: then the publishing links begin, knowing that login and version
     /// are right, so that a faulty set-up is tried once at a time.
     pioneered: watch::Sender<bool>,
+    health: Health,
     stop: CancellationToken,
 }
 
 impl Links {
-    /// Links that end when `stop` is cancelled: at once where they are not connected, after their DISCONNECT where they are.
-    pub fn new(settings: LinkSettings, stop: CancellationToken) -> Self {
+    /// Links that end when `stop` is cancelled: at once where they are not connected, after their DISCONNECT where they are. A
+    /// connection that is lost is told to `health` at once, however busy the daemon is.
+    pub fn new(settings: LinkSettings, health: Health, stop: CancellationToken) -> Self {
         let chooser = Arc::new(Chooser::new(settings.protocol));
-        Self { settings: Arc::new(settings), chooser, pioneered: watch::Sender::new(false), stop }
+        Self { settings: Arc::new(settings), chooser, pioneered: watch::Sender::new(false), health, stop }
     }
 
     fn link(&self, client_id: Secret, session: Session, publish_window: usize) -> Link {
@@ -291,6 +365,7 @@ impl Links {
             backoff: Backoff::new(RETRY.0, RETRY.1),
             slow: Backoff::new(SLOW_RETRY.0, SLOW_RETRY.1),
             short_lives: 0,
+            health: self.health.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -332,6 +407,7 @@ impl Links {
 
 async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Sender<SessionEvent>, pioneered: watch::Sender<bool>) {
     let mut number = 0;
+    let read_ahead = Arc::new(Semaphore::new(KIB_READ_AHEAD));
     loop {
         let attempt = tokio::select! {
             attempt = link.connect_in_some_version() => attempt,
@@ -344,62 +420,90 @@ async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Se
                 number += 1;
                 let since = Instant::now();
                 pioneered.send_replace(true);
-                let ended = pump_session(&link, &mut connection, client, connected, number, &filters, &events).await;
+                let protocol = connected.protocol;
+                let mut pump = SessionPump { link: &link, events: &events, filters: &filters, read_ahead: &read_ahead, number, shed: 0 };
+                let ended = pump.run(&mut connection, client, connected).await;
                 lived = since.elapsed();
                 match ended {
                     Ok(()) => return,
+                    Err(error) if error.cause == Cause::Undecodable => {
+                        let remedy = if link.chooser.undecodable(protocol) { "switching to the other version" } else { "use --protocol auto" };
+                        LinkError::new(error.cause, format!("{}: {remedy}", error.text))
+                    }
                     Err(error) => link.explain(error),
                 }
             }
         };
+        link.health.set_session(Some(error.to_string()));
         if events.send(SessionEvent::Down(error.clone())).await.is_err() || link.stop.is_cancelled() || !link.pause(&error, lived).await {
             return;
         }
     }
 }
 
-/// One connection of the session, until it fails, or our DISCONNECT is out. When the daemon is busy this waits for it and reads
-/// nothing meanwhile: the broker keeps what it has not delivered.
-async fn pump_session(
-    link: &Link,
-    connection: &mut Connection,
-    client: Client,
-    connected: Connected,
+/// One connection of the session.
+struct SessionPump<'a> {
+    link: &'a Link,
+    events: &'a mpsc::Sender<SessionEvent>,
+    filters: &'a [TopicFilter],
+    read_ahead: &'a Arc<Semaphore>,
     number: u64,
-    filters: &[TopicFilter],
-    events: &mpsc::Sender<SessionEvent>,
-) -> Result<(), LinkError> {
-    let gone = || LinkError::new(Cause::Other, "the daemon has ended");
-    client.subscribe(filters).map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
-    events.send(SessionEvent::Up { connection: number, client, connected }).await.map_err(|_| gone())?;
-    let mut subscribed = false;
-    loop {
-        let event = match timeout(link.silence(), connection.next()).await {
-            Ok(Ok(event)) => event,
-            Ok(Err(error)) if error.cause == Cause::Closed && !subscribed => {
-                // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
-                return Err(LinkError::new(
-                    Cause::NotAuthorized,
-                    "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
-                ));
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
-        };
-        match event {
-            Event::Message(delivery) => {
-                if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(SessionEvent::Message(delivery)) {
-                    events.send(event).await.map_err(|_| gone())?;
+    shed: u64,
+}
+
+impl SessionPump<'_> {
+    /// Until it fails, or our DISCONNECT is out.
+    async fn run(&mut self, connection: &mut Connection, client: Client, connected: Connected) -> Result<(), LinkError> {
+        let silence = self.link.silence(&connected);
+        client.subscribe(self.filters).map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
+        self.report(SessionEvent::Up { connection: self.number, client, connected }).await?;
+        let mut subscribed = false;
+        loop {
+            let event = match timeout(silence, connection.next()).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(error)) if error.cause == Cause::Closed && !subscribed => {
+                    // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
+                    return Err(LinkError::new(
+                        Cause::NotAuthorized,
+                        "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
+                    ));
                 }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
+            };
+            match event {
+                Event::Message(delivery) => self.pass_on(delivery).await?,
+                Event::Subscribed(granted) => {
+                    check_granted(self.filters, &granted)?;
+                    subscribed = true;
+                    self.report(SessionEvent::Subscribed { connection: self.number }).await?;
+                }
+                Event::Disconnected => return Ok(()),
+                Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
             }
-            Event::Subscribed(granted) => {
-                check_granted(filters, &granted)?;
-                subscribed = true;
-                events.send(SessionEvent::Subscribed { connection: number }).await.map_err(|_| gone())?;
-            }
-            Event::Disconnected => return Ok(()),
-            Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
         }
+    }
+
+    /// There is room for every message that waits for an ack, so that reading goes on however busy the daemon is: acks and pings
+    /// go out between the reads. Only too many bytes stop it.
+    async fn pass_on(&mut self, mut delivery: Delivery) -> Result<(), LinkError> {
+        delivery.received.cut_to(self.link.settings.max_payload_bytes);
+        let waiting = self.events.max_capacity() - self.events.capacity();
+        if delivery.packet_id.is_none() && waiting >= SHED_QOS_0_AT {
+            self.shed += 1;
+            if self.shed.is_power_of_two() {
+                warn!(dropped = self.shed, "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not");
+            }
+            return Ok(());
+        }
+        let kib = (delivery.received.payload.len() >> 10) + 1;
+        let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
+        let share = self.read_ahead.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed");
+        self.report(SessionEvent::Message(delivery, share)).await
+    }
+
+    async fn report(&self, event: SessionEvent) -> Result<(), LinkError> {
+        self.events.send(event).await.map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))
     }
 }
 
@@ -432,12 +536,13 @@ async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, 
             Ok((client, mut connection, connected)) => {
                 let since = Instant::now();
                 let recycle = CancellationToken::new();
+                let silence = link.silence(&connected);
                 let up = LaneEvent::Up { lane, client, connected, recycle: recycle.clone() };
                 if events.send(up).await.is_err() {
                     return;
                 }
                 let ended = tokio::select! {
-                    ended = pump_lane(&link, &mut connection, lane, &events) => ended,
+                    ended = pump_lane(silence, &mut connection, lane, &events) => ended,
                     () = recycle.cancelled() => Err(LinkError::new(Cause::TimedOut, "a publish was not confirmed in time")),
                 };
                 lived = since.elapsed();
@@ -460,9 +565,9 @@ async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, 
 }
 
 /// One publishing connection, until it fails, or our DISCONNECT is out.
-async fn pump_lane(link: &Link, connection: &mut Connection, lane: usize, events: &mpsc::Sender<LaneEvent>) -> Result<(), LinkError> {
+async fn pump_lane(silence: Duration, connection: &mut Connection, lane: usize, events: &mpsc::Sender<LaneEvent>) -> Result<(), LinkError> {
     loop {
-        let event = match timeout(link.silence(), connection.next()).await {
+        let event = match timeout(silence, connection.next()).await {
             Ok(event) => event?,
             Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
         };
@@ -477,11 +582,12 @@ async fn pump_lane(link: &Link, connection: &mut Connection, lane: usize, events
     }
 }
 
-/// Says once how long the broker will keep the session, where it is known.
-pub fn log_connected(connected: &Connected, asked: Session) {
+/// Says that the session is connected, and at first how long the broker will keep it.
+pub fn log_connected(connected: &Connected, asked: Session, is_first: bool) {
     info!(protocol = %connected.protocol, session_present = connected.session_present, "connected");
     if let (Some(kept), Session::Persistent(asked)) = (connected.session_expiry, asked)
         && kept < asked
+        && is_first
     {
         let (kept, asked) = (humantime::format_duration(kept).to_string(), humantime::format_duration(asked).to_string());
         warn!(kept, asked, "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost");

@@ -1,15 +1,43 @@
-//! The envelope: a JSON object in which the observer owns some fields and passes the rest on untouched.
+//! A message as it came, and the envelope: a JSON object in which the observer owns some fields and passes the rest on untouched.
 //!
 //! Nothing is re-serialised: what a client sent is copied as the bytes it sent, in their order, and the observer's own fields
 //! are written behind it (`protocol.md`, section 3).
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::id::{AppId, MessageId, UserId};
 use crate::time::UnixMillis;
+
+/// A message as the broker delivered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The topic, as bytes: RabbitMQ delivers topics that are not UTF-8.
+    pub topic: Bytes,
+    /// The payload; empty if it is over the limit.
+    pub payload: Bytes,
+    /// How long the payload was, in bytes.
+    pub payload_bytes: usize,
+    /// Whether the broker had stored it (RETAIN flag).
+    pub retain: bool,
+}
+
+impl Received {
+    /// A message with its whole payload.
+    pub fn new(topic: Bytes, payload: Bytes, retain: bool) -> Self {
+        Self { topic, payload_bytes: payload.len(), payload, retain }
+    }
+
+    /// Lets go of a payload over the limit: it will be refused, and must not fill the memory meanwhile.
+    pub fn cut_to(&mut self, max_payload_bytes: usize) {
+        if self.payload_bytes > max_payload_bytes {
+            self.payload = Bytes::new();
+        }
+    }
+}
 
 /// How far a message got (`protocol.md`, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,7 +146,8 @@ impl<'p> Visitor<'p> for Members<'p> {
             match field {
                 Field::Owned => {}
                 Field::Timestamp => envelope.timestamp = value.get().parse().ok().map(UnixMillis::new),
-                Field::ChannelType => envelope.says_group |= value.get() == r#""group""#,
+                // Decoded, for a client would read "gr\u006fup" as a group too.
+                Field::ChannelType => envelope.says_group |= serde_json::from_str::<String>(value.get()).is_ok_and(|kind| kind == "group"),
                 Field::Other => {}
             }
             if matches!(field, Field::Owned | Field::Timestamp) {
@@ -216,6 +245,13 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["app_id", "message_id", "recipient", "sender", "status", "text", "timestamp"]);
         assert_eq!(written("{}").matches(',').count(), 5);
+    }
+
+    #[test]
+    fn a_group_is_recognised_however_it_is_spelled() {
+        for (payload, group) in [(r#"{"channel_type":"group"}"#, true), (r#"{"channel_\u0074ype":"gr\u006fup"}"#, true), (r#"{"channel_type":"direct"}"#, false), (r#"{"channel_type":7}"#, false)] {
+            assert_eq!(Envelope::parse(payload.as_bytes()).unwrap().says_group, group, "{payload}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::id::IdError;
 use crate::layout::{Inbound, ParseError, PayloadMode};
-use crate::message::{Envelope, EnvelopeError};
+use crate::message::{Envelope, EnvelopeError, Received};
 use crate::topic::BrokerKind;
 
 /// Why a message is not forwarded (`protocol.md`, section 5): the same word in logs, notices, metrics and `explain`.
@@ -106,24 +106,22 @@ pub enum Accepted<'p> {
 }
 
 impl Policy {
-    /// The checks, in the order they apply; the cheap ones first. The topic has been parsed by then.
+    /// The checks, in the order they apply; the cheap ones first. The topic has been parsed by then; whether the broker can carry
+    /// what is published is asked of the topics themselves (`routing.rs`).
     ///
     /// # Errors
     /// The reason for which the message is refused.
-    pub fn check<'p>(&self, inbound: &Inbound<'_>, payload: &'p [u8], retain: bool) -> Result<Accepted<'p>, Refusal> {
-        if retain {
+    pub fn check<'p>(&self, inbound: &Inbound<'_>, received: &'p Received) -> Result<Accepted<'p>, Refusal> {
+        if received.retain {
             return Err(Refusal::Retained);
         }
-        for id in [inbound.sender.as_str(), inbound.recipient.as_str()] {
-            self.broker_kind.carries(id).map_err(|_| Refusal::Unroutable)?;
-        }
-        if payload.len() > self.max_payload_bytes {
+        if received.payload_bytes > self.max_payload_bytes {
             return Err(Refusal::TooLarge);
         }
         match inbound.layout.payload() {
             PayloadMode::Verbatim => Ok(Accepted::Verbatim),
             PayloadMode::Envelope => {
-                let envelope = Envelope::parse(payload)?;
+                let envelope = Envelope::parse(&received.payload)?;
                 // Without a store no group is known: such a message must not pass for a direct one.
                 if envelope.says_group || inbound.recipient.is_group() {
                     return Err(Refusal::NotAGroup);

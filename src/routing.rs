@@ -10,21 +10,13 @@ use serde::Serialize;
 
 use crate::id::{MessageId, UserId};
 use crate::layout::{Inbound, Layouts};
-use crate::message::{Envelope, Owned, Status};
+use crate::message::{Envelope, Owned, Received, Status};
 use crate::policy::{Accepted, Policy, Refusal};
 use crate::time::UnixMillis;
 use crate::topic::TopicName;
 
-/// A message as the broker delivered it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// The topic, as bytes: RabbitMQ delivers topics that are not UTF-8.
-    pub topic: Bytes,
-    /// The payload.
-    pub payload: Bytes,
-    /// Whether the broker had stored it (RETAIN flag).
-    pub retain: bool,
-}
+/// The longest user property of a dead letter, in bytes. MQTT has two bytes for its length; nobody reads that far.
+const MAX_PROPERTY_BYTES: usize = 1_024;
 
 /// One message to publish, at QoS 1, not retained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,10 +80,12 @@ impl Router {
     fn forward(&self, received: &Received, id: MessageId, now: UnixMillis) -> Result<Vec<Publish>, Refusal> {
         let topic = std::str::from_utf8(&received.topic).map_err(|_| Refusal::MalformedTopic)?;
         let inbound = self.layouts.parse(topic).map_err(|error| Refusal::from(&error))?;
-        Ok(match self.policy.check(&inbound, &received.payload, received.retain)? {
+        let publishes = match self.policy.check(&inbound, received)? {
             Accepted::Verbatim => verbatim(&inbound, &received.payload),
             Accepted::Envelope(envelope) => direct(&inbound, &envelope, id, now),
-        })
+        };
+        let carried = publishes.iter().all(|publish| self.policy.broker_kind.carries(publish.topic.as_str()).is_ok());
+        if carried { Ok(publishes) } else { Err(Refusal::Unroutable) }
     }
 
     /// What becomes of a message that is refused: its sender is told, where that is possible, and a dead letter kept, where
@@ -117,18 +111,19 @@ impl Router {
     /// A payload over the limit is not repeated: a dead letter must not be what breaks the broker's limits.
     fn dead_letter(&self, to: &TopicName, received: &Received, refusal: Refusal, now: UnixMillis) -> Publish {
         let text = std::str::from_utf8(&received.payload);
-        let kept = received.payload.len() <= self.policy.max_payload_bytes;
+        let kept = received.payload_bytes <= self.policy.max_payload_bytes;
         let topic = String::from_utf8_lossy(&received.topic);
         let letter = DeadLetter {
             reason: refusal.as_str(),
             topic: &topic,
             received_at: now.as_millis(),
-            payload_bytes: received.payload.len(),
+            payload_bytes: received.payload_bytes,
             payload: text.ok().filter(|_| kept),
             payload_base64: (kept && text.is_err()).then(|| BASE64_STANDARD.encode(&received.payload)),
         };
         // MQTT has no control characters in its strings (MQTT 5, 1.5.4): a user property that held one would cost the connection.
-        let readable: String = topic.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let mut readable: String = topic.chars().take(MAX_PROPERTY_BYTES).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        readable.truncate(readable.floor_char_boundary(MAX_PROPERTY_BYTES));
         Publish {
             topic: to.clone(),
             payload: json(&letter),
@@ -192,7 +187,9 @@ mod tests {
     }
 
     fn received(topic: &[u8], payload: &[u8]) -> Received {
-        Received { topic: Bytes::copy_from_slice(topic), payload: Bytes::copy_from_slice(payload), retain: false }
+        let mut received = Received::new(Bytes::copy_from_slice(topic), Bytes::copy_from_slice(payload), false);
+        received.cut_to(100);
+        received
     }
 
     fn plan(received: &Received) -> Plan {
@@ -237,6 +234,7 @@ mod tests {
         let retained = Received { retain: true, ..received(good, b"{}") };
         let on_rabbitmq = Router { policy: Policy { broker_kind: BrokerKind::RabbitMq, ..router().policy }, ..router() };
         let dotted = received(b"apps/a/outgoing/users/john.doe/messages/bob/outgoing", b"{}");
+        let long = received(format!("apps/a/outgoing/users/alice/messages/{}/outgoing", "x".repeat(240)).as_bytes(), b"{}");
         let id = MessageIds::new(RandomState::new()).next(NOW);
         let cases = [
             (plan(&received(b"apps/a/outgoing/users/al+ice/messages/bob/outgoing", b"{}")), Refusal::MalformedTopic, false),
@@ -250,6 +248,7 @@ mod tests {
             (plan(&received(b"apps/a/outgoing/users/alice/messages/group-1/outgoing", b"{}")), Refusal::NotAGroup, true),
             (plan(&received(b"apps/a/outgoing/users/alice/messages/john/doe/outgoing", b"{}")), Refusal::Unroutable, false),
             (on_rabbitmq.plan(&dotted, id, NOW), Refusal::Unroutable, true),
+            (on_rabbitmq.plan(&long, id, NOW), Refusal::Unroutable, true),
             (router().refuse(&received(good, b"{}"), Refusal::Unauthorized, NOW), Refusal::Unauthorized, true),
         ];
         for (plan, want, told) in &cases {
@@ -276,6 +275,14 @@ mod tests {
         assert_eq!(letter(b"\xff\xfe")["payload_base64"], json!("//4="));
         let large = letter(&[b'x'; 101]);
         assert_eq!((large.get("payload"), large.get("payload_base64"), &large["payload_bytes"]), (None, None, &json!(101)));
+    }
+
+    #[test]
+    fn a_hostile_topic_makes_no_property_that_mqtt_cannot_encode() {
+        let topic = [b"apps/a/outgoing/users/alice/messages/".as_slice(), &[1; 60_000], b"/outgoing"].concat();
+        let plan = plan(&received(&topic, b"{}"));
+        let (key, value) = &plan.publishes[0].user_properties[1];
+        assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 use crate::id::MessageId;
 use crate::policy::Refusal;
-use crate::routing::Received;
+use crate::message::Received;
 
 /// Sets the log up, on standard error. `level` is a level or a tracing filter; a second call changes nothing.
 ///
@@ -35,7 +35,7 @@ pub fn init(format: LogFormat, level: &str) {
 /// What happened to the messages of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Messages forwarded.
+    /// Messages for which forwards were begun, repetitions included.
     pub forwarded: u64,
     /// Messages refused, by reason, in the order of [`Refusal::ALL`].
     pub refused: [u64; Refusal::ALL.len()],
@@ -60,7 +60,7 @@ impl Stats {
     /// A message was refused.
     pub fn refused(&mut self, received: &Received, reason: Refusal) {
         self.refused[index(reason)] += 1;
-        debug!(topic = %lossy(received), %reason, payload_bytes = received.payload.len(), outcome = "refused");
+        debug!(topic = %lossy(received), %reason, payload_bytes = received.payload_bytes, outcome = "refused");
     }
 
     /// A message came again, and was recognised as one that is still in the ledger.
@@ -80,15 +80,18 @@ impl Stats {
         if was_answer {
             error!(%reason, "the broker does not take a notice or dead letter: may this user publish everywhere?");
         } else {
-            error!(%reason, "the broker does not take a message that was forwarded: may this user publish into every inbox?");
+            // What is too large any user can cause; what is not permitted the operator has to mend.
+            if reason == Refusal::Unauthorized {
+                error!("the broker does not take a message that was forwarded: may this user publish into every inbox?");
+            }
             self.refused(received, reason);
         }
     }
 
     /// The end of a run.
-    pub fn log(&self, left_unacknowledged: usize) {
+    pub fn log(&self, left_unacknowledged: usize, left_unconfirmed: usize) {
         let refused: u64 = self.refused.iter().sum();
-        info!(forwarded = self.forwarded, refused, resumed = self.resumed, repeated = self.repeated, left_unacknowledged, "stopped");
+        info!(forwarded = self.forwarded, refused, resumed = self.resumed, repeated = self.repeated, left_unacknowledged, left_unconfirmed, "stopped");
         if left_unacknowledged > 0 {
             warn!(left_unacknowledged, "messages not finished in time: the broker keeps them and delivers them again");
         }

@@ -69,11 +69,6 @@ impl TopicName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The topic as text, without a copy.
-    pub fn into_string(self) -> String {
-        self.0
-    }
 }
 
 impl fmt::Display for TopicName {

@@ -9,8 +9,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Cause, Client, Connected, Event, LinkError, Session};
+use crate::http::Health;
 use crate::link::{LinkSettings, Links};
-use crate::routing::{Publish, Received};
+use crate::message::Received;
+use crate::routing::Publish;
 use crate::topic::{TopicFilter, TopicName};
 
 /// How long a visitor waits for each answer.
@@ -34,7 +36,7 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if that does not succeed.
     pub async fn connect(settings: LinkSettings, session: Session) -> Result<Self, LinkError> {
-        let (client, mut connection, connected) = Links::new(settings, CancellationToken::new()).visit(session).await?;
+        let (client, mut connection, connected) = Links::new(settings, Health::new(0), CancellationToken::new()).visit(session).await?;
         let (events_tx, events) = mpsc::channel(64);
         let pump = tokio::spawn(async move {
             loop {
@@ -58,7 +60,7 @@ impl Visitor {
                     }
                     Ok(Event::Message(delivery))
                 }
-                event => Ok(event),
+                event @ (Event::Connected(_) | Event::Subscribed(_) | Event::Confirmed { .. } | Event::Disconnected | Event::Other) => Ok(event),
             },
             Err(_) => Err(LinkError::new(Cause::TimedOut, format!("no answer within {}", humantime::format_duration(limit)))),
         }

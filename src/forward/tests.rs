@@ -9,10 +9,20 @@ use crate::id::MessageIds;
 use crate::time::UnixMillis;
 use crate::topic::TopicName;
 
+/// Some instant: the ledger only compares.
+#[expect(clippy::disallowed_methods, reason = "there is no other way to make one")]
+fn start() -> Instant {
+    Instant::now()
+}
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn received(text: &str) -> Received {
-    Received { topic: Bytes::from_static(b"t"), payload: Bytes::copy_from_slice(text.as_bytes()), retain: false }
+    Received::new(Bytes::from_static(b"t"), Bytes::copy_from_slice(text.as_bytes()), false)
+}
+
+fn message(text: &str, id: MessageId, fingerprint: u64) -> Message {
+    Message { received: received(text), id, fingerprint }
 }
 
 fn publish(text: &str) -> Publish {
@@ -37,12 +47,12 @@ fn ledger(window: usize) -> Ledger {
 
 fn insert(ledger: &mut Ledger, packet_id: u16, text: &str, copies: usize) {
     let publishes = (0..copies).map(|_| publish(text)).collect();
-    ledger.insert(received(text), id(), u64::from(packet_id), publishes, Some(ack(packet_id)), Instant::now());
+    ledger.insert(message(text, id(), u64::from(packet_id)), publishes, false, Some(ack(packet_id)));
 }
 
 fn handed_out(ledger: &mut Ledger) -> Vec<(PublishId, String)> {
     let mut out = vec![];
-    while let Some((id, publish)) = ledger.poll_publish(0, Instant::now()) {
+    while let Some((id, publish)) = ledger.poll_publish(0, start()) {
         out.push((id, String::from_utf8(publish.payload.to_vec()).unwrap()));
     }
     out
@@ -77,7 +87,7 @@ fn unconfirmed_publishes_go_out_again_oldest_first_on_the_next_connection() {
     }
     let out = handed_out(&mut ledger);
     ledger.handle_confirmed(out[1].0);
-    ledger.handle_lane_down(0);
+    ledger.handle_lane_down(0, LaneEnd::Closed);
     assert!(handed_out(&mut ledger).is_empty(), "no connection, nothing to hand out");
     ledger.handle_lane_up(0, 100);
     assert_eq!(texts(&handed_out(&mut ledger)), ["a", "c"]);
@@ -93,7 +103,7 @@ fn a_message_that_waits_for_nothing_is_acknowledged_at_once() {
 #[test]
 fn a_qos_0_message_leaves_nothing_behind() {
     let mut ledger = ledger(10);
-    ledger.insert(received("a"), id(), 0, vec![publish("a")], None, Instant::now());
+    ledger.insert(message("a", id(), 0), vec![publish("a")], false, None);
     let out = handed_out(&mut ledger);
     ledger.handle_confirmed(out[0].0);
     assert!(ledger.is_empty() && ledger.entries.is_empty() && ledger.poll_ack().is_none());
@@ -135,7 +145,7 @@ fn a_lost_session_voids_its_acks_and_a_redelivery_takes_up_the_entry() {
 fn an_acknowledged_message_that_comes_again_keeps_its_id() {
     let mut ledger = ledger(10);
     let known = id();
-    ledger.insert(received("a"), known, 7, vec![], Some(ack(1)), Instant::now());
+    ledger.insert(message("a", known, 7), vec![], false, Some(ack(1)));
     assert_eq!(ledger.poll_ack(), Some(ack(1)));
     ledger.handle_session_lost();
     ledger.handle_session_up(true);
@@ -145,15 +155,70 @@ fn an_acknowledged_message_that_comes_again_keeps_its_id() {
 }
 
 #[test]
-fn without_dup_only_the_first_messages_of_a_resumed_session_are_redeliveries() {
+fn the_first_message_that_is_no_redelivery_ends_them() {
     let mut ledger = ledger(10);
-    insert(&mut ledger, 1, "a", 1);
-    insert(&mut ledger, 2, "b", 1);
+    let old = id();
+    ledger.insert(message("acknowledged", old, 7), vec![], false, Some(ack(1)));
+    insert(&mut ledger, 2, "a", 1);
+    insert(&mut ledger, 3, "b", 1);
+    let out = handed_out(&mut ledger);
     ledger.handle_session_lost();
     ledger.handle_session_up(true);
-    assert_eq!(ledger.admit(ack(1), 1, false), Admission::Resumed);
+    assert_eq!(ledger.admit(ack(1), 2, false), Admission::Resumed, "a broker that sets no DUP");
     assert_eq!(ledger.admit(ack(2), 99, false), Admission::New);
-    assert_eq!(ledger.admit(ack(3), 2, false), Admission::New);
+    assert_eq!(ledger.admit(ack(3), 3, true), Admission::New);
+    assert_eq!(ledger.admit(ack(4), 7, true), Admission::New, "a publisher's own DUP, long after");
+    out.iter().for_each(|(id, _)| ledger.handle_confirmed(*id));
+    assert_eq!(ledger.poll_ack(), Some(ack(1)));
+    assert!(ledger.is_empty() && ledger.entries.is_empty());
+}
+
+#[test]
+fn an_outage_of_the_broker_is_held_against_no_publish() {
+    let mut ledger = ledger(10);
+    insert(&mut ledger, 1, "a", 1);
+    for _ in 0..50 {
+        assert_eq!(handed_out(&mut ledger).len(), 1);
+        ledger.handle_lane_down(0, LaneEnd::Unrelated);
+        ledger.handle_lane_up(0, 100);
+    }
+    for _ in 0..9 {
+        assert_eq!(handed_out(&mut ledger).len(), 1);
+        ledger.handle_lane_down(0, LaneEnd::TimedOut);
+        ledger.handle_lane_up(0, 100);
+    }
+    assert!(ledger.poll_failed().is_none());
+}
+
+#[test]
+fn a_refused_notice_is_known_for_one_even_if_nothing_was_forwarded() {
+    let mut ledger = ledger(10);
+    ledger.insert(message("bad", id(), 1), vec![publish("notice")], true, Some(ack(1)));
+    let out = handed_out(&mut ledger);
+    ledger.handle_refused(out[0].0, Refusal::Unauthorized);
+    assert!(ledger.poll_failed().unwrap().was_answer);
+}
+
+#[test]
+fn both_copies_refused_are_both_known_for_copies() {
+    let mut ledger = ledger(10);
+    insert(&mut ledger, 1, "a", 2);
+    for (id, _) in handed_out(&mut ledger) {
+        ledger.handle_refused(id, Refusal::Unauthorized);
+    }
+    assert_eq!([ledger.poll_failed(), ledger.poll_failed()].map(|failed| failed.unwrap().was_answer), [false, false]);
+}
+
+#[test]
+fn bytes_bound_what_is_taken_and_what_is_sent_ahead() {
+    let mut ledger = ledger(1_000);
+    let large = "x".repeat(1 << 20);
+    for n in 0..64 {
+        assert!(ledger.has_room());
+        insert(&mut ledger, n, &large, 1);
+    }
+    assert!(!ledger.has_room(), "64 MiB are under way");
+    assert_eq!(handed_out(&mut ledger).len(), 4, "4 MiB are sent ahead");
 }
 
 #[test]
@@ -181,7 +246,7 @@ fn a_publish_that_costs_the_connection_is_set_aside_and_its_neighbours_pass() {
         let out = handed_out(&mut ledger);
         // Like RabbitMQ: the refused publish closes the connection, and the confirmations under way are lost with it.
         if out.iter().any(|(_, text)| text == "poison") {
-            ledger.handle_lane_down(0);
+            ledger.handle_lane_down(0, LaneEnd::Closed);
             connections += 1;
             ledger.handle_lane_up(0, 100);
         } else {
@@ -228,13 +293,12 @@ fn a_refused_answer_is_not_answered_again() {
 fn an_overdue_confirmation_names_its_lane() {
     let mut ledger = ledger(10);
     insert(&mut ledger, 1, "a", 1);
-    assert_eq!(ledger.poll_timeout(), None, "nothing is sent yet");
-    let start = Instant::now();
+    let start = start();
+    assert_eq!(ledger.poll_overdue(start + TIMEOUT), None, "nothing is sent yet");
     ledger.poll_publish(0, start).unwrap();
-    assert_eq!(ledger.poll_timeout(), Some(start + TIMEOUT));
     assert_eq!(ledger.poll_overdue(start + TIMEOUT - Duration::from_millis(1)), None);
     assert_eq!(ledger.poll_overdue(start + TIMEOUT), Some(0));
-    ledger.handle_lane_down(0);
+    ledger.handle_lane_down(0, LaneEnd::Closed);
     assert_eq!(ledger.poll_overdue(start + TIMEOUT), None);
 }
 
@@ -255,7 +319,7 @@ enum Step {
     HandOut(usize),
     Confirm(usize),
     Refuse(usize),
-    LaneLost(usize),
+    LaneLost(usize, LaneEnd),
     LaneUp(usize),
     SessionLost { broker_keeps: bool, acks_arrive: usize },
 }
@@ -267,7 +331,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..2_usize).prop_map(Step::HandOut),
         8 => (0..50_usize).prop_map(Step::Confirm),
         1 => (0..50_usize).prop_map(Step::Refuse),
-        1 => (0..2_usize).prop_map(Step::LaneLost),
+        1 => (0..2_usize, prop::sample::select(vec![LaneEnd::Closed, LaneEnd::TimedOut, LaneEnd::Unrelated])).prop_map(|(lane, end)| Step::LaneLost(lane, end)),
         2 => (0..2_usize).prop_map(Step::LaneUp),
         1 => (any::<bool>(), 0..5_usize).prop_map(|(broker_keeps, acks_arrive)| Step::SessionLost { broker_keeps, acks_arrive }),
     ]
@@ -331,7 +395,7 @@ impl World {
     fn begin(&mut self, id: MessageId, fingerprint: u64, copies: usize, ack: Option<Ack>) {
         let forward = self.forwards.len();
         self.forwards.push((fingerprint, copies, 0));
-        self.ledger.insert(received(&forward.to_string()), id, fingerprint, Self::publishes(forward, copies), ack, Instant::now());
+        self.ledger.insert(message(&forward.to_string(), id, fingerprint), Self::publishes(forward, copies), false, ack);
     }
 
     fn take_acks(&mut self) {
@@ -367,7 +431,7 @@ impl World {
                 }
             }
             Step::HandOut(lane) => {
-                if let Some((id, publish)) = self.ledger.poll_publish(lane, Instant::now()) {
+                if let Some((id, publish)) = self.ledger.poll_publish(lane, start()) {
                     self.under_way.push((id, usize::from_be_bytes(publish.payload[..].try_into().unwrap())));
                 }
             }
@@ -384,11 +448,11 @@ impl World {
                     self.ledger.handle_refused(id, Refusal::Unauthorized);
                 }
             }
-            Step::LaneLost(lane) => {
+            Step::LaneLost(lane, end) => {
                 if self.lane_up[lane] {
                     self.lane_up[lane] = false;
                     self.under_way.retain(|(id, _)| id.lane != lane);
-                    self.ledger.handle_lane_down(lane);
+                    self.ledger.handle_lane_down(lane, end);
                 }
             }
             Step::LaneUp(lane) => {

@@ -112,7 +112,7 @@ pub(crate) fn fresh_app() -> String {
 /// An observer that can be stopped, killed and started again under the same identity.
 pub(crate) struct Observer {
     args: Vec<String>,
-    state: TempDir,
+    _state: TempDir,
     child: Option<Child>,
     log: PathBuf,
     pub(crate) ready: String,
@@ -151,7 +151,7 @@ impl Observer {
             all.extend(["--state-dir".into(), state.path().to_str().unwrap().into()]);
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        Self { args: all, state, child: None, log, ready: String::new() }
+        Self { args: all, _state: state, child: None, log, ready: String::new() }
     }
 
     pub(crate) fn spawn(&mut self, env: &[(&str, &str)]) {
@@ -222,11 +222,6 @@ impl Observer {
             // A child process has no blocking wait with a limit.
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-
-    /// Waits for it to end by itself.
-    pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
-        (self.wait(), self.log())
     }
 
     /// SIGKILL, and started again.
