@@ -13,7 +13,11 @@ pub struct Backoff {
 impl Backoff {
     /// Doubling from `first` to `longest`. A `longest` below `first` is taken as `first`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest: longest.max(first), step: first }
+        Self {
+            first,
+            longest: longest.max(first),
+            step: first,
+        }
     }
 
     /// The next delay; `jitter` is a fresh random number.
@@ -46,7 +50,10 @@ mod tests {
         let steps = [100, 200, 350, 350].map(Duration::from_millis);
         for (jitter, step) in [0, 7_777_777, u64::MAX, 3].into_iter().zip(steps) {
             let delay = backoff.next(jitter);
-            assert!(delay >= step / 2 && delay <= step, "{delay:?} for a step of {step:?}");
+            assert!(
+                delay >= step / 2 && delay <= step,
+                "{delay:?} for a step of {step:?}"
+            );
         }
         backoff.reset();
         assert!(backoff.next(u64::MAX) <= steps[0]);

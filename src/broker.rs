@@ -4,7 +4,10 @@
 //! (rumqttc 0.25.1), so a [`Connection`] is good for one connection: after its first error it is dropped, `link.rs` opens a new
 //! one, and what was under way is known to the ledger alone.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "the crate's long lists of codes and errors are sorted into few kinds")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the crate's long lists of codes and errors are sorted into few kinds"
+)]
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -241,14 +244,28 @@ pub struct LinkError {
 impl LinkError {
     /// A failure in words of our own.
     pub fn new(cause: Cause, text: impl Into<String>) -> Self {
-        Self { cause, text: text.into() }
+        Self {
+            cause,
+            text: text.into(),
+        }
     }
 
     /// Whether trying again soon is pointless: somebody has to change something.
     pub fn is_permanent(&self) -> bool {
         match self.cause {
-            Cause::ProtocolVersion | Cause::BadCredentials | Cause::NotAuthorized | Cause::BadClientId | Cause::TakenOver | Cause::Expired | Cause::Tls => true,
-            Cause::Unavailable | Cause::Undecodable | Cause::TimedOut | Cause::Closed | Cause::Unreachable | Cause::Other => false,
+            Cause::ProtocolVersion
+            | Cause::BadCredentials
+            | Cause::NotAuthorized
+            | Cause::BadClientId
+            | Cause::TakenOver
+            | Cause::Expired
+            | Cause::Tls => true,
+            Cause::Unavailable
+            | Cause::Undecodable
+            | Cause::TimedOut
+            | Cause::Closed
+            | Cause::Unreachable
+            | Cause::Other => false,
         }
     }
 }
@@ -284,7 +301,10 @@ impl fmt::Debug for Client {
 impl Client {
     /// Takes note of what the broker said: publishes over its limit are refused here, for rumqttc would retry them for ever.
     pub fn set_limits(&mut self, connected: &Connected) {
-        self.max_packet_bytes = connected.max_packet_bytes.unwrap_or(MAX_PACKET_BYTES).min(MAX_PACKET_BYTES);
+        self.max_packet_bytes = connected
+            .max_packet_bytes
+            .unwrap_or(MAX_PACKET_BYTES)
+            .min(MAX_PACKET_BYTES);
     }
 
     /// Asks for all of `filters` at QoS 1; answered by [`Event::Subscribed`].
@@ -294,7 +314,11 @@ impl Client {
     pub fn subscribe(&self, filters: &[TopicFilter]) -> Result<(), SubmitError> {
         let names = filters.iter().map(|filter| filter.as_str().to_owned());
         let sent = match &self.kind {
-            ClientKind::V4(client) => client.try_subscribe_many(names.map(|path| v4::SubscribeFilter::new(path, v4::QoS::AtLeastOnce))).is_ok(),
+            ClientKind::V4(client) => client
+                .try_subscribe_many(
+                    names.map(|path| v4::SubscribeFilter::new(path, v4::QoS::AtLeastOnce)),
+                )
+                .is_ok(),
             ClientKind::V5(client) => {
                 // What is stored on an outgoing path is refused anyway: spare us the delivery at each connect.
                 let filter = |path| v5::mqttbytes::v5::Filter {
@@ -312,14 +336,27 @@ impl Client {
     /// # Errors
     /// [`SubmitError`]; the publish was not sent then.
     pub fn publish(&self, token: u64, publish: &Publish) -> Result<(), SubmitError> {
-        let properties: usize = publish.user_properties.iter().map(|(key, value)| key.len() + value.len() + 5).sum();
+        let properties: usize = publish
+            .user_properties
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 5)
+            .sum();
         // A longer text would be written with a cut length field, which garbles the stream.
-        let texts = publish.user_properties.iter().flat_map(|(key, value)| [key, value]).map(String::len);
-        if texts.chain([publish.topic.as_str().len()]).any(|bytes| bytes > usize::from(u16::MAX)) {
+        let texts = publish
+            .user_properties
+            .iter()
+            .flat_map(|(key, value)| [key, value])
+            .map(String::len);
+        if texts
+            .chain([publish.topic.as_str().len()])
+            .any(|bytes| bytes > usize::from(u16::MAX))
+        {
             return Err(SubmitError::TooLarge);
         }
         // Fixed header, topic length, packet identifier, property length: at most 5 + 2 + 2 + 4.
-        if publish.topic.as_str().len() + publish.payload.len() + properties + 13 > self.max_packet_bytes as usize {
+        if publish.topic.as_str().len() + publish.payload.len() + properties + 13
+            > self.max_packet_bytes as usize
+        {
             return Err(SubmitError::TooLarge);
         }
         let topic = publish.topic.as_str().to_owned();
@@ -327,7 +364,13 @@ impl Client {
         let mut submitted = self.submitted.lock().expect("nobody panics holding it");
         let sent = match &self.kind {
             // The one call of the MQTT 3.1.1 half that takes the payload without a copy waits when the queue is full: not here.
-            ClientKind::V4(client) => at_once(client.publish_bytes(topic, v4::QoS::AtLeastOnce, false, publish.payload.clone())).is_some_and(|sent| sent.is_ok()),
+            ClientKind::V4(client) => at_once(client.publish_bytes(
+                topic,
+                v4::QoS::AtLeastOnce,
+                false,
+                publish.payload.clone(),
+            ))
+            .is_some_and(|sent| sent.is_ok()),
             ClientKind::V5(client) => {
                 let qos = v5::mqttbytes::QoS::AtLeastOnce;
                 let payload = publish.payload.clone();
@@ -335,8 +378,13 @@ impl Client {
                     client.try_publish(topic, qos, false, payload).is_ok()
                 } else {
                     let user_properties = publish.user_properties.clone();
-                    let properties = v5::mqttbytes::v5::PublishProperties { user_properties, ..Default::default() };
-                    client.try_publish_with_properties(topic, qos, false, payload, properties).is_ok()
+                    let properties = v5::mqttbytes::v5::PublishProperties {
+                        user_properties,
+                        ..Default::default()
+                    };
+                    client
+                        .try_publish_with_properties(topic, qos, false, payload, properties)
+                        .is_ok()
                 }
             }
         };
@@ -354,12 +402,21 @@ impl Client {
     pub fn acknowledge(&self, packet_id: u16) -> Result<(), SubmitError> {
         let sent = match &self.kind {
             ClientKind::V4(client) => {
-                let publish = v4::Publish { pkid: packet_id, ..v4::Publish::from_bytes("", v4::QoS::AtLeastOnce, Bytes::new()) };
+                let publish = v4::Publish {
+                    pkid: packet_id,
+                    ..v4::Publish::from_bytes("", v4::QoS::AtLeastOnce, Bytes::new())
+                };
                 client.try_ack(&publish).is_ok()
             }
             ClientKind::V5(client) => {
                 let qos = v5::mqttbytes::QoS::AtLeastOnce;
-                client.try_ack(&v5::mqttbytes::v5::Publish { pkid: packet_id, qos, ..Default::default() }).is_ok()
+                client
+                    .try_ack(&v5::mqttbytes::v5::Publish {
+                        pkid: packet_id,
+                        qos,
+                        ..Default::default()
+                    })
+                    .is_ok()
             }
         };
         if sent { Ok(()) } else { Err(SubmitError::Gone) }
@@ -409,7 +466,10 @@ pub struct Connection {
 
 /// Opens a connection. Nothing is sent before [`Connection::next`] is awaited.
 pub fn open(options: &ConnectOptions) -> (Client, Connection) {
-    let range = options.publish_window.saturating_mul(PACKET_IDS_PER_PUBLISH).clamp(64, usize::from(u16::MAX));
+    let range = options
+        .publish_window
+        .saturating_mul(PACKET_IDS_PER_PUBLISH)
+        .clamp(64, usize::from(u16::MAX));
     let range = u16::try_from(range).expect("clamped to 16 bits");
     // The queue takes as many publishes or acks as there are packet identifiers, and a SUBSCRIBE and a DISCONNECT: it is never
     // full. It grows as needed.
@@ -425,7 +485,11 @@ pub fn open(options: &ConnectOptions) -> (Client, Connection) {
         }
     };
     let submitted = Arc::new(Mutex::new(VecDeque::new()));
-    let client = Client { kind, submitted: submitted.clone(), max_packet_bytes: MAX_PACKET_BYTES };
+    let client = Client {
+        kind,
+        submitted: submitted.clone(),
+        max_packet_bytes: MAX_PACKET_BYTES,
+    };
     let connection = Connection {
         network,
         submitted,
@@ -458,10 +522,18 @@ fn crate_transport(transport: &Transport) -> v4::Transport {
 
 fn crate_proxy(proxy: &Proxy) -> v4::Proxy {
     let auth = match &proxy.credentials {
-        Some((username, password)) => v4::ProxyAuth::Basic { username: username.clone(), password: password.reveal().to_owned() },
+        Some((username, password)) => v4::ProxyAuth::Basic {
+            username: username.clone(),
+            password: password.reveal().to_owned(),
+        },
         None => v4::ProxyAuth::None,
     };
-    v4::Proxy { ty: v4::ProxyType::Http, auth, addr: proxy.host.clone(), port: proxy.port }
+    v4::Proxy {
+        ty: v4::ProxyType::Http,
+        auth,
+        addr: proxy.host.clone(),
+        port: proxy.port,
+    }
 }
 
 fn network_options(options: &ConnectOptions) -> v4::NetworkOptions {
@@ -471,7 +543,11 @@ fn network_options(options: &ConnectOptions) -> v4::NetworkOptions {
     network
 }
 
-fn open_v4(options: &ConnectOptions, range: u16, capacity: usize) -> (v4::AsyncClient, v4::EventLoop) {
+fn open_v4(
+    options: &ConnectOptions,
+    range: u16,
+    capacity: usize,
+) -> (v4::AsyncClient, v4::EventLoop) {
     let (host, port) = address(&options.transport);
     let mut mqtt = v4::MqttOptions::new(options.client_id.reveal(), host, port);
     mqtt.set_transport(crate_transport(&options.transport))
@@ -491,7 +567,11 @@ fn open_v4(options: &ConnectOptions, range: u16, capacity: usize) -> (v4::AsyncC
     (client, network)
 }
 
-fn open_v5(options: &ConnectOptions, range: u16, capacity: usize) -> (v5::AsyncClient, v5::EventLoop) {
+fn open_v5(
+    options: &ConnectOptions,
+    range: u16,
+    capacity: usize,
+) -> (v5::AsyncClient, v5::EventLoop) {
     let (host, port) = address(&options.transport);
     let mut mqtt = v5::MqttOptions::new(options.client_id.reveal(), host, port);
     mqtt.set_transport(crate_transport(&options.transport))
@@ -533,8 +613,16 @@ impl Connection {
                 return Err(failure.clone());
             }
             let polled = match &mut self.network {
-                Loop::V4(network) => network.poll().await.map(Step::from).map_err(|error| v4_error(error, self.connected)),
-                Loop::V5(network) => network.poll().await.map(Step::from).map_err(|error| v5_error(error, self.connected)),
+                Loop::V4(network) => network
+                    .poll()
+                    .await
+                    .map(Step::from)
+                    .map_err(|error| v4_error(error, self.connected)),
+                Loop::V5(network) => network
+                    .poll()
+                    .await
+                    .map(Step::from)
+                    .map_err(|error| v5_error(error, self.connected)),
             };
             match polled {
                 Ok(step) => {
@@ -574,7 +662,11 @@ impl Connection {
             Step::Written(packet_id) => {
                 let token = match self.parked.take_if(|(parked, _)| *parked == packet_id) {
                     Some((_, token)) => Some(token),
-                    None => self.submitted.lock().expect("nobody panics holding it").pop_front(),
+                    None => self
+                        .submitted
+                        .lock()
+                        .expect("nobody panics holding it")
+                        .pop_front(),
                 };
                 if let Some(slot) = self.tokens.get_mut(usize::from(packet_id)) {
                     *slot = token;
@@ -582,15 +674,25 @@ impl Connection {
                 None
             }
             Step::Parked(packet_id) => {
-                let token = self.submitted.lock().expect("nobody panics holding it").pop_front();
+                let token = self
+                    .submitted
+                    .lock()
+                    .expect("nobody panics holding it")
+                    .pop_front();
                 self.parked = token.map(|token| (packet_id, token));
                 None
             }
             Step::Confirmed(packet_id, outcome) => {
-                let token = self.tokens.get_mut(usize::from(packet_id)).and_then(Option::take)?;
+                let token = self
+                    .tokens
+                    .get_mut(usize::from(packet_id))
+                    .and_then(Option::take)?;
                 if outcome.is_err() && self.parked.is_some_and(|(parked, _)| parked == packet_id) {
                     // rumqttc's version 5 half forgets a publish parked behind one that is refused: start over.
-                    self.failure = Some(LinkError::new(Cause::Other, "a publish is stuck behind a refused one"));
+                    self.failure = Some(LinkError::new(
+                        Cause::Other,
+                        "a publish is stuck behind a refused one",
+                    ));
                 }
                 Some(Event::Confirmed { token, outcome })
             }
@@ -634,7 +736,11 @@ impl From<v4::Event> for Step {
             E::Incoming(Packet::Publish(publish)) => Self::Event(Event::Message(Delivery {
                 packet_id: (publish.qos != v4::QoS::AtMostOnce).then_some(publish.pkid),
                 dup: publish.dup,
-                received: Received::new(Bytes::from(publish.topic), publish.payload, publish.retain),
+                received: Received::new(
+                    Bytes::from(publish.topic),
+                    publish.payload,
+                    publish.retain,
+                ),
             })),
             E::Incoming(Packet::PubAck(puback)) => Self::Confirmed(puback.pkid, Ok(())),
             E::Incoming(Packet::SubAck(suback)) => {
@@ -642,7 +748,9 @@ impl From<v4::Event> for Step {
                     v4::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                     v4::SubscribeReasonCode::Failure => Err("refused (0x80)".to_owned()),
                 };
-                Self::Event(Event::Subscribed(suback.return_codes.iter().map(granted).collect()))
+                Self::Event(Event::Subscribed(
+                    suback.return_codes.iter().map(granted).collect(),
+                ))
             }
             E::Incoming(_) => Self::Nothing,
             E::Outgoing(outgoing) => Self::from(outgoing),
@@ -658,7 +766,14 @@ impl From<v4::Outgoing> for Step {
             O::Publish(packet_id) => Self::Written(packet_id),
             O::AwaitAck(packet_id) => Self::Parked(packet_id),
             O::Disconnect => Self::Event(Event::Disconnected),
-            O::Subscribe(_) | O::Unsubscribe(_) | O::PubAck(_) | O::PubRec(_) | O::PubRel(_) | O::PubComp(_) | O::PingReq | O::PingResp => Self::Nothing,
+            O::Subscribe(_)
+            | O::Unsubscribe(_)
+            | O::PubAck(_)
+            | O::PubRec(_)
+            | O::PubRel(_)
+            | O::PubComp(_)
+            | O::PingReq
+            | O::PingResp => Self::Nothing,
         }
     }
 }
@@ -673,10 +788,16 @@ impl From<v5::Event> for Step {
                 Self::Event(Event::Connected(Connected {
                     protocol: Protocol::V5,
                     session_present: connack.session_present,
-                    receive_maximum: usize::from(properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX)),
+                    receive_maximum: usize::from(
+                        properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
+                    ),
                     max_packet_bytes: properties.and_then(|p| p.max_packet_size),
-                    session_expiry: properties.and_then(|p| p.session_expiry_interval).map(|s| Duration::from_secs(s.into())),
-                    server_keep_alive: properties.and_then(|p| p.server_keep_alive).map(|s| Duration::from_secs(s.into())),
+                    session_expiry: properties
+                        .and_then(|p| p.session_expiry_interval)
+                        .map(|s| Duration::from_secs(s.into())),
+                    server_keep_alive: properties
+                        .and_then(|p| p.server_keep_alive)
+                        .map(|s| Duration::from_secs(s.into())),
                 }))
             }
             E::Incoming(Packet::Publish(publish)) => Self::Event(Event::Message(Delivery {
@@ -703,7 +824,9 @@ impl From<v5::Event> for Step {
                     SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                     refused => Err(format!("{refused:?}")),
                 };
-                Self::Event(Event::Subscribed(suback.return_codes.iter().map(granted).collect()))
+                Self::Event(Event::Subscribed(
+                    suback.return_codes.iter().map(granted).collect(),
+                ))
             }
             E::Incoming(_) => Self::Nothing,
             E::Outgoing(outgoing) => Self::from(outgoing),
@@ -727,19 +850,26 @@ fn v4_error(error: v4::ConnectionError, connected: bool) -> LinkError {
             refused(cause, &format!("code {}", code as u8))
         }
         E::NetworkTimeout => timed_out(),
-        E::FlushTimeout => LinkError::new(Cause::TimedOut, "the broker does not read what is sent to it"),
+        E::FlushTimeout => LinkError::new(
+            Cause::TimedOut,
+            "the broker does not read what is sent to it",
+        ),
         E::Io(error) => io_error(&error, connected),
         E::Tls(error) => tls_error(&error),
         E::Proxy(error) => LinkError::new(Cause::Unreachable, format!("proxy: {error}")),
         E::Websocket(error) => websocket_error(&error),
         E::MqttState(StateError::ConnectionAborted) => closed(connected),
         E::MqttState(StateError::AwaitPingResp) => no_ping(),
-        E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::TopicNotUtf8)) => LinkError::new(
-            Cause::Undecodable,
-            "a topic that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 3.1.1 and will come again: MQTT 5 can",
-        ),
+        E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::TopicNotUtf8)) => {
+            LinkError::new(
+                Cause::Undecodable,
+                "a topic that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 3.1.1 and will come again: MQTT 5 can",
+            )
+        }
         E::MqttState(StateError::Io(error)) => io_error(&error, connected),
-        E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::Io(error))) => io_error(&error, connected),
+        E::MqttState(StateError::Deserialization(v4::mqttbytes::Error::Io(error))) => {
+            io_error(&error, connected)
+        }
         other => LinkError::new(Cause::Other, other.to_string()),
     }
 }
@@ -751,11 +881,17 @@ fn v5_error(error: v5::ConnectionError, connected: bool) -> LinkError {
     match error {
         E::ConnectionRefused(code) => {
             let cause = match code {
-                Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => Cause::ProtocolVersion,
+                Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => {
+                    Cause::ProtocolVersion
+                }
                 Code::BadUserNamePassword | Code::BadAuthenticationMethod => Cause::BadCredentials,
                 Code::NotAuthorized | Code::Banned => Cause::NotAuthorized,
                 Code::BadClientId | Code::ClientIdentifierNotValid => Cause::BadClientId,
-                Code::ServiceUnavailable | Code::ServerUnavailable | Code::ServerBusy | Code::QuotaExceeded | Code::ConnectionRateExceeded => Cause::Unavailable,
+                Code::ServiceUnavailable
+                | Code::ServerUnavailable
+                | Code::ServerBusy
+                | Code::QuotaExceeded
+                | Code::ConnectionRateExceeded => Cause::Unavailable,
                 Code::Success
                 | Code::UnspecifiedError
                 | Code::MalformedPacket
@@ -778,22 +914,39 @@ fn v5_error(error: v5::ConnectionError, connected: bool) -> LinkError {
         E::Websocket(error) => websocket_error(&error),
         E::MqttState(StateError::ConnectionAborted) => closed(connected),
         E::MqttState(StateError::AwaitPingResp) => no_ping(),
-        E::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+        E::MqttState(StateError::ServerDisconnect {
+            reason_code,
+            reason_string,
+        }) => {
             let cause = match reason_code {
                 Reason::SessionTakenOver => Cause::TakenOver,
                 Reason::MaximumConnectTime => Cause::Expired,
                 Reason::NotAuthorized => Cause::NotAuthorized,
-                Reason::ServerBusy | Reason::ServerShuttingDown | Reason::QuotaExceeded | Reason::MessageRateTooHigh | Reason::ConnectionRateExceeded => Cause::Unavailable,
+                Reason::ServerBusy
+                | Reason::ServerShuttingDown
+                | Reason::QuotaExceeded
+                | Reason::MessageRateTooHigh
+                | Reason::ConnectionRateExceeded => Cause::Unavailable,
                 _ => Cause::Other,
             };
             let said = reason_string.map_or_else(String::new, |said| format!(": {said}"));
-            LinkError::new(cause, format!("the broker disconnected us: {reason_code:?} (0x{:02x}){said}", reason_code as u8))
+            LinkError::new(
+                cause,
+                format!(
+                    "the broker disconnected us: {reason_code:?} (0x{:02x}){said}",
+                    reason_code as u8
+                ),
+            )
         }
-        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::TopicNotUtf8)) => LinkError::new(
-            Cause::Undecodable,
-            "a message with a property that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 5 and will come again: MQTT 3.1.1 can",
-        ),
-        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::Io(error))) => io_error(&error, connected),
+        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::TopicNotUtf8)) => {
+            LinkError::new(
+                Cause::Undecodable,
+                "a message with a property that is not UTF-8 was delivered, which cannot be acknowledged over MQTT 5 and will come again: MQTT 3.1.1 can",
+            )
+        }
+        E::MqttState(StateError::Deserialization(v5::mqttbytes::Error::Io(error))) => {
+            io_error(&error, connected)
+        }
         E::MqttState(StateError::Io(error)) => io_error(&error, connected),
         other => LinkError::new(Cause::Other, other.to_string()),
     }
@@ -812,30 +965,54 @@ fn refused(cause: Cause, code: &str) -> LinkError {
 }
 
 fn timed_out() -> LinkError {
-    LinkError::new(Cause::TimedOut, "no answer to CONNECT in time (a broker with a memory or disk alarm answers nobody)")
+    LinkError::new(
+        Cause::TimedOut,
+        "no answer to CONNECT in time (a broker with a memory or disk alarm answers nobody)",
+    )
 }
 
 fn no_ping() -> LinkError {
-    LinkError::new(Cause::TimedOut, "the broker does not answer pings (a broker with a memory or disk alarm does not)")
+    LinkError::new(
+        Cause::TimedOut,
+        "the broker does not answer pings (a broker with a memory or disk alarm does not)",
+    )
 }
 
 fn closed(connected: bool) -> LinkError {
-    let when = if connected { "the broker closed the connection" } else { "the broker closed the connection instead of answering CONNECT" };
+    let when = if connected {
+        "the broker closed the connection"
+    } else {
+        "the broker closed the connection instead of answering CONNECT"
+    };
     LinkError::new(Cause::Closed, when)
 }
 
 fn io_error(error: &std::io::Error, connected: bool) -> LinkError {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof,
+    };
     match error.kind() {
         ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof => closed(connected),
-        InvalidData if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => LinkError::new(Cause::Tls, format!("TLS: {error}")),
+        InvalidData
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            LinkError::new(Cause::Tls, format!("TLS: {error}"))
+        }
         _ => LinkError::new(Cause::Unreachable, error.to_string()),
     }
 }
 
 fn tls_error(error: &v4::TlsError) -> LinkError {
     match error {
-        v4::TlsError::Io(error) if !error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => io_error(error, false),
+        v4::TlsError::Io(error)
+            if !error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>()) =>
+        {
+            io_error(error, false)
+        }
         v4::TlsError::Io(error) => LinkError::new(Cause::Tls, format!("TLS: {error}")),
         other => LinkError::new(Cause::Tls, format!("TLS: {other}")),
     }
@@ -843,6 +1020,10 @@ fn tls_error(error: &v4::TlsError) -> LinkError {
 
 fn websocket_error(error: &dyn std::error::Error) -> LinkError {
     let text = error.to_string();
-    let hint = if text.contains("404") { " (RabbitMQ serves MQTT on the path /ws)" } else { "" };
+    let hint = if text.contains("404") {
+        " (RabbitMQ serves MQTT on the path /ws)"
+    } else {
+        ""
+    };
     LinkError::new(Cause::Other, format!("WebSocket: {text}{hint}"))
 }

@@ -48,12 +48,20 @@ pub struct Step {
 }
 
 fn step(name: impl Into<String>, outcome: Outcome, detail: impl Into<String>) -> Step {
-    Step { step: name.into(), outcome, detail: detail.into() }
+    Step {
+        step: name.into(),
+        outcome,
+        detail: detail.into(),
+    }
 }
 
 /// Tries everything, in order; stops where going on makes no sense.
 pub async fn run(config: &Config) -> Vec<Step> {
-    let mut steps: Vec<Step> = config.warnings.iter().map(|warning| step("settings", Outcome::Note, warning)).collect();
+    let mut steps: Vec<Step> = config
+        .warnings
+        .iter()
+        .map(|warning| step("settings", Outcome::Note, warning))
+        .collect();
     steps.push(clock(config));
     if let Err(error) = Box::pin(try_all(config, &mut steps)).await {
         steps.push(step("stopped here", Outcome::Failed, error.to_string()));
@@ -63,7 +71,11 @@ pub async fn run(config: &Config) -> Vec<Step> {
 
 /// The steps as a table for people.
 pub fn table(config: &Config, steps: &[Step]) -> String {
-    let width = steps.iter().map(|step| step.step.chars().count()).max().unwrap_or(0);
+    let width = steps
+        .iter()
+        .map(|step| step.step.chars().count())
+        .max()
+        .unwrap_or(0);
     let mut out = format!("{}\n", config.broker);
     for step in steps {
         let mark = match step.outcome {
@@ -73,17 +85,44 @@ pub fn table(config: &Config, steps: &[Step]) -> String {
         };
         let _ = writeln!(out, "{mark} {:width$}  {}", step.step, step.detail);
     }
-    let failed = steps.iter().filter(|step| step.outcome == Outcome::Failed).count();
-    let _ = write!(out, "{}", if failed == 0 { "messages pass".to_owned() } else { format!("{failed} of {} failed: messages would not pass", steps.len()) });
+    let failed = steps
+        .iter()
+        .filter(|step| step.outcome == Outcome::Failed)
+        .count();
+    let _ = write!(
+        out,
+        "{}",
+        if failed == 0 {
+            "messages pass".to_owned()
+        } else {
+            format!(
+                "{failed} of {} failed: messages would not pass",
+                steps.len()
+            )
+        }
+    );
     out
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge: the clock is what is checked")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: the clock is what is checked"
+)]
 fn clock(config: &Config) -> Step {
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
-    match (config.credentials().token_expired(), config.credentials().token_remaining()) {
+    match (
+        config.credentials().token_expired(),
+        config.credentials().token_remaining(),
+    ) {
         (Some(expired), _) => step("clock", Outcome::Failed, format!("{now}: {expired}")),
-        (None, Some(left)) => step("clock", Outcome::Ok, format!("{now}, the token ends in {}", humantime::format_duration(left))),
+        (None, Some(left)) => step(
+            "clock",
+            Outcome::Ok,
+            format!(
+                "{now}, the token ends in {}",
+                humantime::format_duration(left)
+            ),
+        ),
         (None, None) => step("clock", Outcome::Ok, now.to_string()),
     }
 }
@@ -102,7 +141,11 @@ async fn try_all(config: &Config, steps: &mut Vec<Step>) -> Result<(), LinkError
 fn said(connected: &Connected) -> String {
     let mut said = connected.protocol.to_string();
     if connected.receive_maximum < usize::from(u16::MAX) {
-        let _ = write!(said, ", takes {} publishes at a time", connected.receive_maximum);
+        let _ = write!(
+            said,
+            ", takes {} publishes at a time",
+            connected.receive_maximum
+        );
     }
     if let Some(bytes) = connected.max_packet_bytes {
         let _ = write!(said, ", packets up to {bytes} bytes");
@@ -110,12 +153,24 @@ fn said(connected: &Connected) -> String {
     said
 }
 
-async fn subscribe(config: &Config, visitor: &mut Visitor, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+async fn subscribe(
+    config: &Config,
+    visitor: &mut Visitor,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
     let filters = config.router.layouts.filters();
     for (filter, granted) in filters.iter().zip(visitor.subscribe(&filters).await?) {
         steps.push(match granted {
-            Ok(1..) => step(format!("subscribe {filter}"), Outcome::Ok, "granted at QoS 1"),
-            Ok(0) => step(format!("subscribe {filter}"), Outcome::Failed, "granted at QoS 0 only: messages could be lost"),
+            Ok(1..) => step(
+                format!("subscribe {filter}"),
+                Outcome::Ok,
+                "granted at QoS 1",
+            ),
+            Ok(0) => step(
+                format!("subscribe {filter}"),
+                Outcome::Failed,
+                "granted at QoS 0 only: messages could be lost",
+            ),
             Err(reason) => step(format!("subscribe {filter}"), Outcome::Failed, reason),
         });
     }
@@ -125,41 +180,81 @@ async fn subscribe(config: &Config, visitor: &mut Visitor, steps: &mut Vec<Step>
 /// Whether the broker keeps a session while its client is away.
 async fn persist(links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
     let filter = TopicFilter::parse("observer/check/session").expect("a filter");
-    let mut first = Visitor::connect(links.clone(), Session::Persistent(Duration::from_secs(60))).await?;
+    let mut first =
+        Visitor::connect(links.clone(), Session::Persistent(Duration::from_secs(60))).await?;
     first.subscribe(&[filter]).await?;
     first.leave().await;
     let second = Visitor::connect(links.clone(), links.session).await?;
-    let (present, expiry) = (second.connected.session_present, second.connected.session_expiry);
+    let (present, expiry) = (
+        second.connected.session_present,
+        second.connected.session_expiry,
+    );
     second.leave().await;
     // And it is not to keep this one.
-    Visitor::connect(links.clone(), Session::Clean).await?.leave().await;
+    Visitor::connect(links.clone(), Session::Clean)
+        .await?
+        .leave()
+        .await;
     steps.push(if present {
-        let kept = expiry.map(|expiry| format!(", for {} at most", humantime::format_duration(expiry))).unwrap_or_default();
+        let kept = expiry
+            .map(|expiry| format!(", for {} at most", humantime::format_duration(expiry)))
+            .unwrap_or_default();
         step("session", Outcome::Ok, format!("kept while away{kept}"))
     } else {
-        step("session", Outcome::Failed, "not kept while away: what is sent while the observer restarts would be lost")
+        step(
+            "session",
+            Outcome::Failed,
+            "not kept while away: what is sent while the observer restarts would be lost",
+        )
     });
     Ok(())
 }
 
 /// An observer of our own, for an app of our own, and a user who writes to another.
-async fn round_trip(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
-    let app = format!("check-{}", links.client_id.reveal().rsplit('-').next().unwrap_or_default().get(..8).unwrap_or_default());
+async fn round_trip(
+    config: &Config,
+    links: &LinkSettings,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
+    let app = format!(
+        "check-{}",
+        links
+            .client_id
+            .reveal()
+            .rsplit('-')
+            .next()
+            .unwrap_or_default()
+            .get(..8)
+            .unwrap_or_default()
+    );
     // One that serves a single app cannot be tried without its users' messages.
-    let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config.router.layouts.iter().cloned().partition(|layout| layout.fixed_app().is_some());
+    let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config
+        .router
+        .layouts
+        .iter()
+        .cloned()
+        .partition(|layout| layout.fixed_app().is_some());
     for layout in fixed {
-        steps.push(step(format!("round trip {}", layout.outgoing()), Outcome::Note, "not tried: its paths belong to one app, and its users may be writing"));
+        steps.push(step(
+            format!("round trip {}", layout.outgoing()),
+            Outcome::Note,
+            "not tried: its paths belong to one app, and its users may be writing",
+        ));
     }
     if layouts.is_empty() {
         return Ok(());
     }
     let router = Router {
-        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[]).expect("proven before, for every app"),
+        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[])
+            .expect("proven before, for every app"),
         dead_letter_topic: None,
         ..config.router.clone()
     };
     let setup = Setup {
-        links: LinkSettings { session: Session::Clean, ..config.visitor_links("check-observer") },
+        links: LinkSettings {
+            session: Session::Clean,
+            ..config.visitor_links("check-observer")
+        },
         router: router.clone(),
         publishers: 1,
         ack_timeout: PATIENCE,
@@ -172,7 +267,10 @@ async fn round_trip(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>
     let visit = async {
         // Without it the observer would try for ever.
         if tokio::time::timeout(PATIENCE, ready_rx).await.is_err() {
-            return Err(LinkError::new(crate::broker::Cause::TimedOut, "an observer for the round trip did not get ready"));
+            return Err(LinkError::new(
+                crate::broker::Cause::TimedOut,
+                "an observer for the round trip did not get ready",
+            ));
         }
         let mut user = Visitor::connect(links.clone(), Session::Clean).await?;
         for layout in &layouts {
@@ -190,8 +288,19 @@ async fn round_trip(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>
     visited
 }
 
-async fn one_round_trip(router: &Router, layout: &Layout, app: &str, user: &mut Visitor, steps: &mut Vec<Step>) -> Result<(), LinkError> {
-    let outgoing = layout.outgoing().as_str().replace("{app}", app).replace("{sender}", "check-a").replace("{recipient}", "check-b");
+async fn one_round_trip(
+    router: &Router,
+    layout: &Layout,
+    app: &str,
+    user: &mut Visitor,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
+    let outgoing = layout
+        .outgoing()
+        .as_str()
+        .replace("{app}", app)
+        .replace("{sender}", "check-a")
+        .replace("{recipient}", "check-b");
     let name = format!("round trip {outgoing}");
     let inbound = match router.layouts.parse(&outgoing) {
         Ok(inbound) => inbound,
@@ -205,7 +314,8 @@ async fn one_round_trip(router: &Router, layout: &Layout, app: &str, user: &mut 
     user.subscribe(&[filter]).await?;
     let sent = tokio::time::Instant::now();
     let topic = TopicName::parse(&outgoing).expect("it was parsed as a topic");
-    user.publish(topic, Bytes::from_static(br#"{"text":"check"}"#)).await?;
+    user.publish(topic, Bytes::from_static(br#"{"text":"check"}"#))
+        .await?;
     steps.push(match user.message(PATIENCE).await {
         Ok(received) if received.topic == inbox.as_str() => {
             let took = sent.elapsed();
@@ -221,13 +331,24 @@ async fn one_round_trip(router: &Router, layout: &Layout, app: &str, user: &mut 
 }
 
 /// What becomes of topics with `.` in them.
-async fn carries(config: &Config, links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+async fn carries(
+    config: &Config,
+    links: &LinkSettings,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
     let mut visitor = Visitor::connect(links.clone(), Session::Clean).await?;
     let root = format!("observer/{}/check", config.name);
-    visitor.subscribe(&[TopicFilter::parse(&format!("{root}/#")).expect("a filter")]).await?;
+    visitor
+        .subscribe(&[TopicFilter::parse(&format!("{root}/#")).expect("a filter")])
+        .await?;
     let sent = format!("{root}/john.doe");
-    visitor.publish(TopicName::parse(&sent).expect("a topic"), Bytes::new()).await?;
-    let arrived = visitor.message(PATIENCE).await.map(|received| String::from_utf8_lossy(&received.topic).into_owned());
+    visitor
+        .publish(TopicName::parse(&sent).expect("a topic"), Bytes::new())
+        .await?;
+    let arrived = visitor
+        .message(PATIENCE)
+        .await
+        .map(|received| String::from_utf8_lossy(&received.topic).into_owned());
     visitor.leave().await;
     steps.push(match arrived {
         Ok(topic) if topic == sent => step("identifiers", Outcome::Ok, "a \".\" in an identifier arrives as it was sent"),

@@ -21,8 +21,8 @@ use tracing::warn;
 
 use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, variable};
 use crate::layout::PayloadMode;
-use crate::policy::Refusal;
 use crate::message::Received;
+use crate::policy::Refusal;
 use crate::routing::Router;
 use crate::telemetry;
 use crate::time::UnixMillis;
@@ -41,10 +41,20 @@ pub fn main() -> ExitCode {
         ("check", given) => in_runtime(run_check(given)),
         ("health", given) => in_runtime(health(given)),
         #[cfg(feature = "demo")]
-        ("demo", given) => in_runtime(crate::demo::run(given.get_flag("once"), given.get_one("port").copied())),
+        ("demo", given) => in_runtime(crate::demo::run(
+            given.get_flag("once"),
+            given.get_one("port").copied(),
+        )),
         ("completions", given) => {
-            let shell = *given.get_one::<clap_complete::Shell>("shell").expect("clap asks for it");
-            clap_complete::generate(shell, &mut command(), "chat21-observer", &mut std::io::stdout());
+            let shell = *given
+                .get_one::<clap_complete::Shell>("shell")
+                .expect("clap asks for it");
+            clap_complete::generate(
+                shell,
+                &mut command(),
+                "chat21-observer",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         (other, _) => unreachable!("clap knows no command {other:?}"),
@@ -52,7 +62,10 @@ pub fn main() -> ExitCode {
     done.unwrap_or_else(|error| {
         if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
             let count = errors.0.len();
-            eprintln!("error: {count} mistake{} in the settings\n{errors}", if count == 1 { "" } else { "s" });
+            eprintln!(
+                "error: {count} mistake{} in the settings\n{errors}",
+                if count == 1 { "" } else { "s" }
+            );
             return ExitCode::from(2);
         }
         eprintln!("error: {error:#}");
@@ -62,8 +75,15 @@ pub fn main() -> ExitCode {
 
 /// The whole command line, also for completions.
 pub fn command() -> Command {
-    let settings: Vec<Arg> = std::iter::once(config_arg()).chain(SETTINGS.iter().map(setting_arg)).collect();
-    let json = || Arg::new("json").long("json").action(ArgAction::SetTrue).help("print JSON, for programs");
+    let settings: Vec<Arg> = std::iter::once(config_arg())
+        .chain(SETTINGS.iter().map(setting_arg))
+        .collect();
+    let json = || {
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("print JSON, for programs")
+    };
     let command = Command::new("chat21-observer")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Turns an MQTT broker into a Chat21 messaging backend: what users write to their outgoing paths, it publishes into inboxes")
@@ -94,7 +114,11 @@ pub fn command() -> Command {
 }
 
 fn config_arg() -> Arg {
-    Arg::new("config").long("config").value_name("FILE").value_parser(clap::value_parser!(PathBuf)).help("settings in TOML, keys named like the flags [env: OBSERVER_CONFIG]")
+    Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("settings in TOML, keys named like the flags [env: OBSERVER_CONFIG]")
 }
 
 fn setting_arg(setting: &Setting) -> Arg {
@@ -119,7 +143,9 @@ fn load(given: &ArgMatches) -> Result<Config, ConfigErrors> {
     let mut flags = Flags::new();
     for setting in SETTINGS {
         match setting.takes {
-            Takes::Switch if given.get_flag(setting.name) => drop(flags.insert(setting.name, vec!["true".to_owned()])),
+            Takes::Switch if given.get_flag(setting.name) => {
+                drop(flags.insert(setting.name, vec!["true".to_owned()]))
+            }
             Takes::Switch => {}
             Takes::Value(_) | Takes::List(_) => {
                 if let Some(texts) = given.get_many::<String>(setting.name) {
@@ -128,14 +154,22 @@ fn load(given: &ArgMatches) -> Result<Config, ConfigErrors> {
             }
         }
     }
-    let file = given.get_one::<PathBuf>("config").cloned().or_else(|| environment("OBSERVER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+    let file = given.get_one::<PathBuf>("config").cloned().or_else(|| {
+        environment("OBSERVER_CONFIG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    });
     Config::load(&flags, &environment, file.as_deref())
 }
 
 /// One thread carries the whole way of a message: with two connections and a few microseconds of work, passing messages between
 /// threads would cost more than it gains.
 fn in_runtime<F: Future<Output = anyhow::Result<ExitCode>>>(body: F) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?.block_on(body)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(body)
 }
 
 async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -147,7 +181,11 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     if let Some(warning) = config.identity_warning() {
         warn!("{warning}");
     }
-    if let Some(left) = config.credentials().token_remaining().filter(|left| *left < ENDS_SOON) {
+    if let Some(left) = config
+        .credentials()
+        .token_remaining()
+        .filter(|left| *left < ENDS_SOON)
+    {
         warn!(left = %humantime::format_duration(left), "the token ends soon: the broker will close the connection then");
     }
     let setup = daemon::Setup {
@@ -181,11 +219,28 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (ready_tx, ready_rx) = oneshot::channel::<daemon::Ready>();
     let announce = async {
         if let Ok(ready) = ready_rx.await {
-            let session = if ready.connected.session_present { "resumed" } else { "new" };
-            let layouts: Vec<&str> = config.router.layouts.iter().map(crate::layout::Layout::name).collect();
-            let http = ready.http.map(|http| format!(", health on http://{http}/readyz")).unwrap_or_default();
+            let session = if ready.connected.session_present {
+                "resumed"
+            } else {
+                "new"
+            };
+            let layouts: Vec<&str> = config
+                .router
+                .layouts
+                .iter()
+                .map(crate::layout::Layout::name)
+                .collect();
+            let http = ready
+                .http
+                .map(|http| format!(", health on http://{http}/readyz"))
+                .unwrap_or_default();
             let mut out = std::io::stdout();
-            let line = format!("ready: {} ({}), session {session}, layouts {}{http}", config.broker, ready.connected.protocol, unique(&layouts).join(" "));
+            let line = format!(
+                "ready: {} ({}), session {session}, layouts {}{http}",
+                config.broker,
+                ready.connected.protocol,
+                unique(&layouts).join(" ")
+            );
             // Whoever closed our standard output does not want the line.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
@@ -213,7 +268,9 @@ fn unique<'a>(names: &[&'a str]) -> Vec<&'a str> {
 
 async fn health(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
-    let Some(mut address) = config.http_listen else { anyhow::bail!("health is switched off (--http-listen none)") };
+    let Some(mut address) = config.http_listen else {
+        anyhow::bail!("health is switched off (--http-listen none)")
+    };
     if address.ip().is_unspecified() {
         address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
     }
@@ -225,7 +282,11 @@ async fn health(given: &ArgMatches) -> anyhow::Result<ExitCode> {
 async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
     // Only what goes wrong; the result is the table.
-    let level = if config.log_level == "info" { "error" } else { &config.log_level };
+    let level = if config.log_level == "info" {
+        "error"
+    } else {
+        &config.log_level
+    };
     telemetry::init(config.log_format, level);
     let steps = check::run(&config).await;
     if given.get_flag("json") {
@@ -233,7 +294,16 @@ async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     } else {
         println!("{}", check::table(&config, &steps));
     }
-    Ok(if steps.iter().any(|step| step.outcome == check::Outcome::Failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(
+        if steps
+            .iter()
+            .any(|step| step.outcome == check::Outcome::Failed)
+        {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        },
+    )
 }
 
 /// What would become of a message.
@@ -275,17 +345,26 @@ struct Copy {
 fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
     let topic = given.get_one::<String>("TOPIC").expect("clap asks for it");
-    let payload = given.get_one::<String>("payload").map_or(r#"{"text":"hello"}"#, String::as_str);
+    let payload = given
+        .get_one::<String>("payload")
+        .map_or(r#"{"text":"hello"}"#, String::as_str);
     let explanation = explain_topic(&config.router, topic, payload);
     if given.get_flag("json") {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
         print!("{}", explanation.text());
     }
-    Ok(if explanation.reason.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if explanation.reason.is_none() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge: an explanation is of now")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: an explanation is of now"
+)]
 fn explain_topic(router: &Router, topic: &str, payload: &str) -> Explanation {
     let now = UnixMillis::from(std::time::SystemTime::now());
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
@@ -300,19 +379,36 @@ fn explain_topic(router: &Router, topic: &str, payload: &str) -> Explanation {
     if parsed.is_err()
         && let Some(layout) = router.layouts.inbox_layout(topic)
     {
-        notes.push(format!("this is an inbox path of layout {}: the observer writes there and never reads it", layout.name()));
+        notes.push(format!(
+            "this is an inbox path of layout {}: the observer writes there and never reads it",
+            layout.name()
+        ));
     }
     let because = match (&parsed, plan.refusal) {
         (Err(error), _) => Some(error.to_string()),
-        (Ok(_), Some(Refusal::NotAGroup)) => Some("it is for a group, and without a store no group is known".to_owned()),
-        (Ok(_), Some(reason)) => Some(format!("the payload or an identifier is refused as {reason}")),
+        (Ok(_), Some(Refusal::NotAGroup)) => {
+            Some("it is for a group, and without a store no group is known".to_owned())
+        }
+        (Ok(_), Some(reason)) => Some(format!(
+            "the payload or an identifier is refused as {reason}"
+        )),
         (Ok(_), None) => None,
     };
     let message = parsed.ok().map(|inbound| {
-        let filter = router.layouts.filters().into_iter().find(|filter| filter.matches(topic)).map(|filter| filter.as_str().to_owned()).unwrap_or_default();
+        let filter = router
+            .layouts
+            .filters()
+            .into_iter()
+            .find(|filter| filter.matches(topic))
+            .map(|filter| filter.as_str().to_owned())
+            .unwrap_or_default();
         let dot = if topic.starts_with('/') { "." } else { "" };
         let own = |user: id::UserId<'_>| format!("{dot}apps.{}.users.{user}.*", inbound.app);
-        let outgoing = if topic.starts_with(&format!("apps/{}/outgoing/", inbound.app)) { format!("apps.{}.outgoing.users.{}.*", inbound.app, inbound.sender) } else { own(inbound.sender) };
+        let outgoing = if topic.starts_with(&format!("apps/{}/outgoing/", inbound.app)) {
+            format!("apps.{}.outgoing.users.{}.*", inbound.app, inbound.sender)
+        } else {
+            own(inbound.sender)
+        };
         Message {
             layout: inbound.layout.name().to_owned(),
             payload: match inbound.layout.payload() {
@@ -336,7 +432,11 @@ fn explain_topic(router: &Router, topic: &str, payload: &str) -> Explanation {
     Explanation {
         topic: topic.to_owned(),
         amqp_routing_key: amqp_key(topic),
-        verdict: if plan.refusal.is_some() { "refused" } else { "forwarded" },
+        verdict: if plan.refusal.is_some() {
+            "refused"
+        } else {
+            "forwarded"
+        },
         reason: plan.refusal.map(Refusal::as_str),
         because,
         message,
@@ -354,14 +454,38 @@ impl Explanation {
         line("topic", &self.topic);
         line("AMQP key", &self.amqp_routing_key);
         if let Some(message) = &self.message {
-            line("layout", &format!("{} ({})", message.layout, message.payload));
-            line("filter", &format!("{}   AMQP binding {}", message.filter, message.amqp_binding_key));
+            line(
+                "layout",
+                &format!("{} ({})", message.layout, message.payload),
+            );
+            line(
+                "filter",
+                &format!(
+                    "{}   AMQP binding {}",
+                    message.filter, message.amqp_binding_key
+                ),
+            );
             line("app", &message.app);
-            line("sender", &format!("{}   may write here with scope {}", message.sender, message.sender_scope));
-            line("recipient", &format!("{}   reads his inbox with scope {}", message.recipient, message.recipient_scope));
+            line(
+                "sender",
+                &format!(
+                    "{}   may write here with scope {}",
+                    message.sender, message.sender_scope
+                ),
+            );
+            line(
+                "recipient",
+                &format!(
+                    "{}   reads his inbox with scope {}",
+                    message.recipient, message.recipient_scope
+                ),
+            );
         }
         match (&self.reason, &self.because) {
-            (Some(reason), Some(because)) => line("verdict", &format!("{}: {reason}, because {because}", self.verdict)),
+            (Some(reason), Some(because)) => line(
+                "verdict",
+                &format!("{}: {reason}, because {because}", self.verdict),
+            ),
             _ => line("verdict", self.verdict),
         }
         for publish in &self.publishes {

@@ -46,51 +46,207 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-const fn value(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting { name, takes: Takes::Value(value), default, help }
+const fn value(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        takes: Takes::Value(value),
+        default,
+        help,
+    }
 }
 
-const fn list(name: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting { name, takes: Takes::List(value), default, help }
+const fn list(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        takes: Takes::List(value),
+        default,
+        help,
+    }
 }
 
 const fn switch(name: &'static str, help: &'static str) -> Setting {
-    Setting { name, takes: Takes::Switch, default: "false", help }
+    Setting {
+        name,
+        takes: Takes::Switch,
+        default: "false",
+        help,
+    }
 }
 
 /// Every setting there is.
 pub const SETTINGS: &[Setting] = &[
-    value("broker", "URL", "mqtt://localhost:1883", "the broker: mqtt://, mqtts://, ws:// or wss://[USER@]HOST[:PORT][/PATH]"),
-    value("protocol", "VERSION", "auto", "auto, 5 or 3.1.1; auto takes the newest the broker speaks"),
-    value("username", "NAME", "", "user to log in as; \"JWT\" if only a token is given"),
-    value("password", "TEXT", "", "its password; others can see it in the process list: prefer the variable or --password-file"),
-    value("password-file", "FILE", "", "file that holds the password, read anew for each connection"),
-    value("token", "JWT", "", "token to log in with, as the password; prefer the variable or --token-file"),
-    value("token-file", "FILE", "", "file that holds the token, read anew for each connection"),
-    value("ca-file", "FILE", "", "certificates (PEM) to trust instead of the system's"),
-    value("client-cert", "FILE", "", "certificate chain (PEM) to show to the broker"),
-    value("client-key", "FILE", "", "private key (PEM) of --client-cert"),
-    switch("tls-insecure", "accept any certificate: whoever is on the way can read and change everything"),
-    value("proxy", "URL", "", "HTTP proxy to connect through: http://[USER:PASSWORD@]HOST:PORT"),
+    value(
+        "broker",
+        "URL",
+        "mqtt://localhost:1883",
+        "the broker: mqtt://, mqtts://, ws:// or wss://[USER@]HOST[:PORT][/PATH]",
+    ),
+    value(
+        "protocol",
+        "VERSION",
+        "auto",
+        "auto, 5 or 3.1.1; auto takes the newest the broker speaks",
+    ),
+    value(
+        "username",
+        "NAME",
+        "",
+        "user to log in as; \"JWT\" if only a token is given",
+    ),
+    value(
+        "password",
+        "TEXT",
+        "",
+        "its password; others can see it in the process list: prefer the variable or --password-file",
+    ),
+    value(
+        "password-file",
+        "FILE",
+        "",
+        "file that holds the password, read anew for each connection",
+    ),
+    value(
+        "token",
+        "JWT",
+        "",
+        "token to log in with, as the password; prefer the variable or --token-file",
+    ),
+    value(
+        "token-file",
+        "FILE",
+        "",
+        "file that holds the token, read anew for each connection",
+    ),
+    value(
+        "ca-file",
+        "FILE",
+        "",
+        "certificates (PEM) to trust instead of the system's",
+    ),
+    value(
+        "client-cert",
+        "FILE",
+        "",
+        "certificate chain (PEM) to show to the broker",
+    ),
+    value(
+        "client-key",
+        "FILE",
+        "",
+        "private key (PEM) of --client-cert",
+    ),
+    switch(
+        "tls-insecure",
+        "accept any certificate: whoever is on the way can read and change everything",
+    ),
+    value(
+        "proxy",
+        "URL",
+        "",
+        "HTTP proxy to connect through: http://[USER:PASSWORD@]HOST:PORT",
+    ),
     value("name", "NAME", "observer", "public name of this observer"),
-    value("client-id", "ID", "", "MQTT client identifier; made up and kept secret if not given: who knows it can take the session over"),
-    value("state-dir", "DIR", "", "where the client identifier is kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state"),
+    value(
+        "client-id",
+        "ID",
+        "",
+        "MQTT client identifier; made up and kept secret if not given: who knows it can take the session over",
+    ),
+    value(
+        "state-dir",
+        "DIR",
+        "",
+        "where the client identifier is kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state",
+    ),
     list("app", "APP", "", "serve these apps only"),
-    list("layouts", "NAME", "inbox,chat21,chat21-v1", "built-in layouts to serve; those of the file come on top"),
-    value("broker-kind", "KIND", "any", "any, or rabbitmq: refuse identifiers that RabbitMQ cannot carry (\".\", over 255 bytes)"),
-    value("max-payload", "SIZE", "1MiB", "largest payload forwarded; a larger one is refused as too-large"),
-    value("dead-letter-topic", "TOPIC", "", "publish every refused message there, with the reason"),
-    value("window", "N", "500", "messages under way at a time; brokers send no more than their own window (RabbitMQ: mqtt.prefetch)"),
+    list(
+        "layouts",
+        "NAME",
+        "inbox,chat21,chat21-v1",
+        "built-in layouts to serve; those of the file come on top",
+    ),
+    value(
+        "broker-kind",
+        "KIND",
+        "any",
+        "any, or rabbitmq: refuse identifiers that RabbitMQ cannot carry (\".\", over 255 bytes)",
+    ),
+    value(
+        "max-payload",
+        "SIZE",
+        "1MiB",
+        "largest payload forwarded; a larger one is refused as too-large",
+    ),
+    value(
+        "dead-letter-topic",
+        "TOPIC",
+        "",
+        "publish every refused message there, with the reason",
+    ),
+    value(
+        "window",
+        "N",
+        "500",
+        "messages under way at a time; brokers send no more than their own window (RabbitMQ: mqtt.prefetch)",
+    ),
     value("publishers", "N", "1", "connections to publish over"),
     value("keep-alive", "TIME", "30s", "ping interval, at least 5s"),
-    value("connect-timeout", "TIME", "10s", "limit for getting connected"),
-    value("ack-timeout", "TIME", "30s", "a publish not confirmed by then costs its connection and goes out again"),
-    value("drain-timeout", "TIME", "10s", "on SIGTERM or SIGINT, how long to wait for what is under way"),
-    value("session-expiry", "TIME", "7days", "how long the broker is asked to keep messages while the observer is away (MQTT 5)"),
-    switch("reset-session", "begin with an empty session: what the broker still holds for this observer is discarded"),
-    value("http-listen", "ADDR", "127.0.0.1:9090", "where /livez and /readyz answer; none for nowhere"),
-    value("log-format", "FORMAT", "auto", "auto, text or json; auto: text on a terminal"),
-    value("log-level", "LEVEL", "info", "error, warn, info, debug or trace, or a tracing filter"),
+    value(
+        "connect-timeout",
+        "TIME",
+        "10s",
+        "limit for getting connected",
+    ),
+    value(
+        "ack-timeout",
+        "TIME",
+        "30s",
+        "a publish not confirmed by then costs its connection and goes out again",
+    ),
+    value(
+        "drain-timeout",
+        "TIME",
+        "10s",
+        "on SIGTERM or SIGINT, how long to wait for what is under way",
+    ),
+    value(
+        "session-expiry",
+        "TIME",
+        "7days",
+        "how long the broker is asked to keep messages while the observer is away (MQTT 5)",
+    ),
+    switch(
+        "reset-session",
+        "begin with an empty session: what the broker still holds for this observer is discarded",
+    ),
+    value(
+        "http-listen",
+        "ADDR",
+        "127.0.0.1:9090",
+        "where /livez and /readyz answer; none for nowhere",
+    ),
+    value(
+        "log-format",
+        "FORMAT",
+        "auto",
+        "auto, text or json; auto: text on a terminal",
+    ),
+    value(
+        "log-level",
+        "LEVEL",
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter",
+    ),
 ];
 
 /// Variables other programs of this family use for the same thing.
@@ -175,9 +331,14 @@ impl SecretSource {
         match self {
             Self::Password(secret) | Self::Token(secret) => Ok(secret.clone()),
             Self::PasswordFile(path) | Self::TokenFile(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
                 let secret = text.trim_end_matches(['\r', '\n']);
-                if secret.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Secret::new(secret.to_owned())) }
+                if secret.is_empty() {
+                    Err(format!("{} is empty", path.display()))
+                } else {
+                    Ok(Secret::new(secret.to_owned()))
+                }
             }
         }
     }
@@ -194,7 +355,10 @@ impl Credentials {
     /// A file that cannot be read or is empty, in words.
     pub fn read(&self) -> Result<Option<(String, Secret)>, String> {
         let Some(source) = &self.secret else {
-            return Ok(self.username.clone().map(|username| (username, Secret::new(String::new()))));
+            return Ok(self
+                .username
+                .clone()
+                .map(|username| (username, Secret::new(String::new()))));
         };
         // RabbitMQ refuses a login without a user name, and takes any with a token (seen on 3.10.8 and 4.0.5).
         let username = self.username.clone().unwrap_or_else(|| "JWT".to_owned());
@@ -209,7 +373,10 @@ impl Credentials {
     /// Says so, if the token in use has expired.
     pub fn token_expired(&self) -> Option<String> {
         match self.claims()?.remaining(now())? {
-            Err(ago) => Some(format!("the token expired {} ago", humantime::format_duration(ago))),
+            Err(ago) => Some(format!(
+                "the token expired {} ago",
+                humantime::format_duration(ago)
+            )),
             Ok(_) => None,
         }
     }
@@ -220,7 +387,10 @@ impl Credentials {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "whether a token has expired is asked where it is used, at the edge")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whether a token has expired is asked where it is used, at the edge"
+)]
 fn now() -> UnixMillis {
     UnixMillis::from(SystemTime::now())
 }
@@ -278,13 +448,22 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn fail(&mut self, name: &str, fault: impl Display) {
-        let place = self.values.get(name).map_or_else(|| format!("--{name}"), |(_, place)| place.clone());
-        self.errors.push(ConfigError { place, fault: fault.to_string() });
+        let place = self
+            .values
+            .get(name)
+            .map_or_else(|| format!("--{name}"), |(_, place)| place.clone());
+        self.errors.push(ConfigError {
+            place,
+            fault: fault.to_string(),
+        });
     }
 
     /// One value, if the setting is given or has a default.
     fn text(&self, name: &str) -> Option<String> {
-        let setting = SETTINGS.iter().find(|setting| setting.name == name).expect("every setting stands in the table");
+        let setting = SETTINGS
+            .iter()
+            .find(|setting| setting.name == name)
+            .expect("every setting stands in the table");
         match self.values.get(name) {
             Some((texts, _)) => texts.last().cloned(),
             None => (!setting.default.is_empty()).then(|| setting.default.to_owned()),
@@ -297,7 +476,12 @@ impl Reader<'_> {
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
-        let split = |text: &str| text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        let split = |text: &str| {
+            text.split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+        };
         match self.values.get(name) {
             Some((texts, _)) => texts.iter().flat_map(|text| split(text)).collect(),
             None => self.text(name).map(|text| split(&text)).unwrap_or_default(),
@@ -321,7 +505,11 @@ impl Reader<'_> {
     fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u16>) -> u16 {
         let parse = |text: &str| match text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(format!("{text:?} is not a whole number from {} to {}", range.start(), range.end())),
+            _ => Err(format!(
+                "{text:?} is not a whole number from {} to {}",
+                range.start(),
+                range.end()
+            )),
         };
         self.parse(name, parse).unwrap_or(*range.start())
     }
@@ -330,7 +518,10 @@ impl Reader<'_> {
         let parse = |text: &str| match humantime::parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Ok(duration),
             Ok(_) => {
-                let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+                let (least, most) = (
+                    humantime::format_duration(*range.start()),
+                    humantime::format_duration(*range.end()),
+                );
                 Err(format!("{text:?} is not between {least} and {most}"))
             }
             Err(error) => Err(format!("{text:?} is not a time such as 30s or 5m: {error}")),
@@ -352,7 +543,9 @@ impl Reader<'_> {
 
 /// A size in bytes: `1MiB`, `256KiB`, `64kB`, `1000`.
 fn parse_size(text: &str) -> Result<usize, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
         "" | "B" => 1,
@@ -362,10 +555,15 @@ fn parse_size(text: &str) -> Result<usize, String> {
         "MiB" => 1 << 20,
         _ => return Err(format!("{text:?} is not a size such as 64KiB or 1MiB")),
     };
-    let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor));
+    let bytes = number
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
     match bytes {
         Some(bytes @ 1..=0x0f00_0000) => Ok(bytes),
-        _ => Err(format!("{text:?} is not a size between 1 byte and 240MiB, which is what MQTT can carry")),
+        _ => Err(format!(
+            "{text:?} is not a size between 1 byte and 240MiB, which is what MQTT can carry"
+        )),
     }
 }
 
@@ -374,17 +572,38 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake found.
-    pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, file: Option<&Path>) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader { values: BTreeMap::new(), env, errors: vec![] };
-        let custom = file.map(|path| read_file(&mut reader, path)).unwrap_or_default();
+    pub fn load(
+        flags: &Flags,
+        env: &dyn Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader {
+            values: BTreeMap::new(),
+            env,
+            errors: vec![],
+        };
+        let custom = file
+            .map(|path| read_file(&mut reader, path))
+            .unwrap_or_default();
         for setting in SETTINGS {
-            let aliases = ALSO.iter().filter(|(name, _)| *name == setting.name).map(|(_, variable)| (*variable).to_owned());
-            let found = std::iter::once(variable(setting.name)).chain(aliases).find_map(|name| env(&name).filter(|text| !text.is_empty()).map(|text| (text, name)));
+            let aliases = ALSO
+                .iter()
+                .filter(|(name, _)| *name == setting.name)
+                .map(|(_, variable)| (*variable).to_owned());
+            let found = std::iter::once(variable(setting.name))
+                .chain(aliases)
+                .find_map(|name| {
+                    env(&name)
+                        .filter(|text| !text.is_empty())
+                        .map(|text| (text, name))
+                });
             if let Some((text, name)) = found {
                 reader.values.insert(setting.name, (vec![text], name));
             }
             if let Some(texts) = flags.get(setting.name) {
-                reader.values.insert(setting.name, (texts.clone(), format!("--{}", setting.name)));
+                reader
+                    .values
+                    .insert(setting.name, (texts.clone(), format!("--{}", setting.name)));
             }
         }
         let config = build(&mut reader, custom);
@@ -399,13 +618,25 @@ impl Config {
     /// # Errors
     /// A state directory that was asked for and cannot be written to, in words.
     pub fn links(&self) -> Result<LinkSettings, ConfigErrors> {
-        let client_id = self.find_client_id().map_err(|fault| ConfigErrors(vec![ConfigError { place: "--state-dir".to_owned(), fault }]))?;
-        Ok(LinkSettings { client_id: Secret::new(client_id), ..self.links.clone() })
+        let client_id = self.find_client_id().map_err(|fault| {
+            ConfigErrors(vec![ConfigError {
+                place: "--state-dir".to_owned(),
+                fault,
+            }])
+        })?;
+        Ok(LinkSettings {
+            client_id: Secret::new(client_id),
+            ..self.links.clone()
+        })
     }
 
     /// What is wrong with making the client identifier of the credential, if that is what [`Config::links`] will do.
     pub fn identity_warning(&self) -> Option<&'static str> {
-        let kept = || self.state_dir.as_deref().is_some_and(|dir| kept_suffix(dir, &self.name).is_ok());
+        let kept = || {
+            self.state_dir
+                .as_deref()
+                .is_some_and(|dir| kept_suffix(dir, &self.name).is_ok())
+        };
         if self.client_id.is_some() || kept() {
             return None;
         }
@@ -414,13 +645,18 @@ impl Config {
                 "no state directory can be written to, so the session's identity is made of the token: with another token it is another session, and what waits in the old one is never forwarded (give --state-dir or --client-id)",
             ),
             Some(_) => None,
-            None => Some("no state directory can be written to and there is no password, so the session's client identifier can be guessed (give --state-dir or --client-id)"),
+            None => Some(
+                "no state directory can be written to and there is no password, so the session's client identifier can be guessed (give --state-dir or --client-id)",
+            ),
         }
     }
 
     /// The same settings for a short visit that must not disturb the running observer: with an identifier of its own.
     pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
-        LinkSettings { client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())), ..self.links.clone() }
+        LinkSettings {
+            client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())),
+            ..self.links.clone()
+        }
     }
 
     /// The credentials in use.
@@ -432,15 +668,33 @@ impl Config {
         if let Some(given) = &self.client_id {
             return Ok(given.clone());
         }
-        match self.state_dir.as_deref().map(|dir| kept_suffix(dir, &self.name)) {
+        match self
+            .state_dir
+            .as_deref()
+            .map(|dir| kept_suffix(dir, &self.name))
+        {
             Some(Ok(suffix)) => return Ok(format!("{}-{suffix}", self.name)),
             Some(Err(fault)) if self.state_dir_given => return Err(fault),
             Some(Err(_)) | None => {}
         }
         // No place to keep a secret: one is made of a secret that is there already, and comes out the same at the next start.
-        let secret = self.links.credentials.read().ok().flatten().map(|(_, secret)| secret);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_ref().map_or(&b""[..], |secret| secret.reveal().as_bytes()));
-        let tag = hmac::sign(&key, format!("chat21-observer client id\n{}\n{}", self.name, self.broker).as_bytes());
+        let secret = self
+            .links
+            .credentials
+            .read()
+            .ok()
+            .flatten()
+            .map(|(_, secret)| secret);
+        let key = hmac::Key::new(
+            hmac::HMAC_SHA256,
+            secret
+                .as_ref()
+                .map_or(&b""[..], |secret| secret.reveal().as_bytes()),
+        );
+        let tag = hmac::sign(
+            &key,
+            format!("chat21-observer client id\n{}\n{}", self.name, self.broker).as_bytes(),
+        );
         Ok(format!("{}-{}", self.name, hex(&tag.as_ref()[..16])))
     }
 }
@@ -458,7 +712,8 @@ fn random_text() -> String {
 /// The random suffix kept in `dir`, made at the first start.
 fn kept_suffix(dir: &Path, name: &str) -> Result<String, String> {
     let path = dir.join(format!("{name}.client-id"));
-    let fault = |what: &str, error: std::io::Error| format!("cannot {what} {}: {error}", path.display());
+    let fault =
+        |what: &str, error: std::io::Error| format!("cannot {what} {}: {error}", path.display());
     match std::fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
         Ok(_) => {}
@@ -474,14 +729,22 @@ fn kept_suffix(dir: &Path, name: &str) -> Result<String, String> {
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
 /// The values of a TOML file, and its custom layouts.
 fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
-    let fault = |fault: String| ConfigError { place: path.display().to_string(), fault };
+    let fault = |fault: String| ConfigError {
+        place: path.display().to_string(),
+        fault,
+    };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
@@ -493,8 +756,12 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
         Ok(table) => table,
         Err(error) => {
             // Its own text would repeat the line, which may hold a password.
-            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            reader.errors.push(fault(format!("line {line}: {}", error.message())));
+            let line = error.span().map_or(1, |span| {
+                text[..span.start.min(text.len())].matches('\n').count() + 1
+            });
+            reader
+                .errors
+                .push(fault(format!("line {line}: {}", error.message())));
             return vec![];
         }
     };
@@ -503,21 +770,35 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
         if key == "custom-layout" {
             match value.try_into() {
                 Ok(layouts) => custom = layouts,
-                Err(error) => reader.errors.push(fault(format!("custom-layout: {}", error.message()))),
+                Err(error) => reader
+                    .errors
+                    .push(fault(format!("custom-layout: {}", error.message()))),
             }
             continue;
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == key) else {
-            let near = SETTINGS.iter().map(|s| s.name).find(|name| name.contains(&key.replace('_', "-")) || key.contains(name));
-            let hint = near.map(|name| format!(" (is {name} meant?)")).unwrap_or_default();
-            reader.errors.push(fault(format!("{key:?} is not a setting{hint}")));
+            let near = SETTINGS
+                .iter()
+                .map(|s| s.name)
+                .find(|name| name.contains(&key.replace('_', "-")) || key.contains(name));
+            let hint = near
+                .map(|name| format!(" (is {name} meant?)"))
+                .unwrap_or_default();
+            reader
+                .errors
+                .push(fault(format!("{key:?} is not a setting{hint}")));
             continue;
         };
         match scalars(&value) {
             Some(texts) => {
-                reader.values.insert(setting.name, (texts, format!("{key} in {}", path.display())));
+                reader.values.insert(
+                    setting.name,
+                    (texts, format!("{key} in {}", path.display())),
+                );
             }
-            None => reader.errors.push(fault(format!("{key} is neither a text, a number, true, false, nor a list of those"))),
+            None => reader.errors.push(fault(format!(
+                "{key} is neither a text, a number, true, false, nor a list of those"
+            ))),
         }
     }
     custom
@@ -528,7 +809,11 @@ fn scalars(value: &toml::Value) -> Option<Vec<String>> {
         toml::Value::String(text) => Some(vec![text.clone()]),
         toml::Value::Integer(number) => Some(vec![number.to_string()]),
         toml::Value::Boolean(switch) => Some(vec![switch.to_string()]),
-        toml::Value::Array(values) => values.iter().map(scalars).collect::<Option<Vec<_>>>().map(|texts| texts.concat()),
+        toml::Value::Array(values) => values
+            .iter()
+            .map(scalars)
+            .collect::<Option<Vec<_>>>()
+            .map(|texts| texts.concat()),
         toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
 }
@@ -539,13 +824,25 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
     let broker = reader.parse("broker", parse_broker_url);
     let tls = read_tls(reader, &mut warnings);
     let proxy = reader.parse("proxy", parse_proxy);
-    let protocol = reader.choice("protocol", &[("auto", None), ("5", Some(Protocol::V5)), ("3.1.1", Some(Protocol::V311))]);
-    let url_login = broker.as_ref().map(|broker| (broker.username.clone(), broker.password.clone())).unwrap_or_default();
+    let protocol = reader.choice(
+        "protocol",
+        &[
+            ("auto", None),
+            ("5", Some(Protocol::V5)),
+            ("3.1.1", Some(Protocol::V311)),
+        ],
+    );
+    let url_login = broker
+        .as_ref()
+        .map(|broker| (broker.username.clone(), broker.password.clone()))
+        .unwrap_or_default();
     let credentials = read_credentials(reader, url_login, &mut warnings);
     let name = reader
         .parse("name", |text| match TopicName::parse(text) {
             Ok(_) if !text.contains(['/', '.', '*']) => Ok(text.to_owned()),
-            Ok(_) => Err(format!("{text:?} is not one topic level without \".\" and \"*\"")),
+            Ok(_) => Err(format!(
+                "{text:?} is not one topic level without \".\" and \"*\""
+            )),
             Err(error) => Err(error.to_string()),
         })
         .unwrap_or_default();
@@ -555,26 +852,56 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
     }
     let window = reader.number("window", 1..=10_000);
     let publishers = usize::from(reader.number("publishers", 1..=32));
-    let keep_alive = reader.duration("keep-alive", Duration::from_secs(5)..=Duration::from_secs(65_535));
-    let connect_timeout = reader.duration("connect-timeout", Duration::from_secs(1)..=Duration::from_secs(600));
-    let ack_timeout = reader.duration("ack-timeout", Duration::from_secs(1)..=Duration::from_secs(3600));
-    let drain_timeout = reader.duration("drain-timeout", Duration::ZERO..=Duration::from_secs(3600));
-    let session_expiry = reader.duration("session-expiry", Duration::from_secs(1)..=Duration::from_secs(u64::from(u32::MAX)));
+    let keep_alive = reader.duration(
+        "keep-alive",
+        Duration::from_secs(5)..=Duration::from_secs(65_535),
+    );
+    let connect_timeout = reader.duration(
+        "connect-timeout",
+        Duration::from_secs(1)..=Duration::from_secs(600),
+    );
+    let ack_timeout = reader.duration(
+        "ack-timeout",
+        Duration::from_secs(1)..=Duration::from_secs(3600),
+    );
+    let drain_timeout =
+        reader.duration("drain-timeout", Duration::ZERO..=Duration::from_secs(3600));
+    let session_expiry = reader.duration(
+        "session-expiry",
+        Duration::from_secs(1)..=Duration::from_secs(u64::from(u32::MAX)),
+    );
     let reset_session = reader.switch("reset-session");
     let http_listen = reader.parse("http-listen", |text| match text {
         "none" => Ok(None),
-        address => address.parse().map(Some).map_err(|_| format!("{address:?} is neither an address such as 127.0.0.1:9090 nor none")),
+        address => address.parse().map(Some).map_err(|_| {
+            format!("{address:?} is neither an address such as 127.0.0.1:9090 nor none")
+        }),
     });
-    let log_format = reader.choice("log-format", &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    let log_format = reader.choice(
+        "log-format",
+        &[
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+        ],
+    );
     let log_level = reader
-        .parse("log-level", |text| match tracing_subscriber::EnvFilter::try_new(text) {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(format!("{text:?} is not a level (error, warn, info, debug, trace) or filter: {error}")),
-        })
+        .parse(
+            "log-level",
+            |text| match tracing_subscriber::EnvFilter::try_new(text) {
+                Ok(_) => Ok(text.to_owned()),
+                Err(error) => Err(format!(
+                    "{text:?} is not a level (error, warn, info, debug, trace) or filter: {error}"
+                )),
+            },
+        )
         .unwrap_or_default();
     let router = read_router(reader, custom);
     let state_dir_given = reader.is_given("state-dir");
-    let state_dir = reader.text("state-dir").map(PathBuf::from).or_else(|| default_state_dir(reader.env));
+    let state_dir = reader
+        .text("state-dir")
+        .map(PathBuf::from)
+        .or_else(|| default_state_dir(reader.env));
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
         (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
@@ -592,7 +919,9 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         connect_timeout,
         session: Session::Persistent(session_expiry),
         window,
-        max_payload_bytes: router.as_ref().map_or(1, |router| router.policy.max_payload_bytes),
+        max_payload_bytes: router
+            .as_ref()
+            .map_or(1, |router| router.policy.max_payload_bytes),
     };
     Some(Config {
         name,
@@ -622,15 +951,23 @@ fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
 }
 
 fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Router> {
-    let broker_kind = reader.choice("broker-kind", &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)]);
+    let broker_kind = reader.choice(
+        "broker-kind",
+        &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)],
+    );
     let max_payload_bytes = reader.parse("max-payload", parse_size).unwrap_or(1);
-    let dead_letter_topic = reader.parse("dead-letter-topic", |text| TopicName::parse(text).map_err(|error| error.to_string()));
+    let dead_letter_topic = reader.parse("dead-letter-topic", |text| {
+        TopicName::parse(text).map_err(|error| error.to_string())
+    });
     let mut layouts = vec![];
     for name in reader.texts("layouts") {
         match Layout::built_in(&name) {
             Some(built_in) => layouts.extend(built_in),
             None if name == "none" => {}
-            None => reader.fail("layouts", format!("{name:?} is none of {}, none", Layout::BUILT_IN.join(", "))),
+            None => reader.fail(
+                "layouts",
+                format!("{name:?} is none of {}, none", Layout::BUILT_IN.join(", ")),
+            ),
         }
     }
     for layout in custom {
@@ -638,24 +975,58 @@ fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Rou
             CustomPayload::Verbatim => PayloadMode::Verbatim,
             CustomPayload::Envelope => PayloadMode::Envelope,
         };
-        match Layout::new(&layout.name, &layout.outgoing, &layout.inbox, payload, layout.sender_copy, layout.app.as_deref()) {
+        match Layout::new(
+            &layout.name,
+            &layout.outgoing,
+            &layout.inbox,
+            payload,
+            layout.sender_copy,
+            layout.app.as_deref(),
+        ) {
             Ok(layout) => layouts.push(layout),
-            Err(error) => reader.errors.push(ConfigError { place: format!("custom-layout {:?}", layout.name), fault: error.to_string() }),
+            Err(error) => reader.errors.push(ConfigError {
+                place: format!("custom-layout {:?}", layout.name),
+                fault: error.to_string(),
+            }),
         }
     }
-    for app in reader.texts("app").iter().map(String::as_str).chain(layouts.iter().filter_map(Layout::fixed_app)) {
+    for app in reader
+        .texts("app")
+        .iter()
+        .map(String::as_str)
+        .chain(layouts.iter().filter_map(Layout::fixed_app))
+    {
         if let Err(error) = broker_kind.carries(app) {
-            reader.errors.push(ConfigError { place: "app".to_owned(), fault: error.to_string() });
+            reader.errors.push(ConfigError {
+                place: "app".to_owned(),
+                fault: error.to_string(),
+            });
         }
     }
-    let texts = layouts.iter().flat_map(|layout| [layout.outgoing().as_str(), layout.inbox().as_str()]);
-    let faults: Vec<_> = texts.filter_map(|text| broker_kind.carries(text).err().map(|error| format!("template {text:?}: {error}"))).collect();
+    let texts = layouts
+        .iter()
+        .flat_map(|layout| [layout.outgoing().as_str(), layout.inbox().as_str()]);
+    let faults: Vec<_> = texts
+        .filter_map(|text| {
+            broker_kind
+                .carries(text)
+                .err()
+                .map(|error| format!("template {text:?}: {error}"))
+        })
+        .collect();
     for fault in faults {
         reader.fail("broker-kind", fault);
     }
     let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
     match Layouts::new(layouts, reader.texts("app"), &published) {
-        Ok(layouts) => Some(Router { layouts, policy: Policy { max_payload_bytes, broker_kind }, dead_letter_topic }),
+        Ok(layouts) => Some(Router {
+            layouts,
+            policy: Policy {
+                max_payload_bytes,
+                broker_kind,
+            },
+            dead_letter_topic,
+        }),
         Err(error) => {
             reader.fail("layouts", error);
             None
@@ -663,36 +1034,69 @@ fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Rou
     }
 }
 
-fn read_credentials(reader: &mut Reader<'_>, url: (Option<String>, Option<Secret>), warnings: &mut Vec<String>) -> Credentials {
+fn read_credentials(
+    reader: &mut Reader<'_>,
+    url: (Option<String>, Option<Secret>),
+    warnings: &mut Vec<String>,
+) -> Credentials {
     for name in ["password", "token"] {
-        if reader.values.get(name).is_some_and(|(_, place)| place.starts_with("--")) {
-            warnings.push(format!("--{name} can be read in the process list: use {} or --{name}-file", variable(name)));
+        if reader
+            .values
+            .get(name)
+            .is_some_and(|(_, place)| place.starts_with("--"))
+        {
+            warnings.push(format!(
+                "--{name} can be read in the process list: use {} or --{name}-file",
+                variable(name)
+            ));
         }
     }
     let path = |reader: &Reader<'_>, name| reader.text(name).map(PathBuf::from);
     let sources: Vec<(&str, SecretSource)> = [
-        ("password", reader.text("password").map(|text| SecretSource::Password(Secret::new(text)))),
-        ("password-file", path(reader, "password-file").map(SecretSource::PasswordFile)),
-        ("token", reader.text("token").map(|text| SecretSource::Token(Secret::new(text)))),
-        ("token-file", path(reader, "token-file").map(SecretSource::TokenFile)),
+        (
+            "password",
+            reader
+                .text("password")
+                .map(|text| SecretSource::Password(Secret::new(text))),
+        ),
+        (
+            "password-file",
+            path(reader, "password-file").map(SecretSource::PasswordFile),
+        ),
+        (
+            "token",
+            reader
+                .text("token")
+                .map(|text| SecretSource::Token(Secret::new(text))),
+        ),
+        (
+            "token-file",
+            path(reader, "token-file").map(SecretSource::TokenFile),
+        ),
         ("broker", url.1.map(SecretSource::Password)),
     ]
     .into_iter()
     .filter_map(|(name, source)| source.map(|source| (name, source)))
     .collect();
     if let [(first, _), (second, _), ..] = &sources[..] {
-        let fault = format!("a password or token is given here and by {first}: one of them is enough");
+        let fault =
+            format!("a password or token is given here and by {first}: one of them is enough");
         reader.fail(second, fault);
     }
     let source = sources.into_iter().next();
     if let Some((name, source)) = &source {
         match source.read() {
-            Ok(secret) if source.is_token() && token::peek(secret.reveal()).is_none() => reader.fail(name, "is not a JSON Web Token"),
+            Ok(secret) if source.is_token() && token::peek(secret.reveal()).is_none() => {
+                reader.fail(name, "is not a JSON Web Token")
+            }
             Ok(_) => {}
             Err(fault) => reader.fail(name, fault),
         }
     }
-    Credentials { username: reader.text("username").or(url.0), secret: source.map(|(_, source)| source) }
+    Credentials {
+        username: reader.text("username").or(url.0),
+        secret: source.map(|(_, source)| source),
+    }
 }
 
 enum BareTransport {
@@ -711,7 +1115,9 @@ struct BrokerUrl {
 
 fn decode(text: &str) -> Result<String, String> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-    decoded.map(std::borrow::Cow::into_owned).map_err(|_| "user or password is not percent-encoded UTF-8".to_owned())
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| "user or password is not percent-encoded UTF-8".to_owned())
 }
 
 fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {
@@ -723,9 +1129,17 @@ fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {
         "mqtts" | "ssl" => 8883,
         "ws" => 80,
         "wss" => 443,
-        other => return Err(format!("scheme {other:?} is none of mqtt, mqtts, ws, wss; {RULE}")),
+        other => {
+            return Err(format!(
+                "scheme {other:?} is none of mqtt, mqtts, ws, wss; {RULE}"
+            ));
+        }
     };
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("no host; {RULE}"))?.to_owned();
+    let host = url
+        .host_str()
+        .filter(|host| !host.is_empty())
+        .ok_or_else(|| format!("no host; {RULE}"))?
+        .to_owned();
     let port = url.port().unwrap_or(port);
     let username = Some(decode(url.username())?).filter(|name| !name.is_empty());
     let password = url.password().map(decode).transpose()?.map(Secret::new);
@@ -736,16 +1150,31 @@ fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {
         return Err(format!("{}:// has no path; {RULE}", url.scheme()));
     }
     if host.starts_with('[') && !matches!(url.scheme(), "mqtt" | "tcp") {
-        return Err(format!("an IPv6 address works with mqtt:// only: give {host} a name"));
+        return Err(format!(
+            "an IPv6 address works with mqtt:// only: give {host} a name"
+        ));
     }
-    let shown = if is_web { url.to_string() } else { format!("{}://{host}:{port}", url.scheme()) };
+    let shown = if is_web {
+        url.to_string()
+    } else {
+        format!("{}://{host}:{port}", url.scheme())
+    };
     let transport = match url.scheme() {
         "mqtt" | "tcp" => BareTransport::Tcp { host, port },
         "mqtts" | "ssl" => BareTransport::Tls { host, port },
-        "ws" => BareTransport::Ws { url: url.to_string() },
-        _ => BareTransport::Wss { url: url.to_string() },
+        "ws" => BareTransport::Ws {
+            url: url.to_string(),
+        },
+        _ => BareTransport::Wss {
+            url: url.to_string(),
+        },
     };
-    Ok(BrokerUrl { transport, username, password, shown })
+    Ok(BrokerUrl {
+        transport,
+        username,
+        password,
+        shown,
+    })
 }
 
 fn parse_proxy(text: &str) -> Result<Proxy, String> {
@@ -760,40 +1189,64 @@ fn parse_proxy(text: &str) -> Result<Proxy, String> {
         (user, None) if user.is_empty() => None,
         (user, password) => Some((user, Secret::new(decode(password.unwrap_or_default())?))),
     };
-    Ok(Proxy { host, port, credentials })
+    Ok(Proxy {
+        host,
+        port,
+        credentials,
+    })
 }
 
 /// The TLS settings, made even if the broker is reached without, so that a faulty file is reported either way.
-fn read_tls(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Option<Arc<rustls::ClientConfig>> {
+fn read_tls(
+    reader: &mut Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> Option<Arc<rustls::ClientConfig>> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
     fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-        let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| format!("cannot read {path}: {error}"))?;
-        if found.is_empty() { Err(format!("{path} holds no certificate")) } else { Ok(found) }
+        let found = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| format!("cannot read {path}: {error}"))?;
+        if found.is_empty() {
+            Err(format!("{path} holds no certificate"))
+        } else {
+            Ok(found)
+        }
     }
     let mut roots = rustls::RootCertStore::empty();
     match reader.parse("ca-file", certificates) {
         Some(trusted) => {
             for certificate in trusted {
                 if let Err(error) = roots.add(certificate) {
-                    reader.fail("ca-file", format!("holds a certificate that cannot be trusted: {error}"));
+                    reader.fail(
+                        "ca-file",
+                        format!("holds a certificate that cannot be trusted: {error}"),
+                    );
                 }
             }
         }
         // A bad certificate among the system's is the system's matter: it is left out.
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        None => {
+            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("the provider has TLS 1.2 and 1.3");
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has TLS 1.2 and 1.3");
     let builder = if reader.switch("tls-insecure") {
         warnings.push("--tls-insecure: the broker's certificate is not checked; whoever is on the way can read and change everything, passwords too".to_owned());
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
     } else {
         builder.with_root_certificates(roots)
     };
     let chain = reader.parse("client-cert", certificates);
-    let key = reader.parse("client-key", |path| PrivateKeyDer::from_pem_file(path).map_err(|error| format!("cannot read {path}: {error}")));
+    let key = reader.parse("client-key", |path| {
+        PrivateKeyDer::from_pem_file(path).map_err(|error| format!("cannot read {path}: {error}"))
+    });
     for (one, other) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
         if reader.is_given(one) && !reader.is_given(other) {
             reader.fail(one, format!("needs --{other} beside it"));
@@ -834,7 +1287,12 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAnything {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -843,7 +1301,12 @@ impl rustls::client::danger::ServerCertVerifier for AcceptAnything {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {

@@ -116,7 +116,10 @@ struct Lane {
     recycle: CancellationToken,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one clock: the core is handed the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one clock: the core is handed the time"
+)]
 fn clock() -> (Instant, UnixMillis) {
     (Instant::now(), UnixMillis::from(SystemTime::now()))
 }
@@ -125,13 +128,21 @@ fn clock() -> (Instant, UnixMillis) {
 ///
 /// # Errors
 /// [`DaemonError`]. A broker that cannot be reached is none: the observer tries on.
-pub async fn run(setup: Setup, stop: CancellationToken, ready: oneshot::Sender<Ready>) -> Result<Stopped, DaemonError> {
+pub async fn run(
+    setup: Setup,
+    stop: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> Result<Stopped, DaemonError> {
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let health = Health::new(setup.publishers);
     let http = match setup.http_listen {
         Some(address) => {
-            let listener = TcpListener::bind(address).await.map_err(|error| DaemonError::Listen { address, error })?;
-            let local = listener.local_addr().map_err(|error| DaemonError::Listen { address, error })?;
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| DaemonError::Listen { address, error })?;
+            let local = listener
+                .local_addr()
+                .map_err(|error| DaemonError::Listen { address, error })?;
             let serving = http::serve(listener, health.clone());
             tasks.spawn(async move {
                 serving.await;
@@ -181,12 +192,38 @@ pub async fn run(setup: Setup, stop: CancellationToken, ready: oneshot::Sender<R
         health,
         stats: Stats::default(),
     };
-    let ready = Some((ready, Ready { connected: NOT_YET, filters: filters.len(), http }));
-    observer.run(Inputs { session_rx, lane_rx, tasks, links_stop, stop }, ready, setup.drain_timeout).await
+    let ready = Some((
+        ready,
+        Ready {
+            connected: NOT_YET,
+            filters: filters.len(),
+            http,
+        },
+    ));
+    observer
+        .run(
+            Inputs {
+                session_rx,
+                lane_rx,
+                tasks,
+                links_stop,
+                stop,
+            },
+            ready,
+            setup.drain_timeout,
+        )
+        .await
 }
 
 /// Stands in [`Ready`] until the broker has said something.
-const NOT_YET: Connected = Connected { protocol: crate::broker::Protocol::V5, session_present: false, receive_maximum: 0, max_packet_bytes: None, session_expiry: None, server_keep_alive: None };
+const NOT_YET: Connected = Connected {
+    protocol: crate::broker::Protocol::V5,
+    session_present: false,
+    receive_maximum: 0,
+    max_packet_bytes: None,
+    session_expiry: None,
+    server_keep_alive: None,
+};
 
 struct Inputs {
     session_rx: mpsc::Receiver<SessionEvent>,
@@ -197,7 +234,12 @@ struct Inputs {
 }
 
 impl Observer {
-    async fn run(mut self, mut inputs: Inputs, mut ready: Option<(oneshot::Sender<Ready>, Ready)>, drain: Duration) -> Result<Stopped, DaemonError> {
+    async fn run(
+        mut self,
+        mut inputs: Inputs,
+        mut ready: Option<(oneshot::Sender<Ready>, Ready)>,
+        drain: Duration,
+    ) -> Result<Stopped, DaemonError> {
         let mut tick = interval(TICK);
         // Every branch is safe to cancel: a channel keeps what was not received, the rest has no state.
         loop {
@@ -210,14 +252,18 @@ impl Observer {
                 () = inputs.stop.cancelled() => break,
             }
             for _ in 0..BATCH {
-                let Ok(event) = inputs.lane_rx.try_recv() else { break };
+                let Ok(event) = inputs.lane_rx.try_recv() else {
+                    break;
+                };
                 self.handle_lane(event);
             }
             for _ in 0..BATCH {
                 if !self.ledger.has_room() {
                     break;
                 }
-                let Ok(event) = inputs.session_rx.try_recv() else { break };
+                let Ok(event) = inputs.session_rx.try_recv() else {
+                    break;
+                };
                 self.handle_session(event);
             }
             self.act();
@@ -227,7 +273,10 @@ impl Observer {
                 && let Some((ready, said)) = ready.take()
             {
                 // Nobody may be listening; that is all right.
-                let _ = ready.send(Ready { connected: session.connected, ..said });
+                let _ = ready.send(Ready {
+                    connected: session.connected,
+                    ..said
+                });
             }
         }
         Ok(self.stop(inputs, drain).await)
@@ -235,7 +284,10 @@ impl Observer {
 
     /// Finishes what is under way, as far as there is time, and disconnects. Messages that come meanwhile stay unacknowledged.
     async fn stop(mut self, mut inputs: Inputs, drain: Duration) -> Stopped {
-        info!(under_way = self.ledger.unacknowledged(), "stopping: no new messages, waiting for those under way");
+        info!(
+            under_way = self.ledger.unacknowledged(),
+            "stopping: no new messages, waiting for those under way"
+        );
         let mut discarded = 0;
         let deadline = tokio::time::Instant::now() + drain;
         let mut tick = interval(TICK);
@@ -250,7 +302,12 @@ impl Observer {
             }
             self.act();
         }
-        for client in self.session.iter().map(|session| &session.client).chain(self.lanes.iter().flatten().map(|lane| &lane.client)) {
+        for client in self
+            .session
+            .iter()
+            .map(|session| &session.client)
+            .chain(self.lanes.iter().flatten().map(|lane| &lane.client))
+        {
             // One that is gone needs no goodbye.
             let _ = client.disconnect();
         }
@@ -281,8 +338,12 @@ impl Observer {
             }
         }
         let left_unacknowledged = self.ledger.unacknowledged() + discarded;
-        self.stats.log(left_unacknowledged, self.ledger.unconfirmed());
-        Stopped { stats: self.stats, left_unacknowledged }
+        self.stats
+            .log(left_unacknowledged, self.ledger.unconfirmed());
+        Stopped {
+            stats: self.stats,
+            left_unacknowledged,
+        }
     }
 
     /// What comes while stopping. Returns how many messages were left to the broker.
@@ -300,17 +361,33 @@ impl Observer {
         match event {
             // From here on the ledger counts its bytes.
             SessionEvent::Message(delivery, _) => self.handle_message(delivery),
-            SessionEvent::Up { connection, client, connected } => {
+            SessionEvent::Up {
+                connection,
+                client,
+                connected,
+            } => {
                 log_connected(&connected, self.asked, connection == 1);
                 if !connected.session_present && connection > 1 {
-                    warn!("the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost");
+                    warn!(
+                        "the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost"
+                    );
                 }
                 self.ledger.handle_session_up(connected.session_present);
-                self.session = Some(Session { connection, client, connected, subscribed: false });
-                self.health.set_session(Some("waiting for SUBACK".to_owned()));
+                self.session = Some(Session {
+                    connection,
+                    client,
+                    connected,
+                    subscribed: false,
+                });
+                self.health
+                    .set_session(Some("waiting for SUBACK".to_owned()));
             }
             SessionEvent::Subscribed { connection } => {
-                if let Some(session) = self.session.as_mut().filter(|session| session.connection == connection) {
+                if let Some(session) = self
+                    .session
+                    .as_mut()
+                    .filter(|session| session.connection == connection)
+                {
                     session.subscribed = true;
                     self.health.set_session(None);
                     info!("subscribed");
@@ -327,9 +404,20 @@ impl Observer {
     fn handle_message(&mut self, delivery: Delivery) {
         let Some(session) = &self.session else { return };
         let (_, wall) = clock();
-        let Delivery { received, packet_id, dup } = delivery;
-        let fingerprint = self.fingerprints.hash_one((&received.topic, &received.payload, received.payload_bytes));
-        let ack = packet_id.map(|packet_id| Ack { connection: session.connection, packet_id });
+        let Delivery {
+            received,
+            packet_id,
+            dup,
+        } = delivery;
+        let fingerprint = self.fingerprints.hash_one((
+            &received.topic,
+            &received.payload,
+            received.payload_bytes,
+        ));
+        let ack = packet_id.map(|packet_id| Ack {
+            connection: session.connection,
+            packet_id,
+        });
         let id = match ack.map(|ack| self.ledger.admit(ack, fingerprint, dup)) {
             Some(Admission::Resumed) => return self.stats.resumed(&received),
             Some(Admission::Repeated(id)) => {
@@ -343,13 +431,29 @@ impl Observer {
             Some(reason) => self.stats.refused(&received, reason),
             None => self.stats.forwarded(&received, id, plan.publishes.len()),
         }
-        self.ledger.insert(Message { received, id, fingerprint }, plan.publishes, plan.refusal.is_some(), ack);
+        self.ledger.insert(
+            Message {
+                received,
+                id,
+                fingerprint,
+            },
+            plan.publishes,
+            plan.refusal.is_some(),
+            ack,
+        );
     }
 
     fn handle_lane(&mut self, event: LaneEvent) {
         match event {
-            LaneEvent::Confirmed { lane, token, outcome } => {
-                let id = PublishId { lane, sequence: token };
+            LaneEvent::Confirmed {
+                lane,
+                token,
+                outcome,
+            } => {
+                let id = PublishId {
+                    lane,
+                    sequence: token,
+                };
                 match outcome {
                     Ok(()) => self.ledger.handle_confirmed(id),
                     Err(reason) => {
@@ -358,9 +462,15 @@ impl Observer {
                     }
                 }
             }
-            LaneEvent::Up { lane, client, connected, recycle } => {
+            LaneEvent::Up {
+                lane,
+                client,
+                connected,
+                recycle,
+            } => {
                 debug!(lane, "publisher connected");
-                self.ledger.handle_lane_up(lane, connected.receive_maximum.min(self.publish_window));
+                self.ledger
+                    .handle_lane_up(lane, connected.receive_maximum.min(self.publish_window));
                 self.lanes[lane] = Some(Lane { client, recycle });
                 self.health.set_lane(lane, None);
             }
@@ -368,9 +478,15 @@ impl Observer {
                 let end = match error.cause {
                     Cause::Closed | Cause::NotAuthorized | Cause::Other => LaneEnd::Closed,
                     Cause::TimedOut => LaneEnd::TimedOut,
-                    Cause::ProtocolVersion | Cause::BadCredentials | Cause::BadClientId | Cause::Unavailable | Cause::TakenOver | Cause::Expired | Cause::Undecodable | Cause::Unreachable | Cause::Tls => {
-                        LaneEnd::Unrelated
-                    }
+                    Cause::ProtocolVersion
+                    | Cause::BadCredentials
+                    | Cause::BadClientId
+                    | Cause::Unavailable
+                    | Cause::TakenOver
+                    | Cause::Expired
+                    | Cause::Undecodable
+                    | Cause::Unreachable
+                    | Cause::Tls => LaneEnd::Unrelated,
                 };
                 self.ledger.handle_lane_down(lane, end);
                 self.lanes[lane] = None;
@@ -382,7 +498,11 @@ impl Observer {
     /// Ends connections that owe a confirmation for too long.
     fn recycle_overdue(&mut self) {
         let (now, _) = clock();
-        if let Some(lane) = self.ledger.poll_overdue(now).and_then(|lane| self.lanes[lane].as_ref()) {
+        if let Some(lane) = self
+            .ledger
+            .poll_overdue(now)
+            .and_then(|lane| self.lanes[lane].as_ref())
+        {
             lane.recycle.cancel();
         }
     }
@@ -396,19 +516,34 @@ impl Observer {
                 while let Some((id, publish)) = self.ledger.poll_publish(at, now) {
                     match lane.client.publish(id.sequence, publish) {
                         Ok(()) => {}
-                        Err(SubmitError::TooLarge) => self.ledger.handle_refused(id, Refusal::TooLarge),
+                        Err(SubmitError::TooLarge) => {
+                            self.ledger.handle_refused(id, Refusal::TooLarge)
+                        }
                         // The link will report that the connection is gone; the ledger still has the publish.
                         Err(SubmitError::Gone) => break,
                     }
                 }
             }
-            let Some(failed) = self.ledger.poll_failed() else { break };
-            self.stats.publish_refused(&failed.received, failed.refusal, failed.was_answer);
-            let publishes = if failed.was_answer { vec![] } else { self.router.refuse(&failed.received, failed.refusal, wall).publishes };
+            let Some(failed) = self.ledger.poll_failed() else {
+                break;
+            };
+            self.stats
+                .publish_refused(&failed.received, failed.refusal, failed.was_answer);
+            let publishes = if failed.was_answer {
+                vec![]
+            } else {
+                self.router
+                    .refuse(&failed.received, failed.refusal, wall)
+                    .publishes
+            };
             self.ledger.resolve(failed, publishes);
         }
         while let Some(ack) = self.ledger.poll_ack() {
-            if let Some(session) = self.session.as_ref().filter(|session| session.connection == ack.connection) {
+            if let Some(session) = self
+                .session
+                .as_ref()
+                .filter(|session| session.connection == ack.connection)
+            {
                 // It fails only where the connection is gone: then the message is delivered again.
                 let _ = session.client.acknowledge(ack.packet_id);
             }

@@ -39,7 +39,10 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
     let broker = format!("mqtt://127.0.0.1:{port}");
     println!("broker    {broker}  (embedded, no login)");
 
-    let flags = Flags::from([("broker", vec![broker]), ("protocol", vec!["3.1.1".to_owned()])]);
+    let flags = Flags::from([
+        ("broker", vec![broker]),
+        ("protocol", vec!["3.1.1".to_owned()]),
+    ]);
     let config = Config::load(&flags, &|_| None, None)?;
     let setup = Setup {
         links: config.visitor_links("demo"),
@@ -55,7 +58,9 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
     let observing = daemon::run(setup, stop.clone(), ready_tx);
     let talking = async {
         let talked = async {
-            tokio::time::timeout(PATIENCE, ready_rx).await.context("the observer did not get ready")??;
+            tokio::time::timeout(PATIENCE, ready_rx)
+                .await
+                .context("the observer did not get ready")??;
             println!("observer  ready, layouts inbox, chat21, chat21-v1\n");
             converse(&config).await?;
             if !once {
@@ -75,7 +80,11 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
 }
 
 fn free_port(wanted: Option<u16>) -> anyhow::Result<u16> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr()).map(|address| address.port());
+    let bind = |port| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .and_then(|listener| listener.local_addr())
+            .map(|address| address.port())
+    };
     match wanted {
         Some(port) => bind(port).with_context(|| format!("port {port} is taken (--port)")),
         None => bind(MQTT_PORT).or_else(|_| bind(0)).context("no free port"),
@@ -92,7 +101,13 @@ fn start_broker(port: u16) -> anyhow::Result<()> {
         dynamic_filters: true,
     };
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let server = rumqttd::ServerSettings { name: "demo".to_owned(), listen, tls: None, next_connection_delay_ms: 1, connections };
+    let server = rumqttd::ServerSettings {
+        name: "demo".to_owned(),
+        listen,
+        tls: None,
+        next_connection_delay_ms: 1,
+        connections,
+    };
     let router = rumqttd::RouterConfig {
         max_connections: 1_000,
         max_outgoing_packet_count: 500,
@@ -100,14 +115,20 @@ fn start_broker(port: u16) -> anyhow::Result<()> {
         max_segment_count: 4,
         ..rumqttd::RouterConfig::default()
     };
-    let config = rumqttd::Config { router, v4: Some(HashMap::from([("demo".to_owned(), server)])), ..rumqttd::Config::default() };
+    let config = rumqttd::Config {
+        router,
+        v4: Some(HashMap::from([("demo".to_owned(), server)])),
+        ..rumqttd::Config::default()
+    };
     let mut broker = rumqttd::Broker::new(config);
     // It runs to the end of the process.
-    std::thread::Builder::new().name("broker".to_owned()).spawn(move || {
-        if let Err(error) = broker.start() {
-            tracing::error!(%error, "the embedded broker has ended");
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("broker".to_owned())
+        .spawn(move || {
+            if let Err(error) = broker.start() {
+                tracing::error!(%error, "the embedded broker has ended");
+            }
+        })?;
     Ok(())
 }
 
@@ -115,16 +136,42 @@ fn start_broker(port: u16) -> anyhow::Result<()> {
 async fn converse(config: &Config) -> anyhow::Result<()> {
     let mut alice = enter(config, "alice").await?;
     let mut bob = enter(config, "bob").await?;
-    let chat21 = |sender: &str, recipient: &str| format!("apps/tilechat/outgoing/users/{sender}/messages/{recipient}/outgoing");
-    say(&mut alice, "alice", &chat21("alice", "bob"), r#"{"text":"Hi Bob, is this thing on?","type":"text"}"#).await?;
+    let chat21 = |sender: &str, recipient: &str| {
+        format!("apps/tilechat/outgoing/users/{sender}/messages/{recipient}/outgoing")
+    };
+    say(
+        &mut alice,
+        "alice",
+        &chat21("alice", "bob"),
+        r#"{"text":"Hi Bob, is this thing on?","type":"text"}"#,
+    )
+    .await?;
     hear(&mut alice, "alice").await?;
     hear(&mut bob, "bob").await?;
-    say(&mut bob, "bob", &chat21("bob", "alice"), r#"{"text":"Loud and clear.","type":"text"}"#).await?;
+    say(
+        &mut bob,
+        "bob",
+        &chat21("bob", "alice"),
+        r#"{"text":"Loud and clear.","type":"text"}"#,
+    )
+    .await?;
     hear(&mut bob, "bob").await?;
     hear(&mut alice, "alice").await?;
-    say(&mut alice, "alice", "/apps/tilechat/users/alice/bob/messages/outgoing", "any bytes, in the inbox layout").await?;
+    say(
+        &mut alice,
+        "alice",
+        "/apps/tilechat/users/alice/bob/messages/outgoing",
+        "any bytes, in the inbox layout",
+    )
+    .await?;
     hear(&mut bob, "bob").await?;
-    say(&mut alice, "alice", &chat21("alice", "bob"), "this is no JSON").await?;
+    say(
+        &mut alice,
+        "alice",
+        &chat21("alice", "bob"),
+        "this is no JSON",
+    )
+    .await?;
     hear(&mut alice, "alice").await?;
     alice.leave().await;
     bob.leave().await;
@@ -133,24 +180,39 @@ async fn converse(config: &Config) -> anyhow::Result<()> {
 
 async fn enter(config: &Config, name: &str) -> anyhow::Result<Visitor> {
     let mut visitor = Visitor::connect(config.visitor_links(name), Session::Clean).await?;
-    let filters = [format!("apps/tilechat/users/{name}/#"), format!("/apps/tilechat/users/{name}/#")];
-    visitor.subscribe(&filters.map(|filter| TopicFilter::parse(&filter).expect("a filter"))).await?;
+    let filters = [
+        format!("apps/tilechat/users/{name}/#"),
+        format!("/apps/tilechat/users/{name}/#"),
+    ];
+    visitor
+        .subscribe(&filters.map(|filter| TopicFilter::parse(&filter).expect("a filter")))
+        .await?;
     Ok(visitor)
 }
 
 async fn say(user: &mut Visitor, name: &str, topic: &str, text: &str) -> anyhow::Result<()> {
     println!("{name:<5} ->  {topic}\n          {text}");
-    user.publish(TopicName::parse(topic)?, Bytes::copy_from_slice(text.as_bytes())).await?;
+    user.publish(
+        TopicName::parse(topic)?,
+        Bytes::copy_from_slice(text.as_bytes()),
+    )
+    .await?;
     Ok(())
 }
 
 async fn hear(user: &mut Visitor, name: &str) -> anyhow::Result<()> {
     loop {
-        let received = user.message(PATIENCE).await.with_context(|| format!("{name} heard nothing"))?;
+        let received = user
+            .message(PATIENCE)
+            .await
+            .with_context(|| format!("{name} heard nothing"))?;
         let topic = String::from_utf8_lossy(&received.topic);
         // A user who subscribes to all of his own paths sees what he writes to some of them.
         if !topic.ends_with("/outgoing") {
-            println!("{name:<5} <-  {topic}\n          {}", String::from_utf8_lossy(&received.payload));
+            println!(
+                "{name:<5} <-  {topic}\n          {}",
+                String::from_utf8_lossy(&received.payload)
+            );
             return Ok(());
         }
     }

@@ -210,18 +210,28 @@ impl Ledger {
     /// Whether another message may come in.
     pub fn has_room(&self) -> bool {
         let queued: usize = self.lanes.iter().map(|lane| lane.slots.len()).sum();
-        self.arrived.len() < self.window && queued < self.window * QUEUED_PER_MESSAGE && self.bytes < BYTES_UNDER_WAY
+        self.arrived.len() < self.window
+            && queued < self.window * QUEUED_PER_MESSAGE
+            && self.bytes < BYTES_UNDER_WAY
     }
 
     /// Messages received and not acknowledged: the broker still has them.
     pub fn unacknowledged(&self) -> usize {
-        let kept = self.expected.iter().filter(|expected| matches!(expected.what, ExpectedWhat::Entry(_))).count();
+        let kept = self
+            .expected
+            .iter()
+            .filter(|expected| matches!(expected.what, ExpectedWhat::Entry(_)))
+            .count();
         self.arrived.len() + kept
     }
 
     /// Publishes not confirmed yet.
     pub fn unconfirmed(&self) -> usize {
-        self.lanes.iter().flat_map(|lane| &lane.slots).filter(|slot| !slot.done).count()
+        self.lanes
+            .iter()
+            .flat_map(|lane| &lane.slots)
+            .filter(|slot| !slot.done)
+            .count()
     }
 
     /// Whether nothing is under way.
@@ -236,7 +246,11 @@ impl Ledger {
             return Admission::New;
         }
         // What was not acknowledged comes first: it surely comes again, so each such entry finds its message among equal ones.
-        let equal = |wanted: fn(&ExpectedWhat) -> bool| self.expected.iter().position(|e| e.fingerprint == fingerprint && wanted(&e.what));
+        let equal = |wanted: fn(&ExpectedWhat) -> bool| {
+            self.expected
+                .iter()
+                .position(|e| e.fingerprint == fingerprint && wanted(&e.what))
+        };
         let entry = equal(|what| matches!(what, ExpectedWhat::Entry(_)));
         let found = entry.or_else(|| equal(|what| matches!(what, ExpectedWhat::Acknowledged(_))));
         let Some(at) = found else {
@@ -268,11 +282,27 @@ impl Ledger {
 
     /// Takes a message over, with the publishes made of it: copies, or notice and dead letter if it `is_refused`. Without `ack`
     /// (QoS 0) it is forgotten once they are confirmed.
-    pub fn insert(&mut self, message: Message, publishes: Vec<Publish>, is_refused: bool, ack: Option<Ack>) {
-        let Message { received, id, fingerprint } = message;
+    pub fn insert(
+        &mut self,
+        message: Message,
+        publishes: Vec<Publish>,
+        is_refused: bool,
+        ack: Option<Ack>,
+    ) {
+        let Message {
+            received,
+            id,
+            fingerprint,
+        } = message;
         let standing = ack.map_or(Standing::Detached, Standing::Arrived);
         self.bytes += received.payload.len();
-        let key = self.entries.insert(Entry { received, id, fingerprint, outstanding: 0, standing });
+        let key = self.entries.insert(Entry {
+            received,
+            id,
+            fingerprint,
+            outstanding: 0,
+            standing,
+        });
         if ack.is_some() {
             self.arrived.push_back(key);
         }
@@ -285,7 +315,15 @@ impl Ledger {
         self.entries[key].outstanding += publishes.len();
         for publish in publishes {
             let lane = self.lane_of(publish.topic.as_str());
-            self.lanes[lane].slots.push_back(Slot { entry: key, publish, sent: None, losses: 0, cost: 0, done: false, is_answer });
+            self.lanes[lane].slots.push_back(Slot {
+                entry: key,
+                publish,
+                sent: None,
+                losses: 0,
+                cost: 0,
+                done: false,
+                is_answer,
+            });
         }
     }
 
@@ -301,7 +339,9 @@ impl Ledger {
             1 => 0,
             lanes => {
                 // FNV-1a: the same lane in every process, and nothing depends on who can predict it.
-                let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+                let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+                });
                 usize::try_from(hash % lanes as u64).expect("less than the number of lanes")
             }
         }
@@ -310,7 +350,11 @@ impl Ledger {
     /// A publishing connection is up; the broker takes at most `receive_maximum` publishes at a time.
     pub fn handle_lane_up(&mut self, lane: usize, receive_maximum: usize) {
         let lane = &mut self.lanes[lane];
-        debug_assert_eq!((lane.in_flight, lane.handed_out), (0, 0), "a lane comes up only after it went down");
+        debug_assert_eq!(
+            (lane.in_flight, lane.handed_out),
+            (0, 0),
+            "a lane comes up only after it went down"
+        );
         lane.limit = receive_maximum.max(1);
     }
 
@@ -320,9 +364,17 @@ impl Ledger {
         let lane = &mut self.lanes[at];
         let cost = if lane.in_flight == 1 { end.cost() } else { 0 };
         let mut given_up = None;
-        for (offset, slot) in lane.slots.iter_mut().take(lane.handed_out).enumerate().filter(|(_, slot)| !slot.done) {
+        for (offset, slot) in lane
+            .slots
+            .iter_mut()
+            .take(lane.handed_out)
+            .enumerate()
+            .filter(|(_, slot)| !slot.done)
+        {
             slot.sent = None;
-            slot.losses = slot.losses.saturating_add(u8::from(end != LaneEnd::Unrelated));
+            slot.losses = slot
+                .losses
+                .saturating_add(u8::from(end != LaneEnd::Unrelated));
             slot.cost = slot.cost.saturating_add(cost);
             if slot.cost >= PATIENCE {
                 given_up = Some(lane.first + offset as u64);
@@ -341,12 +393,17 @@ impl Ledger {
     pub fn poll_publish(&mut self, lane: usize, now: Instant) -> Option<(PublishId, &Publish)> {
         let at = lane;
         let lane = &mut self.lanes[at];
-        while lane.slots.get(lane.handed_out).is_some_and(|slot| slot.done) {
+        while lane
+            .slots
+            .get(lane.handed_out)
+            .is_some_and(|slot| slot.done)
+        {
             lane.handed_out += 1;
         }
         // The first slot is the oldest under way, so none has been lost more often.
         let losses = lane.slots.front()?.losses;
-        if lane.in_flight >= allowed(lane.limit, losses) || lane.in_flight_bytes >= BYTES_IN_FLIGHT {
+        if lane.in_flight >= allowed(lane.limit, losses) || lane.in_flight_bytes >= BYTES_IN_FLIGHT
+        {
             return None;
         }
         let sequence = lane.first + lane.handed_out as u64;
@@ -371,7 +428,12 @@ impl Ledger {
     pub fn handle_refused(&mut self, id: PublishId, refusal: Refusal) {
         if let Some((entry, was_answer)) = self.finish(id) {
             let received = self.entries[entry].received.clone();
-            self.failed.push_back(Failed { entry, refusal, received, was_answer });
+            self.failed.push_back(Failed {
+                entry,
+                refusal,
+                received,
+                was_answer,
+            });
         }
     }
 
@@ -424,7 +486,9 @@ impl Ledger {
             }
             self.arrived.pop_front();
             let entry = self.remove(key);
-            let Standing::Arrived(ack) = entry.standing else { unreachable!("only arrived entries are in that list") };
+            let Standing::Arrived(ack) = entry.standing else {
+                unreachable!("only arrived entries are in that list")
+            };
             if self.acknowledged.len() == REMEMBERED {
                 self.acknowledged.pop_front();
             }
@@ -448,12 +512,21 @@ impl Ledger {
     /// The session's connection is gone: no ack of it may be sent any more, and what was not acknowledged will come again.
     pub fn handle_session_lost(&mut self) {
         self.acks.clear();
-        let acknowledged = self.acknowledged.drain(..).map(|(fingerprint, id)| Expected { fingerprint, what: ExpectedWhat::Acknowledged(id) });
+        let acknowledged = self
+            .acknowledged
+            .drain(..)
+            .map(|(fingerprint, id)| Expected {
+                fingerprint,
+                what: ExpectedWhat::Acknowledged(id),
+            });
         let mut expected: VecDeque<Expected> = acknowledged.collect();
         for key in self.arrived.drain(..) {
             let entry = &mut self.entries[key];
             entry.standing = Standing::Expected;
-            expected.push_back(Expected { fingerprint: entry.fingerprint, what: ExpectedWhat::Entry(key) });
+            expected.push_back(Expected {
+                fingerprint: entry.fingerprint,
+                what: ExpectedWhat::Entry(key),
+            });
         }
         // What an earlier loss left, and the broker has not delivered since, comes behind: redelivery is in order.
         expected.append(&mut self.expected);
@@ -473,7 +546,12 @@ impl Ledger {
 
     /// A lane whose oldest publish has waited too long for its confirmation: its connection is to be replaced.
     pub fn poll_overdue(&self, now: Instant) -> Option<usize> {
-        let overdue = |lane: &Lane| lane.slots.front().and_then(|slot| slot.sent).is_some_and(|sent| now >= sent + self.ack_timeout);
+        let overdue = |lane: &Lane| {
+            lane.slots
+                .front()
+                .and_then(|slot| slot.sent)
+                .is_some_and(|sent| now >= sent + self.ack_timeout)
+        };
         self.lanes.iter().position(overdue)
     }
 }

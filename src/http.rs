@@ -32,7 +32,10 @@ impl Health {
     /// Nothing is connected yet.
     pub fn new(lanes: usize) -> Self {
         let waiting = || Some("not connected yet".to_owned());
-        Self(Arc::new(Mutex::new(State { session: waiting(), lanes: (0..lanes).map(|_| waiting()).collect() })))
+        Self(Arc::new(Mutex::new(State {
+            session: waiting(),
+            lanes: (0..lanes).map(|_| waiting()).collect(),
+        })))
     }
 
     /// The session receives, or why it does not.
@@ -48,8 +51,15 @@ impl Health {
     /// What keeps messages from passing; nothing, if they do.
     pub fn faults(&self) -> Vec<String> {
         let state = self.0.lock().expect("nobody panics holding it");
-        let session = state.session.iter().map(|fault| format!("session: {fault}"));
-        let lanes = state.lanes.iter().enumerate().filter_map(|(lane, fault)| fault.as_ref().map(|fault| format!("publisher {lane}: {fault}")));
+        let session = state
+            .session
+            .iter()
+            .map(|fault| format!("session: {fault}"));
+        let lanes = state.lanes.iter().enumerate().filter_map(|(lane, fault)| {
+            fault
+                .as_ref()
+                .map(|fault| format!("publisher {lane}: {fault}"))
+        });
         session.chain(lanes).collect()
     }
 }
@@ -58,7 +68,11 @@ impl Health {
 pub async fn serve(listener: TcpListener, health: Health) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let slot = slots
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, say: that passes.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -70,7 +84,9 @@ pub async fn serve(listener: TcpListener, health: Health) {
                 let response = answer(&request, &health);
                 async move { Ok::<_, Infallible>(response) }
             });
-            let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), answer);
             // What goes wrong here is the client's matter.
             let _ = timeout(PATIENCE, connection).await;
             drop(slot);
@@ -83,10 +99,19 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match health.faults() {
             faults if faults.is_empty() => (StatusCode::OK, "ready\n".to_owned()),
-            faults => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", faults.join("\n"))),
+            faults => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready\n{}\n", faults.join("\n")),
+            ),
         },
-        (&Method::GET | &Method::HEAD, _) => (StatusCode::NOT_FOUND, "there is /livez and /readyz\n".to_owned()),
-        _ => (StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n".to_owned()),
+        (&Method::GET | &Method::HEAD, _) => (
+            StatusCode::NOT_FOUND,
+            "there is /livez and /readyz\n".to_owned(),
+        ),
+        _ => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "GET or HEAD only\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
@@ -99,14 +124,35 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
 /// Its answer, if it is not ready, or why there is none.
 pub async fn probe(address: SocketAddr) -> Result<(), String> {
     let ask = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("no observer answers on {address}: {error}"))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| format!("no observer answers on {address}: {error}"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
-        let request = Request::get("/readyz").header("host", address.to_string()).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let request = Request::get("/readyz")
+            .header("host", address.to_string())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let ready = response.status() == StatusCode::OK;
-        let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-        if ready { Ok(()) } else { Err(String::from_utf8_lossy(&body).trim().to_owned()) }
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?
+            .to_bytes();
+        if ready {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&body).trim().to_owned())
+        }
     };
-    timeout(PATIENCE, ask).await.unwrap_or_else(|_| Err(format!("{address} does not answer")))
+    timeout(PATIENCE, ask)
+        .await
+        .unwrap_or_else(|_| Err(format!("{address} does not answer")))
 }

@@ -12,8 +12,16 @@ use crate::time::UnixMillis;
 pub const MAX_LEVEL_BYTES: usize = 255;
 
 /// Words that are never a user or a group, because the topic tree uses them (`protocol.md`, section 1).
-pub const RESERVED_USERS: [&str; 8] =
-    ["messages", "conversations", "archived_conversations", "groups", "presence", "inbox", "blocked", "outgoing"];
+pub const RESERVED_USERS: [&str; 8] = [
+    "messages",
+    "conversations",
+    "archived_conversations",
+    "groups",
+    "presence",
+    "inbox",
+    "blocked",
+    "outgoing",
+];
 
 /// The app that is never a tenant: `apps/observer/…` belongs to services (`protocol.md`, section 1).
 pub const RESERVED_APP: &str = "observer";
@@ -50,7 +58,10 @@ fn check_level(level: &str) -> Result<(), IdError> {
     if level.bytes().all(plain) {
         return Ok(());
     }
-    if let Some(c) = level.chars().find(|c| c.is_control() || matches!(c, '+' | '#' | '*' | '/')) {
+    if let Some(c) = level
+        .chars()
+        .find(|c| c.is_control() || matches!(c, '+' | '#' | '*' | '/'))
+    {
         return Err(IdError::Forbidden(c));
     }
     if level.starts_with(char::is_whitespace) || level.ends_with(char::is_whitespace) {
@@ -134,7 +145,11 @@ impl MessageIds {
 
     /// A source with its own key.
     pub fn new(key: RandomState) -> Self {
-        Self { key, last_millis: 0, counter: 0 }
+        Self {
+            key,
+            last_millis: 0,
+            counter: 0,
+        }
     }
 
     /// The next id, for a message handled at `now`.
@@ -192,10 +207,16 @@ mod tests {
     #[test]
     fn message_ids_rise_whatever_the_clock_does() {
         let mut ids = MessageIds::new(RandomState::new());
-        let clock = [5, 5, 7, 3, 7].into_iter().chain(std::iter::repeat_n(7, 10_000)).chain([8, 1_000]);
+        let clock = [5, 5, 7, 3, 7]
+            .into_iter()
+            .chain(std::iter::repeat_n(7, 10_000))
+            .chain([8, 1_000]);
         let given: Vec<_> = clock.map(|t| ids.next(UnixMillis::new(t))).collect();
         assert!(given.is_sorted_by(|a, b| a < b), "ids repeat or fall");
-        assert!(given.is_sorted_by(|a, b| a.to_string() < b.to_string()), "their text does not sort the same way");
+        assert!(
+            given.is_sorted_by(|a, b| a.to_string() < b.to_string()),
+            "their text does not sort the same way"
+        );
         assert_eq!(given[0].0.get_version_num(), 7);
     }
 }

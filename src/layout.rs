@@ -59,7 +59,9 @@ pub enum LayoutError {
         allowed: &'static str,
     },
     /// A level that is neither a name in braces nor plain text.
-    #[error("template {template:?}: level {level:?} may not hold wildcards, braces or control characters")]
+    #[error(
+        "template {template:?}: level {level:?} may not hold wildcards, braces or control characters"
+    )]
     BadLevel {
         /// The template as written.
         template: String,
@@ -77,13 +79,17 @@ pub enum LayoutError {
         times: usize,
     },
     /// The last level of an inbox template is replaced in refusals, so it must be plain text.
-    #[error("template {template:?}: its last level must be plain text, because refusals are sent with {CLIENT_REJECTED:?} in its place")]
+    #[error(
+        "template {template:?}: its last level must be plain text, because refusals are sent with {CLIENT_REJECTED:?} in its place"
+    )]
     LastLevel {
         /// The template as written.
         template: String,
     },
     /// No `{app}` in the outgoing template, and no app named beside it.
-    #[error("layout {layout:?}: template {template:?} has no {{app}}, so the layout must name its app (`app = \"…\"`)")]
+    #[error(
+        "layout {layout:?}: template {template:?} has no {{app}}, so the layout must name its app (`app = \"…\"`)"
+    )]
     NoApp {
         /// The layout's name.
         layout: String,
@@ -99,7 +105,9 @@ pub enum LayoutError {
         error: IdError,
     },
     /// What is published there would be received again, for ever.
-    #[error("loop: what is published to {published:?} would be received again through {subscribed:?}")]
+    #[error(
+        "loop: what is published to {published:?} would be received again through {subscribed:?}"
+    )]
     Loop {
         /// The template or topic published to.
         published: String,
@@ -121,30 +129,52 @@ pub enum LayoutError {
 
 impl Template {
     fn parse(text: &str, side: Side) -> Result<Self, LayoutError> {
-        let levels = text.split('/').map(|level| Self::parse_level(text, level, side)).collect::<Result<Vec<_>, _>>()?;
-        let template = Self { text: text.to_owned(), levels };
+        let levels = text
+            .split('/')
+            .map(|level| Self::parse_level(text, level, side))
+            .collect::<Result<Vec<_>, _>>()?;
+        let template = Self {
+            text: text.to_owned(),
+            levels,
+        };
         let needed: [(Name, &'static str); 2] = match side {
             Side::Outgoing => [(Name::Sender, "sender"), (Name::Recipient, "recipient")],
-            Side::Inbox => [(Name::InboxOf, "inbox_of"), (Name::ConversWith, "convers_with")],
+            Side::Inbox => [
+                (Name::InboxOf, "inbox_of"),
+                (Name::ConversWith, "convers_with"),
+            ],
         };
         for (name, spelled) in needed {
             let times = template.count(name);
             if times != 1 {
-                return Err(LayoutError::Times { template: text.to_owned(), name: spelled, times });
+                return Err(LayoutError::Times {
+                    template: text.to_owned(),
+                    name: spelled,
+                    times,
+                });
             }
         }
         let times = template.count(Name::App);
         if times > 1 {
-            return Err(LayoutError::Times { template: text.to_owned(), name: "app", times });
+            return Err(LayoutError::Times {
+                template: text.to_owned(),
+                name: "app",
+                times,
+            });
         }
         if side == Side::Inbox && !matches!(template.levels.last(), Some(Level::Literal(_))) {
-            return Err(LayoutError::LastLevel { template: text.to_owned() });
+            return Err(LayoutError::LastLevel {
+                template: text.to_owned(),
+            });
         }
         Ok(template)
     }
 
     fn parse_level(template: &str, level: &str, side: Side) -> Result<Level, LayoutError> {
-        if let Some(name) = level.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        if let Some(name) = level
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
             return Ok(Level::Named(match (side, name) {
                 (_, "app") => Name::App,
                 (Side::Outgoing, "sender") => Name::Sender,
@@ -157,20 +187,28 @@ impl Template {
                         name: name.to_owned(),
                         allowed: match side {
                             Side::Outgoing => "{app}, {sender}, {recipient}",
-                            Side::Inbox => "{app}, {inbox_of} or {recipient}, {convers_with} or {sender}",
+                            Side::Inbox => {
+                                "{app}, {inbox_of} or {recipient}, {convers_with} or {sender}"
+                            }
                         },
                     });
                 }
             }));
         }
         if level.contains(['+', '#', '{', '}']) || level.chars().any(char::is_control) {
-            return Err(LayoutError::BadLevel { template: template.to_owned(), level: level.to_owned() });
+            return Err(LayoutError::BadLevel {
+                template: template.to_owned(),
+                level: level.to_owned(),
+            });
         }
         Ok(Level::Literal(level.into()))
     }
 
     fn count(&self, name: Name) -> usize {
-        self.levels.iter().filter(|level| **level == Level::Named(name)).count()
+        self.levels
+            .iter()
+            .filter(|level| **level == Level::Named(name))
+            .count()
     }
 
     /// The template as it was written.
@@ -194,20 +232,33 @@ impl Template {
 
     /// This template with one more level after `name`: what RabbitMQ makes of a `.` in that identifier.
     fn split_at(&self, name: Name) -> Self {
-        let at = self.levels.iter().position(|level| *level == Level::Named(name)).expect("checked when parsed") + 1;
+        let at = self
+            .levels
+            .iter()
+            .position(|level| *level == Level::Named(name))
+            .expect("checked when parsed")
+            + 1;
         let mut levels = self.levels.clone();
         levels.insert(at, Level::Named(name));
-        Self { text: format!("{} with a \".\" in an identifier", self.text), levels }
+        Self {
+            text: format!("{} with a \".\" in an identifier", self.text),
+            levels,
+        }
     }
 
     /// Whether some topic with permitted identifiers fits both templates.
     fn meets(&self, other: &Self) -> bool {
         self.levels.len() == other.levels.len()
-            && self.levels.iter().zip(&other.levels).all(|pair| match pair {
-                (Level::Literal(a), Level::Literal(b)) => a == b,
-                (Level::Named(name), Level::Literal(text)) | (Level::Literal(text), Level::Named(name)) => name.permits(text),
-                (Level::Named(_), Level::Named(_)) => true,
-            })
+            && self
+                .levels
+                .iter()
+                .zip(&other.levels)
+                .all(|pair| match pair {
+                    (Level::Literal(a), Level::Literal(b)) => a == b,
+                    (Level::Named(name), Level::Literal(text))
+                    | (Level::Literal(text), Level::Named(name)) => name.permits(text),
+                    (Level::Named(_), Level::Named(_)) => true,
+                })
     }
 
     /// The levels of `topic` that stand at this template's names, if the rest is equal.
@@ -236,7 +287,9 @@ impl Name {
     fn permits(self, text: &str) -> bool {
         match self {
             Self::App => AppId::parse(text).is_ok(),
-            Self::Sender | Self::Recipient | Self::InboxOf | Self::ConversWith => UserId::parse(text).is_ok(),
+            Self::Sender | Self::Recipient | Self::InboxOf | Self::ConversWith => {
+                UserId::parse(text).is_ok()
+            }
         }
     }
 }
@@ -273,7 +326,14 @@ impl Layout {
     ///
     /// # Errors
     /// [`LayoutError`], naming the template and the rule it breaks.
-    pub fn new(name: &str, outgoing: &str, inbox: &str, payload: PayloadMode, sender_copy: bool, app: Option<&str>) -> Result<Self, LayoutError> {
+    pub fn new(
+        name: &str,
+        outgoing: &str,
+        inbox: &str,
+        payload: PayloadMode,
+        sender_copy: bool,
+        app: Option<&str>,
+    ) -> Result<Self, LayoutError> {
         let layout = Self {
             name: name.to_owned(),
             outgoing: Template::parse(outgoing, Side::Outgoing)?,
@@ -283,10 +343,16 @@ impl Layout {
             app: app.map(str::to_owned),
         };
         if let Some(app) = app {
-            AppId::parse(app).map_err(|error| LayoutError::BadApp { app: app.to_owned(), error })?;
+            AppId::parse(app).map_err(|error| LayoutError::BadApp {
+                app: app.to_owned(),
+                error,
+            })?;
         }
         if app.is_none() && layout.outgoing.count(Name::App) == 0 {
-            return Err(LayoutError::NoApp { layout: layout.name, template: outgoing.to_owned() });
+            return Err(LayoutError::NoApp {
+                layout: layout.name,
+                template: outgoing.to_owned(),
+            });
         }
         Ok(layout)
     }
@@ -298,13 +364,39 @@ impl Layout {
         const INBOX_IN: &str = "/apps/{app}/users/{recipient}/{sender}/messages/clientadded";
         const CHAT21_IN: &str = "apps/{app}/users/{inbox_of}/messages/{convers_with}/clientadded";
         let pairs: &[(&str, &str, PayloadMode, bool)] = match name {
-            "inbox" => &[(INBOX_OUT, INBOX_IN, Verbatim, false), (INBOX_OUT.split_at(1).1, INBOX_IN.split_at(1).1, Verbatim, false)],
-            "chat21" => &[("apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing", CHAT21_IN, Envelope, true)],
-            "chat21-v1" => &[("apps/{app}/users/{sender}/messages/{recipient}/outgoing", CHAT21_IN, Envelope, true)],
+            "inbox" => &[
+                (INBOX_OUT, INBOX_IN, Verbatim, false),
+                (
+                    INBOX_OUT.split_at(1).1,
+                    INBOX_IN.split_at(1).1,
+                    Verbatim,
+                    false,
+                ),
+            ],
+            "chat21" => &[(
+                "apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing",
+                CHAT21_IN,
+                Envelope,
+                true,
+            )],
+            "chat21-v1" => &[(
+                "apps/{app}/users/{sender}/messages/{recipient}/outgoing",
+                CHAT21_IN,
+                Envelope,
+                true,
+            )],
             _ => return None,
         };
-        let layout = |&(outgoing, inbox, payload, copy): &(&str, &str, _, _)| Self::new(name, outgoing, inbox, payload, copy, None);
-        Some(pairs.iter().map(layout).collect::<Result<_, _>>().expect("the built-in layouts are sound"))
+        let layout = |&(outgoing, inbox, payload, copy): &(&str, &str, _, _)| {
+            Self::new(name, outgoing, inbox, payload, copy, None)
+        };
+        Some(
+            pairs
+                .iter()
+                .map(layout)
+                .collect::<Result<_, _>>()
+                .expect("the built-in layouts are sound"),
+        )
     }
 
     /// The names of the built-in layouts.
@@ -341,18 +433,39 @@ impl Layout {
     }
 
     /// The topic on which `inbox_of` receives what concerns `convers_with`.
-    pub fn inbox_topic(&self, app: AppId<'_>, inbox_of: UserId<'_>, convers_with: UserId<'_>) -> TopicName {
+    pub fn inbox_topic(
+        &self,
+        app: AppId<'_>,
+        inbox_of: UserId<'_>,
+        convers_with: UserId<'_>,
+    ) -> TopicName {
         self.format_inbox(app, inbox_of, convers_with, None)
     }
 
     /// The topic on which `sender` is told that his message to `recipient` was refused.
-    pub fn rejected_topic(&self, app: AppId<'_>, sender: UserId<'_>, recipient: UserId<'_>) -> TopicName {
+    pub fn rejected_topic(
+        &self,
+        app: AppId<'_>,
+        sender: UserId<'_>,
+        recipient: UserId<'_>,
+    ) -> TopicName {
         self.format_inbox(app, sender, recipient, Some(CLIENT_REJECTED))
     }
 
-    fn format_inbox(&self, app: AppId<'_>, inbox_of: UserId<'_>, convers_with: UserId<'_>, last: Option<&str>) -> TopicName {
+    fn format_inbox(
+        &self,
+        app: AppId<'_>,
+        inbox_of: UserId<'_>,
+        convers_with: UserId<'_>,
+        last: Option<&str>,
+    ) -> TopicName {
         let levels = &self.inbox.levels;
-        let mut topic = String::with_capacity(self.inbox.text.len() + app.as_str().len() + inbox_of.as_str().len() + convers_with.as_str().len());
+        let mut topic = String::with_capacity(
+            self.inbox.text.len()
+                + app.as_str().len()
+                + inbox_of.as_str().len()
+                + convers_with.as_str().len(),
+        );
         for (at, level) in levels.iter().enumerate() {
             if at > 0 {
                 topic.push('/');
@@ -371,9 +484,13 @@ impl Layout {
     /// The inbox template with its last level replaced, for the proof.
     fn rejected_template(&self) -> Template {
         let mut levels = self.inbox.levels.clone();
-        *levels.last_mut().expect("a template has a level") = Level::Literal(CLIENT_REJECTED.into());
+        *levels.last_mut().expect("a template has a level") =
+            Level::Literal(CLIENT_REJECTED.into());
         let cut = self.inbox.text.rfind('/').map_or(0, |at| at + 1);
-        Template { text: format!("{}{CLIENT_REJECTED}", &self.inbox.text[..cut]), levels }
+        Template {
+            text: format!("{}{CLIENT_REJECTED}", &self.inbox.text[..cut]),
+            levels,
+        }
     }
 }
 
@@ -407,7 +524,9 @@ pub enum ParseError<'t> {
         error: IdError,
     },
     /// It has one level more than a layout has: what RabbitMQ makes of a `.` in an identifier.
-    #[error("the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break")]
+    #[error(
+        "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"
+    )]
     SplitId,
     /// A tenant this observer was told not to serve.
     #[error("app {0:?} is not one of those served (--app)")]
@@ -431,43 +550,77 @@ impl Layouts {
     /// # Errors
     /// [`LayoutError::Loop`] or [`LayoutError::Overlap`] with the two templates; [`LayoutError::None`] for an empty list;
     /// [`LayoutError::BadApp`] for an app that is no identifier.
-    pub fn new(layouts: Vec<Layout>, apps: Vec<String>, also_published: &[TopicName]) -> Result<Self, LayoutError> {
+    pub fn new(
+        layouts: Vec<Layout>,
+        apps: Vec<String>,
+        also_published: &[TopicName],
+    ) -> Result<Self, LayoutError> {
         if layouts.is_empty() {
             return Err(LayoutError::None);
         }
         for app in &apps {
-            AppId::parse(app).map_err(|error| LayoutError::BadApp { app: app.clone(), error })?;
+            AppId::parse(app).map_err(|error| LayoutError::BadApp {
+                app: app.clone(),
+                error,
+            })?;
         }
         for (at, first) in layouts.iter().enumerate() {
             for second in &layouts[at + 1..] {
                 if first.outgoing.meets(&second.outgoing) {
-                    return Err(LayoutError::Overlap { first: first.outgoing.text.clone(), second: second.outgoing.text.clone() });
+                    return Err(LayoutError::Overlap {
+                        first: first.outgoing.text.clone(),
+                        second: second.outgoing.text.clone(),
+                    });
                 }
             }
         }
         let fixed = also_published.iter().map(|topic| Template {
             text: topic.as_str().to_owned(),
-            levels: topic.as_str().split('/').map(|level| Level::Literal(level.into())).collect(),
+            levels: topic
+                .as_str()
+                .split('/')
+                .map(|level| Level::Literal(level.into()))
+                .collect(),
         });
-        let published: Vec<Template> =
-            layouts.iter().flat_map(|layout| [layout.inbox.clone(), layout.rejected_template()]).chain(fixed).collect();
+        let published: Vec<Template> = layouts
+            .iter()
+            .flat_map(|layout| [layout.inbox.clone(), layout.rejected_template()])
+            .chain(fixed)
+            .collect();
         for layout in &layouts {
             // The broker goes by the filter, which knows nothing of reserved words: a fixed topic must not match it at all.
             let filter = layout.outgoing.filter(None);
-            if let Some(looping) = published.iter().find(|t| t.meets(&layout.outgoing) || (!t.text.contains('{') && filter.matches(&t.text))) {
-                return Err(LayoutError::Loop { published: looping.text.clone(), subscribed: layout.outgoing.text.clone() });
+            if let Some(looping) = published.iter().find(|t| {
+                t.meets(&layout.outgoing) || (!t.text.contains('{') && filter.matches(&t.text))
+            }) {
+                return Err(LayoutError::Loop {
+                    published: looping.text.clone(),
+                    subscribed: layout.outgoing.text.clone(),
+                });
             }
         }
         let mut splits: Vec<Template> = Vec::new();
         for layout in &layouts {
-            for split in [layout.outgoing.split_at(Name::Sender), layout.outgoing.split_at(Name::Recipient)] {
-                let taken = layouts.iter().map(|l| &l.outgoing).chain(&published).chain(&splits).any(|other| other.meets(&split));
+            for split in [
+                layout.outgoing.split_at(Name::Sender),
+                layout.outgoing.split_at(Name::Recipient),
+            ] {
+                let taken = layouts
+                    .iter()
+                    .map(|l| &l.outgoing)
+                    .chain(&published)
+                    .chain(&splits)
+                    .any(|other| other.meets(&split));
                 if !taken {
                     splits.push(split);
                 }
             }
         }
-        Ok(Self { layouts, splits, apps })
+        Ok(Self {
+            layouts,
+            splits,
+            apps,
+        })
     }
 
     /// The layouts, in the order they are tried.
@@ -477,11 +630,18 @@ impl Layouts {
 
     /// Every filter to subscribe to.
     pub fn filters(&self) -> Vec<TopicFilter> {
-        let templates = self.layouts.iter().map(|layout| &layout.outgoing).chain(&self.splits);
+        let templates = self
+            .layouts
+            .iter()
+            .map(|layout| &layout.outgoing)
+            .chain(&self.splits);
         let mut filters: Vec<_> = templates
             .flat_map(|template| {
-                let apps: Vec<Option<&str>> =
-                    if self.apps.is_empty() { vec![None] } else { self.apps.iter().map(|app| Some(app.as_str())).collect() };
+                let apps: Vec<Option<&str>> = if self.apps.is_empty() {
+                    vec![None]
+                } else {
+                    self.apps.iter().map(|app| Some(app.as_str())).collect()
+                };
                 apps.into_iter().map(|app| template.filter(app))
             })
             .collect();
@@ -492,7 +652,9 @@ impl Layouts {
 
     /// The layout into whose inboxes a topic leads, if it is one the observer writes to.
     pub fn inbox_layout(&self, topic: &str) -> Option<&Layout> {
-        self.layouts.iter().find(|layout| layout.inbox.captures(topic).is_some())
+        self.layouts
+            .iter()
+            .find(|layout| layout.inbox.captures(topic).is_some())
     }
 
     /// What a topic name says.
@@ -502,27 +664,50 @@ impl Layouts {
     pub fn parse<'a>(&'a self, topic: &'a str) -> Result<Inbound<'a>, ParseError<'a>> {
         let mut first_error = None;
         for layout in &self.layouts {
-            let Some(found) = layout.outgoing.captures(topic) else { continue };
+            let Some(found) = layout.outgoing.captures(topic) else {
+                continue;
+            };
             match self.check(layout, &found) {
                 Ok(inbound) => return Ok(inbound),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         Err(first_error.unwrap_or_else(|| {
-            if self.splits.iter().any(|split| split.captures(topic).is_some()) { ParseError::SplitId } else { ParseError::NoLayout }
+            if self
+                .splits
+                .iter()
+                .any(|split| split.captures(topic).is_some())
+            {
+                ParseError::SplitId
+            } else {
+                ParseError::NoLayout
+            }
         }))
     }
 
-    fn check<'a>(&self, layout: &'a Layout, found: &Captures<'a>) -> Result<Inbound<'a>, ParseError<'a>> {
+    fn check<'a>(
+        &self,
+        layout: &'a Layout,
+        found: &Captures<'a>,
+    ) -> Result<Inbound<'a>, ParseError<'a>> {
         let app = layout.app.as_deref().unwrap_or(found.app);
-        let bad = |which, level| move |error| ParseError::BadId { which, level, error };
+        let bad = |which, level| {
+            move |error| ParseError::BadId {
+                which,
+                level,
+                error,
+            }
+        };
         let inbound = Inbound {
             layout,
             app: AppId::parse(app).map_err(bad("app", app))?,
             sender: UserId::parse(found.sender).map_err(bad("sender", found.sender))?,
             recipient: UserId::parse(found.recipient).map_err(bad("recipient", found.recipient))?,
         };
-        if !self.apps.is_empty() && layout.app.is_none() && !self.apps.iter().any(|served| served == app) {
+        if !self.apps.is_empty()
+            && layout.app.is_none()
+            && !self.apps.iter().any(|served| served == app)
+        {
             return Err(ParseError::OtherApp(app));
         }
         Ok(inbound)

@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use crate::backoff::Backoff;
-use crate::broker::{self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError, Protocol, Proxy, Secret, Session, Transport};
+use crate::broker::{
+    self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError,
+    Protocol, Proxy, Secret, Session, Transport,
+};
 use crate::config::Credentials;
 use crate::http::Health;
 use crate::topic::TopicFilter;
@@ -136,7 +139,14 @@ struct Found {
 
 impl Chooser {
     fn new(fixed: Option<Protocol>) -> Self {
-        Self { fixed, found: Mutex::new(Found { protocol: Protocol::V5, settled: false, speaks_5: false }) }
+        Self {
+            fixed,
+            found: Mutex::new(Found {
+                protocol: Protocol::V5,
+                settled: false,
+                speaks_5: false,
+            }),
+        }
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -159,7 +169,10 @@ impl Chooser {
     /// a broker under an alarm gives none.
     fn failed(&self, protocol: Protocol, error: &LinkError) -> bool {
         match error.cause {
-            Cause::BadCredentials | Cause::NotAuthorized | Cause::BadClientId | Cause::Unavailable => {
+            Cause::BadCredentials
+            | Cause::NotAuthorized
+            | Cause::BadClientId
+            | Cause::Unavailable => {
                 self.answered(protocol);
                 false
             }
@@ -171,7 +184,12 @@ impl Chooser {
                 found.protocol = other(protocol);
                 protocol == Protocol::V5
             }
-            Cause::Unreachable | Cause::Tls | Cause::TimedOut | Cause::TakenOver | Cause::Expired | Cause::Undecodable => false,
+            Cause::Unreachable
+            | Cause::Tls
+            | Cause::TimedOut
+            | Cause::TakenOver
+            | Cause::Expired
+            | Cause::Undecodable => false,
         }
     }
 
@@ -216,7 +234,10 @@ struct Link {
 
 impl Link {
     /// Opens a connection and waits until the broker accepts it.
-    async fn connect(&self, credentials: Option<(String, Secret)>) -> Result<(Client, Connection, Connected), LinkError> {
+    async fn connect(
+        &self,
+        credentials: Option<(String, Secret)>,
+    ) -> Result<(Client, Connection, Connected), LinkError> {
         let protocol = self.chooser.protocol();
         let options = ConnectOptions {
             transport: self.settings.transport.clone(),
@@ -232,21 +253,36 @@ impl Link {
         };
         let (mut client, mut connection) = broker::open(&options);
         // rumqttc limits the look-up and the handshake by itself; this is for whatever it forgets.
-        let first = timeout(self.settings.connect_timeout + Duration::from_secs(5), connection.next());
-        match first.await.unwrap_or_else(|_| Err(LinkError::new(Cause::TimedOut, "no answer to CONNECT in time"))) {
+        let first = timeout(
+            self.settings.connect_timeout + Duration::from_secs(5),
+            connection.next(),
+        );
+        match first.await.unwrap_or_else(|_| {
+            Err(LinkError::new(
+                Cause::TimedOut,
+                "no answer to CONNECT in time",
+            ))
+        }) {
             Ok(Event::Connected(connected)) => {
                 self.chooser.answered(protocol);
                 client.set_limits(&connected);
                 Ok((client, connection, connected))
             }
-            Ok(_) => Err(LinkError::new(Cause::Other, "the broker's first packet was no CONNACK")),
+            Ok(_) => Err(LinkError::new(
+                Cause::Other,
+                "the broker's first packet was no CONNACK",
+            )),
             Err(error) => Err(error),
         }
     }
 
     /// Connects, trying the other version of MQTT at once where that may help.
     async fn connect_in_some_version(&self) -> Result<(Client, Connection, Connected), LinkError> {
-        let credentials = self.settings.credentials.read().map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
+        let credentials = self
+            .settings
+            .credentials
+            .read()
+            .map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
         let protocol = self.chooser.protocol();
         let mut attempt = self.connect(credentials.clone()).await;
         if let Err(error) = &attempt
@@ -265,10 +301,14 @@ impl Link {
     /// Adds what we know and the broker does not say: a refused token that has expired, for one.
     fn explain(&self, error: LinkError) -> LinkError {
         match error.cause {
-            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired => match self.settings.credentials.token_expired() {
-                Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
-                None => error,
-            },
+            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired => {
+                match self.settings.credentials.token_expired() {
+                    Some(expired) => {
+                        LinkError::new(Cause::Expired, format!("{}: {expired}", error.text))
+                    }
+                    None => error,
+                }
+            }
             Cause::ProtocolVersion
             | Cause::BadClientId
             | Cause::Unavailable
@@ -294,7 +334,11 @@ impl Link {
             self.slow.reset();
         }
         let short = !lived.is_zero() && lived < SUSPICIOUSLY_SHORT;
-        self.short_lives = if short && error.cause == Cause::Closed { self.short_lives + 1 } else { 0 };
+        self.short_lives = if short && error.cause == Cause::Closed {
+            self.short_lives + 1
+        } else {
+            0
+        };
         // Publishing links are closed for what they publish; only the session's link has something to be taken over.
         let fight = self.is_session() && (error.cause == Cause::TakenOver || self.short_lives >= 2);
         if fight {
@@ -304,7 +348,8 @@ impl Link {
             );
         }
         // A token that was refused for its age, and has been renewed since, is worth trying at once.
-        let renewed = error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
+        let renewed =
+            error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
         let permanent = error.is_permanent() && !renewed;
         let delay = if fight || permanent {
             self.slow.next(jitter())
@@ -327,7 +372,11 @@ impl Link {
 
     /// A connection that reports nothing for this long, not even a ping, is dead.
     fn silence(&self, connected: &Connected) -> Duration {
-        connected.server_keep_alive.unwrap_or_default().max(self.settings.keep_alive) * SILENT_KEEP_ALIVES
+        connected
+            .server_keep_alive
+            .unwrap_or_default()
+            .max(self.settings.keep_alive)
+            * SILENT_KEEP_ALIVES
     }
 }
 
@@ -352,7 +401,13 @@ impl Links {
     /// connection that is lost is told to `health` at once, however busy the daemon is.
     pub fn new(settings: LinkSettings, health: Health, stop: CancellationToken) -> Self {
         let chooser = Arc::new(Chooser::new(settings.protocol));
-        Self { settings: Arc::new(settings), chooser, pioneered: watch::Sender::new(false), health, stop }
+        Self {
+            settings: Arc::new(settings),
+            chooser,
+            pioneered: watch::Sender::new(false),
+            health,
+            stop,
+        }
     }
 
     fn link(&self, client_id: Secret, session: Session, publish_window: usize) -> Link {
@@ -371,14 +426,23 @@ impl Links {
     }
 
     /// The session's link: runs until the observer stops.
-    pub fn session(&self, filters: Vec<TopicFilter>, events: mpsc::Sender<SessionEvent>) -> impl Future<Output = ()> + Send + use<> {
+    pub fn session(
+        &self,
+        filters: Vec<TopicFilter>,
+        events: mpsc::Sender<SessionEvent>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let link = self.link(self.settings.client_id.clone(), self.settings.session, 0);
         let pioneered = self.pioneered.clone();
         run_session(link, filters, events, pioneered).instrument(info_span!("session"))
     }
 
     /// A publishing link: runs until the observer stops.
-    pub fn lane(&self, lane: usize, publish_window: usize, events: mpsc::Sender<LaneEvent>) -> impl Future<Output = ()> + Send + use<> {
+    pub fn lane(
+        &self,
+        lane: usize,
+        publish_window: usize,
+        events: mpsc::Sender<LaneEvent>,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let client_id = Secret::new(format!("{}-pub-{lane}", self.settings.client_id.reveal()));
         let link = self.link(client_id, Session::Clean, publish_window);
         let pioneered = self.pioneered.subscribe();
@@ -391,7 +455,9 @@ impl Links {
     /// [`LinkError`], if that does not succeed.
     pub async fn reset_session(&self) -> Result<(), LinkError> {
         let (client, mut connection, _) = self.visit(Session::Clean).await?;
-        client.disconnect().map_err(|_| LinkError::new(Cause::Closed, "the connection closed at once"))?;
+        client
+            .disconnect()
+            .map_err(|_| LinkError::new(Cause::Closed, "the connection closed at once"))?;
         while connection.next().await? != Event::Disconnected {}
         Ok(())
     }
@@ -400,12 +466,26 @@ impl Links {
     ///
     /// # Errors
     /// [`LinkError`], if that does not succeed.
-    pub async fn visit(&self, session: Session) -> Result<(Client, Connection, Connected), LinkError> {
-        self.link(self.settings.client_id.clone(), session, usize::from(self.settings.window)).connect_in_some_version().await
+    pub async fn visit(
+        &self,
+        session: Session,
+    ) -> Result<(Client, Connection, Connected), LinkError> {
+        self.link(
+            self.settings.client_id.clone(),
+            session,
+            usize::from(self.settings.window),
+        )
+        .connect_in_some_version()
+        .await
     }
 }
 
-async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Sender<SessionEvent>, pioneered: watch::Sender<bool>) {
+async fn run_session(
+    mut link: Link,
+    filters: Vec<TopicFilter>,
+    events: mpsc::Sender<SessionEvent>,
+    pioneered: watch::Sender<bool>,
+) {
     let mut number = 0;
     let read_ahead = Arc::new(Semaphore::new(KIB_READ_AHEAD));
     loop {
@@ -421,13 +501,24 @@ async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Se
                 let since = Instant::now();
                 pioneered.send_replace(true);
                 let protocol = connected.protocol;
-                let mut pump = SessionPump { link: &link, events: &events, filters: &filters, read_ahead: &read_ahead, number, shed: 0 };
+                let mut pump = SessionPump {
+                    link: &link,
+                    events: &events,
+                    filters: &filters,
+                    read_ahead: &read_ahead,
+                    number,
+                    shed: 0,
+                };
                 let ended = pump.run(&mut connection, client, connected).await;
                 lived = since.elapsed();
                 match ended {
                     Ok(()) => return,
                     Err(error) if error.cause == Cause::Undecodable => {
-                        let remedy = if link.chooser.undecodable(protocol) { "switching to the other version" } else { "use --protocol auto" };
+                        let remedy = if link.chooser.undecodable(protocol) {
+                            "switching to the other version"
+                        } else {
+                            "use --protocol auto"
+                        };
                         LinkError::new(error.cause, format!("{}: {remedy}", error.text))
                     }
                     Err(error) => link.explain(error),
@@ -435,7 +526,13 @@ async fn run_session(mut link: Link, filters: Vec<TopicFilter>, events: mpsc::Se
             }
         };
         link.health.set_session(Some(error.to_string()));
-        if events.send(SessionEvent::Down(error.clone())).await.is_err() || link.stop.is_cancelled() || !link.pause(&error, lived).await {
+        if events
+            .send(SessionEvent::Down(error.clone()))
+            .await
+            .is_err()
+            || link.stop.is_cancelled()
+            || !link.pause(&error, lived).await
+        {
             return;
         }
     }
@@ -453,10 +550,22 @@ struct SessionPump<'a> {
 
 impl SessionPump<'_> {
     /// Until it fails, or our DISCONNECT is out.
-    async fn run(&mut self, connection: &mut Connection, client: Client, connected: Connected) -> Result<(), LinkError> {
+    async fn run(
+        &mut self,
+        connection: &mut Connection,
+        client: Client,
+        connected: Connected,
+    ) -> Result<(), LinkError> {
         let silence = self.link.silence(&connected);
-        client.subscribe(self.filters).map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
-        self.report(SessionEvent::Up { connection: self.number, client, connected }).await?;
+        client
+            .subscribe(self.filters)
+            .map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
+        self.report(SessionEvent::Up {
+            connection: self.number,
+            client,
+            connected,
+        })
+        .await?;
         let mut subscribed = false;
         loop {
             let event = match timeout(silence, connection.next()).await {
@@ -469,14 +578,22 @@ impl SessionPump<'_> {
                     ));
                 }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
+                Err(_) => {
+                    return Err(LinkError::new(
+                        Cause::TimedOut,
+                        "nothing came from the broker for three keep alives",
+                    ));
+                }
             };
             match event {
                 Event::Message(delivery) => self.pass_on(delivery).await?,
                 Event::Subscribed(granted) => {
                     check_granted(self.filters, &granted)?;
                     subscribed = true;
-                    self.report(SessionEvent::Subscribed { connection: self.number }).await?;
+                    self.report(SessionEvent::Subscribed {
+                        connection: self.number,
+                    })
+                    .await?;
                 }
                 Event::Disconnected => return Ok(()),
                 Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
@@ -487,40 +604,78 @@ impl SessionPump<'_> {
     /// There is room for every message that waits for an ack, so that reading goes on however busy the daemon is: acks and pings
     /// go out between the reads. Only too many bytes stop it.
     async fn pass_on(&mut self, mut delivery: Delivery) -> Result<(), LinkError> {
-        delivery.received.cut_to(self.link.settings.max_payload_bytes);
+        delivery
+            .received
+            .cut_to(self.link.settings.max_payload_bytes);
         let waiting = self.events.max_capacity() - self.events.capacity();
         if delivery.packet_id.is_none() && waiting >= SHED_QOS_0_AT {
             self.shed += 1;
             if self.shed.is_power_of_two() {
-                warn!(dropped = self.shed, "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not");
+                warn!(
+                    dropped = self.shed,
+                    "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not"
+                );
             }
             return Ok(());
         }
         let kib = (delivery.received.payload.len() >> 10) + 1;
         let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
-        let share = self.read_ahead.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed");
+        let share = self
+            .read_ahead
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .expect("the semaphore is never closed");
         self.report(SessionEvent::Message(delivery, share)).await
     }
 
     async fn report(&self, event: SessionEvent) -> Result<(), LinkError> {
-        self.events.send(event).await.map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))
+        self.events
+            .send(event)
+            .await
+            .map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))
     }
 }
 
 /// Every filter must be granted, at QoS 1: else messages would be lost, or never come.
 fn check_granted(filters: &[TopicFilter], granted: &[Result<u8, String>]) -> Result<(), LinkError> {
     if granted.len() != filters.len() {
-        let text = format!("SUBACK answers {} filters of {}", granted.len(), filters.len());
+        let text = format!(
+            "SUBACK answers {} filters of {}",
+            granted.len(),
+            filters.len()
+        );
         return Err(LinkError::new(Cause::Other, text));
     }
-    match filters.iter().zip(granted).find(|(_, granted)| !matches!(granted, Ok(1..))) {
+    match filters
+        .iter()
+        .zip(granted)
+        .find(|(_, granted)| !matches!(granted, Ok(1..)))
+    {
         None => Ok(()),
-        Some((filter, Ok(qos))) => Err(LinkError::new(Cause::NotAuthorized, format!("subscription to {filter:?} was granted QoS {qos} only", filter = filter.as_str()))),
-        Some((filter, Err(reason))) => Err(LinkError::new(Cause::NotAuthorized, format!("subscription to {filter:?} was refused: {reason}", filter = filter.as_str()))),
+        Some((filter, Ok(qos))) => Err(LinkError::new(
+            Cause::NotAuthorized,
+            format!(
+                "subscription to {filter:?} was granted QoS {qos} only",
+                filter = filter.as_str()
+            ),
+        )),
+        Some((filter, Err(reason))) => Err(LinkError::new(
+            Cause::NotAuthorized,
+            format!(
+                "subscription to {filter:?} was refused: {reason}",
+                filter = filter.as_str()
+            ),
+        )),
     }
 }
 
-async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, mut pioneered: watch::Receiver<bool>) {
+async fn run_lane(
+    mut link: Link,
+    lane: usize,
+    events: mpsc::Sender<LaneEvent>,
+    mut pioneered: watch::Receiver<bool>,
+) {
     tokio::select! {
         waited = pioneered.wait_for(|ready| *ready) => if waited.is_err() { return },
         () = link.stop.cancelled() => return,
@@ -537,7 +692,12 @@ async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, 
                 let since = Instant::now();
                 let recycle = CancellationToken::new();
                 let silence = link.silence(&connected);
-                let up = LaneEvent::Up { lane, client, connected, recycle: recycle.clone() };
+                let up = LaneEvent::Up {
+                    lane,
+                    client,
+                    connected,
+                    recycle: recycle.clone(),
+                };
                 if events.send(up).await.is_err() {
                     return;
                 }
@@ -550,7 +710,14 @@ async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, 
                     Ok(()) => return,
                     Err(error) => {
                         let error = link.explain(error);
-                        if events.send(LaneEvent::Down { lane, error: error.clone() }).await.is_err() {
+                        if events
+                            .send(LaneEvent::Down {
+                                lane,
+                                error: error.clone(),
+                            })
+                            .await
+                            .is_err()
+                        {
                             return;
                         }
                         error
@@ -565,16 +732,33 @@ async fn run_lane(mut link: Link, lane: usize, events: mpsc::Sender<LaneEvent>, 
 }
 
 /// One publishing connection, until it fails, or our DISCONNECT is out.
-async fn pump_lane(silence: Duration, connection: &mut Connection, lane: usize, events: &mpsc::Sender<LaneEvent>) -> Result<(), LinkError> {
+async fn pump_lane(
+    silence: Duration,
+    connection: &mut Connection,
+    lane: usize,
+    events: &mpsc::Sender<LaneEvent>,
+) -> Result<(), LinkError> {
     loop {
         let event = match timeout(silence, connection.next()).await {
             Ok(event) => event?,
-            Err(_) => return Err(LinkError::new(Cause::TimedOut, "nothing came from the broker for three keep alives")),
+            Err(_) => {
+                return Err(LinkError::new(
+                    Cause::TimedOut,
+                    "nothing came from the broker for three keep alives",
+                ));
+            }
         };
         match event {
             Event::Confirmed { token, outcome } => {
-                let confirmed = LaneEvent::Confirmed { lane, token, outcome };
-                events.send(confirmed).await.map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))?;
+                let confirmed = LaneEvent::Confirmed {
+                    lane,
+                    token,
+                    outcome,
+                };
+                events
+                    .send(confirmed)
+                    .await
+                    .map_err(|_| LinkError::new(Cause::Other, "the daemon has ended"))?;
             }
             Event::Disconnected => return Ok(()),
             Event::Connected(_) | Event::Subscribed(_) | Event::Message(_) | Event::Other => {}
@@ -589,7 +773,14 @@ pub fn log_connected(connected: &Connected, asked: Session, is_first: bool) {
         && kept < asked
         && is_first
     {
-        let (kept, asked) = (humantime::format_duration(kept).to_string(), humantime::format_duration(asked).to_string());
-        warn!(kept, asked, "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost");
+        let (kept, asked) = (
+            humantime::format_duration(kept).to_string(),
+            humantime::format_duration(asked).to_string(),
+        );
+        warn!(
+            kept,
+            asked,
+            "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost"
+        );
     }
 }

@@ -28,7 +28,12 @@ pub struct Received {
 impl Received {
     /// A message with its whole payload.
     pub fn new(topic: Bytes, payload: Bytes, retain: bool) -> Self {
-        Self { topic, payload_bytes: payload.len(), payload, retain }
+        Self {
+            topic,
+            payload_bytes: payload.len(),
+            payload,
+            retain,
+        }
     }
 
     /// Lets go of a payload over the limit: it will be refused, and must not fill the memory meanwhile.
@@ -75,7 +80,8 @@ enum Field {
 impl Field {
     fn of(key: &str) -> Self {
         match key {
-            "message_id" | "sender" | "recipient" | "app_id" | "status" | "timelineOf" | "conversWith" | "__history" => Self::Owned,
+            "message_id" | "sender" | "recipient" | "app_id" | "status" | "timelineOf"
+            | "conversWith" | "__history" => Self::Owned,
             "timestamp" => Self::Timestamp,
             "channel_type" => Self::ChannelType,
             _ => Self::Other,
@@ -137,7 +143,11 @@ impl<'p> Visitor<'p> for Members<'p> {
     }
 
     fn visit_map<A: MapAccess<'p>>(self, mut map: A) -> Result<Envelope<'p>, A::Error> {
-        let mut envelope = Envelope { kept: Vec::with_capacity(4), timestamp: None, says_group: false };
+        let mut envelope = Envelope {
+            kept: Vec::with_capacity(4),
+            timestamp: None,
+            says_group: false,
+        };
         let mut last_end = 0; // where the previous member ends in the source
         let mut run: Option<usize> = None; // where the run of kept members begins that `last_end` ends
         while let Some(field) = map.next_key::<Field>()? {
@@ -145,9 +155,14 @@ impl<'p> Visitor<'p> for Members<'p> {
             let start = value.get().as_ptr().addr() - self.source.as_ptr().addr();
             match field {
                 Field::Owned => {}
-                Field::Timestamp => envelope.timestamp = value.get().parse().ok().map(UnixMillis::new),
+                Field::Timestamp => {
+                    envelope.timestamp = value.get().parse().ok().map(UnixMillis::new)
+                }
                 // Decoded, for a client would read "gr\u006fup" as a group too.
-                Field::ChannelType => envelope.says_group |= serde_json::from_str::<String>(value.get()).is_ok_and(|kind| kind == "group"),
+                Field::ChannelType => {
+                    envelope.says_group |= serde_json::from_str::<String>(value.get())
+                        .is_ok_and(|kind| kind == "group")
+                }
                 Field::Other => {}
             }
             if matches!(field, Field::Owned | Field::Timestamp) {
@@ -156,7 +171,9 @@ impl<'p> Visitor<'p> for Members<'p> {
                 }
             } else if run.is_none() {
                 // Between two members stand white space, a comma and the key: its first quote opens the key.
-                run = self.source[last_end..start].find('"').map(|quote| last_end + quote);
+                run = self.source[last_end..start]
+                    .find('"')
+                    .map(|quote| last_end + quote);
             }
             last_end = start + value.get().len();
         }
@@ -175,10 +192,16 @@ impl<'p> Envelope<'p> {
     pub fn parse(payload: &'p [u8]) -> Result<Self, EnvelopeError> {
         let source = std::str::from_utf8(payload).map_err(|_| EnvelopeError::NotJson)?;
         let mut json = serde_json::Deserializer::from_str(source);
-        let envelope = json.deserialize_map(Members { source }).and_then(|envelope| json.end().map(|()| envelope));
+        let envelope = json
+            .deserialize_map(Members { source })
+            .and_then(|envelope| json.end().map(|()| envelope));
         envelope.map_err(|_| {
             let is_json = serde_json::from_str::<IgnoredAny>(source).is_ok();
-            if is_json { EnvelopeError::NotAnObject } else { EnvelopeError::NotJson }
+            if is_json {
+                EnvelopeError::NotAnObject
+            } else {
+                EnvelopeError::NotJson
+            }
         })
     }
 
@@ -186,7 +209,8 @@ impl<'p> Envelope<'p> {
     pub fn write(&self, owned: &Owned<'_>, status: Status) -> Vec<u8> {
         use std::io::Write;
         let kept: usize = self.kept.iter().map(|run| run.len() + 1).sum();
-        let ids = owned.sender.as_str().len() + owned.recipient.as_str().len() + owned.app.as_str().len();
+        let ids =
+            owned.sender.as_str().len() + owned.recipient.as_str().len() + owned.app.as_str().len();
         let mut out = Vec::with_capacity(kept + ids + 160);
         out.push(b'{');
         for run in &self.kept {
@@ -197,7 +221,14 @@ impl<'p> Envelope<'p> {
             .and_then(|()| write_text(&mut out, r#","sender":"#, owned.sender.as_str()))
             .and_then(|()| write_text(&mut out, r#","recipient":"#, owned.recipient.as_str()))
             .and_then(|()| write_text(&mut out, r#","app_id":"#, owned.app.as_str()))
-            .and_then(|()| write!(out, r#","status":{},"timestamp":{}}}"#, status as u16, owned.timestamp.as_millis()));
+            .and_then(|()| {
+                write!(
+                    out,
+                    r#","status":{},"timestamp":{}}}"#,
+                    status as u16,
+                    owned.timestamp.as_millis()
+                )
+            });
         written.expect("writing to memory does not fail");
         out
     }
@@ -227,30 +258,74 @@ mod tests {
     }
 
     fn written(payload: &str) -> String {
-        String::from_utf8(Envelope::parse(payload.as_bytes()).unwrap().write(&owned(), Status::Sent)).unwrap()
+        String::from_utf8(
+            Envelope::parse(payload.as_bytes())
+                .unwrap()
+                .write(&owned(), Status::Sent),
+        )
+        .unwrap()
     }
 
     #[test]
     fn unknown_fields_pass_byte_for_byte_and_in_order() {
-        let text = written("{ \"z\" : 1.0e2 ,\n\"a\":{\"b\" : [1, 2]}, \"sender\":\"eve\", \"k\\u0065y\":\"\\u00e9\" , \"m\":-0 }");
+        let text = written(
+            "{ \"z\" : 1.0e2 ,\n\"a\":{\"b\" : [1, 2]}, \"sender\":\"eve\", \"k\\u0065y\":\"\\u00e9\" , \"m\":-0 }",
+        );
         assert!(text.starts_with("{\"z\" : 1.0e2 ,\n\"a\":{\"b\" : [1, 2]},\"k\\u0065y\":\"\\u00e9\" , \"m\":-0,\"message_id\":\""), "{text}");
         let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&value["sender"], &value["recipient"], &value["app_id"], &value["status"], &value["timestamp"]), (&"alice".into(), &"b\"ob".into(), &"tilechat".into(), &100.into(), &7.into()));
+        assert_eq!(
+            (
+                &value["sender"],
+                &value["recipient"],
+                &value["app_id"],
+                &value["status"],
+                &value["timestamp"]
+            ),
+            (
+                &"alice".into(),
+                &"b\"ob".into(),
+                &"tilechat".into(),
+                &100.into(),
+                &7.into()
+            )
+        );
     }
 
     #[test]
     fn what_the_observer_owns_is_dropped_however_it_is_spelled() {
-        let text = written(r#"{"s\u0065nder":"eve","sender":"eve","status":300,"timelineOf":"x","conversWith":"y","message_id":"1","app_id":"z","recipient":"r","timestamp":5,"__history":true,"text":"hi"}"#);
+        let text = written(
+            r#"{"s\u0065nder":"eve","sender":"eve","status":300,"timelineOf":"x","conversWith":"y","message_id":"1","app_id":"z","recipient":"r","timestamp":5,"__history":true,"text":"hi"}"#,
+        );
         assert_eq!(text.matches("eve").count(), 0, "{text}");
         let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["app_id", "message_id", "recipient", "sender", "status", "text", "timestamp"]);
+        assert_eq!(
+            value.as_object().unwrap().keys().collect::<Vec<_>>(),
+            [
+                "app_id",
+                "message_id",
+                "recipient",
+                "sender",
+                "status",
+                "text",
+                "timestamp"
+            ]
+        );
         assert_eq!(written("{}").matches(',').count(), 5);
     }
 
     #[test]
     fn a_group_is_recognised_however_it_is_spelled() {
-        for (payload, group) in [(r#"{"channel_type":"group"}"#, true), (r#"{"channel_\u0074ype":"gr\u006fup"}"#, true), (r#"{"channel_type":"direct"}"#, false), (r#"{"channel_type":7}"#, false)] {
-            assert_eq!(Envelope::parse(payload.as_bytes()).unwrap().says_group, group, "{payload}");
+        for (payload, group) in [
+            (r#"{"channel_type":"group"}"#, true),
+            (r#"{"channel_\u0074ype":"gr\u006fup"}"#, true),
+            (r#"{"channel_type":"direct"}"#, false),
+            (r#"{"channel_type":7}"#, false),
+        ] {
+            assert_eq!(
+                Envelope::parse(payload.as_bytes()).unwrap().says_group,
+                group,
+                "{payload}"
+            );
         }
     }
 
@@ -264,7 +339,14 @@ mod tests {
             (r#"{"timestamp":99999999999999999999999}"#, None),
             ("{}", None),
         ] {
-            assert_eq!(Envelope::parse(payload.as_bytes()).unwrap().timestamp.map(UnixMillis::as_millis), want, "{payload}");
+            assert_eq!(
+                Envelope::parse(payload.as_bytes())
+                    .unwrap()
+                    .timestamp
+                    .map(UnixMillis::as_millis),
+                want,
+                "{payload}"
+            );
         }
     }
 
@@ -281,7 +363,12 @@ mod tests {
             (b"{\"a\":\"\xff\"}", EnvelopeError::NotJson),
             (b"{'a':1}", EnvelopeError::NotJson),
         ] {
-            assert_eq!(Envelope::parse(payload), Err(want), "{}", String::from_utf8_lossy(payload));
+            assert_eq!(
+                Envelope::parse(payload),
+                Err(want),
+                "{}",
+                String::from_utf8_lossy(payload)
+            );
         }
     }
 
@@ -289,7 +376,10 @@ mod tests {
     fn a_deeply_nested_payload_costs_no_stack() {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(500_000), "]".repeat(500_000));
         assert!(Envelope::parse(deep.as_bytes()).is_ok());
-        assert_eq!(Envelope::parse("[".repeat(500_000).as_bytes()), Err(EnvelopeError::NotJson));
+        assert_eq!(
+            Envelope::parse("[".repeat(500_000).as_bytes()),
+            Err(EnvelopeError::NotJson)
+        );
     }
 
     proptest! {

@@ -71,9 +71,14 @@ impl fmt::Display for Refusal {
 impl From<&ParseError<'_>> for Refusal {
     fn from(error: &ParseError<'_>) -> Self {
         match error {
-            ParseError::BadId { error: IdError::Reserved, .. } => Self::ReservedIdentifier,
+            ParseError::BadId {
+                error: IdError::Reserved,
+                ..
+            } => Self::ReservedIdentifier,
             ParseError::SplitId => Self::Unroutable,
-            ParseError::NoLayout | ParseError::BadId { .. } | ParseError::OtherApp(_) => Self::MalformedTopic,
+            ParseError::NoLayout | ParseError::BadId { .. } | ParseError::OtherApp(_) => {
+                Self::MalformedTopic
+            }
         }
     }
 }
@@ -111,7 +116,11 @@ impl Policy {
     ///
     /// # Errors
     /// The reason for which the message is refused.
-    pub fn check<'p>(&self, inbound: &Inbound<'_>, received: &'p Received) -> Result<Accepted<'p>, Refusal> {
+    pub fn check<'p>(
+        &self,
+        inbound: &Inbound<'_>,
+        received: &'p Received,
+    ) -> Result<Accepted<'p>, Refusal> {
         if received.retain {
             return Err(Refusal::Retained);
         }

@@ -7,15 +7,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 use crate::id::MessageId;
-use crate::policy::Refusal;
 use crate::message::Received;
+use crate::policy::Refusal;
 
 /// Sets the log up, on standard error. `level` is a level or a tracing filter; a second call changes nothing.
 ///
 /// The log of the embedded broker and of the client crate is kept to errors, unless the filter names them: they write addresses
 /// and topics.
 pub fn init(format: LogFormat, level: &str) {
-    let quiet = format!("{level},rumqttc=error,rumqttd=error,hyper=error,tungstenite=error");
+    let quiet = format!("{level},rumqttc=error,rumqttd=off,hyper=error,tungstenite=error");
     let named = level.contains('=');
     let filter = EnvFilter::try_new(if named { level } else { &quiet }).unwrap_or_default();
     let json = match format {
@@ -23,12 +23,16 @@ pub fn init(format: LogFormat, level: &str) {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // An error means that a log is there already, in a test say.
     let _ = if json {
         builder.json().flatten_event(true).try_init()
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+        builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init()
     };
 }
 
@@ -82,7 +86,9 @@ impl Stats {
         } else {
             // What is too large any user can cause; what is not permitted the operator has to mend.
             if reason == Refusal::Unauthorized {
-                error!("the broker does not take a message that was forwarded: may this user publish into every inbox?");
+                error!(
+                    "the broker does not take a message that was forwarded: may this user publish into every inbox?"
+                );
             }
             self.refused(received, reason);
         }
@@ -91,15 +97,29 @@ impl Stats {
     /// The end of a run.
     pub fn log(&self, left_unacknowledged: usize, left_unconfirmed: usize) {
         let refused: u64 = self.refused.iter().sum();
-        info!(forwarded = self.forwarded, refused, resumed = self.resumed, repeated = self.repeated, left_unacknowledged, left_unconfirmed, "stopped");
+        info!(
+            forwarded = self.forwarded,
+            refused,
+            resumed = self.resumed,
+            repeated = self.repeated,
+            left_unacknowledged,
+            left_unconfirmed,
+            "stopped"
+        );
         if left_unacknowledged > 0 {
-            warn!(left_unacknowledged, "messages not finished in time: the broker keeps them and delivers them again");
+            warn!(
+                left_unacknowledged,
+                "messages not finished in time: the broker keeps them and delivers them again"
+            );
         }
     }
 }
 
 fn index(reason: Refusal) -> usize {
-    Refusal::ALL.iter().position(|listed| *listed == reason).expect("the list is complete")
+    Refusal::ALL
+        .iter()
+        .position(|listed| *listed == reason)
+        .expect("the list is complete")
 }
 
 fn lossy(received: &Received) -> std::borrow::Cow<'_, str> {

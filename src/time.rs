@@ -33,7 +33,10 @@ impl UnixMillis {
 impl From<SystemTime> for UnixMillis {
     /// Times before 1970 become 0.
     fn from(time: SystemTime) -> Self {
-        let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let millis = time
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         Self(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 }

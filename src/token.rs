@@ -19,14 +19,22 @@ pub struct Claims {
 
 /// Reads a token's claims without verifying them. `None`, if it is no token.
 pub fn peek(token: &str) -> Option<Claims> {
-    jsonwebtoken::dangerous::insecure_decode::<Claims>(token.trim()).ok().map(|data| data.claims)
+    jsonwebtoken::dangerous::insecure_decode::<Claims>(token.trim())
+        .ok()
+        .map(|data| data.claims)
 }
 
 impl Claims {
     /// How long the token is still good at `now`, or how long ago it ended. `None`, if it never ends.
     pub fn remaining(&self, now: UnixMillis) -> Option<Result<Duration, Duration>> {
         let now = now.as_millis() / 1000;
-        self.exp.map(|exp| if exp > now { Ok(Duration::from_secs(exp - now)) } else { Err(Duration::from_secs(now - exp)) })
+        self.exp.map(|exp| {
+            if exp > now {
+                Ok(Duration::from_secs(exp - now))
+            } else {
+                Err(Duration::from_secs(now - exp))
+            }
+        })
     }
 }
 
@@ -37,12 +45,27 @@ mod tests {
 
     #[test]
     fn a_token_says_until_when_it_is_good() {
-        let token = |claims| encode(&Header::default(), &claims, &EncodingKey::from_secret(b"x")).unwrap();
-        let claims = peek(&token(serde_json::json!({"exp": 1_000, "sub": "observer", "scope": ["a"]}))).unwrap();
+        let token =
+            |claims| encode(&Header::default(), &claims, &EncodingKey::from_secret(b"x")).unwrap();
+        let claims = peek(&token(
+            serde_json::json!({"exp": 1_000, "sub": "observer", "scope": ["a"]}),
+        ))
+        .unwrap();
         assert_eq!(claims.sub.as_deref(), Some("observer"));
-        assert_eq!(claims.remaining(UnixMillis::new(900_000)), Some(Ok(Duration::from_secs(100))));
-        assert_eq!(claims.remaining(UnixMillis::new(1_060_000)), Some(Err(Duration::from_secs(60))));
-        assert_eq!(peek(&token(serde_json::json!({}))).unwrap().remaining(UnixMillis::new(0)), None);
+        assert_eq!(
+            claims.remaining(UnixMillis::new(900_000)),
+            Some(Ok(Duration::from_secs(100)))
+        );
+        assert_eq!(
+            claims.remaining(UnixMillis::new(1_060_000)),
+            Some(Err(Duration::from_secs(60)))
+        );
+        assert_eq!(
+            peek(&token(serde_json::json!({})))
+                .unwrap()
+                .remaining(UnixMillis::new(0)),
+            None
+        );
         assert_eq!(peek("no token"), None);
         assert_eq!(peek(""), None);
     }

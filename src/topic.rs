@@ -28,7 +28,9 @@ pub enum TopicError {
         character: char,
     },
     /// `+` or `#` beside other characters in one level, or `#` before the last.
-    #[error("filter {0:?} has a wildcard that is not a whole level, or \"#\" before its last level")]
+    #[error(
+        "filter {0:?} has a wildcard that is not a whole level, or \"#\" before its last level"
+    )]
     Wildcard(String),
 }
 
@@ -40,7 +42,10 @@ fn check(text: &str, forbidden: impl Fn(char) -> bool) -> Result<(), TopicError>
         return Err(TopicError::TooLong(text.len()));
     }
     match text.chars().find(|&c| forbidden(c)) {
-        Some(character) => Err(TopicError::Forbidden { topic: text.to_owned(), character }),
+        Some(character) => Err(TopicError::Forbidden {
+            topic: text.to_owned(),
+            character,
+        }),
         None => Ok(()),
     }
 }
@@ -133,7 +138,18 @@ impl fmt::Display for TopicFilter {
 /// Seen on RabbitMQ 3.10.8 and 4.0.5: `/` becomes `.` and back, `+` becomes `*` and back, and a `.` stays, so that it comes
 /// out as a level break.
 pub fn amqp_key(topic: &str) -> String {
-    topic.chars().map(|c| if c == '/' { '.' } else if c == '+' { '*' } else { c }).collect()
+    topic
+        .chars()
+        .map(|c| {
+            if c == '/' {
+                '.'
+            } else if c == '+' {
+                '*'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// What the broker does to topics on their way.
@@ -152,7 +168,9 @@ pub enum CarryError {
     #[error("{0:?} holds {1:?}, which RabbitMQ turns into {to:?}", to = if *.1 == '.' { '/' } else { '+' })]
     Rewritten(String, char),
     /// Longer than [`MAX_ROUTING_KEY_BYTES`].
-    #[error("a topic of {0} bytes is longer than an AMQP routing key can be ({MAX_ROUTING_KEY_BYTES})")]
+    #[error(
+        "a topic of {0} bytes is longer than an AMQP routing key can be ({MAX_ROUTING_KEY_BYTES})"
+    )]
     TooLong(usize),
 }
 
@@ -168,8 +186,14 @@ impl BrokerKind {
         if topic.len() > MAX_ROUTING_KEY_BYTES {
             return Err(CarryError::TooLong(topic.len()));
         }
-        match topic.split('/').find_map(|level| level.find(['.', '*']).map(|at| (level, &level[at..]))) {
-            Some((level, rest)) => Err(CarryError::Rewritten(level.to_owned(), if rest.starts_with('.') { '.' } else { '*' })),
+        match topic
+            .split('/')
+            .find_map(|level| level.find(['.', '*']).map(|at| (level, &level[at..])))
+        {
+            Some((level, rest)) => Err(CarryError::Rewritten(
+                level.to_owned(),
+                if rest.starts_with('.') { '.' } else { '*' },
+            )),
             None => Ok(()),
         }
     }
@@ -199,18 +223,30 @@ mod tests {
             assert_eq!(TopicName::parse(text).is_ok(), name, "name {text:?}");
             assert_eq!(TopicFilter::parse(text).is_ok(), filter, "filter {text:?}");
         }
-        assert_eq!(TopicName::parse(&"x".repeat(65_536)), Err(TopicError::TooLong(65_536)));
+        assert_eq!(
+            TopicName::parse(&"x".repeat(65_536)),
+            Err(TopicError::TooLong(65_536))
+        );
     }
 
     #[test]
     fn rabbitmq_cannot_carry_dots_stars_and_long_topics() {
         let on = |topic: &str| BrokerKind::RabbitMq.carries(topic);
         assert_eq!(on("apps/a/x"), Ok(()));
-        assert_eq!(on("apps/john.doe/x"), Err(CarryError::Rewritten("john.doe".into(), '.')));
-        assert_eq!(on("apps/a*b/x"), Err(CarryError::Rewritten("a*b".into(), '*')));
+        assert_eq!(
+            on("apps/john.doe/x"),
+            Err(CarryError::Rewritten("john.doe".into(), '.'))
+        );
+        assert_eq!(
+            on("apps/a*b/x"),
+            Err(CarryError::Rewritten("a*b".into(), '*'))
+        );
         assert_eq!(on(&"x".repeat(256)), Err(CarryError::TooLong(256)));
         assert_eq!(BrokerKind::Any.carries("apps/john.doe/x"), Ok(()));
-        assert_eq!(on("john.doe").unwrap_err().to_string(), r#""john.doe" holds '.', which RabbitMQ turns into '/'"#);
+        assert_eq!(
+            on("john.doe").unwrap_err().to_string(),
+            r#""john.doe" holds '.', which RabbitMQ turns into '/'"#
+        );
         assert_eq!(amqp_key("/apps/+/users"), ".apps.*.users");
     }
 
@@ -219,7 +255,9 @@ mod tests {
         match (filter, topic) {
             (["#"], _) => true,
             ([], []) => true,
-            ([f, filter @ ..], [t, topic @ ..]) => (*f == "+" || f == t) && obviously_matches(filter, topic),
+            ([f, filter @ ..], [t, topic @ ..]) => {
+                (*f == "+" || f == t) && obviously_matches(filter, topic)
+            }
             _ => false,
         }
     }

@@ -36,7 +36,10 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if that does not succeed.
     pub async fn connect(settings: LinkSettings, session: Session) -> Result<Self, LinkError> {
-        let (client, mut connection, connected) = Links::new(settings, Health::new(0), CancellationToken::new()).visit(session).await?;
+        let (client, mut connection, connected) =
+            Links::new(settings, Health::new(0), CancellationToken::new())
+                .visit(session)
+                .await?;
         let (events_tx, events) = mpsc::channel(64);
         let pump = tokio::spawn(async move {
             loop {
@@ -47,7 +50,14 @@ impl Visitor {
                 }
             }
         });
-        Ok(Self { client, events, kept: vec![], pump, published: 0, connected })
+        Ok(Self {
+            client,
+            events,
+            kept: vec![],
+            pump,
+            published: 0,
+            connected,
+        })
     }
 
     async fn next(&mut self, limit: Duration) -> Result<Event, LinkError> {
@@ -60,9 +70,16 @@ impl Visitor {
                     }
                     Ok(Event::Message(delivery))
                 }
-                event @ (Event::Connected(_) | Event::Subscribed(_) | Event::Confirmed { .. } | Event::Disconnected | Event::Other) => Ok(event),
+                event @ (Event::Connected(_)
+                | Event::Subscribed(_)
+                | Event::Confirmed { .. }
+                | Event::Disconnected
+                | Event::Other) => Ok(event),
             },
-            Err(_) => Err(LinkError::new(Cause::TimedOut, format!("no answer within {}", humantime::format_duration(limit)))),
+            Err(_) => Err(LinkError::new(
+                Cause::TimedOut,
+                format!("no answer within {}", humantime::format_duration(limit)),
+            )),
         }
     }
 
@@ -70,13 +87,21 @@ impl Visitor {
     ///
     /// # Errors
     /// [`LinkError`], if there is no answer: RabbitMQ closes on what is not permitted.
-    pub async fn subscribe(&mut self, filters: &[TopicFilter]) -> Result<Vec<Result<u8, String>>, LinkError> {
-        self.client.subscribe(filters).map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
+    pub async fn subscribe(
+        &mut self,
+        filters: &[TopicFilter],
+    ) -> Result<Vec<Result<u8, String>>, LinkError> {
+        self.client
+            .subscribe(filters)
+            .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
         loop {
             match self.next(PATIENCE).await? {
                 Event::Subscribed(granted) => return Ok(granted),
                 Event::Message(delivery) => self.kept.push(delivery.received),
-                Event::Connected(_) | Event::Confirmed { .. } | Event::Disconnected | Event::Other => {}
+                Event::Connected(_)
+                | Event::Confirmed { .. }
+                | Event::Disconnected
+                | Event::Other => {}
             }
         }
     }
@@ -86,16 +111,31 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if there is none, or the broker refuses.
     pub async fn publish(&mut self, topic: TopicName, payload: Bytes) -> Result<(), LinkError> {
-        let publish = Publish { topic, payload, user_properties: vec![] };
+        let publish = Publish {
+            topic,
+            payload,
+            user_properties: vec![],
+        };
         self.published += 1;
-        self.client.publish(self.published, &publish).map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
+        self.client
+            .publish(self.published, &publish)
+            .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
         loop {
             match self.next(PATIENCE).await? {
                 Event::Confirmed { token, outcome } if token == self.published => {
-                    return outcome.map_err(|reason| LinkError::new(Cause::NotAuthorized, format!("the broker refused the publish: {reason}")));
+                    return outcome.map_err(|reason| {
+                        LinkError::new(
+                            Cause::NotAuthorized,
+                            format!("the broker refused the publish: {reason}"),
+                        )
+                    });
                 }
                 Event::Message(delivery) => self.kept.push(delivery.received),
-                Event::Confirmed { .. } | Event::Connected(_) | Event::Subscribed(_) | Event::Disconnected | Event::Other => {}
+                Event::Confirmed { .. }
+                | Event::Connected(_)
+                | Event::Subscribed(_)
+                | Event::Disconnected
+                | Event::Other => {}
             }
         }
     }

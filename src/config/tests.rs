@@ -1,0 +1,305 @@
+use super::*;
+use std::collections::HashMap;
+
+fn load(
+    flags: &[(&'static str, &str)],
+    env: &[(&str, &str)],
+    file: Option<&str>,
+) -> Result<Config, Vec<String>> {
+    let flags: Flags = flags
+        .iter()
+        .map(|(name, text)| (*name, vec![(*text).to_owned()]))
+        .collect();
+    let env: HashMap<String, String> = env
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+        .collect();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = file.map(|text| {
+        let path = dir.path().join("observer.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let place = dir.path().display().to_string();
+    let loaded = Config::load(&flags, &|name| env.get(name).cloned(), path.as_deref());
+    loaded.map_err(|errors| {
+        errors
+            .0
+            .iter()
+            .map(|error| error.to_string().replace(&format!("{place}/"), ""))
+            .collect()
+    })
+}
+
+#[test]
+fn flags_go_over_environment_over_file_over_defaults() {
+    let file = Some("window = 30\nname = \"file\"\nkeep-alive = \"20s\"");
+    let config = load(
+        &[("window", "10")],
+        &[("OBSERVER_WINDOW", "20"), ("OBSERVER_NAME", "env")],
+        file,
+    )
+    .unwrap();
+    assert_eq!(
+        (config.window, config.name.as_str(), config.links.keep_alive),
+        (10, "env", Duration::from_secs(20))
+    );
+    assert_eq!(config.ack_timeout, Duration::from_secs(30));
+    assert_eq!(
+        load(&[], &[("LOG_LEVEL", "debug")], None)
+            .unwrap()
+            .log_level,
+        "debug",
+        "a name of chat21-server"
+    );
+    let apps = load(&[], &[("APP_ID", "tilechat")], None)
+        .unwrap()
+        .router
+        .layouts
+        .filters();
+    assert!(
+        apps.iter()
+            .all(|filter| filter.as_str().contains("apps/tilechat/"))
+    );
+}
+
+#[test]
+fn all_mistakes_are_reported_together_each_with_its_place() {
+    let file =
+        Some("windw = 5\nack-timeout = 7\nlayouts = \"inbox,nonsense\"\nca-file = \"/nowhere\"");
+    let errors = load(
+        &[("window", "0"), ("protocol", "4")],
+        &[("OBSERVER_MAX_PAYLOAD", "1TB")],
+        file,
+    )
+    .unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "observer.toml: \"windw\" is not a setting",
+            "ca-file in observer.toml: cannot read /nowhere: I/O error: No such file or directory (os error 2)",
+            "--protocol: \"4\" is none of auto, 5, 3.1.1",
+            "--window: \"0\" is not a whole number from 1 to 10000",
+            "ack-timeout in observer.toml: \"7\" is not a time such as 30s or 5m: time unit needed, for example 7sec or 7ms",
+            "OBSERVER_MAX_PAYLOAD: \"1TB\" is not a size such as 64KiB or 1MiB",
+            "layouts in observer.toml: \"nonsense\" is none of inbox, chat21, chat21-v1, none",
+        ]
+    );
+}
+
+#[test]
+fn a_broken_file_is_named_by_line_and_its_secrets_are_not_repeated() {
+    let errors = load(&[], &[], Some("name = \"x\"\npassword = s3cret")).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].starts_with("observer.toml: line 2: ") && !errors[0].contains("s3cret"),
+        "{errors:?}"
+    );
+    let errors = load(&[], &[], Some("max_payload = 5")).unwrap_err();
+    assert_eq!(
+        errors,
+        ["observer.toml: \"max_payload\" is not a setting (is max-payload meant?)"]
+    );
+}
+
+#[test]
+fn broker_addresses_are_taken_apart() {
+    let shown = |url: &str| load(&[("broker", url)], &[], None).map(|config| config.broker);
+    assert_eq!(shown("mqtt://host"), Ok("mqtt://host:1883".to_owned()));
+    assert_eq!(
+        shown("mqtts://user:pa%40ss@host"),
+        Ok("mqtts://host:8883".to_owned())
+    );
+    assert_eq!(
+        shown("ws://user@host:15675/ws?x=1"),
+        Ok("ws://host:15675/ws?x=1".to_owned())
+    );
+    assert_eq!(
+        shown("mqtt://[::1]:1884"),
+        Ok("mqtt://[::1]:1884".to_owned())
+    );
+    const RULE: &str = "a broker is given as mqtt://, mqtts://, ws:// or wss://HOST[:PORT][/PATH]";
+    for (url, want) in [
+        (
+            "host:1883",
+            format!("scheme \"host\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+        ),
+        (
+            "amqp://host",
+            format!("scheme \"amqp\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+        ),
+        (
+            "secret-without-scheme",
+            format!("not a URL (relative URL without a base); {RULE}"),
+        ),
+        ("mqtt://host/path", format!("mqtt:// has no path; {RULE}")),
+        (
+            "wss://[::1]/ws",
+            "an IPv6 address works with mqtt:// only: give [::1] a name".to_owned(),
+        ),
+        ("mqtt://", format!("no host; {RULE}")),
+    ] {
+        assert_eq!(shown(url), Err(vec![format!("--broker: {want}")]), "{url}");
+    }
+}
+
+#[test]
+fn credentials_come_from_one_place() {
+    let login = |flags: &[(&'static str, &str)], env: &[(&str, &str)]| {
+        load(flags, env, None).map(|config| {
+            config
+                .credentials()
+                .read()
+                .unwrap()
+                .map(|(user, secret)| (user, secret.reveal().to_owned()))
+        })
+    };
+    let pair = |user: &str, password: &str| Ok(Some((user.to_owned(), password.to_owned())));
+    assert_eq!(login(&[], &[]), Ok(None));
+    assert_eq!(
+        login(&[("broker", "mqtt://u:p&w%3D@h")], &[]),
+        pair("u", "p&w=")
+    );
+    assert_eq!(
+        login(&[("username", "observer")], &[("OBSERVER_PASSWORD", "pw")]),
+        pair("observer", "pw")
+    );
+    assert_eq!(
+        login(&[], &[("OBSERVER_PASSWORD", "pw"), ("OBSERVER_TOKEN_FILE", "/nowhere")]),
+        Err(vec!["OBSERVER_TOKEN_FILE: a password or token is given here and by password: one of them is enough".to_owned()])
+    );
+    assert_eq!(
+        login(&[("token", "no token")], &[]),
+        Err(vec!["--token: is not a JSON Web Token".to_owned()])
+    );
+    assert_eq!(
+        login(&[("password-file", "/nowhere")], &[]),
+        Err(vec![
+            "--password-file: cannot read /nowhere: No such file or directory (os error 2)"
+                .to_owned()
+        ])
+    );
+    let config = load(&[("password", "visible")], &[], None).unwrap();
+    assert!(
+        config.warnings[0].contains("process list"),
+        "{:?}",
+        config.warnings
+    );
+    assert!(
+        !format!("{config:?}").contains("visible"),
+        "Debug shows a password"
+    );
+}
+
+#[test]
+fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
+    let file = "layouts = \"none\"\n[[custom-layout]]\nname = \"mine\"\noutgoing = \"out/{app}/{sender}/{recipient}\"\ninbox = \"in/{app}/{recipient}/{sender}/new\"\npayload = \"verbatim\"\n";
+    let config = load(&[], &[], Some(file)).unwrap();
+    assert_eq!(
+        config
+            .router
+            .layouts
+            .parse("out/a/x/y")
+            .unwrap()
+            .layout
+            .name(),
+        "mine"
+    );
+    let looping = file.replace("in/{app}", "out/{app}").replace("/new", "");
+    assert_eq!(
+        load(&[], &[], Some(&looping)).unwrap_err()[0],
+        "custom-layout \"mine\": template \"out/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place"
+    );
+    let dotted = file.replace("out/{app}", "o.ut/{app}");
+    assert_eq!(
+        load(&[("broker-kind", "rabbitmq")], &[], Some(&dotted)).unwrap_err(),
+        [
+            "--broker-kind: template \"o.ut/{app}/{sender}/{recipient}\": \"o.ut\" holds '.', which RabbitMQ turns into '/'"
+        ]
+    );
+    assert_eq!(
+        load(&[("broker-kind", "rabbitmq"), ("app", "my.app")], &[], None).unwrap_err(),
+        ["app: \"my.app\" holds '.', which RabbitMQ turns into '/'"]
+    );
+    assert_eq!(
+        load(
+            &[("dead-letter-topic", "apps/x/users/a/messages/b/outgoing")],
+            &[],
+            None
+        )
+        .unwrap_err(),
+        [
+            "layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+        ]
+    );
+    let unknown = format!("{file}sendercopy = true\n");
+    assert!(load(&[], &[], Some(&unknown)).unwrap_err()[0].contains("unknown field `sendercopy`"));
+}
+
+#[test]
+fn the_client_identifier_is_kept_or_derived_and_warned_of() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let state = dir.path().join("deep/state").display().to_string();
+    let id = |config: &Config| config.links().unwrap().client_id.reveal().to_owned();
+    let kept = load(&[("state-dir", &state)], &[], None).unwrap();
+    assert_eq!(
+        (id(&kept).len(), id(&kept)),
+        ("observer-".len() + 32, id(&kept))
+    );
+    assert_eq!(kept.identity_warning(), None);
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(format!("{state}/observer.client-id"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // No place to keep it: made of the password, the same each time, another for another.
+    let derived = |password: &str| load(&[], &[("OBSERVER_PASSWORD", password)], None).unwrap();
+    assert_eq!(id(&derived("a")), id(&derived("a")));
+    assert_ne!(id(&derived("a")), id(&derived("b")));
+    assert_eq!(derived("a").identity_warning(), None);
+    assert!(
+        load(&[], &[], None)
+            .unwrap()
+            .identity_warning()
+            .unwrap()
+            .contains("can be guessed")
+    );
+
+    assert_eq!(
+        id(&load(&[("client-id", "a-long-enough-identifier")], &[], None).unwrap()),
+        "a-long-enough-identifier"
+    );
+    assert!(
+        load(&[("client-id", "short")], &[], None).unwrap().warnings[0]
+            .contains("short enough to guess")
+    );
+    let missing = load(&[("state-dir", "/proc/nowhere")], &[], None)
+        .unwrap()
+        .links()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        missing.starts_with(
+            "--state-dir: cannot make the directory of /proc/nowhere/observer.client-id"
+        ),
+        "{missing}"
+    );
+}
+
+#[test]
+fn sizes_are_read_with_their_units() {
+    for (text, bytes) in [
+        ("1", 1),
+        ("64KiB", 65_536),
+        ("1 MiB", 1 << 20),
+        ("2MB", 2_000_000),
+        ("3kB", 3_000),
+    ] {
+        assert_eq!(parse_size(text), Ok(bytes), "{text}");
+    }
+    for text in ["", "0", "x", "1GiB", "-1", "250MiB", "99999999999999999999"] {
+        assert!(parse_size(text).is_err(), "{text}");
+    }
+}

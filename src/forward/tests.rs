@@ -10,7 +10,10 @@ use crate::time::UnixMillis;
 use crate::topic::TopicName;
 
 /// Some instant: the ledger only compares.
-#[expect(clippy::disallowed_methods, reason = "there is no other way to make one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to make one"
+)]
 fn start() -> Instant {
     Instant::now()
 }
@@ -18,15 +21,27 @@ fn start() -> Instant {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn received(text: &str) -> Received {
-    Received::new(Bytes::from_static(b"t"), Bytes::copy_from_slice(text.as_bytes()), false)
+    Received::new(
+        Bytes::from_static(b"t"),
+        Bytes::copy_from_slice(text.as_bytes()),
+        false,
+    )
 }
 
 fn message(text: &str, id: MessageId, fingerprint: u64) -> Message {
-    Message { received: received(text), id, fingerprint }
+    Message {
+        received: received(text),
+        id,
+        fingerprint,
+    }
 }
 
 fn publish(text: &str) -> Publish {
-    Publish { topic: TopicName::parse("to").unwrap(), payload: Bytes::copy_from_slice(text.as_bytes()), user_properties: vec![] }
+    Publish {
+        topic: TopicName::parse("to").unwrap(),
+        payload: Bytes::copy_from_slice(text.as_bytes()),
+        user_properties: vec![],
+    }
 }
 
 fn id() -> MessageId {
@@ -34,7 +49,10 @@ fn id() -> MessageId {
 }
 
 fn ack(packet_id: u16) -> Ack {
-    Ack { connection: 1, packet_id }
+    Ack {
+        connection: 1,
+        packet_id,
+    }
 }
 
 /// A ledger with one lane and a session, both up.
@@ -47,7 +65,12 @@ fn ledger(window: usize) -> Ledger {
 
 fn insert(ledger: &mut Ledger, packet_id: u16, text: &str, copies: usize) {
     let publishes = (0..copies).map(|_| publish(text)).collect();
-    ledger.insert(message(text, id(), u64::from(packet_id)), publishes, false, Some(ack(packet_id)));
+    ledger.insert(
+        message(text, id(), u64::from(packet_id)),
+        publishes,
+        false,
+        Some(ack(packet_id)),
+    );
 }
 
 fn handed_out(ledger: &mut Ledger) -> Vec<(PublishId, String)> {
@@ -73,9 +96,16 @@ fn acks_only_after_every_publish_is_confirmed_and_in_arrival_order() {
     ledger.handle_confirmed(out[0].0);
     assert_eq!(ledger.poll_ack(), None);
     ledger.handle_confirmed(out[0].0);
-    assert_eq!(ledger.poll_ack(), None, "the same confirmation twice counts once");
+    assert_eq!(
+        ledger.poll_ack(),
+        None,
+        "the same confirmation twice counts once"
+    );
     ledger.handle_confirmed(out[1].0);
-    assert_eq!((ledger.poll_ack(), ledger.poll_ack(), ledger.poll_ack()), (Some(ack(1)), Some(ack(2)), None));
+    assert_eq!(
+        (ledger.poll_ack(), ledger.poll_ack(), ledger.poll_ack()),
+        (Some(ack(1)), Some(ack(2)), None)
+    );
     assert!(ledger.is_empty());
 }
 
@@ -88,7 +118,10 @@ fn unconfirmed_publishes_go_out_again_oldest_first_on_the_next_connection() {
     let out = handed_out(&mut ledger);
     ledger.handle_confirmed(out[1].0);
     ledger.handle_lane_down(0, LaneEnd::Closed);
-    assert!(handed_out(&mut ledger).is_empty(), "no connection, nothing to hand out");
+    assert!(
+        handed_out(&mut ledger).is_empty(),
+        "no connection, nothing to hand out"
+    );
     ledger.handle_lane_up(0, 100);
     assert_eq!(texts(&handed_out(&mut ledger)), ["a", "c"]);
 }
@@ -131,14 +164,24 @@ fn a_lost_session_voids_its_acks_and_a_redelivery_takes_up_the_entry() {
     ledger.handle_confirmed(out[0].0);
     assert_eq!(ledger.poll_ack(), None, "that connection is gone");
     ledger.handle_session_up(true);
-    let again = |packet_id| Ack { connection: 2, packet_id };
+    let again = |packet_id| Ack {
+        connection: 2,
+        packet_id,
+    };
     assert_eq!(ledger.admit(again(1), 1, true), Admission::Resumed);
-    assert_eq!(ledger.poll_ack(), Some(again(1)), "everything was confirmed before");
+    assert_eq!(
+        ledger.poll_ack(),
+        Some(again(1)),
+        "everything was confirmed before"
+    );
     assert_eq!(ledger.admit(again(2), 2, true), Admission::Resumed);
     assert_eq!(ledger.poll_ack(), None);
     ledger.handle_confirmed(out[1].0);
     assert_eq!(ledger.poll_ack(), Some(again(2)));
-    assert!(handed_out(&mut ledger).is_empty(), "nothing is forwarded twice");
+    assert!(
+        handed_out(&mut ledger).is_empty(),
+        "nothing is forwarded twice"
+    );
 }
 
 #[test]
@@ -149,9 +192,17 @@ fn an_acknowledged_message_that_comes_again_keeps_its_id() {
     assert_eq!(ledger.poll_ack(), Some(ack(1)));
     ledger.handle_session_lost();
     ledger.handle_session_up(true);
-    assert_eq!(ledger.admit(ack(1), 7, false), Admission::New, "without DUP an equal text may be a new message");
+    assert_eq!(
+        ledger.admit(ack(1), 7, false),
+        Admission::New,
+        "without DUP an equal text may be a new message"
+    );
     assert_eq!(ledger.admit(ack(2), 7, true), Admission::Repeated(known));
-    assert_eq!(ledger.admit(ack(3), 7, true), Admission::New, "once is once");
+    assert_eq!(
+        ledger.admit(ack(3), 7, true),
+        Admission::New,
+        "once is once"
+    );
 }
 
 #[test]
@@ -164,10 +215,18 @@ fn the_first_message_that_is_no_redelivery_ends_them() {
     let out = handed_out(&mut ledger);
     ledger.handle_session_lost();
     ledger.handle_session_up(true);
-    assert_eq!(ledger.admit(ack(1), 2, false), Admission::Resumed, "a broker that sets no DUP");
+    assert_eq!(
+        ledger.admit(ack(1), 2, false),
+        Admission::Resumed,
+        "a broker that sets no DUP"
+    );
     assert_eq!(ledger.admit(ack(2), 99, false), Admission::New);
     assert_eq!(ledger.admit(ack(3), 3, true), Admission::New);
-    assert_eq!(ledger.admit(ack(4), 7, true), Admission::New, "a publisher's own DUP, long after");
+    assert_eq!(
+        ledger.admit(ack(4), 7, true),
+        Admission::New,
+        "a publisher's own DUP, long after"
+    );
     out.iter().for_each(|(id, _)| ledger.handle_confirmed(*id));
     assert_eq!(ledger.poll_ack(), Some(ack(1)));
     assert!(ledger.is_empty() && ledger.entries.is_empty());
@@ -193,7 +252,12 @@ fn an_outage_of_the_broker_is_held_against_no_publish() {
 #[test]
 fn a_refused_notice_is_known_for_one_even_if_nothing_was_forwarded() {
     let mut ledger = ledger(10);
-    ledger.insert(message("bad", id(), 1), vec![publish("notice")], true, Some(ack(1)));
+    ledger.insert(
+        message("bad", id(), 1),
+        vec![publish("notice")],
+        true,
+        Some(ack(1)),
+    );
     let out = handed_out(&mut ledger);
     ledger.handle_refused(out[0].0, Refusal::Unauthorized);
     assert!(ledger.poll_failed().unwrap().was_answer);
@@ -206,7 +270,10 @@ fn both_copies_refused_are_both_known_for_copies() {
     for (id, _) in handed_out(&mut ledger) {
         ledger.handle_refused(id, Refusal::Unauthorized);
     }
-    assert_eq!([ledger.poll_failed(), ledger.poll_failed()].map(|failed| failed.unwrap().was_answer), [false, false]);
+    assert_eq!(
+        [ledger.poll_failed(), ledger.poll_failed()].map(|failed| failed.unwrap().was_answer),
+        [false, false]
+    );
 }
 
 #[test]
@@ -257,7 +324,14 @@ fn a_publish_that_costs_the_connection_is_set_aside_and_its_neighbours_pass() {
         }
         assert!(connections < 10, "it goes on for ever");
     };
-    assert_eq!((&failed.received.payload[..], failed.refusal, failed.was_answer), (&b"poison"[..], Refusal::Unauthorized, false));
+    assert_eq!(
+        (
+            &failed.received.payload[..],
+            failed.refusal,
+            failed.was_answer
+        ),
+        (&b"poison"[..], Refusal::Unauthorized, false)
+    );
     ledger.resolve(failed, vec![publish("dead letter")]);
     let mut acks = std::iter::from_fn(|| ledger.poll_ack()).count();
     assert_eq!(acks, 20, "the poison's own ack waits for its dead letter");
@@ -294,9 +368,16 @@ fn an_overdue_confirmation_names_its_lane() {
     let mut ledger = ledger(10);
     insert(&mut ledger, 1, "a", 1);
     let start = start();
-    assert_eq!(ledger.poll_overdue(start + TIMEOUT), None, "nothing is sent yet");
+    assert_eq!(
+        ledger.poll_overdue(start + TIMEOUT),
+        None,
+        "nothing is sent yet"
+    );
     ledger.poll_publish(0, start).unwrap();
-    assert_eq!(ledger.poll_overdue(start + TIMEOUT - Duration::from_millis(1)), None);
+    assert_eq!(
+        ledger.poll_overdue(start + TIMEOUT - Duration::from_millis(1)),
+        None
+    );
     assert_eq!(ledger.poll_overdue(start + TIMEOUT), Some(0));
     ledger.handle_lane_down(0, LaneEnd::Closed);
     assert_eq!(ledger.poll_overdue(start + TIMEOUT), None);
@@ -305,7 +386,9 @@ fn an_overdue_confirmation_names_its_lane() {
 #[test]
 fn one_timeline_stays_in_one_lane() {
     let mut ledger = Ledger::new(4, 10, TIMEOUT);
-    let lanes: HashSet<usize> = (0..100).map(|n| ledger.lane_of(&format!("apps/a/users/u{n}/messages/x/clientadded"))).collect();
+    let lanes: HashSet<usize> = (0..100)
+        .map(|n| ledger.lane_of(&format!("apps/a/users/u{n}/messages/x/clientadded")))
+        .collect();
     assert_eq!(lanes.len(), 4);
     assert_eq!(ledger.lane_of("a/b"), ledger.lane_of("a/b"));
     ledger.handle_session_up(false);
@@ -314,14 +397,22 @@ fn one_timeline_stays_in_one_lane() {
 /// What may happen to a ledger.
 #[derive(Clone, Debug)]
 enum Step {
-    Deliver { text: u8, copies: usize },
-    DeliverQos0 { copies: usize },
+    Deliver {
+        text: u8,
+        copies: usize,
+    },
+    DeliverQos0 {
+        copies: usize,
+    },
     HandOut(usize),
     Confirm(usize),
     Refuse(usize),
     LaneLost(usize, LaneEnd),
     LaneUp(usize),
-    SessionLost { broker_keeps: bool, acks_arrive: usize },
+    SessionLost {
+        broker_keeps: bool,
+        acks_arrive: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -376,17 +467,28 @@ impl World {
     }
 
     fn publishes(forward: usize, copies: usize) -> Vec<Publish> {
-        let one = |n| Publish { topic: TopicName::parse(&format!("to/{n}")).unwrap(), payload: Bytes::copy_from_slice(&forward.to_be_bytes()), user_properties: vec![] };
+        let one = |n| Publish {
+            topic: TopicName::parse(&format!("to/{n}")).unwrap(),
+            payload: Bytes::copy_from_slice(&forward.to_be_bytes()),
+            user_properties: vec![],
+        };
         (0..copies).map(one).collect()
     }
 
     fn deliver(&mut self, message: u64, fingerprint: u64, copies: usize, dup: bool) {
         let packet_id = u16::try_from(self.delivered.len() + self.in_doubt + 1).unwrap();
-        let ack = Ack { connection: self.connection, packet_id };
+        let ack = Ack {
+            connection: self.connection,
+            packet_id,
+        };
         self.delivered.push_back((message, packet_id));
         let admission = self.ledger.admit(ack, fingerprint, dup);
         if admission != Admission::Resumed {
-            let id = if let Admission::Repeated(id) = admission { id } else { self.ids.next(UnixMillis::new(1)) };
+            let id = if let Admission::Repeated(id) = admission {
+                id
+            } else {
+                self.ids.next(UnixMillis::new(1))
+            };
             self.begin(id, fingerprint, copies, Some(ack));
         }
         self.take_acks();
@@ -395,20 +497,41 @@ impl World {
     fn begin(&mut self, id: MessageId, fingerprint: u64, copies: usize, ack: Option<Ack>) {
         let forward = self.forwards.len();
         self.forwards.push((fingerprint, copies, 0));
-        self.ledger.insert(message(&forward.to_string(), id, fingerprint), Self::publishes(forward, copies), false, ack);
+        self.ledger.insert(
+            message(&forward.to_string(), id, fingerprint),
+            Self::publishes(forward, copies),
+            false,
+            ack,
+        );
     }
 
     fn take_acks(&mut self) {
         while let Some(ack) = self.ledger.poll_ack() {
-            assert_eq!(ack.connection, self.connection, "an ack of a connection that is gone");
+            assert_eq!(
+                ack.connection, self.connection,
+                "an ack of a connection that is gone"
+            );
             let (message, packet_id) = self.delivered.pop_front().expect("an ack for nothing");
             assert_eq!(packet_id, ack.packet_id, "acks out of order");
             // Equal texts cannot be told apart, so they are counted: each message acknowledged has a complete forward of its own.
-            let fingerprint = self.queue.iter().find(|(queued, _)| *queued == message).expect("the broker holds it").1;
+            let fingerprint = self
+                .queue
+                .iter()
+                .find(|(queued, _)| *queued == message)
+                .expect("the broker holds it")
+                .1;
             let settled = self.settled.entry(fingerprint).or_default();
             settled.insert(message);
-            let complete = self.forwards.iter().filter(|(of, needed, confirmed)| *of == fingerprint && confirmed >= needed).count();
-            assert!(complete >= settled.len(), "{} acknowledged, {complete} forwarded", settled.len());
+            let complete = self
+                .forwards
+                .iter()
+                .filter(|(of, needed, confirmed)| *of == fingerprint && confirmed >= needed)
+                .count();
+            assert!(
+                complete >= settled.len(),
+                "{} acknowledged, {complete} forwarded",
+                settled.len()
+            );
             self.in_doubt += 1;
         }
     }
@@ -420,7 +543,8 @@ impl World {
                     let message = self.next_message;
                     self.next_message += 1;
                     // Few texts, so that equal ones stand side by side.
-                    self.queue.push_back((message, u64::from(text) * 10 + copies as u64));
+                    self.queue
+                        .push_back((message, u64::from(text) * 10 + copies as u64));
                     self.deliver(message, u64::from(text) * 10 + copies as u64, copies, false);
                 }
             }
@@ -432,7 +556,10 @@ impl World {
             }
             Step::HandOut(lane) => {
                 if let Some((id, publish)) = self.ledger.poll_publish(lane, start()) {
-                    self.under_way.push((id, usize::from_be_bytes(publish.payload[..].try_into().unwrap())));
+                    self.under_way.push((
+                        id,
+                        usize::from_be_bytes(publish.payload[..].try_into().unwrap()),
+                    ));
                 }
             }
             Step::Confirm(n) => {
@@ -461,11 +588,17 @@ impl World {
                     self.ledger.handle_lane_up(lane, 5);
                 }
             }
-            Step::SessionLost { broker_keeps, acks_arrive } => self.lose_session(broker_keeps, acks_arrive),
+            Step::SessionLost {
+                broker_keeps,
+                acks_arrive,
+            } => self.lose_session(broker_keeps, acks_arrive),
         }
         while let Some(failed) = self.ledger.poll_failed() {
             // What was refused counts as answered.
-            let forward: usize = std::str::from_utf8(&failed.received.payload).unwrap().parse().unwrap();
+            let forward: usize = std::str::from_utf8(&failed.received.payload)
+                .unwrap()
+                .parse()
+                .unwrap();
             self.forwards[forward].2 += 1;
             self.ledger.resolve(failed, vec![]);
         }

@@ -2,7 +2,10 @@ use super::*;
 use proptest::prelude::*;
 
 fn built_in(names: &[&str]) -> Layouts {
-    let layouts = names.iter().flat_map(|name| Layout::built_in(name).unwrap()).collect();
+    let layouts = names
+        .iter()
+        .flat_map(|name| Layout::built_in(name).unwrap())
+        .collect();
     Layouts::new(layouts, vec![], &[]).unwrap()
 }
 
@@ -39,41 +42,110 @@ fn the_built_in_layouts_are_answered_where_the_contract_says() {
             "apps/tilechat/users/alice/messages/bob/clientrejected",
         ),
     ] {
-        let got = layouts.parse(topic).unwrap_or_else(|e| panic!("{topic}: {e}"));
-        assert_eq!((got.layout.name(), got.app.as_str(), got.sender.as_str(), got.recipient.as_str()), (name, "tilechat", "alice", "bob"));
-        assert_eq!(got.layout.inbox_topic(got.app, got.recipient, got.sender).as_str(), inbox);
-        assert_eq!(got.layout.rejected_topic(got.app, got.sender, got.recipient).as_str(), rejected);
+        let got = layouts
+            .parse(topic)
+            .unwrap_or_else(|e| panic!("{topic}: {e}"));
+        assert_eq!(
+            (
+                got.layout.name(),
+                got.app.as_str(),
+                got.sender.as_str(),
+                got.recipient.as_str()
+            ),
+            (name, "tilechat", "alice", "bob")
+        );
+        assert_eq!(
+            got.layout
+                .inbox_topic(got.app, got.recipient, got.sender)
+                .as_str(),
+            inbox
+        );
+        assert_eq!(
+            got.layout
+                .rejected_topic(got.app, got.sender, got.recipient)
+                .as_str(),
+            rejected
+        );
     }
 }
 
 #[test]
 fn a_topic_that_is_no_outgoing_path_says_why() {
     let layouts = built_in(&Layout::BUILT_IN);
-    let long = format!("apps/a/outgoing/users/alice/messages/{}/outgoing", "x".repeat(300));
+    let long = format!(
+        "apps/a/outgoing/users/alice/messages/{}/outgoing",
+        "x".repeat(300)
+    );
     for (topic, want) in [
         ("", "the topic fits no enabled layout"),
         ("apps", "the topic fits no enabled layout"),
-        ("apps/a/users/bob/messages/alice/clientadded", "the topic fits no enabled layout"),
-        ("apps/a/outgoing/users/alice/messages/a+b/outgoing", "the topic's recipient \"a+b\" holds '+', which no identifier may hold"),
-        ("apps/a/outgoing/users//messages/bob/outgoing", "the topic's sender \"\" is empty"),
-        ("apps/a/outgoing/users/alice/messages/b\0/outgoing", "the topic's recipient \"b\\0\" holds '\\0', which no identifier may hold"),
-        ("apps/observer/outgoing/users/alice/messages/bob/outgoing", "the topic's app \"observer\" is a reserved word"),
-        ("apps/a/users/alice/messages/messages/outgoing", "the topic's recipient \"messages\" is a reserved word"),
-        ("apps/a/outgoing/users/alice/messages/john/doe/outgoing", "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
-        ("apps/a/outgoing/users/john/doe/messages/bob/outgoing", "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break"),
-        (&long, &format!("the topic's recipient \"{}\" is longer than 255 bytes", "x".repeat(300))),
+        (
+            "apps/a/users/bob/messages/alice/clientadded",
+            "the topic fits no enabled layout",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/a+b/outgoing",
+            "the topic's recipient \"a+b\" holds '+', which no identifier may hold",
+        ),
+        (
+            "apps/a/outgoing/users//messages/bob/outgoing",
+            "the topic's sender \"\" is empty",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/b\0/outgoing",
+            "the topic's recipient \"b\\0\" holds '\\0', which no identifier may hold",
+        ),
+        (
+            "apps/observer/outgoing/users/alice/messages/bob/outgoing",
+            "the topic's app \"observer\" is a reserved word",
+        ),
+        (
+            "apps/a/users/alice/messages/messages/outgoing",
+            "the topic's recipient \"messages\" is a reserved word",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/john/doe/outgoing",
+            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+        ),
+        (
+            "apps/a/outgoing/users/john/doe/messages/bob/outgoing",
+            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+        ),
+        (
+            &long,
+            &format!(
+                "the topic's recipient \"{}\" is longer than 255 bytes",
+                "x".repeat(300)
+            ),
+        ),
     ] {
-        assert_eq!(layouts.parse(topic).unwrap_err().to_string(), want, "{topic}");
+        assert_eq!(
+            layouts.parse(topic).unwrap_err().to_string(),
+            want,
+            "{topic}"
+        );
     }
-    assert!(layouts.parse("apps/a/outgoing/users/çelik/messages/ünal/outgoing").is_ok());
+    assert!(
+        layouts
+            .parse("apps/a/outgoing/users/çelik/messages/ünal/outgoing")
+            .is_ok()
+    );
 }
 
 #[test]
 fn filters_are_those_of_the_contract_and_follow_the_apps() {
     let filters = |names: &[&str], apps: &[&str]| {
-        let layouts = names.iter().flat_map(|name| Layout::built_in(name).unwrap()).collect();
-        let layouts = Layouts::new(layouts, apps.iter().map(|a| a.to_string()).collect(), &[]).unwrap();
-        layouts.filters().iter().map(|f| f.as_str().to_owned()).collect::<Vec<_>>()
+        let layouts = names
+            .iter()
+            .flat_map(|name| Layout::built_in(name).unwrap())
+            .collect();
+        let layouts =
+            Layouts::new(layouts, apps.iter().map(|a| a.to_string()).collect(), &[]).unwrap();
+        layouts
+            .filters()
+            .iter()
+            .map(|f| f.as_str().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(
         filters(&Layout::BUILT_IN, &[])[..4],
@@ -96,67 +168,154 @@ fn filters_are_those_of_the_contract_and_follow_the_apps() {
         ]
     );
     let only_a = Layouts::new(Layout::built_in("chat21").unwrap(), vec!["a".into()], &[]).unwrap();
-    assert_eq!(only_a.parse("apps/b/outgoing/users/x/messages/y/outgoing"), Err(ParseError::OtherApp("b")));
+    assert_eq!(
+        only_a.parse("apps/b/outgoing/users/x/messages/y/outgoing"),
+        Err(ParseError::OtherApp("b"))
+    );
 }
 
 #[test]
 fn a_layout_that_loops_is_refused_with_both_templates() {
-    let looping = custom("chat/{app}/{sender}/{recipient}/box", "chat/{app}/{recipient}/{sender}/box").unwrap();
+    let looping = custom(
+        "chat/{app}/{sender}/{recipient}/box",
+        "chat/{app}/{recipient}/{sender}/box",
+    )
+    .unwrap();
     assert_eq!(
-        Layouts::new(vec![looping], vec![], &[]).unwrap_err().to_string(),
+        Layouts::new(vec![looping], vec![], &[])
+            .unwrap_err()
+            .to_string(),
         "loop: what is published to \"chat/{app}/{recipient}/{sender}/box\" would be received again through \"chat/{app}/{sender}/{recipient}/box\""
     );
-    let rejects_into_itself = custom("c/{app}/{sender}/{recipient}/clientrejected", "c/{app}/{recipient}/{sender}/in").unwrap();
+    let rejects_into_itself = custom(
+        "c/{app}/{sender}/{recipient}/clientrejected",
+        "c/{app}/{recipient}/{sender}/in",
+    )
+    .unwrap();
     assert_eq!(
         Layouts::new(vec![rejects_into_itself], vec![], &[]).unwrap_err(),
-        LayoutError::Loop { published: "c/{app}/{recipient}/{sender}/clientrejected".into(), subscribed: "c/{app}/{sender}/{recipient}/clientrejected".into() }
+        LayoutError::Loop {
+            published: "c/{app}/{recipient}/{sender}/clientrejected".into(),
+            subscribed: "c/{app}/{sender}/{recipient}/clientrejected".into()
+        }
     );
     let fixed = TopicName::parse("apps/dead/users/a/messages/b/outgoing").unwrap();
     let error = Layouts::new(Layout::built_in("chat21-v1").unwrap(), vec![], &[fixed]).unwrap_err();
-    assert_eq!(error.to_string(), "loop: what is published to \"apps/dead/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\"");
+    assert_eq!(
+        error.to_string(),
+        "loop: what is published to \"apps/dead/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+    );
 }
 
 #[test]
 fn layouts_that_overlap_are_refused_with_both_templates() {
-    let one = custom("c/{app}/{sender}/{recipient}/out", "c/{app}/{recipient}/{sender}/in").unwrap();
-    let two = custom("c/{app}/{sender}/bob/{recipient}", "c/{app}/{recipient}/{sender}/in").unwrap();
+    let one = custom(
+        "c/{app}/{sender}/{recipient}/out",
+        "c/{app}/{recipient}/{sender}/in",
+    )
+    .unwrap();
+    let two = custom(
+        "c/{app}/{sender}/bob/{recipient}",
+        "c/{app}/{recipient}/{sender}/in",
+    )
+    .unwrap();
     assert!(Layouts::new(vec![one.clone()], vec![], &[]).is_ok());
     assert_eq!(
-        Layouts::new(vec![one, two], vec![], &[]).unwrap_err().to_string(),
+        Layouts::new(vec![one, two], vec![], &[])
+            .unwrap_err()
+            .to_string(),
         "overlap: one topic can match both \"c/{app}/{sender}/{recipient}/out\" and \"c/{app}/{sender}/bob/{recipient}\""
     );
     let v1 = Layout::built_in("chat21-v1").unwrap().remove(0);
-    let near = custom("apps/{app}/users/{sender}/{recipient}/alice/outgoing", "c/{app}/{recipient}/{sender}/in").unwrap();
-    assert!(Layouts::new(vec![v1.clone(), near], vec![], &[]).is_ok(), "\"messages\" is reserved, so these never meet");
-    let meets = custom("apps/{app}/users/{sender}/messages/{recipient}/{app}", "c/{app}/{recipient}/{sender}/in");
-    assert_eq!(meets.unwrap_err().to_string(), "template \"apps/{app}/users/{sender}/messages/{recipient}/{app}\": {app} stands 2 times in it, not once");
+    let near = custom(
+        "apps/{app}/users/{sender}/{recipient}/alice/outgoing",
+        "c/{app}/{recipient}/{sender}/in",
+    )
+    .unwrap();
+    assert!(
+        Layouts::new(vec![v1.clone(), near], vec![], &[]).is_ok(),
+        "\"messages\" is reserved, so these never meet"
+    );
+    let meets = custom(
+        "apps/{app}/users/{sender}/messages/{recipient}/{app}",
+        "c/{app}/{recipient}/{sender}/in",
+    );
+    assert_eq!(
+        meets.unwrap_err().to_string(),
+        "template \"apps/{app}/users/{sender}/messages/{recipient}/{app}\": {app} stands 2 times in it, not once"
+    );
 }
 
 #[test]
 fn a_faulty_template_is_named_with_its_fault() {
     for (outgoing, inbox, want) in [
-        ("a/{app}/{from}/{recipient}", "b/{app}/{recipient}/{sender}/in", "template \"a/{app}/{from}/{recipient}\": {from} is not a level it can have ({app}, {sender}, {recipient})"),
-        ("a/{app}/{sender}/{recipient}/#", "b/{app}/{recipient}/{sender}/in", "template \"a/{app}/{sender}/{recipient}/#\": level \"#\" may not hold wildcards, braces or control characters"),
-        ("a/{app}/{sender}", "b/{app}/{recipient}/{sender}/in", "template \"a/{app}/{sender}\": {recipient} stands 0 times in it, not once"),
-        ("a/{app}/{sender}/{recipient}", "b/{app}/{recipient}/{sender}", "template \"b/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place"),
-        ("a/{sender}/{recipient}", "b/{recipient}/{sender}/in", "layout \"mine\": template \"a/{sender}/{recipient}\" has no {app}, so the layout must name its app (`app = \"…\"`)"),
-        ("a/x{sender}/{recipient}", "b/{recipient}/{sender}/in", "template \"a/x{sender}/{recipient}\": level \"x{sender}\" may not hold wildcards, braces or control characters"),
+        (
+            "a/{app}/{from}/{recipient}",
+            "b/{app}/{recipient}/{sender}/in",
+            "template \"a/{app}/{from}/{recipient}\": {from} is not a level it can have ({app}, {sender}, {recipient})",
+        ),
+        (
+            "a/{app}/{sender}/{recipient}/#",
+            "b/{app}/{recipient}/{sender}/in",
+            "template \"a/{app}/{sender}/{recipient}/#\": level \"#\" may not hold wildcards, braces or control characters",
+        ),
+        (
+            "a/{app}/{sender}",
+            "b/{app}/{recipient}/{sender}/in",
+            "template \"a/{app}/{sender}\": {recipient} stands 0 times in it, not once",
+        ),
+        (
+            "a/{app}/{sender}/{recipient}",
+            "b/{app}/{recipient}/{sender}",
+            "template \"b/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place",
+        ),
+        (
+            "a/{sender}/{recipient}",
+            "b/{recipient}/{sender}/in",
+            "layout \"mine\": template \"a/{sender}/{recipient}\" has no {app}, so the layout must name its app (`app = \"…\"`)",
+        ),
+        (
+            "a/x{sender}/{recipient}",
+            "b/{recipient}/{sender}/in",
+            "template \"a/x{sender}/{recipient}\": level \"x{sender}\" may not hold wildcards, braces or control characters",
+        ),
     ] {
         assert_eq!(custom(outgoing, inbox).unwrap_err().to_string(), want);
     }
-    assert_eq!(Layouts::new(vec![], vec![], &[]).unwrap_err(), LayoutError::None);
+    assert_eq!(
+        Layouts::new(vec![], vec![], &[]).unwrap_err(),
+        LayoutError::None
+    );
 }
 
 #[test]
 fn a_layout_without_app_serves_the_one_it_names() {
-    let layout = Layout::new("plain", "out/{sender}/{recipient}", "in/{recipient}/{sender}/new", PayloadMode::Envelope, true, Some("shop")).unwrap();
+    let layout = Layout::new(
+        "plain",
+        "out/{sender}/{recipient}",
+        "in/{recipient}/{sender}/new",
+        PayloadMode::Envelope,
+        true,
+        Some("shop"),
+    )
+    .unwrap();
     let layouts = Layouts::new(vec![layout], vec![], &[]).unwrap();
     let got = layouts.parse("out/alice/bob").unwrap();
-    assert_eq!((got.app.as_str(), got.layout.inbox_topic(got.app, got.recipient, got.sender).as_str()), ("shop", "in/bob/alice/new"));
+    assert_eq!(
+        (
+            got.app.as_str(),
+            got.layout
+                .inbox_topic(got.app, got.recipient, got.sender)
+                .as_str()
+        ),
+        ("shop", "in/bob/alice/new")
+    );
 }
 
 fn identifier() -> impl Strategy<Value = String> {
-    "[a-z0-9ç$][a-z0-9 _.çñ-]{0,10}[a-z0-9]|[a-z]".prop_filter("reserved", |id| UserId::parse(id).is_ok() && AppId::parse(id).is_ok())
+    "[a-z0-9ç$][a-z0-9 _.çñ-]{0,10}[a-z0-9]|[a-z]".prop_filter("reserved", |id| {
+        UserId::parse(id).is_ok() && AppId::parse(id).is_ok()
+    })
 }
 
 proptest! {

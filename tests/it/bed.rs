@@ -40,20 +40,30 @@ impl Broker {
     }
 
     pub(crate) fn port(self, listener: &str) -> u16 {
-        var(&format!("BED_{}_{listener}", self.name().to_uppercase())).parse().unwrap()
+        var(&format!("BED_{}_{listener}", self.name().to_uppercase()))
+            .parse()
+            .unwrap()
     }
 
     /// The address for an observer.
     pub(crate) fn url(self, websocket: bool) -> String {
-        if websocket { format!("ws://localhost:{}/ws", self.port("WS")) } else { format!("mqtt://localhost:{}", self.port("MQTT")) }
+        if websocket {
+            format!("ws://localhost:{}/ws", self.port("WS"))
+        } else {
+            format!("mqtt://localhost:{}", self.port("MQTT"))
+        }
     }
 
     pub(crate) fn shared(self) -> RwLockReadGuard<'static, ()> {
-        LOCKS[self as usize].read().unwrap_or_else(|poisoned| poisoned.into_inner())
+        LOCKS[self as usize]
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn exclusive(self) -> RwLockWriteGuard<'static, ()> {
-        LOCKS[self as usize].write().unwrap_or_else(|poisoned| poisoned.into_inner())
+        LOCKS[self as usize]
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// What an ordinary user of `app` logs in with.
@@ -66,8 +76,15 @@ impl Broker {
 
     /// `scripts/brokers COMMAND NAME`.
     pub(crate) fn control(self, command: &str) {
-        let status = Command::new(root().join("scripts/brokers")).args([command, self.name()]).status().unwrap();
-        assert!(status.success(), "scripts/brokers {command} {}", self.name());
+        let status = Command::new(root().join("scripts/brokers"))
+            .args([command, self.name()])
+            .status()
+            .unwrap();
+        assert!(
+            status.success(),
+            "scripts/brokers {command} {}",
+            self.name()
+        );
     }
 }
 
@@ -76,37 +93,75 @@ pub(crate) fn root() -> &'static Path {
 }
 
 fn now() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        .try_into()
+        .unwrap()
 }
 
 fn token(claims: &serde_json::Value) -> String {
-    let header = Header { kid: Some("tiledesk-key".to_owned()), ..Header::default() };
-    encode(&header, claims, &EncodingKey::from_secret(var("BED_JWT_SECRET").as_bytes())).unwrap()
+    let header = Header {
+        kid: Some("tiledesk-key".to_owned()),
+        ..Header::default()
+    };
+    encode(
+        &header,
+        claims,
+        &EncodingKey::from_secret(var("BED_JWT_SECRET").as_bytes()),
+    )
+    .unwrap()
 }
 
 /// The deployed scopes (protocol.md, section 7), for paths with and without a leading slash.
 pub(crate) fn user_token(app: &str, user: &str, lifetime: i64) -> String {
     let own = ["", "."].map(|dot| format!("{dot}apps.{app}.users.{user}.*"));
-    let mut scope = vec!["rabbitmq.configure:*/*/*".to_owned(), format!("rabbitmq.write:*/*/apps.{app}.outgoing.users.{user}.*")];
-    scope.extend(own.iter().flat_map(|own| [format!("rabbitmq.read:*/*/{own}"), format!("rabbitmq.write:*/*/{own}")]));
-    token(&json!({"sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))
+    let mut scope = vec![
+        "rabbitmq.configure:*/*/*".to_owned(),
+        format!("rabbitmq.write:*/*/apps.{app}.outgoing.users.{user}.*"),
+    ];
+    scope.extend(own.iter().flat_map(|own| {
+        [
+            format!("rabbitmq.read:*/*/{own}"),
+            format!("rabbitmq.write:*/*/{own}"),
+        ]
+    }));
+    token(
+        &json!({"sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}),
+    )
 }
 
 /// A service token that may configure and read everything, and write what `write` says.
 pub(crate) fn scoped_token(write: &[String]) -> String {
-    let scope: Vec<&str> = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*"].into_iter().chain(write.iter().map(String::as_str)).collect();
-    token(&json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}))
+    let scope: Vec<&str> = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*"]
+        .into_iter()
+        .chain(write.iter().map(String::as_str))
+        .collect();
+    token(
+        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}),
+    )
 }
 
 pub(crate) fn service_token(lifetime: i64) -> String {
-    let scope = ["rabbitmq.configure:*/*/*", "rabbitmq.read:*/*/*", "rabbitmq.write:*/*/*"];
-    token(&json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}))
+    let scope = [
+        "rabbitmq.configure:*/*/*",
+        "rabbitmq.read:*/*/*",
+        "rabbitmq.write:*/*/*",
+    ];
+    token(
+        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}),
+    )
 }
 
 /// An app nobody else uses, so that tests on one broker do not meet.
 pub(crate) fn fresh_app() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("t{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "t{}x{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// An observer that can be stopped, killed and started again under the same identity.
@@ -130,7 +185,11 @@ impl Observer {
     /// An observer that logs in as the service user, serves `app` alone, and is ready.
     pub(crate) fn start(broker: Broker, app: &str, more: &[&str]) -> Self {
         let url = broker.url(more.contains(&"websocket"));
-        let more: Vec<&str> = more.iter().copied().filter(|arg| *arg != "websocket").collect();
+        let more: Vec<&str> = more
+            .iter()
+            .copied()
+            .filter(|arg| *arg != "websocket")
+            .collect();
         let mut args = vec!["--broker", &url, "--username", "observer", "--app", app];
         args.extend(more);
         let mut observer = Self::prepare(&args);
@@ -151,12 +210,29 @@ impl Observer {
             all.extend(["--state-dir".into(), state.path().to_str().unwrap().into()]);
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        Self { args: all, _state: state, child: None, log, ready: String::new() }
+        Self {
+            args: all,
+            _state: state,
+            child: None,
+            log,
+            ready: String::new(),
+        }
     }
 
     pub(crate) fn spawn(&mut self, env: &[(&str, &str)]) {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(&self.log).unwrap();
-        let child = binary().args(&self.args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.log)
+            .unwrap();
+        let child = binary()
+            .args(&self.args)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         self.child = Some(child);
     }
 
@@ -171,7 +247,11 @@ impl Observer {
             let _ = lines.read_to_string(&mut String::new());
         });
         let line = line_rx.recv_timeout(PATIENCE).unwrap_or_default();
-        assert!(line.starts_with("ready: "), "the observer printed {line:?} instead of being ready; its log:\n{}", self.log());
+        assert!(
+            line.starts_with("ready: "),
+            "the observer printed {line:?} instead of being ready; its log:\n{}",
+            self.log()
+        );
         self.ready = line;
     }
 
@@ -185,7 +265,11 @@ impl Observer {
     pub(crate) fn wait_log(&self, wanted: &str) {
         let start = Instant::now();
         while !self.log().contains(wanted) {
-            assert!(start.elapsed() < PATIENCE, "{wanted:?} is not in the log:\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{wanted:?} is not in the log:\n{}",
+                self.log()
+            );
             // Polling a file: there is nothing to wait on.
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -195,9 +279,11 @@ impl Observer {
         self.child.as_ref().unwrap().id()
     }
 
-
     fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 

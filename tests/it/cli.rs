@@ -1,1 +1,458 @@
+//! The commands, as a user types them, and what they print.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
+
+fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = binary()
+        .args(args)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    (
+        status.code().unwrap(),
+        String::from_utf8(stdout).unwrap(),
+        String::from_utf8(stderr).unwrap(),
+    )
+}
+
+#[test]
+fn explain_says_what_would_be_done_and_why() {
+    let topic = "apps/tilechat/outgoing/users/alice/messages/bob/outgoing";
+    let (code, out, err) = run(&["explain", topic], &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for line in [
+        "AMQP key   apps.tilechat.outgoing.users.alice.messages.bob.outgoing",
+        "layout     chat21 (envelope)",
+        "sender     alice   may write here with scope rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
+        "recipient  bob   reads his inbox with scope rabbitmq.read:*/*/apps.tilechat.users.bob.*",
+        "verdict    forwarded",
+        "publishes  apps/tilechat/users/bob/messages/alice/clientadded",
+    ] {
+        assert!(out.contains(line), "{line:?} is not in:\n{out}");
+    }
+    let (code, out, _) = run(&["explain", "--json", topic], &[]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &json["verdict"], &json["message"]["filter"]),
+        (
+            0,
+            &"forwarded".into(),
+            &"apps/+/outgoing/users/+/messages/+/outgoing".into()
+        )
+    );
+
+    for (topic, payload, words) in [
+        (
+            "apps/a/users/bob/messages/alice/clientadded",
+            "{}",
+            "this is an inbox path of layout chat21: the observer writes there and never reads it",
+        ),
+        (
+            "apps/a/outgoing/users/a*b/messages/bob/outgoing",
+            "{}",
+            "refused: malformed-topic, because the topic's sender \"a*b\" holds '*'",
+        ),
+        (
+            "apps/a/outgoing/users/john.doe/messages/bob/outgoing",
+            "{}",
+            "on RabbitMQ: \"john.doe\" holds '.', which RabbitMQ turns into '/'",
+        ),
+        (
+            "apps/a/outgoing/users/john/doe/messages/bob/outgoing",
+            "{}",
+            "refused: unroutable",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/bob/outgoing",
+            "no json",
+            "refused: not-json",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/group-1/outgoing",
+            "{}",
+            "without a store no group is known",
+        ),
+    ] {
+        let (_, out, _) = run(&["explain", topic, "--payload", payload], &[]);
+        assert!(out.contains(words), "{words:?} is not in:\n{out}");
+    }
+}
+
+#[test]
+fn mistakes_in_the_settings_are_printed_together_and_end_with_code_2() {
+    let (code, out, err) = run(
+        &["run", "--window", "many", "--broker", "amqp://x"],
+        &[("OBSERVER_KEEP_ALIVE", "1s")],
+    );
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        err.starts_with("error: 3 mistakes in the settings\n--broker: scheme \"amqp\""),
+        "{err}"
+    );
+    assert!(err.contains("\n--window: \"many\" is not a whole number from 1 to 10000\nOBSERVER_KEEP_ALIVE: \"1s\" is not between 5s and"), "{err}");
+    assert_eq!(run(&["run", "--nonsense"], &[]).0, 2);
+    assert_eq!(run(&[], &[]).0, 2);
+}
+
+#[test]
+fn check_proves_a_set_up_on_every_broker() {
+    for broker in [Broker::Rabbit3, Broker::Rabbit4, Broker::Mosquitto] {
+        let _shared = broker.shared();
+        for websocket in [false, true] {
+            let login = [
+                ("OBSERVER_USERNAME", "observer"),
+                ("OBSERVER_PASSWORD", "observerpw"),
+            ];
+            let (code, out, err) = run(
+                &["check", "--json", "--broker", &broker.url(websocket)],
+                &login,
+            );
+            assert_eq!(code, 0, "{out}{err}");
+            let steps: Vec<Value> = serde_json::from_str(&out).unwrap();
+            assert!(
+                steps.iter().all(|step| step["outcome"] != "failed"),
+                "{out}"
+            );
+            assert_eq!(
+                steps
+                    .iter()
+                    .filter(|step| step["step"].as_str().unwrap().starts_with("round trip"))
+                    .count(),
+                4
+            );
+            let dots = steps
+                .iter()
+                .find(|step| step["step"] == "identifiers")
+                .unwrap();
+            assert_eq!(
+                dots["outcome"],
+                if broker == Broker::Mosquitto {
+                    "ok"
+                } else {
+                    "note"
+                }
+            );
+        }
+    }
+}
+
+#[test]
+fn check_works_over_tls_and_with_a_client_certificate() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let tls = var("BED_TLS");
+    let file = |name: &str| format!("{tls}/{name}");
+    let login = [
+        ("OBSERVER_USERNAME", "observer"),
+        ("OBSERVER_PASSWORD", "observerpw"),
+    ];
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let url =
+        |scheme: &str, listener: &str| format!("{scheme}://localhost:{}", broker.port(listener));
+    for (url, more, code, words) in [
+        (
+            url("mqtts", "MQTTS"),
+            vec!["--ca-file", &ca],
+            0,
+            "messages pass",
+        ),
+        (
+            url("wss", "WSS"),
+            vec!["--ca-file", &ca],
+            0,
+            "messages pass",
+        ),
+        (
+            url("mqtts", "MTLS"),
+            vec![
+                "--ca-file",
+                &ca,
+                "--client-cert",
+                &cert,
+                "--client-key",
+                &key,
+            ],
+            0,
+            "messages pass",
+        ),
+        (
+            url("mqtts", "MTLS"),
+            vec!["--ca-file", &ca],
+            1,
+            "TLS: received fatal alert: CertificateRequired",
+        ),
+        (
+            url("mqtts", "MQTTS"),
+            vec![],
+            1,
+            "TLS: invalid peer certificate: UnknownIssuer",
+        ),
+        (
+            url("mqtts", "MQTTS"),
+            vec!["--tls-insecure"],
+            0,
+            "whoever is on the way can read and change everything",
+        ),
+    ] {
+        let args: Vec<&str> = ["check", "--broker", &url]
+            .into_iter()
+            .chain(more)
+            .collect();
+        let (got, out, err) = run(&args, &login);
+        assert!(
+            got == code && out.contains(words),
+            "{args:?}: {got}\n{out}{err}"
+        );
+    }
+}
+
+#[test]
+fn check_names_what_is_wrong() {
+    let (rabbit, mosquitto) = (Broker::Rabbit3, Broker::Mosquitto);
+    let (_a, _b) = (rabbit.shared(), mosquitto.shared());
+    let expired = service_token(-3600);
+    let nowhere = "mqtt://127.0.0.1:1".to_owned();
+    let no_path = format!("ws://localhost:{}", rabbit.port("WS"));
+    for (url, env, words) in [
+        (nowhere, ("OBSERVER_NAME", "x"), "Connection refused"),
+        (
+            rabbit.url(false),
+            ("OBSERVER_PASSWORD", "wrong"),
+            "the broker refused the user name, password or token (code 4)",
+        ),
+        (
+            rabbit.url(false),
+            ("OBSERVER_TOKEN", expired.as_str()),
+            "the token expired 1h",
+        ),
+        (
+            no_path,
+            ("OBSERVER_PASSWORD", "wrong"),
+            "RabbitMQ serves MQTT on the path /ws",
+        ),
+        // Mosquitto grants subscriptions it delivers nothing for: only the round trip shows it.
+        (
+            mosquitto
+                .url(false)
+                .replace("mqtt://", "mqtt://deaf:deafpw@"),
+            ("OBSERVER_NAME", "x"),
+            "did not arrive in",
+        ),
+        (
+            mosquitto.url(false).replace("mqtt://", "mqtt://u00:u00pw@"),
+            ("OBSERVER_NAME", "x"),
+            "the broker refused the publish: NotAuthorized",
+        ),
+    ] {
+        let (code, out, err) = run(&["check", "--broker", &url], &[env]);
+        assert!(
+            code == 1 && out.contains(words) && out.contains("messages would not pass"),
+            "{words:?}: {code}\n{out}{err}"
+        );
+    }
+}
+
+/// A proxy that takes one CONNECT after another, and asks for a password.
+fn proxy() -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let (mut head, mut byte) = (vec![], [0]);
+            while !head.ends_with(b"\r\n\r\n") && client.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            // user:pw
+            if !head.contains("dXNlcjpwdw==") {
+                let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+                continue;
+            }
+            let Ok(server) = std::net::TcpStream::connect(head.split(' ').nth(1).unwrap()) else {
+                continue;
+            };
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server, client),
+            ] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn check_goes_through_an_http_proxy() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let port = proxy();
+    let login = [
+        ("OBSERVER_USERNAME", "observer"),
+        ("OBSERVER_PASSWORD", "observerpw"),
+    ];
+    let (code, out, err) = run(
+        &[
+            "check",
+            "--broker",
+            &broker.url(false),
+            "--proxy",
+            &format!("http://user:pw@127.0.0.1:{port}"),
+        ],
+        &login,
+    );
+    assert!(code == 0 && out.contains("messages pass"), "{out}{err}");
+    let (code, out, _) = run(
+        &[
+            "check",
+            "--broker",
+            &broker.url(false),
+            "--proxy",
+            &format!("http://127.0.0.1:{port}"),
+        ],
+        &login,
+    );
+    assert!(code == 1 && out.contains("proxy: "), "{out}");
+}
+
+#[test]
+fn health_follows_the_broker() {
+    let broker = Broker::Mosquitto;
+    let _exclusive = broker.exclusive();
+    let mut observer = Observer::start(broker, &fresh_app(), &["--http-listen", "127.0.0.1:0"]);
+    let address = observer
+        .ready
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    let health = || run(&["health", "--http-listen", &address], &[]);
+    assert_eq!(health(), (0, "ready\n".to_owned(), String::new()));
+    broker.control("stop");
+    observer.wait_log("not connected");
+    let (code, out, err) = health();
+    assert!(
+        code == 1 && out.is_empty() && err.starts_with("error: not ready\nsession: "),
+        "{err}"
+    );
+    broker.control("start");
+    let start = std::time::Instant::now();
+    while health().0 != 0 {
+        assert!(
+            start.elapsed() < crate::bed::PATIENCE,
+            "not ready again:\n{}",
+            observer.log()
+        );
+        // Readiness is asked for, not told.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    observer.stop();
+    let (code, _, err) = health();
+    assert!(code == 1 && err.contains("no observer answers"), "{err}");
+}
+
+/// The first of the two commands a newcomer types: nothing installed, the conversation is printed, and it stays up.
+#[test]
+fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
+    let mut demo = binary()
+        .args(["demo", "--port", "0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut seen = vec![];
+    let subscribe = loop {
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("it ended after {seen:#?}"))
+            .unwrap();
+        if line.contains("mosquitto_sub") {
+            break line;
+        }
+        seen.push(line);
+    };
+    let publish = lines.next().unwrap().unwrap();
+    let text = seen.join("\n");
+    for words in [
+        "alice ->  apps/tilechat/outgoing/users/alice/messages/bob/outgoing\n          {\"text\":\"Hi Bob, is this thing on?\",\"type\":\"text\"}",
+        "bob   <-  apps/tilechat/users/bob/messages/alice/clientadded\n          {\"text\":\"Hi Bob, is this thing on?\"",
+        "alice <-  apps/tilechat/users/alice/messages/bob/clientadded\n          {\"text\":\"Loud and clear.\"",
+        "bob   <-  /apps/tilechat/users/bob/alice/messages/clientadded\n          any bytes, in the inbox layout",
+        "alice <-  apps/tilechat/users/alice/messages/bob/clientrejected\n          {\"reason\":\"not-json\"",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in:\n{text}");
+    }
+    // The lines it prints work when they are pasted.
+    let mut subscriber = shell(&subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut heard = BufReader::new(subscriber.stdout.take().unwrap()).lines();
+    let heard = {
+        // There is no telling from outside when the subscription stands, so it is published until it is heard.
+        let (line_tx, line_rx) = std::sync::mpsc::channel();
+        std::thread::spawn(move || line_tx.send(heard.next()));
+        loop {
+            assert!(shell(&publish).status().unwrap().success());
+            if let Ok(line) = line_rx.recv_timeout(Duration::from_millis(500)) {
+                break line.unwrap().unwrap();
+            }
+        }
+    };
+    assert!(
+        heard.starts_with(
+            "apps/tilechat/users/bob/messages/you/clientadded {\"text\":\"hello\",\"message_id\":"
+        ),
+        "{heard}"
+    );
+    subscriber.wait().unwrap();
+    Command::new("kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(demo.wait().unwrap().success());
+}
+
+/// A line as a user pastes it, with the mosquitto clients of the test bed.
+pub(crate) fn shell(line: &str) -> Command {
+    let bed = root().join("scripts/brokers");
+    let line = line
+        .replace(
+            "mosquitto_sub",
+            &format!("{} client mosquitto_sub", bed.display()),
+        )
+        .replace(
+            "mosquitto_pub",
+            &format!("{} client mosquitto_pub", bed.display()),
+        );
+    let mut command = Command::new("bash");
+    command.args(["-c", &line]);
+    command
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, _) = run(&["completions", shell], &[]);
+        assert!(
+            code == 0 && out.contains("chat21-observer") && out.contains("explain"),
+            "{shell}"
+        );
+    }
+}

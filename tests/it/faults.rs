@@ -6,7 +6,15 @@ use crate::bed::{Broker, Observer, fresh_app};
 use crate::load::{Load, Path, Plan, users};
 
 fn plan(broker: Broker, app: &str, rate: u32) -> Plan {
-    Plan { broker, app: app.to_owned(), senders: users(0..10), recipients: users(10..20), paths: vec![Path::Inbox, Path::Chat21], per_pair: 20, rate: Some(rate) }
+    Plan {
+        broker,
+        app: app.to_owned(),
+        senders: users(0..10),
+        recipients: users(10..20),
+        paths: vec![Path::Inbox, Path::Chat21],
+        per_pair: 20,
+        rate: Some(rate),
+    }
 }
 
 /// Killed three times under load, and started again: nothing lost, order kept.
@@ -18,11 +26,18 @@ fn kill_9_loses_nothing(broker: Broker) {
     for quarter in 1..4 {
         load.wait_arrived(load.expected() * quarter / 4);
         observer.kill_and_restart();
-        assert!(observer.ready.contains("session resumed"), "{}", observer.ready);
+        assert!(
+            observer.ready.contains("session resumed"),
+            "{}",
+            observer.ready
+        );
     }
     let expected = load.expected();
     let account = load.finish();
-    println!("{broker:?}: {} arrived after three kills, {} of them twice", account.arrived, account.duplicates);
+    println!(
+        "{broker:?}: {} arrived after three kills, {} of them twice",
+        account.arrived, account.duplicates
+    );
     assert_eq!((account.arrived, account.out_of_order), (expected, 0));
 }
 
@@ -53,10 +68,16 @@ fn a_broker_restart_loses_nothing(broker: Broker) {
     broker.control("start");
     let expected = load.expected();
     let account = load.finish();
-    println!("{broker:?}: {} arrived over a restart of the broker, {} of them twice", account.arrived, account.duplicates);
+    println!(
+        "{broker:?}: {} arrived over a restart of the broker, {} of them twice",
+        account.arrived, account.duplicates
+    );
     assert_eq!((account.arrived, account.out_of_order), (expected, 0));
     let (status, log) = observer.stop();
-    assert!(status.success() && log.contains("left_unacknowledged=0"), "{log}");
+    assert!(
+        status.success() && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -84,12 +105,18 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
     let load = Load::start(plan(broker, &app, 200));
     load.wait_arrived(load.expected() / 3);
     let (status, log) = observer.stop();
-    assert!(status.success() && log.contains("left_unacknowledged="), "{log}");
+    assert!(
+        status.success() && log.contains("left_unacknowledged="),
+        "{log}"
+    );
     // Messages come meanwhile: the time has to pass.
     std::thread::sleep(Duration::from_millis(500));
     observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
     observer.wait_ready();
     let expected = load.expected();
     let account = load.finish();
-    assert_eq!((account.arrived, account.duplicates, account.out_of_order), (expected, 0, 0));
+    assert_eq!(
+        (account.arrived, account.duplicates, account.out_of_order),
+        (expected, 0, 0)
+    );
 }

@@ -29,19 +29,55 @@ impl Scene {
         args.extend(more);
         let observer = Observer::start(broker, &app, &args);
         let service = ("observer".to_owned(), "observerpw".to_owned());
-        let mut letters = Wire::connect(broker.port("MQTT"), &format!("{app}-letters"), &service, true).unwrap();
+        let mut letters = Wire::connect(
+            broker.port("MQTT"),
+            &format!("{app}-letters"),
+            &service,
+            true,
+        )
+        .unwrap();
         assert_eq!(letters.subscribe(&[&dead]).unwrap(), [1]);
-        let mut bob = Wire::connect(broker.port("MQTT"), &format!("{app}-bob"), &broker.login(&app, "u01"), true).unwrap();
-        assert_eq!(bob.subscribe(&[&format!("apps/{app}/users/u01/#"), &format!("/apps/{app}/users/u01/#")]).unwrap(), [1, 1]);
-        Self { broker, app, observer, letters, bob, next: 0 }
+        let mut bob = Wire::connect(
+            broker.port("MQTT"),
+            &format!("{app}-bob"),
+            &broker.login(&app, "u01"),
+            true,
+        )
+        .unwrap();
+        assert_eq!(
+            bob.subscribe(&[
+                &format!("apps/{app}/users/u01/#"),
+                &format!("/apps/{app}/users/u01/#")
+            ])
+            .unwrap(),
+            [1, 1]
+        );
+        Self {
+            broker,
+            app,
+            observer,
+            letters,
+            bob,
+            next: 0,
+        }
     }
 
     /// The hostile user, on a connection of his own: brokers close it on some of what he does.
     fn mallory(&mut self) -> Wire {
         self.next += 1;
         let client_id = format!("{}-mallory-{}", self.app, self.next);
-        let mut wire = Wire::connect(self.broker.port("MQTT"), &client_id, &self.broker.login(&self.app, "u00"), true).unwrap();
-        wire.subscribe(&[&format!("apps/{}/users/u00/#", self.app), &format!("/apps/{}/users/u00/#", self.app)]).unwrap();
+        let mut wire = Wire::connect(
+            self.broker.port("MQTT"),
+            &client_id,
+            &self.broker.login(&self.app, "u00"),
+            true,
+        )
+        .unwrap();
+        wire.subscribe(&[
+            &format!("apps/{}/users/u00/#", self.app),
+            &format!("/apps/{}/users/u00/#", self.app),
+        ])
+        .unwrap();
         wire
     }
 
@@ -51,7 +87,10 @@ impl Scene {
 
     /// The reason in the next dead letter.
     fn refused(&mut self) -> Value {
-        let letter = self.letters.message(PATIENCE).unwrap_or_else(|| panic!("no dead letter; the log:\n{}", self.observer.log()));
+        let letter = self
+            .letters
+            .message(PATIENCE)
+            .unwrap_or_else(|| panic!("no dead letter; the log:\n{}", self.observer.log()));
         letter.json()
     }
 
@@ -62,8 +101,12 @@ impl Scene {
     /// An honest message passes.
     fn traffic_goes_on(&mut self) {
         let topic = self.to_bob();
-        self.mallory().publish_confirmed(&topic, br#"{"text":"still there?"}"#).unwrap();
-        let got = self.bob.message(PATIENCE).unwrap_or_else(|| panic!("nothing passes any more; the log:\n{}", self.observer.log()));
+        self.mallory()
+            .publish_confirmed(&topic, br#"{"text":"still there?"}"#)
+            .unwrap();
+        let got = self.bob.message(PATIENCE).unwrap_or_else(|| {
+            panic!("nothing passes any more; the log:\n{}", self.observer.log())
+        });
         assert_eq!(got.json()["text"], "still there?");
     }
 
@@ -71,7 +114,10 @@ impl Scene {
     fn end(mut self) {
         self.traffic_goes_on();
         let (status, log) = self.observer.stop();
-        assert!(status.success() && log.contains("left_unacknowledged=0"), "{log}");
+        assert!(
+            status.success() && log.contains("left_unacknowledged=0"),
+            "{log}"
+        );
         assert!(!log.contains("not connected"), "{log}");
     }
 }
@@ -89,7 +135,10 @@ fn payloads(broker: Broker) {
         assert_eq!(sent.len(), bytes);
         scene.mallory().publish_confirmed(&chat21, &sent).unwrap();
         let got = scene.bob.message(PATIENCE).unwrap();
-        assert!(got.payload.starts_with(&sent[..bytes - 1]) && got.json()["status"] == 150, "{bytes} bytes");
+        assert!(
+            got.payload.starts_with(&sent[..bytes - 1]) && got.json()["status"] == 150,
+            "{bytes} bytes"
+        );
         scene.mallory().publish_confirmed(&inbox, &sent).unwrap();
         assert_eq!(scene.bob.message(PATIENCE).unwrap().payload, sent);
     }
@@ -99,10 +148,23 @@ fn payloads(broker: Broker) {
         let mut mallory = scene.mallory();
         mallory.publish_confirmed(&chat21, text(bytes)).unwrap();
         let letter = scene.refused();
-        assert_eq!((&letter["reason"], &letter["payload_bytes"], letter.get("payload")), (&"too-large".into(), &bytes.into(), None));
+        assert_eq!(
+            (
+                &letter["reason"],
+                &letter["payload_bytes"],
+                letter.get("payload")
+            ),
+            (&"too-large".into(), &bytes.into(), None)
+        );
         let notice = mallory.message(PATIENCE).unwrap();
-        assert_eq!(notice.topic(), format!("apps/{}/users/u00/messages/u01/clientrejected", scene.app));
-        assert_eq!((&notice.json()["reason"], &notice.json()["recipient"]), (&"too-large".into(), &"u01".into()));
+        assert_eq!(
+            notice.topic(),
+            format!("apps/{}/users/u00/messages/u01/clientrejected", scene.app)
+        );
+        assert_eq!(
+            (&notice.json()["reason"], &notice.json()["recipient"]),
+            (&"too-large".into(), &"u01".into())
+        );
     }
 
     // What is no envelope; the inbox layout takes any bytes.
@@ -149,7 +211,14 @@ fn topics(broker: Broker) {
     let mut scene = Scene::set(broker, &[]);
     let app = scene.app.clone();
     let rabbit = broker != Broker::Mosquitto;
-    let to = |recipient: &[u8]| [format!("apps/{app}/outgoing/users/u00/messages/").as_bytes(), recipient, b"/outgoing"].concat();
+    let to = |recipient: &[u8]| {
+        [
+            format!("apps/{app}/outgoing/users/u00/messages/").as_bytes(),
+            recipient,
+            b"/outgoing",
+        ]
+        .concat()
+    };
     let on_rabbit = |reason| if rabbit { Some(reason) } else { None };
     let cases: Vec<(Vec<u8>, Option<&str>)> = vec![
         // RabbitMQ makes `+` of `*`; Mosquitto leaves it, and it is no identifier either way.
@@ -186,9 +255,14 @@ fn topics(broker: Broker) {
     // A topic over 255 bytes whose identifiers are sound is served, from MQTT to MQTT.
     let long = "y".repeat(230);
     let mut mallory = scene.mallory();
-    mallory.publish_confirmed(to(long.as_bytes()), b"{}").unwrap();
+    mallory
+        .publish_confirmed(to(long.as_bytes()), b"{}")
+        .unwrap();
     let echo = mallory.message(PATIENCE).unwrap();
-    assert_eq!(echo.topic(), format!("apps/{app}/users/u00/messages/{long}/clientadded"));
+    assert_eq!(
+        echo.topic(),
+        format!("apps/{app}/users/u00/messages/{long}/clientadded")
+    );
     assert!(to(long.as_bytes()).len() > 255);
     scene.end();
 }
@@ -215,20 +289,41 @@ fn a_property_that_is_not_utf8_stops_nothing() {
     let broker = Broker::Rabbit4;
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
-    assert!(scene.observer.ready.contains("MQTT 5"), "{}", scene.observer.ready);
+    assert!(
+        scene.observer.ready.contains("MQTT 5"),
+        "{}",
+        scene.observer.ready
+    );
     let login = broker.login(&scene.app, "u00");
     let topic = scene.to_bob();
-    crate::wire::publish_v5(broker.port("MQTT"), &login, topic.as_bytes(), &[0x26, 0, 1, b'k', 0, 2, 0xff, 0xfe], br#"{"text":"poison"}"#);
-    let got = scene.bob.message(PATIENCE).unwrap_or_else(|| panic!("it stops here:\n{}", scene.observer.log()));
+    crate::wire::publish_v5(
+        broker.port("MQTT"),
+        &login,
+        topic.as_bytes(),
+        &[0x26, 0, 1, b'k', 0, 2, 0xff, 0xfe],
+        br#"{"text":"poison"}"#,
+    );
+    let got = scene
+        .bob
+        .message(PATIENCE)
+        .unwrap_or_else(|| panic!("it stops here:\n{}", scene.observer.log()));
     assert_eq!(got.json()["text"], "poison");
     scene.traffic_goes_on();
     // And the other way round, for what MQTT 3.1.1 cannot read.
-    let bad = [format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(), b"\xff", b"/outgoing"].concat();
+    let bad = [
+        format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
+        b"\xff",
+        b"/outgoing",
+    ]
+    .concat();
     scene.mallory().publish_confirmed(&bad, b"{}").unwrap();
     assert_eq!(scene.refused()["reason"], "malformed-topic");
     scene.traffic_goes_on();
     let (status, log) = scene.observer.stop();
-    assert!(status.success() && log.contains("switching to the other version"), "{log}");
+    assert!(
+        status.success() && log.contains("switching to the other version"),
+        "{log}"
+    );
 }
 
 /// The longest topics a user can send, with a dead letter that repeats them.
@@ -237,7 +332,12 @@ fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
     let broker = Broker::Rabbit4;
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
-    let topic = [format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(), &[1; 60_000], b"/outgoing"].concat();
+    let topic = [
+        format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
+        &[1; 60_000],
+        b"/outgoing",
+    ]
+    .concat();
     scene.mallory().publish_confirmed(&topic, b"{}").unwrap();
     assert_eq!(scene.refused()["reason"], "malformed-topic");
     scene.end();
@@ -248,14 +348,25 @@ fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
 fn a_topic_that_is_not_utf8(broker: Broker) {
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
-    let topic = [format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(), b"\xff\xfe", b"/outgoing"].concat();
+    let topic = [
+        format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
+        b"\xff\xfe",
+        b"/outgoing",
+    ]
+    .concat();
     for _ in 0..3 {
         let mut mallory = scene.mallory();
         let confirmed = mallory.publish_confirmed(&topic, b"{}").is_ok();
         assert_eq!(confirmed, broker != Broker::Mosquitto);
         if broker == Broker::Rabbit4 {
             let letter = scene.refused();
-            assert_eq!((&letter["reason"], letter["topic"].as_str().unwrap().contains('\u{fffd}')), (&"malformed-topic".into(), true));
+            assert_eq!(
+                (
+                    &letter["reason"],
+                    letter["topic"].as_str().unwrap().contains('\u{fffd}')
+                ),
+                (&"malformed-topic".into(), true)
+            );
         }
         scene.traffic_goes_on();
     }
@@ -297,7 +408,14 @@ fn retained(protocol: &str) {
     let mut scene = Scene::set(broker, &["--protocol", protocol]);
     let topic = scene.to_bob();
     let mut mallory = scene.mallory();
-    mallory.send(&publish_packet(topic.as_bytes(), br#"{"text":"live"}"#, Some(9), true)).unwrap();
+    mallory
+        .send(&publish_packet(
+            topic.as_bytes(),
+            br#"{"text":"live"}"#,
+            Some(9),
+            true,
+        ))
+        .unwrap();
     assert_eq!(scene.bob.message(PATIENCE).unwrap().json()["text"], "live");
     let (status, _) = scene.observer.stop();
     assert!(status.success());
@@ -308,7 +426,9 @@ fn retained(protocol: &str) {
     }
     assert_eq!(scene.bob.message(GLIMPSE), None);
     // An empty payload clears it.
-    mallory.send(&publish_packet(topic.as_bytes(), b"", Some(10), true)).unwrap();
+    mallory
+        .send(&publish_packet(topic.as_bytes(), b"", Some(10), true))
+        .unwrap();
     assert_eq!(scene.refused()["reason"], "not-json");
     scene.end();
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Broker, Observer, fresh_app};
 use crate::load::Path;
-use crate::wire::{CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet};
+use crate::wire::{
+    CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const GLIMPSE: Duration = Duration::from_millis(600);
@@ -32,7 +34,11 @@ impl Script {
         let (session_tx, sessions) = channel();
         let (lane_tx, lanes) = channel();
         std::thread::spawn(move || accept(&listener, &session_tx, &lane_tx));
-        Self { port, sessions, lanes }
+        Self {
+            port,
+            sessions,
+            lanes,
+        }
     }
 
     fn observer(&self, more: &[&str]) -> Observer {
@@ -48,11 +54,15 @@ impl Script {
     }
 
     fn session(&self) -> Peer {
-        self.sessions.recv_timeout(PATIENCE).expect("the session does not connect")
+        self.sessions
+            .recv_timeout(PATIENCE)
+            .expect("the session does not connect")
     }
 
     fn lane(&self) -> Peer {
-        self.lanes.recv_timeout(PATIENCE).expect("no publisher connects")
+        self.lanes
+            .recv_timeout(PATIENCE)
+            .expect("no publisher connects")
     }
 
     /// A session that is connected and subscribed, and a lane.
@@ -69,24 +79,43 @@ impl Script {
 fn accept(listener: &TcpListener, sessions: &Sender<Peer>, lanes: &Sender<Peer>) {
     for stream in listener.incoming() {
         let mut wire = Wire::new(stream.unwrap());
-        let Ok(Some((0x10, body))) = wire.read_packet(PATIENCE) else { continue };
-        let properties = if body[6] == 5 { usize::from(body[10]) + 1 } else { 0 };
+        let Ok(Some((0x10, body))) = wire.read_packet(PATIENCE) else {
+            continue;
+        };
+        let properties = if body[6] == 5 {
+            usize::from(body[10]) + 1
+        } else {
+            0
+        };
         let at = 12 + properties;
         let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
         let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
-        let to = if client_id.contains("-pub-") { lanes } else { sessions };
+        let to = if client_id.contains("-pub-") {
+            lanes
+        } else {
+            sessions
+        };
         // The test may be over.
-        let _ = to.send(Peer { wire, client_id, clean: body[7] & 2 != 0 });
+        let _ = to.send(Peer {
+            wire,
+            client_id,
+            clean: body[7] & 2 != 0,
+        });
     }
 }
 
 impl Peer {
     fn connack(&mut self, session_present: bool) {
-        self.wire.send(&packet(CONNACK, &[u8::from(session_present), 0])).unwrap();
+        self.wire
+            .send(&packet(CONNACK, &[u8::from(session_present), 0]))
+            .unwrap();
     }
 
     fn next(&mut self) -> (u8, Vec<u8>) {
-        self.wire.read_packet(PATIENCE).expect("the observer has closed").expect("the observer says nothing")
+        self.wire
+            .read_packet(PATIENCE)
+            .expect("the observer has closed")
+            .expect("the observer says nothing")
     }
 
     /// Grants what is asked for.
@@ -94,7 +123,9 @@ impl Peer {
         let (first, body) = self.next();
         assert_eq!(first, 0x82, "SUBSCRIBE");
         let filters = count_filters(&body[2..]);
-        self.wire.send(&packet(SUBACK, &[&body[..2], &vec![1; filters]].concat())).unwrap();
+        self.wire
+            .send(&packet(SUBACK, &[&body[..2], &vec![1; filters]].concat()))
+            .unwrap();
     }
 
     /// Delivers a message.
@@ -110,7 +141,9 @@ impl Peer {
     }
 
     fn confirm(&mut self, message: &Message) {
-        self.wire.send(&packet(PUBACK, &message.packet_id.unwrap().to_be_bytes())).unwrap();
+        self.wire
+            .send(&packet(PUBACK, &message.packet_id.unwrap().to_be_bytes()))
+            .unwrap();
     }
 
     /// The observer's next ack.
@@ -136,7 +169,12 @@ fn count_filters(mut rest: &[u8]) -> usize {
 
 /// A message in the seed's layout from alice to bob: one publish out for each in.
 fn delivery(packet_id: u16, text: &str, dup: bool) -> Vec<u8> {
-    let mut bytes = publish_packet(Path::Inbox.outgoing("a", "alice", "bob").as_bytes(), text.as_bytes(), Some(packet_id), false);
+    let mut bytes = publish_packet(
+        Path::Inbox.outgoing("a", "alice", "bob").as_bytes(),
+        text.as_bytes(),
+        Some(packet_id),
+        false,
+    );
     bytes[0] |= u8::from(dup) << 3;
     bytes
 }
@@ -151,7 +189,9 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
     let _observer = script.observer(&[]);
     let (mut session, mut lane) = script.up();
     // Four messages and the end of the connection, in one segment.
-    let four: Vec<u8> = (1..=4).flat_map(|n| delivery(n, &format!("m{n}"), false)).collect();
+    let four: Vec<u8> = (1..=4)
+        .flat_map(|n| delivery(n, &format!("m{n}"), false))
+        .collect();
     session.wire.send(&four).unwrap();
     drop(session);
     let mut session = script.session();
@@ -175,7 +215,11 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
         forwarded.push(text(&message).to_owned());
     }
     assert_eq!([(); 4].map(|()| session.ack()), [11, 12, 13, 14]);
-    assert_eq!(forwarded, ["m1", "m2", "m3", "m4"], "what was read before is not forwarded twice");
+    assert_eq!(
+        forwarded,
+        ["m1", "m2", "m3", "m4"],
+        "what was read before is not forwarded twice"
+    );
     session.says_nothing();
 }
 
@@ -217,7 +261,10 @@ fn confirmations_out_of_order_stall_nothing_and_acks_keep_their_order() {
         session.deliver(n, &n.to_string(), false);
     }
     let mut out: Vec<Message> = (0..300).map(|_| lane.publish()).collect();
-    assert_eq!(out.iter().map(text).collect::<Vec<_>>(), (1..=300).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        out.iter().map(text).collect::<Vec<_>>(),
+        (1..=300).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
     // All but the first, backwards.
     let first = out.remove(0);
     for message in out.iter().rev() {
@@ -230,7 +277,10 @@ fn confirmations_out_of_order_stall_nothing_and_acks_keep_their_order() {
     assert_eq!(text(&more), "301");
     lane.confirm(&more);
     lane.confirm(&first);
-    assert_eq!((0..301).map(|_| session.ack()).collect::<Vec<_>>(), (1..=301).collect::<Vec<_>>());
+    assert_eq!(
+        (0..301).map(|_| session.ack()).collect::<Vec<_>>(),
+        (1..=301).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -246,11 +296,24 @@ fn a_publish_not_confirmed_in_time_goes_out_again_and_the_session_stays() {
     let mut lane = script.lane();
     lane.connack(false);
     let again = lane.publish();
-    assert_eq!(text(&again), "a", "only what was not confirmed, oldest first");
+    assert_eq!(
+        text(&again),
+        "a",
+        "only what was not confirmed, oldest first"
+    );
     lane.confirm(&again);
     assert_eq!([session.ack(), session.ack()], [1, 2]);
-    assert!(observer.log().contains("a publish was not confirmed in time"), "{}", observer.log());
-    assert!(script.sessions.try_recv().is_err(), "the session has reconnected");
+    assert!(
+        observer
+            .log()
+            .contains("a publish was not confirmed in time"),
+        "{}",
+        observer.log()
+    );
+    assert!(
+        script.sessions.try_recv().is_err(),
+        "the session has reconnected"
+    );
 }
 
 #[test]
@@ -265,7 +328,11 @@ fn a_full_window_holds_the_session_back_and_loses_nothing() {
     lane.says_nothing();
     // Each ack lets one more message in.
     for n in 1..=400 {
-        let message = if n <= 5 { std::mem::replace(&mut first[usize::from(n) - 1], blank()) } else { lane.publish() };
+        let message = if n <= 5 {
+            std::mem::replace(&mut first[usize::from(n) - 1], blank())
+        } else {
+            lane.publish()
+        };
         assert_eq!(text(&message), n.to_string());
         lane.confirm(&message);
         assert_eq!(session.ack(), n);
@@ -273,7 +340,12 @@ fn a_full_window_holds_the_session_back_and_loses_nothing() {
 }
 
 fn blank() -> Message {
-    Message { topic: vec![], payload: vec![], dup: false, packet_id: None }
+    Message {
+        topic: vec![],
+        payload: vec![],
+        dup: false,
+        packet_id: None,
+    }
 }
 
 /// The daemon takes nothing more in, and still the session's connection is read, acknowledged on and kept alive.
@@ -283,7 +355,12 @@ fn a_stalled_publisher_does_not_silence_the_session() {
     let _observer = script.observer(&["--window", "5", "--keep-alive", "5s"]);
     let (mut session, _lane) = script.up();
     for n in 1..=20_000_u32 {
-        let qos_0 = publish_packet(Path::Inbox.outgoing("a", "alice", "bob").as_bytes(), n.to_string().as_bytes(), None, false);
+        let qos_0 = publish_packet(
+            Path::Inbox.outgoing("a", "alice", "bob").as_bytes(),
+            n.to_string().as_bytes(),
+            None,
+            false,
+        );
         session.wire.send(&qos_0).unwrap();
     }
     let (first, _) = session.next();
@@ -320,14 +397,32 @@ fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(connections <= 7, "{connections} connections for one bad publish");
-    let rejected = topics.iter().find(|message| message.topic().ends_with("/clientrejected")).expect("the sender is told");
+    assert!(
+        connections <= 7,
+        "{connections} connections for one bad publish"
+    );
+    let rejected = topics
+        .iter()
+        .find(|message| message.topic().ends_with("/clientrejected"))
+        .expect("the sender is told");
     assert_eq!(rejected.json()["reason"], "unauthorized");
-    let letter = topics.iter().find(|message| message.topic() == "dead").expect("a dead letter is kept");
-    assert_eq!((&letter.json()["reason"], &letter.json()["payload"]), (&"unauthorized".into(), &"poison".into()));
-    assert_eq!((0..20).map(|_| session.ack()).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    let letter = topics
+        .iter()
+        .find(|message| message.topic() == "dead")
+        .expect("a dead letter is kept");
+    assert_eq!(
+        (&letter.json()["reason"], &letter.json()["payload"]),
+        (&"unauthorized".into(), &"poison".into())
+    );
+    assert_eq!(
+        (0..20).map(|_| session.ack()).collect::<Vec<_>>(),
+        (1..=20).collect::<Vec<_>>()
+    );
     let (status, log) = observer.stop();
-    assert!(status.success() && log.contains("forwarded=20 refused=1"), "{log}");
+    assert!(
+        status.success() && log.contains("forwarded=20 refused=1"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -347,16 +442,25 @@ fn sigterm_finishes_what_is_under_way_and_disconnects_last() {
         lane.confirm(message);
     }
     session.deliver(101, "too late", false);
-    assert_eq!((0..60).map(|_| session.ack()).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
+    assert_eq!(
+        (0..60).map(|_| session.ack()).collect::<Vec<_>>(),
+        (1..=60).collect::<Vec<_>>()
+    );
     for peer in [&mut session, &mut lane] {
         let (first, _) = peer.next();
         assert_eq!(first, DISCONNECT);
-        assert!(peer.wire.read_packet(PATIENCE).is_err(), "something comes behind the DISCONNECT");
+        assert!(
+            peer.wire.read_packet(PATIENCE).is_err(),
+            "something comes behind the DISCONNECT"
+        );
     }
     let (status, log) = stopping.join().unwrap();
     assert!(status.success());
     assert!(log.contains("left_unacknowledged=41"), "{log}");
-    assert!(script.sessions.try_recv().is_err() && script.lanes.try_recv().is_err(), "it has connected again");
+    assert!(
+        script.sessions.try_recv().is_err() && script.lanes.try_recv().is_err(),
+        "it has connected again"
+    );
 }
 
 #[test]
@@ -369,9 +473,19 @@ fn a_refused_subscription_is_named_and_readiness_never_comes() {
     let filters = count_filters(&body[2..]);
     let mut codes = vec![1; filters];
     codes[0] = 0x80;
-    session.wire.send(&packet(SUBACK, &[&body[..2], &codes].concat())).unwrap();
-    observer.wait_log("subscription to \"apps/a/outgoing/users/+/messages/+/outgoing\" was refused");
-    assert!(script.sessions.recv_timeout(Duration::from_secs(2)).is_err(), "it tries again at once");
+    session
+        .wire
+        .send(&packet(SUBACK, &[&body[..2], &codes].concat()))
+        .unwrap();
+    observer
+        .wait_log("subscription to \"apps/a/outgoing/users/+/messages/+/outgoing\" was refused");
+    assert!(
+        script
+            .sessions
+            .recv_timeout(Duration::from_secs(2))
+            .is_err(),
+        "it tries again at once"
+    );
 }
 
 #[test]
@@ -381,13 +495,24 @@ fn a_subscription_granted_at_qos_0_only_is_refused() {
     let mut session = script.session();
     session.connack(false);
     let (_, body) = session.next();
-    session.wire.send(&packet(SUBACK, &[&body[..2], &vec![0; count_filters(&body[2..])]].concat())).unwrap();
+    session
+        .wire
+        .send(&packet(
+            SUBACK,
+            &[&body[..2], &vec![0; count_filters(&body[2..])]].concat(),
+        ))
+        .unwrap();
     observer.wait_log("was granted QoS 0 only");
 }
 
 #[test]
 fn a_refused_login_is_said_in_words() {
-    for (code, words) in [(4, "refused the user name, password or token"), (5, "does not allow this user to connect"), (2, "refused the client identifier"), (3, "is unavailable")] {
+    for (code, words) in [
+        (4, "refused the user name, password or token"),
+        (5, "does not allow this user to connect"),
+        (2, "refused the client identifier"),
+        (3, "is unavailable"),
+    ] {
         let script = Script::listen();
         let observer = script.observer(&[]);
         let mut session = script.session();
@@ -405,12 +530,28 @@ fn a_takeover_told_by_its_reason_is_reported_loudly_and_waited_out() {
     let (first, body) = session.next();
     assert_eq!(first, 0x82);
     let filters = count_filters(&body[3..]);
-    session.wire.send(&packet(SUBACK, &[&body[..2], &[0], vec![1; filters].as_slice()].concat())).unwrap();
+    session
+        .wire
+        .send(&packet(
+            SUBACK,
+            &[&body[..2], &[0], vec![1; filters].as_slice()].concat(),
+        ))
+        .unwrap();
     // In its long form; the short one (2 bytes) is swallowed by the client crate and looks like a plain close.
     session.wire.send(&packet(DISCONNECT, &[0x8e, 0])).unwrap();
     observer.wait_log("is another observer running with this client identifier?");
-    assert!(observer.log().contains("SessionTakenOver (0x8e)"), "{}", observer.log());
-    assert!(script.sessions.recv_timeout(Duration::from_secs(3)).is_err(), "it fights back at once");
+    assert!(
+        observer.log().contains("SessionTakenOver (0x8e)"),
+        "{}",
+        observer.log()
+    );
+    assert!(
+        script
+            .sessions
+            .recv_timeout(Duration::from_secs(3))
+            .is_err(),
+        "it fights back at once"
+    );
 }
 
 #[test]
@@ -433,7 +574,10 @@ fn a_server_keep_alive_of_zero_is_no_ping_storm() {
     let _observer = script.observer(&["--protocol", "5"]);
     let mut session = script.session();
     // CONNACK with Server Keep Alive (0x13) 0.
-    session.wire.send(&packet(CONNACK, &[0, 0, 3, 0x13, 0, 0])).unwrap();
+    session
+        .wire
+        .send(&packet(CONNACK, &[0, 0, 3, 0x13, 0, 0]))
+        .unwrap();
     let start = Instant::now();
     let mut pings = 0;
     while start.elapsed() < Duration::from_secs(2) {
@@ -454,7 +598,11 @@ fn auto_falls_back_to_mqtt_311_where_version_5_is_not_answered() {
     let (_session, _lane) = script.up();
     observer.wait_ready();
     assert!(observer.ready.contains("MQTT 3.1.1"), "{}", observer.ready);
-    assert!(!observer.log().contains("not connected"), "{}", observer.log());
+    assert!(
+        !observer.log().contains("not connected"),
+        "{}",
+        observer.log()
+    );
 }
 
 #[test]
@@ -462,12 +610,19 @@ fn the_session_persists_and_its_identifier_is_secret_and_stays_the_same() {
     let script = Script::listen();
     let mut observer = script.observer(&[]);
     let first = script.session();
-    assert!(!first.clean && first.client_id.starts_with("observer-") && first.client_id.len() > 40, "{}", first.client_id);
+    assert!(
+        !first.clean && first.client_id.starts_with("observer-") && first.client_id.len() > 40,
+        "{}",
+        first.client_id
+    );
     observer.stop();
     observer.spawn(&[]);
     let second = script.session();
     assert_eq!(first.client_id, second.client_id);
-    assert!(!observer.log().contains(&first.client_id), "the identifier is in the log");
+    assert!(
+        !observer.log().contains(&first.client_id),
+        "the identifier is in the log"
+    );
     // Another observer has another.
     let _other = script.observer(&[]);
     assert_ne!(script.session().client_id, first.client_id);
@@ -490,11 +645,28 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
     let _shared = broker.shared();
     let app = fresh_app();
     let dead = format!("dead/{app}");
-    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app, "--dead-letter-topic", &dead, "--protocol", protocol]);
+    let mut observer = Observer::prepare(&[
+        "--broker",
+        &broker.url(false),
+        "--app",
+        &app,
+        "--dead-letter-topic",
+        &dead,
+        "--protocol",
+        protocol,
+    ]);
     match broker {
-        Broker::Mosquitto => observer.spawn(&[("OBSERVER_USERNAME", "narrow"), ("OBSERVER_PASSWORD", "narrowpw")]),
+        Broker::Mosquitto => observer.spawn(&[
+            ("OBSERVER_USERNAME", "narrow"),
+            ("OBSERVER_PASSWORD", "narrowpw"),
+        ]),
         Broker::Rabbit3 | Broker::Rabbit4 => {
-            let write = [format!("rabbitmq.write:*/*/apps.{app}.users.u00.*"), format!("rabbitmq.write:*/*/apps.{app}.users.u01.*"), "rabbitmq.write:*/*/dead.*".to_owned(), "rabbitmq.write:*/mqtt-*".to_owned()];
+            let write = [
+                format!("rabbitmq.write:*/*/apps.{app}.users.u00.*"),
+                format!("rabbitmq.write:*/*/apps.{app}.users.u01.*"),
+                "rabbitmq.write:*/*/dead.*".to_owned(),
+                "rabbitmq.write:*/mqtt-*".to_owned(),
+            ];
             observer.spawn(&[("OBSERVER_TOKEN", &crate::bed::scoped_token(&write))]);
         }
     }
@@ -503,18 +675,36 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
     let service = ("observer".to_owned(), "observerpw".to_owned());
     let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
     letters.subscribe(&[&dead]).unwrap();
-    let mut alice = Wire::connect(port, &format!("{app}-alice"), &broker.login(&app, "u00"), true).unwrap();
+    let mut alice = Wire::connect(
+        port,
+        &format!("{app}-alice"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
     let own = format!("apps/{app}/users/u00/#");
     alice.subscribe(&[&own]).unwrap();
     for n in 0..30 {
         let recipient = if n == 15 { "u02" } else { "u01" };
-        alice.publish(Path::Chat21.outgoing(&app, "u00", recipient), format!("{{\"n\":{n}}}")).unwrap();
+        alice
+            .publish(
+                Path::Chat21.outgoing(&app, "u00", recipient),
+                format!("{{\"n\":{n}}}"),
+            )
+            .unwrap();
     }
-    let letter = letters.message(Duration::from_secs(60)).unwrap_or_else(|| panic!("no dead letter:\n{}", observer.log()));
-    assert_eq!((&letter.json()["reason"], &letter.json()["payload"]), (&"unauthorized".into(), &"{\"n\":15}".into()));
+    let letter = letters
+        .message(Duration::from_secs(60))
+        .unwrap_or_else(|| panic!("no dead letter:\n{}", observer.log()));
+    assert_eq!(
+        (&letter.json()["reason"], &letter.json()["payload"]),
+        (&"unauthorized".into(), &"{\"n\":15}".into())
+    );
     let (mut echoes, mut told) = (std::collections::BTreeSet::new(), false);
     while echoes.len() < 30 || !told {
-        let message = alice.message(PATIENCE).unwrap_or_else(|| panic!("{} echoes, told: {told}\n{}", echoes.len(), observer.log()));
+        let message = alice
+            .message(PATIENCE)
+            .unwrap_or_else(|| panic!("{} echoes, told: {told}\n{}", echoes.len(), observer.log()));
         if message.topic().ends_with("/clientrejected") {
             assert_eq!(message.json()["reason"], "unauthorized");
             told = true;

@@ -22,23 +22,35 @@ impl Path {
     pub(crate) fn outgoing(self, app: &str, sender: &str, recipient: &str) -> String {
         match self {
             Self::Inbox => format!("/apps/{app}/users/{sender}/{recipient}/messages/outgoing"),
-            Self::InboxNoSlash => format!("apps/{app}/users/{sender}/{recipient}/messages/outgoing"),
-            Self::Chat21 => format!("apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing"),
+            Self::InboxNoSlash => {
+                format!("apps/{app}/users/{sender}/{recipient}/messages/outgoing")
+            }
+            Self::Chat21 => {
+                format!("apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing")
+            }
             Self::Chat21V1 => format!("apps/{app}/users/{sender}/messages/{recipient}/outgoing"),
         }
     }
 
     pub(crate) fn inbox(self, app: &str, inbox_of: &str, convers_with: &str) -> String {
         match self {
-            Self::Inbox => format!("/apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded"),
-            Self::InboxNoSlash => format!("apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded"),
-            Self::Chat21 | Self::Chat21V1 => format!("apps/{app}/users/{inbox_of}/messages/{convers_with}/clientadded"),
+            Self::Inbox => {
+                format!("/apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded")
+            }
+            Self::InboxNoSlash => {
+                format!("apps/{app}/users/{inbox_of}/{convers_with}/messages/clientadded")
+            }
+            Self::Chat21 | Self::Chat21V1 => {
+                format!("apps/{app}/users/{inbox_of}/messages/{convers_with}/clientadded")
+            }
         }
     }
 
     /// A payload that says which message it is; bytes no text has, where the layout passes bytes.
     fn payload(self, sender: &str, recipient: &str, n: usize) -> Vec<u8> {
-        let json = format!("{{\"n\":{n},\"path\":\"{self:?}\",\"from\":\"{sender}\",\"to\":\"{recipient}\",\"text\":\"x\"}}");
+        let json = format!(
+            "{{\"n\":{n},\"path\":\"{self:?}\",\"from\":\"{sender}\",\"to\":\"{recipient}\",\"text\":\"x\"}}"
+        );
         match self {
             Self::Inbox | Self::InboxNoSlash => [b"\xff\x00".as_slice(), json.as_bytes()].concat(),
             Self::Chat21 | Self::Chat21V1 => json.into_bytes(),
@@ -93,23 +105,41 @@ pub(crate) struct Account {
 impl Load {
     /// Everybody connects, then all senders write. Connections that end are made again.
     pub(crate) fn start(plan: Plan) -> Self {
-        let expected = plan.senders.len() * plan.recipients.len() * plan.paths.len() * plan.per_pair;
-        let load = Self { seen: Arc::default(), sent: Arc::default(), over: Arc::default(), threads: vec![], expected, plan };
+        let expected =
+            plan.senders.len() * plan.recipients.len() * plan.paths.len() * plan.per_pair;
+        let load = Self {
+            seen: Arc::default(),
+            sent: Arc::default(),
+            over: Arc::default(),
+            threads: vec![],
+            expected,
+            plan,
+        };
         load.run()
     }
 
     fn run(mut self) -> Self {
         let (up_tx, up_rx) = std::sync::mpsc::channel();
         for user in self.plan.recipients.clone() {
-            let (plan, seen, over, up_tx) = (self.plan.clone(), self.seen.clone(), self.over.clone(), up_tx.clone());
-            self.threads.push(std::thread::spawn(move || receive(&plan, &user, &seen, &over, &up_tx)));
+            let (plan, seen, over, up_tx) = (
+                self.plan.clone(),
+                self.seen.clone(),
+                self.over.clone(),
+                up_tx.clone(),
+            );
+            self.threads.push(std::thread::spawn(move || {
+                receive(&plan, &user, &seen, &over, &up_tx)
+            }));
         }
         for _ in 0..self.plan.recipients.len() {
-            up_rx.recv_timeout(PATIENCE).expect("a recipient does not get connected");
+            up_rx
+                .recv_timeout(PATIENCE)
+                .expect("a recipient does not get connected");
         }
         for user in self.plan.senders.clone() {
             let (plan, sent, over) = (self.plan.clone(), self.sent.clone(), self.over.clone());
-            self.threads.push(std::thread::spawn(move || send(&plan, &user, &sent, &over)));
+            self.threads
+                .push(std::thread::spawn(move || send(&plan, &user, &sent, &over)));
         }
         self
     }
@@ -157,10 +187,19 @@ impl Load {
         let all: usize = seen.order.values().map(Vec::len).sum();
         let disorder = |numbers: &Vec<usize>| {
             let mut known = HashSet::new();
-            let first: Vec<usize> = numbers.iter().copied().filter(|n| known.insert(*n)).collect();
+            let first: Vec<usize> = numbers
+                .iter()
+                .copied()
+                .filter(|n| known.insert(*n))
+                .collect();
             first.windows(2).filter(|pair| pair[0] > pair[1]).count()
         };
-        Account { arrived: seen.distinct.len(), duplicates: all - seen.distinct.len(), out_of_order: seen.order.values().map(disorder).sum(), took }
+        Account {
+            arrived: seen.distinct.len(),
+            duplicates: all - seen.distinct.len(),
+            out_of_order: seen.order.values().map(disorder).sum(),
+            took,
+        }
     }
 }
 
@@ -170,17 +209,30 @@ impl Drop for Load {
     }
 }
 
-fn receive(plan: &Plan, user: &str, seen: &Mutex<Seen>, over: &AtomicBool, up: &std::sync::mpsc::Sender<()>) {
+fn receive(
+    plan: &Plan,
+    user: &str,
+    seen: &Mutex<Seen>,
+    over: &AtomicBool,
+    up: &std::sync::mpsc::Sender<()>,
+) {
     let login = plan.broker.login(&plan.app, user);
     let client_id = format!("{}-{user}-r", plan.app);
     while !over.load(Ordering::Relaxed) {
-        let Ok(mut wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, false) else {
+        let Ok(mut wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, false)
+        else {
             // The broker is being restarted.
             std::thread::sleep(Duration::from_millis(200));
             continue;
         };
-        let filters = [format!("apps/{}/users/{user}/#", plan.app), format!("/apps/{}/users/{user}/#", plan.app)];
-        if wire.subscribe(&filters.each_ref().map(String::as_str)).is_err() {
+        let filters = [
+            format!("apps/{}/users/{user}/#", plan.app),
+            format!("/apps/{}/users/{user}/#", plan.app),
+        ];
+        if wire
+            .subscribe(&filters.each_ref().map(String::as_str))
+            .is_err()
+        {
             std::thread::sleep(Duration::from_millis(200));
             continue;
         }
@@ -210,18 +262,31 @@ fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) 
         seen.wrong.push(format!("no JSON: {text}"));
         return;
     };
-    let (sender, n) = (body["from"].as_str().unwrap().to_owned(), usize::try_from(body["n"].as_u64().unwrap()).unwrap());
-    let path = *plan.paths.iter().find(|path| format!("{path:?}") == body["path"].as_str().unwrap()).unwrap();
+    let (sender, n) = (
+        body["from"].as_str().unwrap().to_owned(),
+        usize::try_from(body["n"].as_u64().unwrap()).unwrap(),
+    );
+    let path = *plan
+        .paths
+        .iter()
+        .find(|path| format!("{path:?}") == body["path"].as_str().unwrap())
+        .unwrap();
     let sent = path.payload(&sender, user, n);
     let right = topic == path.inbox(&plan.app, user, &sender).as_bytes()
         && body["to"] == user
         && match path {
             Path::Inbox | Path::InboxNoSlash => payload == sent,
             // The client's members as it sent them, then the observer's.
-            Path::Chat21 | Path::Chat21V1 => payload.starts_with(&sent[..sent.len() - 1]) && body["status"] == 150 && body["sender"] == sender && body["recipient"] == user,
+            Path::Chat21 | Path::Chat21V1 => {
+                payload.starts_with(&sent[..sent.len() - 1])
+                    && body["status"] == 150
+                    && body["sender"] == sender
+                    && body["recipient"] == user
+            }
         };
     if !right {
-        seen.wrong.push(format!("{}: {text}", String::from_utf8_lossy(topic)));
+        seen.wrong
+            .push(format!("{}: {text}", String::from_utf8_lossy(topic)));
     }
     let pair = (path, sender, user.to_owned());
     seen.order.entry(pair.clone()).or_default().push(n);
@@ -235,8 +300,17 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
     let login = plan.broker.login(&plan.app, user);
     let client_id = format!("{}-{user}-s", plan.app);
     let all: Vec<(String, Vec<u8>)> = (0..plan.per_pair)
-        .flat_map(|n| plan.recipients.iter().flat_map(move |recipient| plan.paths.iter().map(move |path| (n, recipient, *path))))
-        .map(|(n, recipient, path)| (path.outgoing(&plan.app, user, recipient), path.payload(user, recipient, n)))
+        .flat_map(|n| {
+            plan.recipients
+                .iter()
+                .flat_map(move |recipient| plan.paths.iter().map(move |path| (n, recipient, *path)))
+        })
+        .map(|(n, recipient, path)| {
+            (
+                path.outgoing(&plan.app, user, recipient),
+                path.payload(user, recipient, n),
+            )
+        })
         .collect();
     let mut done = vec![false; all.len()];
     let start = Instant::now();
@@ -247,9 +321,12 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
             continue;
         };
         let mut under_way: HashMap<u16, usize> = HashMap::new();
-        let mut todo: std::collections::VecDeque<usize> = (0..all.len()).filter(|n| !done[*n]).collect();
+        let mut todo: std::collections::VecDeque<usize> =
+            (0..all.len()).filter(|n| !done[*n]).collect();
         while !over.load(Ordering::Relaxed) && (!todo.is_empty() || !under_way.is_empty()) {
-            let due = plan.rate.map_or(usize::MAX, |rate| usize::try_from(u128::from(rate) * start.elapsed().as_millis() / 1000).unwrap());
+            let due = plan.rate.map_or(usize::MAX, |rate| {
+                usize::try_from(u128::from(rate) * start.elapsed().as_millis() / 1000).unwrap()
+            });
             while under_way.len() < SEND_WINDOW && todo.front().is_some_and(|n| *n <= due) {
                 let n = todo.pop_front().unwrap();
                 match wire.publish(&all[n].0, &all[n].1) {

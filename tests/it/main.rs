@@ -2,7 +2,11 @@
 //!
 //! Run by `scripts/test`. A broker that is missing is an error.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests: a failure is a panic, and they have their own clock")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests: a failure is a panic, and they have their own clock"
+)]
 
 mod bed;
 mod cli;

@@ -12,17 +12,39 @@ fn ten_thousand_in_each_layout(broker: Broker, protocol: &str, transport: &str) 
         more.push("websocket");
     }
     let mut observer = Observer::start(broker, &app, &more);
-    let said = if protocol == "5" { "MQTT 5" } else { "MQTT 3.1.1" };
+    let said = if protocol == "5" {
+        "MQTT 5"
+    } else {
+        "MQTT 3.1.1"
+    };
     assert!(observer.ready.contains(said), "{}", observer.ready);
-    let plan = Plan { broker, app, senders: users(0..20), recipients: users(20..40), paths: vec![Path::Inbox, Path::Chat21, Path::Chat21V1], per_pair: 25, rate: None };
+    let plan = Plan {
+        broker,
+        app,
+        senders: users(0..20),
+        recipients: users(20..40),
+        paths: vec![Path::Inbox, Path::Chat21, Path::Chat21V1],
+        per_pair: 25,
+        rate: None,
+    };
     let load = Load::start(plan);
     assert_eq!(load.expected(), 30_000);
     let account = load.finish();
-    println!("{broker:?} {protocol} {transport}: 30000 messages in {:.1?}", account.took);
-    assert_eq!((account.arrived, account.duplicates, account.out_of_order), (30_000, 0, 0), "arrived, twice, out of order");
+    println!(
+        "{broker:?} {protocol} {transport}: 30000 messages in {:.1?}",
+        account.took
+    );
+    assert_eq!(
+        (account.arrived, account.duplicates, account.out_of_order),
+        (30_000, 0, 0),
+        "arrived, twice, out of order"
+    );
     let (status, log) = observer.stop();
     assert!(status.success());
-    assert!(log.contains("forwarded=30000 refused=0") && log.contains("left_unacknowledged=0"), "{log}");
+    assert!(
+        log.contains("forwarded=30000 refused=0") && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
 }
 
 macro_rules! matrix {

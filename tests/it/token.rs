@@ -17,21 +17,48 @@ fn users_stay_in_their_own_prefix(broker: Broker) {
     observer.spawn(&[("OBSERVER_TOKEN", &service_token(3600))]);
     observer.wait_ready();
     let port = broker.port("MQTT");
-    let enter = |user: &str, n: u32| Wire::connect(port, &format!("{app}-{user}-{n}"), &broker.login(&app, user), true).unwrap();
+    let enter = |user: &str, n: u32| {
+        Wire::connect(
+            port,
+            &format!("{app}-{user}-{n}"),
+            &broker.login(&app, user),
+            true,
+        )
+        .unwrap()
+    };
 
     let mut alice = enter("alice", 0);
     let mut bob = enter("bob", 0);
     let own = |user: &str| format!("apps/{app}/users/{user}/#");
-    assert_eq!(bob.subscribe(&[&own("bob"), &format!("/{}", own("bob"))]).unwrap(), [1, 1]);
-    for path in [Path::Inbox, Path::InboxNoSlash, Path::Chat21, Path::Chat21V1] {
-        alice.publish_confirmed(path.outgoing(&app, "alice", "bob"), br#"{"text":"hi"}"#).unwrap();
-        let got = bob.message(PATIENCE).unwrap_or_else(|| panic!("{path:?}: nothing arrived"));
+    assert_eq!(
+        bob.subscribe(&[&own("bob"), &format!("/{}", own("bob"))])
+            .unwrap(),
+        [1, 1]
+    );
+    for path in [
+        Path::Inbox,
+        Path::InboxNoSlash,
+        Path::Chat21,
+        Path::Chat21V1,
+    ] {
+        alice
+            .publish_confirmed(path.outgoing(&app, "alice", "bob"), br#"{"text":"hi"}"#)
+            .unwrap();
+        let got = bob
+            .message(PATIENCE)
+            .unwrap_or_else(|| panic!("{path:?}: nothing arrived"));
         assert_eq!(got.topic(), path.inbox(&app, "bob", "alice"));
         assert_eq!(got.json()["text"], "hi");
     }
 
     // Not another's inbox: refused with SUBACK 0x80, or by closing the connection, as the version does it.
-    for filter in [own("alice"), format!("/{}", own("alice")), format!("apps/{app}/users/+/messages/+/clientadded"), "#".to_owned(), format!("apps/{app}/outgoing/users/+/messages/+/outgoing")] {
+    for filter in [
+        own("alice"),
+        format!("/{}", own("alice")),
+        format!("apps/{app}/users/+/messages/+/clientadded"),
+        "#".to_owned(),
+        format!("apps/{app}/outgoing/users/+/messages/+/outgoing"),
+    ] {
         let mut mallory = enter("mallory", 1);
         match mallory.subscribe(&[&filter]) {
             Ok(codes) => assert_eq!(codes, [0x80], "{filter}"),
@@ -49,7 +76,10 @@ fn users_stay_in_their_own_prefix(broker: Broker) {
     for topic in &forged {
         let mut mallory = enter("mallory", 2);
         mallory.publish(topic, br#"{"text":"forged"}"#).unwrap();
-        assert!(mallory.is_closed(PATIENCE), "the broker took a publish to {topic}");
+        assert!(
+            mallory.is_closed(PATIENCE),
+            "the broker took a publish to {topic}"
+        );
     }
     assert_eq!(bob.message(GLIMPSE), None, "something forged has arrived");
     let (_, log) = observer.stop();
@@ -100,15 +130,41 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("token");
     std::fs::write(&file, format!("{}\n", service_token(6))).unwrap();
-    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app, "--token-file", file.to_str().unwrap()]);
+    let mut observer = Observer::prepare(&[
+        "--broker",
+        &broker.url(false),
+        "--app",
+        &app,
+        "--token-file",
+        file.to_str().unwrap(),
+    ]);
     observer.spawn(&[]);
     observer.wait_ready();
-    assert!(observer.log().contains("the token ends soon"), "{}", observer.log());
+    assert!(
+        observer.log().contains("the token ends soon"),
+        "{}",
+        observer.log()
+    );
     std::fs::write(&file, service_token(3600)).unwrap();
     observer.wait_log("not connected");
-    let mut alice = Wire::connect(broker.port("MQTT"), &format!("{app}-alice"), &("JWT".to_owned(), user_token(&app, "alice", 3600)), true).unwrap();
-    alice.subscribe(&[&format!("apps/{app}/users/alice/#")]).unwrap();
-    alice.publish_confirmed(Path::Chat21.outgoing(&app, "alice", "alice"), b"{}").unwrap();
+    let mut alice = Wire::connect(
+        broker.port("MQTT"),
+        &format!("{app}-alice"),
+        &("JWT".to_owned(), user_token(&app, "alice", 3600)),
+        true,
+    )
+    .unwrap();
+    alice
+        .subscribe(&[&format!("apps/{app}/users/alice/#")])
+        .unwrap();
+    alice
+        .publish_confirmed(Path::Chat21.outgoing(&app, "alice", "alice"), b"{}")
+        .unwrap();
     let start = Instant::now();
-    assert!(alice.message(Duration::from_secs(60)).is_some(), "it does not come back after {:?}:\n{}", start.elapsed(), observer.log());
+    assert!(
+        alice.message(Duration::from_secs(60)).is_some(),
+        "it does not come back after {:?}:\n{}",
+        start.elapsed(),
+        observer.log()
+    );
 }

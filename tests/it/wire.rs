@@ -27,7 +27,8 @@ impl Message {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.payload).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.payload)))
+        serde_json::from_slice(&self.payload)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.payload)))
     }
 }
 
@@ -64,14 +65,22 @@ pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A PUBLISH; QoS 0 without packet identifier.
-pub(crate) fn publish_packet(topic: &[u8], payload: &[u8], packet_id: Option<u16>, retain: bool) -> Vec<u8> {
+pub(crate) fn publish_packet(
+    topic: &[u8],
+    payload: &[u8],
+    packet_id: Option<u16>,
+    retain: bool,
+) -> Vec<u8> {
     let mut body = vec![];
     text(&mut body, topic);
     if let Some(packet_id) = packet_id {
         body.extend_from_slice(&packet_id.to_be_bytes());
     }
     body.extend_from_slice(payload);
-    packet(0x30 | u8::from(packet_id.is_some()) << 1 | u8::from(retain), &body)
+    packet(
+        0x30 | u8::from(packet_id.is_some()) << 1 | u8::from(retain),
+        &body,
+    )
 }
 
 pub(crate) fn parse_publish(first: u8, body: &[u8]) -> Message {
@@ -82,20 +91,49 @@ pub(crate) fn parse_publish(first: u8, body: &[u8]) -> Message {
         rest = &rest[2..];
         id
     });
-    Message { topic: topic.to_vec(), payload: rest.to_vec(), dup: first & 0x08 != 0, packet_id }
+    Message {
+        topic: topic.to_vec(),
+        payload: rest.to_vec(),
+        dup: first & 0x08 != 0,
+        packet_id,
+    }
 }
 
 impl Wire {
     /// Takes a connected socket over.
     pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: vec![], start: 0, messages: VecDeque::new(), confirmed: vec![], session_present: false, next_id: 0 }
+        Self {
+            stream,
+            buffer: vec![],
+            start: 0,
+            messages: VecDeque::new(),
+            confirmed: vec![],
+            session_present: false,
+            next_id: 0,
+        }
     }
 
     /// Connects and logs in. The error is the CONNACK code, or 255 if the broker closed instead.
-    pub(crate) fn connect(port: u16, client_id: &str, login: &(String, String), clean: bool) -> Result<Self, u8> {
+    pub(crate) fn connect(
+        port: u16,
+        client_id: &str,
+        login: &(String, String),
+        clean: bool,
+    ) -> Result<Self, u8> {
         let mut wire = Self::new(TcpStream::connect(("127.0.0.1", port)).map_err(|_| 255_u8)?);
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0xc0 | u8::from(clean) << 1, 0, 0];
+        let mut body = vec![
+            0,
+            4,
+            b'M',
+            b'Q',
+            b'T',
+            b'T',
+            4,
+            0xc0 | u8::from(clean) << 1,
+            0,
+            0,
+        ];
         text(&mut body, client_id.as_bytes());
         text(&mut body, login.0.as_bytes());
         text(&mut body, login.1.as_bytes());
@@ -122,12 +160,18 @@ impl Wire {
                 return Ok(Some(packet));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            self.stream
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let mut chunk = [0; 65_536];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     if Instant::now() >= deadline {
                         return Ok(None);
                     }
@@ -200,14 +244,27 @@ impl Wire {
     }
 
     /// PUBLISH at QoS 1, without waiting. Returns the packet identifier.
-    pub(crate) fn publish(&mut self, topic: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> io::Result<u16> {
+    pub(crate) fn publish(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> io::Result<u16> {
         let id = self.next_id();
-        self.send(&publish_packet(topic.as_ref(), payload.as_ref(), Some(id), false))?;
+        self.send(&publish_packet(
+            topic.as_ref(),
+            payload.as_ref(),
+            Some(id),
+            false,
+        ))?;
         Ok(id)
     }
 
     /// PUBLISH at QoS 1, and wait for the PUBACK.
-    pub(crate) fn publish_confirmed(&mut self, topic: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> io::Result<()> {
+    pub(crate) fn publish_confirmed(
+        &mut self,
+        topic: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) -> io::Result<()> {
         let id = self.publish(topic, payload)?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.confirmed.contains(&id) {
@@ -252,7 +309,13 @@ impl Wire {
 }
 
 /// One PUBLISH at QoS 1 over MQTT 5 with these properties, confirmed.
-pub(crate) fn publish_v5(port: u16, login: &(String, String), topic: &[u8], properties: &[u8], payload: &[u8]) {
+pub(crate) fn publish_v5(
+    port: u16,
+    login: &(String, String),
+    topic: &[u8],
+    properties: &[u8],
+    payload: &[u8],
+) {
     let mut wire = Wire::new(TcpStream::connect(("127.0.0.1", port)).unwrap());
     let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 5, 0xc2, 0, 0, 0];
     text(&mut body, b"");
@@ -267,5 +330,11 @@ pub(crate) fn publish_v5(port: u16, login: &(String, String), topic: &[u8], prop
     body.extend_from_slice(properties);
     body.extend_from_slice(payload);
     wire.send(&packet(0x32, &body)).unwrap();
-    assert_eq!(wire.read_packet(Duration::from_secs(20)).unwrap().unwrap().0, PUBACK);
+    assert_eq!(
+        wire.read_packet(Duration::from_secs(20))
+            .unwrap()
+            .unwrap()
+            .0,
+        PUBACK
+    );
 }

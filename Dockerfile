@@ -1,0 +1,24 @@
+FROM docker.io/library/rust:1-bookworm AS build
+WORKDIR /src
+ENV CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols
+# The dependencies first, in a layer of their own: they change seldom. Cargo wants every target it is told of to be there.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir -p src tests/it tests/bench \
+ && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs tests/bench/core.rs tests/bench/throughput.rs >/dev/null \
+ && touch src/lib.rs \
+ && cargo build --release --locked --no-default-features
+COPY src src
+# Without the embedded broker of `demo`.
+RUN touch src/main.rs src/lib.rs && cargo build --release --locked --no-default-features
+
+FROM docker.io/library/debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/target/release/chat21-observer /usr/local/bin/chat21-observer
+# Nobody: needs nothing of the image, and writes nothing to it (runs with --read-only).
+USER 65532:65532
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["chat21-observer", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["chat21-observer"]
+CMD ["run"]
