@@ -5,7 +5,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "tests: a failure is a panic, and they have their own clock"
+    clippy::print_stdout,
+    reason = "tests: a failure is a panic, they have their own clock, and say what they measured"
 )]
 
 mod bed;
@@ -15,5 +16,6 @@ mod hostile;
 mod link;
 mod load;
 mod matrix;
+mod readme;
 mod token;
 mod wire;

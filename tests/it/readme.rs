@@ -1,0 +1,286 @@
+//! Every command of the README is run here, as it stands there, with the addresses and passwords of the test bed in place of the
+//! example's. A command nobody tries fails the test.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use chat21_observer::config::{SETTINGS, Takes, variable};
+
+use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
+use crate::cli::shell;
+use crate::load::Path;
+use crate::wire::Wire;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// The fenced blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let mut found = vec![];
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find(&format!("```{language}\n")) {
+        let body = &rest[start + language.len() + 4..];
+        let end = body.find("```").unwrap();
+        found.push(body[..end].to_owned());
+        rest = &body[end + 3..];
+    }
+    found
+}
+
+fn commands() -> Vec<String> {
+    let without_comment = |line: &str| line.split("   # ").next().unwrap().trim().to_owned();
+    blocks("sh")
+        .iter()
+        .flat_map(|block| block.lines())
+        .map(without_comment)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+#[test]
+fn every_command_is_tried() {
+    let (rabbit, mosquitto) = (Broker::Rabbit4, Broker::Mosquitto);
+    let (_a, _b) = (rabbit.shared(), mosquitto.shared());
+    let dir = tempfile::TempDir::new().unwrap();
+    let token = dir.path().join("token.jwt");
+    std::fs::write(&token, service_token(3600)).unwrap();
+    for command in commands() {
+        println!("$ {command}");
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match &words[..] {
+            ["cargo", "run", "--release", "--", "demo"] => {
+                assert!(
+                    binary()
+                        .args(["demo", "--once", "--port", "0"])
+                        .stdout(Stdio::null())
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+            }
+            // This very test is run by it.
+            ["scripts/test"] => assert!(root().join("scripts/test").is_file()),
+            ["export", "OBSERVER_PASSWORD=secret"] => {}
+            // The image is built where there is a container engine; what it is built from is there.
+            ["docker", "build", "-t", "chat21/chat21-observer:dev", "."] => {
+                assert!(root().join("Dockerfile").is_file())
+            }
+            ["docker", "run", rest @ .., "chat21/chat21-observer:dev"] => {
+                let env: Vec<(String, String)> = rest
+                    .chunks(2)
+                    .map(|pair| bedded(pair[1], mosquitto))
+                    .map(|pair| {
+                        pair.split_once('=')
+                            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                            .unwrap()
+                    })
+                    .collect();
+                runs(&["run".to_owned()], &env, mosquitto);
+            }
+            ["chat21-observer", "check", ..] => {
+                let args = words[1..].iter().map(|word| bedded(word, rabbit));
+                let output = binary()
+                    .args(args)
+                    .env("OBSERVER_PASSWORD", "observerpw")
+                    .output()
+                    .unwrap();
+                assert!(
+                    output.status.success(),
+                    "{}",
+                    String::from_utf8_lossy(&output.stdout)
+                );
+            }
+            ["chat21-observer", "run", ..] => {
+                let broker = if command.contains("mqtts") {
+                    mosquitto
+                } else {
+                    rabbit
+                };
+                let replace = |word: &&str| {
+                    bedded(word, broker)
+                        .replace("token.jwt", token.to_str().unwrap())
+                        .replace("ca.pem", &format!("{}/ca.pem", var("BED_TLS")))
+                };
+                let args: Vec<String> = words[1..].iter().map(replace).collect();
+                let password = if command.contains("token") {
+                    vec![]
+                } else {
+                    vec![("OBSERVER_PASSWORD".to_owned(), "observerpw".to_owned())]
+                };
+                runs(&args, &password, broker);
+            }
+            ["chat21-observer", "explain", ..] => {
+                let output = binary().args(&words[1..]).output().unwrap();
+                assert!(
+                    String::from_utf8_lossy(&output.stdout).contains("apps.tilechat."),
+                    "{output:?}"
+                );
+            }
+            // Asked of a running observer in cli.rs.
+            ["chat21-observer", "health"] => {}
+            ["mosquitto_sub", ..] | ["mosquitto_pub", ..] => {} // below, together
+            _ => panic!("nobody tries `{command}`"),
+        }
+    }
+}
+
+/// A word of the README, for the test bed.
+fn bedded(word: &str, broker: Broker) -> String {
+    word.replace(
+        "localhost:1883",
+        &format!("localhost:{}", broker.port("MQTT")),
+    )
+    .replace(
+        "localhost:15675",
+        &format!("localhost:{}", Broker::Rabbit4.port("WS")),
+    )
+    .replace(
+        "localhost:8883",
+        &format!("localhost:{}", Broker::Mosquitto.port("MQTTS")),
+    )
+    .replace("=secret", "=observerpw")
+}
+
+/// Gets ready, forwards a message, and stops.
+fn runs(args: &[String], env: &[(String, String)], broker: Broker) {
+    let app = if args.contains(&"tilechat".to_owned()) {
+        "tilechat".to_owned()
+    } else {
+        fresh_app()
+    };
+    let mut args: Vec<&str> = args[1..].iter().map(String::as_str).collect();
+    if !args.contains(&"--app") {
+        args.extend(["--app", &app]);
+    }
+    let mut observer = Observer::prepare(&args);
+    observer.spawn(
+        &env.iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect::<Vec<_>>(),
+    );
+    observer.wait_ready();
+    let mut user = Wire::connect(
+        broker.port("MQTT"),
+        &format!("readme-{app}"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
+    user.subscribe(&[&format!("apps/{app}/users/u00/#")])
+        .unwrap();
+    user.publish_confirmed(Path::Chat21.outgoing(&app, "u00", "u00"), b"{}")
+        .unwrap();
+    assert!(user.message(PATIENCE).is_some());
+    assert!(observer.stop().0.success());
+}
+
+#[test]
+fn the_mosquitto_lines_show_a_conversation() {
+    let broker = Broker::Mosquitto;
+    // Everything of `tilechat`: another test must not forward it as well.
+    let _exclusive = broker.exclusive();
+    let _observer = Observer::start(broker, "tilechat", &[]);
+    let lines: Vec<String> = commands()
+        .into_iter()
+        .filter(|line| line.starts_with("mosquitto_"))
+        .collect();
+    let [inbox, refusals, say] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    let bedded = |line: &str| {
+        line.replace(
+            "-h localhost -p 1883",
+            &format!("-h 127.0.0.1 -p {}", broker.port("MQTT")),
+        )
+        .replace("-P secret", "-P observerpw")
+    };
+    let refused = say.replace(r#"{"text":"hello"}"#, "no json");
+    for (subscribe, publish, want) in [
+        (
+            inbox,
+            say,
+            "apps/tilechat/users/bob/messages/alice/clientadded {\"text\":\"hello\",",
+        ),
+        (
+            refusals,
+            &refused,
+            "apps/tilechat/users/alice/messages/bob/clientrejected {\"reason\":\"not-json\",\"recipient\":\"bob\",",
+        ),
+    ] {
+        let subscriber = shell(&bedded(
+            &subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"),
+        ))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let (done_tx, done_rx) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done_tx.send(subscriber.wait_with_output().unwrap()));
+        // There is no telling from outside when the subscription stands, so it is published until it is heard.
+        let output = loop {
+            assert!(shell(&bedded(publish)).status().unwrap().success());
+            if let Ok(output) = done_rx.recv_timeout(Duration::from_millis(500)) {
+                break output;
+            }
+        };
+        let heard = String::from_utf8(output.stdout).unwrap();
+        assert!(heard.starts_with(want), "{heard}");
+    }
+}
+
+#[test]
+fn the_settings_are_listed_as_they_are() {
+    let mut table = String::from("| flag | variable | default | |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let flag = match setting.takes {
+            Takes::Value(value) | Takes::List(value) => format!("--{} {value}", setting.name),
+            Takes::Switch => format!("--{}", setting.name),
+        };
+        let default = if setting.default.is_empty() || setting.takes == Takes::Switch {
+            String::new()
+        } else {
+            format!("`{}`", setting.default)
+        };
+        table.push_str(&format!(
+            "| `{flag}` | `{}` | {default} | {} |\n",
+            variable(setting.name),
+            setting.help
+        ));
+    }
+    assert!(
+        readme().contains(&table),
+        "the README's table of settings should be:\n{table}"
+    );
+}
+
+#[test]
+fn the_example_file_is_valid_and_the_reasons_are_all_there() {
+    let [example] = &blocks("toml")[..] else {
+        panic!("one example")
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("observer.toml");
+    std::fs::write(&file, example).unwrap();
+    let output = binary()
+        .args([
+            "explain",
+            "--config",
+            file.to_str().unwrap(),
+            "out/shop/alice/bob",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("publishes  in/shop/bob/alice/new"),
+        "{output:?}"
+    );
+    for reason in chat21_observer::policy::Refusal::ALL {
+        assert!(
+            readme().contains(&format!("`{reason}`")),
+            "{reason} is not explained"
+        );
+    }
+}
