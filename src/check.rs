@@ -251,6 +251,7 @@ async fn round_trip(
         ..config.router.clone()
     };
     let setup = Setup {
+        name: config.name.clone(),
         links: LinkSettings {
             session: Session::Clean,
             ..config.visitor_links("check-observer")
@@ -269,7 +270,7 @@ async fn round_trip(
         if tokio::time::timeout(PATIENCE, ready_rx).await.is_err() {
             return Err(LinkError::new(
                 crate::broker::Cause::TimedOut,
-                "an observer for the round trip did not get ready",
+                "what an observer sends to itself does not come back (a broker may grant a subscription and deliver nothing): may this user read and write everything, observer/# too?",
             ));
         }
         let mut user = Visitor::connect(links.clone(), Session::Clean).await?;

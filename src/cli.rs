@@ -189,6 +189,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         warn!(left = %humantime::format_duration(left), "the token ends soon: the broker will close the connection then");
     }
     let setup = daemon::Setup {
+        name: config.name.clone(),
         links: config.links()?,
         router: config.router.clone(),
         publishers: config.publishers,

@@ -1,26 +1,29 @@
 //! The observer at work: takes messages from the session's link, keeps the ledger, hands publishes to the publishing links and
 //! acknowledgements back. One task owns all of that state; it never waits for a link.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::broker::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
 use crate::forward::{Ack, Admission, LaneEnd, Ledger, Message, PublishId};
 use crate::http::{self, Health};
 use crate::id::MessageIds;
 use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
+use crate::message::Received;
 use crate::policy::Refusal;
-use crate::routing::Router;
+use crate::routing::{Publish, Router};
 use crate::telemetry::Stats;
 use crate::time::UnixMillis;
+use crate::topic::{TopicFilter, TopicName};
 
 /// Events handled before the ledger is asked what to do: enough to share the cost of a wake-up, few enough to stay prompt.
 const BATCH: usize = 64;
@@ -28,12 +31,18 @@ const BATCH: usize = 64;
 const TICK: Duration = Duration::from_millis(500);
 /// Limit for getting the DISCONNECTs out.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How long the session may be silent before the observer sends itself a message, to hear whether it still delivers.
+const LISTEN_EVERY: Duration = Duration::from_secs(30);
+/// How long that message may take.
+const LISTEN_FOR: Duration = Duration::from_secs(10);
 /// Publishes under way for each message under way: a direct message has two copies.
 const PUBLISHES_PER_MESSAGE: usize = 2;
 
 /// What an observer is made of.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// The public name: the observer sends messages to itself on `observer/{name}/probe/…`.
+    pub name: String,
     /// How its connections are made.
     pub links: LinkSettings,
     /// What it does with messages.
@@ -102,6 +111,7 @@ struct Observer {
     asked: crate::broker::Session,
     health: Health,
     stats: Stats,
+    probe_topic: TopicName,
 }
 
 struct Session {
@@ -109,6 +119,21 @@ struct Session {
     client: Client,
     connected: Connected,
     subscribed: bool,
+    hearing: Hearing,
+}
+
+/// Whether the session delivers. A granted SUBACK does not prove it: Mosquitto grants what a user may not read, and on RabbitMQ 3.10
+/// topics that are not UTF-8 take up the session's window for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    /// Nothing has come on this connection yet.
+    Unknown,
+    /// A message to ourselves is on its way, since then.
+    Listening(Instant),
+    /// A message came then.
+    Heard(Instant),
+    /// A message to ourselves has not come back; the last try was then.
+    Deaf(Instant),
 }
 
 struct Lane {
@@ -154,7 +179,9 @@ pub async fn run(
     };
     let window = usize::from(setup.links.window);
     let publish_window = window * PUBLISHES_PER_MESSAGE;
-    let filters = setup.router.layouts.filters();
+    let probe_topic = probe_topic(&setup.name, setup.links.client_id.reveal());
+    let mut filters = setup.router.layouts.filters();
+    filters.push(TopicFilter::parse(probe_topic.as_str()).expect("a topic name is a filter"));
     let asked = setup.links.session;
     let links_stop = CancellationToken::new();
     let links = Links::new(setup.links, health.clone(), links_stop.clone());
@@ -191,6 +218,7 @@ pub async fn run(
         asked,
         health,
         stats: Stats::default(),
+        probe_topic,
     };
     let ready = Some((
         ready,
@@ -213,6 +241,14 @@ pub async fn run(
             setup.drain_timeout,
         )
         .await
+}
+
+/// Where an observer sends messages to itself: a topic of its own, which does not give its client identifier away.
+fn probe_topic(name: &str, client_id: &str) -> TopicName {
+    let mut hasher = DefaultHasher::new();
+    client_id.hash(&mut hasher);
+    TopicName::parse(&format!("observer/{name}/probe/{:016x}", hasher.finish()))
+        .expect("a name is a topic level")
 }
 
 /// Stands in [`Ready`] until the broker has said something.
@@ -247,7 +283,10 @@ impl Observer {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
-                _ = tick.tick() => self.recycle_overdue(),
+                _ = tick.tick() => {
+                    self.recycle_overdue();
+                    self.listen();
+                }
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
                 () = inputs.stop.cancelled() => break,
             }
@@ -268,7 +307,7 @@ impl Observer {
             }
             self.act();
             if let Some(session) = &self.session
-                && session.subscribed
+                && matches!(session.hearing, Hearing::Heard(_))
                 && self.lanes.iter().all(Option::is_some)
                 && let Some((ready, said)) = ready.take()
             {
@@ -378,6 +417,7 @@ impl Observer {
                     client,
                     connected,
                     subscribed: false,
+                    hearing: Hearing::Unknown,
                 });
                 self.health
                     .set_session(Some("waiting for SUBACK".to_owned()));
@@ -389,8 +429,10 @@ impl Observer {
                     .filter(|session| session.connection == connection)
                 {
                     session.subscribed = true;
-                    self.health.set_session(None);
+                    self.health
+                        .set_session(Some("waiting for a message to ourselves".to_owned()));
                     info!("subscribed");
+                    self.listen();
                 }
             }
             SessionEvent::Down(error) => {
@@ -401,9 +443,62 @@ impl Observer {
         }
     }
 
+    /// Sends a message to ourselves when nothing has come for a while, and judges whether it came back. Only while nothing else is
+    /// under way: then it is the session that is silent, and not a publishing connection that is slow.
+    fn listen(&mut self) {
+        let (now, wall) = clock();
+        let Some(session) = self.session.as_mut().filter(|session| session.subscribed) else {
+            return;
+        };
+        if !self.lanes.iter().all(Option::is_some) || !self.ledger.is_empty() {
+            return;
+        }
+        session.hearing = match session.hearing {
+            Hearing::Unknown => Hearing::Listening(now),
+            Hearing::Heard(at) if now >= at + LISTEN_EVERY => Hearing::Listening(now),
+            Hearing::Deaf(at) if now >= at + LISTEN_EVERY => Hearing::Deaf(now),
+            Hearing::Listening(since) if now >= since + LISTEN_FOR => {
+                const DEAF: &str = "the session is subscribed, but what the observer sends to itself does not come back";
+                error!(
+                    "{DEAF}: may this user read and write everything, observer/# too? On RabbitMQ 3.10 topics that are not UTF-8 fill the session's window: delete its queue, or start once with --reset-session"
+                );
+                self.health.set_session(Some(DEAF.to_owned()));
+                session.hearing = Hearing::Deaf(now);
+                return;
+            }
+            Hearing::Listening(_) | Hearing::Heard(_) | Hearing::Deaf(_) => return,
+        };
+        let payload = Bytes::from(wall.as_millis().to_string());
+        let probe = Publish {
+            topic: self.probe_topic.clone(),
+            payload,
+            user_properties: vec![],
+        };
+        let received = Received::new(
+            Bytes::copy_from_slice(self.probe_topic.as_str().as_bytes()),
+            Bytes::new(),
+            false,
+        );
+        let message = Message {
+            received,
+            id: self.ids.next(wall),
+            fingerprint: 0,
+        };
+        // Refused, there is nobody to tell but the log.
+        self.ledger.insert(message, vec![probe], true, None);
+    }
+
     fn handle_message(&mut self, delivery: Delivery) {
-        let Some(session) = &self.session else { return };
-        let (_, wall) = clock();
+        let (now, wall) = clock();
+        let Some(session) = self.session.as_mut() else {
+            return;
+        };
+        if !matches!(session.hearing, Hearing::Heard(_)) && session.subscribed {
+            self.health.set_session(None);
+        }
+        if session.subscribed {
+            session.hearing = Hearing::Heard(now);
+        }
         let Delivery {
             received,
             packet_id,
@@ -426,6 +521,19 @@ impl Observer {
             }
             Some(Admission::New) | None => self.ids.next(wall),
         };
+        if received.topic == self.probe_topic.as_str() {
+            self.ledger.insert(
+                Message {
+                    received,
+                    id,
+                    fingerprint,
+                },
+                vec![],
+                false,
+                ack,
+            );
+            return;
+        }
         let plan = self.router.plan(&received, id, wall);
         match plan.refusal {
             Some(reason) => self.stats.refused(&received, reason),
@@ -473,6 +581,7 @@ impl Observer {
                     .handle_lane_up(lane, connected.receive_maximum.min(self.publish_window));
                 self.lanes[lane] = Some(Lane { client, recycle });
                 self.health.set_lane(lane, None);
+                self.listen();
             }
             LaneEvent::Down { lane, error } => {
                 let end = match error.cause {

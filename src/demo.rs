@@ -45,6 +45,7 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
     ]);
     let config = Config::load(&flags, &|_| None, None)?;
     let setup = Setup {
+        name: config.name.clone(),
         links: config.visitor_links("demo"),
         router: config.router.clone(),
         publishers: 1,

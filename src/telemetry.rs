@@ -82,7 +82,7 @@ impl Stats {
     /// The broker will not take a publish made of a message.
     pub fn publish_refused(&mut self, received: &Received, reason: Refusal, was_answer: bool) {
         if was_answer {
-            error!(%reason, "the broker does not take a notice or dead letter: may this user publish everywhere?");
+            error!(%reason, "the broker does not take a notice, a dead letter or a message to ourselves: may this user publish everywhere?");
         } else {
             // What is too large any user can cause; what is not permitted the operator has to mend.
             if reason == Refusal::Unauthorized {

@@ -166,7 +166,7 @@ pub(crate) fn fresh_app() -> String {
 
 /// An observer that can be stopped, killed and started again under the same identity.
 pub(crate) struct Observer {
-    args: Vec<String>,
+    pub(crate) args: Vec<String>,
     _state: TempDir,
     child: Option<Child>,
     log: PathBuf,

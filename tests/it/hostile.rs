@@ -432,3 +432,37 @@ fn retained(protocol: &str) {
     assert_eq!(scene.refused()["reason"], "not-json");
     scene.end();
 }
+
+/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed by `run` and by `check`'s advice, healed by
+/// `--reset-session`.
+#[test]
+fn a_wedged_session_of_rabbitmq3_is_healed_by_a_reset() {
+    let broker = Broker::Rabbit3;
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let topic = [
+        format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
+        b"\xff\xfe",
+        b"/outgoing",
+    ]
+    .concat();
+    let mut mallory = scene.mallory();
+    // As many as the test bed's window.
+    for _ in 0..520 {
+        mallory.publish_confirmed(&topic, b"{}").unwrap();
+    }
+    let honest = scene.to_bob();
+    scene.mallory().publish_confirmed(&honest, b"{}").unwrap();
+    assert_eq!(scene.bob.message(GLIMPSE), None, "wedged");
+    // A new connection does not help, and says so.
+    scene.observer.stop();
+    scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    scene
+        .observer
+        .wait_log("what the observer sends to itself does not come back");
+    scene.observer.stop();
+    scene.observer.args.push("--reset-session".to_owned());
+    scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    scene.observer.wait_ready();
+    scene.traffic_goes_on();
+}

@@ -65,13 +65,30 @@ impl Script {
             .expect("no publisher connects")
     }
 
-    /// A session that is connected and subscribed, and a lane.
+    /// A session that is connected and subscribed, and a lane; the observer has heard what it sends to itself.
     fn up(&self) -> (Peer, Peer) {
         let mut session = self.session();
         session.connack(false);
         session.suback();
         let mut lane = self.lane();
         lane.connack(false);
+        let (first, body) = lane.next();
+        let probe = parse_publish(first, &body);
+        assert!(
+            probe.topic().starts_with("observer/observer/probe/"),
+            "{probe:?}"
+        );
+        lane.confirm(&probe);
+        session
+            .wire
+            .send(&publish_packet(
+                &probe.topic,
+                &probe.payload,
+                Some(60_000),
+                false,
+            ))
+            .unwrap();
+        assert_eq!(session.ack(), 60_000);
         (session, lane)
     }
 }
@@ -135,9 +152,16 @@ impl Peer {
 
     /// The observer's next publish.
     fn publish(&mut self) -> Message {
-        let (first, body) = self.next();
-        assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
-        parse_publish(first, &body)
+        loop {
+            let (first, body) = self.next();
+            assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
+            let message = parse_publish(first, &body);
+            // What it sends to itself after a new connection of the session is not what is looked at.
+            if !message.topic.starts_with(b"observer/") {
+                return message;
+            }
+            self.confirm(&message);
+        }
     }
 
     fn confirm(&mut self, message: &Message) {
@@ -202,7 +226,9 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
     while let Ok(Some((first, body))) = lane.wire.read_packet(GLIMPSE) {
         let message = parse_publish(first, &body);
         lane.confirm(&message);
-        forwarded.push(text(&message).to_owned());
+        if !message.topic.starts_with(b"observer/") {
+            forwarded.push(text(&message).to_owned());
+        }
     }
     session.says_nothing();
     // The broker delivers again, under other packet identifiers.
@@ -373,26 +399,32 @@ fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
     let mut observer = script.observer(&["--dead-letter-topic", "dead"]);
     let (mut session, mut lane) = script.up();
     for n in 1..=20 {
-        session.deliver(n, if n == 10 { "poison" } else { "good" }, false);
+        let text = if n == 10 {
+            "poison".to_owned()
+        } else {
+            format!("good {n}")
+        };
+        session.deliver(n, &text, false);
     }
-    let (mut connections, mut topics) = (1, vec![]);
-    while topics.len() < 21 {
+    let (mut connections, mut topics, mut good) = (1, vec![], std::collections::BTreeSet::new());
+    while good.len() < 19 || topics.len() < 2 {
         match lane.wire.read_packet(PATIENCE) {
             Ok(Some((first, body))) if first & 0xf0 == 0x30 => {
                 let message = parse_publish(first, &body);
                 if message.payload == b"poison" {
                     // Like RabbitMQ on a refused publish: closed, without a word.
-                    lane = {
-                        drop(lane);
-                        let mut next = script.lane();
-                        next.connack(false);
-                        connections += 1;
-                        next
-                    };
+                    drop(lane);
+                    lane = script.lane();
+                    lane.connack(false);
+                    connections += 1;
                     continue;
                 }
                 lane.confirm(&message);
-                topics.push(message);
+                if message.payload.starts_with(b"good") {
+                    good.insert(message.payload);
+                } else {
+                    topics.push(message);
+                }
             }
             other => panic!("{other:?}"),
         }
@@ -666,6 +698,7 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
                 format!("rabbitmq.write:*/*/apps.{app}.users.u01.*"),
                 "rabbitmq.write:*/*/dead.*".to_owned(),
                 "rabbitmq.write:*/mqtt-*".to_owned(),
+                "rabbitmq.write:*/*/observer.*".to_owned(),
             ];
             observer.spawn(&[("OBSERVER_TOKEN", &crate::bed::scoped_token(&write))]);
         }
@@ -729,4 +762,24 @@ fn a_forward_rabbitmq4_refuses_is_set_aside() {
 #[test]
 fn a_forward_mosquitto_refuses_with_a_reason_is_set_aside() {
     a_forward_the_broker_refuses(Broker::Mosquitto, "5");
+}
+
+/// A session that grants and does not deliver: what a full window of undeliverable messages looks like on RabbitMQ 3.10.
+#[test]
+fn a_session_that_delivers_nothing_is_noticed_and_named() {
+    let script = Script::listen();
+    let observer = script.observer(&["--http-listen", "127.0.0.1:0"]);
+    let mut session = script.session();
+    session.connack(false);
+    session.suback();
+    let mut lane = script.lane();
+    lane.connack(false);
+    let (first, body) = lane.next();
+    lane.confirm(&parse_publish(first, &body));
+    observer.wait_log("what the observer sends to itself does not come back");
+    assert!(
+        observer.log().contains("--reset-session"),
+        "{}",
+        observer.log()
+    );
 }
