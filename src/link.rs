@@ -4,6 +4,7 @@
 //! slowly where somebody has to change something first. The session's link subscribes and receives; a lane publishes. Which
 //! messages are under way is the ledger's business: a link remembers nothing from one connection to the next.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -501,15 +502,21 @@ async fn run_session(
                 let since = Instant::now();
                 pioneered.send_replace(true);
                 let protocol = connected.protocol;
+                let silence = link.silence(&connected);
+                let progress = Progress::default();
                 let mut pump = SessionPump {
                     link: &link,
+                    progress: &progress,
                     events: &events,
                     filters: &filters,
                     read_ahead: &read_ahead,
                     number,
                     shed: 0,
                 };
-                let ended = pump.run(&mut connection, client, connected).await;
+                let ended = tokio::select! {
+                    ended = pump.run(&mut connection, client, connected) => ended,
+                    error = progress.stalled(silence) => Err(error),
+                };
                 lived = since.elapsed();
                 match ended {
                     Ok(()) => return,
@@ -538,9 +545,34 @@ async fn run_session(
     }
 }
 
+/// Counts events, so that a connection on which nothing happens any more is noticed without a timer for each of them.
+#[derive(Default)]
+struct Progress(AtomicU64);
+
+impl Progress {
+    fn made(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until there has been no event for `silence` (at most twice that). Safe to cancel.
+    async fn stalled(&self, silence: Duration) -> LinkError {
+        loop {
+            let before = self.0.load(Ordering::Relaxed);
+            tokio::time::sleep(silence).await;
+            if self.0.load(Ordering::Relaxed) == before {
+                return LinkError::new(
+                    Cause::TimedOut,
+                    "nothing came from the broker for three keep alives",
+                );
+            }
+        }
+    }
+}
+
 /// One connection of the session.
 struct SessionPump<'a> {
     link: &'a Link,
+    progress: &'a Progress,
     events: &'a mpsc::Sender<SessionEvent>,
     filters: &'a [TopicFilter],
     read_ahead: &'a Arc<Semaphore>,
@@ -556,7 +588,6 @@ impl SessionPump<'_> {
         client: Client,
         connected: Connected,
     ) -> Result<(), LinkError> {
-        let silence = self.link.silence(&connected);
         client
             .subscribe(self.filters)
             .map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
@@ -568,23 +599,18 @@ impl SessionPump<'_> {
         .await?;
         let mut subscribed = false;
         loop {
-            let event = match timeout(silence, connection.next()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) if error.cause == Cause::Closed && !subscribed => {
+            let event = match connection.next().await {
+                Ok(event) => event,
+                Err(error) if error.cause == Cause::Closed && !subscribed => {
                     // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
                     return Err(LinkError::new(
                         Cause::NotAuthorized,
                         "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
                     ));
                 }
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    return Err(LinkError::new(
-                        Cause::TimedOut,
-                        "nothing came from the broker for three keep alives",
-                    ));
-                }
+                Err(error) => return Err(error),
             };
+            self.progress.made();
             match event {
                 Event::Message(delivery) => self.pass_on(delivery).await?,
                 Event::Subscribed(granted) => {
@@ -620,12 +646,14 @@ impl SessionPump<'_> {
         }
         let kib = (delivery.received.payload.len() >> 10) + 1;
         let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
-        let share = self
-            .read_ahead
-            .clone()
-            .acquire_many_owned(kib)
-            .await
-            .expect("the semaphore is never closed");
+        let share = loop {
+            let share = self.read_ahead.clone().acquire_many_owned(kib);
+            match timeout(Duration::from_secs(1), share).await {
+                Ok(share) => break share.expect("the semaphore is never closed"),
+                // It is the daemon that is slow, not the broker.
+                Err(_) => self.progress.made(),
+            }
+        };
         self.report(SessionEvent::Message(delivery, share)).await
     }
 
@@ -692,6 +720,7 @@ async fn run_lane(
                 let since = Instant::now();
                 let recycle = CancellationToken::new();
                 let silence = link.silence(&connected);
+                let progress = Progress::default();
                 let up = LaneEvent::Up {
                     lane,
                     client,
@@ -702,7 +731,8 @@ async fn run_lane(
                     return;
                 }
                 let ended = tokio::select! {
-                    ended = pump_lane(silence, &mut connection, lane, &events) => ended,
+                    ended = pump_lane(&progress, &mut connection, lane, &events) => ended,
+                    error = progress.stalled(silence) => Err(error),
                     () = recycle.cancelled() => Err(LinkError::new(Cause::TimedOut, "a publish was not confirmed in time")),
                 };
                 lived = since.elapsed();
@@ -733,21 +763,14 @@ async fn run_lane(
 
 /// One publishing connection, until it fails, or our DISCONNECT is out.
 async fn pump_lane(
-    silence: Duration,
+    progress: &Progress,
     connection: &mut Connection,
     lane: usize,
     events: &mpsc::Sender<LaneEvent>,
 ) -> Result<(), LinkError> {
     loop {
-        let event = match timeout(silence, connection.next()).await {
-            Ok(event) => event?,
-            Err(_) => {
-                return Err(LinkError::new(
-                    Cause::TimedOut,
-                    "nothing came from the broker for three keep alives",
-                ));
-            }
-        };
+        let event = connection.next().await?;
+        progress.made();
         match event {
             Event::Confirmed { token, outcome } => {
                 let confirmed = LaneEvent::Confirmed {

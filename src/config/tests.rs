@@ -229,7 +229,7 @@ fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
         )
         .unwrap_err(),
         [
-            "layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+            "--layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
         ]
     );
     let unknown = format!("{file}sendercopy = true\n");
