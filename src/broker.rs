@@ -334,6 +334,18 @@ impl Client {
         if sent { Ok(()) } else { Err(SubmitError::Gone) }
     }
 
+    /// Gives a subscription up. Nothing answers; a filter that was not subscribed to does no harm.
+    ///
+    /// # Errors
+    /// [`SubmitError::Gone`], if there is no connection any more.
+    pub fn unsubscribe(&self, filter: &TopicFilter) -> Result<(), SubmitError> {
+        let sent = match &self.kind {
+            ClientKind::V4(client) => client.try_unsubscribe(filter.as_str()).is_ok(),
+            ClientKind::V5(client) => client.try_unsubscribe(filter.as_str()).is_ok(),
+        };
+        if sent { Ok(()) } else { Err(SubmitError::Gone) }
+    }
+
     /// Publishes at QoS 1; answered by [`Event::Confirmed`] with the same token.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
-use crate::forward::{Ack, Admission, LaneEnd, Ledger, Message, PublishId};
+use crate::forward::{Ack, Admission, FailedWhat, LaneEnd, Ledger, Message, PublishId};
 use crate::http::{self, Health};
 use crate::id::MessageIds;
 use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
@@ -195,7 +195,8 @@ pub async fn run(
     let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
     // A lane has as many confirmations as publishes under way.
     let (lane_tx, lane_rx) = mpsc::channel(publish_window.max(BATCH));
-    let session = links.session(filters.clone(), session_tx);
+    let retired = setup.router.layouts.retired_filters();
+    let session = links.session(filters.clone(), retired, session_tx);
     tasks.spawn(async move {
         session.await;
         "session"
@@ -388,7 +389,10 @@ impl Observer {
     /// What comes while stopping. Returns how many messages were left to the broker.
     fn discard(&mut self, event: SessionEvent) -> usize {
         match event {
-            SessionEvent::Message(delivery, _) => usize::from(delivery.packet_id.is_some()),
+            SessionEvent::Message(delivery, _) => {
+                let is_ours = delivery.received.topic == self.probe_topic.as_str();
+                usize::from(delivery.packet_id.is_some() && !is_ours)
+            }
             SessionEvent::Up { .. } | SessionEvent::Subscribed { .. } | SessionEvent::Down(_) => {
                 self.handle_session(event);
                 0
@@ -451,6 +455,10 @@ impl Observer {
             return;
         };
         if !self.lanes.iter().all(Option::is_some) || !self.ledger.is_empty() {
+            if matches!(session.hearing, Hearing::Listening(_)) {
+                // It counts from when the broker has it.
+                session.hearing = Hearing::Listening(now);
+            }
             return;
         }
         session.hearing = match session.hearing {
@@ -577,8 +585,10 @@ impl Observer {
                 recycle,
             } => {
                 debug!(lane, "publisher connected");
+                // One less than the broker takes: rumqttc stops reading our requests at its limit, a DISCONNECT among them.
+                let takes = connected.receive_maximum.saturating_sub(1).max(1);
                 self.ledger
-                    .handle_lane_up(lane, connected.receive_maximum.min(self.publish_window));
+                    .handle_lane_up(lane, takes.min(self.publish_window));
                 self.lanes[lane] = Some(Lane { client, recycle });
                 self.health.set_lane(lane, None);
                 self.listen();
@@ -637,13 +647,14 @@ impl Observer {
                 break;
             };
             self.stats
-                .publish_refused(&failed.received, failed.refusal, failed.was_answer);
-            let publishes = if failed.was_answer {
-                vec![]
-            } else {
-                self.router
-                    .refuse(&failed.received, failed.refusal, wall)
-                    .publishes
+                .publish_refused(&failed.received, failed.refusal, failed.what);
+            let publishes = match failed.what {
+                FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
+                FailedWhat::Copy => {
+                    self.router
+                        .refuse(&failed.received, failed.refusal, wall)
+                        .publishes
+                }
             };
             self.ledger.resolve(failed, publishes);
         }

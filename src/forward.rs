@@ -27,7 +27,7 @@ const PATIENCE: u8 = 30;
 /// Publishes kept per message of the window, before no more messages are taken: a direct message has two, QoS 0 has no window.
 const QUEUED_PER_MESSAGE: usize = 4;
 
-/// Payload bytes of messages under way, before no more are taken.
+/// Payload bytes of messages under way and their copies, before no more are taken.
 const BYTES_UNDER_WAY: usize = 64 << 20;
 
 /// Payload bytes one lane has under way at a time: on a slow line a longer queue would be taken for an overdue confirmation.
@@ -106,8 +106,19 @@ pub struct Failed {
     pub refusal: Refusal,
     /// The message it was made of.
     pub received: Received,
-    /// Whether it was itself a notice or a dead letter: then there is nothing more to tell anybody.
-    pub was_answer: bool,
+    /// What it was.
+    pub what: FailedWhat,
+}
+
+/// What a refused publish was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedWhat {
+    /// The first copy of a message that is refused: its sender is to be told.
+    Copy,
+    /// Another copy of the same message: he has been told.
+    FurtherCopy,
+    /// A notice or a dead letter: there is nothing more to tell anybody.
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +138,8 @@ struct Entry {
     fingerprint: u64,
     outstanding: usize,
     standing: Standing,
+    /// A copy of it was refused.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -180,7 +193,7 @@ pub struct Ledger {
     /// What the broker may deliver again, from earlier connections, in the order it was delivered before. Redeliveries come
     /// before anything else, so the first message that is none of these ends it.
     expected: VecDeque<Expected>,
-    /// Payload bytes of all entries.
+    /// Payload bytes of all entries and of what is made of them.
     bytes: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
@@ -302,6 +315,7 @@ impl Ledger {
             fingerprint,
             outstanding: 0,
             standing,
+            failed: false,
         });
         if ack.is_some() {
             self.arrived.push_back(key);
@@ -315,6 +329,7 @@ impl Ledger {
         self.entries[key].outstanding += publishes.len();
         for publish in publishes {
             let lane = self.lane_of(publish.topic.as_str());
+            self.bytes += publish.payload.len();
             self.lanes[lane].slots.push_back(Slot {
                 entry: key,
                 publish,
@@ -426,13 +441,22 @@ impl Ledger {
 
     /// The broker will not take a publish: [`Ledger::poll_failed`] hands it out, and the message waits for its answer.
     pub fn handle_refused(&mut self, id: PublishId, refusal: Refusal) {
-        if let Some((entry, was_answer)) = self.finish(id) {
-            let received = self.entries[entry].received.clone();
+        if let Some((entry, is_answer)) = self.finish(id) {
+            let Entry {
+                received, failed, ..
+            } = &mut self.entries[entry];
+            let what = match (is_answer, *failed) {
+                (true, _) => FailedWhat::Answer,
+                (false, true) => FailedWhat::FurtherCopy,
+                (false, false) => FailedWhat::Copy,
+            };
+            *failed |= !is_answer;
+            let received = received.clone();
             self.failed.push_back(Failed {
                 entry,
                 refusal,
                 received,
-                was_answer,
+                what,
             });
         }
     }
@@ -444,6 +468,7 @@ impl Ledger {
         let offset = usize::try_from(id.sequence.checked_sub(lane.first)?).ok()?;
         let slot = lane.slots.get_mut(offset).filter(|slot| !slot.done)?;
         slot.done = true;
+        self.bytes -= slot.publish.payload.len();
         let found = (slot.entry, slot.is_answer);
         if slot.sent.is_some() {
             lane.in_flight -= 1;

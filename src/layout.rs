@@ -650,6 +650,23 @@ impl Layouts {
         filters
     }
 
+    /// The filters of all built-in layouts, for every app, that are not among these: an earlier run with other settings may have left
+    /// them in the session.
+    pub fn retired_filters(&self) -> Vec<TopicFilter> {
+        let built_in = Layout::BUILT_IN
+            .iter()
+            .filter_map(|name| Layout::built_in(name))
+            .flatten()
+            .collect();
+        let all = Self::new(built_in, vec![], &[])
+            .expect("the built-in layouts are sound")
+            .filters();
+        let current = self.filters();
+        all.into_iter()
+            .filter(|filter| !current.contains(filter))
+            .collect()
+    }
+
     /// The layout into whose inboxes a topic leads, if it is one the observer writes to.
     pub fn inbox_layout(&self, topic: &str) -> Option<&Layout> {
         self.layouts

@@ -39,6 +39,8 @@ const SHED_QOS_0_AT: usize = 2_000;
 const KIB_READ_AHEAD: usize = 64 << 10;
 /// What the session's link may report before the daemon takes it: a message for each packet identifier there is, and some words.
 pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
+/// Connections spent on getting past packets that one version of MQTT cannot read, before it is tried slowly.
+const UNDECODABLE_TRIES: u32 = 10;
 /// Keep alives without any event, pings included, after which a connection counts as dead: rumqttc can hang in a write.
 const SILENT_KEEP_ALIVES: u32 = 3;
 
@@ -229,6 +231,10 @@ struct Link {
     backoff: Backoff,
     slow: Backoff,
     short_lives: u32,
+    /// Connections that ended on a packet that could not be read, with no long one since.
+    undecodable: u32,
+    /// The same for a SUBSCRIBE that was answered by closing.
+    closed_on_subscribe: u32,
     health: Health,
     stop: CancellationToken,
 }
@@ -249,7 +255,12 @@ impl Link {
             session: self.session,
             keep_alive: self.settings.keep_alive,
             connect_timeout: self.settings.connect_timeout,
-            receive_maximum: self.settings.window,
+            // What cannot be read is looked for one message at a time, so that those before it are acknowledged.
+            receive_maximum: if self.undecodable > 0 {
+                1
+            } else {
+                self.settings.window
+            },
             publish_window: self.publish_window,
         };
         let (mut client, mut connection) = broker::open(&options);
@@ -299,6 +310,14 @@ impl Link {
         attempt.map_err(|error| self.explain(error))
     }
 
+    /// Connects, unless the link is to stop: then there is no result.
+    async fn attempt(&self) -> Option<Result<(Client, Connection, Connected), LinkError>> {
+        tokio::select! {
+            attempt = self.connect_in_some_version() => Some(attempt),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
     /// Adds what we know and the broker does not say: a refused token that has expired, for one.
     fn explain(&self, error: LinkError) -> LinkError {
         match error.cause {
@@ -333,7 +352,10 @@ impl Link {
         if lived >= PROVED_GOOD {
             self.backoff.reset();
             self.slow.reset();
+            self.undecodable = 0;
+            self.closed_on_subscribe = 0;
         }
+        self.undecodable += u32::from(error.cause == Cause::Undecodable);
         let short = !lived.is_zero() && lived < SUSPICIOUSLY_SHORT;
         self.short_lives = if short && error.cause == Cause::Closed {
             self.short_lives + 1
@@ -351,7 +373,7 @@ impl Link {
         // A token that was refused for its age, and has been renewed since, is worth trying at once.
         let renewed =
             error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
-        let permanent = error.is_permanent() && !renewed;
+        let permanent = (error.is_permanent() && !renewed) || self.undecodable > UNDECODABLE_TRIES;
         let delay = if fight || permanent {
             self.slow.next(jitter())
         } else if !self.is_session() && (1..=QUICK_RETRIES).contains(&self.short_lives) {
@@ -421,20 +443,24 @@ impl Links {
             backoff: Backoff::new(RETRY.0, RETRY.1),
             slow: Backoff::new(SLOW_RETRY.0, SLOW_RETRY.1),
             short_lives: 0,
+            undecodable: 0,
+            closed_on_subscribe: 0,
             health: self.health.clone(),
             stop: self.stop.clone(),
         }
     }
 
-    /// The session's link: runs until the observer stops.
+    /// The session's link: runs until the observer stops. It subscribes to `filters`; `retired` are filters that an earlier run
+    /// with other settings may have left in the session.
     pub fn session(
         &self,
         filters: Vec<TopicFilter>,
+        retired: Vec<TopicFilter>,
         events: mpsc::Sender<SessionEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let link = self.link(self.settings.client_id.clone(), self.settings.session, 0);
         let pioneered = self.pioneered.clone();
-        run_session(link, filters, events, pioneered).instrument(info_span!("session"))
+        run_session(link, filters, retired, events, pioneered).instrument(info_span!("session"))
     }
 
     /// A publishing link: runs until the observer stops.
@@ -484,15 +510,15 @@ impl Links {
 async fn run_session(
     mut link: Link,
     filters: Vec<TopicFilter>,
+    retired: Vec<TopicFilter>,
     events: mpsc::Sender<SessionEvent>,
     pioneered: watch::Sender<bool>,
 ) {
     let mut number = 0;
     let read_ahead = Arc::new(Semaphore::new(KIB_READ_AHEAD));
     loop {
-        let attempt = tokio::select! {
-            attempt = link.connect_in_some_version() => attempt,
-            () = link.stop.cancelled() => return,
+        let Some(attempt) = link.attempt().await else {
+            return;
         };
         let mut lived = Duration::ZERO;
         let error = match attempt {
@@ -509,6 +535,7 @@ async fn run_session(
                     progress: &progress,
                     events: &events,
                     filters: &filters,
+                    retired: &retired,
                     read_ahead: &read_ahead,
                     number,
                     shed: 0,
@@ -521,12 +548,29 @@ async fn run_session(
                 match ended {
                     Ok(()) => return,
                     Err(error) if error.cause == Cause::Undecodable => {
-                        let remedy = if link.chooser.undecodable(protocol) {
-                            "switching to the other version"
-                        } else {
-                            "use --protocol auto"
+                        let remedy = match link.chooser.undecodable(protocol) {
+                            _ if link.undecodable > UNDECODABLE_TRIES => {
+                                "neither version gets past it: start once with --reset-session, which discards what waits"
+                            }
+                            true => "switching to the other version",
+                            false => {
+                                "use --protocol auto, or start once with --reset-session, which discards what waits"
+                            }
                         };
                         LinkError::new(error.cause, format!("{}: {remedy}", error.text))
+                    }
+                    Err(error)
+                        if error.cause == Cause::NotAuthorized
+                            && error.text == CLOSED_ON_SUBSCRIBE =>
+                    {
+                        link.closed_on_subscribe += 1;
+                        // Once can be a broker that is just going down.
+                        let cause = if link.closed_on_subscribe > 1 {
+                            Cause::NotAuthorized
+                        } else {
+                            Cause::Unavailable
+                        };
+                        link.explain(LinkError::new(cause, error.text))
                     }
                     Err(error) => link.explain(error),
                 }
@@ -569,12 +613,16 @@ impl Progress {
     }
 }
 
+const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
+
 /// One connection of the session.
 struct SessionPump<'a> {
     link: &'a Link,
     progress: &'a Progress,
     events: &'a mpsc::Sender<SessionEvent>,
     filters: &'a [TopicFilter],
+    /// Filters an earlier run may have left in the session.
+    retired: &'a [TopicFilter],
     read_ahead: &'a Arc<Semaphore>,
     number: u64,
     shed: u64,
@@ -588,6 +636,14 @@ impl SessionPump<'_> {
         client: Client,
         connected: Connected,
     ) -> Result<(), LinkError> {
+        if self.number == 1 && connected.session_present {
+            // A session outlives the settings it was made with.
+            for filter in self.retired {
+                client.unsubscribe(filter).map_err(|_| {
+                    LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE")
+                })?;
+            }
+        }
         client
             .subscribe(self.filters)
             .map_err(|_| LinkError::new(Cause::Closed, "the connection closed before SUBSCRIBE"))?;
@@ -603,10 +659,7 @@ impl SessionPump<'_> {
                 Ok(event) => event,
                 Err(error) if error.cause == Cause::Closed && !subscribed => {
                     // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
-                    return Err(LinkError::new(
-                        Cause::NotAuthorized,
-                        "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
-                    ));
+                    return Err(LinkError::new(Cause::NotAuthorized, CLOSED_ON_SUBSCRIBE));
                 }
                 Err(error) => return Err(error),
             };
@@ -709,9 +762,8 @@ async fn run_lane(
         () = link.stop.cancelled() => return,
     }
     loop {
-        let attempt = tokio::select! {
-            attempt = link.connect_in_some_version() => attempt,
-            () = link.stop.cancelled() => return,
+        let Some(attempt) = link.attempt().await else {
+            return;
         };
         let mut lived = Duration::ZERO;
         let error = match attempt {

@@ -6,18 +6,22 @@ use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
+use crate::forward::FailedWhat;
 use crate::id::MessageId;
 use crate::message::Received;
 use crate::policy::Refusal;
 
 /// Sets the log up, on standard error. `level` is a level or a tracing filter; a second call changes nothing.
 ///
-/// The log of the embedded broker and of the client crate is kept to errors, unless the filter names them: they write addresses
-/// and topics.
+/// The embedded broker and the client crate are silenced, unless the filter names them: they write whole packets, payloads too.
 pub fn init(format: LogFormat, level: &str) {
-    let quiet = format!("{level},rumqttc=error,rumqttd=off,hyper=error,tungstenite=error");
-    let named = level.contains('=');
-    let filter = EnvFilter::try_new(if named { level } else { &quiet }).unwrap_or_default();
+    let quiet = ["rumqttc", "rumqttd", "hyper", "tungstenite"]
+        .into_iter()
+        .filter(|name| !level.contains(name));
+    let filter: String = std::iter::once(level.to_owned())
+        .chain(quiet.map(|name| format!(",{name}=off")))
+        .collect();
+    let filter = EnvFilter::try_new(filter).unwrap_or_default();
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -80,17 +84,24 @@ impl Stats {
     }
 
     /// The broker will not take a publish made of a message.
-    pub fn publish_refused(&mut self, received: &Received, reason: Refusal, was_answer: bool) {
-        if was_answer {
-            error!(%reason, "the broker does not take a notice, a dead letter or a message to ourselves: may this user publish everywhere?");
-        } else {
+    pub fn publish_refused(&mut self, received: &Received, reason: Refusal, what: FailedWhat) {
+        match (what, reason) {
+            (FailedWhat::FurtherCopy, _) => {}
             // What is too large any user can cause; what is not permitted the operator has to mend.
-            if reason == Refusal::Unauthorized {
-                error!(
-                    "the broker does not take a message that was forwarded: may this user publish into every inbox?"
-                );
+            (FailedWhat::Answer, Refusal::TooLarge) => {
+                debug!("a dead letter is larger than the broker takes: it is lost")
             }
-            self.refused(received, reason);
+            (FailedWhat::Answer, _) => {
+                error!(%reason, "the broker does not take a notice, a dead letter or a message to ourselves: may this user publish everywhere?");
+            }
+            (FailedWhat::Copy, _) => {
+                if reason == Refusal::Unauthorized {
+                    error!(
+                        "the broker does not take a message that was forwarded: may this user publish into every inbox?"
+                    );
+                }
+                self.refused(received, reason);
+            }
         }
     }
 

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use crate::time::UnixMillis;
 
 /// What of a token matters to whoever logs in with it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Claims {
-    /// When it ends, in seconds since 1970.
-    pub exp: Option<u64>,
+    /// When it ends, in seconds since 1970; fractions are allowed (RFC 7519, NumericDate).
+    pub exp: Option<f64>,
     /// Whom it is for.
     pub sub: Option<String>,
 }
@@ -27,14 +27,13 @@ pub fn peek(token: &str) -> Option<Claims> {
 impl Claims {
     /// How long the token is still good at `now`, or how long ago it ended. `None`, if it never ends.
     pub fn remaining(&self, now: UnixMillis) -> Option<Result<Duration, Duration>> {
-        let now = now.as_millis() / 1000;
-        self.exp.map(|exp| {
-            if exp > now {
-                Ok(Duration::from_secs(exp - now))
-            } else {
-                Err(Duration::from_secs(now - exp))
-            }
-        })
+        let now = Duration::from_secs(now.as_millis() / 1000);
+        let end = Duration::try_from_secs_f64(self.exp?.trunc()).unwrap_or(Duration::ZERO);
+        Some(
+            end.checked_sub(now)
+                .filter(|left| !left.is_zero())
+                .ok_or_else(|| now.saturating_sub(end)),
+        )
     }
 }
 
@@ -48,7 +47,7 @@ mod tests {
         let token =
             |claims| encode(&Header::default(), &claims, &EncodingKey::from_secret(b"x")).unwrap();
         let claims = peek(&token(
-            serde_json::json!({"exp": 1_000, "sub": "observer", "scope": ["a"]}),
+            serde_json::json!({"exp": 1_000.5, "sub": "observer", "scope": ["a"]}),
         ))
         .unwrap();
         assert_eq!(claims.sub.as_deref(), Some("observer"));

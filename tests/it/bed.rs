@@ -74,6 +74,23 @@ impl Broker {
         }
     }
 
+    /// RabbitMQ's memory alarm.
+    pub(crate) fn alarm(self, on: bool) {
+        let mark = if on { "1MB" } else { "2GB" };
+        let args = [
+            "ctl",
+            self.name(),
+            "set_vm_memory_high_watermark",
+            "absolute",
+            mark,
+        ];
+        let status = Command::new(root().join("scripts/brokers"))
+            .args(args)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
     /// `scripts/brokers COMMAND NAME`.
     pub(crate) fn control(self, command: &str) {
         let status = Command::new(root().join("scripts/brokers"))

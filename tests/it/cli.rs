@@ -370,12 +370,14 @@ fn health_follows_the_broker() {
 /// The first of the two commands a newcomer types: nothing installed, the conversation is printed, and it stays up.
 #[test]
 fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
-    let mut demo = binary()
-        .args(["demo", "--port", "0"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut demo = KillOnDrop(
+        binary()
+            .args(["demo", "--port", "0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     let mut seen = vec![];
     let subscribe = loop {
         let line = lines
@@ -423,10 +425,20 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
     );
     subscriber.wait().unwrap();
     Command::new("kill")
-        .args(["-INT", &demo.id().to_string()])
+        .args(["-INT", &demo.0.id().to_string()])
         .status()
         .unwrap();
-    assert!(demo.wait().unwrap().success());
+    assert!(demo.0.wait().unwrap().success());
+}
+
+/// A process that does not outlive a failed test.
+struct KillOnDrop(std::process::Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A line as a user pastes it, with the mosquitto clients of the test bed.

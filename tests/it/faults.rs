@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::bed::{Broker, Observer, fresh_app};
 use crate::load::{Load, Path, Plan, users};
+use crate::wire::Wire;
 
 fn plan(broker: Broker, app: &str, rate: u32) -> Plan {
     Plan {
@@ -118,5 +119,79 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
     assert_eq!(
         (account.arrived, account.duplicates, account.out_of_order),
         (expected, 0, 0)
+    );
+}
+
+/// RabbitMQ under a memory alarm stops reading and confirming: nothing is lost, nothing is taken for refused, and it goes on after.
+fn a_memory_alarm_is_waited_out(broker: Broker) {
+    let _exclusive = broker.exclusive();
+    let app = fresh_app();
+    let mut observer =
+        Observer::start(broker, &app, &["--ack-timeout", "3s", "--keep-alive", "5s"]);
+    let load = Load::start(plan(broker, &app, 100));
+    load.wait_arrived(load.expected() / 4);
+    broker.alarm(true);
+    // The alarm has to last longer than the limits.
+    std::thread::sleep(Duration::from_secs(12));
+    broker.alarm(false);
+    let expected = load.expected();
+    let account = load.finish();
+    println!(
+        "{broker:?}: {} arrived over an alarm, {} of them twice",
+        account.arrived, account.duplicates
+    );
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+    let (status, log) = observer.stop();
+    assert!(status.success() && log.contains("refused=0"), "{log}");
+}
+
+#[test]
+fn a_memory_alarm_is_waited_out_on_rabbitmq3() {
+    a_memory_alarm_is_waited_out(Broker::Rabbit3);
+}
+
+#[test]
+fn a_memory_alarm_is_waited_out_on_rabbitmq4() {
+    a_memory_alarm_is_waited_out(Broker::Rabbit4);
+}
+
+/// A session outlives the settings it was made with: filters of an earlier run must not deliver everything twice.
+#[test]
+fn other_settings_leave_no_old_filters_in_the_session() {
+    let broker = Broker::Mosquitto;
+    let _exclusive = broker.exclusive();
+    let app = fresh_app();
+    let mut observer = Observer::start(broker, &app, &["--protocol", "5"]);
+    observer.stop();
+    let with_app = observer.args.clone();
+    let at = with_app.iter().position(|arg| arg == "--app").unwrap();
+    observer.args.drain(at..at + 2);
+    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    observer.wait_ready();
+    observer.stop();
+    observer.args = with_app;
+    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    observer.wait_ready();
+    assert!(
+        observer.ready.contains("session resumed"),
+        "{}",
+        observer.ready
+    );
+    let mut user = Wire::connect(
+        broker.port("MQTT"),
+        &format!("{app}-u00"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
+    user.subscribe(&[&format!("apps/{app}/users/u00/#")])
+        .unwrap();
+    user.publish_confirmed(Path::Chat21.outgoing(&app, "u00", "u00"), b"{}")
+        .unwrap();
+    assert!(user.message(Duration::from_secs(20)).is_some());
+    assert_eq!(
+        user.message(Duration::from_secs(1)),
+        None,
+        "it is delivered twice"
     );
 }

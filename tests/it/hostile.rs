@@ -326,6 +326,40 @@ fn a_property_that_is_not_utf8_stops_nothing() {
     );
 }
 
+/// Both at once, one right behind the other: neither version of MQTT can read both, so they are got past one at a time.
+#[test]
+fn a_topic_and_a_property_that_are_not_utf8_side_by_side_stop_nothing() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let mut scene = Scene::set(broker, &[]);
+    let login = broker.login(&scene.app, "u00");
+    let good = scene.to_bob();
+    let bad = [
+        format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
+        b"\xff",
+        b"/outgoing",
+    ]
+    .concat();
+    let mut mallory = scene.mallory();
+    let (status, _) = scene.observer.stop();
+    assert!(status.success());
+    mallory.publish_confirmed(&bad, b"{}").unwrap();
+    crate::wire::publish_v5(
+        broker.port("MQTT"),
+        &login,
+        good.as_bytes(),
+        &[0x26, 0, 1, b'k', 0, 2, 0xff, 0xfe],
+        br#"{"text":"poison"}"#,
+    );
+    scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    assert_eq!(scene.refused()["reason"], "malformed-topic");
+    assert_eq!(
+        scene.bob.message(PATIENCE).unwrap().json()["text"],
+        "poison"
+    );
+    scene.traffic_goes_on();
+}
+
 /// The longest topics a user can send, with a dead letter that repeats them.
 #[test]
 fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
@@ -433,8 +467,7 @@ fn retained(protocol: &str) {
     scene.end();
 }
 
-/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed by `run` and by `check`'s advice, healed by
-/// `--reset-session`.
+/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed and named by `run`, healed by `--reset-session`.
 #[test]
 fn a_wedged_session_of_rabbitmq3_is_healed_by_a_reset() {
     let broker = Broker::Rabbit3;

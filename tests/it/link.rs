@@ -768,7 +768,10 @@ fn a_forward_mosquitto_refuses_with_a_reason_is_set_aside() {
 #[test]
 fn a_session_that_delivers_nothing_is_noticed_and_named() {
     let script = Script::listen();
-    let observer = script.observer(&["--http-listen", "127.0.0.1:0"]);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = free.local_addr().unwrap().to_string();
+    drop(free);
+    let observer = script.observer(&["--http-listen", &health]);
     let mut session = script.session();
     session.connack(false);
     session.suback();
@@ -781,5 +784,14 @@ fn a_session_that_delivers_nothing_is_noticed_and_named() {
         observer.log().contains("--reset-session"),
         "{}",
         observer.log()
+    );
+    let asked = crate::bed::binary()
+        .args(["health", "--http-listen", &health])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(asked.stderr).unwrap();
+    assert!(
+        !asked.status.success() && said.contains("does not come back"),
+        "{said}"
     );
 }

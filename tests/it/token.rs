@@ -129,7 +129,7 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     let app = fresh_app();
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("token");
-    std::fs::write(&file, format!("{}\n", service_token(6))).unwrap();
+    std::fs::write(&file, format!("{}\n", service_token(20))).unwrap();
     let mut observer = Observer::prepare(&[
         "--broker",
         &broker.url(false),

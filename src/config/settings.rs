@@ -1,0 +1,236 @@
+//! The table of settings: each is a flag, a variable and a key of the file, with one name, one default and one explanation.
+
+/// What a setting takes on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// One value, shown by this name.
+    Value(&'static str),
+    /// A list: the flag may be repeated, values are separated by commas.
+    List(&'static str),
+    /// Nothing: present or not (`true` or `false` elsewhere).
+    Switch,
+}
+
+/// One setting: its flag is `--name`, its variable `OBSERVER_NAME`, its key in the file `name`.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name, in kebab case.
+    pub name: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+    /// What holds without it; empty for nothing.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+const fn value(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        takes: Takes::Value(value),
+        default,
+        help,
+    }
+}
+
+const fn list(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        takes: Takes::List(value),
+        default,
+        help,
+    }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> Setting {
+    Setting {
+        name,
+        takes: Takes::Switch,
+        default: "false",
+        help,
+    }
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    value(
+        "broker",
+        "URL",
+        "mqtt://localhost:1883",
+        "the broker: mqtt://, mqtts://, ws:// or wss://[USER@]HOST[:PORT][/PATH]",
+    ),
+    value(
+        "protocol",
+        "VERSION",
+        "auto",
+        "auto, 5 or 3.1.1; auto takes the newest the broker speaks",
+    ),
+    value(
+        "username",
+        "NAME",
+        "",
+        "user to log in as; \"JWT\" if only a token is given",
+    ),
+    value(
+        "password",
+        "TEXT",
+        "",
+        "its password; others can see it in the process list: prefer the variable or --password-file",
+    ),
+    value(
+        "password-file",
+        "FILE",
+        "",
+        "file that holds the password, read anew for each connection",
+    ),
+    value(
+        "token",
+        "JWT",
+        "",
+        "token to log in with, as the password; prefer the variable or --token-file",
+    ),
+    value(
+        "token-file",
+        "FILE",
+        "",
+        "file that holds the token, read anew for each connection",
+    ),
+    value(
+        "ca-file",
+        "FILE",
+        "",
+        "certificates (PEM) to trust instead of the system's",
+    ),
+    value(
+        "client-cert",
+        "FILE",
+        "",
+        "certificate chain (PEM) to show to the broker",
+    ),
+    value(
+        "client-key",
+        "FILE",
+        "",
+        "private key (PEM) of --client-cert",
+    ),
+    switch(
+        "tls-insecure",
+        "accept any certificate: whoever is on the way can read and change everything",
+    ),
+    value(
+        "proxy",
+        "URL",
+        "",
+        "HTTP proxy to connect through: http://[USER:PASSWORD@]HOST:PORT",
+    ),
+    value("name", "NAME", "observer", "public name of this observer"),
+    value(
+        "client-id",
+        "ID",
+        "",
+        "MQTT client identifier; made up and kept secret if not given: who knows it can take the session over",
+    ),
+    value(
+        "state-dir",
+        "DIR",
+        "",
+        "where the client identifier is kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state",
+    ),
+    list("app", "APP", "", "serve these apps only"),
+    list(
+        "layouts",
+        "NAME",
+        "inbox,chat21,chat21-v1",
+        "built-in layouts to serve; those of the file come on top",
+    ),
+    value(
+        "broker-kind",
+        "KIND",
+        "any",
+        "any, or rabbitmq: refuse identifiers that RabbitMQ cannot carry (\".\", over 255 bytes)",
+    ),
+    value(
+        "max-payload",
+        "SIZE",
+        "1MiB",
+        "largest payload forwarded; a larger one is refused as too-large",
+    ),
+    value(
+        "dead-letter-topic",
+        "TOPIC",
+        "",
+        "publish every refused message there, with the reason",
+    ),
+    value(
+        "window",
+        "N",
+        "500",
+        "messages under way at a time; brokers send no more than their own window (RabbitMQ: mqtt.prefetch)",
+    ),
+    value("publishers", "N", "1", "connections to publish over"),
+    value("keep-alive", "TIME", "30s", "ping interval, at least 5s"),
+    value(
+        "connect-timeout",
+        "TIME",
+        "10s",
+        "limit for getting connected",
+    ),
+    value(
+        "ack-timeout",
+        "TIME",
+        "30s",
+        "a publish not confirmed by then costs its connection and goes out again",
+    ),
+    value(
+        "drain-timeout",
+        "TIME",
+        "10s",
+        "on SIGTERM or SIGINT, how long to wait for what is under way",
+    ),
+    value(
+        "session-expiry",
+        "TIME",
+        "7days",
+        "how long the broker is asked to keep messages while the observer is away (MQTT 5)",
+    ),
+    switch(
+        "reset-session",
+        "begin with an empty session: what the broker still holds for this observer is discarded",
+    ),
+    value(
+        "http-listen",
+        "ADDR",
+        "127.0.0.1:9090",
+        "where /livez and /readyz answer; none for nowhere",
+    ),
+    value(
+        "log-format",
+        "FORMAT",
+        "auto",
+        "auto, text or json; auto: text on a terminal",
+    ),
+    value(
+        "log-level",
+        "LEVEL",
+        "info",
+        "error, warn, info, debug or trace, or a tracing filter",
+    ),
+];
+
+/// Variables other programs of this family use for the same thing.
+pub(super) const ALSO: &[(&str, &str)] = &[("app", "APP_ID"), ("log-level", "LOG_LEVEL")];
+
+/// The environment variable of a setting.
+pub fn variable(name: &str) -> String {
+    format!("OBSERVER_{}", name.to_uppercase().replace('-', "_"))
+}
