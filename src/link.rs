@@ -319,26 +319,30 @@ impl Link {
     }
 
     /// Adds what we know and the broker does not say: a refused token that has expired, for one.
-    fn explain(&self, error: LinkError) -> LinkError {
-        match error.cause {
-            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired => {
-                match self.settings.credentials.token_expired() {
-                    Some(expired) => {
-                        LinkError::new(Cause::Expired, format!("{}: {expired}", error.text))
-                    }
-                    None => error,
-                }
-            }
-            Cause::ProtocolVersion
-            | Cause::BadClientId
-            | Cause::Unavailable
-            | Cause::TakenOver
-            | Cause::Undecodable
-            | Cause::TimedOut
-            | Cause::Closed
-            | Cause::Unreachable
-            | Cause::Tls
-            | Cause::Other => error,
+    fn explain(&self, mut error: LinkError) -> LinkError {
+        let over_websocket = matches!(
+            self.settings.transport,
+            Transport::Ws { .. } | Transport::Wss { .. }
+        );
+        if over_websocket
+            && self.is_session()
+            && (error.cause == Cause::Closed || error.text == CLOSED_ON_SUBSCRIBE)
+        {
+            // The WebSocket library ends such a connection without a word.
+            error.text.push_str("; over WebSocket a waiting message of more than 16 MiB looks the same: limit packets in the broker, and discard it with --reset-session or read it over mqtt://");
+        }
+        let may_be_age = matches!(
+            error.cause,
+            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired
+        );
+        match self
+            .settings
+            .credentials
+            .token_expired()
+            .filter(|_| may_be_age)
+        {
+            Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
+            None => error,
         }
     }
 

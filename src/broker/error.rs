@@ -163,13 +163,6 @@ fn io_error(error: &std::io::Error, connected: bool) -> LinkError {
     use std::io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof,
     };
-    // The words of the WebSocket library, which has no other way to say it.
-    if error.to_string().contains("Space limit exceeded") {
-        return LinkError::new(
-            Cause::Undecodable,
-            "a message of more than 16 MiB was delivered, which cannot be read over WebSocket and will come again: limit packets in the broker; over mqtt:// it can be read, and --reset-session discards it",
-        );
-    }
     match error.kind() {
         ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof => closed(connected),
         InvalidData
