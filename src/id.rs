@@ -12,16 +12,20 @@ use crate::time::UnixMillis;
 pub const MAX_LEVEL_BYTES: usize = 255;
 
 /// Words that are never a user or a group, because the topic tree uses them (`protocol.md`, section 1).
-pub const RESERVED_USERS: [&str; 8] = [
-    "messages",
-    "conversations",
-    "archived_conversations",
-    "groups",
-    "presence",
-    "inbox",
-    "blocked",
-    "outgoing",
-];
+fn is_reserved_user(level: &str) -> bool {
+    // Written as a pattern, which is compared by length first.
+    matches!(
+        level,
+        "messages"
+            | "conversations"
+            | "archived_conversations"
+            | "groups"
+            | "presence"
+            | "inbox"
+            | "blocked"
+            | "outgoing"
+    )
+}
 
 /// The app that is never a tenant: `apps/observer/…` belongs to services (`protocol.md`, section 1).
 pub const RESERVED_APP: &str = "observer";
@@ -46,6 +50,17 @@ pub enum IdError {
     Reserved,
 }
 
+/// Bytes that are in order wherever they stand: printable ASCII, but for spaces and what topics use.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        plain[byte as usize] = !matches!(byte, b'+' | b'#' | b'*' | b'/');
+        byte += 1;
+    }
+    plain
+};
+
 /// Checks the form every identifier has, reserved words aside.
 fn check_level(level: &str) -> Result<(), IdError> {
     if level.is_empty() {
@@ -54,8 +69,7 @@ fn check_level(level: &str) -> Result<(), IdError> {
     if level.len() > MAX_LEVEL_BYTES {
         return Err(IdError::TooLong);
     }
-    let plain = |b: u8| b > b' ' && b < 0x7f && !matches!(b, b'+' | b'#' | b'*' | b'/');
-    if level.bytes().all(plain) {
+    if level.bytes().all(|byte| PLAIN[usize::from(byte)]) {
         return Ok(());
     }
     if let Some(c) = level
@@ -108,7 +122,7 @@ identifier! {
 
 identifier! {
     /// Whoever has an inbox, a person or a group: what stands in a topic's `{sender}` or `{recipient}` level.
-    UserId, reserved: |level| RESERVED_USERS.contains(&level)
+    UserId, reserved: is_reserved_user
 }
 
 impl UserId<'_> {
@@ -195,6 +209,13 @@ mod tests {
             ("a\u{a0}", Some(IdError::OuterSpace)),
             ("messages", Some(IdError::Reserved)),
             ("outgoing", Some(IdError::Reserved)),
+            ("conversations", Some(IdError::Reserved)),
+            ("archived_conversations", Some(IdError::Reserved)),
+            ("groups", Some(IdError::Reserved)),
+            ("presence", Some(IdError::Reserved)),
+            ("inbox", Some(IdError::Reserved)),
+            ("blocked", Some(IdError::Reserved)),
+            ("Inbox", None),
         ] {
             assert_eq!(UserId::parse(level).err(), want, "{level:?}");
         }

@@ -43,6 +43,34 @@ enum Side {
 pub struct Template {
     text: String,
     levels: Vec<Level>,
+    pattern: Pattern,
+}
+
+/// The levels once more, as a topic is compared with them: each name with the text before it, slashes and all, and the text behind
+/// the last name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern {
+    names: Vec<(Box<str>, Name)>,
+    tail: Box<str>,
+}
+
+impl From<&[Level]> for Pattern {
+    fn from(levels: &[Level]) -> Self {
+        let (mut names, mut text) = (vec![], String::new());
+        for (at, level) in levels.iter().enumerate() {
+            if at > 0 {
+                text.push('/');
+            }
+            match level {
+                Level::Literal(literal) => text.push_str(literal),
+                Level::Named(name) => names.push((std::mem::take(&mut text).into(), *name)),
+            }
+        }
+        Self {
+            names,
+            tail: text.into(),
+        }
+    }
 }
 
 /// Why a set of layouts cannot be used.
@@ -128,15 +156,21 @@ pub enum LayoutError {
 }
 
 impl Template {
+    fn of(text: String, levels: Vec<Level>) -> Self {
+        let pattern = Pattern::from(&*levels);
+        Self {
+            text,
+            levels,
+            pattern,
+        }
+    }
+
     fn parse(text: &str, side: Side) -> Result<Self, LayoutError> {
         let levels = text
             .split('/')
             .map(|level| Self::parse_level(text, level, side))
             .collect::<Result<Vec<_>, _>>()?;
-        let template = Self {
-            text: text.to_owned(),
-            levels,
-        };
+        let template = Self::of(text.to_owned(), levels);
         let needed: [(Name, &'static str); 2] = match side {
             Side::Outgoing => [(Name::Sender, "sender"), (Name::Recipient, "recipient")],
             Side::Inbox => [
@@ -240,10 +274,10 @@ impl Template {
             + 1;
         let mut levels = self.levels.clone();
         levels.insert(at, Level::Named(name));
-        Self {
-            text: format!("{} with a \".\" in an identifier", self.text),
+        Self::of(
+            format!("{} with a \".\" in an identifier", self.text),
             levels,
-        }
+        )
     }
 
     /// Whether some topic with permitted identifiers fits both templates.
@@ -261,24 +295,25 @@ impl Template {
                 })
     }
 
-    /// The levels of `topic` that stand at this template's names, if the rest is equal.
+    /// The levels of `topic` that stand at this template's names, if the rest is equal. The end is compared first: it differs most.
     fn captures<'t>(&self, topic: &'t str) -> Option<Captures<'t>> {
         let mut found = Captures::default();
-        let mut rest = topic.split('/');
-        for want in &self.levels {
-            let level = rest.next()?;
-            match want {
-                Level::Literal(text) => {
-                    if **text != *level {
-                        return None;
-                    }
-                }
-                Level::Named(Name::App) => found.app = level,
-                Level::Named(Name::Sender | Name::ConversWith) => found.sender = level,
-                Level::Named(Name::Recipient | Name::InboxOf) => found.recipient = level,
+        let mut rest = topic.strip_suffix(&*self.pattern.tail)?;
+        for (before, name) in &self.pattern.names {
+            rest = rest.strip_prefix(&**before)?;
+            let end = rest
+                .bytes()
+                .position(|byte| byte == b'/')
+                .unwrap_or(rest.len());
+            let (level, behind) = rest.split_at(end);
+            rest = behind;
+            match name {
+                Name::App => found.app = level,
+                Name::Sender | Name::ConversWith => found.sender = level,
+                Name::Recipient | Name::InboxOf => found.recipient = level,
             }
         }
-        rest.next().is_none().then_some(found)
+        rest.is_empty().then_some(found)
     }
 }
 
@@ -487,10 +522,10 @@ impl Layout {
         *levels.last_mut().expect("a template has a level") =
             Level::Literal(CLIENT_REJECTED.into());
         let cut = self.inbox.text.rfind('/').map_or(0, |at| at + 1);
-        Template {
-            text: format!("{}{CLIENT_REJECTED}", &self.inbox.text[..cut]),
+        Template::of(
+            format!("{}{CLIENT_REJECTED}", &self.inbox.text[..cut]),
             levels,
-        }
+        )
     }
 }
 
@@ -574,13 +609,12 @@ impl Layouts {
                 }
             }
         }
-        let fixed = also_published.iter().map(|topic| Template {
-            text: topic.as_str().to_owned(),
-            levels: topic
+        let fixed = also_published.iter().map(|topic| {
+            let levels = topic
                 .as_str()
                 .split('/')
-                .map(|level| Level::Literal(level.into()))
-                .collect(),
+                .map(|level| Level::Literal(level.into()));
+            Template::of(topic.as_str().to_owned(), levels.collect())
         });
         let published: Vec<Template> = layouts
             .iter()
@@ -680,7 +714,13 @@ impl Layouts {
     /// [`ParseError`], for what is to be refused.
     pub fn parse<'a>(&'a self, topic: &'a str) -> Result<Inbound<'a>, ParseError<'a>> {
         let mut first_error = None;
-        for layout in &self.layouts {
+        // How many levels it has tells most templates apart.
+        let levels = topic.bytes().filter(|byte| *byte == b'/').count() + 1;
+        for layout in self
+            .layouts
+            .iter()
+            .filter(|layout| layout.outgoing.levels.len() == levels)
+        {
             let Some(found) = layout.outgoing.captures(topic) else {
                 continue;
             };
@@ -690,11 +730,11 @@ impl Layouts {
             }
         }
         Err(first_error.unwrap_or_else(|| {
-            if self
+            let mut splits = self
                 .splits
                 .iter()
-                .any(|split| split.captures(topic).is_some())
-            {
+                .filter(|split| split.levels.len() == levels);
+            if splits.any(|split| split.captures(topic).is_some()) {
                 ParseError::SplitId
             } else {
                 ParseError::NoLayout

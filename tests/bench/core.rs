@@ -73,7 +73,7 @@ fn messages(c: &mut Criterion) {
     let router = router();
     let payload = format!(
         r#"{{"text":"{}","type":"text","recipient_fullname":"Bob Builder","sender_fullname":"Alice Liddell","attributes":{{"userAgent":"Mozilla/5.0","lang":"en"}},"metadata":"","channel_type":"direct"}}"#,
-        "x".repeat(135)
+        "x".repeat(300 - 185)
     );
     assert_eq!(payload.len(), 300);
     let mut ids = MessageIds::new(RandomState::new());
