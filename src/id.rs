@@ -61,15 +61,51 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// A level of a topic, and whether all of its bytes are plain: found in the one pass that looks for its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Level<'a> {
+    text: &'a str,
+    plain: bool,
+}
+
+impl<'a> Level<'a> {
+    /// The level that `topic` begins with, and what is behind it: nothing, or a slash and more.
+    pub(crate) fn head(topic: &'a str) -> (Self, &'a str) {
+        let bytes = topic.as_bytes();
+        let odd = bytes
+            .iter()
+            .position(|byte| !PLAIN[usize::from(*byte)])
+            .unwrap_or(bytes.len());
+        let slash = bytes[odd..]
+            .iter()
+            .position(|byte| *byte == b'/')
+            .map_or(bytes.len(), |at| odd + at);
+        let (text, behind) = topic.split_at(slash);
+        (
+            Self {
+                text,
+                plain: odd == slash,
+            },
+            behind,
+        )
+    }
+
+    /// The level as it stands in the topic.
+    pub(crate) fn as_str(self) -> &'a str {
+        self.text
+    }
+}
+
 /// Checks the form every identifier has, reserved words aside.
-fn check_level(level: &str) -> Result<(), IdError> {
+fn check_level(level: Level<'_>) -> Result<(), IdError> {
+    let Level { text: level, plain } = level;
     if level.is_empty() {
         return Err(IdError::Empty);
     }
     if level.len() > MAX_LEVEL_BYTES {
         return Err(IdError::TooLong);
     }
-    if level.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+    if plain {
         return Ok(());
     }
     if let Some(c) = level
@@ -96,9 +132,15 @@ macro_rules! identifier {
             /// # Errors
             /// [`IdError`] says which rule the level breaks.
             pub fn parse(level: &'a str) -> Result<Self, IdError> {
+                let plain = level.bytes().all(|byte| PLAIN[usize::from(byte)]);
+                Self::from_level(Level { text: level, plain })
+            }
+
+            /// The same, for a level that has been looked through.
+            pub(crate) fn from_level(level: Level<'a>) -> Result<Self, IdError> {
                 check_level(level)?;
                 let reserved: fn(&str) -> bool = $reserved;
-                if reserved(level) { Err(IdError::Reserved) } else { Ok(Self(level)) }
+                if reserved(level.text) { Err(IdError::Reserved) } else { Ok(Self(level.text)) }
             }
 
             /// The level as it stands in the topic.

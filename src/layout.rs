@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::id::{AppId, IdError, UserId};
+use crate::id::{self, AppId, IdError, UserId};
 use crate::topic::{TopicFilter, TopicName};
 
 /// The level a refused message is answered on, in place of the inbox template's last (`protocol.md`, section 5).
@@ -301,11 +301,7 @@ impl Template {
         let mut rest = topic.strip_suffix(&*self.pattern.tail)?;
         for (before, name) in &self.pattern.names {
             rest = rest.strip_prefix(&**before)?;
-            let end = rest
-                .bytes()
-                .position(|byte| byte == b'/')
-                .unwrap_or(rest.len());
-            let (level, behind) = rest.split_at(end);
+            let (level, behind) = id::Level::head(rest);
             rest = behind;
             match name {
                 Name::App => found.app = level,
@@ -331,9 +327,9 @@ impl Name {
 
 #[derive(Default)]
 struct Captures<'t> {
-    app: &'t str,
-    sender: &'t str,
-    recipient: &'t str,
+    app: id::Level<'t>,
+    sender: id::Level<'t>,
+    recipient: id::Level<'t>,
 }
 
 /// What the observer makes of a payload.
@@ -747,7 +743,6 @@ impl Layouts {
         layout: &'a Layout,
         found: &Captures<'a>,
     ) -> Result<Inbound<'a>, ParseError<'a>> {
-        let app = layout.app.as_deref().unwrap_or(found.app);
         let bad = |which, level| {
             move |error| ParseError::BadId {
                 which,
@@ -755,12 +750,21 @@ impl Layouts {
                 error,
             }
         };
+        let app = match &layout.app {
+            Some(fixed) => AppId::parse(fixed).map_err(bad("app", fixed))?,
+            None => AppId::from_level(found.app).map_err(bad("app", found.app.as_str()))?,
+        };
+        let Captures {
+            sender, recipient, ..
+        } = *found;
         let inbound = Inbound {
             layout,
-            app: AppId::parse(app).map_err(bad("app", app))?,
-            sender: UserId::parse(found.sender).map_err(bad("sender", found.sender))?,
-            recipient: UserId::parse(found.recipient).map_err(bad("recipient", found.recipient))?,
+            app,
+            sender: UserId::from_level(sender).map_err(bad("sender", sender.as_str()))?,
+            recipient: UserId::from_level(recipient)
+                .map_err(bad("recipient", recipient.as_str()))?,
         };
+        let app = app.as_str();
         if !self.apps.is_empty()
             && layout.app.is_none()
             && !self.apps.iter().any(|served| served == app)
