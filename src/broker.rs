@@ -211,6 +211,8 @@ pub enum Cause {
     BadCredentials,
     /// Right user, but not allowed.
     NotAuthorized,
+    /// The broker closed the connection between SUBSCRIBE and SUBACK: what RabbitMQ 3.10 does on a filter that is not permitted.
+    ClosedOnSubscribe,
     /// The client identifier was refused.
     BadClientId,
     /// Busy, shutting down, out of quota: may pass.
@@ -264,6 +266,7 @@ impl LinkError {
             | Cause::Expired
             | Cause::Tls => true,
             Cause::Unavailable
+            | Cause::ClosedOnSubscribe
             | Cause::Undecodable
             | Cause::TimedOut
             | Cause::Closed

@@ -603,6 +603,7 @@ impl Observer {
                     | Cause::Unavailable
                     | Cause::TakenOver
                     | Cause::Expired
+                    | Cause::ClosedOnSubscribe
                     | Cause::Undecodable
                     | Cause::Unreachable
                     | Cause::Tls => LaneEnd::Unrelated,

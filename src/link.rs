@@ -192,6 +192,7 @@ impl Chooser {
             | Cause::TimedOut
             | Cause::TakenOver
             | Cause::Expired
+            | Cause::ClosedOnSubscribe
             | Cause::Undecodable => false,
         }
     }
@@ -326,14 +327,17 @@ impl Link {
         );
         if over_websocket
             && self.is_session()
-            && (error.cause == Cause::Closed || error.text == CLOSED_ON_SUBSCRIBE)
+            && matches!(error.cause, Cause::Closed | Cause::ClosedOnSubscribe)
         {
             // The WebSocket library ends such a connection without a word.
             error.text.push_str("; over WebSocket a waiting message of more than 16 MiB looks the same: limit packets in the broker, and discard it with --reset-session or read it over mqtt://");
         }
         let may_be_age = matches!(
             error.cause,
-            Cause::BadCredentials | Cause::NotAuthorized | Cause::Expired
+            Cause::BadCredentials
+                | Cause::NotAuthorized
+                | Cause::ClosedOnSubscribe
+                | Cause::Expired
         );
         match self
             .settings
@@ -563,18 +567,14 @@ async fn run_session(
                         };
                         LinkError::new(error.cause, format!("{}: {remedy}", error.text))
                     }
-                    Err(error)
-                        if error.cause == Cause::NotAuthorized
-                            && error.text == CLOSED_ON_SUBSCRIBE =>
-                    {
+                    Err(error) if error.cause == Cause::ClosedOnSubscribe => {
                         link.closed_on_subscribe += 1;
+                        let mut error = link.explain(error);
                         // Once can be a broker that is just going down.
-                        let cause = if link.closed_on_subscribe > 1 {
-                            Cause::NotAuthorized
-                        } else {
-                            Cause::Unavailable
-                        };
-                        link.explain(LinkError::new(cause, error.text))
+                        if error.cause == Cause::ClosedOnSubscribe && link.closed_on_subscribe > 1 {
+                            error.cause = Cause::NotAuthorized;
+                        }
+                        error
                     }
                     Err(error) => link.explain(error),
                 }
@@ -616,8 +616,6 @@ impl Progress {
         }
     }
 }
-
-const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
 
 /// One connection of the session.
 struct SessionPump<'a> {
@@ -663,7 +661,10 @@ impl SessionPump<'_> {
                 Ok(event) => event,
                 Err(error) if error.cause == Cause::Closed && !subscribed => {
                     // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
-                    return Err(LinkError::new(Cause::NotAuthorized, CLOSED_ON_SUBSCRIBE));
+                    return Err(LinkError::new(
+                        Cause::ClosedOnSubscribe,
+                        "the broker closed the connection on SUBSCRIBE: may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)",
+                    ));
                 }
                 Err(error) => return Err(error),
             };

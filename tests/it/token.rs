@@ -168,3 +168,18 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
         observer.log()
     );
 }
+
+/// RabbitMQ 3.10 closes on a SUBSCRIBE that is not permitted and says nothing: the log does, and it is tried slowly.
+#[test]
+fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
+    let broker = Broker::Rabbit3;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app]);
+    observer.spawn(&[("OBSERVER_TOKEN", &user_token(&app, "alice", 3600))]);
+    observer.wait_log("may this user read the outgoing paths of all users?");
+    // What is counted is attempts within a time: it has to pass.
+    std::thread::sleep(Duration::from_secs(3));
+    let attempts = observer.log().matches("not connected").count();
+    assert!(attempts <= 3, "{attempts} attempts:\n{}", observer.log());
+}
