@@ -21,9 +21,9 @@ use bytes::Bytes;
 use rumqttc::{self as v4, v5};
 
 use self::error::{v4_error, v5_error};
+use crate::effect::Publish;
 use crate::message::Received;
-use crate::routing::Publish;
-use crate::topic::TopicFilter;
+use crate::topic::{Subscription, TopicFilter};
 
 /// The largest packet MQTT can encode, in bytes: header, 4 length bytes and 256 MiB less one (MQTT 3.1.1, 2.2.3). The limit is
 /// set this high because a larger packet than the client allows would end the connection and come again for ever; the limit on
@@ -317,21 +317,29 @@ impl Client {
     ///
     /// # Errors
     /// [`SubmitError::Gone`], if there is no connection any more.
-    pub fn subscribe(&self, filters: &[TopicFilter]) -> Result<(), SubmitError> {
-        let names = filters.iter().map(|filter| filter.as_str().to_owned());
+    pub fn subscribe(&self, filters: &[Subscription]) -> Result<(), SubmitError> {
+        use v5::mqttbytes::v5::RetainForwardRule;
+        let name = |asked: &Subscription| asked.filter.as_str().to_owned();
         let sent = match &self.kind {
-            ClientKind::V4(client) => client
-                .try_subscribe_many(
-                    names.map(|path| v4::SubscribeFilter::new(path, v4::QoS::AtLeastOnce)),
-                )
-                .is_ok(),
+            ClientKind::V4(client) => {
+                let filter = |asked| v4::SubscribeFilter::new(name(asked), v4::QoS::AtLeastOnce);
+                client
+                    .try_subscribe_many(filters.iter().map(filter))
+                    .is_ok()
+            }
             ClientKind::V5(client) => {
                 // What is stored on an outgoing path is refused anyway: spare us the delivery at each connect.
-                let filter = |path| v5::mqttbytes::v5::Filter {
-                    retain_forward_rule: v5::mqttbytes::v5::RetainForwardRule::Never,
-                    ..v5::mqttbytes::v5::Filter::new(path, v5::mqttbytes::QoS::AtLeastOnce)
+                let filter = |asked: &Subscription| v5::mqttbytes::v5::Filter {
+                    retain_forward_rule: if asked.retained {
+                        RetainForwardRule::OnEverySubscribe
+                    } else {
+                        RetainForwardRule::Never
+                    },
+                    ..v5::mqttbytes::v5::Filter::new(name(asked), v5::mqttbytes::QoS::AtLeastOnce)
                 };
-                client.try_subscribe_many(names.map(filter)).is_ok()
+                client
+                    .try_subscribe_many(filters.iter().map(filter))
+                    .is_ok()
             }
         };
         if sent { Ok(()) } else { Err(SubmitError::Gone) }

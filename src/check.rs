@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Cause, Connected, LinkError, Session};
 use crate::config::Config;
 use crate::daemon::{self, Setup};
-use crate::layout::{Layout, Layouts};
+use crate::layout::{Controls, Inbound, Layout, Layouts};
 use crate::link::LinkSettings;
 use crate::routing::Router;
+use crate::store::{Place, StoreSettings};
 use crate::topic::{TopicFilter, TopicName};
 use crate::visitor::Visitor;
 
@@ -158,7 +159,13 @@ async fn subscribe(
     visitor: &mut Visitor,
     steps: &mut Vec<Step>,
 ) -> Result<(), LinkError> {
-    let filters = config.router.layouts.filters();
+    let filters: Vec<TopicFilter> = config
+        .router
+        .layouts
+        .filters()
+        .into_iter()
+        .map(|subscription| subscription.filter)
+        .collect();
     for (filter, granted) in filters.iter().zip(visitor.subscribe(&filters).await?) {
         steps.push(match granted {
             Ok(1..) => step(
@@ -251,8 +258,12 @@ async fn round_trip(
     if layouts.is_empty() {
         return Ok(());
     }
+    let controls = match config.store {
+        Some(_) => Controls::Served,
+        None => Controls::Off,
+    };
     let router = Router {
-        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[])
+        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[], controls)
             .expect("proven before, for every app"),
         dead_letter_topic: None,
         ..config.router.clone()
@@ -264,6 +275,11 @@ async fn round_trip(
             ..config.visitor_links("check-observer")
         },
         router: router.clone(),
+        // What is tried leaves nothing behind.
+        store: config.store.clone().map(|settings| StoreSettings {
+            place: Place::Memory,
+            ..settings
+        }),
         publishers: 1,
         ack_timeout: PATIENCE,
         drain_timeout: Duration::from_secs(1),
@@ -311,9 +327,9 @@ async fn one_round_trip(
         .replace("{recipient}", "check-b");
     let name = format!("round trip {outgoing}");
     let inbound = match router.layouts.parse(&outgoing) {
-        Ok(inbound) => inbound,
-        Err(error) => {
-            steps.push(step(name, Outcome::Failed, error.to_string()));
+        Ok(Inbound::Outgoing(outgoing)) => outgoing,
+        other => {
+            steps.push(step(name, Outcome::Failed, format!("read as {other:?}")));
             return Ok(());
         }
     };

@@ -7,27 +7,24 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, variable};
-use crate::layout::PayloadMode;
-use crate::message::Received;
-use crate::policy::Refusal;
-use crate::routing::Router;
+use crate::group::Group;
+use crate::id::{AppId, UserId};
+use crate::store::{self, Place, Store};
 use crate::telemetry;
 use crate::time::UnixMillis;
-use crate::topic::{BrokerKind, amqp_key};
-use crate::{check, daemon, http, id};
+use crate::{check, daemon, explain, http};
 
 /// A token that ends within this time is warned of at the start.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
@@ -38,6 +35,8 @@ pub fn main() -> ExitCode {
     let done = match matches.subcommand().expect("clap asks for a command") {
         ("run", given) => in_runtime(run(given)),
         ("explain", given) => explain(given),
+        ("store", given) => store(given),
+        ("group", given) => group(given),
         ("check", given) => in_runtime(run_check(given)),
         ("health", given) => in_runtime(health(given)),
         #[cfg(feature = "demo")]
@@ -84,6 +83,12 @@ pub fn command() -> Command {
             .action(ArgAction::SetTrue)
             .help("print JSON, for programs")
     };
+    let of_group = || {
+        [
+            Arg::new("APP").required(true).help("the app"),
+            Arg::new("GROUP").required(true).help("the group"),
+        ]
+    };
     let command = Command::new("chat21-observer")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Turns an MQTT broker into a Chat21 messaging backend: what users write to their outgoing paths, it publishes into inboxes")
@@ -99,6 +104,50 @@ pub fn command() -> Command {
                 .args(&settings),
         )
         .subcommand(Command::new("check").about("Connect, and prove that messages would pass: login, session, subscriptions, a round trip").arg(json()).args(&settings))
+        .subcommand(
+            Command::new("store")
+                .about("Look at what is stored, or delete what is old; safe while the observer runs")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(Command::new("stats").about("Count what there is").arg(json()).args(&settings))
+                .subcommand(
+                    Command::new("export")
+                        .about("Print a timeline, oldest message first, one JSON object a line; all of an inbox without OTHER")
+                        .arg(Arg::new("APP").required(true).help("the app"))
+                        .arg(Arg::new("USER").required(true).help("whose timeline, a user or a group"))
+                        .arg(Arg::new("OTHER").help("with whom, a user or a group (a group's own timeline is with itself)"))
+                        .args(&settings),
+                )
+                .subcommand(
+                    Command::new("prune")
+                        .about("Delete messages older than AGE")
+                        .arg(Arg::new("AGE").required(true).help("such as 90d"))
+                        .args(&settings),
+                )
+                .subcommand(Command::new("check").about("Check that the database is sound").args(&settings)),
+        )
+        .subcommand(
+            Command::new("group")
+                .about("Look at and change stored groups; the running observer goes by it at once, and tells nobody")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("list")
+                        .about("List them, with how many members they have")
+                        .arg(Arg::new("APP").help("of this app only"))
+                        .arg(json())
+                        .args(&settings),
+                )
+                .subcommand(Command::new("show").about("Print a group object").args(of_group()).args(&settings))
+                .subcommand(
+                    Command::new("set")
+                        .about("Store a group object, in place of the one there may be")
+                        .args(of_group())
+                        .arg(Arg::new("FILE").required(true).help("the group object in JSON; - for standard input"))
+                        .args(&settings),
+                )
+                .subcommand(Command::new("remove").about("Forget a group").args(of_group()).args(&settings)),
+        )
         .subcommand(Command::new("health").about("Ask the running observer whether it is ready (exit code 0 or 1)").args(&settings))
         .subcommand(Command::new("completions").about("Print a completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::builder::EnumValueParser::<clap_complete::Shell>::new()),
@@ -192,6 +241,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         name: config.name.clone(),
         links: config.links()?,
         router: config.router.clone(),
+        store: config.store.clone(),
         publishers: config.publishers,
         ack_timeout: config.ack_timeout,
         drain_timeout: config.drain_timeout,
@@ -235,9 +285,13 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
                 .http
                 .map(|http| format!(", health on http://{http}/readyz"))
                 .unwrap_or_default();
+            let store = match config.store.as_ref().map(|settings| &settings.place) {
+                Some(Place::File(path)) => format!(", store {}", path.display()),
+                Some(Place::Memory) | None => ", no store".to_owned(),
+            };
             let mut out = std::io::stdout();
             let line = format!(
-                "ready: {} ({}), session {session}, layouts {}{http}",
+                "ready: {} ({}), session {session}, layouts {}{store}{http}",
                 config.broker,
                 ready.connected.protocol,
                 unique(&layouts).join(" ")
@@ -307,49 +361,11 @@ async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     )
 }
 
-/// What would become of a message.
-#[derive(Debug, Serialize)]
-struct Explanation {
-    topic: String,
-    amqp_routing_key: String,
-    verdict: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    because: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<Message>,
-    publishes: Vec<Copy>,
-    notes: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Message {
-    layout: String,
-    payload: &'static str,
-    filter: String,
-    amqp_binding_key: String,
-    app: String,
-    sender: String,
-    recipient: String,
-    sender_scope: String,
-    recipient_scope: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Copy {
-    topic: String,
-    amqp_routing_key: String,
-    payload: String,
-}
-
 fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
     let topic = given.get_one::<String>("TOPIC").expect("clap asks for it");
-    let payload = given
-        .get_one::<String>("payload")
-        .map_or(r#"{"text":"hello"}"#, String::as_str);
-    let explanation = explain_topic(&config.router, topic, payload);
+    let payload = given.get_one::<String>("payload").map(String::as_str);
+    let explanation = explain::explain(&config, topic, payload)?;
     if given.get_flag("json") {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
@@ -362,140 +378,149 @@ fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     })
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge: an explanation is of now"
-)]
-fn explain_topic(router: &Router, topic: &str, payload: &str) -> Explanation {
-    let now = UnixMillis::from(std::time::SystemTime::now());
-    let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-    received.cut_to(router.policy.max_payload_bytes);
-    let id = id::MessageIds::new(std::hash::RandomState::new()).next(now);
-    let plan = router.plan(&received, id, now);
-    let parsed = router.layouts.parse(topic);
-    let mut notes = vec![];
-    if let Err(error) = BrokerKind::RabbitMq.carries(topic) {
-        notes.push(format!("on RabbitMQ: {error}"));
-    }
-    if parsed.is_err()
-        && let Some(layout) = router.layouts.inbox_layout(topic)
-    {
-        notes.push(format!(
-            "this is an inbox path of layout {}: the observer writes there and never reads it",
-            layout.name()
-        ));
-    }
-    let because = match (&parsed, plan.refusal) {
-        (Err(error), _) => Some(error.to_string()),
-        (Ok(_), Some(Refusal::NotAGroup)) => {
-            Some("it is for a group, and without a store no group is known".to_owned())
-        }
-        (Ok(_), Some(reason)) => Some(format!(
-            "the payload or an identifier is refused as {reason}"
-        )),
-        (Ok(_), None) => None,
-    };
-    let message = parsed.ok().map(|inbound| {
-        let filter = router
-            .layouts
-            .filters()
-            .into_iter()
-            .find(|filter| filter.matches(topic))
-            .map(|filter| filter.as_str().to_owned())
-            .unwrap_or_default();
-        let dot = if topic.starts_with('/') { "." } else { "" };
-        let own = |user: id::UserId<'_>| format!("{dot}apps.{}.users.{user}.*", inbound.app);
-        let outgoing = if topic.starts_with(&format!("apps/{}/outgoing/", inbound.app)) {
-            format!("apps.{}.outgoing.users.{}.*", inbound.app, inbound.sender)
-        } else {
-            own(inbound.sender)
-        };
-        Message {
-            layout: inbound.layout.name().to_owned(),
-            payload: match inbound.layout.payload() {
-                PayloadMode::Verbatim => "verbatim",
-                PayloadMode::Envelope => "envelope",
-            },
-            amqp_binding_key: amqp_key(&filter),
-            filter,
-            app: inbound.app.to_string(),
-            sender: inbound.sender.to_string(),
-            recipient: inbound.recipient.to_string(),
-            sender_scope: format!("rabbitmq.write:*/*/{outgoing}"),
-            recipient_scope: format!("rabbitmq.read:*/*/{}", own(inbound.recipient)),
-        }
-    });
-    let copy = |publish: &crate::routing::Publish| Copy {
-        topic: publish.topic.to_string(),
-        amqp_routing_key: amqp_key(publish.topic.as_str()),
-        payload: String::from_utf8_lossy(&publish.payload).into_owned(),
-    };
-    Explanation {
-        topic: topic.to_owned(),
-        amqp_routing_key: amqp_key(topic),
-        verdict: if plan.refusal.is_some() {
-            "refused"
-        } else {
-            "forwarded"
-        },
-        reason: plan.refusal.map(Refusal::as_str),
-        because,
-        message,
-        publishes: plan.publishes.iter().map(copy).collect(),
-        notes,
+/// The store that an observer with these settings has.
+fn store_path(config: &Config) -> anyhow::Result<&Path> {
+    match config.store.as_ref().map(|settings| &settings.place) {
+        Some(Place::File(path)) => Ok(path),
+        Some(Place::Memory) | None => anyhow::bail!("there is no store (--store none)"),
     }
 }
 
-impl Explanation {
-    fn text(&self) -> String {
-        let mut out = String::new();
-        let mut line = |name: &str, text: &str| {
-            let _ = writeln!(out, "{name:<11}{text}");
-        };
-        line("topic", &self.topic);
-        line("AMQP key", &self.amqp_routing_key);
-        if let Some(message) = &self.message {
-            line(
-                "layout",
-                &format!("{} ({})", message.layout, message.payload),
-            );
-            line(
-                "filter",
-                &format!(
-                    "{}   AMQP binding {}",
-                    message.filter, message.amqp_binding_key
-                ),
-            );
-            line("app", &message.app);
-            line(
-                "sender",
-                &format!(
-                    "{}   may write here with scope {}",
-                    message.sender, message.sender_scope
-                ),
-            );
-            line(
-                "recipient",
-                &format!(
-                    "{}   reads his inbox with scope {}",
-                    message.recipient, message.recipient_scope
-                ),
-            );
+fn store(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let (what, given) = given.subcommand().expect("clap asks for one");
+    let config = load(given)?;
+    let path = store_path(&config)?;
+    let mut store = Store::visit(path)?;
+    match what {
+        "stats" => {
+            let stats = store.stats(path)?;
+            if given.get_flag("json") {
+                println!("{}", serde_json::to_string_pretty(&stats)?);
+            } else {
+                print!("{}", stats_text(path, &stats));
+            }
         }
-        match (&self.reason, &self.because) {
-            (Some(reason), Some(because)) => line(
-                "verdict",
-                &format!("{}: {reason}, because {because}", self.verdict),
-            ),
-            _ => line("verdict", self.verdict),
+        "export" => {
+            let [app, user] = ["APP", "USER"].map(|name| text(given, name));
+            let other = given.get_one::<String>("OTHER").map(String::as_str);
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            let written = store.export(app, user, other, |line| {
+                out.write_all(line).and_then(|()| out.write_all(b"\n"))
+            })?;
+            match written.and_then(|()| out.flush()) {
+                // Whoever reads has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                written => written.context("cannot write")?,
+            }
         }
-        for publish in &self.publishes {
-            line("publishes", &publish.topic);
-            line("", &publish.payload);
+        "prune" => {
+            let age = text(given, "AGE");
+            let parsed = humantime::parse_duration(age)
+                .with_context(|| format!("{age:?} is not a time such as 90d"))?;
+            let pruned = store.prune_before(before(parsed))?;
+            println!("{pruned} messages deleted that were older than {age}");
         }
-        for note in &self.notes {
-            line("note", note);
+        "check" => {
+            let found = store.check()?;
+            for fault in &found {
+                println!("{fault}");
+            }
+            if !found.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("{} is sound", path.display());
         }
-        out
+        other => unreachable!("clap knows no command {other:?}"),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text<'a>(given: &'a ArgMatches, name: &str) -> &'a str {
+    given.get_one::<String>(name).expect("clap asks for it")
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: an age is one of now")]
+fn before(age: Duration) -> UnixMillis {
+    let now = std::time::SystemTime::now();
+    UnixMillis::from(now.checked_sub(age).unwrap_or(std::time::UNIX_EPOCH))
+}
+
+fn stats_text(path: &Path, stats: &store::Stats) -> String {
+    let when = |time: Option<i64>| {
+        let time = time.and_then(|millis| u64::try_from(millis).ok());
+        time.map_or("-".to_owned(), |millis| {
+            let time = std::time::UNIX_EPOCH + Duration::from_millis(millis);
+            humantime::format_rfc3339_seconds(time).to_string()
+        })
+    };
+    let mut out = format!("{}\n", path.display());
+    for (name, value) in [
+        ("messages", stats.messages.to_string()),
+        ("copies", stats.copies.to_string()),
+        ("conversations", stats.conversations.to_string()),
+        ("inboxes", stats.inboxes.to_string()),
+        ("groups", stats.groups.to_string()),
+        ("blocks", stats.blocks.to_string()),
+        ("clients", stats.clients.to_string()),
+        ("oldest", when(stats.oldest)),
+        ("newest", when(stats.newest)),
+        ("used bytes", stats.used_bytes.to_string()),
+        ("file bytes", stats.file_bytes.to_string()),
+    ] {
+        let _ = writeln!(out, "{name:<14}{value}");
+    }
+    out
+}
+
+fn group(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let (what, given) = given.subcommand().expect("clap asks for one");
+    let config = load(given)?;
+    let mut store = Store::visit(store_path(&config)?)?;
+    if what == "list" {
+        let groups = store.groups(given.get_one::<String>("APP").map(String::as_str))?;
+        if given.get_flag("json") {
+            println!("{}", serde_json::to_string_pretty(&groups)?);
+        }
+        for group in groups.iter().filter(|_| !given.get_flag("json")) {
+            println!("{} {} {} members", group.app, group.id, group.members);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let [app, id] = ["APP", "GROUP"].map(|name| text(given, name));
+    AppId::parse(app).map_err(|error| anyhow::anyhow!("app {app:?} {error}"))?;
+    UserId::parse(id).map_err(|error| anyhow::anyhow!("group {id:?} {error}"))?;
+    match what {
+        "show" => match store.group_body(app, id)? {
+            Some(body) => println!("{body}"),
+            None => anyhow::bail!("app {app:?} has no stored group {id:?}"),
+        },
+        "set" => {
+            let file = text(given, "FILE");
+            let body = match file {
+                "-" => std::io::read_to_string(std::io::stdin()),
+                file => std::fs::read_to_string(file),
+            };
+            let body = body.with_context(|| format!("cannot read {file}"))?;
+            let group = Group::parse(&body)
+                .and_then(|group| {
+                    config.router.policy.check_recipients(&group.members)?;
+                    Ok(group)
+                })
+                .map_err(|reason| {
+                    anyhow::anyhow!(
+                        r#"{file}: not an object with "members" whose keys are users, such as {{"members":{{"alice":1}}}}: {reason}"#
+                    )
+                })?;
+            store.set_group(app, id, body.trim())?;
+            println!("{app} {id} {} members", group.members.len());
+        }
+        "remove" => {
+            if !store.remove_group(app, id)? {
+                anyhow::bail!("app {app:?} has no stored group {id:?}");
+            }
+            println!("{app} {id} removed");
+        }
+        other => unreachable!("clap knows no command {other:?}"),
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -19,10 +19,11 @@ use self::endpoint::{BareTransport, parse_broker_url, parse_proxy, read_tls};
 use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use crate::broker::{Protocol, Secret, Session, Transport};
-use crate::layout::{Layout, Layouts, PayloadMode};
+use crate::layout::{Controls, Layout, Layouts, PayloadMode};
 use crate::link::LinkSettings;
-use crate::policy::Policy;
+use crate::policy::{GroupSenders, Policy};
 use crate::routing::Router;
+use crate::store::{Place, Retention, StoreSettings};
 use crate::time::UnixMillis;
 use crate::token;
 use crate::topic::{BrokerKind, TopicName};
@@ -184,6 +185,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether to discard what the broker holds.
     pub reset_session: bool,
+    /// How messages are kept; `None`: not at all.
+    pub store: Option<StoreSettings>,
     /// Where health is served.
     pub http_listen: Option<SocketAddr>,
     /// How logs look.
@@ -314,7 +317,7 @@ impl Reader<'_> {
 }
 
 /// A size in bytes: `1MiB`, `256KiB`, `64kB`, `1000`.
-fn parse_size(text: &str) -> Result<usize, String> {
+fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -325,14 +328,22 @@ fn parse_size(text: &str) -> Result<usize, String> {
         "KiB" => 1 << 10,
         "MB" => 1_000_000,
         "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
         _ => return Err(format!("{text:?} is not a size such as 64KiB or 1MiB")),
     };
-    let bytes = number
-        .parse::<usize>()
+    number
+        .parse::<u64>()
         .ok()
-        .and_then(|number| number.checked_mul(factor));
-    match bytes {
-        Some(bytes @ 1..=0x0f00_0000) => Ok(bytes),
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("{text:?} is not a size of at least 1 byte"))
+}
+
+/// The size of a payload: MQTT has its limits.
+fn parse_payload_size(text: &str) -> Result<usize, String> {
+    match usize::try_from(parse_size(text)?) {
+        Ok(bytes @ 1..=0x0f00_0000) => Ok(bytes),
         _ => Err(format!(
             "{text:?} is not a size between 1 byte and 240MiB, which is what MQTT can carry"
         )),
@@ -538,7 +549,7 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
         }
     };
     let mut custom = vec![];
-    for (key, value) in table {
+    for (key, value) in flattened(table) {
         if key == "custom-layout" {
             match value.try_into() {
                 Ok(layouts) => custom = layouts,
@@ -574,6 +585,18 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
         }
     }
     custom
+}
+
+/// `[groups] membership = …` says the same as `groups-membership = …`.
+fn flattened(table: toml::Table) -> Vec<(String, toml::Value)> {
+    let inner = |(key, value)| match value {
+        toml::Value::Table(table) => table
+            .into_iter()
+            .map(|(inner, value)| (format!("{key}-{inner}"), value))
+            .collect(),
+        value => vec![(key, value)],
+    };
+    table.into_iter().flat_map(inner).collect()
 }
 
 fn scalars(value: &toml::Value) -> Option<Vec<String>> {
@@ -668,12 +691,13 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
             },
         )
         .unwrap_or_default();
-    let router = read_router(reader, custom);
     let state_dir_given = reader.is_given("state-dir");
     let state_dir = reader
         .text("state-dir")
         .map(PathBuf::from)
         .or_else(|| default_state_dir(reader.env));
+    let store = read_store(reader, state_dir.as_deref(), &name, &mut warnings);
+    let router = read_router(reader, custom, store.is_some());
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
         (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
@@ -704,6 +728,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         ack_timeout,
         drain_timeout,
         reset_session,
+        store,
         http_listen: http_listen?,
         log_format,
         log_level,
@@ -722,12 +747,84 @@ fn default_state_dir(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
         .or_else(|| set("HOME").map(|home| home.join(".local/state/chat21-observer")))
 }
 
-fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Router> {
+/// Where and how messages are kept.
+fn read_store(
+    reader: &mut Reader<'_>,
+    state_dir: Option<&Path>,
+    name: &str,
+    warnings: &mut Vec<String>,
+) -> Option<StoreSettings> {
+    let redeliver = reader.choice("offline", &[("broker", false), ("redeliver", true)]);
+    let age = reader.parse("retain", |text| match humantime::parse_duration(text) {
+        // What is not acknowledged yet, and what a client has just asked for, must not go.
+        Ok(age) if age >= Duration::from_secs(60) => Ok(age),
+        Ok(_) => Err(format!("{text:?} is less than 1m")),
+        Err(error) => Err(format!("{text:?} is not a time such as 90d: {error}")),
+    });
+    let bytes = reader.parse("retain-size", |text| match parse_size(text)? {
+        bytes if bytes >= 1 << 20 => Ok(bytes),
+        _ => Err(format!("{text:?} is less than 1MiB")),
+    });
+    let retention = Retention { age, bytes };
+    let place = match (reader.text("store").as_deref(), state_dir) {
+        (Some("none"), _) => {
+            for needs_it in ["retain", "retain-size"] {
+                if reader.text(needs_it).is_some() {
+                    reader.fail(
+                        needs_it,
+                        "there is nothing to delete without a store (--store none)",
+                    );
+                }
+            }
+            if redeliver {
+                reader.fail(
+                    "offline",
+                    "redeliver needs a store, and there is none (--store none)",
+                );
+            }
+            warnings.push(
+                "there is no store (--store none): stored groups, receipts, changes to conversations, archiving, presence, blocking, fetching and what services inject are off; direct messages and groups written into the message pass"
+                    .to_owned(),
+            );
+            return None;
+        }
+        (Some(path), _) => PathBuf::from(path),
+        (None, Some(dir)) => dir.join(format!("{name}.db")),
+        (None, None) => {
+            reader.fail("store", "there is no state directory ($HOME is not set): give a path, or none to forward only");
+            return None;
+        }
+    };
+    Some(StoreSettings {
+        place: Place::File(place),
+        retention,
+        redeliver,
+    })
+}
+
+fn read_router(
+    reader: &mut Reader<'_>,
+    custom: Vec<CustomLayout>,
+    has_store: bool,
+) -> Option<Router> {
+    let open = reader.choice("groups-membership", &[("members", false), ("open", true)]);
+    let group_senders = if open {
+        GroupSenders::Anybody
+    } else {
+        GroupSenders::MembersAnd(reader.texts("privileged-senders"))
+    };
+    let max_recipients = reader
+        .parse("max-recipients", |text| match text.parse() {
+            Ok(number @ 1..=1_000_000) => Ok(number),
+            _ => Err(format!("{text:?} is not a whole number from 1 to 1000000")),
+        })
+        .unwrap_or(1);
+
     let broker_kind = reader.choice(
         "broker-kind",
         &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)],
     );
-    let max_payload_bytes = reader.parse("max-payload", parse_size).unwrap_or(1);
+    let max_payload_bytes = reader.parse("max-payload", parse_payload_size).unwrap_or(1);
     let dead_letter_topic = reader.parse("dead-letter-topic", |text| {
         TopicName::parse(text).map_err(|error| error.to_string())
     });
@@ -790,12 +887,19 @@ fn read_router(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Rou
         reader.fail("broker-kind", fault);
     }
     let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
-    match Layouts::new(layouts, reader.texts("app"), &published) {
+    let controls = if has_store {
+        Controls::Served
+    } else {
+        Controls::Off
+    };
+    match Layouts::new(layouts, reader.texts("app"), &published, controls) {
         Ok(layouts) => Some(Router {
             layouts,
             policy: Policy {
                 max_payload_bytes,
                 broker_kind,
+                max_recipients,
+                group_senders,
             },
             dead_letter_topic,
         }),

@@ -1,10 +1,11 @@
 //! The observer at work: takes messages from the session's link, keeps the ledger, hands publishes to the publishing links and
 //! acknowledgements back. One task owns all of that state; it never waits for a link.
 
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -14,19 +15,27 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
-use crate::forward::{Ack, Admission, FailedWhat, LaneEnd, Ledger, Message, PublishId};
+use crate::effect::Publish;
+use crate::fan_out::STEP;
+use crate::forward::{
+    Ack, Admission, EntryId, FailedWhat, LaneEnd, Ledger, Made, Message, PublishId,
+};
 use crate::http::{self, Health};
-use crate::id::MessageIds;
+use crate::id::{MessageId, MessageIds};
 use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
 use crate::message::Received;
-use crate::policy::Refusal;
-use crate::routing::{Publish, Router};
+use crate::processor::{self, Batch, Decided, Job, Processor};
+use crate::refusal::Refusal;
+use crate::routing::Router;
+use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Stats;
 use crate::time::UnixMillis;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::{Subscription, TopicFilter, TopicName};
 
 /// Events handled before the ledger is asked what to do: enough to share the cost of a wake-up, few enough to stay prompt.
 const BATCH: usize = 64;
+/// Messages decided on together: they share a commit, and the first waits for the last.
+const BATCH_JOBS: usize = 256;
 /// How often overdue confirmations are looked for.
 const TICK: Duration = Duration::from_millis(500);
 /// Limit for getting the DISCONNECTs out.
@@ -47,7 +56,9 @@ pub struct Setup {
     pub links: LinkSettings,
     /// What it does with messages.
     pub router: Router,
-    /// Connections to publish over.
+    /// Where it keeps them; `None`: a pure forwarder.
+    pub store: Option<StoreSettings>,
+    /// Connections to publish over; what goes to many has one more.
     pub publishers: usize,
     /// Limit for the confirmation of a publish.
     pub ack_timeout: Duration,
@@ -94,6 +105,12 @@ pub enum DaemonError {
     /// `--reset-session` did not succeed.
     #[error("cannot reset the session")]
     Reset(#[source] LinkError),
+    /// The store cannot be opened.
+    #[error("cannot use the store (--store; none runs without)")]
+    Store(#[source] StoreError),
+    /// The system gives no thread.
+    #[error("cannot start the store's thread")]
+    Thread(#[source] std::io::Error),
     /// A task that should run as long as the observer has ended: a bug.
     #[error("the {0} task has ended unexpectedly")]
     TaskEnded(String),
@@ -103,8 +120,13 @@ pub enum DaemonError {
 struct Observer {
     router: Router,
     ledger: Ledger,
+    desk: Desk,
+    /// Messages that no batch has taken yet.
+    waiting: Vec<Job>,
+    /// Messages of which only a part of what they lead to has been made: fan-outs.
+    unfinished: usize,
+    acknowledged: Acknowledged,
     ids: MessageIds,
-    fingerprints: RandomState,
     session: Option<Session>,
     lanes: Vec<Option<Lane>>,
     publish_window: usize,
@@ -112,6 +134,48 @@ struct Observer {
     health: Health,
     stats: Stats,
     probe_topic: TopicName,
+}
+
+/// Where messages are decided on.
+enum Desk {
+    /// Here: there is nothing to wait for.
+    Here(Box<Processor>),
+    /// In the store's thread.
+    Thread {
+        handle: processor::Handle,
+        /// It has a batch.
+        busy: bool,
+    },
+}
+
+impl Desk {
+    /// What the store's thread says; never, if there is none. Safe to cancel: a channel keeps what was not received.
+    async fn event(&mut self) -> Option<processor::Event> {
+        match self {
+            Self::Here(_) => std::future::pending().await,
+            Self::Thread { handle, .. } => handle.events.recv().await,
+        }
+    }
+}
+
+/// What the store is told of acknowledgements. It lags: an ack handed to the connection is not at the broker yet, and what the store
+/// takes for acknowledged is not recognised when it comes again after a kill.
+#[derive(Default)]
+struct Acknowledged {
+    told: Option<MessageId>,
+    /// What was acknowledged one tick ago, and two.
+    lagging: [Option<MessageId>; 2],
+}
+
+impl Acknowledged {
+    fn tick(&mut self, last: Option<MessageId>) {
+        self.lagging = [last, self.lagging[0]];
+    }
+
+    /// What the store is to be told, if that is news.
+    fn news(&self) -> Option<MessageId> {
+        self.lagging[1].filter(|id| self.told < Some(*id))
+    }
 }
 
 struct Session {
@@ -159,7 +223,16 @@ pub async fn run(
     ready: oneshot::Sender<Ready>,
 ) -> Result<Stopped, DaemonError> {
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let health = Health::new(setup.publishers);
+    let lanes = setup.publishers + 1;
+    let health = Health::new(lanes);
+    // Before anything is read: what cannot be stored must not be taken.
+    let store = match &setup.store {
+        Some(settings) => {
+            let store = Store::open(&settings.place, settings.redeliver);
+            Some((store.map_err(DaemonError::Store)?, settings.retention))
+        }
+        None => None,
+    };
     let http = match setup.http_listen {
         Some(address) => {
             let listener = TcpListener::bind(address)
@@ -181,7 +254,10 @@ pub async fn run(
     let publish_window = window * PUBLISHES_PER_MESSAGE;
     let probe_topic = probe_topic(&setup.name, setup.links.client_id.reveal());
     let mut filters = setup.router.layouts.filters();
-    filters.push(TopicFilter::parse(probe_topic.as_str()).expect("a topic name is a filter"));
+    filters.push(Subscription {
+        filter: TopicFilter::parse(probe_topic.as_str()).expect("a topic name is a filter"),
+        retained: false,
+    });
     let asked = setup.links.session;
     let links_stop = CancellationToken::new();
     let links = Links::new(setup.links, health.clone(), links_stop.clone());
@@ -201,20 +277,46 @@ pub async fn run(
         session.await;
         "session"
     });
-    for lane in 0..setup.publishers {
-        let link = links.lane(lane, publish_window, lane_tx.clone());
+    for lane in 0..lanes {
+        let name = if lane == setup.publishers {
+            "many".to_owned()
+        } else {
+            lane.to_string()
+        };
+        let link = links.lane(lane, &name, publish_window, lane_tx.clone());
         tasks.spawn(async move {
             link.await;
             "publisher"
         });
     }
+    let mut ledger = Ledger::new(setup.publishers, window, setup.ack_timeout);
+    let mut ids = MessageIds::new(RandomState::new());
+    let store_stop = CancellationToken::new();
+    let desk = match store {
+        None => Desk::Here(Box::new(Processor::new(setup.router.clone(), None))),
+        Some((store, retention)) => {
+            ledger.expect(store.unacknowledged().map_err(DaemonError::Store)?);
+            if let Some(last) = store.last_id().map_err(DaemonError::Store)? {
+                ids.resume_after(last);
+            }
+            let processor = Processor::new(setup.router.clone(), Some(store));
+            let handle = processor::spawn(processor, retention, store_stop.clone());
+            Desk::Thread {
+                handle: handle.map_err(DaemonError::Thread)?,
+                busy: false,
+            }
+        }
+    };
     let observer = Observer {
         router: setup.router,
-        ledger: Ledger::new(setup.publishers, window, setup.ack_timeout),
-        ids: MessageIds::new(RandomState::new()),
-        fingerprints: RandomState::new(),
+        ledger,
+        desk,
+        waiting: vec![],
+        unfinished: 0,
+        acknowledged: Acknowledged::default(),
+        ids,
         session: None,
-        lanes: (0..setup.publishers).map(|_| None).collect(),
+        lanes: (0..lanes).map(|_| None).collect(),
         publish_window,
         asked,
         health,
@@ -236,6 +338,7 @@ pub async fn run(
                 lane_rx,
                 tasks,
                 links_stop,
+                store_stop,
                 stop,
             },
             ready,
@@ -267,6 +370,7 @@ struct Inputs {
     lane_rx: mpsc::Receiver<LaneEvent>,
     tasks: JoinSet<&'static str>,
     links_stop: CancellationToken,
+    store_stop: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -283,9 +387,11 @@ impl Observer {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                event = self.desk.event() => self.handle_desk(event)?,
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
+                    self.acknowledged.tick(self.ledger.last_acknowledged());
                     self.listen();
                 }
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
@@ -336,8 +442,12 @@ impl Observer {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
-                _ = tick.tick() => self.recycle_overdue(),
+                _ = tick.tick() => {
+                    self.recycle_overdue();
+                    self.acknowledged.tick(self.ledger.last_acknowledged());
+                }
                 () = sleep_until(deadline) => break,
             }
             self.act();
@@ -376,6 +486,11 @@ impl Observer {
                     break;
                 }
             }
+        }
+        inputs.store_stop.cancel();
+        if let Desk::Thread { handle, .. } = self.desk {
+            // It finishes the batch it has, in milliseconds, or gives it up.
+            let _ = tokio::task::spawn_blocking(|| handle.join()).await;
         }
         let left_unacknowledged = self.ledger.unacknowledged() + discarded;
         self.stats
@@ -492,8 +607,10 @@ impl Observer {
             id: self.ids.next(wall),
             fingerprint: 0,
         };
+        let entry = self.ledger.insert(message, None);
         // Refused, there is nobody to tell but the log.
-        self.ledger.insert(message, vec![probe], true, None);
+        self.ledger.add(entry, vec![probe], Made::Answer);
+        self.ledger.decided(entry);
     }
 
     fn handle_message(&mut self, delivery: Delivery) {
@@ -512,51 +629,123 @@ impl Observer {
             packet_id,
             dup,
         } = delivery;
-        let fingerprint = self.fingerprints.hash_one((
-            &received.topic,
-            &received.payload,
-            received.payload_bytes,
-        ));
         let ack = packet_id.map(|packet_id| Ack {
             connection: session.connection,
             packet_id,
         });
-        let id = match ack.map(|ack| self.ledger.admit(ack, fingerprint, dup)) {
+        // At QoS 0 nothing comes again.
+        let fingerprint = ack.map_or(0, |_| fingerprint(&received));
+        let admission = ack.map(|ack| self.ledger.admit(ack, fingerprint, dup));
+        let (id, repeated) = match admission {
             Some(Admission::Resumed) => return self.stats.resumed(&received),
             Some(Admission::Repeated(id)) => {
                 self.stats.repeated(&received, id);
-                id
+                (id, true)
             }
-            Some(Admission::New) | None => self.ids.next(wall),
+            Some(Admission::New) | None => (self.ids.next(wall), false),
         };
-        if received.topic == self.probe_topic.as_str() {
-            self.ledger.insert(
-                Message {
-                    received,
-                    id,
-                    fingerprint,
-                },
-                vec![],
-                false,
-                ack,
-            );
-            return;
+        let is_probe = received.topic == self.probe_topic.as_str();
+        let message = Message {
+            received: received.clone(),
+            id,
+            fingerprint,
+        };
+        let entry = self.ledger.insert(message, ack);
+        if is_probe {
+            return self.ledger.decided(entry);
         }
-        let plan = self.router.plan(&received, id, wall);
-        match plan.refusal {
-            Some(reason) => self.stats.refused(&received, reason),
-            None => self.stats.forwarded(&received, id, plan.publishes.len()),
+        self.waiting.push(Job {
+            entry,
+            received,
+            id,
+            fingerprint: ack.map(|_| fingerprint),
+            repeated,
+        });
+    }
+
+    /// Has what waits decided on: here, or by the store's thread as soon as that has finished the batch before.
+    fn decide(&mut self) {
+        // Here, until nothing is left to do: no event would bring us back.
+        while self.decide_some() {}
+    }
+
+    fn decide_some(&mut self) -> bool {
+        let (_, now) = clock();
+        let room_for_many = self.ledger.room_for_many();
+        let more = self.unfinished > 0 && room_for_many >= STEP;
+        let news = self.acknowledged.news();
+        let finished = self.ledger.last_acknowledged();
+        let wanted = !self.waiting.is_empty() || more;
+        match &mut self.desk {
+            Desk::Here(processor) if wanted => {
+                let batch = next_batch(&mut self.waiting, room_for_many, now);
+                let decided = processor.process(&batch);
+                self.handle_decided(decided.expect("without a store nothing fails"));
+                true
+            }
+            Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
+                handle.process(Batch {
+                    acknowledged: news,
+                    finished,
+                    ..next_batch(&mut self.waiting, room_for_many, now)
+                });
+                *busy = true;
+                self.acknowledged.told = self.acknowledged.told.max(news);
+                false
+            }
+            Desk::Here(_) | Desk::Thread { .. } => false,
         }
-        self.ledger.insert(
-            Message {
-                received,
-                id,
-                fingerprint,
-            },
-            plan.publishes,
-            plan.refusal.is_some(),
-            ack,
-        );
+    }
+
+    fn handle_desk(&mut self, event: Option<processor::Event>) -> Result<(), DaemonError> {
+        match event {
+            None => return Err(DaemonError::TaskEnded("store".to_owned())),
+            Some(processor::Event::Decided(decided)) => {
+                if let Desk::Thread { busy, .. } = &mut self.desk {
+                    *busy = false;
+                }
+                self.handle_decided(decided);
+            }
+            Some(processor::Event::Failing(fault)) => self.health.set_store(Some(fault)),
+            Some(processor::Event::Recovered) => self.health.set_store(None),
+        }
+        Ok(())
+    }
+
+    fn handle_decided(&mut self, decided: Vec<Decided>) {
+        for Decided {
+            entry,
+            first,
+            publishes,
+            for_many,
+            refusal,
+            done,
+        } in decided
+        {
+            if first {
+                self.note(entry, refusal, publishes.len() + for_many.len());
+                self.unfinished += usize::from(!done);
+            } else {
+                self.unfinished -= usize::from(done);
+            }
+            let made = match refusal {
+                Some(_) => Made::Answer,
+                None => Made::Copies,
+            };
+            self.ledger.add(entry, publishes, made);
+            self.ledger.add(entry, for_many, Made::ForMany);
+            if done {
+                self.ledger.decided(entry);
+            }
+        }
+    }
+
+    fn note(&mut self, entry: EntryId, refusal: Option<Refusal>, publishes: usize) {
+        let (received, id) = self.ledger.message(entry);
+        match refusal {
+            Some(reason) => self.stats.refused(received, reason),
+            None => self.stats.forwarded(received, id, publishes),
+        }
     }
 
     fn handle_lane(&mut self, event: LaneEvent) {
@@ -630,6 +819,7 @@ impl Observer {
     /// Does what the ledger asks for.
     fn act(&mut self) {
         let (now, wall) = clock();
+        self.decide();
         loop {
             for (at, lane) in self.lanes.iter().enumerate() {
                 let Some(lane) = lane else { continue };
@@ -670,6 +860,30 @@ impl Observer {
             }
         }
     }
+}
+
+fn next_batch(waiting: &mut Vec<Job>, room_for_many: usize, now: UnixMillis) -> Batch {
+    let most = waiting.len().min(BATCH_JOBS);
+    Batch {
+        jobs: waiting.drain(..most).collect(),
+        room_for_many: room_for_many.min(STEP),
+        acknowledged: None,
+        finished: None,
+        now,
+    }
+}
+
+/// Stands for a message's topic and payload, in every process alike: a redelivery after a kill is known by it. The head of a SHA-256,
+/// so that nobody can make a message that passes for somebody else's.
+fn fingerprint(received: &Received) -> u64 {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(&received.topic.len().to_be_bytes());
+    digest.update(&received.topic);
+    digest.update(&received.payload_bytes.to_be_bytes());
+    digest.update(&received.payload);
+    let mut head = [0; 8];
+    head.copy_from_slice(&digest.finish().as_ref()[..8]);
+    u64::from_be_bytes(head)
 }
 
 fn task_ended(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> DaemonError {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Session;
 use crate::config::{Config, Flags, LogFormat};
 use crate::daemon::{self, Setup};
+use crate::store::{Place, StoreSettings};
 use crate::telemetry;
 use crate::topic::{TopicFilter, TopicName};
 use crate::visitor::Visitor;
@@ -42,12 +43,18 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
     let flags = Flags::from([
         ("broker", vec![broker]),
         ("protocol", vec!["3.1.1".to_owned()]),
+        // Nothing is kept there: the store lives in memory.
+        ("state-dir", vec![".".to_owned()]),
     ]);
     let config = Config::load(&flags, &|_| None, None)?;
     let setup = Setup {
         name: config.name.clone(),
         links: config.visitor_links("demo"),
         router: config.router.clone(),
+        store: config.store.clone().map(|settings| StoreSettings {
+            place: Place::Memory,
+            ..settings
+        }),
         publishers: 1,
         ack_timeout: config.ack_timeout,
         drain_timeout: Duration::from_secs(1),

@@ -6,7 +6,9 @@
 //! - a publish stays until it is confirmed, and goes out again, oldest first, on each new connection;
 //! - a publish that keeps costing the connection is set aside: after a loss fewer go out at a time, until the one at fault
 //!   stands alone (RabbitMQ closes on a refused publish and names none);
-//! - a message that comes again after a lost session is recognised, and keeps its id.
+//! - a message that comes again after a lost session, or a killed process, is recognised, and keeps its id;
+//! - what goes to many has a lane of its own, and is taken from whoever makes it as that lane empties, so that a group of ten
+//!   thousand neither fills the memory nor stands in the way of direct messages.
 //!
 //! It does no I/O and reads no clock. `daemon.rs` feeds it and carries out what it asks for.
 
@@ -15,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::effect::Publish;
+use crate::fan_out::STEP;
 use crate::id::MessageId;
 use crate::message::Received;
-use crate::policy::Refusal;
-use crate::routing::Publish;
+use crate::refusal::Refusal;
 
 /// What a publish may cost while it is the only one under way, before it is set aside: three closed connections, or ten
 /// time-outs. A broker under an alarm confirms nothing for a while, and nobody is to blame.
@@ -26,6 +29,12 @@ const PATIENCE: u8 = 30;
 
 /// Publishes kept per message of the window, before no more messages are taken: a direct message has two, QoS 0 has no window.
 const QUEUED_PER_MESSAGE: usize = 4;
+
+/// Copies for many that wait in their lane, before no more are asked for: a few steps, so that it does not run dry.
+const MANY_QUEUED: usize = 4 * STEP;
+
+/// Copies for many under way at a time: they have a connection of their own, but the broker's attention is shared.
+const MANY_IN_FLIGHT: usize = 32;
 
 /// Payload bytes of messages under way and their copies, before no more are taken.
 const BYTES_UNDER_WAY: usize = 64 << 20;
@@ -87,6 +96,29 @@ pub struct Message {
     pub fingerprint: u64,
 }
 
+/// A message in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryId(usize);
+
+impl EntryId {
+    /// One that no ledger has given out.
+    #[cfg(test)]
+    pub(crate) fn for_tests(number: usize) -> Self {
+        Self(number)
+    }
+}
+
+/// What publishes are to the message they were made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Copies of it, or what somebody is told because of it.
+    Copies,
+    /// The same, for many: they go in the lane for that.
+    ForMany,
+    /// Notice and dead letter of one that is refused.
+    Answer,
+}
+
 /// What a message that came in is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -146,6 +178,8 @@ struct Entry {
 struct Slot {
     entry: usize,
     publish: Publish,
+    /// What it counts for, of [`BYTES_UNDER_WAY`].
+    bytes: usize,
     sent: Option<Instant>,
     losses: u8,
     /// What losses it has cost while it was the only one under way.
@@ -197,14 +231,17 @@ pub struct Ledger {
     bytes: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
+    /// The last message whose ack was handed out; a later one has a higher id.
+    last_acknowledged: Option<MessageId>,
+    /// One for each publishing connection; the last is the one for many.
     lanes: Vec<Lane>,
     window: usize,
     ack_timeout: Duration,
 }
 
 impl Ledger {
-    /// For `lanes` publishing connections and at most `window` messages under way; a publish that is not confirmed within
-    /// `ack_timeout` costs its connection.
+    /// For `lanes` publishing connections, one more for what goes to many, and at most `window` messages under way; a publish that
+    /// is not confirmed within `ack_timeout` costs its connection.
     pub fn new(lanes: usize, window: usize, ack_timeout: Duration) -> Self {
         Self {
             entries: Slab::with_capacity(window),
@@ -214,7 +251,8 @@ impl Ledger {
             bytes: 0,
             acks: VecDeque::new(),
             failed: VecDeque::new(),
-            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            last_acknowledged: None,
+            lanes: (0..=lanes).map(|_| Lane::default()).collect(),
             window,
             ack_timeout,
         }
@@ -222,10 +260,38 @@ impl Ledger {
 
     /// Whether another message may come in.
     pub fn has_room(&self) -> bool {
-        let queued: usize = self.lanes.iter().map(|lane| lane.slots.len()).sum();
+        let queued: usize = self.own_lanes().iter().map(|lane| lane.slots.len()).sum();
         self.arrived.len() < self.window
+            && self.entries.len() < self.window * QUEUED_PER_MESSAGE
             && queued < self.window * QUEUED_PER_MESSAGE
             && self.bytes < BYTES_UNDER_WAY
+    }
+
+    fn own_lanes(&self) -> &[Lane] {
+        &self.lanes[..self.lanes.len() - 1]
+    }
+
+    /// How many more copies for many may be made.
+    pub fn room_for_many(&self) -> usize {
+        let many = &self.lanes[self.lanes.len() - 1];
+        MANY_QUEUED.saturating_sub(many.slots.len())
+    }
+
+    /// What an earlier process has received and may not have acknowledged, in the order it came.
+    pub fn expect(&mut self, unacknowledged: Vec<(u64, MessageId)>) {
+        let from = unacknowledged.len().saturating_sub(REMEMBERED);
+        self.expected = unacknowledged[from..]
+            .iter()
+            .map(|&(fingerprint, id)| Expected {
+                fingerprint,
+                what: ExpectedWhat::Acknowledged(id),
+            })
+            .collect();
+    }
+
+    /// The last message whose ack was handed out: none before it is waited for.
+    pub fn last_acknowledged(&self) -> Option<MessageId> {
+        self.last_acknowledged
     }
 
     /// Messages received and not acknowledged: the broker still has them.
@@ -249,7 +315,10 @@ impl Ledger {
 
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
-        self.arrived.is_empty() && self.lanes.iter().all(|lane| lane.slots.is_empty())
+        let undecided = |entry: &Entry| entry.standing == Standing::Detached;
+        self.arrived.is_empty()
+            && !self.entries.iter().any(|(_, entry)| undecided(entry))
+            && self.lanes.iter().all(|lane| lane.slots.is_empty())
     }
 
     /// A message came at QoS 1. `fingerprint` stands for its topic and payload, `dup` is its DUP flag: a hint only, some brokers
@@ -267,7 +336,10 @@ impl Ledger {
         let entry = equal(|what| matches!(what, ExpectedWhat::Entry(_)));
         let found = entry.or_else(|| equal(|what| matches!(what, ExpectedWhat::Acknowledged(_))));
         let Some(at) = found else {
-            self.expect_nothing();
+            // What is stored nowhere (a receipt, a refused message) cannot be expected after a restart, but stands between what is.
+            if !dup {
+                self.expect_nothing();
+            }
             return Admission::New;
         };
         // What was acknowledged may come again, but only DUP tells it from an equal text that is meant to be a second message.
@@ -293,15 +365,8 @@ impl Ledger {
         }
     }
 
-    /// Takes a message over, with the publishes made of it: copies, or notice and dead letter if it `is_refused`. Without `ack`
-    /// (QoS 0) it is forgotten once they are confirmed.
-    pub fn insert(
-        &mut self,
-        message: Message,
-        publishes: Vec<Publish>,
-        is_refused: bool,
-        ack: Option<Ack>,
-    ) {
+    /// Takes a message over: it waits to be decided on. Without `ack` (QoS 0) it is forgotten once all is done.
+    pub fn insert(&mut self, message: Message, ack: Option<Ack>) -> EntryId {
         let Message {
             received,
             id,
@@ -313,33 +378,59 @@ impl Ledger {
             received,
             id,
             fingerprint,
-            outstanding: 0,
+            // The decision.
+            outstanding: 1,
             standing,
             failed: false,
         });
         if ack.is_some() {
             self.arrived.push_back(key);
         }
-        self.add(key, publishes, is_refused);
-        self.settle(key);
-        self.release();
+        EntryId(key)
     }
 
-    fn add(&mut self, key: usize, publishes: Vec<Publish>, is_answer: bool) {
+    /// A message that is being decided on, and its id.
+    pub fn message(&self, entry: EntryId) -> (&Received, MessageId) {
+        let entry = &self.entries[entry.0];
+        (&entry.received, entry.id)
+    }
+
+    /// Publishes made of a message that is being decided on.
+    pub fn add(&mut self, entry: EntryId, publishes: Vec<Publish>, made: Made) {
+        let key = entry.0;
         self.entries[key].outstanding += publishes.len();
+        let mut shared = None;
         for publish in publishes {
-            let lane = self.lane_of(publish.topic.as_str());
-            self.bytes += publish.payload.len();
+            let lane = match made {
+                Made::ForMany => self.lanes.len() - 1,
+                Made::Copies | Made::Answer => self.lane_of(publish.topic.as_str()),
+            };
+            // Copies of one payload share its memory.
+            let payload = publish.payload.as_ptr();
+            let bytes = if shared.replace(payload) == Some(payload) {
+                0
+            } else {
+                publish.payload.len()
+            };
+            self.bytes += bytes;
             self.lanes[lane].slots.push_back(Slot {
                 entry: key,
                 publish,
+                bytes,
                 sent: None,
                 losses: 0,
                 cost: 0,
                 done: false,
-                is_answer,
+                is_answer: made == Made::Answer,
             });
         }
+    }
+
+    /// All that a message leads to has been added, and what was to be written down is.
+    pub fn decided(&mut self, entry: EntryId) {
+        self.entries[entry.0].outstanding -= 1;
+        self.settle(entry.0);
+        self.release();
     }
 
     fn remove(&mut self, key: usize) -> Entry {
@@ -350,7 +441,7 @@ impl Ledger {
 
     /// By topic, so that what goes to one timeline keeps its order.
     fn lane_of(&self, topic: &str) -> usize {
-        match self.lanes.len() {
+        match self.own_lanes().len() {
             1 => 0,
             lanes => {
                 // FNV-1a: the same lane in every process, and nothing depends on who can predict it.
@@ -364,13 +455,19 @@ impl Ledger {
 
     /// A publishing connection is up; the broker takes at most `receive_maximum` publishes at a time.
     pub fn handle_lane_up(&mut self, lane: usize, receive_maximum: usize) {
-        let lane = &mut self.lanes[lane];
+        let (at, lanes) = (lane, self.lanes.len());
+        let lane = &mut self.lanes[at];
         debug_assert_eq!(
             (lane.in_flight, lane.handed_out),
             (0, 0),
             "a lane comes up only after it went down"
         );
-        lane.limit = receive_maximum.max(1);
+        let most = if at + 1 == lanes {
+            MANY_IN_FLIGHT
+        } else {
+            usize::MAX
+        };
+        lane.limit = receive_maximum.clamp(1, most);
     }
 
     /// A publishing connection is gone: what it had under way goes out again on the next.
@@ -468,7 +565,7 @@ impl Ledger {
         let offset = usize::try_from(id.sequence.checked_sub(lane.first)?).ok()?;
         let slot = lane.slots.get_mut(offset).filter(|slot| !slot.done)?;
         slot.done = true;
-        self.bytes -= slot.publish.payload.len();
+        self.bytes -= slot.bytes;
         let found = (slot.entry, slot.is_answer);
         if slot.sent.is_some() {
             lane.in_flight -= 1;
@@ -489,10 +586,9 @@ impl Ledger {
 
     /// Ends the wait of [`Ledger::poll_failed`]: `publishes` (notice and dead letter) take the place of what was refused.
     pub fn resolve(&mut self, failed: Failed, publishes: Vec<Publish>) {
-        self.add(failed.entry, publishes, true);
-        self.entries[failed.entry].outstanding -= 1;
-        self.settle(failed.entry);
-        self.release();
+        let entry = EntryId(failed.entry);
+        self.add(entry, publishes, Made::Answer);
+        self.decided(entry);
     }
 
     /// A detached entry with nothing outstanding is done.
@@ -518,6 +614,7 @@ impl Ledger {
                 self.acknowledged.pop_front();
             }
             self.acknowledged.push_back((entry.fingerprint, entry.id));
+            self.last_acknowledged = self.last_acknowledged.max(Some(entry.id));
             self.acks.push_back(ack);
         }
     }

@@ -25,6 +25,7 @@ pub struct Health(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     session: Option<String>,
+    store: Option<String>,
     lanes: Vec<Option<String>>,
 }
 
@@ -34,6 +35,7 @@ impl Health {
         let waiting = || Some("not connected yet".to_owned());
         Self(Arc::new(Mutex::new(State {
             session: waiting(),
+            store: None,
             lanes: (0..lanes).map(|_| waiting()).collect(),
         })))
     }
@@ -41,6 +43,11 @@ impl Health {
     /// The session receives, or why it does not.
     pub fn set_session(&self, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").session = fault;
+    }
+
+    /// The store works, or why it does not.
+    pub fn set_store(&self, fault: Option<String>) {
+        self.0.lock().expect("nobody panics holding it").store = fault;
     }
 
     /// A publishing connection is up, or why it is not.
@@ -60,7 +67,8 @@ impl Health {
                 .as_ref()
                 .map(|fault| format!("publisher {lane}: {fault}"))
         });
-        session.chain(lanes).collect()
+        let store = state.store.iter().map(|fault| format!("store: {fault}"));
+        session.chain(store).chain(lanes).collect()
     }
 }
 

@@ -167,6 +167,16 @@ identifier! {
     UserId, reserved: is_reserved_user
 }
 
+identifier! {
+    /// One device or browser tab of a user: what stands in a presence topic's `{client_id}` level.
+    ClientId, reserved: |_| false
+}
+
+identifier! {
+    /// A message id as it stands in a topic. The observer's own are [`MessageId`]s; services inject messages with others.
+    MessageKey, reserved: |_| false
+}
+
 impl UserId<'_> {
     /// Whether the identifier names a group by its form (`protocol.md`, section 3: it contains `group-`).
     pub fn is_group(self) -> bool {
@@ -177,6 +187,24 @@ impl UserId<'_> {
 /// The id of one message: a UUID of version 7, so ids sort by the time they were given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(uuid::Uuid);
+
+impl MessageId {
+    /// Reads an id that an observer has given.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = uuid::Uuid::parse_str(text).ok()?;
+        (id.get_version_num() == 7).then_some(Self(id))
+    }
+
+    /// When it was given: not before the message came.
+    pub fn time(self) -> UnixMillis {
+        let bytes = self.0.as_bytes();
+        UnixMillis::new(
+            bytes[..6]
+                .iter()
+                .fold(0, |millis, byte| millis << 8 | u64::from(*byte)),
+        )
+    }
+}
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,6 +233,14 @@ impl MessageIds {
             key,
             last_millis: 0,
             counter: 0,
+        }
+    }
+
+    /// Goes on behind `last`, which an earlier process has given: ids of one store rise, whatever the clock has done meanwhile.
+    pub fn resume_after(&mut self, last: MessageId) {
+        if last.time().as_millis() >= self.last_millis {
+            self.last_millis = last.time().as_millis();
+            self.counter = Self::PER_MILLI - 1;
         }
     }
 
@@ -281,5 +317,20 @@ mod tests {
             "their text does not sort the same way"
         );
         assert_eq!(given[0].0.get_version_num(), 7);
+        let last = given[given.len() - 1];
+        assert_eq!(
+            (MessageId::parse(&last.to_string()), last.time()),
+            (Some(last), UnixMillis::new(1_000))
+        );
+        assert_eq!(
+            MessageId::parse("550e8400-e29b-41d4-a716-446655440000"),
+            None
+        );
+        let mut next = MessageIds::new(RandomState::new());
+        next.resume_after(last);
+        assert!(
+            next.next(UnixMillis::new(3)) > last,
+            "ids rise over a restart, even if the clock went back"
+        );
     }
 }

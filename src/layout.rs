@@ -1,336 +1,12 @@
 //! Layouts: where a message comes in, where it goes, and the proof that the two never meet.
 //!
-//! A layout is a pair of topic templates with the same named levels (`protocol.md`, section 1). Parsing a topic borrows from
-//! it and allocates nothing.
+//! A layout is a pair of topic templates with the same named levels (`protocol.md`, section 1). Beside the outgoing paths stand
+//! the control topics of section 2, and what is told in answer (section 4). Parsing a topic borrows from it and allocates nothing.
 
-use std::fmt;
-
-use crate::id::{self, AppId, IdError, UserId};
-use crate::topic::{TopicFilter, TopicName};
-
-/// The level a refused message is answered on, in place of the inbox template's last (`protocol.md`, section 5).
-pub const CLIENT_REJECTED: &str = "clientrejected";
-
-/// A named level of a template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    App,
-    /// `{sender}` on the way in.
-    Sender,
-    /// `{recipient}` on the way in.
-    Recipient,
-    /// `{inbox_of}`, or `{recipient}` on the way out.
-    InboxOf,
-    /// `{convers_with}`, or `{sender}` on the way out.
-    ConversWith,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Level {
-    Literal(Box<str>),
-    Named(Name),
-}
-
-/// Which of a layout's two templates is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Outgoing,
-    Inbox,
-}
-
-/// A topic with named levels, such as `apps/{app}/users/{sender}/{recipient}/messages/outgoing`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
-    text: String,
-    levels: Vec<Level>,
-    pattern: Pattern,
-}
-
-/// The levels once more, as a topic is compared with them: each name with the text before it, slashes and all, and the text behind
-/// the last name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern {
-    names: Vec<(Box<str>, Name)>,
-    tail: Box<str>,
-}
-
-impl From<&[Level]> for Pattern {
-    fn from(levels: &[Level]) -> Self {
-        let (mut names, mut text) = (vec![], String::new());
-        for (at, level) in levels.iter().enumerate() {
-            if at > 0 {
-                text.push('/');
-            }
-            match level {
-                Level::Literal(literal) => text.push_str(literal),
-                Level::Named(name) => names.push((std::mem::take(&mut text).into(), *name)),
-            }
-        }
-        Self {
-            names,
-            tail: text.into(),
-        }
-    }
-}
-
-/// Why a set of layouts cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    /// A level in braces that is not one of the names this side knows.
-    #[error("template {template:?}: {{{name}}} is not a level it can have ({allowed})")]
-    UnknownName {
-        /// The template as written.
-        template: String,
-        /// The name in braces.
-        name: String,
-        /// What may stand there.
-        allowed: &'static str,
-    },
-    /// A level that is neither a name in braces nor plain text.
-    #[error(
-        "template {template:?}: level {level:?} may not hold wildcards, braces or control characters"
-    )]
-    BadLevel {
-        /// The template as written.
-        template: String,
-        /// The level at fault.
-        level: String,
-    },
-    /// A name that must be there exactly once (`{app}`: at most once).
-    #[error("template {template:?}: {{{name}}} stands {times} times in it, not once")]
-    Times {
-        /// The template as written.
-        template: String,
-        /// The name.
-        name: &'static str,
-        /// How often it was found.
-        times: usize,
-    },
-    /// The last level of an inbox template is replaced in refusals, so it must be plain text.
-    #[error(
-        "template {template:?}: its last level must be plain text, because refusals are sent with {CLIENT_REJECTED:?} in its place"
-    )]
-    LastLevel {
-        /// The template as written.
-        template: String,
-    },
-    /// No `{app}` in the outgoing template, and no app named beside it.
-    #[error(
-        "layout {layout:?}: template {template:?} has no {{app}}, so the layout must name its app (`app = \"…\"`)"
-    )]
-    NoApp {
-        /// The layout's name.
-        layout: String,
-        /// The outgoing template.
-        template: String,
-    },
-    /// The app named for a layout or by `--app` is no identifier.
-    #[error("app {app:?} {error}")]
-    BadApp {
-        /// The app as written.
-        app: String,
-        /// The rule it breaks.
-        error: IdError,
-    },
-    /// What is published there would be received again, for ever.
-    #[error(
-        "loop: what is published to {published:?} would be received again through {subscribed:?}"
-    )]
-    Loop {
-        /// The template or topic published to.
-        published: String,
-        /// The outgoing template whose filter matches it.
-        subscribed: String,
-    },
-    /// A broker may deliver such a topic twice, and which layout is meant is unclear.
-    #[error("overlap: one topic can match both {first:?} and {second:?}")]
-    Overlap {
-        /// One outgoing template.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// Nothing to subscribe to.
-    #[error("no layout is enabled")]
-    None,
-}
-
-impl Template {
-    fn of(text: String, levels: Vec<Level>) -> Self {
-        let pattern = Pattern::from(&*levels);
-        Self {
-            text,
-            levels,
-            pattern,
-        }
-    }
-
-    fn parse(text: &str, side: Side) -> Result<Self, LayoutError> {
-        let levels = text
-            .split('/')
-            .map(|level| Self::parse_level(text, level, side))
-            .collect::<Result<Vec<_>, _>>()?;
-        let template = Self::of(text.to_owned(), levels);
-        let needed: [(Name, &'static str); 2] = match side {
-            Side::Outgoing => [(Name::Sender, "sender"), (Name::Recipient, "recipient")],
-            Side::Inbox => [
-                (Name::InboxOf, "inbox_of"),
-                (Name::ConversWith, "convers_with"),
-            ],
-        };
-        for (name, spelled) in needed {
-            let times = template.count(name);
-            if times != 1 {
-                return Err(LayoutError::Times {
-                    template: text.to_owned(),
-                    name: spelled,
-                    times,
-                });
-            }
-        }
-        let times = template.count(Name::App);
-        if times > 1 {
-            return Err(LayoutError::Times {
-                template: text.to_owned(),
-                name: "app",
-                times,
-            });
-        }
-        if side == Side::Inbox && !matches!(template.levels.last(), Some(Level::Literal(_))) {
-            return Err(LayoutError::LastLevel {
-                template: text.to_owned(),
-            });
-        }
-        Ok(template)
-    }
-
-    fn parse_level(template: &str, level: &str, side: Side) -> Result<Level, LayoutError> {
-        if let Some(name) = level
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-        {
-            return Ok(Level::Named(match (side, name) {
-                (_, "app") => Name::App,
-                (Side::Outgoing, "sender") => Name::Sender,
-                (Side::Outgoing, "recipient") => Name::Recipient,
-                (Side::Inbox, "inbox_of" | "recipient") => Name::InboxOf,
-                (Side::Inbox, "convers_with" | "sender") => Name::ConversWith,
-                (Side::Outgoing | Side::Inbox, _) => {
-                    return Err(LayoutError::UnknownName {
-                        template: template.to_owned(),
-                        name: name.to_owned(),
-                        allowed: match side {
-                            Side::Outgoing => "{app}, {sender}, {recipient}",
-                            Side::Inbox => {
-                                "{app}, {inbox_of} or {recipient}, {convers_with} or {sender}"
-                            }
-                        },
-                    });
-                }
-            }));
-        }
-        if level.contains(['+', '#', '{', '}']) || level.chars().any(char::is_control) {
-            return Err(LayoutError::BadLevel {
-                template: template.to_owned(),
-                level: level.to_owned(),
-            });
-        }
-        Ok(Level::Literal(level.into()))
-    }
-
-    fn count(&self, name: Name) -> usize {
-        self.levels
-            .iter()
-            .filter(|level| **level == Level::Named(name))
-            .count()
-    }
-
-    /// The template as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// The filter of this template: `{app}` as `app` if that is given, every other name as `+`.
-    fn filter(&self, app: Option<&str>) -> TopicFilter {
-        let levels: Vec<&str> = self
-            .levels
-            .iter()
-            .map(|level| match level {
-                Level::Literal(text) => text,
-                Level::Named(Name::App) => app.unwrap_or("+"),
-                Level::Named(_) => "+",
-            })
-            .collect();
-        TopicFilter::parse(&levels.join("/")).expect("a checked template makes a filter")
-    }
-
-    /// This template with one more level after `name`: what RabbitMQ makes of a `.` in that identifier.
-    fn split_at(&self, name: Name) -> Self {
-        let at = self
-            .levels
-            .iter()
-            .position(|level| *level == Level::Named(name))
-            .expect("checked when parsed")
-            + 1;
-        let mut levels = self.levels.clone();
-        levels.insert(at, Level::Named(name));
-        Self::of(
-            format!("{} with a \".\" in an identifier", self.text),
-            levels,
-        )
-    }
-
-    /// Whether some topic with permitted identifiers fits both templates.
-    fn meets(&self, other: &Self) -> bool {
-        self.levels.len() == other.levels.len()
-            && self
-                .levels
-                .iter()
-                .zip(&other.levels)
-                .all(|pair| match pair {
-                    (Level::Literal(a), Level::Literal(b)) => a == b,
-                    (Level::Named(name), Level::Literal(text))
-                    | (Level::Literal(text), Level::Named(name)) => name.permits(text),
-                    (Level::Named(_), Level::Named(_)) => true,
-                })
-    }
-
-    /// The levels of `topic` that stand at this template's names, if the rest is equal. The end is compared first: it differs most.
-    fn captures<'t>(&self, topic: &'t str) -> Option<Captures<'t>> {
-        let mut found = Captures::default();
-        let mut rest = topic.strip_suffix(&*self.pattern.tail)?;
-        for (before, name) in &self.pattern.names {
-            rest = rest.strip_prefix(&**before)?;
-            let (level, behind) = id::Level::head(rest);
-            rest = behind;
-            match name {
-                Name::App => found.app = level,
-                Name::Sender | Name::ConversWith => found.sender = level,
-                Name::Recipient | Name::InboxOf => found.recipient = level,
-            }
-        }
-        rest.is_empty().then_some(found)
-    }
-}
-
-impl Name {
-    /// Whether a literal level could be this name's identifier.
-    fn permits(self, text: &str) -> bool {
-        match self {
-            Self::App => AppId::parse(text).is_ok(),
-            Self::Sender | Self::Recipient | Self::InboxOf | Self::ConversWith => {
-                UserId::parse(text).is_ok()
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Captures<'t> {
-    app: id::Level<'t>,
-    sender: id::Level<'t>,
-    recipient: id::Level<'t>,
-}
+use crate::id::{AppId, ClientId, IdError, MessageKey, UserId};
+pub use crate::template::{CLIENT_REJECTED, LayoutError, Template};
+use crate::template::{Captures, Level, Name, Names, Side};
+use crate::topic::{Subscription, TopicFilter, TopicName};
 
 /// What the observer makes of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,6 +23,7 @@ pub struct Layout {
     name: String,
     outgoing: Template,
     inbox: Template,
+    rejected: Template,
     payload: PayloadMode,
     sender_copy: bool,
     app: Option<String>,
@@ -365,10 +42,12 @@ impl Layout {
         sender_copy: bool,
         app: Option<&str>,
     ) -> Result<Self, LayoutError> {
+        let inbox = Template::parse(inbox, Side::Inbox)?;
         let layout = Self {
             name: name.to_owned(),
             outgoing: Template::parse(outgoing, Side::Outgoing)?,
-            inbox: Template::parse(inbox, Side::Inbox)?,
+            rejected: inbox.with_last(CLIENT_REJECTED),
+            inbox,
             payload,
             sender_copy,
             app: app.map(str::to_owned),
@@ -379,7 +58,7 @@ impl Layout {
                 error,
             })?;
         }
-        if app.is_none() && layout.outgoing.count(Name::App) == 0 {
+        if app.is_none() && !layout.outgoing.has(Name::App) {
             return Err(LayoutError::NoApp {
                 layout: layout.name,
                 template: outgoing.to_owned(),
@@ -470,7 +149,7 @@ impl Layout {
         inbox_of: UserId<'_>,
         convers_with: UserId<'_>,
     ) -> TopicName {
-        self.format_inbox(app, inbox_of, convers_with, None)
+        self.inbox.format(&names(app, inbox_of, convers_with))
     }
 
     /// The topic on which `sender` is told that his message to `recipient` was refused.
@@ -480,54 +159,132 @@ impl Layout {
         sender: UserId<'_>,
         recipient: UserId<'_>,
     ) -> TopicName {
-        self.format_inbox(app, sender, recipient, Some(CLIENT_REJECTED))
+        self.rejected.format(&names(app, sender, recipient))
     }
+}
 
-    fn format_inbox(
-        &self,
-        app: AppId<'_>,
-        inbox_of: UserId<'_>,
-        convers_with: UserId<'_>,
-        last: Option<&str>,
-    ) -> TopicName {
-        let levels = &self.inbox.levels;
-        let mut topic = String::with_capacity(
-            self.inbox.text.len()
-                + app.as_str().len()
-                + inbox_of.as_str().len()
-                + convers_with.as_str().len(),
-        );
-        for (at, level) in levels.iter().enumerate() {
-            if at > 0 {
-                topic.push('/');
-            }
-            topic.push_str(match level {
-                Level::Literal(text) if at + 1 == levels.len() => last.unwrap_or(text),
-                Level::Literal(text) => text,
-                Level::Named(Name::App) => app.as_str(),
-                Level::Named(Name::InboxOf | Name::Recipient) => inbox_of.as_str(),
-                Level::Named(Name::ConversWith | Name::Sender) => convers_with.as_str(),
-            });
-        }
-        TopicName::from_checked(topic)
+fn names<'a>(app: AppId<'a>, inbox_of: UserId<'a>, convers_with: UserId<'a>) -> Names<'a> {
+    Names {
+        app,
+        inbox_of: inbox_of.as_str(),
+        convers_with: convers_with.as_str(),
+        message: "",
     }
+}
 
-    /// The inbox template with its last level replaced, for the proof.
-    fn rejected_template(&self) -> Template {
-        let mut levels = self.inbox.levels.clone();
-        *levels.last_mut().expect("a template has a level") =
-            Level::Literal(CLIENT_REJECTED.into());
-        let cut = self.inbox.text.rfind('/').map_or(0, |at| at + 1);
-        Template::of(
-            format!("{}{CLIENT_REJECTED}", &self.inbox.text[..cut]),
-            levels,
-        )
-    }
+/// A topic read besides the outgoing paths (`protocol.md`, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    Receipt,
+    Conversation,
+    Archive,
+    Presence,
+    Block,
+    Fetch,
+    Delivered,
+    Groups,
+}
+
+/// What is read, and where its sender is told of a refusal: a service has no inbox, and `presence/clientrejected` would be a presence.
+const CONTROLS: [(Control, &str, Option<&str>); 8] = [
+    (
+        Control::Receipt,
+        "apps/{app}/users/{user}/messages/{convers_with}/{message_id}/update",
+        Some("apps/{app}/users/{user}/messages/{convers_with}/{message_id}/clientrejected"),
+    ),
+    (
+        Control::Conversation,
+        "apps/{app}/users/{user}/conversations/{convers_with}/update",
+        Some("apps/{app}/users/{user}/conversations/{convers_with}/clientrejected"),
+    ),
+    (
+        Control::Archive,
+        "apps/{app}/users/{user}/conversations/{convers_with}/archive",
+        Some("apps/{app}/users/{user}/conversations/{convers_with}/clientrejected"),
+    ),
+    (
+        Control::Presence,
+        "apps/{app}/users/{user}/presence/{client_id}",
+        None,
+    ),
+    (
+        Control::Block,
+        "apps/{app}/users/{user}/blocked/{other}/update",
+        Some("apps/{app}/users/{user}/blocked/{other}/clientrejected"),
+    ),
+    (
+        Control::Fetch,
+        "apps/{app}/users/{user}/inbox/fetch",
+        Some("apps/{app}/users/{user}/inbox/clientrejected"),
+    ),
+    (
+        Control::Delivered,
+        "apps/observer/{app}/users/{inbox_of}/messages/{convers_with}/delivered",
+        None,
+    ),
+    (Control::Groups, "apps/observer/{app}/groups/update", None),
+];
+
+/// What the observer tells a user besides messages (`protocol.md`, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A message that came in no layout, or in one that is no longer in use.
+    Message,
+    /// A message of his got further.
+    Receipt,
+    /// A conversation of his has changed.
+    Conversation,
+    /// A conversation of his has left the list.
+    ConversationDeleted,
+    /// And stands in the archive now.
+    ConversationArchived,
+    /// Whom he blocks has changed.
+    Block,
+    /// The end of a fetch.
+    Inbox,
+    /// A group of his has changed.
+    Group,
+}
+
+const TOLD: [(Told, &str); 8] = [
+    (
+        Told::Message,
+        "apps/{app}/users/{user}/messages/{convers_with}/clientadded",
+    ),
+    (
+        Told::Receipt,
+        "apps/{app}/users/{user}/messages/{convers_with}/{message_id}/clientupdated",
+    ),
+    (
+        Told::Conversation,
+        "apps/{app}/users/{user}/conversations/{convers_with}/clientupdated",
+    ),
+    (
+        Told::ConversationDeleted,
+        "apps/{app}/users/{user}/conversations/{convers_with}/clientdeleted",
+    ),
+    (
+        Told::ConversationArchived,
+        "apps/{app}/users/{user}/archived_conversations/{convers_with}/clientadded",
+    ),
+    (
+        Told::Block,
+        "apps/{app}/users/{user}/blocked/{other}/clientupdated",
+    ),
+    (Told::Inbox, "apps/{app}/users/{user}/inbox/clientupdated"),
+    (
+        Told::Group,
+        "apps/{app}/users/{user}/groups/{group}/clientupdated",
+    ),
+];
+
+fn control(text: &str) -> Template {
+    Template::parse(text, Side::Control).expect("the control topics are sound")
 }
 
 /// What a topic on an outgoing path says: `sender` writes to `recipient`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Inbound<'a> {
+pub struct Outgoing<'a> {
     /// The layout the message came in, in which it is answered.
     pub layout: &'a Layout,
     /// The tenant.
@@ -538,7 +295,86 @@ pub struct Inbound<'a> {
     pub recipient: UserId<'a>,
 }
 
-/// Why a topic that came in is no outgoing path.
+/// A conversation as one of its two sides has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeline<'a> {
+    /// The tenant.
+    pub app: AppId<'a>,
+    /// Whose it is.
+    pub inbox_of: UserId<'a>,
+    /// The other side, a user or a group.
+    pub convers_with: UserId<'a>,
+}
+
+/// What a topic that came in says: one variant for each row of `protocol.md`, section 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound<'a> {
+    /// A message.
+    Outgoing(Outgoing<'a>),
+    /// The owner of a timeline says how far a message in it got.
+    Receipt(Timeline<'a>, MessageKey<'a>),
+    /// He changes what he keeps of the conversation.
+    Conversation(Timeline<'a>),
+    /// He archives it.
+    Archive(Timeline<'a>),
+    /// A user's client comes or goes.
+    Presence {
+        /// The tenant.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+        /// His client.
+        client: ClientId<'a>,
+    },
+    /// A user blocks another (`convers_with`), or no longer.
+    Block(Timeline<'a>),
+    /// A user asks for stored messages.
+    Fetch {
+        /// The tenant.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+    },
+    /// A service puts a message into one timeline.
+    Delivered(Timeline<'a>),
+    /// A service stores a group.
+    Groups {
+        /// The tenant.
+        app: AppId<'a>,
+    },
+}
+
+impl<'a> Inbound<'a> {
+    /// Whom it concerns besides its sender, a user or a group; empty if nobody.
+    pub fn other_side(&self) -> &'a str {
+        match self {
+            Self::Outgoing(outgoing) => outgoing.recipient.as_str(),
+            Self::Receipt(timeline, _)
+            | Self::Conversation(timeline)
+            | Self::Archive(timeline)
+            | Self::Block(timeline)
+            | Self::Delivered(timeline) => timeline.convers_with.as_str(),
+            Self::Presence { .. } | Self::Fetch { .. } | Self::Groups { .. } => "",
+        }
+    }
+
+    /// The outgoing path, if it is one.
+    pub fn outgoing(&self) -> Option<&Outgoing<'a>> {
+        match self {
+            Self::Outgoing(outgoing) => Some(outgoing),
+            Self::Receipt(..)
+            | Self::Conversation(_)
+            | Self::Archive(_)
+            | Self::Presence { .. }
+            | Self::Block(_)
+            | Self::Fetch { .. }
+            | Self::Delivered(_)
+            | Self::Groups { .. } => None,
+        }
+    }
+}
+
+/// Why a topic that came in says nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError<'t> {
     /// It has the form of no enabled layout.
@@ -547,7 +383,7 @@ pub enum ParseError<'t> {
     /// One of its identifiers is none.
     #[error("the topic's {which} {level:?} {error}")]
     BadId {
-        /// `app`, `sender` or `recipient`.
+        /// `app`, `sender`, `user` and so on.
         which: &'static str,
         /// The level as it stands in the topic.
         level: &'t str,
@@ -564,10 +400,23 @@ pub enum ParseError<'t> {
     OtherApp(&'t str),
 }
 
+/// Whether the control topics of `protocol.md`, section 2, are served beside the layouts: they need a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controls {
+    /// They are.
+    Served,
+    /// Nothing is read but outgoing paths.
+    Off,
+}
+
 /// The layouts in use, proven to neither loop nor overlap.
 #[derive(Clone, Debug)]
 pub struct Layouts {
     layouts: Vec<Layout>,
+    /// The control topics, each with where its refusal is told; empty if they are off.
+    controls: Vec<(Control, Template, Option<Template>)>,
+    /// In the order of [`TOLD`].
+    told: Vec<Template>,
     /// What RabbitMQ makes of a `.` in an identifier of those layouts: subscribed to, so that it can be refused and counted.
     splits: Vec<Template>,
     /// The tenants served; all if empty.
@@ -585,6 +434,7 @@ impl Layouts {
         layouts: Vec<Layout>,
         apps: Vec<String>,
         also_published: &[TopicName],
+        controls: Controls,
     ) -> Result<Self, LayoutError> {
         if layouts.is_empty() {
             return Err(LayoutError::None);
@@ -595,12 +445,25 @@ impl Layouts {
                 error,
             })?;
         }
-        for (at, first) in layouts.iter().enumerate() {
-            for second in &layouts[at + 1..] {
-                if first.outgoing.meets(&second.outgoing) {
+        let controls: Vec<_> = match controls {
+            Controls::Served => CONTROLS
+                .iter()
+                .map(|(what, read, rejected)| (*what, control(read), rejected.map(control)))
+                .collect(),
+            Controls::Off => vec![],
+        };
+        let told: Vec<_> = TOLD.iter().map(|(_, text)| control(text)).collect();
+        let read: Vec<&Template> = layouts
+            .iter()
+            .map(|layout| &layout.outgoing)
+            .chain(controls.iter().map(|(_, read, _)| read))
+            .collect();
+        for (at, first) in read.iter().enumerate() {
+            for second in &read[at + 1..] {
+                if first.meets(second) {
                     return Err(LayoutError::Overlap {
-                        first: first.outgoing.text.clone(),
-                        second: second.outgoing.text.clone(),
+                        first: first.text.clone(),
+                        second: second.text.clone(),
                     });
                 }
             }
@@ -612,32 +475,46 @@ impl Layouts {
                 .map(|level| Level::Literal(level.into()));
             Template::of(topic.as_str().to_owned(), levels.collect())
         });
+        let told_now = if controls.is_empty() { &[][..] } else { &told };
         let published: Vec<Template> = layouts
             .iter()
-            .flat_map(|layout| [layout.inbox.clone(), layout.rejected_template()])
+            .flat_map(|layout| [layout.inbox.clone(), layout.rejected.clone()])
+            .chain(
+                controls
+                    .iter()
+                    .filter_map(|(_, _, rejected)| rejected.clone()),
+            )
+            .chain(told_now.iter().cloned())
             .chain(fixed)
             .collect();
-        for layout in &layouts {
+        for template in &read {
             // The broker goes by the filter, which knows nothing of reserved words: a fixed topic must not match it at all.
-            let filter = layout.outgoing.filter(None);
-            if let Some(looping) = published.iter().find(|t| {
-                t.meets(&layout.outgoing) || (!t.text.contains('{') && filter.matches(&t.text))
-            }) {
+            let filter = template.filter(None);
+            if let Some(looping) = published
+                .iter()
+                .find(|t| t.meets(template) || (!t.text.contains('{') && filter.matches(&t.text)))
+            {
                 return Err(LayoutError::Loop {
                     published: looping.text.clone(),
-                    subscribed: layout.outgoing.text.clone(),
+                    subscribed: template.text.clone(),
                 });
             }
         }
         let mut splits: Vec<Template> = Vec::new();
-        for layout in &layouts {
-            for split in [
-                layout.outgoing.split_at(Name::Sender),
-                layout.outgoing.split_at(Name::Recipient),
+        for template in &read {
+            for name in [
+                Name::Sender,
+                Name::Recipient,
+                Name::InboxOf,
+                Name::ConversWith,
             ] {
-                let taken = layouts
+                if !template.has(name) {
+                    continue;
+                }
+                let split = template.split_at(name);
+                let taken = read
                     .iter()
-                    .map(|l| &l.outgoing)
+                    .copied()
                     .chain(&published)
                     .chain(&splits)
                     .any(|other| other.meets(&split));
@@ -648,6 +525,8 @@ impl Layouts {
         }
         Ok(Self {
             layouts,
+            controls,
+            told,
             splits,
             apps,
         })
@@ -658,25 +537,78 @@ impl Layouts {
         self.layouts.iter()
     }
 
+    /// The layout of that name, if it is in use.
+    pub fn named(&self, name: &str) -> Option<&Layout> {
+        self.layouts.iter().find(|layout| layout.name == name)
+    }
+
+    /// Where a user is told `what`. `message` is the id of the message concerned, if one is.
+    pub fn told(&self, what: Told, timeline: &Timeline<'_>, message: &str) -> TopicName {
+        let at = TOLD.iter().position(|(listed, _)| *listed == what);
+        self.told[at.expect("the table is complete")].format(&Names {
+            message,
+            ..names(timeline.app, timeline.inbox_of, timeline.convers_with)
+        })
+    }
+
+    /// Where the sender of `inbound` is told that it was refused, if he has an inbox.
+    pub fn rejected(&self, inbound: &Inbound<'_>) -> Option<TopicName> {
+        let on = |what, timeline: &Timeline<'_>, message| {
+            let (_, _, rejected) = self.controls.iter().find(|(listed, ..)| *listed == what)?;
+            Some(rejected.as_ref()?.format(&Names {
+                message,
+                ..names(timeline.app, timeline.inbox_of, timeline.convers_with)
+            }))
+        };
+        match inbound {
+            Inbound::Outgoing(outgoing) => Some(outgoing.layout.rejected_topic(
+                outgoing.app,
+                outgoing.sender,
+                outgoing.recipient,
+            )),
+            Inbound::Receipt(timeline, message) => on(Control::Receipt, timeline, message.as_str()),
+            Inbound::Conversation(timeline) | Inbound::Archive(timeline) => {
+                on(Control::Conversation, timeline, "")
+            }
+            Inbound::Block(timeline) => on(Control::Block, timeline, ""),
+            Inbound::Fetch { app, user } => {
+                let timeline = Timeline {
+                    app: *app,
+                    inbox_of: *user,
+                    convers_with: *user,
+                };
+                on(Control::Fetch, &timeline, "")
+            }
+            Inbound::Presence { .. } | Inbound::Delivered(_) | Inbound::Groups { .. } => None,
+        }
+    }
+
     /// Every filter to subscribe to.
-    pub fn filters(&self) -> Vec<TopicFilter> {
-        let templates = self
-            .layouts
+    pub fn filters(&self) -> Vec<Subscription> {
+        let read = self.layouts.iter().map(|layout| (&layout.outgoing, false));
+        // A client's presence may be kept by the broker; anything else that is, is refused.
+        let controls = self
+            .controls
             .iter()
-            .map(|layout| &layout.outgoing)
-            .chain(&self.splits);
-        let mut filters: Vec<_> = templates
-            .flat_map(|template| {
+            .map(|(what, read, _)| (read, *what == Control::Presence));
+        let splits = self.splits.iter().map(|split| (split, false));
+        let mut filters: Vec<_> = read
+            .chain(controls)
+            .chain(splits)
+            .flat_map(|(template, retained)| {
                 let apps: Vec<Option<&str>> = if self.apps.is_empty() {
                     vec![None]
                 } else {
                     self.apps.iter().map(|app| Some(app.as_str())).collect()
                 };
-                apps.into_iter().map(|app| template.filter(app))
+                apps.into_iter().map(move |app| Subscription {
+                    filter: template.filter(app),
+                    retained,
+                })
             })
             .collect();
         let mut seen = std::collections::HashSet::new();
-        filters.retain(|filter| seen.insert(filter.clone()));
+        filters.retain(|subscription| seen.insert(subscription.filter.clone()));
         filters
     }
 
@@ -688,13 +620,17 @@ impl Layouts {
             .filter_map(|name| Layout::built_in(name))
             .flatten()
             .collect();
-        let all = Self::new(built_in, vec![], &[])
-            .expect("the built-in layouts are sound")
-            .filters();
-        let current = self.filters();
-        all.into_iter()
-            .filter(|filter| !current.contains(filter))
-            .collect()
+        let filters = |layouts: &Self| {
+            let subscriptions = layouts.filters().into_iter();
+            subscriptions
+                .map(|subscription| subscription.filter)
+                .collect::<Vec<_>>()
+        };
+        let all = Self::new(built_in, vec![], &[], Controls::Served)
+            .expect("the built-in layouts are sound");
+        let current = filters(self);
+        let all = filters(&all).into_iter();
+        all.filter(|filter| !current.contains(filter)).collect()
     }
 
     /// The layout into whose inboxes a topic leads, if it is one the observer writes to.
@@ -720,7 +656,20 @@ impl Layouts {
             let Some(found) = layout.outgoing.captures(topic) else {
                 continue;
             };
-            match self.check(layout, &found) {
+            match self.check_outgoing(layout, &found) {
+                Ok(outgoing) => return Ok(Inbound::Outgoing(outgoing)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        for (what, read, _) in self
+            .controls
+            .iter()
+            .filter(|(_, read, _)| read.levels.len() == levels)
+        {
+            let Some(found) = read.captures(topic) else {
+                continue;
+            };
+            match self.check_control(*what, &found) {
                 Ok(inbound) => return Ok(inbound),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
@@ -738,46 +687,82 @@ impl Layouts {
         }))
     }
 
-    fn check<'a>(
+    fn check_outgoing<'a>(
         &self,
         layout: &'a Layout,
         found: &Captures<'a>,
-    ) -> Result<Inbound<'a>, ParseError<'a>> {
-        let bad = |which, level| {
-            move |error| ParseError::BadId {
-                which,
-                level,
-                error,
-            }
-        };
+    ) -> Result<Outgoing<'a>, ParseError<'a>> {
         let app = match &layout.app {
             Some(fixed) => AppId::parse(fixed).map_err(bad("app", fixed))?,
             None => AppId::from_level(found.app).map_err(bad("app", found.app.as_str()))?,
         };
-        let Captures {
-            sender, recipient, ..
-        } = *found;
-        let inbound = Inbound {
+        let outgoing = Outgoing {
             layout,
             app,
-            sender: UserId::from_level(sender).map_err(bad("sender", sender.as_str()))?,
-            recipient: UserId::from_level(recipient)
-                .map_err(bad("recipient", recipient.as_str()))?,
+            sender: UserId::from_level(found.sender)
+                .map_err(bad("sender", found.sender.as_str()))?,
+            recipient: UserId::from_level(found.recipient)
+                .map_err(bad("recipient", found.recipient.as_str()))?,
         };
-        let app = app.as_str();
-        if !self.apps.is_empty()
-            && layout.app.is_none()
-            && !self.apps.iter().any(|served| served == app)
-        {
-            return Err(ParseError::OtherApp(app));
+        if layout.app.is_none() {
+            self.check_served(app)?;
         }
-        Ok(inbound)
+        Ok(outgoing)
+    }
+
+    fn check_control<'a>(
+        &self,
+        what: Control,
+        found: &Captures<'a>,
+    ) -> Result<Inbound<'a>, ParseError<'a>> {
+        let app = AppId::from_level(found.app).map_err(bad("app", found.app.as_str()))?;
+        self.check_served(app)?;
+        let user =
+            || UserId::from_level(found.recipient).map_err(bad("user", found.recipient.as_str()));
+        let timeline = || {
+            Ok(Timeline {
+                app,
+                inbox_of: user()?,
+                convers_with: UserId::from_level(found.sender)
+                    .map_err(bad("other user or group", found.sender.as_str()))?,
+            })
+        };
+        Ok(match what {
+            Control::Receipt => Inbound::Receipt(
+                timeline()?,
+                MessageKey::from_level(found.other)
+                    .map_err(bad("message id", found.other.as_str()))?,
+            ),
+            Control::Conversation => Inbound::Conversation(timeline()?),
+            Control::Archive => Inbound::Archive(timeline()?),
+            Control::Presence => Inbound::Presence {
+                app,
+                user: user()?,
+                client: ClientId::from_level(found.other)
+                    .map_err(bad("client id", found.other.as_str()))?,
+            },
+            Control::Block => Inbound::Block(timeline()?),
+            Control::Fetch => Inbound::Fetch { app, user: user()? },
+            Control::Delivered => Inbound::Delivered(timeline()?),
+            Control::Groups => Inbound::Groups { app },
+        })
+    }
+
+    fn check_served<'a>(&self, app: AppId<'a>) -> Result<(), ParseError<'a>> {
+        let app = app.as_str();
+        if self.apps.is_empty() || self.apps.iter().any(|served| served == app) {
+            Ok(())
+        } else {
+            Err(ParseError::OtherApp(app))
+        }
     }
 }
 
-impl fmt::Display for Template {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+fn bad<'a>(which: &'static str, level: &'a str) -> impl FnOnce(IdError) -> ParseError<'a> {
+    move |error| ParseError::BadId {
+        which,
+        level,
+        error,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::broker::{
 };
 use crate::config::Credentials;
 use crate::http::Health;
-use crate::topic::TopicFilter;
+use crate::topic::{Subscription, TopicFilter};
 
 /// The first wait after a connection is lost, and the longest while the broker cannot be reached.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
@@ -462,7 +462,7 @@ impl Links {
     /// with other settings may have left in the session.
     pub fn session(
         &self,
-        filters: Vec<TopicFilter>,
+        filters: Vec<Subscription>,
         retired: Vec<TopicFilter>,
         events: mpsc::Sender<SessionEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -471,14 +471,15 @@ impl Links {
         run_session(link, filters, retired, events, pioneered).instrument(info_span!("session"))
     }
 
-    /// A publishing link: runs until the observer stops.
+    /// A publishing link, whose client identifier ends in `name`: runs until the observer stops.
     pub fn lane(
         &self,
         lane: usize,
+        name: &str,
         publish_window: usize,
         events: mpsc::Sender<LaneEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let client_id = Secret::new(format!("{}-pub-{lane}", self.settings.client_id.reveal()));
+        let client_id = Secret::new(format!("{}-pub-{name}", self.settings.client_id.reveal()));
         let link = self.link(client_id, Session::Clean, publish_window);
         let pioneered = self.pioneered.subscribe();
         run_lane(link, lane, events, pioneered).instrument(info_span!("publisher", lane))
@@ -517,7 +518,7 @@ impl Links {
 
 async fn run_session(
     mut link: Link,
-    filters: Vec<TopicFilter>,
+    filters: Vec<Subscription>,
     retired: Vec<TopicFilter>,
     events: mpsc::Sender<SessionEvent>,
     pioneered: watch::Sender<bool>,
@@ -622,7 +623,7 @@ struct SessionPump<'a> {
     link: &'a Link,
     progress: &'a Progress,
     events: &'a mpsc::Sender<SessionEvent>,
-    filters: &'a [TopicFilter],
+    filters: &'a [Subscription],
     /// Filters an earlier run may have left in the session.
     retired: &'a [TopicFilter],
     read_ahead: &'a Arc<Semaphore>,
@@ -724,7 +725,10 @@ impl SessionPump<'_> {
 }
 
 /// Every filter must be granted, at QoS 1: else messages would be lost, or never come.
-fn check_granted(filters: &[TopicFilter], granted: &[Result<u8, String>]) -> Result<(), LinkError> {
+fn check_granted(
+    filters: &[Subscription],
+    granted: &[Result<u8, String>],
+) -> Result<(), LinkError> {
     if granted.len() != filters.len() {
         let text = format!(
             "SUBACK answers {} filters of {}",
@@ -739,18 +743,18 @@ fn check_granted(filters: &[TopicFilter], granted: &[Result<u8, String>]) -> Res
         .find(|(_, granted)| !matches!(granted, Ok(1..)))
     {
         None => Ok(()),
-        Some((filter, Ok(qos))) => Err(LinkError::new(
+        Some((asked, Ok(qos))) => Err(LinkError::new(
             Cause::NotAuthorized,
             format!(
                 "subscription to {filter:?} was granted QoS {qos} only",
-                filter = filter.as_str()
+                filter = asked.filter.as_str()
             ),
         )),
-        Some((filter, Err(reason))) => Err(LinkError::new(
+        Some((asked, Err(reason))) => Err(LinkError::new(
             Cause::NotAuthorized,
             format!(
                 "subscription to {filter:?} was refused: {reason}",
-                filter = filter.as_str()
+                filter = asked.filter.as_str()
             ),
         )),
     }

@@ -1,118 +1,75 @@
-//! The checks every message passes, in the order they apply, and the closed list of reasons for a refusal.
-//!
-//! A refusal is an answer, not an error: the message is acknowledged, counted, its sender told (`protocol.md`, section 5).
+//! The checks every message passes, in the order they apply.
 
-use std::fmt;
-
-use crate::id::IdError;
+use crate::control::{self, Fetch, Receipt};
+use crate::conversation::Patch;
+use crate::group::{GroupUpdate, Users};
+use crate::id::UserId;
 use crate::layout::{Inbound, ParseError, PayloadMode};
-use crate::message::{Envelope, EnvelopeError, Received};
+use crate::message::{Envelope, Injected, Received, Status};
+use crate::refusal::Refusal;
 use crate::topic::BrokerKind;
-
-/// Why a message is not forwarded (`protocol.md`, section 5): the same word in logs, notices, metrics and `explain`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// The topic has the form of no layout, is not UTF-8, or one of its identifiers is none.
-    MalformedTopic,
-    /// An identifier is a word the topic tree uses itself.
-    ReservedIdentifier,
-    /// The broker stored this message (RETAIN flag): it would come again with every reconnect.
-    Retained,
-    /// The payload is over the limit.
-    TooLarge,
-    /// The payload of an envelope layout is not JSON.
-    NotJson,
-    /// The payload of an envelope layout is JSON, but not an object.
-    NotAnObject,
-    /// A message for a group that is none.
-    NotAGroup,
-    /// An identifier the broker cannot carry.
-    Unroutable,
-    /// The broker refused the forward.
-    Unauthorized,
-}
-
-impl Refusal {
-    /// Every reason.
-    pub const ALL: [Self; 9] = [
-        Self::MalformedTopic,
-        Self::ReservedIdentifier,
-        Self::Retained,
-        Self::TooLarge,
-        Self::NotJson,
-        Self::NotAnObject,
-        Self::NotAGroup,
-        Self::Unroutable,
-        Self::Unauthorized,
-    ];
-
-    /// The reason as it stands on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MalformedTopic => "malformed-topic",
-            Self::ReservedIdentifier => "reserved-identifier",
-            Self::Retained => "retained",
-            Self::TooLarge => "too-large",
-            Self::NotJson => "not-json",
-            Self::NotAnObject => "not-an-object",
-            Self::NotAGroup => "not-a-group",
-            Self::Unroutable => "unroutable",
-            Self::Unauthorized => "unauthorized",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 impl From<&ParseError<'_>> for Refusal {
     fn from(error: &ParseError<'_>) -> Self {
         match error {
-            ParseError::BadId {
-                error: IdError::Reserved,
-                ..
-            } => Self::ReservedIdentifier,
+            ParseError::BadId { error, .. } => Self::from(*error),
             ParseError::SplitId => Self::Unroutable,
-            ParseError::NoLayout | ParseError::BadId { .. } | ParseError::OtherApp(_) => {
-                Self::MalformedTopic
-            }
-        }
-    }
-}
-
-impl From<EnvelopeError> for Refusal {
-    fn from(error: EnvelopeError) -> Self {
-        match error {
-            EnvelopeError::NotJson => Self::NotJson,
-            EnvelopeError::NotAnObject => Self::NotAnObject,
+            ParseError::NoLayout | ParseError::OtherApp(_) => Self::MalformedTopic,
         }
     }
 }
 
 /// What the checks go by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// The largest payload served, in bytes.
     pub max_payload_bytes: usize,
     /// What the broker does to topics.
     pub broker_kind: BrokerKind,
+    /// The most members a message may go to.
+    pub max_recipients: usize,
+    /// Who may write to a group without being a member.
+    pub group_senders: GroupSenders,
 }
 
-/// What is forwarded, once every check is passed.
+/// Who may write to a known group (`protocol.md`, section 3).
 #[derive(Clone, Debug)]
-pub enum Accepted<'p> {
-    /// The same bytes.
+pub enum GroupSenders {
+    /// Its members, and these.
+    MembersAnd(Vec<String>),
+    /// Everybody.
+    Anybody,
+}
+
+/// What a payload says, once every check that needs no look into the store is passed.
+#[derive(Clone, Debug)]
+pub enum Content<'p> {
+    /// Whatever it is: the same bytes are forwarded.
     Verbatim,
-    /// The client's object, with the observer's fields to be set.
+    /// A message: the client's object, with the observer's fields to be set.
     Envelope(Envelope<'p>),
+    /// A receipt.
+    Receipt(Receipt),
+    /// A patch of a conversation.
+    Patch(Patch),
+    /// Nothing that matters: the topic says it all.
+    Ignored,
+    /// A client is there, or not.
+    Presence(bool),
+    /// Another user is blocked, or not.
+    Block(bool),
+    /// Which stored messages are asked for.
+    Fetch(Fetch),
+    /// A message as a service made it.
+    Injected(Injected),
+    /// A group as a service made it.
+    Group(GroupUpdate),
 }
 
 impl Policy {
-    /// The checks, in the order they apply; the cheap ones first. The topic has been parsed by then; whether the broker can carry
-    /// what is published is asked of the topics themselves (`routing.rs`).
+    /// The checks, in the order they apply; the cheap ones first. The topic has been parsed by then. What needs the store comes
+    /// after ([`Policy::check_group`]); whether the broker can carry what is published is asked of the topics themselves
+    /// (`routing.rs`).
     ///
     /// # Errors
     /// The reason for which the message is refused.
@@ -120,23 +77,74 @@ impl Policy {
         &self,
         inbound: &Inbound<'_>,
         received: &'p Received,
-    ) -> Result<Accepted<'p>, Refusal> {
-        if received.retain {
+    ) -> Result<Content<'p>, Refusal> {
+        // A will is kept by the broker, and says the truth; anything else would come again with every connection.
+        if received.retain && !matches!(inbound, Inbound::Presence { .. }) {
             return Err(Refusal::Retained);
         }
         if received.payload_bytes > self.max_payload_bytes {
             return Err(Refusal::TooLarge);
         }
-        match inbound.layout.payload() {
-            PayloadMode::Verbatim => Ok(Accepted::Verbatim),
-            PayloadMode::Envelope => {
-                let envelope = Envelope::parse(&received.payload)?;
-                // Without a store no group is known: such a message must not pass for a direct one.
-                if envelope.says_group || inbound.recipient.is_group() {
-                    return Err(Refusal::NotAGroup);
+        let payload = &received.payload;
+        Ok(match inbound {
+            Inbound::Outgoing(outgoing) => match outgoing.layout.payload() {
+                PayloadMode::Verbatim => Content::Verbatim,
+                PayloadMode::Envelope => Content::Envelope(Envelope::parse(payload)?),
+            },
+            Inbound::Receipt(..) => Content::Receipt(Receipt::parse(payload)?),
+            Inbound::Conversation(_) => Content::Patch(Patch::parse(payload)?),
+            Inbound::Archive(_) => Content::Ignored,
+            Inbound::Presence { .. } => Content::Presence(control::parse_presence(payload)?),
+            Inbound::Block(_) => Content::Block(control::parse_block(payload)?),
+            Inbound::Fetch { .. } => Content::Fetch(Fetch::parse(payload)?),
+            Inbound::Delivered(_) => {
+                let injected = Injected::parse(payload)?;
+                if injected.status != Some(Status::Delivered) {
+                    return Err(Refusal::BadStatus);
                 }
-                Ok(Accepted::Envelope(envelope))
+                Content::Injected(injected)
             }
+            Inbound::Groups { .. } => {
+                let update = GroupUpdate::parse(payload)?;
+                self.check_recipients(&update.members)?;
+                self.check_recipients(&update.notify)?;
+                Content::Group(update)
+            }
+        })
+    }
+
+    /// Whether `sender` may write to a group with these `members`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAMember`], if not.
+    pub fn check_group(&self, sender: UserId<'_>, members: &Users) -> Result<(), Refusal> {
+        let sender = sender.as_str();
+        let permitted = match &self.group_senders {
+            GroupSenders::Anybody => true,
+            GroupSenders::MembersAnd(others) => {
+                members.contains(sender) || others.iter().any(|other| other == sender)
+            }
+        };
+        if permitted {
+            Ok(())
+        } else {
+            Err(Refusal::NotAMember)
+        }
+    }
+
+    /// Whether a message may go to so many, and the broker can carry it to each.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyRecipients`] or [`Refusal::Unroutable`].
+    pub fn check_recipients(&self, users: &Users) -> Result<(), Refusal> {
+        if users.len() > self.max_recipients {
+            return Err(Refusal::TooManyRecipients);
+        }
+        let carried = |user: &str| self.broker_kind.carries(user).is_ok();
+        if users.as_slice().iter().all(|user| carried(user)) {
+            Ok(())
+        } else {
+            Err(Refusal::Unroutable)
         }
     }
 }

@@ -1,41 +1,105 @@
-//! One message in, one plan out: what is to be published where, or for which reason nothing is.
+//! One message in, one plan out: what is to be published where and written down, or for which reason nothing is.
 //!
-//! A pure function of the topic, the payload, the id given and the time. How the plan is carried out, and when the message is
-//! acknowledged, is `forward.rs`'s business.
+//! Three steps: [`Router::decode`] reads topic and payload, the store looks up the [`Facts`] that takes, [`Router::plan`] decides: a
+//! pure function of the two and the id given. What goes to many is a [`FanOut`], carried out in steps ([`FanOut::step`]). How a
+//! plan is carried out, and when the message is acknowledged, is `processor.rs`'s and `forward.rs`'s business.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::id::{MessageId, UserId};
-use crate::layout::{Inbound, Layouts};
-use crate::message::{Envelope, Owned, Received, Status};
-use crate::policy::{Accepted, Policy, Refusal};
+use crate::control::Receipt;
+use crate::conversation::{Patch, Row};
+use crate::effect::{Copy, NewMessage, Publish, Write};
+use crate::fan_out::{FanOut, GroupMessage};
+use crate::group::{Group, GroupUpdate, Users};
+use crate::id::{AppId, MessageId};
+use crate::layout::{Inbound, Layouts, Outgoing, Timeline, Told};
+use crate::message::{Body, Envelope, Injected, Owned, Received, Status};
+use crate::policy::{Content, Policy};
+use crate::refusal::Refusal;
 use crate::time::UnixMillis;
 use crate::topic::TopicName;
 
 /// The longest user property of a dead letter, in bytes. MQTT has two bytes for its length; nobody reads that far.
 const MAX_PROPERTY_BYTES: usize = 1_024;
 
-/// One message to publish, at QoS 1, not retained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publish {
-    /// Where to.
-    pub topic: TopicName,
-    /// What.
-    pub payload: Bytes,
-    /// MQTT 5 user properties; MQTT 3.1.1 has no place for them.
-    pub user_properties: Vec<(String, String)>,
-}
-
 /// What becomes of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+#[derive(Clone, Debug, Default)]
+pub struct Plan<'a> {
     /// What is published; the message is acknowledged when all of it is confirmed.
     pub publishes: Vec<Publish>,
+    /// What is written down before anything is published.
+    pub writes: Vec<Write<'a>>,
+    /// What goes to many, in steps.
+    pub fan_out: Option<FanOut>,
     /// The reason, if it is refused.
     pub refusal: Option<Refusal>,
+}
+
+/// A message whose topic and payload are understood.
+#[derive(Clone, Debug)]
+pub struct Decoded<'a> {
+    /// What the topic says.
+    pub inbound: Inbound<'a>,
+    /// What the payload says.
+    pub content: Content<'a>,
+}
+
+/// What is known that a plan depends on, beside the message itself.
+#[derive(Clone, Debug)]
+pub enum Facts {
+    /// The message says it all.
+    Nothing,
+    /// Of a direct message.
+    Direct {
+        /// The recipient blocks the sender.
+        blocked: bool,
+    },
+    /// Of a message to a group.
+    Group {
+        /// The group, if it is stored.
+        group: Option<Arc<Group>>,
+        /// Who does not want to hear the sender.
+        blocked_by: Vec<Box<str>>,
+        /// There is a store, and it would know the group: one it does not know has nobody in it but who writes.
+        transient: bool,
+    },
+    /// Of the message that a receipt is about, if it is in the timeline.
+    Receipt(Option<Receipted>),
+    /// Of a conversation, if there is one.
+    Conversation(Option<Row>),
+    /// Of a user's presence.
+    Presence {
+        /// His clients that are there, without the one concerned.
+        others: usize,
+        /// What he has missed begins behind this place in the store, if he is to get it again.
+        missed_since: Option<i64>,
+        /// The last place in the store.
+        last: i64,
+    },
+    /// Of a fetch: it concerns what stands behind `after`, up to `last`.
+    Fetch {
+        /// A place in the store.
+        after: i64,
+        /// The last place in the store.
+        last: i64,
+    },
+}
+
+/// A message that a receipt is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipted {
+    /// Who wrote it.
+    pub sender: Box<str>,
+    /// How far the copy of the receipt's user got.
+    pub mine: Status,
+    /// Whether it was written to a group.
+    pub in_group: bool,
 }
 
 /// What the observer knows that every plan needs.
@@ -69,48 +133,304 @@ struct DeadLetter<'a> {
 }
 
 impl Router {
-    /// What becomes of `received`, if it is given `id` at `now`.
-    pub fn plan(&self, received: &Received, id: MessageId, now: UnixMillis) -> Plan {
-        match self.forward(received, id, now) {
-            Ok(publishes) => Plan {
-                publishes,
-                refusal: None,
-            },
-            Err(refusal) => self.refuse(received, refusal, now),
-        }
-    }
-
-    fn forward(
-        &self,
-        received: &Received,
-        id: MessageId,
-        now: UnixMillis,
-    ) -> Result<Vec<Publish>, Refusal> {
+    /// What topic and payload say.
+    ///
+    /// # Errors
+    /// The reason for which the message is refused.
+    pub fn decode<'a>(&'a self, received: &'a Received) -> Result<Decoded<'a>, Refusal> {
         let topic = std::str::from_utf8(&received.topic).map_err(|_| Refusal::MalformedTopic)?;
         let inbound = self
             .layouts
             .parse(topic)
             .map_err(|error| Refusal::from(&error))?;
-        let publishes = match self.policy.check(&inbound, received)? {
-            Accepted::Verbatim => verbatim(&inbound, &received.payload),
-            Accepted::Envelope(envelope) => direct(&inbound, &envelope, id, now),
-        };
-        let carried = publishes.iter().all(|publish| {
-            self.policy
-                .broker_kind
-                .carries(publish.topic.as_str())
-                .is_ok()
-        });
-        if carried {
-            Ok(publishes)
+        let content = self.policy.check(&inbound, received)?;
+        Ok(Decoded { inbound, content })
+    }
+
+    /// What becomes of a message, if it is given `id`. It counts as written when the id was given, unless it says something sane
+    /// itself: planned again after a crash, it comes out the same.
+    pub fn plan<'a>(
+        &self,
+        decoded: &'a Decoded<'a>,
+        received: &Received,
+        facts: Facts,
+        id: MessageId,
+    ) -> Plan<'a> {
+        let plan = self
+            .decide(decoded, received, facts, id)
+            .and_then(|plan| self.carried(plan));
+        plan.unwrap_or_else(|refusal| self.refuse(received, refusal, id.time()))
+    }
+
+    fn carried<'a>(&self, plan: Plan<'a>) -> Result<Plan<'a>, Refusal> {
+        let kind = self.policy.broker_kind;
+        let mut topics = plan.publishes.iter().map(|publish| &publish.topic);
+        if topics.all(|topic| kind.carries(topic.as_str()).is_ok()) {
+            Ok(plan)
         } else {
             Err(Refusal::Unroutable)
         }
     }
 
+    fn decide<'a>(
+        &self,
+        decoded: &'a Decoded<'a>,
+        received: &Received,
+        facts: Facts,
+        id: MessageId,
+    ) -> Result<Plan<'a>, Refusal> {
+        match (&decoded.inbound, &decoded.content, facts) {
+            (Inbound::Outgoing(outgoing), Content::Verbatim, facts) => {
+                let blocked = matches!(facts, Facts::Direct { blocked: true });
+                Ok(verbatim(outgoing, &received.payload, blocked))
+            }
+            (
+                Inbound::Outgoing(outgoing),
+                Content::Envelope(envelope),
+                Facts::Group {
+                    group,
+                    blocked_by,
+                    transient,
+                },
+            ) => {
+                let users = self.members(outgoing, envelope, group.as_deref(), transient)?;
+                Ok(to_group(outgoing, envelope, id, users, blocked_by))
+            }
+            (Inbound::Outgoing(outgoing), Content::Envelope(envelope), facts) => {
+                if envelope.says_group {
+                    return Err(Refusal::NotAGroup);
+                }
+                let blocked = matches!(facts, Facts::Direct { blocked: true });
+                Ok(direct(outgoing, envelope, id, blocked))
+            }
+            (
+                Inbound::Receipt(timeline, message),
+                Content::Receipt(receipt),
+                Facts::Receipt(receipted),
+            ) => self.receipt(*timeline, message.as_str(), *receipt, receipted),
+            (Inbound::Conversation(timeline), Content::Patch(patch), Facts::Conversation(row)) => {
+                self.patch(*timeline, patch, &row.unwrap_or_default())
+            }
+            (Inbound::Archive(timeline), _, Facts::Conversation(row)) => {
+                // Unknown, it may be from before there was a store: its owner wants it out of his sight.
+                Ok(self.archive(*timeline, row.unwrap_or_default()))
+            }
+            (
+                Inbound::Presence { app, user, client },
+                Content::Presence(connected),
+                Facts::Presence {
+                    others,
+                    missed_since,
+                    last,
+                },
+            ) => Ok(Plan {
+                writes: vec![Write::Presence {
+                    app: *app,
+                    user: *user,
+                    client: client.as_str(),
+                    connected: *connected,
+                }],
+                fan_out: missed_since
+                    .filter(|_| *connected && others == 0)
+                    .map(|after| FanOut::history(*app, *user, (after, last), None)),
+                ..Plan::default()
+            }),
+            (Inbound::Block(timeline), Content::Block(blocked), _) => {
+                let told = json(&serde_json::json!({ "blocked": blocked }));
+                Ok(Plan {
+                    publishes: vec![self.tell(Told::Block, timeline, "", told)],
+                    writes: vec![Write::Block(*timeline, *blocked)],
+                    ..Plan::default()
+                })
+            }
+            (Inbound::Fetch { app, user }, Content::Fetch(fetch), Facts::Fetch { after, last }) => {
+                Ok(Plan {
+                    fan_out: Some(FanOut::history(*app, *user, (after, last), Some(fetch))),
+                    ..Plan::default()
+                })
+            }
+            (Inbound::Delivered(timeline), Content::Injected(injected), _) => {
+                Ok(self.inject(*timeline, injected, received, id))
+            }
+            (Inbound::Groups { app }, Content::Group(update), _) => Ok(group_update(*app, update)),
+            (inbound, content, facts) => {
+                unreachable!("{inbound:?} with {content:?} was looked up as {facts:?}")
+            }
+        }
+    }
+
+    fn tell(&self, what: Told, timeline: &Timeline<'_>, message: &str, payload: Bytes) -> Publish {
+        Publish::new(self.layouts.told(what, timeline, message), payload)
+    }
+
+    /// Who gets a message to a group (`protocol.md`, section 3).
+    fn members(
+        &self,
+        outgoing: &Outgoing<'_>,
+        envelope: &Envelope<'_>,
+        stored: Option<&Group>,
+        transient: bool,
+    ) -> Result<Users, Refusal> {
+        let sender = outgoing.sender;
+        if let Some(stored) = stored {
+            // What the message brings along does not make its sender a member.
+            self.policy.check_group(sender, &stored.members)?;
+        }
+        let users = match (envelope.group, stored) {
+            (Some(inline), _) => Group::parse(inline.get())?.members,
+            (None, Some(stored)) => stored.members.clone(),
+            (None, None) if transient => Users::default(),
+            (None, None) => return Err(Refusal::NotAGroup),
+        };
+        self.policy.check_recipients(&users)?;
+        if envelope.group.is_some() || stored.is_none() {
+            return Ok(users.and(sender.as_str()));
+        }
+        Ok(users)
+    }
+
+    fn receipt<'a>(
+        &self,
+        timeline: Timeline<'a>,
+        message_id: &'a str,
+        receipt: Receipt,
+        receipted: Option<Receipted>,
+    ) -> Result<Plan<'a>, Refusal> {
+        let Timeline {
+            app,
+            inbox_of,
+            convers_with,
+        } = timeline;
+        let to_himself = inbox_of == convers_with;
+        // Who wrote a message does not say how far it got with the others.
+        let receipted = receipted
+            .filter(|receipted| to_himself || *receipted.sender != *inbox_of.as_str())
+            .ok_or(Refusal::BadStatus)?;
+        let mut plan = Plan::default();
+        if receipted.mine > receipt.own() {
+            // He has said more already.
+            return Ok(plan);
+        }
+        let raise = |timeline, status| Write::Raise {
+            timeline,
+            message_id,
+            status,
+        };
+        plan.writes.push(raise(timeline, receipt.own()));
+        let other_side = |inbox_of, convers_with| Timeline {
+            app,
+            inbox_of,
+            convers_with,
+        };
+        if receipted.in_group {
+            // The group's own copy; nobody is told, or each message would be followed by as many receipts as there are members.
+            plan.writes.push(raise(
+                other_side(convers_with, convers_with),
+                receipt.peers(),
+            ));
+            return Ok(plan);
+        }
+        let status = if to_himself {
+            receipt.own()
+        } else {
+            receipt.peers()
+        };
+        let peers = other_side(convers_with, inbox_of);
+        let told = json(&serde_json::json!({
+            "timelineOf": convers_with.as_str(),
+            "message_id": message_id,
+            "status": status.code(),
+        }));
+        plan.writes.push(raise(peers, status));
+        // Also when it was known: after a crash it may not have been told.
+        plan.publishes
+            .push(self.tell(Told::Receipt, &peers, message_id, told));
+        Ok(plan)
+    }
+
+    fn patch<'a>(
+        &self,
+        timeline: Timeline<'a>,
+        patch: &Patch,
+        row: &Row,
+    ) -> Result<Plan<'a>, Refusal> {
+        let patched = row.patched(
+            patch,
+            timeline.inbox_of.as_str(),
+            timeline.convers_with.as_str(),
+        );
+        if patched.patch.len() > self.policy.max_payload_bytes {
+            return Err(Refusal::TooLarge);
+        }
+        Ok(Plan {
+            publishes: vec![self.tell(Told::Conversation, &timeline, "", patched.told.clone())],
+            writes: vec![Write::Patch(timeline, patched)],
+            ..Plan::default()
+        })
+    }
+
+    fn archive<'a>(&self, timeline: Timeline<'a>, row: Row) -> Plan<'a> {
+        let row = Row {
+            archived: true,
+            ..row
+        };
+        let whole = row.to_json(timeline.inbox_of.as_str(), timeline.convers_with.as_str());
+        let topics = [Told::ConversationDeleted, Told::ConversationArchived];
+        Plan {
+            publishes: topics
+                .map(|what| self.tell(what, &timeline, "", whole.clone()))
+                .into(),
+            writes: vec![Write::Archive(timeline)],
+            ..Plan::default()
+        }
+    }
+
+    /// A message that a service puts into one timeline: published as it came.
+    fn inject<'a>(
+        &self,
+        timeline: Timeline<'a>,
+        injected: &'a Injected,
+        received: &Received,
+        id: MessageId,
+    ) -> Plan<'a> {
+        let (injected, payload) = match &injected.message_id {
+            Some(_) => (Cow::Borrowed(injected), received.payload.clone()),
+            None => {
+                let injected = injected.clone().with_id(&id.to_string());
+                let payload = injected.body.with_status(Status::Delivered);
+                (Cow::Owned(injected), payload)
+            }
+        };
+        let message_id = injected
+            .message_id
+            .as_deref()
+            .unwrap_or_default()
+            .to_owned();
+        let sender = injected.sender.as_deref().unwrap_or_default().to_owned();
+        let copy = Copy {
+            timeline,
+            message_id: message_id.clone().into(),
+            status: Status::Delivered,
+            listed: !injected.wishes.unlisted,
+        };
+        let message = NewMessage {
+            app: timeline.app,
+            id: message_id.into(),
+            sender: sender.into(),
+            recipient: timeline.inbox_of.as_str(),
+            layout: "",
+            body: injected.body.clone(),
+        };
+        Plan {
+            publishes: vec![self.tell(Told::Message, &timeline, "", payload)],
+            writes: vec![Write::Message(message), Write::Copy(copy)],
+            ..Plan::default()
+        }
+    }
+
     /// What becomes of a message that is refused: its sender is told, where that is possible, and a dead letter kept, where
     /// that is wanted (`protocol.md`, section 5).
-    pub fn refuse(&self, received: &Received, refusal: Refusal, now: UnixMillis) -> Plan {
+    pub fn refuse(&self, received: &Received, refusal: Refusal, now: UnixMillis) -> Plan<'static> {
         let notice = self.notice(received, refusal, now);
         let letter = self
             .dead_letter_topic
@@ -119,6 +439,7 @@ impl Router {
         Plan {
             publishes: notice.into_iter().chain(letter).collect(),
             refusal: Some(refusal),
+            ..Plan::default()
         }
     }
 
@@ -128,16 +449,13 @@ impl Router {
         let inbound = self.layouts.parse(topic).ok()?;
         let notice = Notice {
             reason: refusal.as_str(),
-            recipient: inbound.recipient.as_str(),
+            recipient: inbound.other_side(),
             received_at: now.as_millis(),
         };
-        Some(Publish {
-            topic: inbound
-                .layout
-                .rejected_topic(inbound.app, inbound.sender, inbound.recipient),
-            payload: json(&notice),
-            user_properties: vec![],
-        })
+        Some(Publish::new(
+            self.layouts.rejected(&inbound)?,
+            json(&notice),
+        ))
     }
 
     /// A payload over the limit is not repeated: a dead letter must not be what breaks the broker's limits.
@@ -178,366 +496,175 @@ impl Router {
     }
 }
 
+/// The seed's layout: the same bytes into the recipient's inbox, and into the sender's own if the layout has him have a copy.
+fn verbatim(outgoing: &Outgoing<'_>, payload: &Bytes, blocked: bool) -> Plan<'static> {
+    let Outgoing {
+        layout,
+        app,
+        sender,
+        recipient,
+    } = *outgoing;
+    let copy = |inbox_of, convers_with| {
+        Publish::new(
+            layout.inbox_topic(app, inbox_of, convers_with),
+            payload.clone(),
+        )
+    };
+    let own = (layout.sender_copy() && sender != recipient).then(|| copy(sender, recipient));
+    let others = (!blocked).then(|| copy(recipient, sender));
+    Plan {
+        publishes: own.into_iter().chain(others).collect(),
+        ..Plan::default()
+    }
+}
+
+/// The client's members and the observer's.
+fn body(outgoing: &Outgoing<'_>, envelope: &Envelope<'_>, message_id: MessageId) -> Body {
+    let now = message_id.time();
+    envelope.write(&Owned {
+        message_id,
+        sender: outgoing.sender,
+        recipient: outgoing.recipient,
+        app: outgoing.app,
+        timestamp: envelope
+            .timestamp
+            .filter(|given| given.is_sane_at(now))
+            .unwrap_or(now),
+    })
+}
+
+fn new_message<'a>(outgoing: &Outgoing<'a>, message_id: &str, body: Body) -> NewMessage<'a> {
+    NewMessage {
+        app: outgoing.app,
+        id: message_id.to_owned().into(),
+        sender: outgoing.sender.as_str().into(),
+        recipient: outgoing.recipient.as_str(),
+        layout: outgoing.layout.name(),
+        body,
+    }
+}
+
+/// A direct message: the sender's own timeline as sent, the recipient's as delivered, unless he blocks the sender; to oneself once.
+fn direct<'a>(
+    outgoing: &Outgoing<'a>,
+    envelope: &Envelope<'_>,
+    id: MessageId,
+    blocked: bool,
+) -> Plan<'a> {
+    let Outgoing {
+        layout,
+        app,
+        sender,
+        recipient,
+    } = *outgoing;
+    let message_id = id.to_string();
+    let body = body(outgoing, envelope, id);
+    let own =
+        (layout.sender_copy() && sender != recipient).then_some((sender, recipient, Status::Sent));
+    let others = (!blocked).then_some((recipient, sender, Status::Delivered));
+    let mut plan = Plan {
+        publishes: Vec::with_capacity(2),
+        writes: Vec::with_capacity(3),
+        ..Plan::default()
+    };
+    let payloads = own.into_iter().chain(others);
+    plan.writes.push(Write::Message(new_message(
+        outgoing,
+        &message_id,
+        body.clone(),
+    )));
+    for (inbox_of, convers_with, status) in payloads {
+        plan.publishes.push(Publish::new(
+            layout.inbox_topic(app, inbox_of, convers_with),
+            body.with_status(status),
+        ));
+        plan.writes.push(Write::Copy(Copy {
+            timeline: Timeline {
+                app,
+                inbox_of,
+                convers_with,
+            },
+            message_id: message_id.clone().into(),
+            status,
+            listed: !envelope.wishes.unlisted,
+        }));
+    }
+    plan
+}
+
+/// A message to a group: the group's own timeline as sent, and each member's as delivered.
+fn to_group<'a>(
+    outgoing: &Outgoing<'a>,
+    envelope: &Envelope<'_>,
+    id: MessageId,
+    users: Users,
+    mut without: Vec<Box<str>>,
+) -> Plan<'a> {
+    let Outgoing {
+        layout,
+        app,
+        sender,
+        recipient: group,
+    } = *outgoing;
+    // Nobody hides his own words from himself by blocking himself.
+    without.retain(|user| **user != *sender.as_str());
+    without.extend(envelope.wishes.hidden_for.clone());
+    let message_id = id.to_string();
+    let body = body(outgoing, envelope, id);
+    let listed = !envelope.wishes.unlisted;
+    let of_group = Timeline {
+        app,
+        inbox_of: group,
+        convers_with: group,
+    };
+    Plan {
+        publishes: vec![Publish::new(
+            layout.inbox_topic(app, group, group),
+            body.with_status(Status::Sent),
+        )],
+        fan_out: Some(FanOut::copies(
+            app,
+            GroupMessage {
+                group,
+                message_id: &message_id,
+                inbox: layout.inbox(),
+                payload: body.with_status(Status::Delivered),
+                listed,
+            },
+            users,
+            without,
+        )),
+        writes: vec![
+            Write::Message(new_message(outgoing, &message_id, body)),
+            Write::Copy(Copy {
+                timeline: of_group,
+                message_id: message_id.into(),
+                status: Status::Sent,
+                listed,
+            }),
+        ],
+        refusal: None,
+    }
+}
+
+/// A group is stored, and those concerned are told.
+fn group_update<'a>(app: AppId<'a>, update: &'a GroupUpdate) -> Plan<'a> {
+    Plan {
+        writes: vec![Write::Group {
+            app,
+            id: &update.id,
+            body: &update.body,
+        }],
+        fan_out: Some(FanOut::notify(app, update)),
+        ..Plan::default()
+    }
+}
+
 fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value)
         .expect("plain fields serialise")
         .into()
 }
 
-/// The seed's layout: the same bytes into the recipient's inbox, and into the sender's own if the layout has him have a copy.
-fn verbatim(inbound: &Inbound<'_>, payload: &Bytes) -> Vec<Publish> {
-    let copy = |inbox_of, convers_with| publish(inbound, inbox_of, convers_with, payload.clone());
-    let mut copies = Vec::with_capacity(2);
-    if inbound.layout.sender_copy() && inbound.sender != inbound.recipient {
-        copies.push(copy(inbound.sender, inbound.recipient));
-    }
-    copies.push(copy(inbound.recipient, inbound.sender));
-    copies
-}
-
-/// A direct message: the sender's own timeline as sent, the recipient's as delivered; to oneself once.
-fn direct(
-    inbound: &Inbound<'_>,
-    envelope: &Envelope<'_>,
-    message_id: MessageId,
-    now: UnixMillis,
-) -> Vec<Publish> {
-    let Inbound {
-        layout,
-        app,
-        sender,
-        recipient,
-    } = *inbound;
-    let timestamp = envelope
-        .timestamp
-        .filter(|given| given.is_sane_at(now))
-        .unwrap_or(now);
-    let owned = Owned {
-        message_id,
-        sender,
-        recipient,
-        app,
-        timestamp,
-    };
-    let copy = |inbox_of, convers_with, status| {
-        publish(
-            inbound,
-            inbox_of,
-            convers_with,
-            envelope.write(&owned, status).into(),
-        )
-    };
-    let mut copies = Vec::with_capacity(2);
-    if layout.sender_copy() && sender != recipient {
-        copies.push(copy(sender, recipient, Status::Sent));
-    }
-    copies.push(copy(recipient, sender, Status::Delivered));
-    copies
-}
-
-fn publish(
-    inbound: &Inbound<'_>,
-    inbox_of: UserId<'_>,
-    convers_with: UserId<'_>,
-    payload: Bytes,
-) -> Publish {
-    Publish {
-        topic: inbound
-            .layout
-            .inbox_topic(inbound.app, inbox_of, convers_with),
-        payload,
-        user_properties: vec![],
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::MessageIds;
-    use crate::layout::Layout;
-    use crate::topic::BrokerKind;
-    use serde_json::{Value, json};
-    use std::hash::RandomState;
-
-    const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
-
-    fn router() -> Router {
-        let layouts = Layout::BUILT_IN
-            .iter()
-            .flat_map(|name| Layout::built_in(name).unwrap())
-            .collect();
-        let dead = TopicName::parse("observer/dead").unwrap();
-        Router {
-            layouts: Layouts::new(layouts, vec![], std::slice::from_ref(&dead)).unwrap(),
-            policy: Policy {
-                max_payload_bytes: 100,
-                broker_kind: BrokerKind::Any,
-            },
-            dead_letter_topic: Some(dead),
-        }
-    }
-
-    fn received(topic: &[u8], payload: &[u8]) -> Received {
-        let mut received = Received::new(
-            Bytes::copy_from_slice(topic),
-            Bytes::copy_from_slice(payload),
-            false,
-        );
-        received.cut_to(100);
-        received
-    }
-
-    fn plan(received: &Received) -> Plan {
-        router().plan(received, MessageIds::new(RandomState::new()).next(NOW), NOW)
-    }
-
-    fn body(publish: &Publish) -> Value {
-        serde_json::from_slice(&publish.payload).unwrap()
-    }
-
-    #[test]
-    fn the_inbox_layout_forwards_the_same_bytes_to_the_recipient_alone() {
-        let plan = plan(&received(
-            b"/apps/a/users/alice/bob/messages/outgoing",
-            b"\xff not json",
-        ));
-        assert_eq!(plan.refusal, None);
-        let [copy] = &plan.publishes[..] else {
-            panic!("{plan:?}")
-        };
-        assert_eq!(
-            (copy.topic.as_str(), &copy.payload[..]),
-            (
-                "/apps/a/users/bob/alice/messages/clientadded",
-                &b"\xff not json"[..]
-            )
-        );
-    }
-
-    #[test]
-    fn a_direct_message_goes_to_both_timelines_as_sent_and_delivered() {
-        let plan = plan(&received(
-            b"apps/a/outgoing/users/alice/messages/bob/outgoing",
-            br#"{"text":"hi","timestamp":1799999999999}"#,
-        ));
-        let [sent, delivered] = &plan.publishes[..] else {
-            panic!("{plan:?}")
-        };
-        assert_eq!(
-            (sent.topic.as_str(), delivered.topic.as_str()),
-            (
-                "apps/a/users/alice/messages/bob/clientadded",
-                "apps/a/users/bob/messages/alice/clientadded"
-            )
-        );
-        assert_eq!(
-            (&body(sent)["status"], &body(delivered)["status"]),
-            (&json!(100), &json!(150))
-        );
-        for copy in [sent, delivered] {
-            let body = body(copy);
-            assert_eq!(
-                (
-                    &body["sender"],
-                    &body["recipient"],
-                    &body["app_id"],
-                    &body["text"],
-                    &body["timestamp"]
-                ),
-                (
-                    &json!("alice"),
-                    &json!("bob"),
-                    &json!("a"),
-                    &json!("hi"),
-                    &json!(1_799_999_999_999_u64)
-                )
-            );
-        }
-        assert_eq!(body(sent)["message_id"], body(delivered)["message_id"]);
-    }
-
-    #[test]
-    fn a_message_to_oneself_arrives_once_and_a_mad_timestamp_becomes_now() {
-        let plan = plan(&received(
-            b"apps/a/users/alice/messages/alice/outgoing",
-            br#"{"timestamp":1}"#,
-        ));
-        let [only] = &plan.publishes[..] else {
-            panic!("{plan:?}")
-        };
-        assert_eq!(
-            (&body(only)["status"], &body(only)["timestamp"]),
-            (&json!(150), &json!(NOW.as_millis()))
-        );
-    }
-
-    #[test]
-    fn every_reason_has_a_message_that_causes_it() {
-        let good = &b"apps/a/outgoing/users/alice/messages/bob/outgoing"[..];
-        let retained = Received {
-            retain: true,
-            ..received(good, b"{}")
-        };
-        let on_rabbitmq = Router {
-            policy: Policy {
-                broker_kind: BrokerKind::RabbitMq,
-                ..router().policy
-            },
-            ..router()
-        };
-        let dotted = received(
-            b"apps/a/outgoing/users/john.doe/messages/bob/outgoing",
-            b"{}",
-        );
-        let long = received(
-            format!(
-                "apps/a/outgoing/users/alice/messages/{}/outgoing",
-                "x".repeat(240)
-            )
-            .as_bytes(),
-            b"{}",
-        );
-        let id = MessageIds::new(RandomState::new()).next(NOW);
-        let cases = [
-            (
-                plan(&received(
-                    b"apps/a/outgoing/users/al+ice/messages/bob/outgoing",
-                    b"{}",
-                )),
-                Refusal::MalformedTopic,
-                false,
-            ),
-            (
-                plan(&received(
-                    b"apps/a/outgoing/users/\xff/messages/bob/outgoing",
-                    b"{}",
-                )),
-                Refusal::MalformedTopic,
-                false,
-            ),
-            (
-                plan(&received(
-                    b"apps/a/outgoing/users/groups/messages/bob/outgoing",
-                    b"{}",
-                )),
-                Refusal::ReservedIdentifier,
-                false,
-            ),
-            (plan(&retained), Refusal::Retained, true),
-            (plan(&received(good, &[b' '; 101])), Refusal::TooLarge, true),
-            (plan(&received(good, b"hello")), Refusal::NotJson, true),
-            (plan(&received(good, b"[]")), Refusal::NotAnObject, true),
-            (
-                plan(&received(good, br#"{"channel_type":"group"}"#)),
-                Refusal::NotAGroup,
-                true,
-            ),
-            (
-                plan(&received(
-                    b"apps/a/outgoing/users/alice/messages/group-1/outgoing",
-                    b"{}",
-                )),
-                Refusal::NotAGroup,
-                true,
-            ),
-            (
-                plan(&received(
-                    b"apps/a/outgoing/users/alice/messages/john/doe/outgoing",
-                    b"{}",
-                )),
-                Refusal::Unroutable,
-                false,
-            ),
-            (
-                on_rabbitmq.plan(&dotted, id, NOW),
-                Refusal::Unroutable,
-                true,
-            ),
-            (on_rabbitmq.plan(&long, id, NOW), Refusal::Unroutable, true),
-            (
-                router().refuse(&received(good, b"{}"), Refusal::Unauthorized, NOW),
-                Refusal::Unauthorized,
-                true,
-            ),
-        ];
-        for (plan, want, told) in &cases {
-            assert_eq!(plan.refusal, Some(*want));
-            let (letter, notices) = plan.publishes.split_last().unwrap();
-            assert_eq!(letter.topic.as_str(), "observer/dead");
-            assert_eq!(body(letter)["reason"], json!(want.as_str()));
-            assert_eq!(
-                letter.user_properties[0],
-                ("reason".into(), want.as_str().into())
-            );
-            assert_eq!(notices.len(), usize::from(*told), "{want}");
-            for notice in notices {
-                assert!(notice.topic.as_str().ends_with("/clientrejected"));
-                assert_eq!(
-                    (&body(notice)["reason"], &body(notice)["received_at"]),
-                    (&json!(want.as_str()), &json!(NOW.as_millis()))
-                );
-            }
-        }
-        for reason in Refusal::ALL {
-            assert!(
-                cases.iter().any(|(_, caused, _)| *caused == reason),
-                "nothing causes {reason}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_dead_letter_holds_text_as_text_bytes_as_base64_and_nothing_over_the_limit() {
-        let letter = |payload: &[u8]| {
-            body(
-                plan(&received(b"\xff/x", payload))
-                    .publishes
-                    .last()
-                    .unwrap(),
-            )
-        };
-        assert_eq!(
-            (&letter(b"hi")["payload"], &letter(b"hi")["topic"]),
-            (&json!("hi"), &json!("\u{fffd}/x"))
-        );
-        assert_eq!(letter(b"\xff\xfe")["payload_base64"], json!("//4="));
-        let large = letter(&[b'x'; 101]);
-        assert_eq!(
-            (
-                large.get("payload"),
-                large.get("payload_base64"),
-                &large["payload_bytes"]
-            ),
-            (None, None, &json!(101))
-        );
-    }
-
-    #[test]
-    fn a_hostile_topic_makes_no_property_that_mqtt_cannot_encode() {
-        let topic = [
-            b"apps/a/outgoing/users/alice/messages/".as_slice(),
-            &[1; 60_000],
-            b"/outgoing",
-        ]
-        .concat();
-        let plan = plan(&received(&topic, b"{}"));
-        let (key, value) = &plan.publishes[0].user_properties[1];
-        assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
-    }
-
-    #[test]
-    fn a_sender_is_told_on_his_own_inbox_topic() {
-        let plan = plan(&received(
-            b"/apps/a/users/alice/bob/messages/outgoing",
-            &[b'x'; 101],
-        ));
-        assert_eq!(
-            plan.publishes[0].topic.as_str(),
-            "/apps/a/users/alice/bob/messages/clientrejected"
-        );
-        assert_eq!(
-            body(&plan.publishes[0]),
-            json!({"reason": "too-large", "recipient": "bob", "received_at": NOW.as_millis()})
-        );
-    }
-}
+mod tests;

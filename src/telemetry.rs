@@ -9,7 +9,7 @@ use crate::config::LogFormat;
 use crate::forward::FailedWhat;
 use crate::id::MessageId;
 use crate::message::Received;
-use crate::policy::Refusal;
+use crate::refusal::Refusal;
 
 /// Sets the log up, on standard error. `level` is a level or a tracing filter; a second call changes nothing.
 ///

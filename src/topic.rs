@@ -133,6 +133,15 @@ impl fmt::Display for TopicFilter {
     }
 }
 
+/// What is asked of the broker: a filter, always at QoS 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Which topics.
+    pub filter: TopicFilter,
+    /// Whether what the broker has stored there is wanted too. MQTT 3.1.1 does not ask, and delivers it.
+    pub retained: bool,
+}
+
 /// The AMQP routing key (or binding key) that RabbitMQ makes of an MQTT topic (or filter).
 ///
 /// Seen on RabbitMQ 3.10.8 and 4.0.5: `/` becomes `.` and back, `+` becomes `*` and back, and a `.` stays, so that it comes

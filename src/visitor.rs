@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Cause, Client, Connected, Event, LinkError, Session};
+use crate::effect::Publish;
 use crate::http::Health;
 use crate::link::{LinkSettings, Links};
 use crate::message::Received;
-use crate::routing::Publish;
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::{Subscription, TopicFilter, TopicName};
 
 /// How long a visitor waits for each answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,8 +91,12 @@ impl Visitor {
         &mut self,
         filters: &[TopicFilter],
     ) -> Result<Vec<Result<u8, String>>, LinkError> {
+        let asked = |filter: &TopicFilter| Subscription {
+            filter: filter.clone(),
+            retained: false,
+        };
         self.client
-            .subscribe(filters)
+            .subscribe(&filters.iter().map(asked).collect::<Vec<_>>())
             .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
         loop {
             match self.next(PATIENCE).await? {

@@ -144,7 +144,7 @@ pub const SETTINGS: &[Setting] = &[
         "state-dir",
         "DIR",
         "",
-        "where the client identifier is kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state",
+        "where the client identifier and the store are kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state",
     ),
     list("app", "APP", "", "serve these apps only"),
     list(
@@ -152,6 +152,48 @@ pub const SETTINGS: &[Setting] = &[
         "NAME",
         "inbox,chat21,chat21-v1",
         "built-in layouts to serve; those of the file come on top",
+    ),
+    value(
+        "store",
+        "PATH",
+        "",
+        "where messages, conversations and groups are kept; default NAME.db in the state directory; none: forward only",
+    ),
+    value(
+        "retain",
+        "TIME",
+        "",
+        "delete stored messages older than this, such as 90d; kept for ever if not given",
+    ),
+    value(
+        "retain-size",
+        "SIZE",
+        "",
+        "delete the oldest stored messages while the store holds more than this, such as 10GiB",
+    ),
+    value(
+        "offline",
+        "HOW",
+        "broker",
+        "broker: clients keep a session there; redeliver: what came while a user was away is published again when he comes back",
+    ),
+    value(
+        "groups-membership",
+        "WHO",
+        "members",
+        "who may write to a stored group: members, or open for everybody",
+    ),
+    list(
+        "privileged-senders",
+        "USER",
+        "system",
+        "may write to every group",
+    ),
+    value(
+        "max-recipients",
+        "N",
+        "10000",
+        "members a message may go to; one to more is refused as too-many-recipients",
     ),
     value(
         "broker-kind",

@@ -10,8 +10,10 @@ fn load(
         .iter()
         .map(|(name, text)| (*name, vec![(*text).to_owned()]))
         .collect();
-    let env: HashMap<String, String> = env
+    // A home that nothing can be kept in, unless the test gives another.
+    let env: HashMap<String, String> = [("HOME", "/proc/nowhere")]
         .iter()
+        .chain(env)
         .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
         .collect();
     let dir = tempfile::TempDir::new().unwrap();
@@ -59,7 +61,7 @@ fn flags_go_over_environment_over_file_over_defaults() {
         .filters();
     assert!(
         apps.iter()
-            .all(|filter| filter.as_str().contains("apps/tilechat/"))
+            .all(|filter| filter.filter.as_str().contains("/tilechat/"))
     );
 }
 
@@ -201,6 +203,8 @@ fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
             .layouts
             .parse("out/a/x/y")
             .unwrap()
+            .outgoing()
+            .unwrap()
             .layout
             .name(),
         "mine"
@@ -297,9 +301,95 @@ fn sizes_are_read_with_their_units() {
         ("2MB", 2_000_000),
         ("3kB", 3_000),
     ] {
-        assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        assert_eq!(parse_payload_size(text), Ok(bytes), "{text}");
     }
     for text in ["", "0", "x", "1GiB", "-1", "250MiB", "99999999999999999999"] {
-        assert!(parse_size(text).is_err(), "{text}");
+        assert!(parse_payload_size(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn the_store_is_where_it_is_said_to_be_or_in_the_state_directory() {
+    let place = |flags: &[(&'static str, &str)], env: &[(&str, &str)]| {
+        load(flags, env, None)
+            .unwrap()
+            .store
+            .map(|store| store.place)
+    };
+    let file = |path: &str| Some(Place::File(path.into()));
+    assert_eq!(place(&[("store", "/x/y.db")], &[]), file("/x/y.db"));
+    assert_eq!(
+        place(&[("state-dir", "/s"), ("name", "second")], &[]),
+        file("/s/second.db")
+    );
+    assert_eq!(
+        place(&[], &[("STATE_DIRECTORY", "/var/lib/o")]),
+        file("/var/lib/o/observer.db")
+    );
+    assert_eq!(place(&[("store", "none")], &[]), None);
+    assert_eq!(
+        load(&[], &[("HOME", "")], None).unwrap_err(),
+        [
+            "--store: there is no state directory ($HOME is not set): give a path, or none to forward only"
+        ]
+    );
+    let none = load(&[("store", "none")], &[], None).unwrap();
+    assert!(
+        none.warnings[0].contains("fetching and what services inject are off"),
+        "{:?}",
+        none.warnings
+    );
+    assert!(
+        !none
+            .router
+            .layouts
+            .filters()
+            .iter()
+            .any(|asked| asked.filter.as_str().contains("presence"))
+    );
+}
+
+#[test]
+fn what_needs_a_store_is_refused_without_one() {
+    let flags = [
+        ("store", "none"),
+        ("retain", "90d"),
+        ("retain-size", "1GiB"),
+        ("offline", "redeliver"),
+    ];
+    assert_eq!(
+        load(&flags, &[], None).unwrap_err(),
+        [
+            "--retain: there is nothing to delete without a store (--store none)",
+            "--retain-size: there is nothing to delete without a store (--store none)",
+            "--offline: redeliver needs a store, and there is none (--store none)",
+        ]
+    );
+    assert_eq!(
+        load(
+            &[
+                ("retain", "5s"),
+                ("retain-size", "7"),
+                ("max-recipients", "0")
+            ],
+            &[],
+            None
+        )
+        .unwrap_err(),
+        [
+            "--retain: \"5s\" is less than 1m",
+            "--retain-size: \"7\" is less than 1MiB",
+            "--max-recipients: \"0\" is not a whole number from 1 to 1000000",
+        ]
+    );
+    let file = "retain = \"90d\"\n[groups]\nmembership = \"open\"\n";
+    let config = load(&[], &[], Some(file)).unwrap();
+    assert_eq!(
+        config.store.unwrap().retention.age,
+        Some(Duration::from_secs(90 * 86_400))
+    );
+    assert!(matches!(
+        config.router.policy.group_senders,
+        GroupSenders::Anybody
+    ));
 }

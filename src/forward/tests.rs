@@ -65,12 +65,27 @@ fn ledger(window: usize) -> Ledger {
 
 fn insert(ledger: &mut Ledger, packet_id: u16, text: &str, copies: usize) {
     let publishes = (0..copies).map(|_| publish(text)).collect();
-    ledger.insert(
-        message(text, id(), u64::from(packet_id)),
+    let message = message(text, id(), u64::from(packet_id));
+    take(
+        ledger,
+        message,
         publishes,
-        false,
+        Made::Copies,
         Some(ack(packet_id)),
     );
+}
+
+/// A message that is decided on at once.
+fn take(
+    ledger: &mut Ledger,
+    message: Message,
+    publishes: Vec<Publish>,
+    made: Made,
+    ack: Option<Ack>,
+) {
+    let entry = ledger.insert(message, ack);
+    ledger.add(entry, publishes, made);
+    ledger.decided(entry);
 }
 
 fn handed_out(ledger: &mut Ledger) -> Vec<(PublishId, String)> {
@@ -136,7 +151,13 @@ fn a_message_that_waits_for_nothing_is_acknowledged_at_once() {
 #[test]
 fn a_qos_0_message_leaves_nothing_behind() {
     let mut ledger = ledger(10);
-    ledger.insert(message("a", id(), 0), vec![publish("a")], false, None);
+    take(
+        &mut ledger,
+        message("a", id(), 0),
+        vec![publish("a")],
+        Made::Copies,
+        None,
+    );
     let out = handed_out(&mut ledger);
     ledger.handle_confirmed(out[0].0);
     assert!(ledger.is_empty() && ledger.entries.is_empty() && ledger.poll_ack().is_none());
@@ -188,7 +209,13 @@ fn a_lost_session_voids_its_acks_and_a_redelivery_takes_up_the_entry() {
 fn an_acknowledged_message_that_comes_again_keeps_its_id() {
     let mut ledger = ledger(10);
     let known = id();
-    ledger.insert(message("a", known, 7), vec![], false, Some(ack(1)));
+    take(
+        &mut ledger,
+        message("a", known, 7),
+        vec![],
+        Made::Copies,
+        Some(ack(1)),
+    );
     assert_eq!(ledger.poll_ack(), Some(ack(1)));
     ledger.handle_session_lost();
     ledger.handle_session_up(true);
@@ -209,7 +236,13 @@ fn an_acknowledged_message_that_comes_again_keeps_its_id() {
 fn the_first_message_that_is_no_redelivery_ends_them() {
     let mut ledger = ledger(10);
     let old = id();
-    ledger.insert(message("acknowledged", old, 7), vec![], false, Some(ack(1)));
+    take(
+        &mut ledger,
+        message("acknowledged", old, 7),
+        vec![],
+        Made::Copies,
+        Some(ack(1)),
+    );
     insert(&mut ledger, 2, "a", 1);
     insert(&mut ledger, 3, "b", 1);
     let out = handed_out(&mut ledger);
@@ -252,10 +285,12 @@ fn an_outage_of_the_broker_is_held_against_no_publish() {
 #[test]
 fn a_refused_notice_is_known_for_one_even_if_nothing_was_forwarded() {
     let mut ledger = ledger(10);
-    ledger.insert(
-        message("bad", id(), 1),
+    let bad = message("bad", id(), 1);
+    take(
+        &mut ledger,
+        bad,
         vec![publish("notice")],
-        true,
+        Made::Answer,
         Some(ack(1)),
     );
     let out = handed_out(&mut ledger);
@@ -382,6 +417,68 @@ fn an_overdue_confirmation_names_its_lane() {
 }
 
 #[test]
+fn what_goes_to_many_has_its_own_lane_and_leaves_room_for_the_rest() {
+    let mut ledger = ledger(1_000);
+    ledger.handle_lane_up(1, 100);
+    let room = ledger.room_for_many();
+    let large: Bytes = vec![b'x'; 1 << 20].into();
+    let copies = (0..room).map(|_| Publish {
+        payload: large.clone(),
+        ..publish("")
+    });
+    take(
+        &mut ledger,
+        message("to all", id(), 1),
+        copies.collect(),
+        Made::ForMany,
+        Some(ack(1)),
+    );
+    assert_eq!(ledger.room_for_many(), 0);
+    assert!(ledger.has_room(), "a payload that copies share counts once");
+    insert(&mut ledger, 2, "direct", 1);
+    assert_eq!(texts(&handed_out(&mut ledger)), ["direct"]);
+    assert!(ledger.poll_publish(1, start()).is_some());
+}
+
+#[test]
+fn what_is_made_in_steps_is_acknowledged_after_the_last() {
+    let mut ledger = ledger(10);
+    let entry = ledger.insert(message("a", id(), 1), Some(ack(1)));
+    assert!(!ledger.is_empty());
+    for _ in 0..2 {
+        ledger.add(entry, vec![publish("step")], Made::Copies);
+        for (id, _) in handed_out(&mut ledger) {
+            ledger.handle_confirmed(id);
+        }
+        assert_eq!(ledger.poll_ack(), None);
+    }
+    ledger.decided(entry);
+    assert_eq!(ledger.poll_ack(), Some(ack(1)));
+    assert!(ledger.last_acknowledged().is_some());
+}
+
+#[test]
+fn what_an_earlier_process_has_not_acknowledged_keeps_its_id() {
+    let mut ledger = Ledger::new(1, 10, TIMEOUT);
+    let (first, second) = (id(), id());
+    ledger.expect(vec![(7, first), (8, second)]);
+    ledger.handle_session_up(true);
+    assert_eq!(ledger.admit(ack(1), 7, true), Admission::Repeated(first));
+    assert_eq!(
+        ledger.admit(ack(2), 99, true),
+        Admission::New,
+        "a receipt, say: it is stored nowhere"
+    );
+    assert_eq!(ledger.admit(ack(3), 8, true), Admission::Repeated(second));
+    ledger.expect(vec![(7, first)]);
+    assert_eq!(
+        ledger.admit(ack(4), 7, false),
+        Admission::New,
+        "an equal text that is meant to be a second message"
+    );
+}
+
+#[test]
 fn one_timeline_stays_in_one_lane() {
     let mut ledger = Ledger::new(4, 10, TIMEOUT);
     let lanes: HashSet<usize> = (0..100)
@@ -402,6 +499,7 @@ enum Step {
     DeliverQos0 {
         copies: usize,
     },
+    Decide(Made, bool),
     HandOut(usize),
     Confirm(usize),
     Refuse(usize),
@@ -417,11 +515,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..4_u8, 0..4_usize).prop_map(|(text, copies)| Step::Deliver { text, copies }),
         1 => (1..3_usize).prop_map(|copies| Step::DeliverQos0 { copies }),
-        6 => (0..2_usize).prop_map(Step::HandOut),
+        6 => (prop::sample::select(vec![Made::Copies, Made::ForMany]), any::<bool>()).prop_map(|(made, whole)| Step::Decide(made, whole)),
+        6 => (0..3_usize).prop_map(Step::HandOut),
         8 => (0..50_usize).prop_map(Step::Confirm),
         1 => (0..50_usize).prop_map(Step::Refuse),
-        1 => (0..2_usize, prop::sample::select(vec![LaneEnd::Closed, LaneEnd::TimedOut, LaneEnd::Unrelated])).prop_map(|(lane, end)| Step::LaneLost(lane, end)),
-        2 => (0..2_usize).prop_map(Step::LaneUp),
+        1 => (0..3_usize, prop::sample::select(vec![LaneEnd::Closed, LaneEnd::TimedOut, LaneEnd::Unrelated])).prop_map(|(lane, end)| Step::LaneLost(lane, end)),
+        2 => (0..3_usize).prop_map(Step::LaneUp),
         1 => (any::<bool>(), 0..5_usize).prop_map(|(broker_keeps, acks_arrive)| Step::SessionLost { broker_keeps, acks_arrive }),
     ]
 }
@@ -429,7 +528,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// A broker's view of one session, and the check of every promise at every step.
 struct World {
     ledger: Ledger,
-    lane_up: [bool; 2],
+    lane_up: [bool; 3],
     connection: u64,
     next_message: u64,
     /// What the broker holds unacknowledged, in order: message, fingerprint, packet id on this connection if delivered.
@@ -442,6 +541,8 @@ struct World {
     /// The messages acknowledged, by fingerprint.
     settled: HashMap<u64, HashSet<u64>>,
     under_way: Vec<(PublishId, usize)>,
+    /// What waits for the store.
+    undecided: VecDeque<(EntryId, Vec<Publish>)>,
     ids: MessageIds,
 }
 
@@ -451,7 +552,8 @@ impl World {
         ledger.handle_session_up(false);
         Self {
             ledger,
-            lane_up: [false; 2],
+            lane_up: [false; 3],
+            undecided: VecDeque::new(),
             connection: 1,
             next_message: 0,
             queue: VecDeque::new(),
@@ -495,12 +597,29 @@ impl World {
     fn begin(&mut self, id: MessageId, fingerprint: u64, copies: usize, ack: Option<Ack>) {
         let forward = self.forwards.len();
         self.forwards.push((fingerprint, copies, 0));
-        self.ledger.insert(
-            message(&forward.to_string(), id, fingerprint),
-            Self::publishes(forward, copies),
-            false,
-            ack,
-        );
+        let message = message(&forward.to_string(), id, fingerprint);
+        let entry = self.ledger.insert(message, ack);
+        self.undecided
+            .push_back((entry, Self::publishes(forward, copies)));
+    }
+
+    /// The store has written something down: some of what a message leads to, or the last of it.
+    fn decide(&mut self, made: Made, whole: bool) {
+        let Some((entry, publishes)) = self.undecided.front_mut() else {
+            return;
+        };
+        let all = if whole {
+            publishes.len()
+        } else {
+            publishes.len() / 2
+        };
+        let some = publishes.drain(..all).collect();
+        let entry = *entry;
+        self.ledger.add(entry, some, made);
+        if whole {
+            self.undecided.pop_front();
+            self.ledger.decided(entry);
+        }
     }
 
     fn take_acks(&mut self) {
@@ -552,6 +671,7 @@ impl World {
                     self.begin(id, u64::MAX, copies, None);
                 }
             }
+            Step::Decide(made, whole) => self.decide(made, whole),
             Step::HandOut(lane) => {
                 if let Some((id, publish)) = self.ledger.poll_publish(lane, start()) {
                     self.under_way.push((
@@ -630,12 +750,14 @@ proptest! {
             world.run(step);
         }
         // Then the weather clears: everything is confirmed, so everything is acknowledged and nothing is left.
-        for lane in 0..2 {
+        for lane in 0..3 {
             world.run(&Step::LaneUp(lane));
         }
         for _ in 0..2_000 {
-            world.run(&Step::HandOut(0));
-            world.run(&Step::HandOut(1));
+            world.run(&Step::Decide(Made::Copies, true));
+            for lane in 0..3 {
+                world.run(&Step::HandOut(lane));
+            }
             world.run(&Step::Confirm(0));
         }
         prop_assert!(world.delivered.is_empty(), "not acknowledged: {:?}", world.delivered);

@@ -6,7 +6,24 @@ fn built_in(names: &[&str]) -> Layouts {
         .iter()
         .flat_map(|name| Layout::built_in(name).unwrap())
         .collect();
-    Layouts::new(layouts, vec![], &[]).unwrap()
+    Layouts::new(layouts, vec![], &[], Controls::Served).unwrap()
+}
+
+fn outgoing<'a>(layouts: &'a Layouts, topic: &'a str) -> Outgoing<'a> {
+    let inbound = layouts
+        .parse(topic)
+        .unwrap_or_else(|error| panic!("{topic}: {error}"));
+    *inbound
+        .outgoing()
+        .unwrap_or_else(|| panic!("{topic}: {inbound:?}"))
+}
+
+fn filters(layouts: &Layouts) -> Vec<TopicFilter> {
+    layouts
+        .filters()
+        .into_iter()
+        .map(|asked| asked.filter)
+        .collect()
 }
 
 fn custom(outgoing: &str, inbox: &str) -> Result<Layout, LayoutError> {
@@ -42,9 +59,7 @@ fn the_built_in_layouts_are_answered_where_the_contract_says() {
             "apps/tilechat/users/alice/messages/bob/clientrejected",
         ),
     ] {
-        let got = layouts
-            .parse(topic)
-            .unwrap_or_else(|e| panic!("{topic}: {e}"));
+        let got = outgoing(&layouts, topic);
         assert_eq!(
             (
                 got.layout.name(),
@@ -134,21 +149,20 @@ fn a_topic_that_is_no_outgoing_path_says_why() {
 
 #[test]
 fn filters_are_those_of_the_contract_and_follow_the_apps() {
-    let filters = |names: &[&str], apps: &[&str]| {
+    let of = |names: &[&str], apps: &[&str]| {
         let layouts = names
             .iter()
             .flat_map(|name| Layout::built_in(name).unwrap())
             .collect();
-        let layouts =
-            Layouts::new(layouts, apps.iter().map(|a| a.to_string()).collect(), &[]).unwrap();
-        layouts
-            .filters()
+        let apps = apps.iter().map(|a| a.to_string()).collect();
+        let layouts = Layouts::new(layouts, apps, &[], Controls::Off).unwrap();
+        filters(&layouts)
             .iter()
             .map(|f| f.as_str().to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        filters(&Layout::BUILT_IN, &[])[..4],
+        of(&Layout::BUILT_IN, &[])[..4],
         [
             "/apps/+/users/+/+/messages/outgoing",
             "apps/+/users/+/+/messages/outgoing",
@@ -157,7 +171,7 @@ fn filters_are_those_of_the_contract_and_follow_the_apps() {
         ]
     );
     assert_eq!(
-        filters(&["chat21"], &["a", "b"]),
+        of(&["chat21"], &["a", "b"]),
         [
             "apps/a/outgoing/users/+/messages/+/outgoing",
             "apps/b/outgoing/users/+/messages/+/outgoing",
@@ -167,11 +181,192 @@ fn filters_are_those_of_the_contract_and_follow_the_apps() {
             "apps/b/outgoing/users/+/messages/+/+/outgoing",
         ]
     );
-    let only_a = Layouts::new(Layout::built_in("chat21").unwrap(), vec!["a".into()], &[]).unwrap();
+    let only_a = Layouts::new(
+        Layout::built_in("chat21").unwrap(),
+        vec!["a".into()],
+        &[],
+        Controls::Off,
+    )
+    .unwrap();
     assert_eq!(
         only_a.parse("apps/b/outgoing/users/x/messages/y/outgoing"),
         Err(ParseError::OtherApp("b"))
     );
+}
+
+/// Each row of `protocol.md`, section 2, with its filter, and where its sender is told of a refusal.
+#[test]
+fn the_control_topics_are_read_as_the_contract_says() {
+    let layouts = built_in(&Layout::BUILT_IN);
+    let timeline = Timeline {
+        app: AppId::parse("a").unwrap(),
+        inbox_of: UserId::parse("u").unwrap(),
+        convers_with: UserId::parse("p").unwrap(),
+    };
+    let (app, user) = (timeline.app, timeline.inbox_of);
+    for (topic, filter, want, rejected) in [
+        (
+            "apps/a/users/u/messages/p/m1/update",
+            "apps/+/users/+/messages/+/+/update",
+            Inbound::Receipt(timeline, MessageKey::parse("m1").unwrap()),
+            Some("apps/a/users/u/messages/p/m1/clientrejected"),
+        ),
+        (
+            "apps/a/users/u/conversations/p/update",
+            "apps/+/users/+/conversations/+/update",
+            Inbound::Conversation(timeline),
+            Some("apps/a/users/u/conversations/p/clientrejected"),
+        ),
+        (
+            "apps/a/users/u/conversations/p/archive",
+            "apps/+/users/+/conversations/+/archive",
+            Inbound::Archive(timeline),
+            Some("apps/a/users/u/conversations/p/clientrejected"),
+        ),
+        (
+            "apps/a/users/u/presence/c1",
+            "apps/+/users/+/presence/+",
+            Inbound::Presence {
+                app,
+                user,
+                client: ClientId::parse("c1").unwrap(),
+            },
+            None,
+        ),
+        (
+            "apps/a/users/u/blocked/p/update",
+            "apps/+/users/+/blocked/+/update",
+            Inbound::Block(timeline),
+            Some("apps/a/users/u/blocked/p/clientrejected"),
+        ),
+        (
+            "apps/a/users/u/inbox/fetch",
+            "apps/+/users/+/inbox/fetch",
+            Inbound::Fetch { app, user },
+            Some("apps/a/users/u/inbox/clientrejected"),
+        ),
+        (
+            "apps/observer/a/users/u/messages/p/delivered",
+            "apps/observer/+/users/+/messages/+/delivered",
+            Inbound::Delivered(timeline),
+            None,
+        ),
+        (
+            "apps/observer/a/groups/update",
+            "apps/observer/+/groups/update",
+            Inbound::Groups { app },
+            None,
+        ),
+    ] {
+        assert_eq!(layouts.parse(topic), Ok(want), "{topic}");
+        let matching: Vec<_> = layouts
+            .filters()
+            .into_iter()
+            .filter(|asked| asked.filter.matches(topic))
+            .collect();
+        let [asked] = &matching[..] else {
+            panic!("{topic}: {matching:?}")
+        };
+        assert_eq!(
+            (asked.filter.as_str(), asked.retained),
+            (filter, matches!(want, Inbound::Presence { .. }))
+        );
+        let told = layouts.rejected(&want);
+        assert_eq!(told.as_ref().map(TopicName::as_str), rejected);
+        for told in told.iter().map(TopicName::as_str) {
+            assert!(
+                !filters(&layouts).iter().any(|filter| filter.matches(told)),
+                "{told} comes back"
+            );
+        }
+    }
+    for (what, want) in [
+        (Told::Message, "apps/a/users/u/messages/p/clientadded"),
+        (Told::Receipt, "apps/a/users/u/messages/p/m1/clientupdated"),
+        (
+            Told::Conversation,
+            "apps/a/users/u/conversations/p/clientupdated",
+        ),
+        (
+            Told::ConversationDeleted,
+            "apps/a/users/u/conversations/p/clientdeleted",
+        ),
+        (
+            Told::ConversationArchived,
+            "apps/a/users/u/archived_conversations/p/clientadded",
+        ),
+        (Told::Block, "apps/a/users/u/blocked/p/clientupdated"),
+        (Told::Inbox, "apps/a/users/u/inbox/clientupdated"),
+        (Told::Group, "apps/a/users/u/groups/p/clientupdated"),
+    ] {
+        let told = layouts.told(what, &timeline, "m1");
+        assert_eq!(told.as_str(), want);
+        assert!(
+            !filters(&layouts).iter().any(|filter| filter.matches(want)),
+            "{want} comes back"
+        );
+    }
+    for (topic, error) in [
+        (
+            "apps/a/users/u/messages/p/m+/update",
+            "the topic's message id \"m+\" holds '+', which no identifier may hold",
+        ),
+        (
+            "apps/a/users/u/presence/",
+            "the topic's client id \"\" is empty",
+        ),
+        (
+            "apps/a/users/john/doe/inbox/fetch",
+            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+        ),
+        (
+            "apps/a/users/u/conversations/john/doe/archive",
+            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+        ),
+    ] {
+        assert_eq!(
+            layouts.parse(topic).unwrap_err().to_string(),
+            error,
+            "{topic}"
+        );
+        assert_eq!(
+            layouts
+                .filters()
+                .into_iter()
+                .filter(|asked| asked.filter.matches(topic))
+                .count(),
+            1,
+            "{topic}"
+        );
+    }
+    let off = Layouts::new(
+        Layout::built_in("chat21").unwrap(),
+        vec![],
+        &[],
+        Controls::Off,
+    )
+    .unwrap();
+    assert_eq!(
+        off.parse("apps/a/users/u/inbox/fetch"),
+        Err(ParseError::NoLayout)
+    );
+    assert!(
+        off.retired_filters()
+            .iter()
+            .any(|filter| filter.as_str() == "apps/+/users/+/inbox/fetch")
+    );
+}
+
+#[test]
+fn a_layout_that_would_hear_what_is_told_is_refused() {
+    let mine = custom(
+        "apps/{app}/users/{sender}/archived_conversations/{recipient}/clientadded",
+        "in/{app}/{recipient}/{sender}/x",
+    )
+    .unwrap();
+    let error = Layouts::new(vec![mine.clone()], vec![], &[], Controls::Served).unwrap_err();
+    assert!(matches!(error, LayoutError::Loop { .. }), "{error}");
+    assert!(Layouts::new(vec![mine], vec![], &[], Controls::Off).is_ok());
 }
 
 #[test]
@@ -182,7 +377,7 @@ fn a_layout_that_loops_is_refused_with_both_templates() {
     )
     .unwrap();
     assert_eq!(
-        Layouts::new(vec![looping], vec![], &[])
+        Layouts::new(vec![looping], vec![], &[], Controls::Off)
             .unwrap_err()
             .to_string(),
         "loop: what is published to \"chat/{app}/{recipient}/{sender}/box\" would be received again through \"chat/{app}/{sender}/{recipient}/box\""
@@ -193,14 +388,20 @@ fn a_layout_that_loops_is_refused_with_both_templates() {
     )
     .unwrap();
     assert_eq!(
-        Layouts::new(vec![rejects_into_itself], vec![], &[]).unwrap_err(),
+        Layouts::new(vec![rejects_into_itself], vec![], &[], Controls::Off).unwrap_err(),
         LayoutError::Loop {
             published: "c/{app}/{recipient}/{sender}/clientrejected".into(),
             subscribed: "c/{app}/{sender}/{recipient}/clientrejected".into()
         }
     );
     let fixed = TopicName::parse("apps/dead/users/a/messages/b/outgoing").unwrap();
-    let error = Layouts::new(Layout::built_in("chat21-v1").unwrap(), vec![], &[fixed]).unwrap_err();
+    let error = Layouts::new(
+        Layout::built_in("chat21-v1").unwrap(),
+        vec![],
+        &[fixed],
+        Controls::Off,
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
         "loop: what is published to \"apps/dead/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
@@ -219,9 +420,9 @@ fn layouts_that_overlap_are_refused_with_both_templates() {
         "c/{app}/{recipient}/{sender}/in",
     )
     .unwrap();
-    assert!(Layouts::new(vec![one.clone()], vec![], &[]).is_ok());
+    assert!(Layouts::new(vec![one.clone()], vec![], &[], Controls::Off).is_ok());
     assert_eq!(
-        Layouts::new(vec![one, two], vec![], &[])
+        Layouts::new(vec![one, two], vec![], &[], Controls::Off)
             .unwrap_err()
             .to_string(),
         "overlap: one topic can match both \"c/{app}/{sender}/{recipient}/out\" and \"c/{app}/{sender}/bob/{recipient}\""
@@ -233,7 +434,7 @@ fn layouts_that_overlap_are_refused_with_both_templates() {
     )
     .unwrap();
     assert!(
-        Layouts::new(vec![v1.clone(), near], vec![], &[]).is_ok(),
+        Layouts::new(vec![v1.clone(), near], vec![], &[], Controls::Off).is_ok(),
         "\"messages\" is reserved, so these never meet"
     );
     let meets = custom(
@@ -283,7 +484,7 @@ fn a_faulty_template_is_named_with_its_fault() {
         assert_eq!(custom(outgoing, inbox).unwrap_err().to_string(), want);
     }
     assert_eq!(
-        Layouts::new(vec![], vec![], &[]).unwrap_err(),
+        Layouts::new(vec![], vec![], &[], Controls::Off).unwrap_err(),
         LayoutError::None
     );
 }
@@ -299,8 +500,8 @@ fn a_layout_without_app_serves_the_one_it_names() {
         Some("shop"),
     )
     .unwrap();
-    let layouts = Layouts::new(vec![layout], vec![], &[]).unwrap();
-    let got = layouts.parse("out/alice/bob").unwrap();
+    let layouts = Layouts::new(vec![layout], vec![], &[], Controls::Off).unwrap();
+    let got = outgoing(&layouts, "out/alice/bob");
     assert_eq!(
         (
             got.app.as_str(),
@@ -324,13 +525,13 @@ proptest! {
         let layouts = built_in(&Layout::BUILT_IN);
         for layout in layouts.iter() {
             let topic = layout.outgoing().as_str().replace("{app}", &app).replace("{sender}", &sender).replace("{recipient}", &recipient);
-            let got = layouts.parse(&topic).unwrap();
+            let got = outgoing(&layouts, &topic);
             prop_assert_eq!(got.layout, layout);
             prop_assert_eq!((got.app.as_str(), got.sender.as_str(), got.recipient.as_str()), (&*app, &*sender, &*recipient));
-            let matching = layouts.filters().iter().filter(|f| f.matches(&topic)).count();
+            let matching = filters(&layouts).iter().filter(|f| f.matches(&topic)).count();
             prop_assert_eq!(matching, 1, "{} is delivered once", topic);
             for published in [layout.inbox_topic(got.app, got.recipient, got.sender), layout.rejected_topic(got.app, got.sender, got.recipient)] {
-                prop_assert!(!layouts.filters().iter().any(|f| f.matches(published.as_str())), "{} comes back", published);
+                prop_assert!(!filters(&layouts).iter().any(|f| f.matches(published.as_str())), "{} comes back", published);
             }
         }
     }

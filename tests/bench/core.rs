@@ -10,9 +10,10 @@ use std::hash::RandomState;
 use std::hint::black_box;
 
 use chat21_observer::id::MessageIds;
-use chat21_observer::layout::{Layout, Layouts};
+use chat21_observer::layout::{Controls, Layout, Layouts};
 use chat21_observer::message::Received;
-use chat21_observer::policy::{Policy, Refusal};
+use chat21_observer::policy::Policy;
+use chat21_observer::refusal::Refusal;
 use chat21_observer::routing::Router;
 use chat21_observer::time::UnixMillis;
 use chat21_observer::topic::BrokerKind;
@@ -24,7 +25,7 @@ fn router() -> Router {
         .flat_map(|name| Layout::built_in(name).expect("built in"))
         .collect();
     Router {
-        layouts: Layouts::new(layouts, vec![], &[]).expect("sound"),
+        layouts: Layouts::new(layouts, vec![], &[], Controls::Served).expect("sound"),
         policy: Policy {
             max_payload_bytes: 1 << 20,
             broker_kind: BrokerKind::Any,

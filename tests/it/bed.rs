@@ -184,7 +184,7 @@ pub(crate) fn fresh_app() -> String {
 /// An observer that can be stopped, killed and started again under the same identity.
 pub(crate) struct Observer {
     pub(crate) args: Vec<String>,
-    _state: TempDir,
+    state: TempDir,
     child: Option<Child>,
     log: PathBuf,
     pub(crate) ready: String,
@@ -229,7 +229,7 @@ impl Observer {
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         Self {
             args: all,
-            _state: state,
+            state,
             child: None,
             log,
             ready: String::new(),
@@ -270,6 +270,28 @@ impl Observer {
             self.log()
         );
         self.ready = line;
+    }
+
+    /// Where it keeps what it keeps.
+    pub(crate) fn state_dir(&self) -> String {
+        self.state.path().to_str().unwrap().to_owned()
+    }
+
+    /// The store, as any program may read it.
+    pub(crate) fn store(&self) -> rusqlite::Connection {
+        let path = self.state.path().join("observer.db");
+        rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .unwrap()
+    }
+
+    /// Whether a conversation is new, and archived.
+    pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
+        let text =
+            "SELECT is_new, archived FROM conversation WHERE inbox_of = ? AND convers_with = ?";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        self.store()
+            .query_row(text, [inbox_of, convers_with], row)
+            .unwrap()
     }
 
     /// What it has logged so far.

@@ -94,6 +94,7 @@ impl Script {
 }
 
 fn accept(listener: &TcpListener, sessions: &Sender<Peer>, lanes: &Sender<Peer>) {
+    let mut many = vec![];
     for stream in listener.incoming() {
         let mut wire = Wire::new(stream.unwrap());
         let Ok(Some((0x10, body))) = wire.read_packet(PATIENCE) else {
@@ -107,6 +108,13 @@ fn accept(listener: &TcpListener, sessions: &Sender<Peer>, lanes: &Sender<Peer>)
         let at = 12 + properties;
         let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
         let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
+        if client_id.ends_with("-pub-many") {
+            // Nothing goes to many in these tests: it is let in, and stays.
+            let connack: &[u8] = if body[6] == 5 { &[0, 0, 0] } else { &[0, 0] };
+            let _ = wire.send(&packet(CONNACK, connack));
+            many.push(wire);
+            continue;
+        }
         let to = if client_id.contains("-pub-") {
             lanes
         } else {

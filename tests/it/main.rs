@@ -16,6 +16,7 @@ mod hostile;
 mod link;
 mod load;
 mod matrix;
+mod protocol;
 mod readme;
 mod token;
 mod wire;

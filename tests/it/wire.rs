@@ -121,20 +121,35 @@ impl Wire {
         login: &(String, String),
         clean: bool,
     ) -> Result<Self, u8> {
+        Self::log_in(port, client_id, login, clean, None)
+    }
+
+    /// The same, with a will that the broker keeps (topic, payload; QoS 1).
+    pub(crate) fn connect_with_will(
+        port: u16,
+        client_id: &str,
+        login: &(String, String),
+        will: &(String, String),
+    ) -> Self {
+        Self::log_in(port, client_id, login, true, Some(will)).unwrap()
+    }
+
+    fn log_in(
+        port: u16,
+        client_id: &str,
+        login: &(String, String),
+        clean: bool,
+        will: Option<&(String, String)>,
+    ) -> Result<Self, u8> {
         let mut wire = Self::new(TcpStream::connect(("127.0.0.1", port)).map_err(|_| 255_u8)?);
-        let mut body = vec![
-            0,
-            4,
-            b'M',
-            b'Q',
-            b'T',
-            b'T',
-            4,
-            0xc0 | u8::from(clean) << 1,
-            0,
-            0,
-        ];
+        let with_will = if will.is_some() { 0x2c } else { 0 };
+        let flags = 0xc0 | with_will | u8::from(clean) << 1;
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0];
         text(&mut body, client_id.as_bytes());
+        if let Some((topic, payload)) = will {
+            text(&mut body, topic.as_bytes());
+            text(&mut body, payload.as_bytes());
+        }
         text(&mut body, login.0.as_bytes());
         text(&mut body, login.1.as_bytes());
         wire.send(&packet(0x10, &body)).map_err(|_| 255_u8)?;

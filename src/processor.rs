@@ -1,0 +1,477 @@
+//! Between a message's arrival and its publishes: decode, look up, plan, write down. A batch at a time: what came while the store was
+//! busy with the batch before shares one transaction, and nothing of it is published before that is committed.
+//!
+//! With a store it runs in the store's thread ([`spawn`]), without one in the daemon's task. It does not know the broker: the daemon
+//! hands jobs in and takes decisions out.
+
+use std::collections::VecDeque;
+use std::sync::mpsc as thread_mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::effect::{Publish, Write};
+use crate::fan_out::{FanOut, STEP, Step};
+use crate::forward::EntryId;
+use crate::id::MessageId;
+use crate::layout::{Inbound, PayloadMode};
+use crate::message::Received;
+use crate::refusal::Refusal;
+use crate::routing::{Decoded, Facts, Plan, Router};
+use crate::store::{Origin, Retention, Store, StoreError};
+use crate::time::UnixMillis;
+
+/// How long to wait before a store that failed is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
+const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
+
+/// A message to be decided on.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Where its publishes belong.
+    pub entry: EntryId,
+    /// The message.
+    pub received: Received,
+    /// The id it was given.
+    pub id: MessageId,
+    /// What a redelivery of it would be known by, if there can be one.
+    pub fingerprint: Option<u64>,
+    /// Whether it has come before, under the same id.
+    pub repeated: bool,
+}
+
+/// What came together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Messages, in the order they came.
+    pub jobs: Vec<Job>,
+    /// How many copies for many may be made.
+    pub room_for_many: usize,
+    /// The last message whose acknowledgement has surely arrived.
+    pub acknowledged: Option<MessageId>,
+    /// The last message of which all is confirmed, and of all before it.
+    pub finished: Option<MessageId>,
+    /// The time.
+    pub now: UnixMillis,
+}
+
+/// What a message leads to: all of it, or one step more.
+#[derive(Debug)]
+pub struct Decided {
+    /// Which message.
+    pub entry: EntryId,
+    /// Whether this is the first that is said of it.
+    pub first: bool,
+    /// What is to be published.
+    pub publishes: Vec<Publish>,
+    /// What is to be published to many.
+    pub for_many: Vec<Publish>,
+    /// The reason, if it is refused.
+    pub refusal: Option<Refusal>,
+    /// Whether that is all.
+    pub done: bool,
+}
+
+/// Fan-outs of one group, oldest first: each member gets them in that order. Others stand alone.
+#[derive(Clone, Debug)]
+struct Queue {
+    group: Option<(Box<str>, Box<str>)>,
+    waiting: VecDeque<(EntryId, Origin, FanOut)>,
+}
+
+/// Decides, and writes down.
+#[derive(Debug)]
+pub struct Processor {
+    router: Router,
+    store: Option<Store>,
+    /// What goes to many and is not finished, each group in turn.
+    fan_outs: VecDeque<Queue>,
+}
+
+impl Processor {
+    /// With a store, or as a pure forwarder.
+    pub fn new(router: Router, store: Option<Store>) -> Self {
+        Self {
+            router,
+            store,
+            fan_outs: VecDeque::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
+        self.store.as_mut()
+    }
+
+    /// Decides on a batch. With a store, what is returned is written down.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of the batch has happened, and it can be tried again.
+    pub fn process(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+        if self.store.is_none() {
+            return self.decide_all(batch);
+        }
+        let before = self.fan_outs.clone();
+        let decided = self.in_transaction(batch);
+        if decided.is_err() {
+            self.fan_outs = before;
+            if let Some(store) = &mut self.store {
+                store.rollback();
+            }
+        }
+        decided
+    }
+
+    fn in_transaction(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+        if let Some(store) = &mut self.store {
+            store.begin()?;
+            if let Some(id) = batch.acknowledged {
+                store.acknowledge(id)?;
+            }
+            store.note_finished(batch.finished);
+        }
+        let decided = self.decide_all(batch)?;
+        if let Some(store) = &mut self.store {
+            store.commit()?;
+        }
+        Ok(decided)
+    }
+
+    fn decide_all(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+        let mut all = Vec::with_capacity(batch.jobs.len() + 1);
+        let mut room = batch.room_for_many;
+        for job in &batch.jobs {
+            let (mut decided, origin, fan_out) = self.decide(job, batch.now)?;
+            if let Some(fan_out) = fan_out {
+                let queue = self.queue_of(&fan_out);
+                let waits = self.fan_outs.get(queue).is_some();
+                let rest = if room > 0 && !waits {
+                    let (publishes, rest) = self.take_step(&fan_out, &origin)?;
+                    room = room.saturating_sub(publishes.len().max(1));
+                    decided.for_many = publishes;
+                    rest
+                } else {
+                    Some(fan_out)
+                };
+                decided.done = rest.is_none();
+                if let Some(rest) = rest {
+                    self.enqueue(job.entry, origin, rest);
+                }
+            }
+            all.push(decided);
+        }
+        while room > 0 {
+            let Some(mut queue) = self.fan_outs.pop_front() else {
+                break;
+            };
+            let Some((entry, origin, fan_out)) = queue.waiting.pop_front() else {
+                continue;
+            };
+            let (publishes, rest) = self.take_step(&fan_out, &origin)?;
+            room = room.saturating_sub(publishes.len().max(STEP));
+            all.push(Decided {
+                entry,
+                first: false,
+                publishes: vec![],
+                for_many: publishes,
+                refusal: None,
+                done: rest.is_none(),
+            });
+            if let Some(rest) = rest {
+                queue.waiting.push_front((entry, origin, rest));
+            }
+            if !queue.waiting.is_empty() {
+                self.fan_outs.push_back(queue);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The queue a fan-out has to wait in, if there is one.
+    fn queue_of(&self, fan_out: &FanOut) -> usize {
+        let group = fan_out.group();
+        let same = |queue: &Queue| {
+            let of = queue.group.as_ref().map(|(app, group)| (&**app, &**group));
+            of.is_some() && of == group
+        };
+        self.fan_outs
+            .iter()
+            .position(same)
+            .unwrap_or(self.fan_outs.len())
+    }
+
+    fn enqueue(&mut self, entry: EntryId, origin: Origin, fan_out: FanOut) {
+        let at = self.queue_of(&fan_out);
+        if at == self.fan_outs.len() {
+            let group = fan_out
+                .group()
+                .map(|(app, group)| (app.into(), group.into()));
+            self.fan_outs.push_back(Queue {
+                group,
+                waiting: VecDeque::new(),
+            });
+        }
+        self.fan_outs[at]
+            .waiting
+            .push_back((entry, origin, fan_out));
+    }
+
+    /// Decides on one message, writes down what its plan says, and returns what goes to many.
+    fn decide(
+        &mut self,
+        job: &Job,
+        now: UnixMillis,
+    ) -> Result<(Decided, Origin, Option<FanOut>), StoreError> {
+        let origin = Origin {
+            id: job.id,
+            fingerprint: job.fingerprint,
+            repeated: job.repeated,
+            now,
+        };
+        let decoded = self.router.decode(&job.received);
+        let plan = match &decoded {
+            Ok(decoded) => {
+                let facts = match &mut self.store {
+                    Some(store) => store.facts(decoded)?,
+                    None => facts_without_store(decoded),
+                };
+                self.router.plan(decoded, &job.received, facts, job.id)
+            }
+            Err(refusal) => self.router.refuse(&job.received, *refusal, job.id.time()),
+        };
+        let Plan {
+            publishes,
+            writes,
+            fan_out,
+            refusal,
+        } = plan;
+        apply(&mut self.store, &writes, &origin)?;
+        let decided = Decided {
+            entry: job.entry,
+            first: true,
+            publishes,
+            for_many: vec![],
+            refusal,
+            done: true,
+        };
+        Ok((decided, origin, fan_out))
+    }
+
+    fn take_step(
+        &mut self,
+        fan_out: &FanOut,
+        origin: &Origin,
+    ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
+        let page = match (fan_out.query(), &self.store) {
+            (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
+            _ => None,
+        };
+        let Step {
+            publishes,
+            writes,
+            rest,
+        } = fan_out.step(&self.router.layouts, page);
+        apply(&mut self.store, &writes, origin)?;
+        Ok((publishes, rest))
+    }
+}
+
+fn apply(
+    store: &mut Option<Store>,
+    writes: &[Write<'_>],
+    origin: &Origin,
+) -> Result<(), StoreError> {
+    let Some(store) = store else { return Ok(()) };
+    writes
+        .iter()
+        .try_for_each(|write| store.apply(write, origin))
+}
+
+/// What a pure forwarder knows: nothing but what a message brings along.
+pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
+    match &decoded.inbound {
+        Inbound::Outgoing(outgoing)
+            if outgoing.recipient.is_group()
+                && outgoing.layout.payload() == PayloadMode::Envelope =>
+        {
+            Facts::Group {
+                group: None,
+                blocked_by: vec![],
+                transient: false,
+            }
+        }
+        Inbound::Outgoing(_)
+        | Inbound::Receipt(..)
+        | Inbound::Conversation(_)
+        | Inbound::Archive(_)
+        | Inbound::Presence { .. }
+        | Inbound::Block(_)
+        | Inbound::Fetch { .. }
+        | Inbound::Delivered(_)
+        | Inbound::Groups { .. } => Facts::Nothing,
+    }
+}
+
+/// What the store's thread says.
+#[derive(Debug)]
+pub enum Event {
+    /// A batch is decided on and written down.
+    Decided(Vec<Decided>),
+    /// The store fails; the batch is tried until it does no more.
+    Failing(String),
+    /// It does no more.
+    Recovered,
+}
+
+/// The store's thread, and the channels to it.
+#[derive(Debug)]
+pub struct Handle {
+    batches: thread_mpsc::SyncSender<Batch>,
+    /// What it says.
+    pub events: mpsc::Receiver<Event>,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Hands a batch over. There may be one at a time: the next when this one is decided on.
+    pub fn process(&self, batch: Batch) {
+        // The thread ends early only if it panics; then its event channel closes, which the daemon notices.
+        let _ = self.batches.try_send(batch);
+    }
+
+    /// Ends the thread: what it has begun is finished or taken back.
+    pub fn join(self) {
+        drop((self.batches, self.events));
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts the store's thread. It ends when its handle is joined, or soon after `stop` is cancelled while the store fails.
+///
+/// # Errors
+/// The system's, if there can be no thread.
+pub fn spawn(
+    processor: Processor,
+    retention: Retention,
+    stop: CancellationToken,
+) -> std::io::Result<Handle> {
+    // One batch at a time, and an answer or a word about failing for each.
+    let (batches_tx, batches_rx) = thread_mpsc::sync_channel(1);
+    let (events_tx, events_rx) = mpsc::channel(4);
+    let thread = std::thread::Builder::new()
+        .name("store".to_owned())
+        .spawn(move || {
+            Worker {
+                processor,
+                retention,
+                events: events_tx,
+                stop,
+            }
+            .run(&batches_rx);
+        })?;
+    Ok(Handle {
+        batches: batches_tx,
+        events: events_rx,
+        thread,
+    })
+}
+
+struct Worker {
+    processor: Processor,
+    retention: Retention,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: retention goes by the clock, between two batches"
+)]
+fn clock() -> (Instant, UnixMillis) {
+    (
+        Instant::now(),
+        UnixMillis::from(std::time::SystemTime::now()),
+    )
+}
+
+impl Worker {
+    fn run(mut self, batches: &thread_mpsc::Receiver<Batch>) {
+        let mut due = clock().0;
+        loop {
+            let wait = due.saturating_duration_since(clock().0);
+            match batches.recv_timeout(wait) {
+                Ok(batch) => {
+                    let Some(decided) = self.process(&batch) else {
+                        return;
+                    };
+                    if self.events.blocking_send(Event::Decided(decided)).is_err() {
+                        return;
+                    }
+                }
+                Err(thread_mpsc::RecvTimeoutError::Timeout) => {}
+                Err(thread_mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if clock().0 >= due {
+                due = clock().0 + self.prune();
+            }
+        }
+    }
+
+    /// Tries until it succeeds: nothing is published or acknowledged meanwhile, so nothing is lost. `None`, if it is to stop instead.
+    fn process(&mut self, batch: &Batch) -> Option<Vec<Decided>> {
+        let mut failing = false;
+        loop {
+            match self.processor.process(batch) {
+                Ok(decided) => {
+                    if failing {
+                        info!("the store works again");
+                        self.events.blocking_send(Event::Recovered).ok()?;
+                    }
+                    return Some(decided);
+                }
+                Err(fault) => {
+                    if !failing {
+                        failing = true;
+                        error!(
+                            error = %fault,
+                            "the store fails: nothing is forwarded until it works again, and the broker keeps what comes"
+                        );
+                        let event = Event::Failing(fault.to_string());
+                        self.events.blocking_send(event).ok()?;
+                    }
+                    std::thread::sleep(RETRY);
+                    if self.stop.is_cancelled() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One step of retention, if any is wanted. Returns when the next is due.
+    fn prune(&mut self) -> Duration {
+        let Some(store) = self
+            .processor
+            .store
+            .as_mut()
+            .filter(|_| self.retention != Retention::default())
+        else {
+            return RETENTION.0;
+        };
+        match store.prune_step(&self.retention, clock().1) {
+            Ok(true) => RETENTION.1,
+            Ok(false) => RETENTION.0,
+            Err(fault) => {
+                error!(error = %fault, "retention: old messages could not be deleted");
+                RETENTION.0
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,560 @@
+use std::collections::BTreeMap;
+use std::hash::RandomState;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::fan_out::PageQuery;
+use crate::id::MessageIds;
+use crate::layout::{Controls, Layout, Layouts};
+use crate::message::Received;
+use crate::policy::{GroupSenders, Policy};
+use crate::processor::{Batch, Job, Processor};
+use crate::routing::Router;
+use crate::topic::BrokerKind;
+
+const NOW: u64 = 1_800_000_000_000;
+
+fn router() -> Router {
+    let layouts = Layout::built_in("chat21-v1").unwrap();
+    Router {
+        layouts: Layouts::new(layouts, vec![], &[], Controls::Served).unwrap(),
+        policy: Policy {
+            max_payload_bytes: 1 << 20,
+            broker_kind: BrokerKind::Any,
+            max_recipients: 1_000,
+            group_senders: GroupSenders::MembersAnd(vec![]),
+        },
+        dead_letter_topic: None,
+    }
+}
+
+/// A store behind a processor, fed message by message.
+struct Bench {
+    processor: Processor,
+    ids: MessageIds,
+    now: u64,
+}
+
+impl Bench {
+    fn new(place: &Place) -> Self {
+        let store = Store::open(place, false).unwrap();
+        Self {
+            processor: Processor::new(router(), Some(store)),
+            ids: MessageIds::new(RandomState::new()),
+            now: NOW,
+        }
+    }
+
+    fn store(&mut self) -> &mut Store {
+        self.processor.store_mut().unwrap()
+    }
+
+    /// A message comes; its id.
+    fn take(&mut self, topic: &str, payload: &str) -> MessageId {
+        self.now += 1;
+        let id = self.ids.next(UnixMillis::new(self.now));
+        self.take_as(topic, payload, id, false);
+        id
+    }
+
+    fn take_as(&mut self, topic: &str, payload: &str, id: MessageId, repeated: bool) {
+        let topic = format!("apps/{topic}");
+        let received = Received::new(topic.into(), payload.to_owned().into(), false);
+        let batch = Batch {
+            jobs: vec![Job {
+                entry: crate::forward::EntryId::for_tests(0),
+                received,
+                id,
+                fingerprint: Some(7),
+                repeated,
+            }],
+            room_for_many: 100,
+            acknowledged: None,
+            finished: None,
+            now: UnixMillis::new(self.now),
+        };
+        for decided in self.processor.process(&batch).unwrap() {
+            assert_eq!(decided.refusal, None, "{batch:?}");
+        }
+    }
+}
+
+fn user(id: &str) -> UserId<'_> {
+    UserId::parse(id).unwrap()
+}
+
+fn page(store: &Store, of: &str, after: i64, limit: usize, convers_with: Option<&str>) -> Page {
+    let query = PageQuery {
+        after,
+        last: i64::MAX,
+        convers_with: convers_with.map(Into::into),
+        limit,
+    };
+    store
+        .page(AppId::parse("a").unwrap(), user(of), &query)
+        .unwrap()
+}
+
+#[test]
+fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("deep/observer.db");
+    let place = Place::File(path.clone());
+    let store = Store::open(&place, false).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    for file in ["observer.db", "observer.db-wal"] {
+        let mode = std::fs::metadata(path.with_file_name(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let error = Store::open(&place, false).unwrap_err();
+    assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    assert!(
+        Store::visit(&path).is_ok(),
+        "commands may look at it meanwhile"
+    );
+    drop(store);
+    assert!(Store::open(&place, false).is_ok());
+    assert!(matches!(
+        Store::visit(&dir.path().join("none")).unwrap_err(),
+        StoreError::Missing(_)
+    ));
+
+    let other = dir.path().join("other.db");
+    let connection = Connection::open(&other).unwrap();
+    connection.execute_batch("CREATE TABLE x (y)").unwrap();
+    let error = Store::open(&Place::File(other), false).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign(_)), "{error}");
+
+    let newer = dir.path().join("newer.db");
+    drop(Store::open(&Place::File(newer.clone()), false).unwrap());
+    Connection::open(&newer)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = Store::open(&Place::File(newer.clone()), false)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error
+            .ends_with("newer.db has schema 99, made by a later version: this one knows 1 at most"),
+        "{error}"
+    );
+    let noise = dir.path().join("noise.db");
+    std::fs::write(
+        &noise,
+        "this is no database, and long enough to be sure of it".repeat(20),
+    )
+    .unwrap();
+    assert!(Store::open(&Place::File(noise), false).is_err());
+}
+
+#[test]
+fn what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let place = Place::File(dir.path().join("observer.db"));
+    let mut bench = Bench::new(&place);
+    let ids: Vec<_> = (0..4)
+        .map(|n| bench.take("a/users/x/messages/y/outgoing", &format!("{{\"n\":{n}}}")))
+        .collect();
+    let store = bench.store();
+    store.begin().unwrap();
+    store.acknowledge(ids[1]).unwrap();
+    store.acknowledge(ids[0]).unwrap();
+    store.commit().unwrap();
+    drop(bench);
+    let store = Store::open(&place, false).unwrap();
+    assert_eq!(store.unacknowledged().unwrap(), [(7, ids[2]), (7, ids[3])]);
+    assert_eq!(store.last_id().unwrap(), Some(ids[3]));
+}
+
+#[test]
+fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let mut bench = Bench::new(&Place::File(path.clone()));
+    bench
+        .store()
+        .connection
+        .busy_timeout(Duration::from_millis(10))
+        .unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let id = bench.ids.next(UnixMillis::new(NOW));
+    let batch = Batch {
+        jobs: vec![Job {
+            entry: crate::forward::EntryId::for_tests(0),
+            received: Received::new(
+                Bytes::from_static(b"apps/a/users/x/messages/group-1/outgoing"),
+                Bytes::from_static(b"{}"),
+                false,
+            ),
+            id,
+            fingerprint: Some(7),
+            repeated: false,
+        }],
+        room_for_many: 100,
+        acknowledged: None,
+        finished: None,
+        now: UnixMillis::new(NOW),
+    };
+    assert!(bench.processor.process(&batch).is_err(), "locked");
+    other.execute_batch("ROLLBACK").unwrap();
+    // A disk that is full while the transaction is written.
+    bench
+        .store()
+        .connection
+        .execute_batch("PRAGMA max_page_count = 1")
+        .unwrap();
+    let large = Job {
+        received: Received::new(
+            Bytes::from_static(b"apps/a/users/x/messages/y/outgoing"),
+            format!("{{\"x\":\"{}\"}}", "y".repeat(100_000)).into(),
+            false,
+        ),
+        ..batch.jobs[0].clone()
+    };
+    let error = bench
+        .processor
+        .process(&Batch {
+            jobs: vec![batch.jobs[0].clone(), large],
+            ..batch.clone()
+        })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "database or disk is full");
+    assert_eq!(bench.store().dump().unwrap(), Vec::<String>::new());
+    bench
+        .store()
+        .connection
+        .execute_batch("PRAGMA max_page_count = 1073741823")
+        .unwrap();
+    let decided = bench.processor.process(&batch).unwrap();
+    assert_eq!(
+        (decided.len(), decided[0].for_many.len(), decided[0].done),
+        (1, 1, true)
+    );
+    assert_eq!(bench.store().dump().unwrap().len(), 4);
+}
+
+#[test]
+fn pages_keep_what_came_in_one_millisecond_together() {
+    let mut bench = Bench::new(&Place::Memory);
+    for n in 0..10 {
+        // Three messages a millisecond.
+        bench.now = NOW + n / 3 - 1;
+        let to = if n % 2 == 0 { "y" } else { "z" };
+        bench.take(
+            &format!("a/users/x/messages/{to}/outgoing"),
+            &format!("{{\"n\":{n}}}"),
+        );
+    }
+    let store = bench.store();
+    let sizes = |limit| {
+        let (mut sizes, mut after) = (vec![], 0);
+        loop {
+            let page = page(store, "x", after, limit, None);
+            sizes.push(page.messages.len());
+            after = page.next;
+            if !page.more {
+                return sizes;
+            }
+        }
+    };
+    assert_eq!(sizes(100), [10]);
+    assert_eq!(sizes(10), [10]);
+    assert_eq!(sizes(1), [3, 3, 3, 1]);
+    assert_eq!(sizes(4), [6, 4]);
+    let with_z = page(store, "x", 0, 100, Some("z"));
+    assert_eq!((with_z.messages.len(), with_z.more), (5, false));
+    assert_eq!(store.place_of(UnixMillis::new(NOW)).unwrap(), 3);
+    assert_eq!(store.place_of(UnixMillis::new(0)).unwrap(), 0);
+    assert_eq!(store.place_of(UnixMillis::new(u64::MAX)).unwrap(), 10);
+}
+
+#[test]
+fn what_a_service_injects_shares_the_body_if_it_is_the_same() {
+    let mut bench = Bench::new(&Place::Memory);
+    let message = |text: &str| json!({"message_id": "m", "text": text, "status": 150}).to_string();
+    for (inbox_of, text) in [("x", "hi"), ("y", "hi"), ("x", "hi"), ("z", "ho")] {
+        bench.take(
+            &format!("observer/a/users/{inbox_of}/messages/g/delivered"),
+            &message(text),
+        );
+    }
+    let store = bench.store();
+    let stats = store.stats(Path::new("")).unwrap();
+    assert_eq!((stats.messages, stats.copies), (2, 3));
+    assert!(store.check().unwrap().is_empty());
+    assert!(
+        page(store, "z", 0, 9, None).messages[0]
+            .body
+            .as_str()
+            .contains("ho")
+    );
+}
+
+#[test]
+fn retention_deletes_the_oldest_in_steps_with_all_that_refers_to_it() {
+    let mut bench = Bench::new(&Place::Memory);
+    for n in 0..1_000_u64 {
+        bench.now = NOW + n * 1_000;
+        let to = format!("y{}", n % 50);
+        bench.take(
+            &format!("a/users/x/messages/{to}/outgoing"),
+            &format!("{{\"n\":{n}}}"),
+        );
+    }
+    let last = bench.ids.next(UnixMillis::new(NOW + 10_000_000));
+    let limits = Retention {
+        age: Some(Duration::from_secs(100)),
+        bytes: None,
+    };
+    let now = UnixMillis::new(NOW + 1_000_000);
+    let store = bench.store();
+    store.prune_step(&limits, now).unwrap();
+    assert_eq!(
+        store.stats(Path::new("")).unwrap().messages,
+        1_000,
+        "what may come again must be known then"
+    );
+    store.begin().unwrap();
+    store.acknowledge(last).unwrap();
+    store.commit().unwrap();
+    let mut steps = 0;
+    while store.prune_step(&limits, now).unwrap() {
+        steps += 1;
+        assert!(steps < 100);
+    }
+    let stats = store.stats(Path::new("")).unwrap();
+    assert_eq!(
+        (stats.messages, stats.copies, stats.conversations),
+        (100, 200, 100),
+        "{steps} steps"
+    );
+    assert!(steps >= 5, "in {steps} steps");
+    assert!(store.check().unwrap().is_empty());
+    assert!(
+        !store.prune_step(&limits, now).unwrap(),
+        "nothing is left to do"
+    );
+
+    let limits = Retention {
+        age: None,
+        bytes: Some(1),
+    };
+    while store.prune_step(&limits, now).unwrap() {
+        if store.stats(Path::new("")).unwrap().messages == 0 {
+            break;
+        }
+    }
+    let stats = store.stats(Path::new("")).unwrap();
+    assert_eq!(
+        stats.messages, 0,
+        "the oldest go until it is small enough, or nothing is left"
+    );
+}
+
+// The property: whatever comes in whatever order, the store is what a simple model says.
+
+#[derive(Clone, Debug)]
+enum Event {
+    Forward {
+        from: u8,
+        to: u8,
+        listed: bool,
+    },
+    Receipt {
+        by: u8,
+        nth: usize,
+        seen: bool,
+    },
+    Archive {
+        of: u8,
+        with: u8,
+    },
+    Patch {
+        of: u8,
+        with: u8,
+        is_new: bool,
+    },
+    /// The broker delivers everything since the `nth` event again: the observer was killed before it acknowledged that.
+    Redelivery {
+        nth: usize,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let user = 0..3_u8;
+    prop_oneof![
+        4 => (user.clone(), 0..4_u8, prop::bool::weighted(0.8)).prop_map(|(from, to, listed)| Event::Forward { from, to, listed }),
+        4 => (user.clone(), 0..50_usize, any::<bool>()).prop_map(|(by, nth, seen)| Event::Receipt { by, nth, seen }),
+        2 => (user.clone(), 0..4_u8).prop_map(|(of, with)| Event::Archive { of, with }),
+        2 => (user, 0..4_u8, any::<bool>()).prop_map(|(of, with, is_new)| Event::Patch { of, with, is_new }),
+        1 => (0..50_usize).prop_map(|nth| Event::Redelivery { nth }),
+    ]
+}
+
+/// Three users, of whom all are in a group: the fourth name.
+const NAMES: [&str; 4] = ["u0", "u1", "u2", "group-1"];
+
+/// A list of copies for each timeline, and a row for each conversation: the obvious way.
+#[derive(Default)]
+struct Model {
+    copies: BTreeMap<(&'static str, &'static str), Vec<(String, i64)>>,
+    rows: BTreeMap<(&'static str, &'static str), (String, bool, bool)>,
+    messages: Vec<(String, &'static str, &'static str)>,
+}
+
+impl Model {
+    fn forward(&mut self, id: &str, from: &'static str, to: &'static str, listed: bool) {
+        let mut copies = vec![];
+        if to == "group-1" {
+            copies.extend(
+                ["group-1", "u0", "u1", "u2"].map(|of| (of, to, if of == to { 100 } else { 150 })),
+            );
+        } else {
+            if from != to {
+                copies.push((from, to, 100));
+            }
+            copies.push((to, from, 150));
+        }
+        if !self.messages.iter().any(|(known, ..)| known == id) {
+            self.messages.push((id.to_owned(), from, to));
+        }
+        for (of, with, status) in copies {
+            let timeline = self.copies.entry((of, with)).or_default();
+            if !timeline.iter().any(|(known, _)| known == id) {
+                timeline.push((id.to_owned(), status));
+            }
+            let newest = |row: &(String, bool, bool)| row.0 == "-" || *row.0 <= *id;
+            if listed && self.rows.get(&(of, with)).is_none_or(newest) {
+                self.rows.insert((of, with), (id.to_owned(), true, false));
+            }
+        }
+    }
+
+    fn raise(&mut self, of: &'static str, with: &'static str, id: &str, to: i64) {
+        for (known, status) in self.copies.entry((of, with)).or_default() {
+            if known == id {
+                *status = to.max(*status);
+            }
+        }
+    }
+
+    fn receipt(
+        &mut self,
+        by: &'static str,
+        nth: usize,
+        seen: bool,
+    ) -> Option<(String, &'static str)> {
+        let readable: Vec<_> = self
+            .messages
+            .iter()
+            .filter(|(_, from, to)| *from != by && (*to == by || *to == "group-1"))
+            .cloned()
+            .collect();
+        let (id, from, to) = readable.get(nth % readable.len().max(1))?.clone();
+        let with = if to == "group-1" { to } else { from };
+        let (own, peers) = if seen { (300, 300) } else { (200, 250) };
+        let mine = self.copies[&(by, with)]
+            .iter()
+            .find(|(known, _)| *known == id)?
+            .1;
+        if mine <= own {
+            self.raise(by, with, &id, own);
+            let (of, with) = if to == "group-1" {
+                (to, to)
+            } else {
+                (from, by)
+            };
+            self.raise(of, with, &id, peers);
+        }
+        Some((id, with))
+    }
+
+    fn dump(&self) -> Vec<String> {
+        let copies = self.copies.iter().flat_map(|((of, with), copies)| {
+            copies
+                .iter()
+                .map(move |(id, status)| format!("copy a {of} {with} {id} {status}"))
+        });
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|((of, with), (id, new, archived))| {
+                format!(
+                    "row a {of} {with} {id} new={} archived={} 0",
+                    i32::from(*new),
+                    i32::from(*archived)
+                )
+            })
+            .collect();
+        rows.sort();
+        copies.chain(rows).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn the_store_equals_a_simple_model_whatever_comes_in_whatever_order(events in prop::collection::vec(event(), 0..40)) {
+        let mut bench = Bench::new(&Place::Memory);
+        bench.take("observer/a/groups/update", r#"{"group":{"uid":"group-1","members":{"u0":1,"u1":1,"u2":1}}}"#);
+        let mut model = Model::default();
+        // What came, as the broker would deliver it again: topic, payload, id, and what the model makes of it.
+        let mut log: Vec<(String, String, MessageId, Event)> = vec![];
+        for event in events {
+            match event.clone() {
+                Event::Forward { from, to, listed } => {
+                    let (from, to) = (NAMES[usize::from(from)], NAMES[usize::from(to)]);
+                    let topic = format!("a/users/{from}/messages/{to}/outgoing");
+                    let payload = if listed { "{}".to_owned() } else { r#"{"attributes":{"updateconversation":false}}"#.to_owned() };
+                    let id = bench.take(&topic, &payload);
+                    model.forward(&id.to_string(), from, to, listed);
+                    log.push((topic, payload, id, event));
+                }
+                Event::Receipt { by, nth, seen } => {
+                    let by = NAMES[usize::from(by)];
+                    if let Some((id, with)) = model.receipt(by, nth, seen) {
+                        let topic = format!("a/users/{by}/messages/{with}/{id}/update");
+                        let payload = json!({ "status": if seen { 300 } else { 200 } }).to_string();
+                        let id = bench.take(&topic, &payload);
+                        log.push((topic, payload, id, event));
+                    }
+                }
+                Event::Archive { of, with } => {
+                    let (of, with) = (NAMES[usize::from(of)], NAMES[usize::from(with)]);
+                    let topic = format!("a/users/{of}/conversations/{with}/archive");
+                    let id = bench.take(&topic, "");
+                    model.rows.entry((of, with)).or_insert_with(|| ("-".to_owned(), false, false)).2 = true;
+                    log.push((topic, String::new(), id, event));
+                }
+                Event::Patch { of, with, is_new } => {
+                    let (of, with) = (NAMES[usize::from(of)], NAMES[usize::from(with)]);
+                    let topic = format!("a/users/{of}/conversations/{with}/update");
+                    let payload = json!({ "is_new": is_new }).to_string();
+                    let id = bench.take(&topic, &payload);
+                    model.rows.entry((of, with)).or_insert_with(|| ("-".to_owned(), false, false)).1 = is_new;
+                    log.push((topic, payload, id, event));
+                }
+                Event::Redelivery { nth } => {
+                    // In the order it came before, each under its id: and nothing has changed.
+                    let from = nth % (log.len() + 1);
+                    for (topic, payload, id, _) in &log[from..] {
+                        bench.take_as(topic, payload, *id, true);
+                    }
+                }
+            }
+        }
+        let (mut stored, mut wanted) = (bench.store().dump().unwrap(), model.dump());
+        stored.sort();
+        wanted.sort();
+        prop_assert_eq!(stored, wanted);
+        prop_assert!(bench.store().check().unwrap().is_empty());
+    }
+}
