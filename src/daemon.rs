@@ -125,6 +125,8 @@ struct Observer {
     waiting: Vec<Job>,
     /// Messages of which only a part of what they lead to has been made: fan-outs.
     unfinished: usize,
+    /// Whether the batch the store has may take a step of them.
+    stepped: bool,
     acknowledged: Acknowledged,
     ids: MessageIds,
     session: Option<Session>,
@@ -313,6 +315,7 @@ pub async fn run(
         desk,
         waiting: vec![],
         unfinished: 0,
+        stepped: false,
         acknowledged: Acknowledged::default(),
         ids,
         session: None,
@@ -684,6 +687,10 @@ impl Observer {
                 true
             }
             Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
+                // Turn and turn about: no message waits for more than one step of what goes to many.
+                let step = more && (self.waiting.is_empty() || !self.stepped);
+                let room_for_many = if step { room_for_many } else { 0 };
+                self.stepped = step;
                 handle.process(Batch {
                     acknowledged: news,
                     finished,

@@ -315,6 +315,14 @@ impl Store {
             .max(self.acknowledged))
     }
 
+    /// How long to wait for another process that is writing.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn wait_for_others(&self, limit: Duration) -> Result<(), StoreError> {
+        Ok(self.connection.busy_timeout(limit)?)
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors

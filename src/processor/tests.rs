@@ -1,1 +1,153 @@
+use std::collections::HashMap;
+use std::hash::RandomState;
 
+use super::*;
+use crate::id::MessageIds;
+use crate::layout::{Controls, Layout, Layouts};
+use crate::policy::{GroupSenders, Policy};
+use crate::store::Place;
+use crate::topic::BrokerKind;
+
+const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
+
+fn router(controls: Controls) -> Router {
+    let layouts = Layout::built_in("chat21-v1").unwrap();
+    Router {
+        layouts: Layouts::new(layouts, vec![], &[], controls).unwrap(),
+        policy: Policy {
+            max_payload_bytes: 1 << 20,
+            broker_kind: BrokerKind::Any,
+            max_recipients: 10_000,
+            group_senders: GroupSenders::Anybody,
+        },
+        dead_letter_topic: None,
+    }
+}
+
+fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> Job {
+    let members: Vec<_> = (0..members).map(|n| format!("\"m{n:03}\":1")).collect();
+    let payload = format!(
+        r#"{{"n":{number},"group":{{"members":{{{}}}}}}}"#,
+        members.join(",")
+    );
+    let topic = format!("apps/a/users/m000/messages/{group}/outgoing");
+    Job {
+        entry: EntryId::for_tests(number),
+        received: Received::new(topic.into(), payload.into(), false),
+        id: ids.next(NOW),
+        fingerprint: Some(number as u64),
+        repeated: false,
+    }
+}
+
+fn batch(jobs: Vec<Job>, room_for_many: usize) -> Batch {
+    Batch {
+        jobs,
+        room_for_many,
+        acknowledged: None,
+        finished: None,
+        now: NOW,
+    }
+}
+
+/// Runs until nothing is left, with so much room each time. What went to many, in order: which message, to which topic.
+fn run(processor: &mut Processor, jobs: Vec<Job>, room: usize) -> Vec<(EntryId, String)> {
+    let mut copies = vec![];
+    let mut open = jobs.len();
+    let mut waiting = jobs;
+    while open > 0 {
+        let decided = processor
+            .process(&batch(std::mem::take(&mut waiting), room))
+            .unwrap();
+        let made: usize = decided.iter().map(|decided| decided.for_many.len()).sum();
+        assert!(
+            made < room + STEP,
+            "{made} copies where there was room for {room}"
+        );
+        for decided in decided {
+            open -= usize::from(decided.done);
+            let topics = decided
+                .for_many
+                .into_iter()
+                .map(|publish| publish.topic.to_string());
+            copies.extend(topics.map(|topic| (decided.entry, topic)));
+        }
+    }
+    copies
+}
+
+#[test]
+fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_large_ones() {
+    for (store, room) in [(false, 1), (false, STEP), (true, STEP), (true, 1_000)] {
+        let store = store.then(|| Store::open(&Place::Memory, false).unwrap());
+        let controls = if store.is_some() {
+            Controls::Served
+        } else {
+            Controls::Off
+        };
+        let mut processor = Processor::new(router(controls), store);
+        let mut ids = MessageIds::new(RandomState::new());
+        // The second to the large group has other members, so that the two are cut into steps differently.
+        let jobs = vec![
+            job(0, &mut ids, "group-large", 1_000),
+            job(1, &mut ids, "group-large", 700),
+            job(2, &mut ids, "group-small", 5),
+            job(3, &mut ids, "group-large", 1_000),
+        ];
+        let copies = run(&mut processor, jobs, room);
+        assert_eq!(copies.len(), 2_705);
+        let mut last: HashMap<&str, usize> = HashMap::new();
+        for (entry, topic) in &copies {
+            let number = (0..4).find(|n| EntryId::for_tests(*n) == *entry).unwrap();
+            let before = last.insert(topic, number);
+            assert!(
+                before.is_none_or(|before| before < number),
+                "{topic}: {before:?} then {number}"
+            );
+        }
+        let end_of = |n| {
+            copies
+                .iter()
+                .rposition(|(entry, _)| *entry == EntryId::for_tests(n))
+                .unwrap()
+        };
+        assert!(
+            end_of(2) < end_of(0),
+            "the small group has waited for the large one"
+        );
+        assert!(processor.fan_outs.is_empty());
+    }
+}
+
+#[test]
+fn a_batch_that_fails_is_as_if_it_had_not_been() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let store = Store::open(&Place::File(path.clone()), false).unwrap();
+    let mut processor = Processor::new(router(Controls::Served), Some(store));
+    processor
+        .store_mut()
+        .unwrap()
+        .wait_for_others(Duration::from_millis(10))
+        .unwrap();
+    let mut ids = MessageIds::new(RandomState::new());
+    let first = processor
+        .process(&batch(vec![job(0, &mut ids, "group-1", 200)], STEP))
+        .unwrap();
+    assert_eq!(first[0].for_many.len(), STEP);
+    let mut other = Store::visit(&path).unwrap();
+    other.begin().unwrap();
+    let next = batch(vec![job(1, &mut ids, "group-1", 1)], STEP);
+    assert!(processor.process(&next).is_err());
+    assert_eq!(processor.fan_outs.len(), 1, "nothing has moved");
+    other.rollback();
+    let again = processor.process(&next).unwrap();
+    assert_eq!(
+        again
+            .iter()
+            .map(|decided| decided.for_many.len())
+            .sum::<usize>(),
+        STEP
+    );
+    assert_eq!(run(&mut processor, vec![], STEP).len(), 0);
+}

@@ -180,8 +180,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     let mut bench = Bench::new(&Place::File(path.clone()));
     bench
         .store()
-        .connection
-        .busy_timeout(Duration::from_millis(10))
+        .wait_for_others(Duration::from_millis(10))
         .unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -1,4 +1,5 @@
-//! Messages a second through the observer, beside those of a null forwarder on the same broker in the same run: `scripts/bench`.
+//! Messages a second through the observer, without and with its store, beside those of a null forwarder on the same broker in the same
+//! run: `scripts/bench`.
 //!
 //! The null forwarder has the same connections and the same order of things (two copies, acknowledged when both are confirmed), but
 //! parses nothing and checks nothing. Rounds alternate, so that a noisy machine is noisy for both; the ratio of medians counts.
@@ -42,35 +43,47 @@ fn main() {
         println!("the rate is measured by scripts/bench, which starts the brokers");
         return;
     }
+    println!("rate and CPU a message; in parentheses as a ratio to the null forwarder");
     println!(
-        "{:<11} {:>22} {:>22} {:>8} {:>8}",
-        "broker", "null forwarder", "observer", "rate", "cpu"
+        "{:<11} {:>24} {:>32} {:>32}",
+        "broker", "null forwarder", "--store none", "with a store"
     );
-    for broker in ["RABBITMQ3", "RABBITMQ4", "MOSQUITTO"] {
+    let only = std::env::var("BENCH_BROKERS")
+        .unwrap_or_else(|_| "RABBITMQ3 RABBITMQ4 MOSQUITTO".to_owned());
+    for broker in only.split_whitespace() {
         let port: u16 = std::env::var(format!("BED_{broker}_MQTT"))
             .expect("run scripts/bench")
             .parse()
             .unwrap();
-        let mut runs: [Vec<(f64, f64)>; 2] = [vec![], vec![]];
+        let mut runs: [Vec<(f64, f64)>; 3] = [vec![], vec![], vec![]];
         for _ in 0..ROUNDS {
             runs[0].push(measure(port, start_null(port)));
-            runs[1].push(measure(port, start_observer(port)));
+            for (at, with_store) in [(1, false), (2, true)] {
+                let state = tempfile::TempDir::new().unwrap();
+                runs[at].push(measure(
+                    port,
+                    start_observer(port, state.path(), with_store),
+                ));
+            }
         }
-        let [null, observer] = runs.map(|run| {
+        let [null, bare, stored] = runs.map(|run| {
             (
                 median(run.iter().map(|r| r.0)),
                 median(run.iter().map(|r| r.1)),
             )
         });
+        let beside = |run: (f64, f64)| {
+            let (rate, cpu) = (run.0 / null.0, run.1 / null.1);
+            format!("{:>6.0}/s ({rate:.2}) {:>5.1} us ({cpu:.2})", run.0, run.1)
+        };
         println!(
-            "{:<11} {:>8.0}/s {:>6.1} us cpu {:>8.0}/s {:>6.1} us cpu {:>8.2} {:>8.2}",
+            "{:<11} {:>13.0}/s {:>5.1} us {:>32} {:>32}   CPU with / without the store {:.2}",
             broker.to_lowercase(),
             null.0,
             null.1,
-            observer.0,
-            observer.1,
-            observer.0 / null.0,
-            observer.1 / null.1
+            beside(bare),
+            beside(stored),
+            stored.1 / bare.1
         );
     }
 }
@@ -99,7 +112,7 @@ fn start_null(port: u16) -> Child {
     start(Command::new(std::env::current_exe().unwrap()).env("NULL_FORWARDER", port.to_string()))
 }
 
-fn start_observer(port: u16) -> Child {
+fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child {
     let broker = format!("mqtt://127.0.0.1:{port}");
     let args = [
         "run",
@@ -116,10 +129,18 @@ fn start_observer(port: u16) -> Child {
         "--layouts",
         "chat21",
         "--reset-session",
+        "--state-dir",
+        state.to_str().unwrap(),
     ];
+    let store: &[&str] = if with_store {
+        &[]
+    } else {
+        &["--store", "none"]
+    };
     start(
         Command::new(env!("CARGO_BIN_EXE_chat21-observer"))
             .args(args)
+            .args(store)
             .env("OBSERVER_PASSWORD", LOGIN.1),
     )
 }

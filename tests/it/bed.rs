@@ -242,7 +242,15 @@ impl Observer {
             .create(true)
             .open(&self.log)
             .unwrap();
-        let child = binary()
+        // A process over its limit of file size gets a signal; one that ignores it gets an error, as from a full disk.
+        let mut command = Command::new("env");
+        command
+            .arg("--ignore-signal=XFSZ")
+            .arg(env!("CARGO_BIN_EXE_chat21-observer"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OBSERVER_")) {
+            command.env_remove(name);
+        }
+        let child = command
             .args(&self.args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())

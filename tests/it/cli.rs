@@ -80,7 +80,7 @@ fn explain_says_what_would_be_done_and_why() {
         (
             "apps/a/outgoing/users/alice/messages/group-1/outgoing",
             "{}",
-            "without a store no group is known",
+            "no stored group: it goes to those written into the message, else to the sender alone",
         ),
     ] {
         let (_, out, _) = run(&["explain", topic, "--payload", payload], &[]);

@@ -18,5 +18,6 @@ mod load;
 mod matrix;
 mod protocol;
 mod readme;
+mod store;
 mod token;
 mod wire;
