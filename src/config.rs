@@ -589,12 +589,12 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
 
 /// `[groups] membership = …` says the same as `groups-membership = …`.
 fn flattened(table: toml::Table) -> Vec<(String, toml::Value)> {
-    let inner = |(key, value)| match value {
-        toml::Value::Table(table) => table
-            .into_iter()
-            .map(|(inner, value)| (format!("{key}-{inner}"), value))
+    let inner = |(key, value): (String, toml::Value)| match value.as_table() {
+        Some(table) => table
+            .iter()
+            .map(|(inner, value)| (format!("{key}-{inner}"), value.clone()))
             .collect(),
-        value => vec![(key, value)],
+        None => vec![(key, value)],
     };
     table.into_iter().flat_map(inner).collect()
 }

@@ -110,7 +110,7 @@ pub enum DaemonError {
     Store(#[source] StoreError),
     /// The system gives no thread.
     #[error("cannot start the store's thread")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] processor::SpawnError),
     /// A task that should run as long as the observer has ended: a bug.
     #[error("the {0} task has ended unexpectedly")]
     TaskEnded(String),
@@ -688,9 +688,10 @@ impl Observer {
             }
             Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
                 // Turn and turn about: no message waits for more than one step of what goes to many.
-                let step = more && (self.waiting.is_empty() || !self.stepped);
+                let turn = self.waiting.is_empty() || !self.stepped;
+                let step = self.unfinished == 0 || turn;
                 let room_for_many = if step { room_for_many } else { 0 };
-                self.stepped = step;
+                self.stepped = step && self.unfinished > 0;
                 handle.process(Batch {
                     acknowledged: news,
                     finished,

@@ -239,7 +239,9 @@ impl FanOut {
             (Many::Copies(copies), _) => {
                 let (users, rest) = slice(&copies.users, copies.next);
                 let convers_with = user(&copies.group);
-                let wanted = |id: &&Box<str>| **id != copies.group && !copies.without.contains(id);
+                let wanted = |id: &&str| {
+                    **id != *copies.group && !copies.without.iter().any(|other| **other == **id)
+                };
                 let mut step = Step {
                     rest: rest.map(|next| {
                         self.with(Many::Copies(Copies {
@@ -249,7 +251,7 @@ impl FanOut {
                     }),
                     ..Step::default()
                 };
-                for id in users.iter().filter(wanted) {
+                for id in users.iter().map(|id| &**id).filter(wanted) {
                     let timeline = Timeline {
                         app,
                         inbox_of: user(id),
@@ -282,7 +284,7 @@ impl FanOut {
                 _,
             ) => {
                 let (some, rest) = slice(users, *next);
-                let told = |id: &Box<str>| {
+                let told = |id: &str| {
                     let timeline = Timeline {
                         app,
                         inbox_of: user(id),
@@ -291,7 +293,7 @@ impl FanOut {
                     Publish::new(layouts.told(Told::Group, &timeline, ""), payload.clone())
                 };
                 Step {
-                    publishes: some.iter().map(told).collect(),
+                    publishes: some.iter().map(|id| told(id)).collect(),
                     writes: vec![],
                     rest: rest.map(|next| {
                         self.with(Many::Notify {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::effect::{Publish, Write};
 use crate::fan_out::{FanOut, STEP, Step};
@@ -21,7 +21,7 @@ use crate::layout::{Inbound, PayloadMode};
 use crate::message::Received;
 use crate::refusal::Refusal;
 use crate::routing::{Decoded, Facts, Plan, Router};
-use crate::store::{Origin, Retention, Store, StoreError};
+use crate::store::{Checkpointer, Origin, Retention, Store, StoreError};
 use crate::time::UnixMillis;
 
 /// How long to wait before a store that failed is tried again.
@@ -90,6 +90,8 @@ pub struct Processor {
     store: Option<Store>,
     /// What goes to many and is not finished, each group in turn.
     fan_outs: VecDeque<Queue>,
+    /// What has been written down since the last checkpoint was asked for.
+    written: usize,
 }
 
 impl Processor {
@@ -99,6 +101,7 @@ impl Processor {
             router,
             store,
             fan_outs: VecDeque::new(),
+            written: 0,
         }
     }
 
@@ -249,6 +252,7 @@ impl Processor {
             fan_out,
             refusal,
         } = plan;
+        self.written += writes.len();
         apply(&mut self.store, &writes, &origin)?;
         let decided = Decided {
             entry: job.entry,
@@ -275,6 +279,7 @@ impl Processor {
             writes,
             rest,
         } = fan_out.step(&self.router.layouts, page);
+        self.written += writes.len();
         apply(&mut self.store, &writes, origin)?;
         Ok((publishes, rest))
     }
@@ -327,6 +332,17 @@ pub enum Event {
     Recovered,
 }
 
+/// Why the store's thread cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The system gives none.
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
+    /// The checkpointer cannot open the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// The store's thread, and the channels to it.
 #[derive(Debug)]
 pub struct Handle {
@@ -350,18 +366,38 @@ impl Handle {
     }
 }
 
-/// Starts the store's thread. It ends when its handle is joined, or soon after `stop` is cancelled while the store fails.
+/// Starts the store's thread, and one that checkpoints beside it. They end when the handle is joined, or soon after `stop` is
+/// cancelled while the store fails.
 ///
 /// # Errors
-/// The system's, if there can be no thread.
+/// The system's, if there can be no thread, or the store's.
 pub fn spawn(
     processor: Processor,
     retention: Retention,
     stop: CancellationToken,
-) -> std::io::Result<Handle> {
+) -> Result<Handle, SpawnError> {
     // One batch at a time, and an answer or a word about failing for each.
     let (batches_tx, batches_rx) = thread_mpsc::sync_channel(1);
     let (events_tx, events_rx) = mpsc::channel(4);
+    // Asked for again while it runs, it runs once more.
+    let (due_tx, due_rx) = thread_mpsc::sync_channel(1);
+    let checkpointer = match &processor.store {
+        Some(store) => store.checkpointer()?,
+        None => None,
+    };
+    if let Some(checkpointer) = checkpointer {
+        let run = move || {
+            while due_rx.recv().is_ok() {
+                // What it could not move the next one does, or in the end the store's thread.
+                if let Err(fault) = checkpointer.run() {
+                    debug!(error = %fault, "checkpoint");
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(run)?;
+    }
     let thread = std::thread::Builder::new()
         .name("store".to_owned())
         .spawn(move || {
@@ -369,6 +405,7 @@ pub fn spawn(
                 processor,
                 retention,
                 events: events_tx,
+                checkpoint_due: due_tx,
                 stop,
             }
             .run(&batches_rx);
@@ -384,6 +421,7 @@ struct Worker {
     processor: Processor,
     retention: Retention,
     events: mpsc::Sender<Event>,
+    checkpoint_due: thread_mpsc::SyncSender<()>,
     stop: CancellationToken,
 }
 
@@ -410,6 +448,11 @@ impl Worker {
                     };
                     if self.events.blocking_send(Event::Decided(decided)).is_err() {
                         return;
+                    }
+                    if self.processor.written >= Checkpointer::DUE {
+                        self.processor.written = 0;
+                        // One that is asked for already will do.
+                        let _ = self.checkpoint_due.try_send(());
                     }
                 }
                 Err(thread_mpsc::RecvTimeoutError::Timeout) => {}

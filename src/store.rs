@@ -33,6 +33,8 @@ const MIGRATIONS: [&str; 1] = [include_str!("store/1.sql")];
 const APPLICATION_ID: i32 = 0x6332_316f;
 /// How long to wait for another process that is writing, a command say, before the store counts as locked.
 const BUSY: Duration = Duration::from_secs(2);
+/// Pages of the write-ahead log from which on whoever commits moves them into the database: 64 MiB.
+const WAL_PAGES: u32 = 16_000;
 /// Groups remembered, known and unknown ones, and their members in all; beyond that all are forgotten and read anew.
 const REMEMBERED_GROUPS: usize = 10_000;
 const REMEMBERED_MEMBERS: usize = 1_000_000;
@@ -149,6 +151,26 @@ impl Groups {
     }
 }
 
+/// Moves what is committed from the write-ahead log into the database, beside the one who writes: it takes milliseconds, for which
+/// no message is to wait.
+#[derive(Debug)]
+pub struct Checkpointer(Connection);
+
+impl Checkpointer {
+    /// Writes after which it is worth while: about as many pages as SQLite itself would wait for.
+    pub const DUE: usize = 1_000;
+
+    /// Moves what can be moved without waiting for anybody.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn run(&self) -> Result<(), StoreError> {
+        Ok(self
+            .0
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?)
+    }
+}
+
 /// What the writes of one plan have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
@@ -184,6 +206,8 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(64);
     // A commit is on the disk when it returns: what is acknowledged to the broker survives a power cut, too.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Only if the checkpointer does not keep up: it takes milliseconds, and messages would wait for it.
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "foreign_keys", "ON")
 }
 
@@ -267,6 +291,20 @@ impl Store {
             swept_below: 0,
             _lock: None,
         })
+    }
+
+    /// The checkpointer of this store; none for one in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn checkpointer(&self) -> Result<Option<Checkpointer>, StoreError> {
+        let Some(path) = self.connection.path().filter(|path| !path.is_empty()) else {
+            return Ok(None);
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        configure(&connection)?;
+        Ok(Some(Checkpointer(connection)))
     }
 
     /// What an observer on this store has received and may not have acknowledged, in the order it came; what a redelivery is known
@@ -412,10 +450,10 @@ impl Store {
             }
             Inbound::Presence { app, user, client } => self.presence(*app, *user, client.as_str()),
             Inbound::Fetch { .. } => {
-                let since = match &decoded.content {
-                    Content::Fetch(fetch) => fetch.since,
-                    _ => UnixMillis::new(0),
+                let Content::Fetch(fetch) = &decoded.content else {
+                    return Ok(Facts::Nothing);
                 };
+                let since = fetch.since;
                 Ok(Facts::Fetch {
                     after: self.place_of(since)?,
                     last: self.last()?,

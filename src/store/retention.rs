@@ -81,10 +81,8 @@ impl Store {
             .connection
             .prepare_cached("SELECT min(seq) FROM message")?
             .query_row([], |row| row.get(0))?;
-        let first = match first {
-            Some(first) => first,
-            None => i64::MAX,
-        };
+        // Nothing is left to refer to.
+        let first = first.unwrap_or(i64::MAX);
         if self.swept == Default::default() && first == self.swept_below {
             return Ok(true);
         }

@@ -12,9 +12,9 @@ use std::hint::black_box;
 use chat21_observer::id::MessageIds;
 use chat21_observer::layout::{Controls, Layout, Layouts};
 use chat21_observer::message::Received;
-use chat21_observer::policy::Policy;
+use chat21_observer::policy::{GroupSenders, Policy};
 use chat21_observer::refusal::Refusal;
-use chat21_observer::routing::Router;
+use chat21_observer::routing::{Facts, Router};
 use chat21_observer::time::UnixMillis;
 use chat21_observer::topic::BrokerKind;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -29,6 +29,8 @@ fn router() -> Router {
         policy: Policy {
             max_payload_bytes: 1 << 20,
             broker_kind: BrokerKind::Any,
+            max_recipients: 10_000,
+            group_senders: GroupSenders::MembersAnd(vec![]),
         },
         dead_letter_topic: None,
     }
@@ -50,6 +52,10 @@ fn topics(c: &mut Criterion) {
             "apps/tilechat/outgoing/users/5f1b2c3d4e/messages/6a7b+8c9d/outgoing",
         ),
         (
+            "receipt",
+            "apps/tilechat/users/5f1b2c3d4e/messages/6a7b8c9d0e/0197a3/update",
+        ),
+        (
             "reserved identifier",
             "apps/tilechat/users/5f1b2c3d4e/messages/messages/outgoing",
         ),
@@ -64,7 +70,7 @@ fn topics(c: &mut Criterion) {
                     .layouts
                     .parse(black_box(topic))
                     .map_err(|error| Refusal::from(&error));
-                black_box(verdict.map(|inbound| inbound.recipient.as_str().len()))
+                black_box(verdict.map(|inbound| inbound.other_side().len()))
             });
         });
     }
@@ -91,7 +97,12 @@ fn messages(c: &mut Criterion) {
     ] {
         let received = Received::new(topic.into(), payload.clone().into(), false);
         c.bench_function(&format!("decode and plan 300 bytes, {name}"), |b| {
-            b.iter(|| black_box(router.plan(black_box(&received), ids.next(now), now)));
+            b.iter(|| {
+                let decoded = router.decode(black_box(&received)).expect("served");
+                let facts = Facts::Direct { blocked: false };
+                let plan = router.plan(&decoded, &received, facts, ids.next(now));
+                black_box(plan.publishes.len())
+            });
         });
     }
 }

@@ -71,6 +71,9 @@ fn start(port: u16, state: &Path) -> Observer {
             "none",
             "--app",
             "bench",
+            // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
+            "--client-id",
+            "bench-observer-groups",
             "--reset-session",
         ])
         .args(["--state-dir", state.to_str().unwrap()])

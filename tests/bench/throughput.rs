@@ -128,6 +128,9 @@ fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child
         "bench",
         "--layouts",
         "chat21",
+        // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
+        "--client-id",
+        "bench-observer-throughput",
         "--reset-session",
         "--state-dir",
         state.to_str().unwrap(),
