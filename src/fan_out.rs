@@ -18,7 +18,7 @@ use crate::time::UnixMillis;
 
 /// Members, or stored messages, that one step of a fan-out takes: enough to share the cost of a transaction, few enough that what
 /// waits behind it does not notice.
-pub const STEP: usize = 64;
+pub const STEP: usize = 32;
 
 /// Something that goes to many, or much that goes to one: carried out in steps of [`STEP`], of which each is written down and
 /// published before the next is made.
