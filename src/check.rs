@@ -3,6 +3,7 @@
 //! It leaves a running observer alone: it logs in under an identifier of its own, and serves an app of its own.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::daemon::{self, Setup};
 use crate::layout::{Controls, Inbound, Layout, Layouts};
 use crate::link::LinkSettings;
 use crate::routing::Router;
-use crate::store::{Place, StoreSettings};
+use crate::store::{Place, Store, StoreSettings};
 use crate::topic::{TopicFilter, TopicName};
 use crate::visitor::Visitor;
 
@@ -64,6 +65,7 @@ pub async fn run(config: &Config) -> Vec<Step> {
         .map(|warning| step("settings", Outcome::Note, warning))
         .collect();
     steps.push(clock(config));
+    steps.push(store(config));
     if let Err(error) = Box::pin(try_all(config, &mut steps)).await {
         steps.push(step("stopped here", Outcome::Failed, error.to_string()));
     }
@@ -126,6 +128,61 @@ fn clock(config: &Config) -> Step {
         ),
         (None, None) => step("clock", Outcome::Ok, now.to_string()),
     }
+}
+
+/// Whether the store can be written to: the one there is, or its place.
+fn store(config: &Config) -> Step {
+    let Some(Place::File(path)) = config.store.as_ref().map(|settings| &settings.place) else {
+        return step(
+            "store",
+            Outcome::Note,
+            "none: direct messages pass, and little else",
+        );
+    };
+    if !path.exists() {
+        let dir = path.ancestors().skip(1).find(|dir| dir.is_dir());
+        let said = format!("{} is not there yet: the observer makes it", path.display());
+        let writable = dir.is_some_and(|dir| tempfile_in(dir).is_ok());
+        return match dir {
+            Some(_) if writable => step("store", Outcome::Ok, said),
+            _ => step(
+                "store",
+                Outcome::Failed,
+                format!("{} cannot be made there", path.display()),
+            ),
+        };
+    }
+    let tried = Store::visit(path).and_then(|mut store| {
+        store.try_write()?;
+        store.stats(path)
+    });
+    match tried {
+        Ok(stats) => step(
+            "store",
+            Outcome::Ok,
+            format!(
+                "{} can be written to, and holds {} messages",
+                path.display(),
+                stats.messages
+            ),
+        ),
+        Err(error) => {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+            step(
+                "store",
+                Outcome::Failed,
+                format!("{}: {error}{cause}", path.display()),
+            )
+        }
+    }
+}
+
+/// Makes a file there, and removes it.
+fn tempfile_in(dir: &Path) -> std::io::Result<()> {
+    let path = dir.join(format!(".chat21-observer-check-{}", std::process::id()));
+    std::fs::write(&path, "")?;
+    std::fs::remove_file(&path)
 }
 
 async fn try_all(config: &Config, steps: &mut Vec<Step>) -> Result<(), LinkError> {
@@ -300,6 +357,9 @@ async fn round_trip(
         for layout in &layouts {
             one_round_trip(&router, layout, &app, &mut user, steps).await?;
         }
+        if controls == Controls::Served {
+            receipt_and_fetch(&app, &mut user, steps).await?;
+        }
         user.leave().await;
         Ok(())
     };
@@ -351,6 +411,58 @@ async fn one_round_trip(
         Ok(received) => step(name, Outcome::Failed, format!("arrived on {:?} instead of {inbox}", String::from_utf8_lossy(&received.topic))),
         Err(error) => step(name, Outcome::Failed, format!("did not arrive in {inbox}: {error}")),
     });
+    Ok(())
+}
+
+/// A receipt for a message that a service has put into an inbox, and a fetch of it: what the store is for.
+async fn receipt_and_fetch(
+    app: &str,
+    user: &mut Visitor,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
+    let own = |path: &str| format!("apps/{app}/users/{path}");
+    let delivered = format!("apps/observer/{app}/users/check-c/messages/check-d/delivered");
+    let message = r#"{"message_id":"check","sender":"check-d","text":"check","status":150}"#;
+    for (publish, payload, answer) in [
+        (
+            delivered,
+            message,
+            own("check-c/messages/check-d/clientadded"),
+        ),
+        (
+            own("check-c/messages/check-d/check/update"),
+            r#"{"status":200}"#,
+            own("check-d/messages/check-c/check/clientupdated"),
+        ),
+        (
+            own("check-c/inbox/fetch"),
+            "{}",
+            own("check-c/inbox/clientupdated"),
+        ),
+    ] {
+        let name = format!("round trip {publish}");
+        user.subscribe(&[TopicFilter::parse(&answer).expect("a topic name is a filter")])
+            .await?;
+        let topic = TopicName::parse(&publish).expect("made of levels");
+        user.publish(topic, Bytes::from_static(payload.as_bytes()))
+            .await?;
+        // A fetch brings the message itself first.
+        let arrived = loop {
+            match user.message(PATIENCE).await {
+                Ok(received) if received.topic == answer.as_str() => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        steps.push(match arrived {
+            Ok(()) => step(name, Outcome::Ok, format!("answered on {answer}")),
+            Err(error) => step(
+                name,
+                Outcome::Failed,
+                format!("not answered on {answer}: {error}"),
+            ),
+        });
+    }
     Ok(())
 }
 

@@ -155,7 +155,7 @@ async fn converse(config: &Config) -> anyhow::Result<()> {
     )
     .await?;
     hear(&mut alice, "alice").await?;
-    hear(&mut bob, "bob").await?;
+    let first = hear(&mut bob, "bob").await?;
     say(
         &mut bob,
         "bob",
@@ -165,6 +165,23 @@ async fn converse(config: &Config) -> anyhow::Result<()> {
     .await?;
     hear(&mut bob, "bob").await?;
     hear(&mut alice, "alice").await?;
+    // Bob has seen it: Alice is told.
+    let seen = format!(
+        "apps/tilechat/users/bob/messages/alice/{}/update",
+        id_of(&first)?
+    );
+    say(&mut bob, "bob", &seen, r#"{"status":300}"#).await?;
+    hear(&mut alice, "alice").await?;
+    let group = r#"{"text":"Both of you!","group":{"members":{"bob":1}}}"#;
+    say(&mut alice, "alice", &chat21("alice", "group-1"), group).await?;
+    hear(&mut alice, "alice").await?;
+    hear(&mut bob, "bob").await?;
+    // What Bob would see on a new phone.
+    let fetch = "apps/tilechat/users/bob/inbox/fetch";
+    say(&mut bob, "bob", fetch, r#"{"convers_with":"alice"}"#).await?;
+    for _ in 0..3 {
+        hear(&mut bob, "bob").await?;
+    }
     say(
         &mut alice,
         "alice",
@@ -208,22 +225,29 @@ async fn say(user: &mut Visitor, name: &str, topic: &str, text: &str) -> anyhow:
     Ok(())
 }
 
-async fn hear(user: &mut Visitor, name: &str) -> anyhow::Result<()> {
+/// What he is told next. A user who subscribes to all of his own paths sees what he writes to some of them: that is passed over.
+async fn hear(user: &mut Visitor, name: &str) -> anyhow::Result<Bytes> {
     loop {
         let received = user
             .message(PATIENCE)
             .await
             .with_context(|| format!("{name} heard nothing"))?;
         let topic = String::from_utf8_lossy(&received.topic);
-        // A user who subscribes to all of his own paths sees what he writes to some of them.
-        if !topic.ends_with("/outgoing") {
+        let own = ["/outgoing", "/update", "/fetch"];
+        if !own.iter().any(|last| topic.ends_with(last)) {
             println!(
                 "{name:<5} <-  {topic}\n          {}",
                 String::from_utf8_lossy(&received.payload)
             );
-            return Ok(());
+            return Ok(received.payload);
         }
     }
+}
+
+fn id_of(message: &[u8]) -> anyhow::Result<String> {
+    let message: serde_json::Value = serde_json::from_slice(message)?;
+    let id = message["message_id"].as_str();
+    Ok(id.context("a message without an id")?.to_owned())
 }
 
 fn invite(port: u16) {

@@ -89,6 +89,126 @@ fn explain_says_what_would_be_done_and_why() {
 }
 
 #[test]
+fn explain_knows_every_topic_and_looks_into_the_store() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let explain = |topic: &str, more: &[&str]| {
+        let args = [&["explain", "--state-dir", state, topic], more].concat();
+        run(&args, &[]).1
+    };
+    for (topic, lines) in [
+        (
+            "apps/a/users/bob/conversations/alice/update",
+            &[
+                "kind       conversation patch",
+                "verdict    forwarded",
+                "stores     the conversation of bob with alice is patched",
+                "publishes  apps/a/users/bob/conversations/alice/clientupdated",
+            ][..],
+        ),
+        (
+            "apps/a/users/bob/conversations/alice/archive",
+            &[
+                "kind       archive",
+                "publishes  apps/a/users/bob/archived_conversations/alice/clientadded",
+            ],
+        ),
+        (
+            "apps/a/users/bob/presence/phone",
+            &[
+                "kind       presence",
+                "verdict    stored",
+                "stores     a client of bob is there",
+            ],
+        ),
+        (
+            "apps/a/users/bob/blocked/alice/update",
+            &[
+                "kind       block",
+                "stores     bob blocks alice",
+                "publishes  apps/a/users/bob/blocked/alice/clientupdated",
+            ],
+        ),
+        (
+            "apps/a/users/bob/inbox/fetch",
+            &[
+                "kind       inbox fetch",
+                "publishes  apps/a/users/bob/inbox/clientupdated",
+                r#"{"fetched":0,"more":false,"next":0}"#,
+            ],
+        ),
+        (
+            "apps/observer/a/users/bob/messages/alice/delivered",
+            &[
+                "kind       delivered (inject)",
+                "sender     a service",
+                "publishes  apps/a/users/bob/messages/alice/clientadded",
+            ],
+        ),
+        (
+            "apps/observer/a/groups/update",
+            &[
+                "kind       group update",
+                "stores     group group-1",
+                "publishes  apps/a/users/alice/groups/group-1/clientupdated",
+            ],
+        ),
+        (
+            "apps/a/users/bob/messages/alice/m1/update",
+            &[
+                "kind       receipt",
+                "refused: bad-status, because that message is not in this timeline",
+            ],
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/group-1/outgoing",
+            &[
+                "stores     copy in the timeline of group-1 with group-1, status 100",
+                "stores     1 copies in timelines, status 150",
+                "observer.db yet: as if it were empty",
+            ],
+        ),
+    ] {
+        let out = explain(topic, &[]);
+        for line in lines {
+            assert!(out.contains(line), "{line:?} is not in:\n{out}");
+        }
+        let off = explain(topic, &["--store", "none"]);
+        if !topic.ends_with("outgoing") {
+            assert!(
+                off.contains("without a store (--store none) only outgoing paths are read"),
+                "{off}"
+            );
+        }
+    }
+    // With a store, what it says.
+    let place = chat21_observer::store::Place::File(dir.path().join("observer.db"));
+    let mut store = chat21_observer::store::Store::open(&place, false).unwrap();
+    let members: Vec<String> = (0..9).map(|n| format!("\"u{n}\":1")).collect();
+    store
+        .set_group(
+            "a",
+            "team",
+            &format!("{{\"members\":{{{}}}}}", members.join(",")),
+        )
+        .unwrap();
+    let out = explain("apps/a/outgoing/users/u1/messages/team/outgoing", &[]);
+    for line in [
+        "note       a stored group of 9",
+        "publishes  apps/a/users/team/messages/team/clientadded",
+        "publishes  apps/a/users/u4/messages/team/clientadded",
+        "           and 4 more",
+    ] {
+        assert!(out.contains(line), "{line:?} is not in:\n{out}");
+    }
+    let out = explain("apps/a/outgoing/users/eve/messages/team/outgoing", &[]);
+    assert!(
+        out.contains("refused: not-a-member, because the sender is no member of the stored group"),
+        "{out}"
+    );
+}
+
+#[test]
 fn mistakes_in_the_settings_are_printed_together_and_end_with_code_2() {
     let (code, out, err) = run(
         &["run", "--window", "many", "--broker", "amqp://x"],
@@ -128,8 +248,10 @@ fn check_proves_a_set_up_on_every_broker() {
                     .iter()
                     .filter(|step| step["step"].as_str().unwrap().starts_with("round trip"))
                     .count(),
-                4
+                7
             );
+            let store = steps.iter().find(|step| step["step"] == "store").unwrap();
+            assert_eq!(store["outcome"], "ok", "{store}");
             let dots = steps
                 .iter()
                 .find(|step| step["step"] == "identifiers")

@@ -120,6 +120,19 @@ fn every_command_is_tried() {
                     "{output:?}"
                 );
             }
+            // Of a running observer, in store.rs; here that they are understood.
+            ["chat21-observer", "store" | "group", ..] => {
+                let output = binary()
+                    .args(&words[1..])
+                    .args(["--state-dir", "/nonexistent"])
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(
+                    said,
+                    "error: there is no store at /nonexistent/observer.db\n"
+                );
+            }
             // Asked of a running observer in cli.rs.
             ["chat21-observer", "health"] => {}
             ["mosquitto_sub", ..] | ["mosquitto_pub", ..] => {} // below, together
