@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -172,6 +172,11 @@ struct Acknowledged {
 impl Acknowledged {
     fn tick(&mut self, last: Option<MessageId>) {
         self.lagging = [last, self.lagging[0]];
+    }
+
+    /// The connection is gone, and with it acks that may not have arrived.
+    fn session_lost(&mut self) {
+        self.lagging = [None; 2];
     }
 
     /// What the store is to be told, if that is news.
@@ -385,6 +390,8 @@ impl Observer {
         drain: Duration,
     ) -> Result<Stopped, DaemonError> {
         let mut tick = interval(TICK);
+        // After a pause of the process two at once would be none.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Every branch is safe to cancel: a channel keeps what was not received, the rest has no state.
         loop {
             tokio::select! {
@@ -394,7 +401,7 @@ impl Observer {
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
-                    self.acknowledged.tick(self.ledger.last_acknowledged());
+                    self.tick_acknowledged();
                     self.listen();
                 }
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
@@ -440,6 +447,8 @@ impl Observer {
         let mut discarded = 0;
         let deadline = tokio::time::Instant::now() + drain;
         let mut tick = interval(TICK);
+        // After a pause of the process two at once would be none.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.act();
         while !self.ledger.is_empty() {
             tokio::select! {
@@ -449,7 +458,7 @@ impl Observer {
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
-                    self.acknowledged.tick(self.ledger.last_acknowledged());
+                    self.tick_acknowledged();
                 }
                 () = sleep_until(deadline) => break,
             }
@@ -559,6 +568,7 @@ impl Observer {
             }
             SessionEvent::Down(error) => {
                 self.ledger.handle_session_lost();
+                self.acknowledged.session_lost();
                 self.session = None;
                 self.health.set_session(Some(error.to_string()));
             }
@@ -638,7 +648,9 @@ impl Observer {
         });
         // At QoS 0 nothing comes again.
         let fingerprint = ack.map_or(0, |_| fingerprint(&received));
-        let admission = ack.map(|ack| self.ledger.admit(ack, fingerprint, dup));
+        // What the broker has kept comes in answer to the subscription, in the midst of what it delivers again.
+        let again = dup || received.retain;
+        let admission = ack.map(|ack| self.ledger.admit(ack, fingerprint, again));
         let (id, repeated) = match admission {
             Some(Admission::Resumed) => return self.stats.resumed(&received),
             Some(Admission::Repeated(id)) => {
@@ -666,6 +678,12 @@ impl Observer {
         });
     }
 
+    fn tick_acknowledged(&mut self) {
+        if self.session.is_some() {
+            self.acknowledged.tick(self.ledger.settled_up_to());
+        }
+    }
+
     /// Has what waits decided on: here, or by the store's thread as soon as that has finished the batch before.
     fn decide(&mut self) {
         // Here, until nothing is left to do: no event would bring us back.
@@ -677,7 +695,7 @@ impl Observer {
         let room_for_many = self.ledger.room_for_many();
         let more = self.unfinished > 0 && room_for_many >= STEP;
         let news = self.acknowledged.news();
-        let finished = self.ledger.last_acknowledged();
+        let finished = self.ledger.settled_up_to();
         let wanted = !self.waiting.is_empty() || more;
         match &mut self.desk {
             Desk::Here(processor) if wanted => {

@@ -63,6 +63,13 @@ pub enum Write<'a> {
         /// Whether it is there.
         connected: bool,
     },
+    /// A user has been given what he missed: unless the acknowledgement of what brought it about says so.
+    Redelivered {
+        /// The tenant.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+    },
     /// A user blocks another, or no longer.
     Block(Timeline<'a>, bool),
     /// A group, as a service made it.

@@ -92,8 +92,14 @@ pub fn explain(
     let now = UnixMillis::from(std::time::SystemTime::now());
     let router = &config.router;
     let mut notes = vec![];
+    let redeliver = config
+        .store
+        .as_ref()
+        .is_some_and(|settings| settings.redeliver);
     let mut store = match config.store.as_ref().map(|settings| &settings.place) {
-        Some(Place::File(path)) if path.exists() => Some(Store::visit(path)?),
+        Some(Place::File(path)) if path.exists() => {
+            Some(Store::visit(path)?.redelivering(redeliver))
+        }
         Some(place) => {
             if let Place::File(path) = place {
                 notes.push(format!(
@@ -101,7 +107,7 @@ pub fn explain(
                     path.display()
                 ));
             }
-            Some(Store::open(&Place::Memory, false)?)
+            Some(Store::open(&Place::Memory, redeliver)?)
         }
         None => None,
     };
@@ -296,6 +302,7 @@ fn described(write: &Write<'_>) -> String {
             "a client of {user} {}",
             if *connected { "is there" } else { "is gone" }
         ),
+        Write::Redelivered { user, .. } => format!("{user} has been given what he missed"),
         Write::Block(timeline, blocked) => format!(
             "{} {} {}",
             timeline.inbox_of,

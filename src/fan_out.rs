@@ -4,6 +4,7 @@
 //! behind a step hardly notices it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -45,11 +46,11 @@ enum Many {
 struct Copies {
     group: Box<str>,
     message_id: Box<str>,
-    inbox: Template,
+    inbox: Arc<Template>,
     users: Users,
     next: usize,
     /// Who is left out: `hiddenFor`, and who blocks the sender.
-    without: Vec<Box<str>>,
+    without: Users,
     payload: Bytes,
     listed: bool,
 }
@@ -164,18 +165,13 @@ impl FanOut {
     }
 
     /// The copies that `users` get, but for those in `without`.
-    pub fn copies(
-        app: AppId<'_>,
-        message: GroupMessage<'_>,
-        users: Users,
-        without: Vec<Box<str>>,
-    ) -> Self {
+    pub fn copies(app: AppId<'_>, message: GroupMessage<'_>, users: Users, without: Users) -> Self {
         Self {
             app: app.as_str().into(),
             what: Many::Copies(Copies {
                 group: message.group.as_str().into(),
                 message_id: message.message_id.into(),
-                inbox: message.inbox.clone(),
+                inbox: Arc::new(message.inbox.clone()),
                 users,
                 next: 0,
                 without,
@@ -239,9 +235,7 @@ impl FanOut {
             (Many::Copies(copies), _) => {
                 let (users, rest) = slice(&copies.users, copies.next);
                 let convers_with = user(&copies.group);
-                let wanted = |id: &&str| {
-                    **id != *copies.group && !copies.without.iter().any(|other| **other == **id)
-                };
+                let wanted = |id: &&str| **id != *copies.group && !copies.without.contains(id);
                 let mut step = Step {
                     rest: rest.map(|next| {
                         self.with(Many::Copies(Copies {
@@ -311,16 +305,20 @@ impl FanOut {
         }
     }
 
-    fn history_step(&self, layouts: &Layouts, history: &History, page: Page) -> Step<'_> {
+    fn history_step<'s>(&'s self, layouts: &Layouts, history: &'s History, page: Page) -> Step<'s> {
         let app = self.app();
         let inbox_of = user(&history.user);
         let mut step = Step::default();
         let mut fetch = history.fetch;
         for stored in &page.messages {
+            // Somebody may have edited it.
+            let Ok(convers_with) = UserId::parse(&stored.convers_with) else {
+                continue;
+            };
             let timeline = Timeline {
                 app,
                 inbox_of,
-                convers_with: user(&stored.convers_with),
+                convers_with,
             };
             let topic = match layouts.named(&stored.layout) {
                 Some(layout) => layout.inbox_topic(app, inbox_of, timeline.convers_with),
@@ -362,6 +360,11 @@ impl FanOut {
             };
             step.publishes
                 .push(Publish::new(layouts.told(Told::Inbox, &timeline, ""), told));
+        } else {
+            step.writes.push(Write::Redelivered {
+                app,
+                user: inbox_of,
+            });
         }
         step
     }

@@ -33,6 +33,9 @@ const QUEUED_PER_MESSAGE: usize = 4;
 /// Copies for many that wait in their lane, before no more are asked for: a few steps, so that it does not run dry.
 const MANY_QUEUED: usize = 4 * STEP;
 
+/// Payload bytes of those, each payload once, before no more are asked for.
+const MANY_BYTES: usize = 8 << 20;
+
 /// Copies for many under way at a time: they have a connection of their own, but the broker's attention is shared.
 const MANY_IN_FLIGHT: usize = 32;
 
@@ -274,6 +277,10 @@ impl Ledger {
     /// How many more copies for many may be made.
     pub fn room_for_many(&self) -> usize {
         let many = &self.lanes[self.lanes.len() - 1];
+        let bytes: usize = many.slots.iter().map(|slot| slot.bytes).sum();
+        if bytes >= MANY_BYTES {
+            return 0;
+        }
         MANY_QUEUED.saturating_sub(many.slots.len())
     }
 
@@ -289,9 +296,17 @@ impl Ledger {
             .collect();
     }
 
-    /// The last message whose ack was handed out: none before it is waited for.
-    pub fn last_acknowledged(&self) -> Option<MessageId> {
-        self.last_acknowledged
+    /// The last message whose ack was handed out, if none before it is waited for: after a restart what comes again has lower ids than
+    /// what came in between and is stored nowhere.
+    pub fn settled_up_to(&self) -> Option<MessageId> {
+        let last = self.last_acknowledged?;
+        let arrived = self.arrived.iter().map(|key| self.entries[*key].id);
+        let expected = self.expected.iter().map(|expected| match expected.what {
+            ExpectedWhat::Acknowledged(id) => id,
+            ExpectedWhat::Entry(key) => self.entries[key].id,
+        });
+        let open = arrived.chain(expected).min();
+        (open.is_none() || open > Some(last)).then_some(last)
     }
 
     /// Messages received and not acknowledged: the broker still has them.

@@ -30,7 +30,7 @@ impl Users {
             .map(Self)
     }
 
-    /// All of them.
+    /// All of them, in order.
     pub fn as_slice(&self) -> &[Box<str>] {
         &self.0
     }
@@ -67,6 +67,15 @@ impl Users {
                 Self(all.collect())
             }
         }
+    }
+}
+
+impl FromIterator<Box<str>> for Users {
+    fn from_iter<I: IntoIterator<Item = Box<str>>>(users: I) -> Self {
+        let mut users: Vec<_> = users.into_iter().collect();
+        users.sort_unstable();
+        users.dedup();
+        Self(users.into())
     }
 }
 

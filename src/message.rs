@@ -317,8 +317,12 @@ pub struct Body(String);
 impl Body {
     /// Takes over what [`Body::as_str`] gave to the store.
     pub fn from_stored(text: String) -> Self {
-        debug_assert!(text.starts_with('{') && text.ends_with('}'), "{text}");
-        Self(text)
+        // Somebody may have edited it.
+        if text.len() >= 2 && text.starts_with('{') && text.ends_with('}') {
+            Self(text)
+        } else {
+            Self("{}".to_owned())
+        }
     }
 
     /// The JSON text.

@@ -26,9 +26,9 @@ use crate::time::UnixMillis;
 
 /// How long to wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
-/// The least time between two commits: each costs the same, however much is in it, and what comes meanwhile goes into the next. Nothing
+/// The least time between two commits of messages: each costs the same, however much is in it, and what comes meanwhile goes into the next. Nothing
 /// waits while little goes on.
-const SPACING: Duration = Duration::from_millis(1);
+const SPACING: Duration = Duration::from_millis(2);
 /// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
@@ -447,10 +447,11 @@ impl Worker {
             let wait = due.saturating_duration_since(clock().0);
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    if let Some(early) = last.and_then(|last| SPACING.checked_sub(last.elapsed())) {
-                        std::thread::sleep(early);
+                    if !batch.jobs.is_empty() {
+                        let early = last.and_then(|last| SPACING.checked_sub(last.elapsed()));
+                        std::thread::sleep(early.unwrap_or_default());
+                        last = Some(clock().0);
                     }
-                    last = Some(clock().0);
                     let Some(decided) = self.process(&batch) else {
                         return;
                     };

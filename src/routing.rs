@@ -632,7 +632,7 @@ fn to_group<'a>(
                 listed,
             },
             users,
-            without,
+            without.into_iter().collect(),
         )),
         writes: vec![
             Write::Message(new_message(outgoing, &message_id, body)),

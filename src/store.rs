@@ -40,6 +40,10 @@ const REMEMBERED_GROUPS: usize = 10_000;
 const REMEMBERED_MEMBERS: usize = 1_000_000;
 /// Clients of one user that count as present: a bound on what he can make us keep. The oldest gives way.
 const CLIENTS: usize = 64;
+/// Stands for a message id in `absence.redelivered_by` where nothing will be acknowledged.
+const REDELIVERED: &str = "done";
+/// Bytes of bodies in one page, give or take one message.
+const PAGE_BYTES: usize = 2 << 20;
 /// Timeline rows looked at for one page: one conversation's messages may stand far apart.
 const ROWS_PER_PAGE: usize = 2_000;
 
@@ -119,6 +123,8 @@ pub struct Store {
     /// Whether users get what they missed when they come back.
     redeliver: bool,
     acknowledged: Option<MessageId>,
+    /// The same, in the transaction that is open.
+    acknowledging: Option<MessageId>,
     /// The last message of which all is confirmed, as far as this process knows.
     finished: Option<MessageId>,
     /// How far the sweep of retention has come, in the order of inboxes.
@@ -139,6 +145,11 @@ impl Groups {
     fn key(app: &str, group: &str) -> String {
         // No identifier holds a slash.
         [app, "/", group].concat()
+    }
+
+    fn remove(&mut self, key: &str) {
+        let group = self.known.remove(key).flatten();
+        self.members -= group.map_or(0, |group| group.members.len());
     }
 
     fn insert(&mut self, key: String, group: Option<Arc<Group>>) {
@@ -286,6 +297,7 @@ impl Store {
             last_written: None,
             redeliver,
             acknowledged: MessageId::parse(&acknowledged),
+            acknowledging: None,
             finished: None,
             swept: Default::default(),
             swept_below: 0,
@@ -307,6 +319,13 @@ impl Store {
         Ok(Some(Checkpointer(connection)))
     }
 
+    /// The same store, for somebody who wants to know what users would be given again.
+    #[must_use]
+    pub fn redelivering(mut self, redeliver: bool) -> Self {
+        self.redeliver = redeliver;
+        self
+    }
+
     /// What an observer on this store has received and may not have acknowledged, in the order it came; what a redelivery is known
     /// by, and the id it was given.
     ///
@@ -318,7 +337,8 @@ impl Store {
             .map(|id| id.to_string())
             .unwrap_or_default();
         let mut statement = self.connection.prepare(
-            "SELECT fingerprint, message_id FROM message WHERE message_id > ? AND fingerprint IS NOT NULL ORDER BY seq",
+            "SELECT fingerprint, message_id FROM message INDEXED BY message_by_id
+             WHERE message_id > ? AND fingerprint IS NOT NULL ORDER BY seq",
         )?;
         let rows = statement.query_map([after], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
@@ -386,6 +406,7 @@ impl Store {
     /// [`StoreError::Sql`]: it has not become so. [`Store::rollback`] is to follow.
     pub fn commit(&mut self) -> Result<(), StoreError> {
         self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.acknowledged = self.acknowledged.max(self.acknowledging.take());
         Ok(())
     }
 
@@ -393,6 +414,7 @@ impl Store {
     pub fn rollback(&mut self) {
         // Some errors have rolled back already.
         let _ = self.connection.execute_batch("ROLLBACK");
+        self.acknowledging = None;
         self.forget();
     }
 
@@ -407,11 +429,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sql`].
     pub fn acknowledge(&mut self, id: MessageId) -> Result<(), StoreError> {
-        if self.acknowledged < Some(id) {
+        if self.acknowledged.max(self.acknowledging) < Some(id) {
             self.connection
                 .prepare_cached("UPDATE state SET value = ? WHERE name = 'acknowledged'")?
                 .execute([id.to_string()])?;
-            self.acknowledged = Some(id);
+            self.acknowledging = Some(id);
         }
         Ok(())
     }
@@ -589,10 +611,11 @@ impl Store {
             })
             .optional()?;
         Ok(found.map(|(seq, by)| {
+            let done = by.as_deref() == Some(REDELIVERED);
             let by = by.and_then(|by| MessageId::parse(&by));
             (
                 seq,
-                by.is_some() && by <= self.acknowledged.max(self.finished),
+                done || by.is_some() && by <= self.acknowledged.max(self.finished),
             )
         }))
     }
@@ -652,7 +675,7 @@ impl Store {
             next: query.after,
             ..Page::default()
         };
-        let mut looked_at = 0;
+        let (mut looked_at, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
             let (seq, convers_with): (i64, Box<str>) = (row.get(0)?, row.get(1)?);
             let wanted = query
@@ -662,7 +685,10 @@ impl Store {
             let full = page.messages.len() >= query.limit;
             let newest = page.messages.last().map(|last| last.stored_at);
             // The next page begins behind this time: those of one millisecond stay together.
-            if looked_at >= ROWS_PER_PAGE || (full && wanted && self.stored_at(seq)? != newest) {
+            if looked_at >= ROWS_PER_PAGE
+                || bytes >= PAGE_BYTES
+                || (full && wanted && self.stored_at(seq)? != newest)
+            {
                 page.more = true;
                 return Ok(page);
             }
@@ -684,6 +710,9 @@ impl Store {
                     })
                 })
                 .optional()?;
+            bytes += stored
+                .as_ref()
+                .map_or(0, |stored| stored.body.as_str().len());
             page.messages.extend(stored);
         }
         Ok(page)
@@ -742,6 +771,14 @@ impl Store {
                 client,
                 connected,
             } => self.write_presence(*app, *user, client, *connected, origin),
+            Write::Redelivered { app, user } => {
+                self.connection
+                    .prepare_cached(
+                        "UPDATE absence SET redelivered_by = ? WHERE app = ? AND user = ? AND redelivered_by IS NULL",
+                    )?
+                    .execute([REDELIVERED, app.as_str(), user.as_str()])?;
+                Ok(())
+            }
             Write::Block(timeline, blocked) => {
                 let row = [
                     timeline.app.as_str(),
@@ -773,7 +810,12 @@ impl Store {
             self.last_written = Some((message.id.as_ref().into(), seq));
             return Ok(());
         }
-        self.newest = self.newest.max(origin.now);
+        // Never back, and never at a stand for long: pages end where a millisecond does.
+        self.newest = if origin.now < self.newest {
+            UnixMillis::new(self.newest.as_millis() + 1)
+        } else {
+            origin.now
+        };
         self.connection
             .prepare_cached(
                 "INSERT INTO message (message_id, app, sender, recipient, layout, stored_at, fingerprint, body)
@@ -904,12 +946,19 @@ impl Store {
                     )?
                     .execute(params![app_id, user_id, client, surplus])?;
             }
-            match absence {
-                Some((_, true)) => {}
-                // He is given what he missed with this very event.
-                Some((seq, false)) => set_absence(seq, Some(origin.id.to_string()))?,
-                None => set_absence(0, Some(origin.id.to_string()))?,
-            }
+            let since = match absence {
+                Some((_, true)) => return Ok(()),
+                Some((seq, false)) => seq,
+                None => 0,
+            };
+            // He is given what he missed with this very event: its acknowledgement says that he has been. At QoS 0 there is none, and
+            // the last step says so.
+            let by = match (self.redeliver, origin.fingerprint) {
+                (false, _) => Some(REDELIVERED.to_owned()),
+                (true, Some(_)) => Some(origin.id.to_string()),
+                (true, None) => None,
+            };
+            set_absence(since, by)?;
         } else {
             let gone = self
                 .connection
@@ -934,7 +983,7 @@ impl Store {
                 "INSERT OR REPLACE INTO chat_group (app, group_id, body) VALUES (?, ?, ?)",
             )?
             .execute([app, id, body])?;
-        self.groups.known.remove(Groups::key(app, id).as_str());
+        self.groups.remove(&Groups::key(app, id));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 -- One row a message, however many have a copy of it, in the order the observer took them.
 CREATE TABLE message (
-  seq         INTEGER PRIMARY KEY,
+  seq         INTEGER PRIMARY KEY,  -- never given twice: the last row is never deleted
   message_id  TEXT NOT NULL,
   app         TEXT NOT NULL,
   sender      TEXT NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE timeline (
   seq          INTEGER NOT NULL,  -- of the message
   convers_with TEXT NOT NULL,
   status       INTEGER NOT NULL,  -- 100 sent, 150 delivered, 200 received, 250 return receipt, 300 seen
-  PRIMARY KEY (app, inbox_of, seq)
+  PRIMARY KEY (app, inbox_of, seq, convers_with)
 ) WITHOUT ROWID;
 
 -- What stands in a user's list of conversations.
@@ -64,7 +64,7 @@ CREATE TABLE absence (
   app            TEXT NOT NULL,
   user           TEXT NOT NULL,
   seq            INTEGER NOT NULL,
-  redelivered_by TEXT,
+  redelivered_by TEXT,  -- its message id; 'done' if nothing will acknowledge it
   PRIMARY KEY (app, user)
 ) WITHOUT ROWID;
 
@@ -78,5 +78,5 @@ INSERT INTO state VALUES ('acknowledged', '');
 -- For people: what each has in his inbox.
 CREATE VIEW inbox AS
   SELECT t.app, t.inbox_of, t.convers_with, t.seq, t.status, m.message_id, m.sender,
-         datetime(m.stored_at / 1000, 'unixepoch') AS stored, json_extract(m.body, '$.text') AS text, m.body
+         datetime(m.stored_at / 1000, 'unixepoch') AS stored, CASE WHEN json_valid(m.body) THEN json_extract(m.body, '$.text') END AS text, m.body
   FROM timeline t JOIN message m ON m.seq = t.seq;

@@ -32,11 +32,13 @@ impl Store {
     /// [`StoreError::Sql`].
     pub fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError> {
         self.begin()?;
+        let before = (self.swept.clone(), self.swept_below);
         let done = self.prune(limits, now).and_then(|more| {
             self.commit()?;
             Ok(more)
         });
         if done.is_err() {
+            (self.swept, self.swept_below) = before;
             self.rollback();
         }
         done
@@ -47,8 +49,10 @@ impl Store {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             millis(UnixMillis::new(now.as_millis().saturating_sub(age)))
         });
+        // Copies take more room than messages: those of what has gone go first.
+        let swept_all = self.sweep()?;
         let too_large = match limits.bytes {
-            Some(bytes) => self.used_bytes()? > bytes,
+            Some(bytes) => swept_all && self.used_bytes()? > bytes,
             None => false,
         };
         // What may come again must be known then.
@@ -60,32 +64,42 @@ impl Store {
             .connection
             .prepare_cached(
                 "DELETE FROM message WHERE seq IN (SELECT seq FROM message ORDER BY seq LIMIT ?1)
-                 AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)",
+                 AND seq < (SELECT max(seq) FROM message) AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)",
             )?
             .execute(params![PRUNED_PER_STEP, keep_from, too_large, known])?;
         if deleted > 0 {
             self.last_written = None;
         }
-        let swept_all = self.sweep()?;
         let free: u32 = self.pragma("freelist_count")?;
         if free > FREE_PAGES {
-            self.connection
-                .execute_batch(&format!("PRAGMA incremental_vacuum({PRUNED_PER_STEP})"))?;
+            // A row for each page: it works only as far as it is asked for them.
+            let text = format!("PRAGMA incremental_vacuum({PRUNED_PER_STEP})");
+            let mut statement = self.connection.prepare_cached(&text)?;
+            let mut pages = statement.query([])?;
+            while pages.next()?.is_some() {}
         }
         Ok(deleted > 0 || !swept_all || free > FREE_PAGES)
     }
 
-    /// Deletes what refers to messages that are gone, in some inboxes, beginning where it stopped. Returns whether it has come round.
-    fn sweep(&mut self) -> Result<bool, StoreError> {
+    fn first(&self) -> Result<i64, StoreError> {
         let first: Option<i64> = self
             .connection
             .prepare_cached("SELECT min(seq) FROM message")?
             .query_row([], |row| row.get(0))?;
-        // Nothing is left to refer to.
-        let first = first.unwrap_or(i64::MAX);
-        if self.swept == Default::default() && first == self.swept_below {
+        Ok(first.unwrap_or(0))
+    }
+
+    /// Whether nothing refers to a message that is gone.
+    fn is_swept(&self) -> Result<bool, StoreError> {
+        Ok(self.swept == Default::default() && self.first()? == self.swept_below)
+    }
+
+    /// Deletes what refers to messages that are gone, in some inboxes, beginning where it stopped. Returns whether it has come round.
+    fn sweep(&mut self) -> Result<bool, StoreError> {
+        if self.is_swept()? {
             return Ok(true);
         }
+        let first = self.first()?;
         let most = usize::try_from(PRUNED_PER_STEP).expect("a small number");
         let mut rows = 0;
         while rows < most {

@@ -36,6 +36,8 @@ struct Bench {
     processor: Processor,
     ids: MessageIds,
     now: u64,
+    /// Whether what comes is not to be acknowledged.
+    qos_0: bool,
 }
 
 impl Bench {
@@ -45,7 +47,17 @@ impl Bench {
             processor: Processor::new(router(), Some(store)),
             ids: MessageIds::new(RandomState::new()),
             now: NOW,
+            qos_0: false,
         }
+    }
+
+    /// Everything is acknowledged.
+    fn settle(&mut self) {
+        let last = self.ids.next(UnixMillis::new(NOW + 10_000_000));
+        let store = self.store();
+        store.begin().unwrap();
+        store.acknowledge(last).unwrap();
+        store.commit().unwrap();
     }
 
     fn store(&mut self) -> &mut Store {
@@ -68,10 +80,10 @@ impl Bench {
                 entry: crate::forward::EntryId::for_tests(0),
                 received,
                 id,
-                fingerprint: Some(7),
+                fingerprint: (!self.qos_0).then_some(7),
                 repeated,
             }],
-            room_for_many: 100,
+            room_for_many: 10_000,
             acknowledged: None,
             finished: None,
             now: UnixMillis::new(self.now),
@@ -346,16 +358,159 @@ fn retention_deletes_the_oldest_in_steps_with_all_that_refers_to_it() {
         age: None,
         bytes: Some(1),
     };
-    while store.prune_step(&limits, now).unwrap() {
-        if store.stats(Path::new("")).unwrap().messages == 0 {
-            break;
-        }
-    }
+    while store.prune_step(&limits, now).unwrap() {}
     let stats = store.stats(Path::new("")).unwrap();
     assert_eq!(
-        stats.messages, 0,
-        "the oldest go until it is small enough, or nothing is left"
+        stats.messages, 1,
+        "the oldest go until it is small enough; the last stays, for its place is never given twice"
     );
+}
+
+#[test]
+fn a_place_is_never_given_twice_even_when_everything_has_gone() {
+    let mut bench = Bench::new(&Place::Memory);
+    bench.take(
+        "observer/a/groups/update",
+        r#"{"group":{"uid":"g","members":{"c":1,"d":1}}}"#,
+    );
+    bench.take("a/users/c/messages/g/outgoing", r#"{"text":"old"}"#);
+    bench.settle();
+    let now = UnixMillis::new(NOW + 1_000_000);
+    let limits = Retention {
+        age: Some(Duration::from_secs(1)),
+        bytes: None,
+    };
+    // Deleted, but not swept yet.
+    bench.store().prune_step(&limits, now).unwrap();
+    bench.take(
+        "a/users/alice/messages/bob/outgoing",
+        r#"{"text":"secret"}"#,
+    );
+    for user in ["c", "d", "g"] {
+        let page = page(bench.store(), user, 0, 9, None);
+        let texts: Vec<_> = page
+            .messages
+            .iter()
+            .map(|stored| stored.body.as_str())
+            .collect();
+        assert!(!texts.concat().contains("secret"), "{user}: {texts:?}");
+    }
+}
+
+#[test]
+fn the_copies_of_what_has_gone_go_before_more_messages_do() {
+    let mut bench = Bench::new(&Place::Memory);
+    let members: Vec<String> = (0..300)
+        .map(|n| format!("\"member-with-a-long-name-{n}\":1"))
+        .collect();
+    bench.take(
+        "observer/a/groups/update",
+        &format!(
+            "{{\"group\":{{\"uid\":\"g\",\"members\":{{{}}}}}}}",
+            members.join(",")
+        ),
+    );
+    for _ in 0..1_000 {
+        bench.take(
+            "a/users/member-with-a-long-name-7/messages/g/outgoing",
+            "{}",
+        );
+    }
+    bench.settle();
+    let store = bench.store();
+    let used = store.used_bytes().unwrap();
+    let limits = Retention {
+        age: None,
+        bytes: Some(used * 3 / 4),
+    };
+    while store.prune_step(&limits, UnixMillis::new(NOW)).unwrap() {}
+    let stats = store.stats(Path::new("")).unwrap();
+    assert!(stats.used_bytes <= used * 3 / 4, "{stats:?} of {used}");
+    assert!(
+        stats.messages >= 400,
+        "more has gone than had to: {stats:?}"
+    );
+}
+
+#[test]
+fn pages_that_are_free_are_given_back() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let mut bench = Bench::new(&Place::File(path.clone()));
+    let large = json!({ "text": "x".repeat(100_000) }).to_string();
+    for _ in 0..200 {
+        bench.take("a/users/x/messages/y/outgoing", &large);
+    }
+    bench.settle();
+    let store = bench.store();
+    let before = store.pragma("page_count").unwrap();
+    store
+        .prune_before(UnixMillis::new(NOW + 1_000_000))
+        .unwrap();
+    let after = store.pragma("page_count").unwrap();
+    assert!(
+        before > 4_000 && after < 1_200,
+        "{before} pages, then {after}"
+    );
+}
+
+#[test]
+fn what_a_failed_commit_took_back_is_acknowledged_again() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let place = Place::File(dir.path().join("observer.db"));
+    let mut bench = Bench::new(&place);
+    let id = bench.take("a/users/x/messages/y/outgoing", "{}");
+    let store = bench.store();
+    store.begin().unwrap();
+    store.acknowledge(id).unwrap();
+    store.rollback();
+    assert_eq!(store.unacknowledged().unwrap().len(), 1);
+    store.begin().unwrap();
+    store.acknowledge(id).unwrap();
+    store.commit().unwrap();
+    drop(bench);
+    assert_eq!(
+        Store::open(&place, false)
+            .unwrap()
+            .unacknowledged()
+            .unwrap(),
+        []
+    );
+}
+
+#[test]
+fn what_was_missed_is_given_until_it_has_been_given() {
+    let mut bench = Bench::new(&Place::Memory);
+    bench.store().redeliver = true;
+    let missed = |bench: &mut Bench| {
+        let (app, user) = (AppId::parse("a").unwrap(), user("y"));
+        let facts = bench.store().presence(app, user, "phone").unwrap();
+        let Facts::Presence { missed_since, .. } = facts else {
+            panic!("{facts:?}")
+        };
+        missed_since
+    };
+    for n in 0..3 {
+        bench.take(
+            "a/users/x/messages/y/outgoing",
+            &json!({ "n": n }).to_string(),
+        );
+    }
+    assert_eq!(missed(&mut bench), Some(0), "never seen: everything");
+    // At QoS 1 the acknowledgement says that he has it.
+    let id = bench.take("a/users/y/presence/phone", r#"{"connected":true}"#);
+    assert_eq!(missed(&mut bench), Some(0), "a crash now would repeat it");
+    bench.store().note_finished(Some(id));
+    assert_eq!(missed(&mut bench), None);
+    bench.take("a/users/y/presence/phone", r#"{"disconnected":true}"#);
+    assert_eq!(missed(&mut bench), Some(3), "from here on");
+    // At QoS 0 the last step says so.
+    bench.qos_0 = true;
+    bench.take("a/users/y/presence/phone", r#"{"connected":true}"#);
+    assert_eq!(missed(&mut bench), None);
+    bench.take("a/users/x/messages/y/outgoing", "{}");
+    bench.take("a/users/y/presence/phone", r#"{"disconnected":true}"#);
+    assert_eq!(missed(&mut bench), Some(4));
 }
 
 // The property: whatever comes in whatever order, the store is what a simple model says.
