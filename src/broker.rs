@@ -27,6 +27,8 @@ use crate::topic::{Subscription, TopicFilter};
 
 /// The largest packet MQTT can encode, in bytes: header, 4 length bytes and 256 MiB less one (MQTT 3.1.1, 2.2.3). The limit is
 /// set this high because a larger packet than the client allows would end the connection and come again for ever; the limit on
+/// How long the broker may take to close after our DISCONNECT.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 /// payloads is the policy's.
 const MAX_PACKET_BYTES: u32 = 268_435_455 + 5;
 
@@ -624,6 +626,14 @@ fn open_v5(
 }
 
 impl Connection {
+    /// Reads on after our DISCONNECT until the broker closes, for a second at most. A socket that is closed with something unread is
+    /// reset, and what the broker has not read by then, acks among it, is lost (seen on Mosquitto under load).
+    pub async fn close(mut self) {
+        let closing = async { while self.next().await.is_ok() {} };
+        // A broker that does not close is not waited for.
+        let _ = tokio::time::timeout(LINGER, closing).await;
+    }
+
     /// The next thing that happens. Must be awaited all the time, for it does all the reading and writing.
     ///
     /// Not cancel-safe: a future dropped before it is ready can lose a publish or an ack, so drop the connection with it.

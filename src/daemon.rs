@@ -477,6 +477,7 @@ impl Observer {
         let deadline = tokio::time::Instant::now() + GOODBYE;
         // The health endpoint answers to the last, and is dropped with the rest.
         let health = usize::from(inputs.tasks.len() > 1 + self.lanes.len());
+        let mut heard = self.session.is_some();
         while inputs.tasks.len() > health {
             tokio::select! {
                 _ = inputs.tasks.join_next() => {}
@@ -495,12 +496,20 @@ impl Observer {
                 }
                 () = sleep_until(deadline) => {
                     warn!("the broker does not take our goodbye");
+                    heard = false;
                     break;
                 }
             }
         }
         inputs.store_stop.cancel();
-        if let Desk::Thread { handle, .. } = self.desk {
+        if let Desk::Thread { handle, busy } = self.desk {
+            // The broker has taken the DISCONNECT, so it has the acks before it.
+            if let Some(last) = self.ledger.settled_up_to().filter(|_| heard && !busy) {
+                handle.process(Batch {
+                    acknowledged: Some(last),
+                    ..next_batch(&mut vec![], 0, clock().1)
+                });
+            }
             // It finishes the batch it has, in milliseconds, or gives it up.
             let _ = tokio::task::spawn_blocking(|| handle.join()).await;
         }

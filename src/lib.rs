@@ -5,14 +5,16 @@
 //!
 //! # The way of a message
 //! [`broker`] reads a PUBLISH on the session's connection and hands it to [`daemon`], which asks
-//! 1. [`forward`] whether it has come before (a redelivery),
-//! 2. [`routing`] for a plan: [`layout`] reads the topic ([`topic`], [`id`]), [`policy`] checks, [`message`] reads and writes
-//!    the payload,
+//! 1. [`forward`] whether it has come before (a redelivery), and has it keep a place for the message,
+//! 2. [`processor`], with all that came together, for what it leads to: [`routing`] decodes ([`layout`], [`topic`], [`id`];
+//!    [`policy`], [`message`], [`control`], [`group`]), the [`store`] looks up the facts, `routing` makes a plan ([`effect`],
+//!    [`conversation`], and [`fan_out`] for what goes to many), the store writes it down; one commit for all,
 //! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
-//! The core (`id`, `time`, `topic`, `layout`, `message`, `policy`, `routing`, `forward`, `backoff`) does no I/O, reads no clock
-//! and is not async. The edge (`broker`, `link`, `http`, `telemetry`, `daemon`, `config`, `cli`) does, and decides nothing.
+//! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `effect`,
+//! `fan_out`, `routing`, `forward`, `backoff`, `token`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
+//! `store`, `processor`, `http`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
 pub mod backoff;
 pub mod broker;

@@ -555,7 +555,7 @@ async fn run_session(
                 };
                 lived = since.elapsed();
                 match ended {
-                    Ok(()) => return,
+                    Ok(()) => return connection.close().await,
                     Err(error) if error.cause == Cause::Undecodable => {
                         let remedy = match link.chooser.undecodable(protocol) {
                             _ if link.undecodable > UNDECODABLE_TRIES => {
