@@ -28,7 +28,9 @@ use crate::time::UnixMillis;
 const RETRY: Duration = Duration::from_millis(250);
 /// The least time between two commits of messages: each costs the same, however much is in it, and what comes meanwhile goes into the next. Nothing
 /// waits while little goes on.
-const SPACING: Duration = Duration::from_millis(2);
+const SPACING: Duration = Duration::from_millis(3);
+/// So many messages are worth a commit at once.
+const ENOUGH: usize = 32;
 /// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
@@ -447,9 +449,11 @@ impl Worker {
             let wait = due.saturating_duration_since(clock().0);
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    if !batch.jobs.is_empty() {
+                    if (1..ENOUGH).contains(&batch.jobs.len()) {
                         let early = last.and_then(|last| SPACING.checked_sub(last.elapsed()));
                         std::thread::sleep(early.unwrap_or_default());
+                    }
+                    if !batch.jobs.is_empty() {
                         last = Some(clock().0);
                     }
                     let Some(decided) = self.process(&batch) else {
