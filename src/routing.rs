@@ -562,23 +562,13 @@ fn direct<'a>(
     let own =
         (layout.sender_copy() && sender != recipient).then_some((sender, recipient, Status::Sent));
     let others = (!blocked).then_some((recipient, sender, Status::Delivered));
-    let mut plan = Plan {
-        publishes: Vec::with_capacity(2),
-        writes: Vec::with_capacity(3),
-        ..Plan::default()
-    };
-    let payloads = own.into_iter().chain(others);
-    plan.writes.push(Write::Message(new_message(
-        outgoing,
-        &message_id,
-        body.clone(),
-    )));
-    for (inbox_of, convers_with, status) in payloads {
-        plan.publishes.push(Publish::new(
+    let (mut publishes, mut copies) = (Vec::with_capacity(2), Vec::with_capacity(2));
+    for (inbox_of, convers_with, status) in own.into_iter().chain(others) {
+        publishes.push(Publish::new(
             layout.inbox_topic(app, inbox_of, convers_with),
             body.with_status(status),
         ));
-        plan.writes.push(Write::Copy(Copy {
+        copies.push(Write::Copy(Copy {
             timeline: Timeline {
                 app,
                 inbox_of,
@@ -589,7 +579,13 @@ fn direct<'a>(
             listed: !envelope.wishes.unlisted,
         }));
     }
-    plan
+    // The message before the copies that refer to it.
+    let message = Write::Message(new_message(outgoing, &message_id, body));
+    Plan {
+        publishes,
+        writes: std::iter::once(message).chain(copies).collect(),
+        ..Plan::default()
+    }
 }
 
 /// A message to a group: the group's own timeline as sent, and each member's as delivered.

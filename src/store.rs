@@ -374,10 +374,8 @@ impl Store {
     }
 
     /// How long to wait for another process that is writing.
-    ///
-    /// # Errors
-    /// [`StoreError::Sql`].
-    pub fn wait_for_others(&self, limit: Duration) -> Result<(), StoreError> {
+    #[cfg(test)]
+    pub(crate) fn wait_for_others(&self, limit: Duration) -> Result<(), StoreError> {
         Ok(self.connection.busy_timeout(limit)?)
     }
 
