@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Cause, Connected, LinkError, Session};
@@ -332,6 +332,7 @@ async fn round_trip(
             ..config.visitor_links("check-observer")
         },
         router: router.clone(),
+        policy: watch::channel(router.policy.clone()).1,
         // What is tried leaves nothing behind.
         store: config.store.clone().map(|settings| StoreSettings {
             place: Place::Memory,

@@ -4,30 +4,35 @@
 
 #![expect(clippy::print_stdout, reason = "this is where results are printed")]
 
+mod stored;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, info, warn};
 
+use crate::config::PolicyFile;
 use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, variable};
-use crate::group::Group;
-use crate::id::{AppId, UserId};
-use crate::store::{self, Place, Store};
+use crate::policy::Policy;
+use crate::store::Place;
 use crate::telemetry;
-use crate::time::UnixMillis;
 use crate::{check, daemon, explain, http};
 
 /// A token that ends within this time is warned of at the start.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
+
+/// How often to look whether the policy file has changed.
+const REREAD: Duration = Duration::from_secs(2);
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -35,8 +40,9 @@ pub fn main() -> ExitCode {
     let done = match matches.subcommand().expect("clap asks for a command") {
         ("run", given) => in_runtime(run(given)),
         ("explain", given) => explain(given),
-        ("store", given) => store(given),
-        ("group", given) => group(given),
+        ("store", given) => stored::store(given),
+        ("group", given) => stored::group(given),
+        ("block", given) => stored::block(given),
         ("check", given) => in_runtime(run_check(given)),
         ("health", given) => in_runtime(health(given)),
         #[cfg(feature = "demo")]
@@ -88,6 +94,16 @@ pub fn command() -> Command {
             Arg::new("APP").required(true).help("the app"),
             Arg::new("GROUP").required(true).help("the group"),
         ]
+    };
+    let of_users = |names: &'static [&'static str]| {
+        names.iter().map(|name| {
+            let help = match *name {
+                "APP" => "the app",
+                "USER" => "the user",
+                _ => "whom he does not want to hear",
+            };
+            Arg::new(*name).required(true).help(help)
+        })
     };
     let command = Command::new("chat21-observer")
         .version(env!("CARGO_PKG_VERSION"))
@@ -148,6 +164,24 @@ pub fn command() -> Command {
                 )
                 .subcommand(Command::new("remove").about("Forget a group").args(of_group()).args(&settings)),
         )
+        .subcommand(
+            Command::new("block")
+                .about("Look at and change who may not write to whom; the running observer goes by it at once, and tells nobody")
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand(
+                    Command::new("list")
+                        .about("List bans and blocks")
+                        .arg(Arg::new("APP").help("of this app only"))
+                        .arg(Arg::new("USER").help("that concern this user only, on either side"))
+                        .arg(json())
+                        .args(&settings),
+                )
+                .subcommand(Command::new("set").about("Have USER block OTHER, as if he had said so").args(of_users(&["APP", "USER", "OTHER"])).args(&settings))
+                .subcommand(Command::new("clear").about("Have him block OTHER no longer").args(of_users(&["APP", "USER", "OTHER"])).args(&settings))
+                .subcommand(Command::new("ban").about("Refuse whatever USER says").args(of_users(&["APP", "USER"])).args(&settings))
+                .subcommand(Command::new("unban").about("Refuse it no longer").args(of_users(&["APP", "USER"])).args(&settings)),
+        )
         .subcommand(Command::new("health").about("Ask the running observer whether it is ready (exit code 0 or 1)").args(&settings))
         .subcommand(Command::new("completions").about("Print a completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::builder::EnumValueParser::<clap_complete::Shell>::new()),
@@ -182,6 +216,10 @@ fn setting_arg(setting: &Setting) -> Arg {
         Takes::List(name) => arg.value_name(name).action(ArgAction::Append),
         Takes::Switch => arg.action(ArgAction::SetTrue),
     }
+}
+
+fn text<'a>(given: &'a ArgMatches, name: &str) -> &'a str {
+    given.get_one::<String>(name).expect("clap asks for it")
 }
 
 fn environment(name: &str) -> Option<String> {
@@ -237,10 +275,12 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     {
         warn!(left = %humantime::format_duration(left), "the token ends soon: the broker will close the connection then");
     }
+    let (policy_tx, policy) = watch::channel(config.router.policy.clone());
     let setup = daemon::Setup {
         name: config.name.clone(),
         links: config.links()?,
         router: config.router.clone(),
+        policy,
         store: config.store.clone(),
         publishers: config.publishers,
         ack_timeout: config.ack_timeout,
@@ -251,6 +291,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let on_signal = {
         let stop = stop.clone();
         async move {
@@ -307,7 +348,40 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         () = announce => unreachable!("announcing never ends"),
+        () = reread(&config.policy_file, &policy_tx, hangup) => unreachable!("rereading never ends"),
         () = on_signal => unreachable!("a second signal ends the process"),
+    }
+}
+
+/// Reads the policy file again when it has changed, and on SIGHUP. What is faulty is reported, and the rules there were stay.
+async fn reread(file: &PolicyFile, policy: &watch::Sender<Arc<Policy>>, mut hangup: Signal) {
+    let mut stamp = file.stamp();
+    let mut ticks = tokio::time::interval(REREAD);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = ticks.tick(), if file.path().is_some() => false,
+        };
+        let Some(path) = file.path() else {
+            info!("SIGHUP: there is no policy file to read again (--policy-file)");
+            continue;
+        };
+        let now = file.stamp();
+        if !asked && now == stamp {
+            continue;
+        }
+        stamp = now;
+        match file.read() {
+            Ok(read) => {
+                info!(file = %path.display(), apps = read.apps.len(), "new rules are in force");
+                policy.send_replace(Arc::new(read));
+            }
+            Err(errors) => {
+                for fault in errors.0 {
+                    error!(%fault, "the policy file is faulty: the rules there were stay in force");
+                }
+            }
+        }
     }
 }
 
@@ -376,151 +450,4 @@ fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The store that an observer with these settings has.
-fn store_path(config: &Config) -> anyhow::Result<&Path> {
-    match config.store.as_ref().map(|settings| &settings.place) {
-        Some(Place::File(path)) => Ok(path),
-        Some(Place::Memory) | None => anyhow::bail!("there is no store (--store none)"),
-    }
-}
-
-fn store(given: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let (what, given) = given.subcommand().expect("clap asks for one");
-    let config = load(given)?;
-    let path = store_path(&config)?;
-    let mut store = Store::visit(path)?;
-    match what {
-        "stats" => {
-            let stats = store.stats(path)?;
-            if given.get_flag("json") {
-                println!("{}", serde_json::to_string_pretty(&stats)?);
-            } else {
-                print!("{}", stats_text(path, &stats));
-            }
-        }
-        "export" => {
-            let [app, user] = ["APP", "USER"].map(|name| text(given, name));
-            let other = given.get_one::<String>("OTHER").map(String::as_str);
-            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-            let written = store.export(app, user, other, |line| {
-                out.write_all(line).and_then(|()| out.write_all(b"\n"))
-            })?;
-            match written.and_then(|()| out.flush()) {
-                // Whoever reads has seen enough.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-                written => written.context("cannot write")?,
-            }
-        }
-        "prune" => {
-            let age = text(given, "AGE");
-            let parsed = humantime::parse_duration(age)
-                .with_context(|| format!("{age:?} is not a time such as 90d"))?;
-            let pruned = store.prune_before(before(parsed))?;
-            println!("{pruned} messages deleted that were older than {age}");
-        }
-        "check" => {
-            let found = store.check()?;
-            for fault in &found {
-                println!("{fault}");
-            }
-            if !found.is_empty() {
-                return Ok(ExitCode::FAILURE);
-            }
-            println!("{} is sound", path.display());
-        }
-        other => unreachable!("clap knows no command {other:?}"),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn text<'a>(given: &'a ArgMatches, name: &str) -> &'a str {
-    given.get_one::<String>(name).expect("clap asks for it")
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge: an age is one of now")]
-fn before(age: Duration) -> UnixMillis {
-    let now = std::time::SystemTime::now();
-    UnixMillis::from(now.checked_sub(age).unwrap_or(std::time::UNIX_EPOCH))
-}
-
-fn stats_text(path: &Path, stats: &store::Stats) -> String {
-    let when = |time: Option<i64>| {
-        let time = time.and_then(|millis| u64::try_from(millis).ok());
-        time.map_or("-".to_owned(), |millis| {
-            let time = std::time::UNIX_EPOCH + Duration::from_millis(millis);
-            humantime::format_rfc3339_seconds(time).to_string()
-        })
-    };
-    let mut out = format!("{}\n", path.display());
-    for (name, value) in [
-        ("messages", stats.messages.to_string()),
-        ("copies", stats.copies.to_string()),
-        ("conversations", stats.conversations.to_string()),
-        ("inboxes", stats.inboxes.to_string()),
-        ("groups", stats.groups.to_string()),
-        ("blocks", stats.blocks.to_string()),
-        ("clients", stats.clients.to_string()),
-        ("oldest", when(stats.oldest)),
-        ("newest", when(stats.newest)),
-        ("used bytes", stats.used_bytes.to_string()),
-        ("file bytes", stats.file_bytes.to_string()),
-    ] {
-        let _ = writeln!(out, "{name:<14}{value}");
-    }
-    out
-}
-
-fn group(given: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let (what, given) = given.subcommand().expect("clap asks for one");
-    let config = load(given)?;
-    let mut store = Store::visit(store_path(&config)?)?;
-    if what == "list" {
-        let groups = store.groups(given.get_one::<String>("APP").map(String::as_str))?;
-        if given.get_flag("json") {
-            println!("{}", serde_json::to_string_pretty(&groups)?);
-        }
-        for group in groups.iter().filter(|_| !given.get_flag("json")) {
-            println!("{} {} {} members", group.app, group.id, group.members);
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let [app, id] = ["APP", "GROUP"].map(|name| text(given, name));
-    AppId::parse(app).map_err(|error| anyhow::anyhow!("app {app:?} {error}"))?;
-    UserId::parse(id).map_err(|error| anyhow::anyhow!("group {id:?} {error}"))?;
-    match what {
-        "show" => match store.group_body(app, id)? {
-            Some(body) => println!("{body}"),
-            None => anyhow::bail!("app {app:?} has no stored group {id:?}"),
-        },
-        "set" => {
-            let file = text(given, "FILE");
-            let body = match file {
-                "-" => std::io::read_to_string(std::io::stdin()),
-                file => std::fs::read_to_string(file),
-            };
-            let body = body.with_context(|| format!("cannot read {file}"))?;
-            let group = Group::parse(&body)
-                .and_then(|group| {
-                    config.router.policy.check_recipients(&group.members)?;
-                    Ok(group)
-                })
-                .map_err(|reason| {
-                    anyhow::anyhow!(
-                        r#"{file}: not an object with "members" whose keys are users, such as {{"members":{{"alice":1}}}}: {reason}"#
-                    )
-                })?;
-            store.set_group(app, id, body.trim())?;
-            println!("{app} {id} {} members", group.members.len());
-        }
-        "remove" => {
-            if !store.remove_group(app, id)? {
-                anyhow::bail!("app {app:?} has no stored group {id:?}");
-            }
-            println!("{app} {id} removed");
-        }
-        other => unreachable!("clap knows no command {other:?}"),
-    }
-    Ok(ExitCode::SUCCESS)
 }

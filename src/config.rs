@@ -3,6 +3,7 @@
 //! Every value is checked before the first error is reported, so that one start shows all mistakes.
 
 mod endpoint;
+mod policy_file;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -10,18 +11,20 @@ use std::fmt;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{hmac, rand};
 use serde::Deserialize;
 
 use self::endpoint::{BareTransport, parse_broker_url, parse_proxy, read_tls};
+pub use self::policy_file::PolicyFile;
 use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use crate::broker::{Protocol, Secret, Session, Transport};
 use crate::layout::{Controls, Layout, Layouts, PayloadMode};
 use crate::link::LinkSettings;
-use crate::policy::{GroupSenders, Policy};
+use crate::policy::Policy;
 use crate::routing::Router;
 use crate::store::{Place, Retention, StoreSettings};
 use crate::time::UnixMillis;
@@ -175,6 +178,8 @@ pub struct Config {
     pub broker: String,
     /// Layouts, checks, dead letters.
     pub router: Router,
+    /// Where the checks come from, to be read again.
+    pub policy_file: PolicyFile,
     /// Messages under way at a time.
     pub window: u16,
     /// Connections to publish over.
@@ -522,29 +527,32 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// Reads a TOML file.
+fn read_toml(path: &Path) -> Result<toml::Table, ConfigError> {
+    let fault = |fault: String| ConfigError {
+        place: path.display().to_string(),
+        fault,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| {
+        // Its own text would repeat the line, which may hold a password.
+        let line = error.span().map_or(1, |span| {
+            text[..span.start.min(text.len())].matches('\n').count() + 1
+        });
+        fault(format!("line {line}: {}", error.message()))
+    })
+}
+
 /// The values of a TOML file, and its custom layouts.
 fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
     let fault = |fault: String| ConfigError {
         place: path.display().to_string(),
         fault,
     };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            reader.errors.push(fault(error.to_string()));
-            return vec![];
-        }
-    };
-    let table: toml::Table = match toml::from_str(&text) {
+    let table = match read_toml(path) {
         Ok(table) => table,
         Err(error) => {
-            // Its own text would repeat the line, which may hold a password.
-            let line = error.span().map_or(1, |span| {
-                text[..span.start.min(text.len())].matches('\n').count() + 1
-            });
-            reader
-                .errors
-                .push(fault(format!("line {line}: {}", error.message())));
+            reader.errors.push(error);
             return vec![];
         }
     };
@@ -559,32 +567,32 @@ fn read_file(reader: &mut Reader<'_>, path: &Path) -> Vec<CustomLayout> {
             }
             continue;
         }
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == key) else {
-            let near = SETTINGS
-                .iter()
-                .map(|s| s.name)
-                .find(|name| name.contains(&key.replace('_', "-")) || key.contains(name));
-            let hint = near
-                .map(|name| format!(" (is {name} meant?)"))
-                .unwrap_or_default();
-            reader
-                .errors
-                .push(fault(format!("{key:?} is not a setting{hint}")));
+        let known = SETTINGS.iter().map(|setting| setting.name);
+        let Some(name) = known.clone().find(|name| *name == key) else {
+            reader.errors.push(fault(unknown(&key, known)));
             continue;
         };
         match scalars(&value) {
             Some(texts) => {
-                reader.values.insert(
-                    setting.name,
-                    (texts, format!("{key} in {}", path.display())),
-                );
+                let place = format!("{key} in {}", path.display());
+                reader.values.insert(name, (texts, place));
             }
-            None => reader.errors.push(fault(format!(
-                "{key} is neither a text, a number, true, false, nor a list of those"
-            ))),
+            None => reader.errors.push(fault(no_scalars(&key))),
         }
     }
     custom
+}
+
+fn unknown(key: &str, mut known: impl Iterator<Item = &'static str>) -> String {
+    let near = known.find(|name| name.contains(&key.replace('_', "-")) || key.contains(name));
+    let hint = near
+        .map(|name| format!(" (is {name} meant?)"))
+        .unwrap_or_default();
+    format!("{key:?} is not a setting{hint}")
+}
+
+fn no_scalars(key: &str) -> String {
+    format!("{key} is neither a text, a number, true, false, nor a list of those")
 }
 
 /// `[groups] membership = …` says the same as `groups-membership = …`.
@@ -697,7 +705,13 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         .map(PathBuf::from)
         .or_else(|| default_state_dir(reader.env));
     let store = read_store(reader, state_dir.as_deref(), &name, &mut warnings);
-    let router = read_router(reader, custom, store.is_some());
+    let broker_kind = reader.choice(
+        "broker-kind",
+        &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)],
+    );
+    let (policy_file, policy) = PolicyFile::first_read(reader, broker_kind);
+    let max_payload_bytes = policy.rules.max_payload_bytes;
+    let router = read_router(reader, custom, store.is_some(), policy);
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
         (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
@@ -715,14 +729,13 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         connect_timeout,
         session: Session::Persistent(session_expiry),
         window,
-        max_payload_bytes: router
-            .as_ref()
-            .map_or(1, |router| router.policy.max_payload_bytes),
+        max_payload_bytes,
     };
     Some(Config {
         name,
         broker: broker.shown,
         router: router?,
+        policy_file,
         window,
         publishers,
         ack_timeout,
@@ -806,25 +819,9 @@ fn read_router(
     reader: &mut Reader<'_>,
     custom: Vec<CustomLayout>,
     has_store: bool,
+    policy: Policy,
 ) -> Option<Router> {
-    let open = reader.choice("groups-membership", &[("members", false), ("open", true)]);
-    let group_senders = if open {
-        GroupSenders::Anybody
-    } else {
-        GroupSenders::MembersAnd(reader.texts("privileged-senders"))
-    };
-    let max_recipients = reader
-        .parse("max-recipients", |text| match text.parse() {
-            Ok(number @ 1..=1_000_000) => Ok(number),
-            _ => Err(format!("{text:?} is not a whole number from 1 to 1000000")),
-        })
-        .unwrap_or(1);
-
-    let broker_kind = reader.choice(
-        "broker-kind",
-        &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)],
-    );
-    let max_payload_bytes = reader.parse("max-payload", parse_payload_size).unwrap_or(1);
+    let broker_kind = policy.broker_kind;
     let dead_letter_topic = reader.parse("dead-letter-topic", |text| {
         TopicName::parse(text).map_err(|error| error.to_string())
     });
@@ -895,12 +892,7 @@ fn read_router(
     match Layouts::new(layouts, reader.texts("app"), &published, controls) {
         Ok(layouts) => Some(Router {
             layouts,
-            policy: Policy {
-                max_payload_bytes,
-                broker_kind,
-                max_recipients,
-                group_senders,
-            },
+            policy: Arc::new(policy),
             dead_letter_topic,
         }),
         Err(error) => {

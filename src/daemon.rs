@@ -3,12 +3,13 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,10 @@ use crate::http::{self, Health};
 use crate::id::{MessageId, MessageIds};
 use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
 use crate::message::Received;
+use crate::policy::Policy;
 use crate::processor::{self, Batch, Decided, Job, Processor};
-use crate::refusal::Refusal;
+use crate::rate::Meter;
+use crate::refusal::{Refusal, Refused};
 use crate::routing::Router;
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Stats;
@@ -56,6 +59,8 @@ pub struct Setup {
     pub links: LinkSettings,
     /// What it does with messages.
     pub router: Router,
+    /// The checks, when they change.
+    pub policy: watch::Receiver<Arc<Policy>>,
     /// Where it keeps them; `None`: a pure forwarder.
     pub store: Option<StoreSettings>,
     /// Connections to publish over; what goes to many has one more.
@@ -119,6 +124,7 @@ pub enum DaemonError {
 /// The task's own state.
 struct Observer {
     router: Router,
+    meter: Meter,
     ledger: Ledger,
     desk: Desk,
     /// Messages that no batch has taken yet.
@@ -316,6 +322,7 @@ pub async fn run(
     };
     let observer = Observer {
         router: setup.router,
+        meter: Meter::default(),
         ledger,
         desk,
         waiting: vec![],
@@ -348,6 +355,7 @@ pub async fn run(
                 links_stop,
                 store_stop,
                 stop,
+                policy: setup.policy,
             },
             ready,
             setup.drain_timeout,
@@ -380,6 +388,7 @@ struct Inputs {
     links_stop: CancellationToken,
     store_stop: CancellationToken,
     stop: CancellationToken,
+    policy: watch::Receiver<Arc<Policy>>,
 }
 
 impl Observer {
@@ -403,6 +412,9 @@ impl Observer {
                     self.recycle_overdue();
                     self.tick_acknowledged();
                     self.listen();
+                }
+                Ok(()) = inputs.policy.changed() => {
+                    self.router.policy = inputs.policy.borrow_and_update().clone();
                 }
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
                 () = inputs.stop.cancelled() => break,
@@ -507,7 +519,7 @@ impl Observer {
             if let Some(last) = self.ledger.settled_up_to().filter(|_| heard && !busy) {
                 handle.process(Batch {
                     acknowledged: Some(last),
-                    ..next_batch(&mut vec![], 0, clock().1)
+                    ..next_batch(&mut vec![], 0, &self.router.policy, clock().1)
                 });
             }
             // It finishes the batch it has, in milliseconds, or gives it up.
@@ -678,6 +690,10 @@ impl Observer {
         if is_probe {
             return self.ledger.decided(entry);
         }
+        // What has been forwarded before must not be refused now.
+        if !repeated && let Err(refused) = self.count(&received, now) {
+            return self.refuse(entry, &refused);
+        }
         self.waiting.push(Job {
             entry,
             received,
@@ -685,6 +701,40 @@ impl Observer {
             fingerprint: ack.map(|_| fingerprint),
             repeated,
         });
+    }
+
+    /// Counts a message for its sender's rate.
+    fn count(&mut self, received: &Received, now: Instant) -> Result<(), Refused> {
+        if !self.router.policy.limits_rates() {
+            return Ok(());
+        }
+        match self.router.inbound(received) {
+            Some(inbound) => self.meter.count(&inbound, &self.router.policy, now),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a message before it gets to where messages are decided on.
+    fn refuse(&mut self, entry: EntryId, refused: &Refused) {
+        let (received, id) = self.ledger.message(entry);
+        let answers = self.router.refuse(received, refused, id.time()).answers;
+        self.note(entry, Some(refused.reason), 0);
+        self.answer(entry, answers);
+        self.ledger.decided(entry);
+    }
+
+    /// Says what is to be said of a refusal, unless that sender has been told too much already.
+    fn answer(&mut self, entry: EntryId, answers: Vec<Publish>) {
+        if answers.is_empty() {
+            return;
+        }
+        let (received, _) = self.ledger.message(entry);
+        let inbound = self.router.inbound(received);
+        if self.meter.may_answer(inbound.as_ref(), clock().0) {
+            self.ledger.add(entry, answers, Made::Answer);
+        } else {
+            self.stats.unanswered += 1;
+        }
     }
 
     fn tick_acknowledged(&mut self) {
@@ -708,7 +758,7 @@ impl Observer {
         let wanted = !self.waiting.is_empty() || more;
         match &mut self.desk {
             Desk::Here(processor) if wanted => {
-                let batch = next_batch(&mut self.waiting, room_for_many, now);
+                let batch = next_batch(&mut self.waiting, room_for_many, &self.router.policy, now);
                 let decided = processor.process(&batch);
                 self.handle_decided(decided.expect("without a store nothing fails"));
                 true
@@ -722,7 +772,7 @@ impl Observer {
                 handle.process(Batch {
                     acknowledged: news,
                     finished,
-                    ..next_batch(&mut self.waiting, room_for_many, now)
+                    ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, now)
                 });
                 *busy = true;
                 self.acknowledged.told = self.acknowledged.told.max(news);
@@ -753,6 +803,7 @@ impl Observer {
             first,
             publishes,
             for_many,
+            answers,
             refusal,
             done,
         } in decided
@@ -763,12 +814,9 @@ impl Observer {
             } else {
                 self.unfinished -= usize::from(done);
             }
-            let made = match refusal {
-                Some(_) => Made::Answer,
-                None => Made::Copies,
-            };
-            self.ledger.add(entry, publishes, made);
+            self.ledger.add(entry, publishes, Made::Copies);
             self.ledger.add(entry, for_many, Made::ForMany);
+            self.answer(entry, answers);
             if done {
                 self.ledger.decided(entry);
             }
@@ -877,9 +925,8 @@ impl Observer {
             let publishes = match failed.what {
                 FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
                 FailedWhat::Copy => {
-                    self.router
-                        .refuse(&failed.received, failed.refusal, wall)
-                        .publishes
+                    let refused = failed.refusal.into();
+                    self.router.refuse(&failed.received, &refused, wall).answers
                 }
             };
             self.ledger.resolve(failed, publishes);
@@ -897,13 +944,19 @@ impl Observer {
     }
 }
 
-fn next_batch(waiting: &mut Vec<Job>, room_for_many: usize, now: UnixMillis) -> Batch {
+fn next_batch(
+    waiting: &mut Vec<Job>,
+    room_for_many: usize,
+    policy: &Arc<Policy>,
+    now: UnixMillis,
+) -> Batch {
     let most = waiting.len().min(BATCH_JOBS);
     Batch {
         jobs: waiting.drain(..most).collect(),
         room_for_many: room_for_many.min(STEP),
         acknowledged: None,
         finished: None,
+        policy: policy.clone(),
         now,
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Session;
@@ -51,6 +51,7 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
         name: config.name.clone(),
         links: config.visitor_links("demo"),
         router: config.router.clone(),
+        policy: watch::channel(config.router.policy.clone()).1,
         store: config.store.clone().map(|settings| StoreSettings {
             place: Place::Memory,
             ..settings

@@ -114,7 +114,7 @@ pub fn explain(
     let parsed = router.layouts.parse(topic);
     let payload = payload.unwrap_or_else(|| parsed.as_ref().map_or("", usual_payload));
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-    received.cut_to(router.policy.max_payload_bytes);
+    received.cut_to(router.policy.rules.max_payload_bytes);
     let id = MessageIds::new(std::hash::RandomState::new()).next(now);
     let decoded = router.decode(&received);
     let mut known = None;
@@ -127,7 +127,7 @@ pub fn explain(
             known = Some(facts.clone());
             router.plan(decoded, &received, facts, id)
         }
-        Err(refusal) => router.refuse(&received, *refusal, now),
+        Err(refusal) => router.refuse(&received, &(*refusal).into(), now),
     };
     if let Err(error) = BrokerKind::RabbitMq.carries(topic) {
         notes.push(format!("on RabbitMQ: {error}"));
@@ -152,7 +152,11 @@ pub fn explain(
         notes.extend(facts_note(facts, &plan));
     }
     let (mut publishes, mut writes, mut more) = (
-        plan.publishes.iter().map(Copy::from).collect::<Vec<_>>(),
+        plan.publishes
+            .iter()
+            .chain(&plan.answers)
+            .map(Copy::from)
+            .collect::<Vec<_>>(),
         plan.writes.iter().map(described).collect::<Vec<_>>(),
         0,
     );
@@ -220,18 +224,23 @@ fn usual_payload(inbound: &Inbound<'_>) -> &'static str {
 }
 
 fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> String {
+    let policy = &config.router.policy;
+    let app = decoded.map(|decoded| decoded.inbound.app());
+    let rules = app.map_or(&policy.rules, |app| policy.rules(app));
     match (reason, decoded) {
+        (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)".to_owned(),
+        (Refusal::Blocked, _) => "the recipient blocks the sender, who is not told".to_owned(),
         (Refusal::NotAGroup, Some(_)) if config.store.is_none() => {
             "it is for a group that is not written into the message, and without a store (--store none) no other is known".to_owned()
         }
         (Refusal::NotAGroup, _) => "the recipient is no group: its name does not contain \"group-\", and none is stored under it".to_owned(),
         (Refusal::NotAMember, _) => "the sender is no member of the stored group (--groups-membership, --privileged-senders)".to_owned(),
-        (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", config.router.policy.max_recipients),
+        (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", rules.max_recipients),
         (Refusal::BadStatus, Some(decoded)) if matches!(decoded.inbound, Inbound::Receipt(..)) => {
             "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
         }
         (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
-        (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload)", config.router.policy.max_payload_bytes),
+        (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
         (Refusal::Unroutable, _) => "the broker cannot carry a topic it leads to (--broker-kind)".to_owned(),
         (
             Refusal::MalformedTopic
@@ -239,6 +248,7 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
             | Refusal::Retained
             | Refusal::NotJson
             | Refusal::NotAnObject
+            | Refusal::RateLimited
             | Refusal::Unauthorized,
             _,
         ) => format!("the payload or an identifier in it is refused as {reason}"),
@@ -247,9 +257,6 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
 
 fn facts_note(facts: &Facts, plan: &Plan<'_>) -> Option<String> {
     match facts {
-        Facts::Direct { blocked: true } => {
-            Some("the recipient blocks the sender, who is not told".to_owned())
-        }
         Facts::Group {
             group: Some(group), ..
         } => Some(format!("a stored group of {}", group.members.len())),
@@ -258,6 +265,7 @@ fn facts_note(facts: &Facts, plan: &Plan<'_>) -> Option<String> {
                 .to_owned(),
         ),
         Facts::Nothing
+        | Facts::Banned
         | Facts::Direct { .. }
         | Facts::Group { .. }
         | Facts::Receipt(_)
@@ -326,18 +334,17 @@ fn message(layouts: &Layouts, topic: &str, inbound: &Inbound<'_>) -> Message {
         .unwrap_or_default();
     let dot = if topic.starts_with('/') { "." } else { "" };
     let own = |app: AppId<'_>, user: UserId<'_>| format!("{dot}apps.{app}.users.{user}.*");
-    let (kind, app, user) = match inbound {
-        Inbound::Outgoing(outgoing) => ("message", outgoing.app, Some(outgoing.sender)),
-        Inbound::Receipt(timeline, _) => ("receipt", timeline.app, Some(timeline.inbox_of)),
-        Inbound::Conversation(timeline) => {
-            ("conversation patch", timeline.app, Some(timeline.inbox_of))
-        }
-        Inbound::Archive(timeline) => ("archive", timeline.app, Some(timeline.inbox_of)),
-        Inbound::Presence { app, user, .. } => ("presence", *app, Some(*user)),
-        Inbound::Block(timeline) => ("block", timeline.app, Some(timeline.inbox_of)),
-        Inbound::Fetch { app, user } => ("inbox fetch", *app, Some(*user)),
-        Inbound::Delivered(timeline) => ("delivered (inject)", timeline.app, None),
-        Inbound::Groups { app } => ("group update", *app, None),
+    let (app, user) = (inbound.app(), inbound.sender());
+    let kind = match inbound {
+        Inbound::Outgoing(_) => "message",
+        Inbound::Receipt(..) => "receipt",
+        Inbound::Conversation(_) => "conversation patch",
+        Inbound::Archive(_) => "archive",
+        Inbound::Presence { .. } => "presence",
+        Inbound::Block(_) => "block",
+        Inbound::Fetch { .. } => "inbox fetch",
+        Inbound::Delivered(_) => "delivered (inject)",
+        Inbound::Groups { .. } => "group update",
     };
     let outgoing = inbound.outgoing();
     let sender_scope = match user {

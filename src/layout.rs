@@ -358,6 +358,37 @@ impl<'a> Inbound<'a> {
         }
     }
 
+    /// The tenant.
+    pub fn app(&self) -> AppId<'a> {
+        match self {
+            Self::Outgoing(outgoing) => outgoing.app,
+            Self::Receipt(timeline, _)
+            | Self::Conversation(timeline)
+            | Self::Archive(timeline)
+            | Self::Block(timeline)
+            | Self::Delivered(timeline) => timeline.app,
+            Self::Presence { app, .. } | Self::Fetch { app, .. } | Self::Groups { app } => *app,
+        }
+    }
+
+    /// The user who says it, by the broker's permissions; `None`, if it is a service.
+    pub fn sender(&self) -> Option<UserId<'a>> {
+        match self {
+            Self::Outgoing(outgoing) => Some(outgoing.sender),
+            Self::Receipt(timeline, _)
+            | Self::Conversation(timeline)
+            | Self::Archive(timeline)
+            | Self::Block(timeline) => Some(timeline.inbox_of),
+            Self::Presence { user, .. } | Self::Fetch { user, .. } => Some(*user),
+            Self::Delivered(_) | Self::Groups { .. } => None,
+        }
+    }
+
+    /// Whether a banned user is refused this: all he says but that his client comes or goes, which is not for him to say.
+    pub fn is_for_the_banned(&self) -> bool {
+        matches!(self, Self::Presence { .. })
+    }
+
     /// The outgoing path, if it is one.
     pub fn outgoing(&self) -> Option<&Outgoing<'a>> {
         match self {

@@ -12,7 +12,7 @@
 //! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
-//! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `effect`,
+//! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
 //! `store`, `processor`, `http`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
@@ -38,6 +38,7 @@ pub mod link;
 pub mod message;
 pub mod policy;
 pub mod processor;
+pub mod rate;
 pub mod refusal;
 pub mod routing;
 pub mod store;

@@ -5,7 +5,7 @@
 //! hands jobs in and takes decisions out.
 
 use std::collections::VecDeque;
-use std::sync::mpsc as thread_mpsc;
+use std::sync::{Arc, mpsc as thread_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::forward::EntryId;
 use crate::id::MessageId;
 use crate::layout::{Inbound, PayloadMode};
 use crate::message::Received;
+use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::routing::{Decoded, Facts, Plan, Router};
 use crate::store::{Checkpointer, Origin, Retention, Store, StoreError};
@@ -60,6 +61,8 @@ pub struct Batch {
     pub acknowledged: Option<MessageId>,
     /// The last message of which all is confirmed, and of all before it.
     pub finished: Option<MessageId>,
+    /// The checks to go by.
+    pub policy: Arc<Policy>,
     /// The time.
     pub now: UnixMillis,
 }
@@ -75,6 +78,8 @@ pub struct Decided {
     pub publishes: Vec<Publish>,
     /// What is to be published to many.
     pub for_many: Vec<Publish>,
+    /// What is said of a refusal.
+    pub answers: Vec<Publish>,
     /// The reason, if it is refused.
     pub refusal: Option<Refusal>,
     /// Whether that is all.
@@ -120,6 +125,7 @@ impl Processor {
     /// # Errors
     /// [`StoreError`]: nothing of the batch has happened, and it can be tried again.
     pub fn process(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+        self.router.policy = batch.policy.clone();
         if self.store.is_none() {
             return self.decide_all(batch);
         }
@@ -186,6 +192,7 @@ impl Processor {
                 first: false,
                 publishes: vec![],
                 for_many: publishes,
+                answers: vec![],
                 refusal: None,
                 done: rest.is_none(),
             });
@@ -249,10 +256,14 @@ impl Processor {
                 };
                 self.router.plan(decoded, &job.received, facts, job.id)
             }
-            Err(refusal) => self.router.refuse(&job.received, *refusal, job.id.time()),
+            Err(refusal) => {
+                let refused = (*refusal).into();
+                self.router.refuse(&job.received, &refused, job.id.time())
+            }
         };
         let Plan {
             publishes,
+            answers,
             writes,
             fan_out,
             refusal,
@@ -264,6 +275,7 @@ impl Processor {
             first: true,
             publishes,
             for_many: vec![],
+            answers,
             refusal,
             done: true,
         };

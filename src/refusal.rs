@@ -3,6 +3,7 @@
 //! A refusal is an answer, not an error: the message is acknowledged, counted, its sender told (`protocol.md`, section 5).
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::id::IdError;
 use crate::message::EnvelopeError;
@@ -16,8 +17,14 @@ pub enum Refusal {
     ReservedIdentifier,
     /// The broker stored this message (RETAIN flag): it would come again with every reconnect.
     Retained,
-    /// The payload is over the limit.
+    /// The payload is over the limit, nested too deep, or of too many values.
     TooLarge,
+    /// The sender writes more than he may.
+    RateLimited,
+    /// The sender may not write at all: the operator has banned him.
+    Banned,
+    /// The recipient does not want to hear the sender, who is not told.
+    Blocked,
     /// The payload of an envelope layout is not JSON.
     NotJson,
     /// The payload of an envelope layout is JSON, but not an object.
@@ -32,17 +39,20 @@ pub enum Refusal {
     BadStatus,
     /// An identifier the broker cannot carry.
     Unroutable,
-    /// The broker refused the forward.
+    /// The broker refused the forward, or the operator's decision service did.
     Unauthorized,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::MalformedTopic,
         Self::ReservedIdentifier,
         Self::Retained,
         Self::TooLarge,
+        Self::RateLimited,
+        Self::Banned,
+        Self::Blocked,
         Self::NotJson,
         Self::NotAnObject,
         Self::NotAGroup,
@@ -60,6 +70,9 @@ impl Refusal {
             Self::ReservedIdentifier => "reserved-identifier",
             Self::Retained => "retained",
             Self::TooLarge => "too-large",
+            Self::RateLimited => "rate-limited",
+            Self::Banned => "banned",
+            Self::Blocked => "blocked",
             Self::NotJson => "not-json",
             Self::NotAnObject => "not-an-object",
             Self::NotAGroup => "not-a-group",
@@ -68,6 +81,27 @@ impl Refusal {
             Self::BadStatus => "bad-status",
             Self::Unroutable => "unroutable",
             Self::Unauthorized => "unauthorized",
+        }
+    }
+}
+
+/// A refusal, and what else its sender is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Refusal,
+    /// When the same may be tried again.
+    pub retry_after: Option<Duration>,
+    /// The words of whoever decided so.
+    pub detail: Option<Box<str>>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(reason: Refusal) -> Self {
+        Self {
+            reason,
+            retry_after: None,
+            detail: None,
         }
     }
 }

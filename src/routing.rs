@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -21,7 +22,7 @@ use crate::id::{AppId, MessageId};
 use crate::layout::{Inbound, Layouts, Outgoing, Timeline, Told};
 use crate::message::{Body, Envelope, Injected, Owned, Received, Status};
 use crate::policy::{Content, Policy};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use crate::time::UnixMillis;
 use crate::topic::TopicName;
 
@@ -33,6 +34,8 @@ const MAX_PROPERTY_BYTES: usize = 1_024;
 pub struct Plan<'a> {
     /// What is published; the message is acknowledged when all of it is confirmed.
     pub publishes: Vec<Publish>,
+    /// What is said of a refusal, to the sender and to the dead letters, unless too much has been said already.
+    pub answers: Vec<Publish>,
     /// What is written down before anything is published.
     pub writes: Vec<Write<'a>>,
     /// What goes to many, in steps.
@@ -55,6 +58,8 @@ pub struct Decoded<'a> {
 pub enum Facts {
     /// The message says it all.
     Nothing,
+    /// The sender has been banned by an operator (`block ban`).
+    Banned,
     /// Of a direct message.
     Direct {
         /// The recipient blocks the sender.
@@ -108,7 +113,7 @@ pub struct Router {
     /// Where messages come in and go.
     pub layouts: Layouts,
     /// The checks.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Where refused messages are kept, if anywhere.
     pub dead_letter_topic: Option<TopicName>,
 }
@@ -118,11 +123,17 @@ struct Notice<'a> {
     reason: &'a str,
     recipient: &'a str,
     received_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct DeadLetter<'a> {
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
     topic: &'a str,
     received_at: u64,
     payload_bytes: usize,
@@ -147,6 +158,12 @@ impl Router {
         Ok(Decoded { inbound, content })
     }
 
+    /// What a topic says, if it says something.
+    pub fn inbound<'a>(&'a self, received: &'a Received) -> Option<Inbound<'a>> {
+        let topic = std::str::from_utf8(&received.topic).ok()?;
+        self.layouts.parse(topic).ok()
+    }
+
     /// What becomes of a message, if it is given `id`. It counts as written when the id was given, unless it says something sane
     /// itself: planned again after a crash, it comes out the same.
     pub fn plan<'a>(
@@ -159,7 +176,7 @@ impl Router {
         let plan = self
             .decide(decoded, received, facts, id)
             .and_then(|plan| self.carried(plan));
-        plan.unwrap_or_else(|refusal| self.refuse(received, refusal, id.time()))
+        plan.unwrap_or_else(|refusal| self.refuse(received, &refusal.into(), id.time()))
     }
 
     fn carried<'a>(&self, plan: Plan<'a>) -> Result<Plan<'a>, Refusal> {
@@ -180,9 +197,11 @@ impl Router {
         id: MessageId,
     ) -> Result<Plan<'a>, Refusal> {
         match (&decoded.inbound, &decoded.content, facts) {
+            (_, _, Facts::Banned) => Err(Refusal::Banned),
             (Inbound::Outgoing(outgoing), Content::Verbatim, facts) => {
                 let blocked = matches!(facts, Facts::Direct { blocked: true });
-                Ok(verbatim(outgoing, &received.payload, blocked))
+                let plan = verbatim(outgoing, &received.payload, blocked);
+                Ok(self.unless_blocked(plan, blocked, received, id))
             }
             (
                 Inbound::Outgoing(outgoing),
@@ -194,14 +213,17 @@ impl Router {
                 },
             ) => {
                 let users = self.members(outgoing, envelope, group.as_deref(), transient)?;
-                Ok(to_group(outgoing, envelope, id, users, blocked_by))
+                let body = self.body(outgoing, envelope, id);
+                Ok(to_group(outgoing, envelope, body, id, users, blocked_by))
             }
             (Inbound::Outgoing(outgoing), Content::Envelope(envelope), facts) => {
                 if envelope.says_group {
                     return Err(Refusal::NotAGroup);
                 }
                 let blocked = matches!(facts, Facts::Direct { blocked: true });
-                Ok(direct(outgoing, envelope, id, blocked))
+                let body = self.body(outgoing, envelope, id);
+                let plan = direct(outgoing, envelope, body, id, blocked);
+                Ok(self.unless_blocked(plan, blocked, received, id))
             }
             (
                 Inbound::Receipt(timeline, message),
@@ -259,6 +281,46 @@ impl Router {
         }
     }
 
+    /// The client's members and the observer's.
+    fn body(
+        &self,
+        outgoing: &Outgoing<'_>,
+        envelope: &Envelope<'_>,
+        message_id: MessageId,
+    ) -> Body {
+        let (now, rules) = (message_id.time(), self.policy.rules(outgoing.app));
+        envelope.write(&Owned {
+            message_id,
+            sender: outgoing.sender,
+            recipient: outgoing.recipient,
+            app: outgoing.app,
+            timestamp: envelope
+                .timestamp
+                .filter(|given| rules.believes(*given, now))
+                .unwrap_or(now),
+        })
+    }
+
+    /// A blocked sender gets what every sender gets, and is told nothing; the operator can see it.
+    fn unless_blocked<'a>(
+        &self,
+        plan: Plan<'a>,
+        blocked: bool,
+        received: &Received,
+        id: MessageId,
+    ) -> Plan<'a> {
+        if !blocked {
+            return plan;
+        }
+        let reason = Refusal::Blocked;
+        let letter = self.dead_letter(received, &reason.into(), id.time());
+        Plan {
+            answers: letter.into_iter().collect(),
+            refusal: Some(reason),
+            ..plan
+        }
+    }
+
     fn tell(&self, what: Told, timeline: &Timeline<'_>, message: &str, payload: Bytes) -> Publish {
         Publish::new(self.layouts.told(what, timeline, message), payload)
     }
@@ -274,7 +336,8 @@ impl Router {
         let sender = outgoing.sender;
         if let Some(stored) = stored {
             // What the message brings along does not make its sender a member.
-            self.policy.check_group(sender, &stored.members)?;
+            let rules = self.policy.rules(outgoing.app);
+            rules.check_group(sender, &stored.members)?;
         }
         let users = match (envelope.group, stored) {
             (Some(inline), _) => Group::parse(inline.get())?.members,
@@ -282,7 +345,7 @@ impl Router {
             (None, None) if transient => Users::default(),
             (None, None) => return Err(Refusal::NotAGroup),
         };
-        self.policy.check_recipients(&users)?;
+        self.policy.check_recipients(outgoing.app, &users)?;
         if envelope.group.is_some() || stored.is_none() {
             return Ok(users.and(sender.as_str()));
         }
@@ -359,7 +422,7 @@ impl Router {
             timeline.inbox_of.as_str(),
             timeline.convers_with.as_str(),
         );
-        if patched.patch.len() > self.policy.max_payload_bytes {
+        if patched.patch.len() > self.policy.rules(timeline.app).max_payload_bytes {
             return Err(Refusal::TooLarge);
         }
         Ok(Plan {
@@ -430,47 +493,53 @@ impl Router {
 
     /// What becomes of a message that is refused: its sender is told, where that is possible, and a dead letter kept, where
     /// that is wanted (`protocol.md`, section 5).
-    pub fn refuse(&self, received: &Received, refusal: Refusal, now: UnixMillis) -> Plan<'static> {
-        let notice = self.notice(received, refusal, now);
-        let letter = self
-            .dead_letter_topic
-            .as_ref()
-            .map(|topic| self.dead_letter(topic, received, refusal, now));
+    pub fn refuse(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Plan<'static> {
+        let notice = self.notice(received, refused, now);
+        let letter = self.dead_letter(received, refused, now);
         Plan {
-            publishes: notice.into_iter().chain(letter).collect(),
-            refusal: Some(refusal),
+            answers: notice.into_iter().chain(letter).collect(),
+            refusal: Some(refused.reason),
             ..Plan::default()
         }
     }
 
-    fn notice(&self, received: &Received, refusal: Refusal, now: UnixMillis) -> Option<Publish> {
-        let topic = std::str::from_utf8(&received.topic).ok()?;
+    fn notice(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Option<Publish> {
         // A topic whose identifiers are not sound names nobody who could be told.
-        let inbound = self.layouts.parse(topic).ok()?;
+        let inbound = self.inbound(received)?;
+        let reason = refused.reason.as_str();
+        let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let notice = Notice {
-            reason: refusal.as_str(),
+            reason,
             recipient: inbound.other_side(),
             received_at: now.as_millis(),
+            // Rounded up: who comes back then is not to be told to wait again.
+            retry_after_ms: refused
+                .retry_after
+                .map(|wait| millis(wait).saturating_add(1)),
+            detail: refused.detail.as_deref(),
         };
-        Some(Publish::new(
-            self.layouts.rejected(&inbound)?,
-            json(&notice),
-        ))
+        Some(Publish {
+            topic: self.layouts.rejected(&inbound)?,
+            payload: json(&notice),
+            user_properties: vec![("reason".to_owned(), reason.to_owned())],
+        })
     }
 
     /// A payload over the limit is not repeated: a dead letter must not be what breaks the broker's limits.
     fn dead_letter(
         &self,
-        to: &TopicName,
         received: &Received,
-        refusal: Refusal,
+        refused: &Refused,
         now: UnixMillis,
-    ) -> Publish {
+    ) -> Option<Publish> {
+        let to = self.dead_letter_topic.as_ref()?;
+        let reason = refused.reason.as_str();
         let text = std::str::from_utf8(&received.payload);
-        let kept = received.payload_bytes <= self.policy.max_payload_bytes;
+        let kept = received.payload.len() == received.payload_bytes;
         let topic = String::from_utf8_lossy(&received.topic);
         let letter = DeadLetter {
-            reason: refusal.as_str(),
+            reason,
+            detail: refused.detail.as_deref(),
             topic: &topic,
             received_at: now.as_millis(),
             payload_bytes: received.payload_bytes,
@@ -485,14 +554,14 @@ impl Router {
             .map(|c| if c.is_control() { '\u{fffd}' } else { c })
             .collect();
         readable.truncate(readable.floor_char_boundary(MAX_PROPERTY_BYTES));
-        Publish {
+        Some(Publish {
             topic: to.clone(),
             payload: json(&letter),
             user_properties: vec![
-                ("reason".to_owned(), refusal.as_str().to_owned()),
+                ("reason".to_owned(), reason.to_owned()),
                 ("topic".to_owned(), readable),
             ],
-        }
+        })
     }
 }
 
@@ -518,21 +587,6 @@ fn verbatim(outgoing: &Outgoing<'_>, payload: &Bytes, blocked: bool) -> Plan<'st
     }
 }
 
-/// The client's members and the observer's.
-fn body(outgoing: &Outgoing<'_>, envelope: &Envelope<'_>, message_id: MessageId) -> Body {
-    let now = message_id.time();
-    envelope.write(&Owned {
-        message_id,
-        sender: outgoing.sender,
-        recipient: outgoing.recipient,
-        app: outgoing.app,
-        timestamp: envelope
-            .timestamp
-            .filter(|given| given.is_sane_at(now))
-            .unwrap_or(now),
-    })
-}
-
 fn new_message<'a>(outgoing: &Outgoing<'a>, message_id: &str, body: Body) -> NewMessage<'a> {
     NewMessage {
         app: outgoing.app,
@@ -548,6 +602,7 @@ fn new_message<'a>(outgoing: &Outgoing<'a>, message_id: &str, body: Body) -> New
 fn direct<'a>(
     outgoing: &Outgoing<'a>,
     envelope: &Envelope<'_>,
+    body: Body,
     id: MessageId,
     blocked: bool,
 ) -> Plan<'a> {
@@ -558,7 +613,6 @@ fn direct<'a>(
         recipient,
     } = *outgoing;
     let message_id = id.to_string();
-    let body = body(outgoing, envelope, id);
     let own =
         (layout.sender_copy() && sender != recipient).then_some((sender, recipient, Status::Sent));
     let others = (!blocked).then_some((recipient, sender, Status::Delivered));
@@ -592,6 +646,7 @@ fn direct<'a>(
 fn to_group<'a>(
     outgoing: &Outgoing<'a>,
     envelope: &Envelope<'_>,
+    body: Body,
     id: MessageId,
     users: Users,
     mut without: Vec<Box<str>>,
@@ -606,7 +661,6 @@ fn to_group<'a>(
     without.retain(|user| **user != *sender.as_str());
     without.extend(envelope.wishes.hidden_for.clone());
     let message_id = id.to_string();
-    let body = body(outgoing, envelope, id);
     let listed = !envelope.wishes.unlisted;
     let of_group = Timeline {
         app,
@@ -639,7 +693,7 @@ fn to_group<'a>(
                 listed,
             }),
         ],
-        refusal: None,
+        ..Plan::default()
     }
 }
 

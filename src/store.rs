@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
 
-pub use self::inspect::{Found, Stats, StoredGroup};
+pub use self::inspect::{Blocked, Found, Stats, StoredGroup};
 pub use self::retention::Retention;
 use crate::conversation::{Patched, Row};
 use crate::effect::{Copy, NewMessage, Write};
@@ -28,7 +28,7 @@ use crate::routing::{Decoded, Facts, Receipted};
 use crate::time::UnixMillis;
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
-const MIGRATIONS: [&str; 1] = [include_str!("store/1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("store/1.sql"), include_str!("store/2.sql")];
 /// Marks the file as ours (`PRAGMA application_id`): "c21o".
 const APPLICATION_ID: i32 = 0x6332_316f;
 /// How long to wait for another process that is writing, a command say, before the store counts as locked.
@@ -115,6 +115,8 @@ pub struct StoreSettings {
 pub struct Store {
     connection: Connection,
     groups: Groups,
+    /// Whether anybody is banned, if that is known.
+    bans: Option<bool>,
     /// Changes when another process has written (`PRAGMA data_version`).
     seen_version: i64,
     newest: UnixMillis,
@@ -292,6 +294,7 @@ impl Store {
         Ok(Self {
             connection,
             groups: Groups::default(),
+            bans: None,
             seen_version: -1,
             newest: unix(newest),
             last_written: None,
@@ -419,6 +422,7 @@ impl Store {
     /// What is remembered of the database may no longer be so.
     fn forget(&mut self) {
         self.groups = Groups::default();
+        self.bans = None;
         self.last_written = None;
     }
 
@@ -446,6 +450,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sql`].
     pub fn facts(&mut self, decoded: &Decoded<'_>) -> Result<Facts, StoreError> {
+        if let Some(sender) = decoded.inbound.sender()
+            && !decoded.inbound.is_for_the_banned()
+            && self.bans(decoded.inbound.app(), sender)?
+        {
+            return Ok(Facts::Banned);
+        }
         match &decoded.inbound {
             Inbound::Outgoing(outgoing) => {
                 let (app, sender, recipient) = (outgoing.app, outgoing.sender, outgoing.recipient);
@@ -499,6 +509,21 @@ impl Store {
         let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
         self.groups.insert(key, group.clone());
         Ok(group)
+    }
+
+    fn bans(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
+        let any = match self.bans {
+            Some(any) => any,
+            None => self
+                .connection
+                .prepare_cached("SELECT 1 FROM ban LIMIT 1")?
+                .exists([])?,
+        };
+        self.bans = Some(any);
+        let mut banned = self
+            .connection
+            .prepare_cached("SELECT 1 FROM ban WHERE app = ? AND user = ?")?;
+        Ok(any && banned.exists([app.as_str(), user.as_str()])?)
     }
 
     fn blocks(
@@ -778,18 +803,12 @@ impl Store {
                 Ok(())
             }
             Write::Block(timeline, blocked) => {
-                let row = [
+                let [app, other, inbox_of] = [
                     timeline.app.as_str(),
                     timeline.convers_with.as_str(),
                     timeline.inbox_of.as_str(),
                 ];
-                let text = if *blocked {
-                    "INSERT OR IGNORE INTO block (app, other, inbox_of) VALUES (?, ?, ?)"
-                } else {
-                    "DELETE FROM block WHERE app = ? AND other = ? AND inbox_of = ?"
-                };
-                self.connection.prepare_cached(text)?.execute(row)?;
-                Ok(())
+                self.write_block(app, other, inbox_of, *blocked).map(drop)
             }
             Write::Group { app, id, body } => self.write_group(app.as_str(), id, body),
         }
@@ -973,6 +992,22 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    fn write_block(
+        &self,
+        app: &str,
+        other: &str,
+        inbox_of: &str,
+        blocked: bool,
+    ) -> Result<usize, StoreError> {
+        let text = if blocked {
+            "INSERT OR IGNORE INTO block (app, other, inbox_of) VALUES (?, ?, ?)"
+        } else {
+            "DELETE FROM block WHERE app = ? AND other = ? AND inbox_of = ?"
+        };
+        let mut statement = self.connection.prepare_cached(text)?;
+        Ok(statement.execute([app, other, inbox_of])?)
     }
 
     fn write_group(&mut self, app: &str, id: &str, body: &str) -> Result<(), StoreError> {

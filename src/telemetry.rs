@@ -51,6 +51,8 @@ pub struct Stats {
     pub resumed: u64,
     /// Messages forwarded again under the id they had.
     pub repeated: u64,
+    /// Refusals of which nobody was told, because their sender had been told too much already.
+    pub unanswered: u64,
 }
 
 impl Stats {
@@ -105,12 +107,25 @@ impl Stats {
         }
     }
 
+    /// The reasons there were, and how often: `banned=2 too-large=1`.
+    fn reasons(&self) -> String {
+        let counted = Refusal::ALL.iter().zip(self.refused);
+        let some = counted.filter(|(_, count)| *count > 0);
+        let words: Vec<String> = some
+            .map(|(reason, count)| format!("{reason}={count}"))
+            .collect();
+        words.join(" ")
+    }
+
     /// The end of a run.
     pub fn log(&self, left_unacknowledged: usize, left_unconfirmed: usize) {
         let refused: u64 = self.refused.iter().sum();
+        let reasons = self.reasons();
         info!(
             forwarded = self.forwarded,
             refused,
+            reasons,
+            unanswered = self.unanswered,
             resumed = self.resumed,
             repeated = self.repeated,
             left_unacknowledged,

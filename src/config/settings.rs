@@ -106,6 +106,36 @@ pub const SETTINGS: &[Setting] = &[
         "file that holds the token, read anew for each connection",
     ),
     value(
+        "jwt-key-file",
+        "FILE",
+        "",
+        "key (secret text, PEM or JWK) with which the observer makes its own token, and a new one before that ends",
+    ),
+    value(
+        "jwt-algorithm",
+        "ALG",
+        "",
+        "HS256, HS384, HS512, RS256, PS256, ES256, EdDSA, …; what the key is for if not given",
+    ),
+    value(
+        "jwt-key-id",
+        "ID",
+        "",
+        "kid in the token's header; none if not given, so that RabbitMQ takes its default key",
+    ),
+    value(
+        "jwt-audience",
+        "NAME",
+        "rabbitmq",
+        "whom the token is for: RabbitMQ's resource_server_id",
+    ),
+    value(
+        "jwt-ttl",
+        "TIME",
+        "1h",
+        "how long a token of its own is good",
+    ),
+    value(
         "ca-file",
         "FILE",
         "",
@@ -187,13 +217,31 @@ pub const SETTINGS: &[Setting] = &[
         "privileged-senders",
         "USER",
         "system",
-        "may write to every group",
+        "may write to every group, and at any rate",
     ),
     value(
         "max-recipients",
         "N",
         "10000",
         "members a message may go to; one to more is refused as too-many-recipients",
+    ),
+    value(
+        "rate-per-minute",
+        "N",
+        "none",
+        "messages a sender may write in the long run (of receipts and the like ten times as many); more are refused as rate-limited",
+    ),
+    value(
+        "rate-burst",
+        "N",
+        "",
+        "messages he may write at once; as many as in a minute if not given",
+    ),
+    list(
+        "banned",
+        "USER",
+        "",
+        "may write to nobody: refused as banned (block ban does it in a running observer)",
     ),
     value(
         "broker-kind",
@@ -206,6 +254,55 @@ pub const SETTINGS: &[Setting] = &[
         "SIZE",
         "1MiB",
         "largest payload forwarded; a larger one is refused as too-large",
+    ),
+    value(
+        "max-depth",
+        "N",
+        "64",
+        "how deep a JSON payload may be nested; a deeper one is refused as too-large",
+    ),
+    value(
+        "max-values",
+        "N",
+        "100000",
+        "values a JSON payload may hold; one with more is refused as too-large",
+    ),
+    value(
+        "timestamp-past",
+        "TIME",
+        "7days",
+        "how old a client's timestamp may be and still be believed; else the time is now",
+    ),
+    value("timestamp-future", "TIME", "5m", "how far it may lie ahead"),
+    value(
+        "policy-file",
+        "FILE",
+        "",
+        "rules in TOML, for all apps and for some; read again on SIGHUP and when it changes",
+    ),
+    value(
+        "policy-url",
+        "URL",
+        "",
+        "HTTP service that is asked about each message: may it pass, and with which text?",
+    ),
+    value(
+        "policy-timeout",
+        "TIME",
+        "2s",
+        "how long it may take to answer",
+    ),
+    value(
+        "policy-concurrency",
+        "N",
+        "32",
+        "messages it is asked about at a time",
+    ),
+    value(
+        "policy-failure",
+        "HOW",
+        "closed",
+        "what holds when it does not answer: closed refuses as unauthorized, open lets pass",
     ),
     value(
         "dead-letter-topic",
@@ -270,7 +367,27 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Variables other programs of this family use for the same thing.
-pub(super) const ALSO: &[(&str, &str)] = &[("app", "APP_ID"), ("log-level", "LOG_LEVEL")];
+pub(super) const ALSO: &[(&str, &str)] = &[
+    ("app", "APP_ID"),
+    ("log-level", "LOG_LEVEL"),
+    ("rate-burst", "BUCKET_MSG_CAPACITY"),
+    ("rate-per-minute", "BUCKET_MSG_REFILL_RATE_PER_MIN"),
+];
+
+/// The settings that a policy file may hold, for all apps and for each.
+pub(super) const RULES: &[&str] = &[
+    "max-payload",
+    "max-depth",
+    "max-values",
+    "max-recipients",
+    "groups-membership",
+    "privileged-senders",
+    "banned",
+    "rate-per-minute",
+    "rate-burst",
+    "timestamp-past",
+    "timestamp-future",
+];
 
 /// The environment variable of a setting.
 pub fn variable(name: &str) -> String {

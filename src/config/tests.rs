@@ -1,4 +1,5 @@
 use super::*;
+use crate::id::AppId;
 use std::collections::HashMap;
 
 fn load(
@@ -389,7 +390,115 @@ fn what_needs_a_store_is_refused_without_one() {
         Some(Duration::from_secs(90 * 86_400))
     );
     assert!(matches!(
-        config.router.policy.group_senders,
-        GroupSenders::Anybody
+        config.router.policy.rules.group_senders,
+        crate::policy::GroupSenders::Anybody
     ));
+}
+
+#[test]
+fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    let text = r#"
+        max-payload = "64KiB"
+        banned = ["mallory"]
+        rate-per-minute = 600
+        [groups]
+        membership = "open"
+        [app.shop]
+        max-payload = "1KiB"
+        rate-per-minute = "none"
+        privileged-senders = ["bot"]
+    "#;
+    std::fs::write(&path, text).unwrap();
+    let flag = path.to_str().unwrap();
+    let flags = [
+        ("policy-file", flag),
+        ("max-depth", "9"),
+        ("max-payload", "100KiB"),
+    ];
+    let config = load(&flags, &[("BUCKET_MSG_CAPACITY", "30")], None).unwrap();
+    let policy = &config.router.policy;
+    let shop = policy.rules(AppId::parse("shop").unwrap());
+    let other = policy.rules(AppId::parse("tilechat").unwrap());
+    let rate = other.rate.unwrap();
+    assert_eq!((rate.burst.get(), rate.per_minute.get()), (30, 600));
+    assert_eq!(
+        (
+            shop.max_payload_bytes,
+            shop.max_depth,
+            shop.rate,
+            shop.banned.len()
+        ),
+        (1 << 10, 9, None, 1)
+    );
+    assert_eq!(
+        (other.max_payload_bytes, other.privileged_senders.len()),
+        (64 << 10, 1)
+    );
+    assert!(shop.privileged_senders.contains("bot"));
+    assert_eq!(shop.group_senders, crate::policy::GroupSenders::Anybody);
+
+    // Read again, faulty: every mistake, with its place.
+    let stamp = config.policy_file.stamp();
+    let text =
+        "max-payload = \"1MiB\"\nbaned = [\"x\"]\n[app.shop]\nmax-depth = 0\n[app.\"a/b\"]\n";
+    std::fs::write(&path, text).unwrap();
+    assert_ne!(config.policy_file.stamp(), stamp);
+    let errors = config.policy_file.read().unwrap_err().to_string();
+    for said in [
+        "max-payload in ",
+        "is more than the 102400 bytes of --max-payload",
+        "\"baned\" is not a setting",
+        "app.shop.max-depth in ",
+        "\"0\" is not a whole number from 1",
+        "app \"a/b\" holds",
+    ] {
+        assert!(errors.contains(said), "{said} in {errors}");
+    }
+    assert_eq!(errors.lines().count(), 4, "{errors}");
+    std::fs::write(&path, "max-depth = ").unwrap();
+    assert!(
+        config
+            .policy_file
+            .read()
+            .unwrap_err()
+            .to_string()
+            .contains("line 1")
+    );
+    // At the start it is a mistake in the settings.
+    assert!(
+        load(&flags, &[], None)
+            .unwrap_err()
+            .iter()
+            .any(|error| error.contains("line 1"))
+    );
+}
+
+#[test]
+fn half_a_rate_is_one_and_none_is_none() {
+    for (env, want) in [
+        (&[][..], None),
+        (&[("BUCKET_MSG_CAPACITY", "5")], Some((5, 5))),
+        (&[("BUCKET_MSG_REFILL_RATE_PER_MIN", "7")], Some((7, 7))),
+        (
+            &[
+                ("OBSERVER_RATE_PER_MINUTE", "none"),
+                ("BUCKET_MSG_CAPACITY", "5"),
+            ],
+            None,
+        ),
+    ] {
+        let config = load(&[], env, None).unwrap();
+        let rate = config.router.policy.rules.rate;
+        assert_eq!(
+            rate.map(|rate| (rate.burst.get(), rate.per_minute.get())),
+            want
+        );
+    }
+    let errors = load(&[("rate-burst", "0")], &[], None).unwrap_err();
+    assert!(
+        errors[0].starts_with("--rate-burst: \"0\" is neither"),
+        "{errors:?}"
+    );
 }

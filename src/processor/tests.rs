@@ -4,22 +4,25 @@ use std::hash::RandomState;
 use super::*;
 use crate::id::MessageIds;
 use crate::layout::{Controls, Layout, Layouts};
-use crate::policy::{GroupSenders, Policy};
+use crate::policy::{GroupSenders, Policy, Rules};
 use crate::store::Place;
 use crate::topic::BrokerKind;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
 
+fn policy() -> Arc<Policy> {
+    let rules = Rules {
+        group_senders: GroupSenders::Anybody,
+        ..Rules::default()
+    };
+    Arc::new(Policy::new(BrokerKind::Any, rules))
+}
+
 fn router(controls: Controls) -> Router {
     let layouts = Layout::built_in("chat21-v1").unwrap();
     Router {
         layouts: Layouts::new(layouts, vec![], &[], controls).unwrap(),
-        policy: Policy {
-            max_payload_bytes: 1 << 20,
-            broker_kind: BrokerKind::Any,
-            max_recipients: 10_000,
-            group_senders: GroupSenders::Anybody,
-        },
+        policy: policy(),
         dead_letter_topic: None,
     }
 }
@@ -46,6 +49,7 @@ fn batch(jobs: Vec<Job>, room_for_many: usize) -> Batch {
         room_for_many,
         acknowledged: None,
         finished: None,
+        policy: policy(),
         now: NOW,
     }
 }

@@ -1,12 +1,23 @@
 use super::*;
 use crate::id::{MessageIds, UserId};
 use crate::layout::{Controls, Layout};
-use crate::policy::GroupSenders;
+use crate::policy::{GroupSenders, Rules};
 use crate::topic::BrokerKind;
 use serde_json::{Value, json};
 use std::hash::RandomState;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
+
+fn rules() -> Rules {
+    Rules {
+        max_payload_bytes: 100,
+        max_depth: 3,
+        max_recipients: 3,
+        privileged_senders: ["system".into()].into(),
+        banned: ["mallory".into()].into(),
+        ..Rules::default()
+    }
+}
 
 fn router() -> Router {
     let layouts = Layout::BUILT_IN
@@ -22,12 +33,7 @@ fn router() -> Router {
             Controls::Served,
         )
         .unwrap(),
-        policy: Policy {
-            max_payload_bytes: 100,
-            broker_kind: BrokerKind::Any,
-            max_recipients: 3,
-            group_senders: GroupSenders::MembersAnd(vec!["system".to_owned()]),
-        },
+        policy: Arc::new(Policy::new(BrokerKind::Any, rules())),
         dead_letter_topic: Some(dead),
     }
 }
@@ -52,7 +58,7 @@ fn plan_with(router: Router, received: &Received, facts: Facts) -> Plan<'static>
     let received: &'static Received = Box::leak(Box::new(received.clone()));
     match router.decode(received) {
         Ok(decoded) => router.plan(Box::leak(Box::new(decoded)), received, facts, id()),
-        Err(refusal) => router.refuse(received, refusal, NOW),
+        Err(refusal) => router.refuse(received, &refusal.into(), NOW),
     }
 }
 
@@ -187,10 +193,7 @@ fn every_reason_has_a_message_that_causes_it() {
         ..received(good, b"{}")
     };
     let on_rabbitmq = Router {
-        policy: Policy {
-            broker_kind: BrokerKind::RabbitMq,
-            ..router().policy
-        },
+        policy: Arc::new(Policy::new(BrokerKind::RabbitMq, rules())),
         ..router()
     };
     let dotted = received(
@@ -233,6 +236,33 @@ fn every_reason_has_a_message_that_causes_it() {
         ),
         (plan(&retained), Refusal::Retained, true),
         (plan(&received(good, &[b' '; 101])), Refusal::TooLarge, true),
+        (
+            plan(&received(good, br#"{"a":[[[1]]]}"#)),
+            Refusal::TooLarge,
+            true,
+        ),
+        (
+            plan(&received(
+                b"apps/a/outgoing/users/mallory/messages/bob/outgoing",
+                b"{}",
+            )),
+            Refusal::Banned,
+            true,
+        ),
+        (
+            plan_with(router(), &received(good, b"{}"), Facts::Banned),
+            Refusal::Banned,
+            true,
+        ),
+        (
+            plan_with(
+                router(),
+                &received(good, b"{}"),
+                Facts::Direct { blocked: true },
+            ),
+            Refusal::Blocked,
+            false,
+        ),
         (plan(&received(good, b"hello")), Refusal::NotJson, true),
         (plan(&received(good, b"[]")), Refusal::NotAnObject, true),
         (
@@ -317,14 +347,19 @@ fn every_reason_has_a_message_that_causes_it() {
             true,
         ),
         (
-            router().refuse(&received(good, b"{}"), Refusal::Unauthorized, NOW),
+            router().refuse(&received(good, b"{}"), &Refusal::Unauthorized.into(), NOW),
             Refusal::Unauthorized,
+            true,
+        ),
+        (
+            router().refuse(&received(good, b"{}"), &Refusal::RateLimited.into(), NOW),
+            Refusal::RateLimited,
             true,
         ),
     ];
     for (plan, want, told) in &cases {
         assert_eq!(plan.refusal, Some(*want));
-        let (letter, notices) = plan.publishes.split_last().unwrap();
+        let (letter, notices) = plan.answers.split_last().unwrap();
         assert_eq!(letter.topic.as_str(), "observer/dead");
         assert_eq!(body(letter)["reason"], json!(want.as_str()));
         assert_eq!(
@@ -350,14 +385,7 @@ fn every_reason_has_a_message_that_causes_it() {
 
 #[test]
 fn a_dead_letter_holds_text_as_text_bytes_as_base64_and_nothing_over_the_limit() {
-    let letter = |payload: &[u8]| {
-        body(
-            plan(&received(b"\xff/x", payload))
-                .publishes
-                .last()
-                .unwrap(),
-        )
-    };
+    let letter = |payload: &[u8]| body(plan(&received(b"\xff/x", payload)).answers.last().unwrap());
     assert_eq!(
         (&letter(b"hi")["payload"], &letter(b"hi")["topic"]),
         (&json!("hi"), &json!("\u{fffd}/x"))
@@ -383,7 +411,7 @@ fn a_hostile_topic_makes_no_property_that_mqtt_cannot_encode() {
     ]
     .concat();
     let plan = plan(&received(&topic, b"{}"));
-    let (key, value) = &plan.publishes[0].user_properties[1];
+    let (key, value) = &plan.answers[0].user_properties[1];
     assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
 }
 
@@ -394,12 +422,30 @@ fn a_sender_is_told_on_his_own_inbox_topic() {
         &[b'x'; 101],
     ));
     assert_eq!(
-        plan.publishes[0].topic.as_str(),
+        plan.answers[0].topic.as_str(),
         "/apps/a/users/alice/bob/messages/clientrejected"
     );
     assert_eq!(
-        body(&plan.publishes[0]),
+        body(&plan.answers[0]),
         json!({"reason": "too-large", "recipient": "bob", "received_at": NOW.as_millis()})
+    );
+    let refused = Refused {
+        retry_after: Some(Duration::from_micros(1_500_500)),
+        detail: Some("too quick".into()),
+        ..Refusal::RateLimited.into()
+    };
+    let message = received(b"apps/a/users/alice/messages/bob/outgoing", b"{}");
+    let notice = &router().refuse(&message, &refused, NOW).answers[0];
+    assert_eq!(
+        body(notice),
+        json!({
+            "reason": "rate-limited", "recipient": "bob", "received_at": NOW.as_millis(),
+            "retry_after_ms": 1_501, "detail": "too quick"
+        })
+    );
+    assert_eq!(
+        notice.user_properties,
+        [("reason".to_owned(), "rate-limited".to_owned())]
     );
 }
 
@@ -423,9 +469,21 @@ fn a_blocked_sender_sees_nothing_of_it() {
         (
             "apps/a/users/alice/messages/bob/clientadded",
             &json!(100),
-            None
+            Some(Refusal::Blocked)
         )
     );
+    let [letter] = &plan.answers[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(letter.topic.as_str(), "observer/dead", "he is not told");
+    let free = plan_with(router(), &message, Facts::Direct { blocked: false });
+    let same = |plan: &Plan<'_>| {
+        (
+            body(&plan.publishes[0])["status"].clone(),
+            plan.publishes[0].topic.clone(),
+        )
+    };
+    assert_eq!(same(&plan), same(&free), "what he sees");
     assert_eq!(plan.writes.len(), 2, "the message and his own copy");
     let verbatim = received(b"apps/a/users/alice/bob/messages/outgoing", b"{}");
     assert_eq!(
@@ -522,8 +580,72 @@ fn who_may_write_to_a_group_is_the_operators_choice() {
     assert_eq!((by("bob", router()), by("system", router())), (None, None));
     assert_eq!(by("alice", router()), Some(Refusal::NotAMember));
     let mut open = router();
-    open.policy.group_senders = GroupSenders::Anybody;
-    assert_eq!(by("alice", open), None);
+    let anybody = Rules {
+        group_senders: GroupSenders::Anybody,
+        ..rules()
+    };
+    open.policy = Arc::new(Policy::new(BrokerKind::Any, anybody.clone()));
+    assert_eq!(by("alice", open.clone()), None);
+    let mut of_another = Policy::new(BrokerKind::Any, rules());
+    of_another.apps.insert("b".into(), anybody);
+    open.policy = Arc::new(of_another);
+    assert_eq!(
+        by("alice", open),
+        Some(Refusal::NotAMember),
+        "rules of app b"
+    );
+}
+
+#[test]
+fn an_app_may_have_rules_of_its_own() {
+    let mut router = router();
+    let mut policy = Policy::new(BrokerKind::Any, rules());
+    let generous = Rules {
+        banned: ["alice".into()].into(),
+        max_payload_bytes: 1_000,
+        ..rules()
+    };
+    policy.apps.insert("b".into(), generous);
+    router.policy = Arc::new(policy);
+    let by = |topic: &str, payload: &[u8]| {
+        let payload = Bytes::copy_from_slice(payload);
+        let message = Received::new(Bytes::copy_from_slice(topic.as_bytes()), payload, false);
+        plan_with(router.clone(), &message, Facts::Nothing).refusal
+    };
+    let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(200));
+    for (topic, payload, want) in [
+        ("apps/a/users/alice/messages/bob/outgoing", "{}", None),
+        (
+            "apps/b/users/alice/messages/bob/outgoing",
+            "{}",
+            Some(Refusal::Banned),
+        ),
+        (
+            "apps/b/users/alice/inbox/fetch",
+            "{}",
+            Some(Refusal::Banned),
+        ),
+        ("apps/b/users/mallory/messages/bob/outgoing", "{}", None),
+        (
+            "apps/a/users/alice/messages/bob/outgoing",
+            &long,
+            Some(Refusal::TooLarge),
+        ),
+        ("apps/b/users/bob/messages/alice/outgoing", &long, None),
+    ] {
+        assert_eq!(by(topic, payload.as_bytes()), want, "{topic}");
+    }
+    // That his client is gone is not for him to say.
+    let facts = Facts::Presence {
+        others: 0,
+        missed_since: None,
+        last: 0,
+    };
+    let gone = received(
+        b"apps/b/users/alice/presence/c",
+        br#"{"disconnected":true}"#,
+    );
+    assert_eq!(plan_with(router, &gone, facts).refusal, None);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Stats {
     pub groups: i64,
     /// Pairs of whom one does not want to hear the other.
     pub blocks: i64,
+    /// Users who may not write.
+    pub bans: i64,
     /// Clients that are there.
     pub clients: i64,
     /// When the oldest message was stored, in milliseconds since 1970.
@@ -50,6 +52,18 @@ pub struct StoredGroup {
     pub id: String,
     /// How many belong to it.
     pub members: usize,
+}
+
+/// A block or a ban as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Blocked {
+    /// The tenant.
+    pub app: String,
+    /// Who does not want to hear him; `None`: he is banned from the app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Who is not heard.
+    pub user: String,
 }
 
 /// What a check of the database has found.
@@ -83,6 +97,7 @@ impl Store {
             inboxes: count("count(*) FROM (SELECT DISTINCT app, inbox_of FROM timeline)")?,
             groups: count("count(*) FROM chat_group")?,
             blocks: count("count(*) FROM block")?,
+            bans: count("count(*) FROM ban")?,
             clients: count("count(*) FROM presence")?,
             oldest: when("ASC")?,
             newest: when("DESC")?,
@@ -243,6 +258,72 @@ impl Store {
             [app, id],
         )?;
         Ok(removed > 0)
+    }
+
+    /// All bans, then all blocks; or one app's; or those that concern one user, on either side.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn blocked(
+        &self,
+        app: Option<&str>,
+        user: Option<&str>,
+    ) -> Result<Vec<Blocked>, StoreError> {
+        let mut statement = self.connection.prepare(
+            "SELECT app, NULL, user FROM ban WHERE (?1 IS NULL OR app = ?1) AND (?2 IS NULL OR user = ?2)
+             UNION ALL
+             SELECT app, inbox_of, other FROM block
+             WHERE (?1 IS NULL OR app = ?1) AND (?2 IS NULL OR inbox_of = ?2 OR other = ?2)
+             ORDER BY 2 IS NOT NULL, 1, 2, 3",
+        )?;
+        let blocked = |row: &rusqlite::Row<'_>| {
+            Ok(Blocked {
+                app: row.get(0)?,
+                by: row.get(1)?,
+                user: row.get(2)?,
+            })
+        };
+        Ok(statement
+            .query_map([app, user], blocked)?
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// Has `by` block `user`, or no longer. Returns whether that changed something.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn set_block(
+        &mut self,
+        app: &str,
+        by: &str,
+        user: &str,
+        blocked: bool,
+    ) -> Result<bool, StoreError> {
+        Ok(self.write_block(app, user, by, blocked)? > 0)
+    }
+
+    /// Bans a user from an app, or no longer. Returns whether that changed something.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn set_ban(
+        &mut self,
+        app: &str,
+        user: &str,
+        banned: bool,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        let changed = if banned {
+            let since = super::millis(now);
+            self.connection.execute(
+                "INSERT OR IGNORE INTO ban (app, user, since) VALUES (?, ?, ?)",
+                params![app, user, since],
+            )?
+        } else {
+            self.connection
+                .execute("DELETE FROM ban WHERE app = ? AND user = ?", [app, user])?
+        };
+        Ok(changed > 0)
     }
 
     /// Everything that has a meaning, as text: for tests that compare.

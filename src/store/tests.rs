@@ -7,26 +7,27 @@ use serde_json::json;
 
 use super::*;
 use crate::fan_out::PageQuery;
+use crate::forward::EntryId;
 use crate::id::MessageIds;
 use crate::layout::{Controls, Layout, Layouts};
 use crate::message::Received;
-use crate::policy::{GroupSenders, Policy};
+use crate::policy::{Policy, Rules};
 use crate::processor::{Batch, Job, Processor};
+use crate::refusal::Refusal;
 use crate::routing::Router;
 use crate::topic::BrokerKind;
 
 const NOW: u64 = 1_800_000_000_000;
 
+fn policy() -> Arc<Policy> {
+    Arc::new(Policy::new(BrokerKind::Any, Rules::default()))
+}
+
 fn router() -> Router {
     let layouts = Layout::built_in("chat21-v1").unwrap();
     Router {
         layouts: Layouts::new(layouts, vec![], &[], Controls::Served).unwrap(),
-        policy: Policy {
-            max_payload_bytes: 1 << 20,
-            broker_kind: BrokerKind::Any,
-            max_recipients: 1_000,
-            group_senders: GroupSenders::MembersAnd(vec![]),
-        },
+        policy: policy(),
         dead_letter_topic: None,
     }
 }
@@ -86,6 +87,7 @@ impl Bench {
             room_for_many: 10_000,
             acknowledged: None,
             finished: None,
+            policy: policy(),
             now: UnixMillis::new(self.now),
         };
         for decided in self.processor.process(&batch).unwrap() {
@@ -154,7 +156,7 @@ fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
         .to_string();
     assert!(
         error
-            .ends_with("newer.db has schema 99, made by a later version: this one knows 1 at most"),
+            .ends_with("newer.db has schema 99, made by a later version: this one knows 2 at most"),
         "{error}"
     );
     let noise = dir.path().join("noise.db");
@@ -212,6 +214,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         room_for_many: 100,
         acknowledged: None,
         finished: None,
+        policy: policy(),
         now: UnixMillis::new(NOW),
     };
     assert!(bench.processor.process(&batch).is_err(), "locked");
@@ -711,4 +714,63 @@ proptest! {
         prop_assert_eq!(stored, wanted);
         prop_assert!(bench.store().check().unwrap().is_empty());
     }
+}
+
+#[test]
+fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("observer.db");
+    let mut bench = Bench::new(&Place::File(path.clone()));
+    let mut outside = Store::visit(&path).unwrap();
+    let outcome = |bench: &mut Bench, topic: &str, payload: &str| {
+        let received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
+        let job = Job {
+            entry: EntryId::for_tests(1),
+            received,
+            id: bench.ids.next(UnixMillis::new(bench.now)),
+            fingerprint: Some(1),
+            repeated: false,
+        };
+        let batch = Batch {
+            jobs: vec![job],
+            room_for_many: 100,
+            acknowledged: None,
+            finished: None,
+            policy: policy(),
+            now: UnixMillis::new(bench.now),
+        };
+        bench.processor.process(&batch).unwrap().remove(0).refusal
+    };
+    let write = "apps/a/users/alice/messages/bob/outgoing";
+    assert_eq!(outcome(&mut bench, write, "{}"), None);
+    assert!(
+        outside
+            .set_ban("a", "alice", true, UnixMillis::new(NOW))
+            .unwrap()
+    );
+    assert!(
+        !outside
+            .set_ban("a", "alice", true, UnixMillis::new(NOW))
+            .unwrap()
+    );
+    assert_eq!(outcome(&mut bench, write, "{}"), Some(Refusal::Banned));
+    let other_app = "apps/b/users/alice/messages/bob/outgoing";
+    assert_eq!(outcome(&mut bench, other_app, "{}"), None);
+    let gone = r#"{"disconnected":true}"#;
+    assert_eq!(
+        outcome(&mut bench, "apps/a/users/alice/presence/c", gone),
+        None
+    );
+    assert!(
+        outside
+            .set_ban("a", "alice", false, UnixMillis::new(NOW))
+            .unwrap()
+    );
+    assert_eq!(outcome(&mut bench, write, "{}"), None);
+    assert!(outside.set_block("a", "bob", "alice", true).unwrap());
+    assert_eq!(outcome(&mut bench, write, "{}"), Some(Refusal::Blocked));
+    let blocked = outside.blocked(Some("a"), Some("alice")).unwrap();
+    assert_eq!(blocked.len(), 1, "{blocked:?}");
+    assert!(outside.set_block("a", "bob", "alice", false).unwrap());
+    assert_eq!(outcome(&mut bench, write, "{}"), None);
 }

@@ -8,11 +8,12 @@
 
 use std::hash::RandomState;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use chat21_observer::id::MessageIds;
 use chat21_observer::layout::{Controls, Layout, Layouts};
 use chat21_observer::message::Received;
-use chat21_observer::policy::{GroupSenders, Policy};
+use chat21_observer::policy::{Policy, Rules};
 use chat21_observer::refusal::Refusal;
 use chat21_observer::routing::{Facts, Router};
 use chat21_observer::time::UnixMillis;
@@ -26,12 +27,7 @@ fn router() -> Router {
         .collect();
     Router {
         layouts: Layouts::new(layouts, vec![], &[], Controls::Served).expect("sound"),
-        policy: Policy {
-            max_payload_bytes: 1 << 20,
-            broker_kind: BrokerKind::Any,
-            max_recipients: 10_000,
-            group_senders: GroupSenders::MembersAnd(vec![]),
-        },
+        policy: Arc::new(Policy::new(BrokerKind::Any, Rules::default())),
         dead_letter_topic: None,
     }
 }
