@@ -223,6 +223,8 @@ pub enum Cause {
     TakenOver,
     /// The token's time is over.
     Expired,
+    /// We have disconnected, to connect again with a new token.
+    Renewed,
     /// A packet was delivered that this version's half of the client cannot read: over MQTT 3.1.1 a topic that is not UTF-8, over
     /// MQTT 5 a property that is not. It will come again; the other version can read it.
     Undecodable,
@@ -272,6 +274,7 @@ impl LinkError {
             | Cause::Undecodable
             | Cause::TimedOut
             | Cause::Closed
+            | Cause::Renewed
             | Cause::Unreachable
             | Cause::Other => false,
         }
@@ -287,12 +290,14 @@ pub enum SubmitError {
     Gone,
 }
 
+#[derive(Clone)]
 enum ClientKind {
     V4(v4::AsyncClient),
     V5(v5::AsyncClient),
 }
 
 /// The sending half of a connection. Nothing here waits: what is handed over is written by [`Connection::next`].
+#[derive(Clone)]
 pub struct Client {
     kind: ClientKind,
     /// Tokens of publishes handed over and not yet given a packet identifier, in order.

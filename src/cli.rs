@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "this is where results are printed")]
 
 mod stored;
+mod token;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         ("store", given) => stored::store(given),
         ("group", given) => stored::group(given),
         ("block", given) => stored::block(given),
+        ("token", given) => token::token(given),
         ("check", given) => in_runtime(run_check(given)),
         ("health", given) => in_runtime(health(given)),
         #[cfg(feature = "demo")]
@@ -182,6 +184,7 @@ pub fn command() -> Command {
                 .subcommand(Command::new("ban").about("Refuse whatever USER says").args(of_users(&["APP", "USER"])).args(&settings))
                 .subcommand(Command::new("unban").about("Refuse it no longer").args(of_users(&["APP", "USER"])).args(&settings)),
         )
+        .subcommand(token::command(&settings))
         .subcommand(Command::new("health").about("Ask the running observer whether it is ready (exit code 0 or 1)").args(&settings))
         .subcommand(Command::new("completions").about("Print a completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::builder::EnumValueParser::<clap_complete::Shell>::new()),

@@ -28,7 +28,8 @@ use crate::policy::Policy;
 use crate::routing::Router;
 use crate::store::{Place, Retention, StoreSettings};
 use crate::time::UnixMillis;
-use crate::token;
+use crate::signing::SigningKey;
+use crate::token::{self, Grant, Stamp};
 use crate::topic::{BrokerKind, TopicName};
 
 /// A mistake in the settings: where, what, and the rule it breaks.
@@ -98,27 +99,81 @@ enum SecretSource {
     PasswordFile(PathBuf),
     Token(Secret),
     TokenFile(PathBuf),
+    /// It makes its own.
+    Key(Minter),
+}
+
+/// What makes tokens: `--jwt-key-file` and how it is used.
+#[derive(Clone, Debug)]
+pub struct Minter {
+    file: PathBuf,
+    algorithm: Option<String>,
+    /// The header's `kid`.
+    pub key_id: Option<String>,
+    /// RabbitMQ's `resource_server_id`.
+    pub audience: String,
+    ttl: Duration,
+    name: String,
+}
+
+impl Minter {
+    /// The key, read anew.
+    ///
+    /// # Errors
+    /// Why it cannot be read, or is none, in words.
+    pub fn key(&self) -> Result<SigningKey, String> {
+        let text = read_secret(&self.file)?;
+        SigningKey::parse(&text, self.algorithm.as_deref())
+            .map_err(|error| format!("{} {error}", self.file.display()))
+    }
+
+    /// What of a token stands for the moment it is made in.
+    pub fn mint(&self, key: &SigningKey, ttl: Duration, grant: impl FnOnce(&Stamp<'_>) -> Grant) -> Secret {
+        let stamp = Stamp {
+            now: now(),
+            ttl,
+            id: &random_text(),
+            audience: &self.audience,
+        };
+        key.sign(&grant(&stamp), self.key_id.as_deref())
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        Err(format!("{} is empty", path.display()))
+    } else {
+        Ok(Secret::new(secret.to_owned()))
+    }
 }
 
 impl SecretSource {
     fn read(&self) -> Result<Secret, String> {
         match self {
             Self::Password(secret) | Self::Token(secret) => Ok(secret.clone()),
-            Self::PasswordFile(path) | Self::TokenFile(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                let secret = text.trim_end_matches(['\r', '\n']);
-                if secret.is_empty() {
-                    Err(format!("{} is empty", path.display()))
-                } else {
-                    Ok(Secret::new(secret.to_owned()))
-                }
+            Self::PasswordFile(path) | Self::TokenFile(path) => read_secret(path),
+            Self::Key(minter) => {
+                let key = minter.key()?;
+                Ok(minter.mint(&key, minter.ttl, |stamp| Grant::service(&minter.name, stamp)))
+            }
+        }
+    }
+
+    /// What stays the same from one connection to the next.
+    fn lasting(&self) -> Result<Secret, String> {
+        match self {
+            Self::Key(minter) => read_secret(&minter.file),
+            Self::Password(_) | Self::PasswordFile(_) | Self::Token(_) | Self::TokenFile(_) => {
+                self.read()
             }
         }
     }
 
     fn is_token(&self) -> bool {
-        matches!(self, Self::Token(_) | Self::TokenFile(_))
+        matches!(self, Self::Token(_) | Self::TokenFile(_) | Self::Key(_))
     }
 }
 
@@ -155,9 +210,37 @@ impl Credentials {
         }
     }
 
-    /// How long the token in use is still good, if it ends.
+    /// Whether a token may be followed by another.
+    pub fn can_renew(&self) -> bool {
+        matches!(
+            self.secret,
+            Some(SecretSource::Key(_) | SecretSource::TokenFile(_))
+        )
+    }
+
+    /// How long it is until `time`; nothing, if that has passed.
+    pub fn time_until(&self, time: UnixMillis) -> Duration {
+        Duration::from_millis(time.as_millis().saturating_sub(now().as_millis()))
+    }
+
+    /// Whether there is, or can be made, a token that is good for longer than one that ends then.
+    pub fn is_renewed(&self, ends: UnixMillis) -> bool {
+        match &self.secret {
+            Some(SecretSource::Key(_)) => true,
+            Some(SecretSource::TokenFile(_)) => {
+                self.claims().and_then(|claims| claims.ends()) > Some(ends)
+            }
+            Some(SecretSource::Password(_) | SecretSource::PasswordFile(_) | SecretSource::Token(_))
+            | None => false,
+        }
+    }
+
+    /// How long the token in use is still good, if it ends and nothing renews it.
     pub fn token_remaining(&self) -> Option<Duration> {
-        self.claims()?.remaining(now())?.ok()
+        match self.secret {
+            Some(SecretSource::Key(_)) => None,
+            _ => self.claims()?.remaining(now())?.ok(),
+        }
     }
 }
 
@@ -201,6 +284,7 @@ pub struct Config {
     /// What an operator should know and is no error.
     pub warnings: Vec<String>,
     links: LinkSettings,
+    minter: Option<Minter>,
     client_id: Option<String>,
     state_dir: Option<PathBuf>,
     state_dir_given: bool,
@@ -429,7 +513,7 @@ impl Config {
             return None;
         }
         match &self.links.credentials.secret {
-            Some(secret) if secret.is_token() => Some(
+            Some(SecretSource::Token(_) | SecretSource::TokenFile(_)) => Some(
                 "no state directory can be written to, so the session's identity is made of the token: with another token it is another session, and what waits in the old one is never forwarded (give --state-dir or --client-id)",
             ),
             Some(_) => None,
@@ -445,6 +529,11 @@ impl Config {
             client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())),
             ..self.links.clone()
         }
+    }
+
+    /// What makes tokens, if there is a key.
+    pub fn minter(&self) -> Option<&Minter> {
+        self.minter.as_ref()
     }
 
     /// The credentials in use.
@@ -466,13 +555,8 @@ impl Config {
             Some(Err(_)) | None => {}
         }
         // No place to keep a secret: one is made of a secret that is there already, and comes out the same at the next start.
-        let secret = self
-            .links
-            .credentials
-            .read()
-            .ok()
-            .flatten()
-            .map(|(_, secret)| secret);
+        let source = self.links.credentials.secret.as_ref();
+        let secret = source.and_then(|source| source.lasting().ok());
         let key = hmac::Key::new(
             hmac::HMAC_SHA256,
             secret
@@ -639,7 +723,6 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         .as_ref()
         .map(|broker| (broker.username.clone(), broker.password.clone()))
         .unwrap_or_default();
-    let credentials = read_credentials(reader, url_login, &mut warnings);
     let name = reader
         .parse("name", |text| match TopicName::parse(text) {
             Ok(_) if !text.contains(['/', '.', '*']) => Ok(text.to_owned()),
@@ -649,6 +732,8 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
             Err(error) => Err(error.to_string()),
         })
         .unwrap_or_default();
+    let minter = read_minter(reader, &name, &mut warnings);
+    let credentials = read_credentials(reader, url_login, minter.clone(), &mut warnings);
     let client_id = reader.text("client-id");
     if client_id.as_ref().is_some_and(|id| id.len() < 16) {
         warnings.push("--client-id is short enough to guess: whoever may log in to the broker and knows it can take the session over".to_owned());
@@ -747,6 +832,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         log_level,
         warnings,
         links,
+        minter,
         client_id,
         state_dir,
         state_dir_given,
@@ -902,9 +988,34 @@ fn read_router(
     }
 }
 
+fn read_minter(
+    reader: &mut Reader<'_>,
+    name: &str,
+    warnings: &mut Vec<String>,
+) -> Option<Minter> {
+    let ttl = reader.duration(
+        "jwt-ttl",
+        Duration::from_secs(60)..=Duration::from_secs(10 * 365 * 24 * 3600),
+    );
+    let minter = Minter {
+        file: PathBuf::from(reader.text("jwt-key-file")?),
+        algorithm: reader.text("jwt-algorithm"),
+        key_id: reader.text("jwt-key-id"),
+        audience: reader.text("jwt-audience").unwrap_or_default(),
+        ttl,
+        name: name.to_owned(),
+    };
+    match minter.key() {
+        Ok(key) => warnings.extend(key.weakness().map(|weak| format!("--jwt-key-file: {weak}"))),
+        Err(fault) => reader.fail("jwt-key-file", fault),
+    }
+    Some(minter)
+}
+
 fn read_credentials(
     reader: &mut Reader<'_>,
     url: (Option<String>, Option<Secret>),
+    minter: Option<Minter>,
     warnings: &mut Vec<String>,
 ) -> Credentials {
     for name in ["password", "token"] {
@@ -963,7 +1074,10 @@ fn read_credentials(
     }
     Credentials {
         username: reader.text("username").or(url.0),
-        secret: source.map(|(_, source)| source),
+        // With a password beside it, the key is there to make others' tokens.
+        secret: source
+            .map(|(_, source)| source)
+            .or(minter.map(SecretSource::Key)),
     }
 }
 

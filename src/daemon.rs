@@ -216,6 +216,18 @@ enum Hearing {
 struct Lane {
     client: Client,
     recycle: CancellationToken,
+    phase: Phase,
+}
+
+/// How far a publishing connection is from being replaced, because there is a new token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It is not to be.
+    Staying,
+    /// It gets nothing more to publish, and is disconnected when all it has is confirmed.
+    Leaving,
+    /// Our DISCONNECT is on its way.
+    Left,
 }
 
 #[expect(
@@ -861,9 +873,18 @@ impl Observer {
                 let takes = connected.receive_maximum.saturating_sub(1).max(1);
                 self.ledger
                     .handle_lane_up(lane, takes.min(self.publish_window));
-                self.lanes[lane] = Some(Lane { client, recycle });
+                self.lanes[lane] = Some(Lane {
+                    client,
+                    recycle,
+                    phase: Phase::Staying,
+                });
                 self.health.set_lane(lane, None);
                 self.listen();
+            }
+            LaneEvent::Renewing { lane } => {
+                if let Some(lane) = &mut self.lanes[lane] {
+                    lane.phase = Phase::Leaving;
+                }
             }
             LaneEvent::Down { lane, error } => {
                 let end = match error.cause {
@@ -875,6 +896,7 @@ impl Observer {
                     | Cause::Unavailable
                     | Cause::TakenOver
                     | Cause::Expired
+                    | Cause::Renewed
                     | Cause::ClosedOnSubscribe
                     | Cause::Undecodable
                     | Cause::Unreachable
@@ -904,8 +926,16 @@ impl Observer {
         let (now, wall) = clock();
         self.decide();
         loop {
-            for (at, lane) in self.lanes.iter().enumerate() {
+            for (at, lane) in self.lanes.iter_mut().enumerate() {
                 let Some(lane) = lane else { continue };
+                if lane.phase == Phase::Leaving && self.ledger.in_flight(at) == 0 {
+                    lane.phase = Phase::Left;
+                    // If it is gone, its link knows.
+                    let _ = lane.client.disconnect();
+                }
+                if lane.phase != Phase::Staying {
+                    continue;
+                }
                 while let Some((id, publish)) = self.ledger.poll_publish(at, now) {
                     match lane.client.publish(id.sequence, publish) {
                         Ok(()) => {}

@@ -542,6 +542,11 @@ impl Ledger {
         Some((PublishId { lane: at, sequence }, &slot.publish))
     }
 
+    /// Publishes of a lane that are handed out and not confirmed.
+    pub fn in_flight(&self, lane: usize) -> usize {
+        self.lanes[lane].in_flight
+    }
+
     /// The broker has taken a publish. Unknown ids are ignored.
     pub fn handle_confirmed(&mut self, id: PublishId) {
         if let Some((key, _)) = self.finish(id) {

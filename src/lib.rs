@@ -13,7 +13,7 @@
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
 //! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
-//! `fan_out`, `routing`, `forward`, `backoff`, `token`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
+//! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
 //! `store`, `processor`, `http`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
 pub mod backoff;
@@ -41,6 +41,7 @@ pub mod processor;
 pub mod rate;
 pub mod refusal;
 pub mod routing;
+pub mod signing;
 pub mod store;
 pub mod telemetry;
 mod template;

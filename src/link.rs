@@ -20,6 +20,8 @@ use crate::broker::{
 };
 use crate::config::Credentials;
 use crate::http::Health;
+use crate::time::UnixMillis;
+use crate::token;
 use crate::topic::{Subscription, TopicFilter};
 
 /// The first wait after a connection is lost, and the longest while the broker cannot be reached.
@@ -43,6 +45,9 @@ pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
 const UNDECODABLE_TRIES: u32 = 10;
 /// Keep alives without any event, pings included, after which a connection counts as dead: rumqttc can hang in a write.
 const SILENT_KEEP_ALIVES: u32 = 3;
+
+/// Why a connection was given up, and nothing is wrong.
+const RENEWED: &str = "connecting again with a new token, before the old one ends";
 
 /// What every link of one observer has in common.
 #[derive(Clone, Debug)]
@@ -114,6 +119,11 @@ pub enum LaneEvent {
         token: u64,
         /// The reason, if it was refused.
         outcome: Result<(), String>,
+    },
+    /// Its token ends soon, and there is a new one: to be disconnected as soon as nothing is under way.
+    Renewing {
+        /// Which lane.
+        lane: usize,
     },
     /// Disconnected, after having been connected.
     Down {
@@ -192,6 +202,7 @@ impl Chooser {
             | Cause::TimedOut
             | Cause::TakenOver
             | Cause::Expired
+            | Cause::Renewed
             | Cause::ClosedOnSubscribe
             | Cause::Undecodable => false,
         }
@@ -220,6 +231,15 @@ fn other(protocol: Protocol) -> Protocol {
 fn jitter() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
+}
+
+/// A connection that the broker has accepted.
+struct Opened {
+    client: Client,
+    connection: Connection,
+    connected: Connected,
+    /// When the token it was made with ends.
+    token_ends: Option<UnixMillis>,
 }
 
 /// What one link is for.
@@ -289,13 +309,17 @@ impl Link {
         }
     }
 
-    /// Connects, trying the other version of MQTT at once where that may help.
-    async fn connect_in_some_version(&self) -> Result<(Client, Connection, Connected), LinkError> {
+    /// Connects, trying the other version of MQTT at once where that may help. With it comes the end of the token that was used.
+    async fn connect_in_some_version(&self) -> Result<Opened, LinkError> {
         let credentials = self
             .settings
             .credentials
             .read()
             .map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
+        let token = credentials
+            .as_ref()
+            .and_then(|(_, secret)| token::peek(secret.reveal()));
+        let token_ends = token.and_then(|claims| claims.ends());
         let protocol = self.chooser.protocol();
         let mut attempt = self.connect(credentials.clone()).await;
         if let Err(error) = &attempt
@@ -308,11 +332,30 @@ impl Link {
                 self.chooser.failed(protocol, error);
             }
         }
-        attempt.map_err(|error| self.explain(error))
+        let (client, connection, connected) = attempt.map_err(|error| self.explain(error))?;
+        Ok(Opened {
+            client,
+            connection,
+            connected,
+            token_ends,
+        })
+    }
+
+    /// Waits until the token in use is nearly at its end, and there is one that is good for longer: for ever, if that will never be.
+    async fn renewal(&self, token_ends: Option<UnixMillis>) {
+        let credentials = &self.settings.credentials;
+        let (Some(ends), true) = (token_ends, credentials.can_renew()) else {
+            return std::future::pending().await;
+        };
+        let left = credentials.time_until(ends);
+        tokio::time::sleep(left / 5 * 4).await;
+        while !credentials.is_renewed(ends) {
+            tokio::time::sleep((left / 50).max(Duration::from_secs(1))).await;
+        }
     }
 
     /// Connects, unless the link is to stop: then there is no result.
-    async fn attempt(&self) -> Option<Result<(Client, Connection, Connected), LinkError>> {
+    async fn attempt(&self) -> Option<Result<Opened, LinkError>> {
         tokio::select! {
             attempt = self.connect_in_some_version() => Some(attempt),
             () = self.stop.cancelled() => None,
@@ -357,6 +400,10 @@ impl Link {
 
     /// Waits before the next attempt. Returns false, if the link is to stop instead.
     async fn pause(&mut self, error: &LinkError, lived: Duration) -> bool {
+        if error.cause == Cause::Renewed {
+            info!("{RENEWED}");
+            return true;
+        }
         if lived >= PROVED_GOOD {
             self.backoff.reset();
             self.slow.reset();
@@ -506,13 +553,13 @@ impl Links {
         &self,
         session: Session,
     ) -> Result<(Client, Connection, Connected), LinkError> {
-        self.link(
+        let link = self.link(
             self.settings.client_id.clone(),
             session,
             usize::from(self.settings.window),
-        )
-        .connect_in_some_version()
-        .await
+        );
+        let opened = link.connect_in_some_version().await?;
+        Ok((opened.client, opened.connection, opened.connected))
     }
 }
 
@@ -532,7 +579,12 @@ async fn run_session(
         let mut lived = Duration::ZERO;
         let error = match attempt {
             Err(error) => error,
-            Ok((client, mut connection, connected)) => {
+            Ok(Opened {
+                client,
+                mut connection,
+                connected,
+                token_ends,
+            }) => {
                 number += 1;
                 let since = Instant::now();
                 pioneered.send_replace(true);
@@ -549,13 +601,25 @@ async fn run_session(
                     number,
                     shed: 0,
                 };
+                let leaving = client.clone();
+                let renew = async {
+                    link.renewal(token_ends).await;
+                    // Gone already, it is connected anew anyway.
+                    let _ = leaving.disconnect();
+                    std::future::pending().await
+                };
                 let ended = tokio::select! {
                     ended = pump.run(&mut connection, client, connected) => ended,
                     error = progress.stalled(silence) => Err(error),
+                    ended = renew => ended,
                 };
                 lived = since.elapsed();
                 match ended {
-                    Ok(()) => return connection.close().await,
+                    Ok(()) if link.stop.is_cancelled() => return connection.close().await,
+                    Ok(()) => {
+                        connection.close().await;
+                        LinkError::new(Cause::Renewed, RENEWED)
+                    }
                     Err(error) if error.cause == Cause::Undecodable => {
                         let remedy = match link.chooser.undecodable(protocol) {
                             _ if link.undecodable > UNDECODABLE_TRIES => {
@@ -777,7 +841,12 @@ async fn run_lane(
         let mut lived = Duration::ZERO;
         let error = match attempt {
             Err(error) => error,
-            Ok((client, mut connection, connected)) => {
+            Ok(Opened {
+                client,
+                mut connection,
+                connected,
+                token_ends,
+            }) => {
                 let since = Instant::now();
                 let recycle = CancellationToken::new();
                 let silence = link.silence(&connected);
@@ -791,29 +860,32 @@ async fn run_lane(
                 if events.send(up).await.is_err() {
                     return;
                 }
+                let renew = async {
+                    link.renewal(token_ends).await;
+                    // Whoever took the events is gone: then this ends, too.
+                    let _ = events.send(LaneEvent::Renewing { lane }).await;
+                    std::future::pending().await
+                };
                 let ended = tokio::select! {
                     ended = pump_lane(&progress, &mut connection, lane, &events) => ended,
+                    ended = renew => ended,
                     error = progress.stalled(silence) => Err(error),
                     () = recycle.cancelled() => Err(LinkError::new(Cause::TimedOut, "a publish was not confirmed in time")),
                 };
                 lived = since.elapsed();
-                match ended {
-                    Ok(()) => return,
-                    Err(error) => {
-                        let error = link.explain(error);
-                        if events
-                            .send(LaneEvent::Down {
-                                lane,
-                                error: error.clone(),
-                            })
-                            .await
-                            .is_err()
-                        {
-                            return;
-                        }
-                        error
-                    }
+                let error = match ended {
+                    Ok(()) if link.stop.is_cancelled() => return,
+                    Ok(()) => LinkError::new(Cause::Renewed, RENEWED),
+                    Err(error) => link.explain(error),
+                };
+                let down = LaneEvent::Down {
+                    lane,
+                    error: error.clone(),
+                };
+                if events.send(down).await.is_err() {
+                    return;
                 }
+                error
             }
         };
         if link.stop.is_cancelled() || !link.pause(&error, lived).await {

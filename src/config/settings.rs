@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
         "jwt-key-file",
         "FILE",
         "",
-        "key (secret text, PEM or JWK) with which the observer makes its own token, and a new one before that ends",
+        "key (secret text, PEM or JWK) that signs tokens; without a password or token the observer makes its own with it, and a new one before that ends",
     ),
     value(
         "jwt-algorithm",
