@@ -333,6 +333,7 @@ async fn round_trip(
         },
         router: router.clone(),
         policy: watch::channel(router.policy.clone()).1,
+        consult: None,
         // What is tried leaves nothing behind.
         store: config.store.clone().map(|settings| StoreSettings {
             place: Place::Memory,

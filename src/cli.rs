@@ -27,7 +27,7 @@ use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, varia
 use crate::policy::Policy;
 use crate::store::Place;
 use crate::telemetry;
-use crate::{check, daemon, explain, http};
+use crate::{acl, check, daemon, explain, http};
 
 /// A token that ends within this time is warned of at the start.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +45,7 @@ pub fn main() -> ExitCode {
         ("group", given) => stored::group(given),
         ("block", given) => stored::block(given),
         ("token", given) => token::token(given),
+        ("acl", given) => acl(given),
         ("check", given) => in_runtime(run_check(given)),
         ("health", given) => in_runtime(health(given)),
         #[cfg(feature = "demo")]
@@ -185,6 +186,14 @@ pub fn command() -> Command {
                 .subcommand(Command::new("unban").about("Refuse it no longer").args(of_users(&["APP", "USER"])).args(&settings)),
         )
         .subcommand(token::command(&settings))
+        .subcommand(
+            Command::new("acl")
+                .about("Print the broker's configuration that lets each user write on his own outgoing paths and read his own inbox, and nothing else")
+                .arg(Arg::new("BROKER").required(true).value_parser(["rabbitmq", "mosquitto", "emqx"]))
+                .arg(Arg::new("part").long("part").value_name("NAME").help("print this file alone, as it is: conf, users, tokens, advanced, acl"))
+                .arg(Arg::new("before-3.13").long("before-3.13").action(ArgAction::SetTrue).help("for RabbitMQ 3.8 to 3.12, whose settings have other names"))
+                .args(&settings),
+        )
         .subcommand(Command::new("health").about("Ask the running observer whether it is ready (exit code 0 or 1)").args(&settings))
         .subcommand(Command::new("completions").about("Print a completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::builder::EnumValueParser::<clap_complete::Shell>::new()),
@@ -284,6 +293,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         links: config.links()?,
         router: config.router.clone(),
         policy,
+        consult: config.consult.clone(),
         store: config.store.clone(),
         publishers: config.publishers,
         ack_timeout: config.ack_timeout,
@@ -436,6 +446,48 @@ async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         },
     )
+}
+
+fn acl(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let config = load(given)?;
+    let layouts = &config.router.layouts;
+    let observer = config.credentials().username().unwrap_or("observer");
+    let minter = config.minter();
+    let broker = text(given, "BROKER");
+    let parts = match broker {
+        "rabbitmq" => {
+            let about = acl::RabbitMq {
+                observer,
+                audience: minter.map_or("rabbitmq", |minter| &minter.audience),
+                key_id: minter
+                    .and_then(|minter| minter.key_id.as_deref())
+                    .unwrap_or("tiledesk-key"),
+                window: config.window,
+                session_expiry: config.session_expiry().as_secs(),
+                before_3_13: given.get_flag("before-3.13"),
+            };
+            acl::rabbitmq(layouts, &about)
+        }
+        "mosquitto" => acl::mosquitto(layouts, observer),
+        _ => acl::emqx(layouts, observer),
+    };
+    match given.get_one::<String>("part") {
+        Some(name) => {
+            let part = parts.iter().find(|part| part.name == name);
+            let names: Vec<&str> = parts.iter().map(|part| part.name).collect();
+            let part =
+                part.with_context(|| format!("--part {name:?} is none of {}", names.join(", ")))?;
+            print!("{}", part.text);
+        }
+        None => {
+            for (at, part) in parts.iter().enumerate() {
+                let gap = if at > 0 { "\n" } else { "" };
+                println!("{gap}===== {} (--part {})\n", part.place, part.name);
+                print!("{}", part.text);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn explain(given: &ArgMatches) -> anyhow::Result<ExitCode> {

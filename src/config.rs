@@ -22,13 +22,14 @@ pub use self::policy_file::PolicyFile;
 use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use crate::broker::{Protocol, Secret, Session, Transport};
+use crate::consult;
 use crate::layout::{Controls, Layout, Layouts, PayloadMode};
 use crate::link::LinkSettings;
 use crate::policy::Policy;
 use crate::routing::Router;
+use crate::signing::SigningKey;
 use crate::store::{Place, Retention, StoreSettings};
 use crate::time::UnixMillis;
-use crate::signing::SigningKey;
 use crate::token::{self, Grant, Stamp};
 use crate::topic::{BrokerKind, TopicName};
 
@@ -128,7 +129,12 @@ impl Minter {
     }
 
     /// What of a token stands for the moment it is made in.
-    pub fn mint(&self, key: &SigningKey, ttl: Duration, grant: impl FnOnce(&Stamp<'_>) -> Grant) -> Secret {
+    pub fn mint(
+        &self,
+        key: &SigningKey,
+        ttl: Duration,
+        grant: impl FnOnce(&Stamp<'_>) -> Grant,
+    ) -> Secret {
         let stamp = Stamp {
             now: now(),
             ttl,
@@ -157,7 +163,9 @@ impl SecretSource {
             Self::PasswordFile(path) | Self::TokenFile(path) => read_secret(path),
             Self::Key(minter) => {
                 let key = minter.key()?;
-                Ok(minter.mint(&key, minter.ttl, |stamp| Grant::service(&minter.name, stamp)))
+                Ok(minter.mint(&key, minter.ttl, |stamp| {
+                    Grant::service(&minter.name, stamp)
+                }))
             }
         }
     }
@@ -192,6 +200,11 @@ impl Credentials {
         // RabbitMQ refuses a login without a user name, and takes any with a token (seen on 3.10.8 and 4.0.5).
         let username = self.username.clone().unwrap_or_else(|| "JWT".to_owned());
         Ok(Some((username, source.read()?)))
+    }
+
+    /// The user to log in as, if one is given.
+    pub fn username(&self) -> Option<&str> {
+        self.username.as_deref()
     }
 
     /// The claims of the token in use, if it is one.
@@ -230,7 +243,9 @@ impl Credentials {
             Some(SecretSource::TokenFile(_)) => {
                 self.claims().and_then(|claims| claims.ends()) > Some(ends)
             }
-            Some(SecretSource::Password(_) | SecretSource::PasswordFile(_) | SecretSource::Token(_))
+            Some(
+                SecretSource::Password(_) | SecretSource::PasswordFile(_) | SecretSource::Token(_),
+            )
             | None => false,
         }
     }
@@ -275,6 +290,8 @@ pub struct Config {
     pub reset_session: bool,
     /// How messages are kept; `None`: not at all.
     pub store: Option<StoreSettings>,
+    /// The service that is asked about each message, if there is one.
+    pub consult: Option<consult::Settings>,
     /// Where health is served.
     pub http_listen: Option<SocketAddr>,
     /// How logs look.
@@ -536,6 +553,14 @@ impl Config {
         self.minter.as_ref()
     }
 
+    /// How long the broker is asked to keep the session.
+    pub fn session_expiry(&self) -> Duration {
+        match self.links.session {
+            Session::Persistent(expiry) => expiry,
+            Session::Clean => Duration::ZERO,
+        }
+    }
+
     /// The credentials in use.
     pub fn credentials(&self) -> &Credentials {
         &self.links.credentials
@@ -765,6 +790,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
             format!("{address:?} is neither an address such as 127.0.0.1:9090 nor none")
         }),
     });
+    let consult = read_consult(reader);
     let log_format = reader.choice(
         "log-format",
         &[
@@ -827,6 +853,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         drain_timeout,
         reset_session,
         store,
+        consult,
         http_listen: http_listen?,
         log_format,
         log_level,
@@ -836,6 +863,26 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         client_id,
         state_dir,
         state_dir_given,
+    })
+}
+
+fn read_consult(reader: &mut Reader<'_>) -> Option<consult::Settings> {
+    let timeout = reader.duration(
+        "policy-timeout",
+        Duration::from_millis(10)..=Duration::from_secs(60),
+    );
+    let concurrency = usize::from(reader.number("policy-concurrency", 1..=1_000));
+    let open = reader.choice("policy-failure", &[("closed", false), ("open", true)]);
+    let url = reader.parse("policy-url", |text| match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        // Not the text, which may hold a secret.
+        _ => Err("is not a URL such as http://localhost:8080/decide".to_owned()),
+    })?;
+    Some(consult::Settings {
+        url,
+        timeout,
+        concurrency,
+        open,
     })
 }
 
@@ -988,11 +1035,7 @@ fn read_router(
     }
 }
 
-fn read_minter(
-    reader: &mut Reader<'_>,
-    name: &str,
-    warnings: &mut Vec<String>,
-) -> Option<Minter> {
+fn read_minter(reader: &mut Reader<'_>, name: &str, warnings: &mut Vec<String>) -> Option<Minter> {
     let ttl = reader.duration(
         "jwt-ttl",
         Duration::from_secs(60)..=Duration::from_secs(10 * 365 * 24 * 3600),

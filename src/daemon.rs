@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::broker::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
+use crate::consult::{self, Consultant, Verdict};
 use crate::effect::Publish;
 use crate::fan_out::STEP;
 use crate::forward::{
@@ -23,13 +24,14 @@ use crate::forward::{
 };
 use crate::http::{self, Health};
 use crate::id::{MessageId, MessageIds};
+use crate::layout::Inbound;
 use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
 use crate::message::Received;
 use crate::policy::Policy;
 use crate::processor::{self, Batch, Decided, Job, Processor};
 use crate::rate::Meter;
 use crate::refusal::{Refusal, Refused};
-use crate::routing::Router;
+use crate::routing::{Decoded, Router};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Stats;
 use crate::time::UnixMillis;
@@ -61,6 +63,8 @@ pub struct Setup {
     pub router: Router,
     /// The checks, when they change.
     pub policy: watch::Receiver<Arc<Policy>>,
+    /// The service that is asked about each message, if there is one.
+    pub consult: Option<consult::Settings>,
     /// Where it keeps them; `None`: a pure forwarder.
     pub store: Option<StoreSettings>,
     /// Connections to publish over; what goes to many has one more.
@@ -113,6 +117,9 @@ pub enum DaemonError {
     /// The store cannot be opened.
     #[error("cannot use the store (--store; none runs without)")]
     Store(#[source] StoreError),
+    /// The decision service's client cannot be set up.
+    #[error("cannot ask the decision service (--policy-url)")]
+    Consult(#[source] reqwest::Error),
     /// The system gives no thread.
     #[error("cannot start the store's thread")]
     Thread(#[source] processor::SpawnError),
@@ -125,6 +132,7 @@ pub enum DaemonError {
 struct Observer {
     router: Router,
     meter: Meter,
+    consultant: Option<Consultant>,
     ledger: Ledger,
     desk: Desk,
     /// Messages that no batch has taken yet.
@@ -258,6 +266,8 @@ pub async fn run(
         }
         None => None,
     };
+    let consultant = setup.consult.map(Consultant::new).transpose();
+    let consultant = consultant.map_err(DaemonError::Consult)?;
     let http = match setup.http_listen {
         Some(address) => {
             let listener = TcpListener::bind(address)
@@ -335,6 +345,7 @@ pub async fn run(
     let observer = Observer {
         router: setup.router,
         meter: Meter::default(),
+        consultant,
         ledger,
         desk,
         waiting: vec![],
@@ -419,6 +430,7 @@ impl Observer {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
                 event = self.desk.event() => self.handle_desk(event)?,
+                (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
@@ -479,6 +491,7 @@ impl Observer {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
                 event = self.desk.event() => if self.handle_desk(event).is_err() { break },
+                (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
@@ -706,13 +719,41 @@ impl Observer {
         if !repeated && let Err(refused) = self.count(&received, now) {
             return self.refuse(entry, &refused);
         }
-        self.waiting.push(Job {
+        self.consult(Job {
             entry,
             received,
             id,
             fingerprint: ack.map(|_| fingerprint),
             repeated,
         });
+    }
+
+    /// Asks the decision service about a message that nothing else is against; any other goes its way.
+    fn consult(&mut self, job: Job) {
+        let Some(consultant) = &mut self.consultant else {
+            return self.waiting.push(job);
+        };
+        // Its memory is shared: what is asked about borrows from it.
+        let received = job.received.clone();
+        match self.router.decode(&received) {
+            Ok(Decoded {
+                inbound: Inbound::Outgoing(outgoing),
+                ..
+            }) => consultant.ask(&outgoing, job),
+            Ok(_) | Err(_) => self.waiting.push(job),
+        }
+    }
+
+    fn handle_verdict(&mut self, mut job: Job, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => self.waiting.push(job),
+            Verdict::Replace(payload) => {
+                job.received.payload_bytes = payload.len();
+                job.received.payload = payload;
+                self.waiting.push(job);
+            }
+            Verdict::Refuse(refused) => self.refuse(job.entry, &refused),
+        }
     }
 
     /// Counts a message for its sender's rate.
@@ -971,6 +1012,14 @@ impl Observer {
                 let _ = session.client.acknowledge(ack.packet_id);
             }
         }
+    }
+}
+
+/// Never, if there is no decision service. Safe to cancel.
+async fn next_verdict(consultant: &mut Option<Consultant>) -> (Job, Verdict) {
+    match consultant {
+        Some(consultant) => consultant.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -52,6 +52,7 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
         links: config.visitor_links("demo"),
         router: config.router.clone(),
         policy: watch::channel(config.router.policy.clone()).1,
+        consult: None,
         store: config.store.clone().map(|settings| StoreSettings {
             place: Place::Memory,
             ..settings

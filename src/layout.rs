@@ -163,6 +163,19 @@ impl Layout {
     }
 }
 
+fn user_path<'a>(template: &'a Template, app: PathLevel<'a>) -> Vec<PathLevel<'a>> {
+    let levels = template.levels.iter();
+    let path = levels.map(|level| match level {
+        Level::Literal(text) => PathLevel::Text(text),
+        Level::Named(Name::App) => app,
+        Level::Named(Name::Sender | Name::InboxOf) => PathLevel::User,
+        Level::Named(Name::Recipient | Name::ConversWith | Name::Message | Name::Client) => {
+            PathLevel::Any
+        }
+    });
+    path.collect()
+}
+
 fn names<'a>(app: AppId<'a>, inbox_of: UserId<'a>, convers_with: UserId<'a>) -> Names<'a> {
     Names {
         app,
@@ -405,6 +418,26 @@ impl<'a> Inbound<'a> {
     }
 }
 
+/// A level of the paths that belong to a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathLevel<'a> {
+    /// This text.
+    Text(&'a str),
+    /// His identifier.
+    User,
+    /// Any one level.
+    Any,
+}
+
+/// What a broker has to permit a user, and nothing else (`protocol.md`, section 7).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserPaths<'a> {
+    /// Topics he may write to.
+    pub writes: Vec<Vec<PathLevel<'a>>>,
+    /// Paths below which he may read everything.
+    pub reads: Vec<Vec<PathLevel<'a>>>,
+}
+
 /// Why a topic that came in says nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError<'t> {
@@ -612,6 +645,66 @@ impl Layouts {
             }
             Inbound::Presence { .. } | Inbound::Delivered(_) | Inbound::Groups { .. } => None,
         }
+    }
+
+    /// What belongs to each user, in every layout and app served.
+    pub fn user_paths(&self) -> UserPaths<'_> {
+        if self.apps.is_empty() {
+            return self.user_paths_in(PathLevel::Any, |_| true);
+        }
+        let mut all = UserPaths::default();
+        for app in &self.apps {
+            let in_app = self.user_paths_in(PathLevel::Text(app), |_| true);
+            for (all, paths) in [
+                (&mut all.writes, in_app.writes),
+                (&mut all.reads, in_app.reads),
+            ] {
+                all.extend(paths);
+                all.dedup();
+            }
+        }
+        all
+    }
+
+    /// What belongs to a user of one app, in every layout.
+    pub fn user_paths_of<'a>(&'a self, app: &'a str) -> UserPaths<'a> {
+        self.user_paths_in(PathLevel::Text(app), |fixed| {
+            fixed.is_none_or(|fixed| fixed == app)
+        })
+    }
+
+    fn user_paths_in<'a>(
+        &'a self,
+        app: PathLevel<'a>,
+        concerns: impl Fn(Option<&str>) -> bool,
+    ) -> UserPaths<'a> {
+        let of_users = |control: &&(Control, Template, Option<Template>)| {
+            !matches!(control.0, Control::Delivered | Control::Groups)
+        };
+        let layouts: Vec<&Layout> = self
+            .layouts
+            .iter()
+            .filter(|layout| concerns(layout.fixed_app()))
+            .collect();
+        let mut paths = UserPaths::default();
+        let outgoing = layouts.iter().map(|layout| &layout.outgoing);
+        let controls = self.controls.iter().filter(of_users);
+        let writes = outgoing.chain(controls.map(|(_, read, _)| read));
+        paths
+            .writes
+            .extend(writes.map(|template| user_path(template, app)));
+        let inboxes = layouts.iter().map(|layout| &layout.inbox);
+        // What is told goes there, too.
+        let told = self.told.iter().filter(|_| !self.controls.is_empty());
+        for template in inboxes.chain(told) {
+            let mut read = user_path(template, app);
+            let user = read.iter().position(|level| *level == PathLevel::User);
+            read.truncate(user.map_or(0, |at| at + 1));
+            if !paths.reads.contains(&read) {
+                paths.reads.push(read);
+            }
+        }
+        paths
     }
 
     /// Every filter to subscribe to.

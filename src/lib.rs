@@ -14,13 +14,15 @@
 //!
 //! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
-//! `store`, `processor`, `http`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
+//! `store`, `processor`, `http`, `consult`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
+pub mod acl;
 pub mod backoff;
 pub mod broker;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod consult;
 pub mod control;
 pub mod conversation;
 pub mod daemon;

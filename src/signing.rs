@@ -33,13 +33,17 @@ pub enum KeyError {
     #[error("is a public key: a token is signed with the private one")]
     Public,
     /// OpenSSL's older forms.
-    #[error("is an encrypted key, or one in a form that is not read: make it plain PKCS #8 with `openssl pkcs8 -topk8 -nocrypt`")]
+    #[error(
+        "is an encrypted key, or one in a form that is not read: make it plain PKCS #8 with `openssl pkcs8 -topk8 -nocrypt`"
+    )]
     Form,
     /// Not what it says it is.
     #[error("is no {0} that can be read")]
     Broken(&'static str),
     /// A JWK of another kind.
-    #[error("is a JWK of a kind that is not known: kty oct, RSA, EC (P-256, P-384) and OKP (Ed25519) are")]
+    #[error(
+        "is a JWK of a kind that is not known: kty oct, RSA, EC (P-256, P-384) and OKP (Ed25519) are"
+    )]
     UnknownKind,
     /// No algorithm of that name.
     #[error("{0:?} is no algorithm: {known} are", known = ALGORITHMS.join(", "))]
@@ -161,7 +165,10 @@ impl SigningKey {
                 fits: kind.fits(),
             });
         }
-        let published = kind == Kind::Hmac && PUBLISHED.iter().any(|known| key.as_bytes() == known.as_bytes());
+        let published = kind == Kind::Hmac
+            && PUBLISHED
+                .iter()
+                .any(|known| key.as_bytes() == known.as_bytes());
         Ok(Self {
             key,
             algorithm: Algorithm::from_str(name).map_err(|_| KeyError::Broken("algorithm"))?,
@@ -192,7 +199,12 @@ impl SigningKey {
             _ => 0,
         };
         let bytes = self.key.as_bytes().len();
-        (bytes < least).then(|| format!("a secret of {bytes} bytes is short for {}, which wants {least}: it may be guessed", self.name))
+        (bytes < least).then(|| {
+            format!(
+                "a secret of {bytes} bytes is short for {}, which wants {least}: it may be guessed",
+                self.name
+            )
+        })
     }
 
     /// A token. `key_id` goes into its header as `kid`.
@@ -304,8 +316,7 @@ fn from_jwk(jwk: PrivateJwk) -> Result<(Kind, EncodingKey), KeyError> {
             };
             let point = [vec![4], sized(jwk.x)?, sized(jwk.y)?].concat();
             let secret = sized(jwk.d)?;
-            let pair =
-                EcdsaKeyPair::from_private_key_and_public_key(algorithm, &secret, &point);
+            let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, &secret, &point);
             let der = pair.map_err(|_| broken.clone())?.to_pkcs8v1();
             from_pkcs8(der.map_err(|_| broken)?.as_ref())
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
+use crate::layout::{PathLevel, UserPaths};
 use crate::time::UnixMillis;
 
 /// The key's name as a claim, as Chat21's own servers write it (`protocol.md`, section 7).
@@ -42,16 +43,28 @@ pub struct Grant {
 }
 
 /// How much a user's token permits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Scopes<'a> {
-    /// What MQTT needs: `amq.topic`, and the queues of sessions under this client identifier, or under it with a `.` and more behind,
-    /// one for each device.
+    /// What MQTT needs, and no more.
     Narrow {
-        /// Usually the user's identifier.
-        client_id: &'a str,
+        /// What he may write and read.
+        paths: &'a UserPaths<'a>,
+        /// RabbitMQ's virtual host.
+        vhost: &'a str,
+        /// Whose sessions he may have.
+        sessions: Sessions<'a>,
     },
-    /// What is deployed: the same paths, on every exchange and queue.
+    /// What is deployed: all below his paths, on every exchange and queue.
     Deployed,
+}
+
+/// The sessions a user may have: on RabbitMQ a queue for each, which bears the client identifier.
+#[derive(Clone, Copy, Debug)]
+pub enum Sessions<'a> {
+    /// Under this client identifier, or under it with a `.` and more behind, one for each device.
+    Of(&'a str),
+    /// Under any: others' sessions are safe as long as their client identifiers are not known.
+    Any,
 }
 
 /// The time a token is made, how long it is good, and what tells it from others.
@@ -75,32 +88,53 @@ impl Grant {
         let server = stamp.audience;
         // RabbitMQ decodes scopes before it looks for wildcards.
         let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN).to_string();
-        let (app_level, user_level) = (encoded(app), encoded(user));
-        let own = format!("apps.{app_level}.users.{user_level}.*");
-        let outgoing = format!("apps.{app_level}.outgoing.users.{user_level}.*");
-        // The seed's layout begins with a slash.
-        let paths = [
-            ("read", own.clone()),
-            ("read", format!(".{own}")),
-            ("write", own.clone()),
-            ("write", format!(".{own}")),
-            ("write", outgoing),
-        ];
-        let on = |exchange: &str| {
-            let scope = |(right, key): &(&str, String)| format!("{server}.{right}:*/{exchange}/{key}");
-            paths.iter().map(scope).collect::<Vec<_>>()
-        };
         let scope = match scopes {
-            Scopes::Deployed => [on("*"), vec![format!("{server}.configure:*/*/*")]].concat(),
-            Scopes::Narrow { client_id } => {
-                let queue = format!("mqtt-subscription-{}", encoded(client_id));
-                // A queue for each QoS. Written out: with a wildcard for both, "al" would reach the queues of "alice".
-                let queues = ["qos0", "qos1", ".*"].map(|end| format!("{queue}{end}"));
-                let rights = |queue: &String| {
-                    ["configure", "write", "read"].map(|right| format!("{server}.{right}:*/{queue}/*"))
+            Scopes::Deployed => {
+                let (app, user) = (encoded(app), encoded(user));
+                let own = format!("apps.{app}.users.{user}.*");
+                // The seed's layout begins with a slash.
+                vec![
+                    format!("{server}.read:*/*/{own}"),
+                    format!("{server}.write:*/*/{own}"),
+                    format!("{server}.write:*/*/apps.{app}.outgoing.users.{user}.*"),
+                    format!("{server}.read:*/*/.{own}"),
+                    format!("{server}.write:*/*/.{own}"),
+                    format!("{server}.configure:*/*/*"),
+                ]
+            }
+            Scopes::Narrow {
+                paths,
+                vhost,
+                sessions,
+            } => {
+                let vhost = encoded(vhost);
+                let queues = match sessions {
+                    // A queue for each QoS. Written out: with a wildcard for both, "al" would reach the queues of "alice".
+                    Sessions::Of(id) => ["qos0", "qos1", ".*"]
+                        .map(|end| format!("{}{end}", encoded(id)))
+                        .to_vec(),
+                    Sessions::Any => vec!["*".to_owned()],
                 };
-                let queues = queues.iter().flat_map(rights).collect();
-                [queues, on("amq.topic")].concat()
+                let on_queue = queues.iter().flat_map(|queue| {
+                    let queue = format!("{vhost}/mqtt-subscription-{queue}/*");
+                    ["configure", "write", "read"].map(|right| format!("{server}.{right}:{queue}"))
+                });
+                let key = |path: &Vec<PathLevel<'_>>| {
+                    let levels = path.iter().map(|level| match level {
+                        PathLevel::Text(text) => encoded(text),
+                        PathLevel::User => encoded(user),
+                        PathLevel::Any => "*".to_owned(),
+                    });
+                    levels.collect::<Vec<_>>().join(".")
+                };
+                let on_topic =
+                    |right: &str, key: String| format!("{server}.{right}:{vhost}/amq.topic/{key}");
+                let reads = paths
+                    .reads
+                    .iter()
+                    .map(|path| on_topic("read", format!("{}.*", key(path))));
+                let writes = paths.writes.iter().map(|path| on_topic("write", key(path)));
+                on_queue.chain(reads).chain(writes).collect()
             }
         };
         Self {
@@ -178,7 +212,14 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{Controls, Layout, Layouts};
     use jsonwebtoken::{EncodingKey, Header, encode};
+
+    fn layouts() -> Layouts {
+        let names = ["inbox", "chat21"].into_iter();
+        let layouts = names.flat_map(|name| Layout::built_in(name).unwrap());
+        Layouts::new(layouts.collect(), vec![], &[], Controls::Off).unwrap()
+    }
 
     const STAMP: Stamp<'_> = Stamp {
         now: UnixMillis::new(1_800_000_000_500),
@@ -206,29 +247,69 @@ mod tests {
                 ]
             })
         );
-        let narrow = Scopes::Narrow { client_id: "alice" };
-        let grant = Grant::user("tilechat", "alice", narrow, &STAMP);
-        assert_eq!(grant.scope.len(), 3 * 3 + 5);
-        for scope in &grant.scope {
-            let (_, what) = scope.split_once(":*/").unwrap();
-            assert!(what.starts_with("amq.topic/") || what.starts_with("mqtt-subscription-alice"), "{scope}");
-            assert!(!scope.contains("subscription-alice*"), "another's identifier may begin so");
-        }
+        let layouts = layouts();
+        let paths = layouts.user_paths_of("tilechat");
+        let narrow = |sessions| Scopes::Narrow {
+            paths: &paths,
+            vhost: "/",
+            sessions,
+        };
+        let grant = Grant::user("tilechat", "alice", narrow(Sessions::Of("alice")), &STAMP);
+        assert_eq!(
+            grant.scope,
+            [
+                "rabbitmq.configure:%2F/mqtt-subscription-aliceqos0/*",
+                "rabbitmq.write:%2F/mqtt-subscription-aliceqos0/*",
+                "rabbitmq.read:%2F/mqtt-subscription-aliceqos0/*",
+                "rabbitmq.configure:%2F/mqtt-subscription-aliceqos1/*",
+                "rabbitmq.write:%2F/mqtt-subscription-aliceqos1/*",
+                "rabbitmq.read:%2F/mqtt-subscription-aliceqos1/*",
+                "rabbitmq.configure:%2F/mqtt-subscription-alice.*/*",
+                "rabbitmq.write:%2F/mqtt-subscription-alice.*/*",
+                "rabbitmq.read:%2F/mqtt-subscription-alice.*/*",
+                "rabbitmq.read:%2F/amq.topic/.apps.tilechat.users.alice.*",
+                "rabbitmq.read:%2F/amq.topic/apps.tilechat.users.alice.*",
+                "rabbitmq.write:%2F/amq.topic/.apps.tilechat.users.alice.*.messages.outgoing",
+                "rabbitmq.write:%2F/amq.topic/apps.tilechat.users.alice.*.messages.outgoing",
+                "rabbitmq.write:%2F/amq.topic/apps.tilechat.outgoing.users.alice.messages.*.outgoing",
+            ]
+        );
+        let any = Grant::user("tilechat", "alice", narrow(Sessions::Any), &STAMP);
+        assert_eq!(any.scope[0], "rabbitmq.configure:%2F/mqtt-subscription-*/*");
         let service = serde_json::to_value(Grant::service("observer", &STAMP)).unwrap();
-        assert_eq!(service["scope"], serde_json::json!(["rabbitmq.read:*/*/*", "rabbitmq.write:*/*/*", "rabbitmq.configure:*/*/*"]));
-        assert_eq!((&service["aud"], service.get("app_id")), (&serde_json::json!(["rabbitmq"]), None));
+        assert_eq!(
+            service["scope"],
+            serde_json::json!([
+                "rabbitmq.read:*/*/*",
+                "rabbitmq.write:*/*/*",
+                "rabbitmq.configure:*/*/*"
+            ])
+        );
+        assert_eq!(
+            (&service["aud"], service.get("app_id")),
+            (&serde_json::json!(["rabbitmq"]), None)
+        );
     }
 
     #[test]
     fn nothing_in_an_identifier_reaches_further_than_it_stands() {
         // Decoded by the broker, these would be a wildcard and a level break.
+        let layouts = layouts();
+        let paths = layouts.user_paths_of("a");
         for user in ["%2A", "al%2Fice", "a/b", "a+b", "é"] {
-            let narrow = Scopes::Narrow { client_id: user };
+            let narrow = Scopes::Narrow {
+                paths: &paths,
+                vhost: "/",
+                sessions: Sessions::Of(user),
+            };
             for scope in Grant::user("a", user, narrow, &STAMP).scope {
                 let parts: Vec<&str> = scope.split('/').collect();
                 assert_eq!(parts.len(), 3, "{scope}");
-                assert!(!scope.contains("%2A") && !scope.contains("l%2Fi") && !scope.contains('+'), "{scope}");
-                assert!(scope.matches('*').count() <= 3, "{scope}");
+                assert!(
+                    !scope.contains("%2A") && !scope.contains("l%2Fi") && !scope.contains('+'),
+                    "{scope}"
+                );
+                assert!(scope.matches('*').count() <= 2, "{scope}");
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{load, text};
 use crate::config::Config;
 use crate::id::{AppId, UserId};
 use crate::time::UnixMillis;
-use crate::token::{self, Grant, Scopes};
+use crate::token::{self, Grant, Scopes, Sessions};
 
 /// The command line of `token`.
 pub(super) fn command(settings: &[Arg]) -> Command {
@@ -49,10 +49,24 @@ pub(super) fn command(settings: &[Arg]) -> Command {
                         .help("the MQTT client identifier he may use, also with a \".\" and more behind it; his own identifier if not given"),
                 )
                 .arg(
+                    Arg::new("any-session")
+                        .long("any-session")
+                        .action(ArgAction::SetTrue)
+                        .conflicts_with("session")
+                        .help("any client identifier, for clients that make theirs up, as the stock ones do: others' sessions are safe as long as their identifiers are not known"),
+                )
+                .arg(
+                    Arg::new("vhost")
+                        .long("vhost")
+                        .value_name("NAME")
+                        .default_value("/")
+                        .help("RabbitMQ's virtual host for MQTT (mqtt.vhost)"),
+                )
+                .arg(
                     Arg::new("deployed-scopes")
                         .long("deployed-scopes")
                         .action(ArgAction::SetTrue)
-                        .help("the scopes that Chat21 has always given: any client identifier, and over AMQP every queue"),
+                        .help("the scopes that Chat21 has always given: any session, and over AMQP every queue"),
                 )
                 .arg(ttl())
                 .arg(force())
@@ -118,9 +132,18 @@ fn mint(given: &ArgMatches) -> anyhow::Result<ExitCode> {
             for (what, id) in [("app", app), ("user", user), ("--session", session)] {
                 check(what, id, forced)?;
             }
-            let scopes = match given.get_flag("deployed-scopes") {
-                true => Scopes::Deployed,
-                false => Scopes::Narrow { client_id: session },
+            let paths = config.router.layouts.user_paths_of(app);
+            let scopes = if given.get_flag("deployed-scopes") {
+                Scopes::Deployed
+            } else {
+                Scopes::Narrow {
+                    paths: &paths,
+                    vhost: text(given, "vhost"),
+                    sessions: match given.get_flag("any-session") {
+                        true => Sessions::Any,
+                        false => Sessions::Of(session),
+                    },
+                }
             };
             minter.mint(&key, ttl, |stamp| Grant::user(app, user, scopes, stamp))
         }
@@ -155,7 +178,10 @@ fn check(what: &str, id: &str, forced: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge: whether a token is good now")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge: whether a token is good now"
+)]
 fn now() -> UnixMillis {
     UnixMillis::from(std::time::SystemTime::now())
 }

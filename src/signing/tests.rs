@@ -24,7 +24,10 @@ fn keys() -> Vec<(Secret, &'static str)> {
     };
     let ed = Ed25519KeyPair::generate().unwrap().to_pkcs8v1().unwrap();
     vec![
-        (secret("a secret of more than sixty-four bytes, which is enough for any of the hashes"), Kind::Hmac.fits()),
+        (
+            secret("a secret of more than sixty-four bytes, which is enough for any of the hashes"),
+            Kind::Hmac.fits(),
+        ),
         (pem(rsa.as_ref()), Kind::Rsa.fits()),
         (ec(&ECDSA_P256_SHA256_FIXED_SIGNING), Kind::P256.fits()),
         (ec(&ECDSA_P384_SHA384_FIXED_SIGNING), Kind::P384.fits()),
@@ -56,7 +59,10 @@ fn every_algorithm_signs_and_is_recognised_and_no_other_key_is() {
             }
             tried.push(algorithm);
         }
-        assert_eq!(SigningKey::parse(&text, None).unwrap().algorithm(), fits.split(", ").next().unwrap());
+        assert_eq!(
+            SigningKey::parse(&text, None).unwrap().algorithm(),
+            fits.split(", ").next().unwrap()
+        );
     }
     for algorithm in ALGORITHMS {
         assert!(tried.contains(algorithm), "{algorithm}");
@@ -95,24 +101,45 @@ fn what_is_no_key_is_refused_with_a_reason_and_without_a_word_of_it() {
     let parted = json!({"kty": "RSA", "d": "c2VjcmV0LXBhcnQ", "n": "AQAB"});
     for (text, want) in [
         ("", "is empty"),
-        ("-----BEGIN PUBLIC KEY-----\nc2VjcmV0LXBhcnQ=\n-----END PUBLIC KEY-----", "public key"),
+        (
+            "-----BEGIN PUBLIC KEY-----\nc2VjcmV0LXBhcnQ=\n-----END PUBLIC KEY-----",
+            "public key",
+        ),
         ("-----BEGIN CERTIFICATE-----\n", "public key"),
         (ec_private, "openssl pkcs8 -topk8"),
-        ("-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0LXBhcnQ=\n-----END ENCRYPTED PRIVATE KEY-----", "openssl pkcs8"),
+        (
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0LXBhcnQ=\n-----END ENCRYPTED PRIVATE KEY-----",
+            "openssl pkcs8",
+        ),
         ("{\"kty\": \"secret-part", "no JWK"),
         (r#"{"kty": "oct", "k": "secret part!"}"#, "no JWK"),
         (r#"{"kty": "RSA", "n": "AQAB"}"#, "public key"),
         (&other.to_string(), "kind that is not known"),
         (&parted.to_string(), "a part of it is missing"),
     ] {
-        let error = SigningKey::parse(&secret(text), None).unwrap_err().to_string();
+        let error = SigningKey::parse(&secret(text), None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(want), "{want}: {error}");
-        assert!(!error.contains("secret-part") && !error.contains("c2VjcmV0"), "{error}");
+        assert!(
+            !error.contains("secret-part") && !error.contains("c2VjcmV0"),
+            "{error}"
+        );
     }
     let key = |algorithm| SigningKey::parse(&secret("tokenKey"), Some(algorithm));
-    assert!(key("HS257").unwrap_err().to_string().contains("HS256, HS384"));
+    assert!(
+        key("HS257")
+            .unwrap_err()
+            .to_string()
+            .contains("HS256, HS384")
+    );
     assert!(key("none").is_err());
-    assert!(key("RS256").unwrap_err().to_string().contains("which is for HS256"));
+    assert!(
+        key("RS256")
+            .unwrap_err()
+            .to_string()
+            .contains("which is for HS256")
+    );
     let published = key("HS256").unwrap();
     assert!(published.is_published() && published.weakness().is_some());
     let short = SigningKey::parse(&secret("short"), None).unwrap();
