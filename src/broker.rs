@@ -290,14 +290,12 @@ pub enum SubmitError {
     Gone,
 }
 
-#[derive(Clone)]
 enum ClientKind {
     V4(v4::AsyncClient),
     V5(v5::AsyncClient),
 }
 
 /// The sending half of a connection. Nothing here waits: what is handed over is written by [`Connection::next`].
-#[derive(Clone)]
 pub struct Client {
     kind: ClientKind,
     /// Tokens of publishes handed over and not yet given a packet identifier, in order.

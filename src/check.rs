@@ -2,6 +2,8 @@
 //!
 //! It leaves a running observer alone: it logs in under an identifier of its own, and serves an app of its own.
 
+mod probe;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::probe::Probe;
 use crate::broker::{Cause, Connected, LinkError, Session};
 use crate::config::Config;
 use crate::daemon::{self, Setup};
@@ -25,6 +28,9 @@ use crate::visitor::Visitor;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait for something that may not come.
 const GLIMPSE: Duration = Duration::from_millis(700);
+
+/// Messages sent to see how many the broker sends ahead.
+const AHEAD: usize = 64;
 
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,7 +64,9 @@ fn step(name: impl Into<String>, outcome: Outcome, detail: impl Into<String>) ->
 }
 
 /// Tries everything, in order; stops where going on makes no sense.
-pub async fn run(config: &Config) -> Vec<Step> {
+///
+/// With a `probe`, also what an ordinary user can reach.
+pub async fn run(config: &Config, probe: Option<&Probe>) -> Vec<Step> {
     let mut steps: Vec<Step> = config
         .warnings
         .iter()
@@ -66,7 +74,7 @@ pub async fn run(config: &Config) -> Vec<Step> {
         .collect();
     steps.push(clock(config));
     steps.push(store(config));
-    if let Err(error) = Box::pin(try_all(config, &mut steps)).await {
+    if let Err(error) = Box::pin(try_all(config, probe, &mut steps)).await {
         steps.push(step("stopped here", Outcome::Failed, error.to_string()));
     }
     steps
@@ -185,15 +193,31 @@ fn tempfile_in(dir: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&path)
 }
 
-async fn try_all(config: &Config, steps: &mut Vec<Step>) -> Result<(), LinkError> {
+async fn try_all(
+    config: &Config,
+    probe: Option<&Probe>,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
     let links = config.visitor_links("check");
     let mut visitor = enter(links.clone(), Session::Clean).await?;
     steps.push(step("login", Outcome::Ok, said(&visitor.connected)));
     subscribe(config, &mut visitor, steps).await?;
     visitor.leave().await;
     persist(&links, steps).await?;
+    Box::pin(ahead(config, &links, steps)).await?;
     Box::pin(round_trip(config, &links, steps)).await?;
-    carries(config, &links, steps).await
+    carries(config, &links, steps).await?;
+    match probe {
+        Some(probe) => Box::pin(probe::run(config, probe, steps)).await,
+        None => {
+            steps.push(step(
+                "probe",
+                Outcome::Note,
+                "what ordinary users can reach was not tried: give one's credentials (--probe-token-file, or --probe-user and --probe-password-file)",
+            ));
+            Ok(())
+        }
+    }
 }
 
 fn said(connected: &Connected) -> String {
@@ -276,6 +300,67 @@ async fn persist(links: &LinkSettings, steps: &mut Vec<Step>) -> Result<(), Link
             "session",
             Outcome::Failed,
             "not kept while away: what is sent while the observer restarts would be lost",
+        )
+    });
+    Ok(())
+}
+
+/// How many messages the broker sends ahead of the acknowledgements, and what it does with those that were never acknowledged.
+async fn ahead(
+    config: &Config,
+    links: &LinkSettings,
+    steps: &mut Vec<Step>,
+) -> Result<(), LinkError> {
+    let topic = format!("observer/{}/check/ahead", config.name);
+    let filter = TopicFilter::parse(&topic).expect("a topic name is a filter");
+    let name = TopicName::parse(&topic).expect("a name is a topic level");
+    let kept = Session::Persistent(Duration::from_secs(60));
+    let mut reader = enter(links.clone(), kept).await?.without_acks();
+    reader.subscribe(&[filter]).await?;
+    let mut writer = enter(config.visitor_links("check-ahead"), Session::Clean).await?;
+    for _ in 0..AHEAD {
+        writer.publish(name.clone(), Bytes::new()).await?;
+    }
+    writer.leave().await;
+    let mut sent = 0;
+    while sent < AHEAD && reader.delivery(GLIMPSE).await.is_ok() {
+        sent += 1;
+    }
+    steps.push(if sent == AHEAD {
+        step(
+            "window",
+            Outcome::Ok,
+            format!("sends {AHEAD} messages or more ahead of their acknowledgements"),
+        )
+    } else {
+        step(
+            "window",
+            Outcome::Note,
+            format!("sends {sent} messages ahead of their acknowledgements, which limits the throughput (RabbitMQ: mqtt.prefetch; Mosquitto: max_inflight_messages)"),
+        )
+    });
+    // Gone without a word, as after a crash.
+    drop(reader);
+    let mut again = enter(links.clone(), kept).await?;
+    let (mut came, mut marked) = (0, 0);
+    while came < AHEAD
+        && let Ok(delivery) = again.delivery(GLIMPSE).await
+    {
+        came += 1;
+        marked += usize::from(delivery.dup);
+    }
+    again.leave().await;
+    enter(links.clone(), Session::Clean).await?.leave().await;
+    let said = format!(
+        "{came} of {AHEAD} messages that were not acknowledged come again, {marked} of them marked DUP"
+    );
+    steps.push(if came == AHEAD {
+        step("redelivery", Outcome::Ok, said)
+    } else {
+        step(
+            "redelivery",
+            Outcome::Failed,
+            format!("{said}: messages can be lost"),
         )
     });
     Ok(())

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::PolicyFile;
-use crate::config::{Config, ConfigErrors, Flags, SETTINGS, Setting, Takes, variable};
+use crate::config::{Config, ConfigErrors, Credentials, Flags, SETTINGS, Setting, Takes, variable};
 use crate::policy::Policy;
 use crate::store::Place;
 use crate::telemetry;
@@ -122,7 +122,16 @@ pub fn command() -> Command {
                 .arg(json())
                 .args(&settings),
         )
-        .subcommand(Command::new("check").about("Connect, and prove that messages would pass: login, session, subscriptions, a round trip").arg(json()).args(&settings))
+        .subcommand(
+            Command::new("check")
+                .about("Connect, and prove that messages would pass: login, session, subscriptions, a round trip; with a probe user, that he reaches nothing of others'")
+                .arg(Arg::new("probe-token-file").long("probe-token-file").value_name("FILE").conflicts_with("probe-password-file").help("an ordinary user's token"))
+                .arg(Arg::new("probe-user").long("probe-user").value_name("USER").help("an ordinary user; with a token, whom it is for if not given"))
+                .arg(Arg::new("probe-password-file").long("probe-password-file").value_name("FILE").requires("probe-user").help("file with his password"))
+                .arg(Arg::new("probe-app").long("probe-app").value_name("APP").help("his app; the token's, or the first of --app, if not given"))
+                .arg(json())
+                .args(&settings),
+        )
         .subcommand(
             Command::new("store")
                 .about("Look at what is stored, or delete what is old; safe while the observer runs")
@@ -421,6 +430,34 @@ async fn health(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The ordinary user whose reach `check` is to try.
+fn probe(given: &ArgMatches, config: &Config) -> anyhow::Result<Option<check::Probe>> {
+    let value = |name| given.get_one::<String>(name).cloned();
+    let user = value("probe-user");
+    let (credentials, claims) = match (value("probe-token-file"), value("probe-password-file")) {
+        (Some(file), _) => {
+            let credentials = Credentials::of_file(None, file.as_ref());
+            let credentials = credentials.map_err(anyhow::Error::msg)?;
+            let claims = credentials.claims();
+            (credentials, claims)
+        }
+        (None, Some(file)) => {
+            let credentials = Credentials::of_file(user.as_deref(), file.as_ref());
+            (credentials.map_err(anyhow::Error::msg)?, None)
+        }
+        (None, None) => return Ok(None),
+    };
+    let (sub, app_id) = claims.map_or((None, None), |claims| (claims.sub, claims.app_id));
+    let user = user.or(sub);
+    let app = value("probe-app").or(app_id);
+    let app = app.or_else(|| config.router.layouts.apps().first().cloned());
+    Ok(Some(check::Probe {
+        user: user.context("the token does not say whom it is for: give --probe-user")?,
+        app: app.context("the probe's app is not known: give --probe-app")?,
+        credentials,
+    }))
+}
+
 async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
     // Only what goes wrong; the result is the table.
@@ -430,7 +467,8 @@ async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         &config.log_level
     };
     telemetry::init(config.log_format, level);
-    let steps = check::run(&config).await;
+    let probe = probe(given, &config)?;
+    let steps = check::run(&config, probe.as_ref()).await;
     if given.get_flag("json") {
         println!("{}", serde_json::to_string_pretty(&steps)?);
     } else {

@@ -186,6 +186,22 @@ impl SecretSource {
 }
 
 impl Credentials {
+    /// A user's, from a file that holds his password, or without a name his token.
+    ///
+    /// # Errors
+    /// A file that cannot be read, in words.
+    pub fn of_file(username: Option<&str>, path: &Path) -> Result<Self, String> {
+        let source = match username {
+            Some(_) => SecretSource::PasswordFile(path.to_owned()),
+            None => SecretSource::TokenFile(path.to_owned()),
+        };
+        source.read()?;
+        Ok(Self {
+            username: username.map(str::to_owned),
+            secret: Some(source),
+        })
+    }
+
     /// User name and password for the next connection; `None` to log in as nobody. Files are read anew each time.
     ///
     /// # Errors
@@ -208,7 +224,7 @@ impl Credentials {
     }
 
     /// The claims of the token in use, if it is one.
-    fn claims(&self) -> Option<token::Claims> {
+    pub fn claims(&self) -> Option<token::Claims> {
         token::peek(self.secret.as_ref()?.read().ok()?.reveal())
     }
 
@@ -546,6 +562,11 @@ impl Config {
             client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())),
             ..self.links.clone()
         }
+    }
+
+    /// A client identifier for an ordinary user who is only tried: behind his own, so that narrow permissions allow it.
+    pub fn probe_client_id(&self, user: &str) -> Secret {
+        Secret::new(format!("{user}.check-{}", random_text()))
     }
 
     /// What makes tokens, if there is a key.
@@ -1038,7 +1059,7 @@ fn read_router(
 fn read_minter(reader: &mut Reader<'_>, name: &str, warnings: &mut Vec<String>) -> Option<Minter> {
     let ttl = reader.duration(
         "jwt-ttl",
-        Duration::from_secs(60)..=Duration::from_secs(10 * 365 * 24 * 3600),
+        Duration::from_secs(10)..=Duration::from_secs(10 * 365 * 24 * 3600),
     );
     let minter = Minter {
         file: PathBuf::from(reader.text("jwt-key-file")?),

@@ -566,7 +566,10 @@ impl Observer {
                 let is_ours = delivery.received.topic == self.probe_topic.as_str();
                 usize::from(delivery.packet_id.is_some() && !is_ours)
             }
-            SessionEvent::Up { .. } | SessionEvent::Subscribed { .. } | SessionEvent::Down(_) => {
+            SessionEvent::Up { .. }
+            | SessionEvent::Subscribed { .. }
+            | SessionEvent::Renewing { .. }
+            | SessionEvent::Down(_) => {
                 self.handle_session(event);
                 0
             }
@@ -612,13 +615,28 @@ impl Observer {
                     self.listen();
                 }
             }
+            SessionEvent::Renewing { connection } => {
+                self.acknowledge();
+                if let Some(session) = self
+                    .session
+                    .take_if(|session| session.connection == connection)
+                {
+                    // The acks before it arrive. What is not acknowledged by now comes again, and is known.
+                    let _ = session.client.disconnect();
+                    self.session_lost();
+                }
+            }
             SessionEvent::Down(error) => {
-                self.ledger.handle_session_lost();
-                self.acknowledged.session_lost();
-                self.session = None;
+                self.session_lost();
                 self.health.set_session(Some(error.to_string()));
             }
         }
+    }
+
+    fn session_lost(&mut self) {
+        self.session = None;
+        self.ledger.handle_session_lost();
+        self.acknowledged.session_lost();
     }
 
     /// Sends a message to ourselves when nothing has come for a while, and judges whether it came back. Only while nothing else is
@@ -1002,6 +1020,10 @@ impl Observer {
             };
             self.ledger.resolve(failed, publishes);
         }
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
         while let Some(ack) = self.ledger.poll_ack() {
             if let Some(session) = self
                 .session

@@ -647,6 +647,11 @@ impl Layouts {
         }
     }
 
+    /// The tenants served; none for all.
+    pub fn apps(&self) -> &[String] {
+        &self.apps
+    }
+
     /// What belongs to each user, in every layout and app served.
     pub fn user_paths(&self) -> UserPaths<'_> {
         if self.apps.is_empty() {

@@ -91,6 +91,11 @@ pub enum SessionEvent {
         /// On which connection.
         connection: u64,
     },
+    /// Its token ends soon, and there is a new one: to be disconnected. What is acknowledged from then on would not arrive.
+    Renewing {
+        /// Which connection.
+        connection: u64,
+    },
     /// A message, and its share of what may be read ahead.
     Message(Delivery, OwnedSemaphorePermit),
     /// Disconnected, or not connected yet.
@@ -601,11 +606,11 @@ async fn run_session(
                     number,
                     shed: 0,
                 };
-                let leaving = client.clone();
                 let renew = async {
                     link.renewal(token_ends).await;
-                    // Gone already, it is connected anew anyway.
-                    let _ = leaving.disconnect();
+                    let renewing = SessionEvent::Renewing { connection: number };
+                    // Whoever took the events is gone: then this ends, too.
+                    let _ = events.send(renewing).await;
                     std::future::pending().await
                 };
                 let ended = tokio::select! {

@@ -239,10 +239,10 @@ mod tests {
                 "aud": ["rabbitmq", "alice"], "kid": "tiledesk-key", "tiledesk_api_roles": "user",
                 "scope": [
                     "rabbitmq.read:*/*/apps.tilechat.users.alice.*",
-                    "rabbitmq.read:*/*/.apps.tilechat.users.alice.*",
                     "rabbitmq.write:*/*/apps.tilechat.users.alice.*",
-                    "rabbitmq.write:*/*/.apps.tilechat.users.alice.*",
                     "rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
+                    "rabbitmq.read:*/*/.apps.tilechat.users.alice.*",
+                    "rabbitmq.write:*/*/.apps.tilechat.users.alice.*",
                     "rabbitmq.configure:*/*/*"
                 ]
             })

@@ -1,5 +1,6 @@
 //! A short visit to a broker as an ordinary client: what `check` and `demo` do to see messages pass.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Cause, Client, Connected, Event, LinkError, Session};
+use crate::broker::{Cause, Client, Connected, Delivery, Event, LinkError, Session};
 use crate::effect::Publish;
 use crate::http::Health;
 use crate::link::{LinkSettings, Links};
@@ -23,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Visitor {
     client: Client,
     events: mpsc::Receiver<Result<Event, LinkError>>,
-    kept: Vec<Received>,
+    kept: VecDeque<Delivery>,
+    acknowledges: bool,
     pump: JoinHandle<()>,
     published: u64,
     /// What the broker said.
@@ -53,11 +55,19 @@ impl Visitor {
         Ok(Self {
             client,
             events,
-            kept: vec![],
+            kept: VecDeque::new(),
+            acknowledges: true,
             pump,
             published: 0,
             connected,
         })
+    }
+
+    /// Takes messages, and never acknowledges one.
+    #[must_use]
+    pub fn without_acks(mut self) -> Self {
+        self.acknowledges = false;
+        self
     }
 
     async fn next(&mut self, limit: Duration) -> Result<Event, LinkError> {
@@ -65,7 +75,7 @@ impl Visitor {
         match timeout(limit, self.events.recv()).await {
             Ok(event) => match event.unwrap_or_else(|| Err(gone()))? {
                 Event::Message(delivery) => {
-                    if let Some(packet_id) = delivery.packet_id {
+                    if let Some(packet_id) = delivery.packet_id.filter(|_| self.acknowledges) {
                         self.client.acknowledge(packet_id).map_err(|_| gone())?;
                     }
                     Ok(Event::Message(delivery))
@@ -101,7 +111,7 @@ impl Visitor {
         loop {
             match self.next(PATIENCE).await? {
                 Event::Subscribed(granted) => return Ok(granted),
-                Event::Message(delivery) => self.kept.push(delivery.received),
+                Event::Message(delivery) => self.kept.push_back(delivery),
                 Event::Connected(_)
                 | Event::Confirmed { .. }
                 | Event::Disconnected
@@ -134,7 +144,7 @@ impl Visitor {
                         )
                     });
                 }
-                Event::Message(delivery) => self.kept.push(delivery.received),
+                Event::Message(delivery) => self.kept.push_back(delivery),
                 Event::Confirmed { .. }
                 | Event::Connected(_)
                 | Event::Subscribed(_)
@@ -149,14 +159,22 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if none does.
     pub async fn message(&mut self, limit: Duration) -> Result<Received, LinkError> {
-        if !self.kept.is_empty() {
-            return Ok(self.kept.remove(0));
+        Ok(self.delivery(limit).await?.received)
+    }
+
+    /// The same, with what MQTT says of it.
+    ///
+    /// # Errors
+    /// [`LinkError`], if none comes.
+    pub async fn delivery(&mut self, limit: Duration) -> Result<Delivery, LinkError> {
+        if let Some(kept) = self.kept.pop_front() {
+            return Ok(kept);
         }
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             if let Event::Message(delivery) = self.next(left).await? {
-                return Ok(delivery.received);
+                return Ok(delivery);
             }
         }
     }
@@ -166,6 +184,11 @@ impl Visitor {
         if self.client.disconnect().is_ok() {
             while !matches!(self.next(PATIENCE).await, Err(_) | Ok(Event::Disconnected)) {}
         }
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
         self.pump.abort();
     }
 }

@@ -223,14 +223,15 @@ fn inspect(given: &ArgMatches) -> anyhow::Result<ExitCode> {
                 | Value::Object(_)) => vec![plain(value)],
             };
             for (at, line) in lines.iter().enumerate() {
-                let when = match (&**name, value.as_u64()) {
+                let time = match (&**name, value.as_u64()) {
                     ("iat" | "exp" | "nbf", Some(secs)) => humantime::format_rfc3339_seconds(
                         std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs.min(1 << 37)),
                     )
                     .to_string(),
                     _ => String::new(),
                 };
-                println!("{:<10}{line} {when}", if at == 0 { name } else { "" });
+                let name = if at == 0 { name } else { "" };
+                println!("{}", format!("{name:<10}{line} {time}").trim_end());
             }
         }
         println!("validity  {validity}");

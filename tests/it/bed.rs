@@ -334,6 +334,11 @@ impl Observer {
         assert!(status.success());
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     /// SIGTERM, and what it says on its way out.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
         self.signal("-TERM");

@@ -18,6 +18,7 @@ mod load;
 mod matrix;
 mod protocol;
 mod readme;
+mod refusals;
 mod store;
 mod token;
 mod wire;

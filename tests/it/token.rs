@@ -146,7 +146,7 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
         observer.log()
     );
     std::fs::write(&file, service_token(3600)).unwrap();
-    observer.wait_log("not connected");
+    observer.wait_log("connecting again with a new token");
     let mut alice = Wire::connect(
         broker.port("MQTT"),
         &format!("{app}-alice"),
@@ -182,4 +182,366 @@ fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     std::thread::sleep(Duration::from_secs(3));
     let attempts = observer.log().matches("not connected").count();
     assert!(attempts <= 3, "{attempts} attempts:\n{}", observer.log());
+}
+
+/// A file of its own for what is secret.
+fn key_file(dir: &std::path::Path, text: &str) -> String {
+    let path = dir.join("key");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn command(args: &[&str]) -> std::process::Output {
+    let nowhere = ["--store", "none"];
+    crate::bed::binary()
+        .args(args)
+        .args(nowhere)
+        .output()
+        .unwrap()
+}
+
+fn mint(key: &str, args: &[&str]) -> String {
+    let output = command(&[&["token", "mint"], args, &["--jwt-key-file", key]].concat());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// What `token mint` makes is what RabbitMQ takes: an observer works with the service's, a user with his, and reaches no further.
+fn minted_tokens_are_accepted(broker: Broker) {
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dir = tempfile::TempDir::new().unwrap();
+    let key = key_file(dir.path(), &crate::bed::var("BED_JWT_SECRET"));
+    let service = dir.path().join("service");
+    std::fs::write(&service, mint(&key, &["service"])).unwrap();
+    let mut observer = Observer::prepare(&[
+        "--broker",
+        &broker.url(false),
+        "--app",
+        &app,
+        "--token-file",
+        service.to_str().unwrap(),
+    ]);
+    observer.spawn(&[]);
+    observer.wait_ready();
+    // "--store none" leaves the control topics out of the scopes: with a store they are in.
+    let minted = |more: &[&str]| {
+        let state = dir.path().to_str().unwrap();
+        let output = crate::bed::binary()
+            .args([
+                "token",
+                "mint",
+                "user",
+                &app,
+                "alice",
+                "--jwt-key-file",
+                &key,
+            ])
+            .args(["--state-dir", state])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (
+            "JWT".to_owned(),
+            String::from_utf8(output.stdout).unwrap().trim().to_owned(),
+        )
+    };
+    let port = broker.port("MQTT");
+    let own = [
+        format!("apps/{app}/users/alice/#"),
+        format!("/apps/{app}/users/alice/#"),
+    ];
+    let own = own.each_ref().map(String::as_str);
+    let tries = |login: &(String, String), client_id: &str, clean: bool| {
+        let mut alice = Wire::connect(port, client_id, login, clean).unwrap();
+        assert_eq!(alice.subscribe(&own).unwrap(), [1, 1]);
+        for path in [Path::Chat21, Path::Chat21V1, Path::Inbox] {
+            alice
+                .publish_confirmed(path.outgoing(&app, "alice", "alice"), r#"{"text":"hi"}"#)
+                .unwrap();
+            while !alice
+                .message(PATIENCE)
+                .unwrap()
+                .topic()
+                .ends_with("/clientadded")
+            {}
+        }
+        let patch = format!("apps/{app}/users/alice/conversations/alice/update");
+        alice.publish_confirmed(patch, "{}").unwrap();
+        while !alice
+            .message(PATIENCE)
+            .unwrap()
+            .topic()
+            .ends_with("/clientupdated")
+        {}
+        alice.disconnect();
+    };
+    let narrow = minted(&[]);
+    // Client identifiers are the broker's, not the app's: nobody else may be alice at the same time.
+    tries(&narrow, &format!("alice.{app}"), true);
+    tries(&narrow, &format!("alice.{app}-kept"), false);
+    let own_name = format!("{app}-phone");
+    tries(&minted(&["--session", &own_name]), &own_name, true);
+    tries(
+        &minted(&["--any-session"]),
+        &format!("{app}-f81d4fae"),
+        true,
+    );
+    tries(
+        &minted(&["--deployed-scopes"]),
+        &format!("{app}-f81d4faf"),
+        true,
+    );
+    // A session under another's name is not for him, nor another's paths.
+    let foreign = format!("alice2.{app}");
+    let mut alice = Wire::connect(port, &foreign, &narrow, true).unwrap();
+    assert!(
+        !matches!(alice.subscribe(&own).as_deref(), Ok([1, 1])),
+        "{foreign}"
+    );
+    for topic in [
+        Path::Chat21.outgoing(&app, "bob", "alice"),
+        format!("apps/{app}/users/bob/messages/alice/clientadded"),
+        format!("apps/{app}/users/alice/messages/bob/clientadded"),
+        format!("apps/observer/{app}/groups/update"),
+    ] {
+        let mut alice = Wire::connect(port, &format!("alice.{app}"), &narrow, true).unwrap();
+        alice.publish(&topic, "{}").unwrap();
+        assert!(alice.is_closed(PATIENCE), "{topic}");
+    }
+    let (_, log) = observer.stop();
+    assert!(!log.contains("not connected"), "{log}");
+}
+
+#[test]
+fn minted_tokens_are_accepted_by_rabbitmq3() {
+    minted_tokens_are_accepted(Broker::Rabbit3);
+}
+
+#[test]
+fn minted_tokens_are_accepted_by_rabbitmq4() {
+    minted_tokens_are_accepted(Broker::Rabbit4);
+}
+
+/// RabbitMQ 4 closes when a token's time is over. The observer makes itself a new one before, and nothing is lost, nor comes twice.
+#[test]
+fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dir = tempfile::TempDir::new().unwrap();
+    let key = key_file(dir.path(), &crate::bed::var("BED_JWT_SECRET"));
+    let url = broker.url(false);
+    let mut observer = Observer::prepare(&[
+        "--broker",
+        &url,
+        "--app",
+        &app,
+        "--jwt-key-file",
+        &key,
+        "--jwt-ttl",
+        "15s",
+    ]);
+    observer.spawn(&[]);
+    observer.wait_ready();
+    let login = ("JWT".to_owned(), user_token(&app, "alice", 3600));
+    let mut alice =
+        Wire::connect(broker.port("MQTT"), &format!("{app}-alice"), &login, true).unwrap();
+    alice
+        .subscribe(&[&format!("apps/{app}/users/alice/#")])
+        .unwrap();
+    // Two renewals of each connection, and past the end of the first token.
+    let (start, mut sent) = (Instant::now(), 0_u64);
+    while start.elapsed() < Duration::from_secs(32) {
+        let topic = Path::Chat21.outgoing(&app, "alice", "alice");
+        alice
+            .publish_confirmed(topic, format!("{{\"n\":{sent}}}"))
+            .unwrap();
+        sent += 1;
+    }
+    let mut arrived = vec![];
+    while let Some(message) = alice.message(if arrived.len() < usize::try_from(sent).unwrap() {
+        PATIENCE
+    } else {
+        Duration::from_secs(1)
+    }) {
+        if message.topic().ends_with("/clientadded") {
+            arrived.push(message.json()["n"].as_u64().unwrap());
+        }
+    }
+    assert!(
+        arrived.iter().copied().eq(0..sent),
+        "{} of {sent}",
+        arrived.len()
+    );
+    let (_, log) = observer.stop();
+    let renewed = log.matches("connecting again with a new token").count();
+    assert!(
+        renewed >= 6 && !log.contains("not connected"),
+        "{renewed} renewals:\n{log}"
+    );
+}
+
+/// PyJWT reads what we sign with keys of every kind, in PEM and as JWK; `token inspect` knows whose they are.
+#[test]
+fn pyjwt_verifies_tokens_of_every_algorithm() {
+    const MAKE: &str = r#"
+import base64, json, sys
+from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import rsa, ec, ed25519
+u = lambda n, size=None: base64.urlsafe_b64encode(n.to_bytes(size or (n.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
+b = lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+pem = lambda k: k.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
+pub = lambda k: k.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo).decode()
+out = []
+secret = "a secret of more than sixty-four bytes, which is enough for any of the hashes"
+out.append({"algs": ["HS256", "HS384", "HS512"], "public": secret, "keys": [secret, json.dumps({"kty": "oct", "k": b(secret.encode())})]})
+k = rsa.generate_private_key(65537, 2048); n = k.private_numbers()
+jwk = {"kty": "RSA", "n": u(n.public_numbers.n), "e": u(n.public_numbers.e), "d": u(n.d), "p": u(n.p), "q": u(n.q), "dp": u(n.dmp1), "dq": u(n.dmq1), "qi": u(n.iqmp)}
+traditional = k.private_bytes(s.Encoding.PEM, s.PrivateFormat.TraditionalOpenSSL, s.NoEncryption()).decode()
+out.append({"algs": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], "public": pub(k), "keys": [pem(k), traditional, json.dumps(jwk)]})
+for crv, curve, alg, size in [("P-256", ec.SECP256R1(), "ES256", 32), ("P-384", ec.SECP384R1(), "ES384", 48)]:
+    k = ec.generate_private_key(curve); n = k.private_numbers(); p = n.public_numbers
+    jwk = {"kty": "EC", "crv": crv, "x": u(p.x, size), "y": u(p.y, size), "d": u(n.private_value, size)}
+    out.append({"algs": [alg], "public": pub(k), "keys": [pem(k), json.dumps(jwk)]})
+k = ed25519.Ed25519PrivateKey.generate(); raw = (s.Encoding.Raw, s.PrivateFormat.Raw, s.NoEncryption())
+jwk = {"kty": "OKP", "crv": "Ed25519", "d": b(k.private_bytes(*raw)), "x": b(k.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw))}
+out.append({"algs": ["EdDSA"], "public": pub(k), "keys": [pem(k), json.dumps(jwk)]})
+json.dump(out, sys.stdout)
+"#;
+    const READ: &str = r#"
+import json, sys, jwt
+for item in json.load(sys.stdin):
+    claims = jwt.decode(item["token"], item["public"], algorithms=[item["alg"]], audience="rabbitmq", options={"require": ["exp", "iat", "sub", "jti", "aud"]})
+    assert claims["sub"] == "alice" and claims["app_id"] == "tilechat" and claims["exp"] - claims["iat"] == 30 * 86400, claims
+    assert jwt.get_unverified_header(item["token"]).get("kid") is None
+    try:
+        jwt.decode(item["token"][:-8] + "AAAAAAAA", item["public"], algorithms=[item["alg"]], audience="rabbitmq")
+    except jwt.InvalidSignatureError:
+        pass
+    else:
+        raise SystemExit("a forged token passes")
+    print(item["alg"])
+"#;
+    let python = |script: &str, input: &str| {
+        use std::io::Write;
+        let mut child = std::process::Command::new(crate::bed::root().join("scripts/brokers"))
+            .args(["client", "python3", "-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let kinds: serde_json::Value = serde_json::from_str(&python(MAKE, "")).unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut minted = vec![];
+    for kind in kinds.as_array().unwrap() {
+        for key in kind["keys"].as_array().unwrap() {
+            let key = key_file(dir.path(), key.as_str().unwrap());
+            for alg in kind["algs"].as_array().unwrap() {
+                let alg = alg.as_str().unwrap();
+                let token = mint(&key, &["user", "tilechat", "alice", "--jwt-algorithm", alg]);
+                let file = dir.path().join("token");
+                std::fs::write(&file, &token).unwrap();
+                let args = [
+                    "token",
+                    "inspect",
+                    file.to_str().unwrap(),
+                    "--jwt-key-file",
+                    &key,
+                    "--jwt-algorithm",
+                    alg,
+                ];
+                let said = String::from_utf8(command(&args).stdout).unwrap();
+                assert!(
+                    said.contains("signature made with this key")
+                        && said.contains("good for another "),
+                    "{said}"
+                );
+                minted.push(
+                    serde_json::json!({"alg": alg, "token": token, "public": kind["public"]}),
+                );
+            }
+        }
+    }
+    let verified = python(READ, &serde_json::Value::from(minted.clone()).to_string());
+    assert_eq!(verified.lines().count(), minted.len());
+    assert_eq!(minted.len(), 3 * 2 + 6 * 3 + 2 + 2 + 2);
+}
+
+#[test]
+fn what_would_reach_too_far_is_not_minted_unless_forced() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let good = key_file(
+        dir.path(),
+        "a secret of this test, and long enough for its hash",
+    );
+    for (args, said) in [
+        (
+            &["user", "tilechat", "john.doe"][..],
+            "holds a \".\": RabbitMQ takes it for a level break",
+        ),
+        (&["user", "tilechat", "*"], "holds '*'"),
+        (&["user", "tile*chat", "john"], "holds '*'"),
+        (&["user", "observer", "john"], "reserved word"),
+        (
+            &["user", "tilechat", "john", "--session", "a*"],
+            "--session",
+        ),
+        (&["user", "tilechat", "john", "--ttl", "soon"], "--ttl"),
+        (
+            &["user", "tilechat", "john", "--jwt-algorithm", "RS256"],
+            "which is for HS256",
+        ),
+    ] {
+        let output = command(&[&["token", "mint"], args, &["--jwt-key-file", &good]].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && error.contains(said),
+            "{args:?}: {error}"
+        );
+        assert!(output.stdout.is_empty());
+        if error.contains("--force") {
+            let forced = [
+                &["token", "mint"],
+                args,
+                &["--jwt-key-file", &good, "--force"],
+            ]
+            .concat();
+            let output = command(&forced);
+            assert!(
+                output.status.success()
+                    && String::from_utf8_lossy(&output.stderr).contains("warning"),
+                "{output:?}"
+            );
+        }
+    }
+    let published = key_file(dir.path(), "tokenKey");
+    let output = command(&["token", "mint", "service", "--jwt-key-file", &published]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && error.contains("public sources") && !error.contains("tokenKey"),
+        "{error}"
+    );
+    let args = [
+        "token",
+        "mint",
+        "service",
+        "--jwt-key-file",
+        &published,
+        "--force",
+    ];
+    assert!(command(&args).status.success());
+    let output = command(&["token", "mint", "service"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("give --jwt-key-file"));
 }

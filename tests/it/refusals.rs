@@ -1,0 +1,404 @@
+//! Every reason for a refusal, on every broker: the message that causes it, the notice to its sender, the dead letter, the counter.
+
+use serde_json::{Value, json};
+
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app, scoped_token};
+use crate::wire::{Wire, publish_packet};
+
+/// What a reason is caused by, and where its sender is told.
+struct Row {
+    reason: &'static str,
+    sender: &'static str,
+    /// Under `apps/{app}/users/{sender}/`, or from the root if it begins with a slash.
+    topic: String,
+    payload: String,
+    retain: bool,
+    times: usize,
+    /// Where he is told, under `apps/{app}/users/{sender}/`; `None`: nowhere.
+    notice: Option<&'static str>,
+}
+
+fn row(reason: &'static str, sender: &'static str, recipient: &str, payload: &str) -> Row {
+    Row {
+        reason,
+        sender,
+        topic: format!("messages/{recipient}/outgoing"),
+        payload: payload.to_owned(),
+        retain: false,
+        times: 1,
+        notice: Some("messages/u01/clientrejected"),
+    }
+}
+
+fn rows() -> Vec<Row> {
+    let long = "x".repeat(3_000);
+    let deep = format!("{{\"a\":{}1{}}}", "[".repeat(20), "]".repeat(20));
+    let many = r#"{"group":{"members":{"u01":1,"u02":1,"u03":1,"u04":1}}}"#;
+    let to = |notice, row: Row| Row { notice, ..row };
+    vec![
+        to(None, row("malformed-topic", "u02", "u01 ", "{}")),
+        to(None, row("reserved-identifier", "u03", "groups", "{}")),
+        Row {
+            retain: true,
+            ..row("retained", "u04", "u01", "{}")
+        },
+        row(
+            "too-large",
+            "u05",
+            "u01",
+            &format!("{{\"text\":\"{long}\"}}"),
+        ),
+        row("too-large", "u06", "u01", &deep),
+        Row {
+            times: 31,
+            ..row("rate-limited", "u07", "u01", "{}")
+        },
+        row("banned", "u08", "u01", "{}"),
+        row("banned", "u09", "u01", "{}"),
+        to(None, row("blocked", "u10", "u01", "{}")),
+        row("not-json", "u11", "u01", "hello"),
+        row("not-an-object", "u12", "u01", "[]"),
+        row("not-a-group", "u13", "u01", r#"{"channel_type":"group"}"#),
+        to(
+            Some("messages/group-closed/clientrejected"),
+            row("not-a-member", "u14", "group-closed", "{}"),
+        ),
+        to(
+            Some("messages/group-x/clientrejected"),
+            row("too-many-recipients", "u15", "group-x", many),
+        ),
+        Row {
+            topic: "messages/u01/no-such-message/update".to_owned(),
+            notice: Some("messages/u01/no-such-message/clientrejected"),
+            ..row("bad-status", "u16", "u01", r#"{"status":200}"#)
+        },
+        to(None, row("unroutable", "u17", "u01/doe", "{}")),
+        to(
+            Some("messages/u39/clientrejected"),
+            row("unauthorized", "u18", "u39", "{}"),
+        ),
+    ]
+}
+
+/// An observer that may do everything but publish to u39.
+fn observer(broker: Broker, app: &str, policy: &str, protocol: &str) -> Observer {
+    let dead = format!("dead/{app}");
+    let mut observer = Observer::prepare(&[
+        "--broker",
+        &broker.url(false),
+        "--app",
+        app,
+        "--dead-letter-topic",
+        &dead,
+        "--policy-file",
+        policy,
+        "--protocol",
+        protocol,
+    ]);
+    match broker {
+        Broker::Mosquitto => observer.spawn(&[
+            ("OBSERVER_USERNAME", "almost"),
+            ("OBSERVER_PASSWORD", "almostpw"),
+        ]),
+        Broker::Rabbit3 | Broker::Rabbit4 => {
+            let mut write: Vec<String> = (0..39)
+                .map(|n| format!("rabbitmq.write:*/*/apps.{app}.users.u{n:02}.*"))
+                .collect();
+            write.push(format!("rabbitmq.write:*/*/apps.{app}.users.group-*"));
+            write.extend(["dead.*", "observer.*"].map(|key| format!("rabbitmq.write:*/*/{key}")));
+            write.push("rabbitmq.write:*/mqtt-*".to_owned());
+            observer.spawn(&[("OBSERVER_TOKEN", &scoped_token(&write))]);
+        }
+    }
+    observer.wait_ready();
+    observer
+}
+
+fn every_reason(broker: Broker) {
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dir = tempfile::TempDir::new().unwrap();
+    let policy = dir.path().join("policy.toml");
+    let rules = "max-payload = 2000\nmax-depth = 16\nmax-recipients = 3\nrate-per-minute = 30\nbanned = [\"u08\"]\n";
+    std::fs::write(&policy, rules).unwrap();
+    let mut observer = observer(broker, &app, policy.to_str().unwrap(), "auto");
+    let port = broker.port("MQTT");
+    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let enter = |user: &str, login: &(String, String), filters: &[&str]| {
+        let mut wire = Wire::connect(port, &format!("{app}-{user}"), login, true).unwrap();
+        wire.subscribe(filters).unwrap();
+        wire
+    };
+    let mut letters = enter("letters", &service, &[&format!("dead/{app}")]);
+    // u01 blocks u10; an operator bans u09; a group that u14 is not in.
+    let mut u01 = enter(
+        "u01",
+        &broker.login(&app, "u01"),
+        &[&format!("apps/{app}/users/u01/blocked/#")],
+    );
+    let block = format!("apps/{app}/users/u01/blocked/u10/update");
+    u01.publish_confirmed(block, r#"{"blocked":true}"#).unwrap();
+    assert!(u01.message(PATIENCE).is_some());
+    let command = |args: &[&str]| {
+        let output = crate::bed::binary()
+            .args(args)
+            .args(["--state-dir", &observer.state_dir()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    command(&["block", "ban", &app, "u09"]);
+    let group = dir.path().join("group.json");
+    std::fs::write(&group, r#"{"members":{"u01":1}}"#).unwrap();
+    command(&[
+        "group",
+        "set",
+        &app,
+        "group-closed",
+        group.to_str().unwrap(),
+    ]);
+
+    let mut expected = std::collections::BTreeMap::new();
+    for row in rows() {
+        let own = format!("apps/{app}/users/{}", row.sender);
+        let rejected = format!("{own}/#");
+        let mut sender = enter(row.sender, &broker.login(&app, row.sender), &[&rejected]);
+        let topic = format!("{own}/{}", row.topic);
+        for _ in 0..row.times {
+            if row.retain {
+                let packet =
+                    publish_packet(topic.as_bytes(), row.payload.as_bytes(), Some(1), true);
+                sender.send(&packet).unwrap();
+            } else {
+                sender.publish_confirmed(&topic, &row.payload).unwrap();
+            }
+        }
+        if row.retain && broker != Broker::Mosquitto {
+            // What RabbitMQ keeps it never gives to a subscription with wildcards; live, it looks like any other.
+            sender.publish_confirmed(&topic, "").unwrap();
+            assert_eq!(
+                letters.message(PATIENCE).unwrap().json()["reason"],
+                "not-json"
+            );
+            expected.insert("not-json", 1);
+            continue;
+        }
+        if row.retain {
+            // The broker hands on what it has kept with the next subscription: here another observer's.
+            continue;
+        }
+        *expected.entry(row.reason).or_insert(0) += 1;
+        let letter = letters
+            .message(PATIENCE)
+            .unwrap_or_else(|| panic!("no dead letter for {}:\n{}", row.reason, observer.log()))
+            .json();
+        assert_eq!(
+            (&letter["reason"], &letter["topic"]),
+            (&json!(row.reason), &json!(topic))
+        );
+        let mut heard: Vec<(String, Value)> = vec![];
+        while let Some(message) = sender.message(std::time::Duration::from_millis(
+            if row.notice.is_some()
+                && !heard
+                    .iter()
+                    .any(|(place, _)| place.ends_with("/clientrejected"))
+            {
+                30_000
+            } else {
+                300
+            },
+        )) {
+            let place = message
+                .topic()
+                .strip_prefix(&format!("{own}/"))
+                .unwrap()
+                .to_owned();
+            if place.contains("/clientrejected") {
+                heard.push((place, message.json()));
+            }
+        }
+        let places: Vec<&str> = heard.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places, row.notice.as_slice(), "{}", row.reason);
+        for (_, notice) in &heard {
+            assert_eq!(notice["reason"], row.reason);
+            assert!(notice["received_at"].as_u64().is_some());
+            assert_eq!(
+                notice.get("retry_after_ms").is_some(),
+                row.reason == "rate-limited"
+            );
+        }
+    }
+    let (_, log) = observer.stop();
+    for (reason, count) in &expected {
+        assert!(
+            log.contains(&format!("{reason}={count}")),
+            "{reason}={count}: {log}"
+        );
+    }
+    assert!(log.contains("left_unacknowledged=0"), "{log}");
+    for reason in chat21_observer::refusal::Refusal::ALL {
+        let tried = rows().iter().any(|row| row.reason == reason.as_str());
+        assert!(tried, "{reason} has no row");
+    }
+}
+
+#[test]
+fn every_reason_is_told_counted_and_kept_on_rabbitmq3() {
+    every_reason(Broker::Rabbit3);
+}
+
+#[test]
+fn every_reason_is_told_counted_and_kept_on_rabbitmq4() {
+    every_reason(Broker::Rabbit4);
+}
+
+#[test]
+fn every_reason_is_told_counted_and_kept_on_mosquitto() {
+    every_reason(Broker::Mosquitto);
+}
+
+/// What somebody wants kept is seen as such by whoever subscribes later: here an observer that comes after it.
+#[test]
+fn what_the_broker_has_kept_is_refused_as_retained() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let port = broker.port("MQTT");
+    let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
+    letters.subscribe(&[&format!("dead/{app}")]).unwrap();
+    let mut u04 = Wire::connect(
+        port,
+        &format!("{app}-u04"),
+        &broker.login(&app, "u04"),
+        true,
+    )
+    .unwrap();
+    u04.subscribe(&[&format!("apps/{app}/users/u04/#")])
+        .unwrap();
+    let topic = format!("apps/{app}/users/u04/messages/u01/outgoing");
+    u04.send(&publish_packet(topic.as_bytes(), b"{}", Some(9), true))
+        .unwrap();
+    assert!(
+        u04.message(PATIENCE).is_some(),
+        "it is there, for he sees it himself"
+    );
+    let dir = tempfile::TempDir::new().unwrap();
+    let policy = dir.path().join("policy.toml");
+    std::fs::write(&policy, "").unwrap();
+    // Over MQTT 5 the observer asks for nothing that is kept.
+    let mut observer = observer(broker, &app, policy.to_str().unwrap(), "3.1.1");
+    assert_eq!(
+        letters.message(PATIENCE).unwrap().json()["reason"],
+        "retained"
+    );
+    let notice = u04.message(PATIENCE).unwrap();
+    assert!(
+        notice.topic().ends_with("/messages/u01/clientrejected"),
+        "{}",
+        notice.topic()
+    );
+    assert_eq!(notice.json()["reason"], "retained");
+    let (_, log) = observer.stop();
+    assert!(log.contains("retained=1"), "{log}");
+}
+
+/// One more than the bucket holds, and then as many as come in: notices and dead letters are limited themselves.
+#[test]
+fn refusals_are_not_answered_without_end() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dead = format!("dead/{app}");
+    let args = [
+        "--dead-letter-topic",
+        dead.as_str(),
+        "--rate-per-minute",
+        "1",
+    ];
+    let mut observer = Observer::start(broker, &app, &args);
+    let port = broker.port("MQTT");
+    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
+    letters.subscribe(&[&dead]).unwrap();
+    let mut u00 = Wire::connect(
+        port,
+        &format!("{app}-u00"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
+    u00.subscribe(&[&format!("apps/{app}/users/u00/messages/u01/clientrejected")])
+        .unwrap();
+    let topic = format!("apps/{app}/users/u00/messages/u01/outgoing");
+    for _ in 0..500 {
+        u00.publish(&topic, b"{}").unwrap();
+    }
+    let quiet = std::time::Duration::from_secs(3);
+    let first = u00.message(PATIENCE).unwrap().json();
+    let wait = first["retry_after_ms"].as_u64().unwrap();
+    assert!((50_000..=60_001).contains(&wait), "{first}");
+    let mut told = 1;
+    while u00.message(quiet).is_some() {
+        told += 1;
+    }
+    let mut kept = 0;
+    while letters.message(quiet).is_some() {
+        kept += 1;
+    }
+    // A hundred at once, and one a second while this takes.
+    assert!(
+        (100..200).contains(&told) && told == kept,
+        "{told} notices, {kept} dead letters"
+    );
+    let (_, log) = observer.stop();
+    assert!(log.contains("forwarded=1 refused=499"), "{log}");
+    assert!(log.contains(&format!("unanswered={}", 499 - told)), "{log}");
+}
+
+/// A policy file is in force as soon as it is written, or asked for by SIGHUP; a faulty one is named and changes nothing.
+#[test]
+fn rules_change_while_the_observer_runs() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("policy.toml");
+    std::fs::write(&file, "").unwrap();
+    let mut observer = Observer::start(broker, &app, &["--policy-file", file.to_str().unwrap()]);
+    let port = broker.port("MQTT");
+    let mut u00 = Wire::connect(
+        port,
+        &format!("{app}-u00"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
+    u00.subscribe(&[&format!("apps/{app}/users/u00/messages/u01/+")])
+        .unwrap();
+    let topic = format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing");
+    let outcome = |u00: &mut Wire| {
+        u00.publish_confirmed(&topic, "{}").unwrap();
+        let said = u00.message(PATIENCE).unwrap();
+        said.topic().rsplit('/').next().unwrap().to_owned()
+    };
+    assert_eq!(outcome(&mut u00), "clientadded");
+    std::fs::write(&file, format!("[app.{app}]\nbanned = [\"u00\"]\n")).unwrap();
+    observer.wait_log("new rules are in force");
+    assert_eq!(outcome(&mut u00), "clientrejected");
+    std::fs::write(&file, "banned = \n").unwrap();
+    observer.wait_log("the policy file is faulty");
+    assert!(observer.log().contains("line 1"), "{}", observer.log());
+    assert_eq!(outcome(&mut u00), "clientrejected", "the old rules hold");
+    std::fs::write(&file, "\n\n").unwrap();
+    observer.hang_up();
+    let start = std::time::Instant::now();
+    while observer.log().matches("new rules are in force").count() < 2 {
+        assert!(start.elapsed() < PATIENCE, "{}", observer.log());
+        // A log file: there is nothing to wait on.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(outcome(&mut u00), "clientadded");
+    let (status, log) = observer.stop();
+    assert!(status.success(), "{log}");
+}
