@@ -12,12 +12,14 @@
 mod bed;
 mod cli;
 mod faults;
+mod guarded;
 mod hostile;
 mod link;
 mod load;
 mod matrix;
 mod protocol;
 mod readme;
+mod redteam;
 mod refusals;
 mod store;
 mod token;
