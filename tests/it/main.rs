@@ -11,9 +11,12 @@
 
 mod bed;
 mod cli;
+mod decision;
 mod faults;
+
 mod guarded;
 mod hostile;
+mod http;
 mod link;
 mod load;
 mod matrix;
@@ -21,6 +24,7 @@ mod protocol;
 mod readme;
 mod redteam;
 mod refusals;
+mod secrets;
 mod store;
 mod token;
 mod wire;

@@ -1,0 +1,251 @@
+//! The decision service: what it says holds, whatever becomes of it, and messages keep their order.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::bed::{Broker, PATIENCE};
+use crate::http::{Answer, Server};
+use crate::protocol::Scene;
+
+const NEVER: Duration = Duration::from_secs(60);
+
+/// The text says what the service is to do.
+fn obedient(_: &str, question: &Value) -> Answer {
+    let says = |answer: Value| Answer::Says(200, answer.to_string());
+    match question["message"]["text"].as_str().unwrap_or_default() {
+        "refuse" => says(json!({"decision": "refuse", "reason": "banned", "detail": "not here"})),
+        "no reason" => says(json!({"decision": "refuse"})),
+        "replace" => {
+            says(json!({"decision": "replace", "text": "***", "attributes": {"seen": true}}))
+        }
+        "replace too much" => says(json!({"decision": "replace", "text": "x".repeat(2 << 20)})),
+        "nothing" => Answer::Says(204, String::new()),
+        "garbage" => Answer::Says(200, "<html>".to_owned()),
+        "other reason" => says(json!({"decision": "refuse", "reason": "blocked"})),
+        "error" => Answer::Says(500, "oops".to_owned()),
+        "hang" => Answer::Hangs(NEVER),
+        "close" => Answer::Closes,
+        "redirect" => Answer::Redirects("http://127.0.0.1:1/elsewhere".to_owned()),
+        "endless" => Answer::Says(200, "x".repeat(8 << 20)),
+        _ => says(json!({"decision": "allow"})),
+    }
+}
+
+/// What becomes of a message with that text: a refusal and its words, or the text that arrives.
+fn outcomes(failure: &str, expected: &[(&str, &str)]) {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let server = Server::start(obedient);
+    let args = [
+        "--policy-url",
+        &server.url,
+        "--policy-timeout",
+        "500ms",
+        "--policy-failure",
+        failure,
+    ];
+    let mut scene = Scene::new(broker, &args);
+    let mut alice = scene.user("u00");
+    for (text, want) in expected {
+        alice.writes("u01", &json!({"text": text, "kept": 1}));
+        let (place, said) = alice.hears();
+        let got = if place.ends_with("/clientrejected") {
+            format!(
+                "{} {}",
+                said["reason"].as_str().unwrap(),
+                said["detail"].as_str().unwrap_or_default()
+            )
+        } else {
+            assert_eq!((&said["kept"], &said["sender"]), (&json!(1), &json!("u00")));
+            said["text"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(got.trim(), *want, "{text}: {said}");
+        if *text == "replace" {
+            assert_eq!(said["attributes"], json!({"seen": true}));
+        }
+    }
+    let (status, log) = scene.observer.stop();
+    assert!(
+        status.success() && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
+    assert!(
+        log.contains("the decision service gives no answer"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("127.0.0.1:1/elsewhere") || log.contains("307"),
+        "{log}"
+    );
+}
+
+const NONE: &str = "unauthorized no decision could be had";
+
+#[test]
+fn its_word_holds_and_without_one_nothing_passes() {
+    outcomes(
+        "closed",
+        &[
+            ("hello", "hello"),
+            ("nothing", "nothing"),
+            ("refuse", "banned not here"),
+            ("no reason", "unauthorized"),
+            ("replace", "***"),
+            ("replace too much", "too-large"),
+            ("garbage", NONE),
+            ("other reason", NONE),
+            ("error", NONE),
+            ("hang", NONE),
+            ("close", NONE),
+            ("redirect", NONE),
+            ("endless", NONE),
+            ("hello", "hello"),
+        ],
+    );
+}
+
+#[test]
+fn its_word_holds_and_without_one_everything_passes() {
+    outcomes(
+        "open",
+        &[
+            ("refuse", "banned not here"),
+            ("garbage", "garbage"),
+            ("error", "error"),
+            ("hang", "hang"),
+            ("close", "close"),
+            ("redirect", "redirect"),
+        ],
+    );
+}
+
+/// Each conversation's messages come in the order they were sent, however long the service thinks about each; many conversations are
+/// asked about at once, and never more than allowed.
+#[test]
+fn order_holds_in_each_conversation_and_questions_are_bounded() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let random = Mutex::new(1_u64);
+    let server = Server::start(move |_, question| {
+        let mut state = random.lock().unwrap();
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let wait = Duration::from_millis((*state >> 40) % 30);
+        drop(state);
+        let text = question["message"]["text"].as_str().unwrap();
+        let answer = json!({"decision": "replace", "text": format!("{text}!")});
+        Answer::Later(wait, 200, answer.to_string())
+    });
+    let args = [
+        "--policy-url",
+        server.url.as_str(),
+        "--policy-concurrency",
+        "5",
+    ];
+    let scene = Scene::new(broker, &args);
+    let mut alice = scene.user("u00");
+    let mut peers: Vec<_> = (1..11).map(|n| scene.user(&format!("u{n:02}"))).collect();
+    for n in 0..20 {
+        for peer in 1..11 {
+            let topic = format!(
+                "apps/{}/outgoing/users/u00/messages/u{peer:02}/outgoing",
+                scene.app
+            );
+            alice
+                .wire
+                .publish(topic, json!({"text": n.to_string()}).to_string())
+                .unwrap();
+        }
+    }
+    for peer in &mut peers {
+        for n in 0..20 {
+            let (_, said) = peer.hears();
+            assert_eq!(said["text"], format!("{n}!"), "{}", peer.id);
+        }
+    }
+    let most = server.most.load(Ordering::SeqCst);
+    assert!((2..=5).contains(&most), "{most} at a time");
+    assert_eq!(server.requests.load(Ordering::SeqCst), 200);
+}
+
+/// What is not about a message is not asked about, nor what is refused anyway.
+#[test]
+fn it_is_asked_about_messages_alone() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let questions = std::sync::Arc::new(Mutex::new(vec![]));
+    let asked = questions.clone();
+    let server = Server::start(move |_, question| {
+        asked.lock().unwrap().push(question.clone());
+        Answer::Says(200, r#"{"decision":"allow"}"#.to_owned())
+    });
+    let scene = Scene::new(broker, &["--policy-url", &server.url, "--banned", "u02"]);
+    let mut alice = scene.user("u00");
+    alice.says("conversations/u01/update", r#"{"is_new":false}"#);
+    alice.hears();
+    alice.writes("u01", &json!([]));
+    assert_eq!(alice.hears().1["reason"], "not-an-object");
+    let mut banned = scene.user("u02");
+    banned.writes("u01", &json!({}));
+    assert_eq!(banned.hears().1["reason"], "banned");
+    alice.writes("u01", &json!({"text": "hi"}));
+    alice.hears();
+    let inbox = format!("/apps/{}/users/u00/u01/messages/outgoing", scene.app);
+    let mut bob = scene.inbox_of("u01");
+    bob.wire
+        .subscribe(&[&format!("/apps/{}/users/u01/#", scene.app)])
+        .unwrap();
+    alice.wire.publish_confirmed(inbox, b"\xff").unwrap();
+    assert_eq!(bob.wire.message(PATIENCE).unwrap().payload, b"\xff");
+    let questions = questions.lock().unwrap();
+    let app = &scene.app;
+    assert_eq!(
+        *questions,
+        [
+            json!({
+                "app_id": app, "sender": "u00", "recipient": "u01", "layout": "chat21",
+                "topic": format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing"), "message": {"text": "hi"}
+            }),
+            json!({
+                "app_id": app, "sender": "u00", "recipient": "u01", "layout": "inbox",
+                "topic": format!("/apps/{app}/users/u00/u01/messages/outgoing"), "payload_base64": "/w=="
+            }),
+        ]
+    );
+}
+
+/// A kill while it thinks loses nothing: the message is asked about again.
+#[test]
+fn a_kill_while_it_thinks_loses_nothing() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let server = Server::start(|_, question| match question["message"]["text"].as_str() {
+        Some("slow") => Answer::Later(Duration::from_secs(2), 204, String::new()),
+        _ => Answer::Says(204, String::new()),
+    });
+    let mut scene = Scene::new(
+        broker,
+        &["--policy-url", &server.url, "--policy-timeout", "10s"],
+    );
+    let (mut alice, mut bob) = (scene.user("alice"), scene.user("bob"));
+    for text in ["first", "slow", "last"] {
+        alice.writes("bob", &json!({"text": text}));
+    }
+    assert_eq!(bob.hears().1["text"], "first");
+    let start = std::time::Instant::now();
+    while server.requests.load(Ordering::SeqCst) < 2 {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    scene.observer.kill_and_restart();
+    let mut texts = vec![];
+    while texts.last().is_none_or(|last| last != "last") {
+        texts.push(bob.hears().1["text"].as_str().unwrap().to_owned());
+    }
+    texts.retain(|text| text != "first");
+    assert_eq!(texts, ["slow", "last"]);
+}

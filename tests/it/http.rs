@@ -1,0 +1,112 @@
+//! An HTTP server that answers as a test tells it to.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What it does with a request.
+pub(crate) enum Answer {
+    /// A status, and a body.
+    Says(u16, String),
+    /// The same, after a while.
+    Later(Duration, u16, String),
+    /// A redirect to that place.
+    Redirects(String),
+    /// Nothing, and the connection stays open for so long.
+    Hangs(Duration),
+    /// Closes the connection.
+    Closes,
+}
+
+/// A server, and what it has seen.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) requests: Arc<AtomicUsize>,
+    /// The most requests there were at a time.
+    pub(crate) most: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Answers until the process ends: `answer` is given the path and the JSON body.
+    pub(crate) fn start(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/decide", listener.local_addr().unwrap());
+        let (requests, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let server = Self {
+            url,
+            requests: requests.clone(),
+            most: most.clone(),
+        };
+        let (answer, now) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (answer, requests) = (answer.clone(), requests.clone());
+                let (now, most) = (now.clone(), most.clone());
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.try_clone().unwrap());
+                    while let Some((path, body)) = read(&mut reader) {
+                        requests.fetch_add(1, Ordering::Relaxed);
+                        let at_once = now.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(at_once, Ordering::SeqCst);
+                        let goes_on = write(&stream, answer(&path, &body));
+                        now.fetch_sub(1, Ordering::SeqCst);
+                        if !goes_on {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        server
+    }
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<(String, Value)> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        if header.trim().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = header.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some((path, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
+/// Returns whether the connection goes on.
+fn write(mut stream: &TcpStream, answer: Answer) -> bool {
+    let (status, headers, body) = match answer {
+        Answer::Says(status, body) => (status, String::new(), body),
+        Answer::Later(wait, status, body) => {
+            std::thread::sleep(wait);
+            (status, String::new(), body)
+        }
+        Answer::Redirects(place) => (307, format!("location: {place}\r\n"), String::new()),
+        Answer::Hangs(wait) => {
+            std::thread::sleep(wait);
+            return false;
+        }
+        Answer::Closes => return false,
+    };
+    let length = if status == 204 {
+        String::new()
+    } else {
+        format!("content-length: {}\r\n", body.len())
+    };
+    let head = format!("HTTP/1.1 {status} X\r\n{headers}{length}\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).is_ok()
+}
