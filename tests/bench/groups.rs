@@ -8,86 +8,31 @@
     reason = "a measurement: what goes wrong ends it, it has its own clock, and prints"
 )]
 
+#[path = "observed.rs"]
+mod observed;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod wire;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use observed::{Observer, connect, each_broker, percentile, start};
 use wire::Wire;
 
-const LOGIN: (&str, &str) = ("observer", "observerpw");
 const PAYLOAD_BYTES: usize = 4_096;
 const SIZES: [usize; 2] = [100, 10_000];
 
 fn main() {
-    if std::env::args().any(|arg| arg == "--test") {
-        return; // `cargo test --benches` only asks whether it builds.
-    }
-    if std::env::var_os("BED_MOSQUITTO_MQTT").is_none() {
-        println!("groups are measured by scripts/bench, which starts the brokers");
-        return;
-    }
-    let only = std::env::var("BENCH_BROKERS")
-        .unwrap_or_else(|_| "RABBITMQ3 RABBITMQ4 MOSQUITTO".to_owned());
-    for broker in only.split_whitespace() {
-        let port: u16 = std::env::var(format!("BED_{broker}_MQTT"))
-            .expect("run scripts/bench")
-            .parse()
-            .unwrap();
-        println!("{}", broker.to_lowercase());
+    each_broker(|port| {
         for size in SIZES {
             let state = tempfile::TempDir::new().unwrap();
-            let observer = start(port, state.path());
+            let observer = start(port, state.path(), &[]);
             measure(port, &observer, state.path(), size);
             drop(observer);
         }
-    }
-}
-
-/// An observer that does not outlive the measurement.
-struct Observer(Child);
-
-impl Drop for Observer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(port: u16, state: &Path) -> Observer {
-    let broker = format!("mqtt://127.0.0.1:{port}");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_chat21-observer"))
-        .args([
-            "run",
-            "--broker",
-            &broker,
-            "--username",
-            LOGIN.0,
-            "--http-listen",
-            "none",
-            "--app",
-            "bench",
-            // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
-            "--client-id",
-            "bench-observer-groups",
-            "--reset-session",
-        ])
-        .args(["--state-dir", state.to_str().unwrap()])
-        .env("OBSERVER_PASSWORD", LOGIN.1)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert!(line.starts_with("ready"), "{line:?}");
-    Observer(child)
+    });
 }
 
 /// User and system time of a process, in seconds.
@@ -111,15 +56,6 @@ fn memory(pid: u32, what: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(what)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn connect(port: u16, name: &str) -> Wire {
-    Wire::connect(port, name, &(LOGIN.0.to_owned(), LOGIN.1.to_owned()), true).unwrap()
-}
-
-fn percentile(times: &mut [f64], percent: usize) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
 /// Milliseconds a direct message takes from alice to bob, one at a time, until `over` says so.

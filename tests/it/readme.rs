@@ -85,6 +85,7 @@ fn every_command_is_tried() {
                 let args = words[1..].iter().map(|word| bedded(word, rabbit));
                 let output = binary()
                     .args(args)
+                    .current_dir(dir.path())
                     .env("OBSERVER_PASSWORD", "observerpw")
                     .output()
                     .unwrap();
@@ -120,8 +121,19 @@ fn every_command_is_tried() {
                     "{output:?}"
                 );
             }
-            // Of a running observer, in store.rs; here that they are understood.
-            ["chat21-observer", "store" | "group", ..] => {
+            ["chat21-observer", "acl" | "token", ..] => {
+                std::fs::write(dir.path().join("secret.txt"), var("BED_JWT_SECRET")).unwrap();
+                let line =
+                    command.replace("chat21-observer", env!("CARGO_BIN_EXE_chat21-observer"));
+                let output = std::process::Command::new("sh")
+                    .args(["-c", &line])
+                    .current_dir(dir.path())
+                    .output()
+                    .unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
+            // Of a running observer, in store.rs and refusals.rs; here that they are understood.
+            ["chat21-observer", "store" | "group" | "block", ..] => {
                 let output = binary()
                     .args(&words[1..])
                     .args(["--state-dir", "/nonexistent"])
@@ -271,17 +283,21 @@ fn the_settings_are_listed_as_they_are() {
 
 #[test]
 fn the_example_file_is_valid_and_the_reasons_are_all_there() {
-    let [example] = &blocks("toml")[..] else {
-        panic!("one example")
+    let [policy, example] = &blocks("toml")[..] else {
+        panic!("two examples")
     };
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("observer.toml");
     std::fs::write(&file, example).unwrap();
+    let rules = dir.path().join("policy.toml");
+    std::fs::write(&rules, policy).unwrap();
     let output = binary()
         .args([
             "explain",
             "--config",
             file.to_str().unwrap(),
+            "--policy-file",
+            rules.to_str().unwrap(),
             "out/shop/alice/bob",
         ])
         .output()

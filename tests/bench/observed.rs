@@ -1,0 +1,79 @@
+//! What the benchmarks of one observer have in common.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::wire::Wire;
+
+const LOGIN: (&str, &str) = ("observer", "observerpw");
+
+/// Measures on each broker of the bed (`BENCH_BROKERS`), if there is one: `cargo test` only asks whether it builds.
+pub(crate) fn each_broker(measure: impl Fn(u16)) {
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    if std::env::var_os("BED_MOSQUITTO_MQTT").is_none() {
+        println!("this is measured by scripts/bench, which starts the brokers");
+        return;
+    }
+    let only = std::env::var("BENCH_BROKERS")
+        .unwrap_or_else(|_| "RABBITMQ3 RABBITMQ4 MOSQUITTO".to_owned());
+    for broker in only.split_whitespace() {
+        let port = std::env::var(format!("BED_{broker}_MQTT")).expect("run scripts/bench");
+        println!("{}", broker.to_lowercase());
+        measure(port.parse().unwrap());
+    }
+}
+
+/// An observer that does not outlive the measurement.
+pub(crate) struct Observer(pub(crate) Child);
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
+    let broker = format!("mqtt://127.0.0.1:{port}");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_chat21-observer"))
+        .args([
+            "run",
+            "--broker",
+            &broker,
+            "--username",
+            LOGIN.0,
+            "--http-listen",
+            "none",
+            "--app",
+            "bench",
+            // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
+            "--client-id",
+            "bench-observer-of-one",
+            "--reset-session",
+        ])
+        .args(["--state-dir", state.to_str().unwrap()])
+        .args(more)
+        .env("OBSERVER_PASSWORD", LOGIN.1)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.starts_with("ready"), "{line:?}");
+    Observer(child)
+}
+
+pub(crate) fn connect(port: u16, name: &str) -> Wire {
+    Wire::connect(port, name, &(LOGIN.0.to_owned(), LOGIN.1.to_owned()), true).unwrap()
+}
+
+pub(crate) fn percentile(times: &mut [f64], percent: usize) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
