@@ -126,6 +126,9 @@ chat21_observer() {{
 # A user: his own sessions (client identifier NAME, or NAME with a "." and more behind it, one for each device), his own paths.
 # A user for whom this has not been done may read and write EVERYTHING: RabbitMQ permits what no topic permission speaks of.
 chat21_user() {{
+  case "$1" in
+    "" | -* | *[./+#*]*) echo "$1 is no name for a user: it reaches others' paths, or nobody's" >&2; return 1 ;;
+  esac
   u=$(printf '%s' "$1" | sed 's/[][\.*^$+?(){{}}|]/\\&/g')
   q="mqtt-subscription-$u(\\..*)?qos[01]"
   $ctl set_permissions -p / "$1" "^$q\$" "^(amq\\.topic|$q)\$" "^(amq\\.topic|$q)\$"

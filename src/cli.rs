@@ -33,7 +33,7 @@ use crate::{acl, check, daemon, explain, http};
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
 
 /// How often to look whether the policy file has changed.
-const REREAD: Duration = Duration::from_secs(2);
+const REREAD: Duration = Duration::from_secs(1);
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -377,7 +377,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 /// Reads the policy file again when it has changed, and on SIGHUP. What is faulty is reported, and the rules there were stay.
 async fn reread(file: &PolicyFile, policy: &watch::Sender<Arc<Policy>>, mut hangup: Signal) {
-    let mut stamp = file.stamp();
+    let (mut stamp, mut before) = (file.first_stamp(), None);
     let mut ticks = tokio::time::interval(REREAD);
     loop {
         let asked = tokio::select! {
@@ -389,7 +389,9 @@ async fn reread(file: &PolicyFile, policy: &watch::Sender<Arc<Policy>>, mut hang
             continue;
         };
         let now = file.stamp();
-        if !asked && now == stamp {
+        // One that is still being written may look like one with fewer rules: it has to stand as it is for a while.
+        let settled = std::mem::replace(&mut before, Some(now.clone())) == Some(now.clone());
+        if !asked && (now == stamp || !settled) {
             continue;
         }
         stamp = now;
@@ -509,6 +511,11 @@ fn acl(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         "mosquitto" => acl::mosquitto(layouts, observer),
         _ => acl::emqx(layouts, observer),
     };
+    if layouts.apps().is_empty() {
+        eprintln!(
+            "warning: without --app a user may write in any app, and each has its own rates, bans and groups: name those there are"
+        );
+    }
     match given.get_one::<String>("part") {
         Some(name) => {
             let part = parts.iter().find(|part| part.name == name);

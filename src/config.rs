@@ -842,7 +842,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         &[("any", BrokerKind::Any), ("rabbitmq", BrokerKind::RabbitMq)],
     );
     let (policy_file, policy) = PolicyFile::first_read(reader, broker_kind);
-    let max_payload_bytes = policy.rules.max_payload_bytes;
+    let max_payload_bytes = policy_file.max_payload_bytes();
     let router = read_router(reader, custom, store.is_some(), policy);
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
@@ -1090,6 +1090,22 @@ fn read_credentials(
         {
             warnings.push(format!(
                 "--{name} can be read in the process list: use {} or --{name}-file",
+                variable(name)
+            ));
+        }
+    }
+    for name in ["broker", "proxy", "policy-url"] {
+        let given = reader.values.get(name);
+        let given = given.filter(|(_, place)| place.starts_with("--"));
+        let text = given.and_then(|(texts, _)| texts.last()).cloned();
+        let text = text.unwrap_or_default();
+        let behind_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
+        let login = behind_scheme
+            .rsplit_once('@')
+            .map_or("", |(login, _)| login);
+        if login.contains(':') || (name == "policy-url" && text.contains('?')) {
+            warnings.push(format!(
+                "what is secret in --{name} can be read in the process list: use {}",
                 variable(name)
             ));
         }

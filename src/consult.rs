@@ -5,8 +5,8 @@
 //! same time, up to a limit. What waits is bounded by the messages under way.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,6 +16,7 @@ use reqwest::redirect;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::layout::{Outgoing, PayloadMode};
@@ -25,6 +26,12 @@ use crate::refusal::{Refusal, Refused};
 
 /// The longest answer read, in bytes: what can be put in a message's place is bounded by what a message may be.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Questions without an answer, one after another, after which it is left alone for a while when it does not answer in time: one that is
+/// slow about somebody's message must not keep the others from being asked about.
+const SILENT: u64 = 10;
+/// The part of the window that one conversation may wait in: a fourth.
+const SHARE: usize = 4;
 
 /// How the service is asked.
 #[derive(Clone)]
@@ -103,6 +110,8 @@ struct Asked {
 pub struct Consultant {
     service: Arc<Service>,
     concurrency: usize,
+    /// So many of one conversation may wait.
+    most: usize,
     /// By conversation; the first of each is being asked about, or about to be.
     conversations: HashMap<Arc<str>, VecDeque<Asked>>,
     /// Conversations whose first nobody has asked about yet.
@@ -116,14 +125,16 @@ struct Service {
     settings: Settings,
     /// Questions without an answer, one after another.
     failures: AtomicU64,
+    /// It does not answer in time, and is not asked again before then: what waits must not wait for each question anew.
+    resting: Mutex<Option<Instant>>,
 }
 
 impl Consultant {
-    /// Connects to nothing yet.
+    /// Connects to nothing yet. `window`: messages under way at a time.
     ///
     /// # Errors
     /// TLS that cannot be set up.
-    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, window: usize) -> Result<Self, reqwest::Error> {
         // There may be one already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -133,10 +144,12 @@ impl Consultant {
             .build()?;
         Ok(Self {
             concurrency: settings.concurrency,
+            most: (window / SHARE).max(1),
             service: Arc::new(Service {
                 client,
                 settings,
                 failures: AtomicU64::new(0),
+                resting: Mutex::new(None),
             }),
             conversations: HashMap::new(),
             ready: VecDeque::new(),
@@ -145,7 +158,10 @@ impl Consultant {
     }
 
     /// Asks about a message, when those before it in its conversation have been decided on.
-    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: Job) {
+    ///
+    /// # Errors
+    /// The message, if more of that conversation wait than may.
+    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: Job) -> Result<(), Job> {
         let Outgoing {
             app,
             sender,
@@ -153,14 +169,23 @@ impl Consultant {
             ..
         } = outgoing;
         // No identifier holds a slash.
-        let key: Arc<str> = format!("{app}/{sender}/{recipient}").into();
+        let key: Arc<str> = if recipient.is_group() {
+            format!("{app}/{recipient}").into()
+        } else {
+            let (one, other) = (sender.as_str(), recipient.as_str());
+            format!("{app}/{}/{}", one.min(other), one.max(other)).into()
+        };
         let question = Some(question(outgoing, &job.received));
         let conversation = self.conversations.entry(key.clone()).or_default();
+        if conversation.len() >= self.most {
+            return Err(job);
+        }
         conversation.push_back(Asked { job, question });
         if conversation.len() == 1 {
             self.ready.push_back(key);
         }
         self.send();
+        Ok(())
     }
 
     fn send(&mut self) {
@@ -228,7 +253,11 @@ fn question(outgoing: &Outgoing<'_>, received: &Received) -> Bytes {
 
 impl Service {
     async fn decide(&self, question: Bytes, payload: &Bytes) -> Verdict {
-        let answer = match self.ask(question).await {
+        let asked = match self.rests() {
+            true => Err("it did not answer in time just now".to_owned()),
+            false => self.ask(question).await,
+        };
+        let answer = match asked {
             Ok(Some(answer)) => read(&answer, payload),
             Ok(None) => Ok(Verdict::Pass),
             Err(fault) => Err(fault),
@@ -257,9 +286,18 @@ impl Service {
         }
     }
 
+    fn rests(&self) -> bool {
+        let until = *self.resting.lock().expect("nobody panics holding it");
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
     async fn ask(&self, question: Bytes) -> Result<Option<Vec<u8>>, String> {
         // Not its URL, which may hold a secret.
         let said = |error: reqwest::Error| {
+            if error.is_timeout() && self.failures.load(Ordering::Relaxed) >= SILENT {
+                let until = Instant::now() + self.settings.timeout;
+                *self.resting.lock().expect("nobody panics holding it") = Some(until);
+            }
             let error = error.without_url();
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             format!("{error}{}", cause.unwrap_or_default())

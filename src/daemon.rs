@@ -266,7 +266,11 @@ pub async fn run(
         }
         None => None,
     };
-    let consultant = setup.consult.map(Consultant::new).transpose();
+    let window = usize::from(setup.links.window);
+    let consultant = setup
+        .consult
+        .map(|settings| Consultant::new(settings, window))
+        .transpose();
     let consultant = consultant.map_err(DaemonError::Consult)?;
     let http = match setup.http_listen {
         Some(address) => {
@@ -285,7 +289,6 @@ pub async fn run(
         }
         None => None,
     };
-    let window = usize::from(setup.links.window);
     let publish_window = window * PUBLISHES_PER_MESSAGE;
     let probe_topic = probe_topic(&setup.name, setup.links.client_id.reveal());
     let mut filters = setup.router.layouts.filters();
@@ -692,22 +695,27 @@ impl Observer {
 
     fn handle_message(&mut self, delivery: Delivery) {
         let (now, wall) = clock();
-        let Some(session) = self.session.as_mut() else {
-            return;
+        let connection = match self.session.as_mut() {
+            Some(session) => {
+                if !matches!(session.hearing, Hearing::Heard(_)) && session.subscribed {
+                    self.health.set_session(None);
+                }
+                if session.subscribed {
+                    session.hearing = Hearing::Heard(now);
+                }
+                session.connection
+            }
+            // A connection we have left, for one with a new token: what comes again will, what does not is taken now.
+            None if delivery.packet_id.is_some() => return,
+            None => 0,
         };
-        if !matches!(session.hearing, Hearing::Heard(_)) && session.subscribed {
-            self.health.set_session(None);
-        }
-        if session.subscribed {
-            session.hearing = Hearing::Heard(now);
-        }
         let Delivery {
             received,
             packet_id,
             dup,
         } = delivery;
         let ack = packet_id.map(|packet_id| Ack {
-            connection: session.connection,
+            connection,
             packet_id,
         });
         // At QoS 0 nothing comes again.
@@ -733,17 +741,29 @@ impl Observer {
         if is_probe {
             return self.ledger.decided(entry);
         }
-        // What has been forwarded before must not be refused now.
-        if !repeated && let Err(refused) = self.count(&received, now) {
-            return self.refuse(entry, &refused);
-        }
-        self.consult(Job {
+        let counted = self.count(&received, now);
+        let job = Job {
             entry,
             received,
             id,
             fingerprint: ack.map(|_| fingerprint),
             repeated,
-        });
+            refused: None,
+        };
+        match counted {
+            Ok(()) => self.consult(job),
+            Err(refused) => self.refuse_job(job, refused),
+        }
+    }
+
+    /// What comes again may have been forwarded before: whether it is refused is for whoever knows that.
+    fn refuse_job(&mut self, mut job: Job, refused: Refused) {
+        if job.repeated {
+            job.refused = Some(refused);
+            self.waiting.push(job);
+        } else {
+            self.refuse(job.entry, &refused);
+        }
     }
 
     /// Asks the decision service about a message that nothing else is against; any other goes its way.
@@ -757,7 +777,15 @@ impl Observer {
             Ok(Decoded {
                 inbound: Inbound::Outgoing(outgoing),
                 ..
-            }) => consultant.ask(&outgoing, job),
+            }) => {
+                if let Err(job) = consultant.ask(&outgoing, job) {
+                    let refused = Refused {
+                        detail: Some("too many messages of this conversation wait".into()),
+                        ..Refusal::RateLimited.into()
+                    };
+                    self.refuse_job(job, refused);
+                }
+            }
             Ok(_) | Err(_) => self.waiting.push(job),
         }
     }
@@ -770,7 +798,7 @@ impl Observer {
                 job.received.payload = payload;
                 self.waiting.push(job);
             }
-            Verdict::Refuse(refused) => self.refuse(job.entry, &refused),
+            Verdict::Refuse(refused) => self.refuse_job(job, refused),
         }
     }
 
@@ -790,18 +818,18 @@ impl Observer {
         let (received, id) = self.ledger.message(entry);
         let answers = self.router.refuse(received, refused, id.time()).answers;
         self.note(entry, Some(refused.reason), 0);
-        self.answer(entry, answers);
+        self.answer(entry, Some(refused.reason), answers);
         self.ledger.decided(entry);
     }
 
     /// Says what is to be said of a refusal, unless that sender has been told too much already.
-    fn answer(&mut self, entry: EntryId, answers: Vec<Publish>) {
-        if answers.is_empty() {
+    fn answer(&mut self, entry: EntryId, refusal: Option<Refusal>, answers: Vec<Publish>) {
+        let Some(reason) = refusal.filter(|_| !answers.is_empty()) else {
             return;
-        }
+        };
         let (received, _) = self.ledger.message(entry);
         let inbound = self.router.inbound(received);
-        if self.meter.may_answer(inbound.as_ref(), clock().0) {
+        if self.meter.may_answer(inbound.as_ref(), reason, clock().0) {
             self.ledger.add(entry, answers, Made::Answer);
         } else {
             self.stats.unanswered += 1;
@@ -887,7 +915,7 @@ impl Observer {
             }
             self.ledger.add(entry, publishes, Made::Copies);
             self.ledger.add(entry, for_many, Made::ForMany);
-            self.answer(entry, answers);
+            self.answer(entry, refusal, answers);
             if done {
                 self.ledger.decided(entry);
             }
@@ -1014,8 +1042,14 @@ impl Observer {
             let publishes = match failed.what {
                 FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
                 FailedWhat::Copy => {
-                    let refused = failed.refusal.into();
-                    self.router.refuse(&failed.received, &refused, wall).answers
+                    let inbound = self.router.inbound(&failed.received);
+                    if self.meter.may_answer(inbound.as_ref(), failed.refusal, now) {
+                        let refused = failed.refusal.into();
+                        self.router.refuse(&failed.received, &refused, wall).answers
+                    } else {
+                        self.stats.unanswered += 1;
+                        vec![]
+                    }
                 }
             };
             self.ledger.resolve(failed, publishes);

@@ -114,7 +114,7 @@ pub fn explain(
     let parsed = router.layouts.parse(topic);
     let payload = payload.unwrap_or_else(|| parsed.as_ref().map_or("", usual_payload));
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-    received.cut_to(router.policy.rules.max_payload_bytes);
+    received.cut_to(config.policy_file.max_payload_bytes());
     let id = MessageIds::new(std::hash::RandomState::new()).next(now);
     let decoded = router.decode(&received);
     let mut known = None;

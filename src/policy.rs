@@ -150,7 +150,10 @@ impl Policy {
         if received.retain && !matches!(inbound, Inbound::Presence { .. }) {
             return Err(Refusal::Retained);
         }
-        if received.payload_bytes > rules.max_payload_bytes {
+        // One that was cut is over the limit, whatever the rules have become since.
+        if received.payload_bytes > rules.max_payload_bytes
+            || received.payload.len() < received.payload_bytes
+        {
             return Err(Refusal::TooLarge);
         }
         let payload = &received.payload;

@@ -4,6 +4,7 @@
 //! With a store it runs in the store's thread ([`spawn`]), without one in the daemon's task. It does not know the broker: the daemon
 //! hands jobs in and takes decisions out.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc as thread_mpsc};
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use crate::id::MessageId;
 use crate::layout::{Inbound, PayloadMode};
 use crate::message::Received;
 use crate::policy::Policy;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use crate::routing::{Decoded, Facts, Plan, Router};
 use crate::store::{Checkpointer, Origin, Retention, Store, StoreError};
 use crate::time::UnixMillis;
@@ -48,6 +49,8 @@ pub struct Job {
     pub fingerprint: Option<u64>,
     /// Whether it has come before, under the same id.
     pub repeated: bool,
+    /// Why it is not to pass, unless it has before.
+    pub refused: Option<Refused>,
 }
 
 /// What came together.
@@ -247,19 +250,24 @@ impl Processor {
             repeated: job.repeated,
             now,
         };
-        let decoded = self.router.decode(&job.received);
+        let received = self.as_stored(job)?;
+        let refused = job
+            .refused
+            .as_ref()
+            .filter(|_| matches!(received, Cow::Borrowed(_)));
+        let decoded = match refused {
+            Some(refused) => Err(refused.clone()),
+            None => self.router.decode(&received).map_err(Refused::from),
+        };
         let plan = match &decoded {
             Ok(decoded) => {
                 let facts = match &mut self.store {
                     Some(store) => store.facts(decoded)?,
                     None => facts_without_store(decoded),
                 };
-                self.router.plan(decoded, &job.received, facts, job.id)
+                self.router.plan(decoded, &received, facts, job.id)
             }
-            Err(refusal) => {
-                let refused = (*refusal).into();
-                self.router.refuse(&job.received, &refused, job.id.time())
-            }
+            Err(refused) => self.router.refuse(&received, refused, job.id.time()),
         };
         let Plan {
             publishes,
@@ -280,6 +288,30 @@ impl Processor {
             done: true,
         };
         Ok((decided, origin, fan_out))
+    }
+
+    /// A message that comes again, as it was stored when it came first: what the decision service put in its place stays there, and what
+    /// has passed once passes. Anything else as it is.
+    fn as_stored<'a>(&self, job: &'a Job) -> Result<Cow<'a, Received>, StoreError> {
+        let as_it_is = Cow::Borrowed(&job.received);
+        let Some(store) = self.store.as_ref().filter(|_| job.repeated) else {
+            return Ok(as_it_is);
+        };
+        let is_envelope = self.router.inbound(&job.received).is_some_and(|inbound| {
+            let outgoing = inbound.outgoing();
+            outgoing.is_some_and(|outgoing| outgoing.layout.payload() == PayloadMode::Envelope)
+        });
+        if !is_envelope {
+            return Ok(as_it_is);
+        }
+        Ok(match store.body(job.id)? {
+            Some(body) => Cow::Owned(Received::new(
+                job.received.topic.clone(),
+                body.into(),
+                job.received.retain,
+            )),
+            None => as_it_is,
+        })
     }
 
     fn take_step(

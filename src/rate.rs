@@ -53,11 +53,17 @@ impl Limiter {
         }
     }
 
-    /// Takes a token from the bucket of `key`.
+    /// Takes `cost` tokens from the bucket of `key`; never more than a full one holds.
     ///
     /// # Errors
     /// The time until there is one, if there is none now.
-    pub fn take(&mut self, key: &str, rate: Rate, now: Instant) -> Result<(), Duration> {
+    pub fn take(
+        &mut self,
+        key: &str,
+        cost: NonZeroU32,
+        rate: Rate,
+        now: Instant,
+    ) -> Result<(), Duration> {
         let interval = rate.interval();
         if !self.younger.contains_key(key) {
             let full_at = self.older.remove(key).unwrap_or(now);
@@ -70,8 +76,10 @@ impl Limiter {
             .younger
             .get_mut(key)
             .expect("it has just been put there");
-        let next = (*full_at).max(now) + interval;
         let size = interval * rate.burst.get();
+        // Never more than empty: the rate may have been another when it was last taken from.
+        *full_at = (*full_at).clamp(now, now + size);
+        let next = *full_at + interval * cost.get().min(rate.burst.get());
         match next.duration_since(now).checked_sub(size) {
             None | Some(Duration::ZERO) => {
                 *full_at = next;
@@ -89,6 +97,9 @@ const ANSWERS: Rate = Rate {
     burst: NonZeroU32::new(100).expect("not zero"),
     per_minute: NonZeroU32::new(60).expect("not zero"),
 };
+const ONE: NonZeroU32 = NonZeroU32::MIN;
+/// A fetch counts as so many messages: it may bring a thousand.
+const FETCH: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// He may say so many times more of what a client sends by itself: receipts, presence, changes to conversations.
 const BY_THEMSELVES: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
@@ -131,15 +142,15 @@ impl Meter {
         }
         let key = key(inbound);
         let taken = match inbound {
-            // A fetch costs as much as what it brings.
-            Inbound::Outgoing(_) | Inbound::Fetch { .. } => self.messages.take(&key, rate, now),
+            Inbound::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
+            Inbound::Fetch { .. } => self.messages.take(&key, FETCH, rate, now),
             Inbound::Receipt(..)
             | Inbound::Conversation(_)
             | Inbound::Archive(_)
             | Inbound::Presence { .. }
             | Inbound::Block(_)
             | Inbound::Delivered(_)
-            | Inbound::Groups { .. } => self.others.take(&key, rate.times(BY_THEMSELVES), now),
+            | Inbound::Groups { .. } => self.others.take(&key, ONE, rate.times(BY_THEMSELVES), now),
         };
         taken.map_err(|wait| Refused {
             retry_after: Some(wait),
@@ -147,10 +158,19 @@ impl Meter {
         })
     }
 
-    /// Whether one more answer may be given. What comes from nobody that is known counts as from one.
-    pub fn may_answer(&mut self, inbound: Option<&Inbound<'_>>, now: Instant) -> bool {
-        let key = inbound.map(key).unwrap_or_default();
-        self.answers.take(&key, ANSWERS, now).is_ok()
+    /// Whether one more answer may be given. What comes from nobody that is known counts as from one; what its sender is not to know
+    /// of counts by itself, or he could tell it by the answers he gets to something else.
+    pub fn may_answer(
+        &mut self,
+        inbound: Option<&Inbound<'_>>,
+        reason: Refusal,
+        now: Instant,
+    ) -> bool {
+        let mut key = inbound.map(key).unwrap_or_default();
+        if reason == Refusal::Blocked {
+            key.push('/');
+        }
+        self.answers.take(&key, ONE, ANSWERS, now).is_ok()
     }
 }
 
@@ -181,30 +201,68 @@ mod tests {
         let (mut limiter, start) = (Limiter::new(100), Instant::now());
         let slow = rate(3, 60);
         for _ in 0..3 {
-            assert_eq!(limiter.take("a", slow, start), Ok(()));
+            assert_eq!(limiter.take("a", ONE, slow, start), Ok(()));
         }
-        assert_eq!(limiter.take("a", slow, start), Err(Duration::from_secs(1)));
-        assert_eq!(limiter.take("b", slow, start), Ok(()), "another's bucket");
+        assert_eq!(
+            limiter.take("a", ONE, slow, start),
+            Err(Duration::from_secs(1))
+        );
+        assert_eq!(
+            limiter.take("b", ONE, slow, start),
+            Ok(()),
+            "another's bucket"
+        );
         let later = start + Duration::from_millis(400);
         assert_eq!(
-            limiter.take("a", slow, later),
+            limiter.take("a", ONE, slow, later),
             Err(Duration::from_millis(600))
         );
         let later = start + Duration::from_secs(1);
-        assert_eq!(limiter.take("a", slow, later), Ok(()));
-        assert!(limiter.take("a", slow, later).is_err());
+        assert_eq!(limiter.take("a", ONE, slow, later), Ok(()));
+        assert!(limiter.take("a", ONE, slow, later).is_err());
     }
 
     #[test]
     fn who_was_seen_lately_is_remembered_and_memory_is_bounded() {
         let (mut limiter, start) = (Limiter::new(20), Instant::now());
         let once = rate(1, 1);
-        assert_eq!(limiter.take("abuser", once, start), Ok(()));
+        assert_eq!(limiter.take("abuser", ONE, once, start), Ok(()));
         for other in 0..1_000 {
-            assert_eq!(limiter.take(&other.to_string(), once, start), Ok(()));
-            assert!(limiter.take("abuser", once, start).is_err(), "{other}");
+            assert_eq!(limiter.take(&other.to_string(), ONE, once, start), Ok(()));
+            assert!(limiter.take("abuser", ONE, once, start).is_err(), "{other}");
             assert!(limiter.younger.len() + limiter.older.len() <= 20);
         }
+    }
+
+    #[test]
+    fn a_bucket_goes_by_the_rate_there_is_now() {
+        let (mut limiter, start) = (Limiter::new(2), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(limiter.take("a", ONE, rate(100, 1), start), Ok(()));
+        }
+        let slow = limiter.take("a", ONE, rate(100, 1), start);
+        assert_eq!(slow, Err(Duration::from_secs(60)));
+        let relaxed = limiter.take("a", ONE, rate(30, 120), start);
+        assert_eq!(relaxed, Err(Duration::from_millis(500)));
+        let later = start + Duration::from_millis(500);
+        assert_eq!(limiter.take("a", ONE, rate(30, 120), later), Ok(()));
+    }
+
+    #[test]
+    fn what_costs_more_than_the_bucket_holds_takes_all_of_it() {
+        let (mut limiter, start) = (Limiter::new(2), Instant::now());
+        let small = rate(3, 60);
+        assert_eq!(limiter.take("a", FETCH, small, start), Ok(()));
+        assert_eq!(
+            limiter.take("a", ONE, small, start),
+            Err(Duration::from_secs(1))
+        );
+        assert_eq!(limiter.take("b", ONE, rate(20, 60), start), Ok(()));
+        assert_eq!(limiter.take("b", FETCH, rate(20, 60), start), Ok(()));
+        assert_eq!(
+            limiter.take("b", FETCH, rate(20, 60), start),
+            Err(Duration::from_secs(1))
+        );
     }
 
     proptest! {
@@ -218,7 +276,7 @@ mod tests {
             for gap in gaps {
                 at += gap;
                 parts = (parts + gap).min(full);
-                let taken = limiter.take("a", rate(burst, 60), start + Duration::from_millis(at));
+                let taken = limiter.take("a", ONE, rate(burst, 60), start + Duration::from_millis(at));
                 if parts >= 1_000 {
                     parts -= 1_000;
                     prop_assert_eq!(taken, Ok(()));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Secret;
 
 /// Secrets that stand in the public sources and examples of Chat21 programs: whoever can read can make tokens with them.
-const PUBLISHED: &[&str] = &["tokenKey", "THE-SECRET", "secret", "changeme"];
+const PUBLISHED: &[&str] = &["tokenKey", "THE SECRET", "THE-SECRET", "secret", "changeme"];
 /// The algorithms there are, as their names stand in a token's header (RFC 7518, section 3.1; RFC 8037).
 const ALGORITHMS: &[&str] = &[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",

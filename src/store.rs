@@ -376,6 +376,18 @@ impl Store {
             .max(self.acknowledged))
     }
 
+    /// The body of a message, if it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`].
+    pub fn body(&self, id: MessageId) -> Result<Option<String>, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT body FROM message WHERE message_id = ?")?
+            .query_row([id.to_string()], |row| row.get(0))
+            .optional()?)
+    }
+
     /// How long to wait for another process that is writing.
     #[cfg(test)]
     pub(crate) fn wait_for_others(&self, limit: Duration) -> Result<(), StoreError> {
@@ -520,10 +532,13 @@ impl Store {
                 .exists([])?,
         };
         self.bans = Some(any);
+        if !any {
+            return Ok(false);
+        }
         let mut banned = self
             .connection
             .prepare_cached("SELECT 1 FROM ban WHERE app = ? AND user = ?")?;
-        Ok(any && banned.exists([app.as_str(), user.as_str()])?)
+        Ok(banned.exists([app.as_str(), user.as_str()])?)
     }
 
     fn blocks(

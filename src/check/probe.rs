@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{GLIMPSE, Outcome, PATIENCE, Step, enter, step};
-use crate::broker::{LinkError, Session};
+use crate::broker::{Cause, LinkError, Session};
 use crate::config::{Config, Credentials};
 use crate::id::{AppId, UserId};
 use crate::layout::{PathLevel, UserPaths};
@@ -216,7 +216,13 @@ impl Scene<'_> {
 
     /// Whether what the probe publishes to `topic` arrives there.
     async fn writes(&mut self, topic: &str) -> Result<bool, LinkError> {
-        self.service.subscribe(&[filter(topic)]).await?;
+        let granted = self.service.subscribe(&[filter(topic)]).await?;
+        if !matches!(granted[..], [Ok(_)]) {
+            let text = format!(
+                "the observer's own user may not read {topic}: nothing can be said of who writes there"
+            );
+            return Err(LinkError::new(Cause::NotAuthorized, text));
+        }
         let mut probe = self.enter().await?;
         let name = TopicName::parse(topic).expect("made of levels");
         // RabbitMQ closes on what is not permitted, Mosquitto confirms and drops it: what arrives is what counts.
@@ -229,7 +235,8 @@ impl Scene<'_> {
     }
 }
 
-/// Not JSON: where it is read by an observer that runs, it leads to nothing but a refusal.
+/// Not JSON: where an observer that runs reads it, it leads to a refusal, nearly everywhere. (Layouts that carry any bytes bring it to a user
+/// called `check`, and the probe's conversation with him is archived.)
 fn payload() -> Bytes {
     Bytes::from_static(b"check")
 }

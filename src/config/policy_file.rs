@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::settings::RULES;
+use super::settings::{RULES, SETTINGS};
 use super::{ConfigError, ConfigErrors, Reader, flattened, no_scalars, parse_payload_size};
 use super::{read_toml, scalars, unknown};
 use crate::id::AppId;
@@ -22,6 +22,8 @@ pub struct PolicyFile {
     settings: Values,
     broker_kind: BrokerKind,
     max_payload_bytes: usize,
+    /// The version that was read at the start.
+    first: Option<Stamp>,
 }
 
 /// Which version of a file is there: another one, if any of it differs.
@@ -41,12 +43,14 @@ impl PolicyFile {
             .map(|(name, value)| (*name, value.clone()))
             .collect();
         let rules = read_rules(reader);
-        let source = Self {
+        let mut source = Self {
             path: reader.text("policy-file").map(PathBuf::from),
             settings,
             broker_kind,
             max_payload_bytes: rules.max_payload_bytes,
+            first: None,
         };
+        source.first = source.stamp();
         // Mistakes in the settings are reported there, and once.
         let policy = match reader.errors.is_empty() {
             true => source.read(),
@@ -59,6 +63,11 @@ impl PolicyFile {
                 (source, Policy::new(broker_kind, rules))
             }
         }
+    }
+
+    /// The largest payload that any rule may allow, in bytes: what comes in is cut to it.
+    pub fn max_payload_bytes(&self) -> usize {
+        self.max_payload_bytes
     }
 
     /// The file, if there is one.
@@ -75,6 +84,11 @@ impl PolicyFile {
             bytes: found.len(),
             inode: found.ino(),
         })
+    }
+
+    /// Which version of the file was there at the start, before it was read.
+    pub fn first_stamp(&self) -> Option<Stamp> {
+        self.first.clone()
     }
 
     /// Reads the rules.
@@ -161,6 +175,21 @@ impl PolicyFile {
     }
 }
 
+/// Lists that are added to what holds already; anything else takes its place.
+const ADDED: [&str; 2] = ["banned", "privileged-senders"];
+
+/// What a list holds already: what was given, or its default.
+fn given(values: &Values, name: &str) -> Vec<String> {
+    let default = SETTINGS.iter().find(|setting| setting.name == name);
+    match values.get(name) {
+        Some((texts, _)) => texts.clone(),
+        None => default
+            .map(|setting| setting.default.to_owned())
+            .into_iter()
+            .collect(),
+    }
+}
+
 fn overlay(
     values: &mut Values,
     table: toml::Table,
@@ -172,7 +201,11 @@ fn overlay(
         let place = format!("{prefix}{key} in {}", path.display());
         let name = RULES.iter().find(|name| **name == key);
         match (name, scalars(&value)) {
-            (Some(name), Some(texts)) => {
+            (Some(name), Some(mut texts)) => {
+                if ADDED.contains(name) {
+                    // Who is banned everywhere is banned here, too.
+                    texts.extend(given(values, name));
+                }
                 values.insert(name, (texts, place));
             }
             (Some(_), None) => errors.push(ConfigError {

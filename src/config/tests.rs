@@ -407,6 +407,7 @@ fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() 
         membership = "open"
         [app.shop]
         max-payload = "1KiB"
+        banned = ["troll"]
         rate-per-minute = "none"
         privileged-senders = ["bot"]
     "#;
@@ -430,7 +431,7 @@ fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() 
             shop.rate,
             shop.banned.len()
         ),
-        (1 << 10, 9, None, 1)
+        (1 << 10, 9, None, 2)
     );
     assert_eq!(
         (other.max_payload_bytes, other.privileged_senders.len()),

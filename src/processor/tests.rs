@@ -40,6 +40,7 @@ fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> Job 
         id: ids.next(NOW),
         fingerprint: Some(number as u64),
         repeated: false,
+        refused: None,
     }
 }
 

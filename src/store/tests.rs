@@ -83,6 +83,7 @@ impl Bench {
                 id,
                 fingerprint: (!self.qos_0).then_some(7),
                 repeated,
+                refused: None,
             }],
             room_for_many: 10_000,
             acknowledged: None,
@@ -210,6 +211,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
             id,
             fingerprint: Some(7),
             repeated: false,
+            refused: None,
         }],
         room_for_many: 100,
         acknowledged: None,
@@ -730,6 +732,7 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
             id: bench.ids.next(UnixMillis::new(bench.now)),
             fingerprint: Some(1),
             repeated: false,
+            refused: None,
         };
         let batch = Batch {
             jobs: vec![job],
@@ -773,4 +776,47 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     assert_eq!(blocked.len(), 1, "{blocked:?}");
     assert!(outside.set_block("a", "bob", "alice", false).unwrap());
     assert_eq!(outcome(&mut bench, write, "{}"), None);
+}
+
+/// What has passed once passes again, with the words it passed with: whatever the decision service, or the sender's rate, says now.
+#[test]
+fn what_comes_again_is_what_was_stored() {
+    let mut bench = Bench::new(&Place::Memory);
+    let id = bench.ids.next(UnixMillis::new(bench.now));
+    let topic = "apps/a/users/alice/messages/bob/outgoing";
+    let refused: crate::refusal::Refused = Refusal::RateLimited.into();
+    let mut process = |payload: &str, id, repeated, refused| {
+        let job = Job {
+            entry: EntryId::for_tests(1),
+            received: Received::new(topic.into(), payload.to_owned().into(), false),
+            id,
+            fingerprint: Some(1),
+            repeated,
+            refused,
+        };
+        let batch = Batch {
+            jobs: vec![job],
+            room_for_many: 100,
+            acknowledged: None,
+            finished: None,
+            policy: policy(),
+            now: UnixMillis::new(NOW),
+        };
+        bench.processor.process(&batch).unwrap().remove(0)
+    };
+    let first = process(r#"{"text":"replaced"}"#, id, false, None);
+    let again = process(
+        r#"{"text":"as it was written"}"#,
+        id,
+        true,
+        Some(refused.clone()),
+    );
+    assert_eq!((again.refusal, again.publishes), (None, first.publishes));
+    let other = MessageIds::new(RandomState::new()).next(UnixMillis::new(NOW));
+    let unknown = process("{}", other, true, Some(refused));
+    assert_eq!(
+        unknown.refusal,
+        Some(Refusal::RateLimited),
+        "it was refused before"
+    );
 }

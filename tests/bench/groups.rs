@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use observed::{Observer, connect, each_broker, percentile, start};
+use observed::{Observer, connect, cpu, each_broker, percentile, start};
 use wire::Wire;
 
 const PAYLOAD_BYTES: usize = 4_096;
@@ -33,22 +33,6 @@ fn main() {
             drop(observer);
         }
     });
-}
-
-/// User and system time of a process, in seconds.
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    fields[11..13]
-        .iter()
-        .map(|ticks| ticks.parse::<f64>().unwrap())
-        .sum::<f64>()
-        / 100.0
 }
 
 /// A line of `/proc/PID/status`, in KiB.

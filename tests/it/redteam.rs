@@ -14,18 +14,21 @@ use crate::wire::{Wire, packet, publish_packet};
 enum Outcome {
     /// Nothing arrives in anybody's inbox.
     Nothing,
+    /// Nothing arrives anywhere, not even at the observer: the broker sees to it.
+    Unseen,
     /// The observer refuses it, for this reason.
     Refused(&'static str),
     /// It arrives as what it is: a message of his own.
     AsHisOwn,
 }
-use Outcome::{AsHisOwn, Nothing, Refused};
+use Outcome::{AsHisOwn, Nothing, Refused, Unseen};
 
 struct Arena {
     guarded: Guarded,
     /// Sees the inboxes of the others, and the dead letters.
     watch: Wire,
     honest: Wire,
+    service: Wire,
     fences: u64,
     tried: usize,
 }
@@ -60,26 +63,33 @@ impl Arena {
             format!("apps/{APP}/users/group-closed/#"),
             format!("/apps/{APP}/users/u01/#"),
             format!("/apps/{APP}/users/u02/#"),
+            format!("apps/{APP}/users/u00/messages/u01/clientadded"),
+            "apps/othershop/#".to_owned(),
+            "apps/observer/#".to_owned(),
+            "observer/observer/status".to_owned(),
         ];
         let mut filters: Vec<&str> = watched.iter().map(String::as_str).collect();
         filters.push("dead/letters");
         watch.subscribe(&filters).unwrap();
         let honest = guarded.enter("u02");
+        let service = guarded.service();
         let mut arena = Self {
             guarded,
             watch,
             honest,
+            service,
             fences: 0,
             tried: 0,
         };
         let members = json!({"group": {"uid": "group-closed", "members": {"u01": 1, "u02": 1}}, "notify_to": {"u01": 1}});
-        let mut service = arena.guarded.service();
         let topic = format!("apps/observer/{APP}/groups/update");
-        service
+        arena
+            .service
             .publish_confirmed(topic, members.to_string())
             .unwrap();
         let told = format!("apps/{APP}/users/u01/groups/group-closed/clientupdated");
         while arena.watch.message(PATIENCE).unwrap().topic() != told {}
+        arena.seen();
         arena
     }
 
@@ -118,12 +128,17 @@ impl Arena {
         let (letters, arrived): (Vec<Seen>, Vec<Seen>) = seen
             .into_iter()
             .partition(|(topic, _)| topic == "dead/letters");
+        let echo = format!("apps/{APP}/users/u00/");
         let reasons: Vec<Value> = letters
             .iter()
             .map(|letter| body(letter)["reason"].clone())
             .collect();
         match outcome {
             Nothing => assert!(arrived.is_empty(), "{what}: {arrived:?}"),
+            Unseen => assert!(
+                arrived.is_empty() && letters.is_empty(),
+                "{what}: {arrived:?} {letters:?}"
+            ),
             Refused(reason) => {
                 assert!(arrived.is_empty(), "{what}: {arrived:?}");
                 assert_eq!(reasons, [json!(reason)], "{what}");
@@ -133,7 +148,10 @@ impl Arena {
                     !arrived.is_empty() && reasons.is_empty(),
                     "{what}: {arrived:?} {reasons:?}"
                 );
-                for message in &arrived {
+                for message in arrived
+                    .iter()
+                    .filter(|(topic, _)| !topic.starts_with(&echo))
+                {
                     let (topic, text) = (&message.0, String::from_utf8_lossy(&message.1));
                     assert!(topic.ends_with("/clientadded"), "{what}: {topic}");
                     assert!(
@@ -156,6 +174,9 @@ impl Arena {
             }
         }
         arrived
+            .into_iter()
+            .filter(|(topic, _)| !topic.starts_with(&echo))
+            .collect()
     }
 
     /// He publishes it, on a connection of his own: brokers close it on some of what he does.
@@ -179,18 +200,37 @@ impl Arena {
         self.judge(what, outcome)
     }
 
-    /// He subscribes, and hears nothing of what goes to others meanwhile.
+    /// He subscribes, and hears nothing of what is said elsewhere meanwhile.
     fn subscribes(&mut self, filter: &str) {
         let mut mallory = self.mallory();
         // Refused, closed, or granted and silent.
         let _ = mallory.subscribe(&[filter]);
-        self.judge(filter, Nothing);
-        while let Some(message) = mallory.message(Duration::from_millis(50)) {
-            assert!(
-                message.topic().contains("/users/u00/"),
-                "{filter}: he reads {}",
-                message.topic()
-            );
+        for topic in [
+            "observer/canary",
+            "dead/canary",
+            "apps/canary",
+            "apps/othershop/users/u00/canary",
+            "apps/observer/canary",
+            "apps/tilechat/users/u00x/canary",
+            "apps/tilechat/users/u01/canary",
+            "/apps/tilechat/users/u01/canary",
+            "apps/tilechat/outgoing/canary",
+        ] {
+            self.service.publish_confirmed(topic, "canary").unwrap();
+        }
+        self.tried += 1;
+        let seen = self.seen();
+        assert!(
+            seen.iter().all(|seen| seen.1 == b"canary"),
+            "{filter}: {seen:?}"
+        );
+        let own = [
+            format!("apps/{APP}/users/u00/"),
+            format!("/apps/{APP}/users/u00/"),
+        ];
+        while let Some(message) = mallory.message(Duration::from_millis(100)) {
+            let is_his = own.iter().any(|own| message.topic().starts_with(own));
+            assert!(is_his, "{filter}: he reads {}", message.topic());
         }
     }
 
@@ -247,7 +287,16 @@ impl Arena {
             "observer/observer/status",
             "dead/letters",
         ] {
-            self.publishes(topic, topic.as_bytes(), forged, Nothing);
+            let payload: &[u8] = match topic.rsplit('/').nth(1) {
+                Some("presence") => br#"{"connected":true}"#,
+                Some("groups") => {
+                    br#"{"group":{"uid":"group-closed","members":{"u00":1}},"notify_to":{"u01":1}}"#
+                }
+                Some("u02") => br#"{"blocked":true}"#,
+                Some("m1") => br#"{"status":200}"#,
+                _ => forged,
+            };
+            self.publishes(topic, topic.as_bytes(), payload, Unseen);
         }
         for (what, payload) in [
             (

@@ -399,6 +399,157 @@ fn rules_change_while_the_observer_runs() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert_eq!(outcome(&mut u00), "clientadded");
+    // A limit that is raised lets the whole of a message pass, in the layout that looks at nothing.
+    let inbox = format!("/apps/{app}/users/u01/u00/messages/outgoing");
+    let mut u01 = Wire::connect(
+        port,
+        &format!("{app}-u01"),
+        &broker.login(&app, "u01"),
+        true,
+    )
+    .unwrap();
+    let own = [
+        format!("/apps/{app}/users/u01/u00/messages/clientrejected"),
+        format!("/apps/{app}/users/u00/u01/messages/clientadded"),
+    ];
+    u01.subscribe(&[&own[0]]).unwrap();
+    u00.subscribe(&[&own[1]]).unwrap();
+    let long = "x".repeat(150);
+    std::fs::write(&file, "max-payload = 100\n").unwrap();
+    observer.hang_up();
+    let rules = |count: usize| {
+        let start = std::time::Instant::now();
+        while observer.log().matches("new rules are in force").count() < count {
+            assert!(start.elapsed() < PATIENCE, "{}", observer.log());
+            // A log file: there is nothing to wait on.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    rules(3);
+    u01.publish_confirmed(&inbox, &long).unwrap();
+    assert_eq!(u01.message(PATIENCE).unwrap().json()["reason"], "too-large");
+    std::fs::write(&file, "max-payload = 200\n").unwrap();
+    observer.hang_up();
+    rules(4);
+    u01.publish_confirmed(&inbox, &long).unwrap();
+    assert_eq!(u00.message(PATIENCE).unwrap().payload, long.as_bytes());
     let (status, log) = observer.stop();
     assert!(status.success(), "{log}");
+}
+
+/// `block` changes what the running observer does with the next message, and the blocked sender sees no difference.
+#[test]
+fn an_operators_word_holds_at_once() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let scene = crate::protocol::Scene::new(broker, &[]);
+    let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
+    let app = scene.app.as_str();
+    let echo = |alice: &mut crate::protocol::User| {
+        alice.writes("u01", &json!({"text": "hi"}));
+        let (place, mut said) = alice.hears();
+        // What differs from message to message anyway.
+        for own in ["message_id", "timestamp"] {
+            said.as_object_mut().unwrap().remove(own);
+        }
+        (place, said)
+    };
+    let free = echo(&mut alice);
+    bob.hears();
+    assert_eq!(
+        scene.command(&["block", "set", app, "u01", "u00"]),
+        format!("{app} u01 blocks u00\n")
+    );
+    assert_eq!(echo(&mut alice), free);
+    bob.hears_nothing();
+    alice.hears_nothing();
+    scene.command(&["block", "ban", app, "u02"]);
+    assert_eq!(
+        scene.command(&["block", "list", app]),
+        format!("{app} u02 is banned\n{app} u01 blocks u00\n")
+    );
+    let listed: Value =
+        serde_json::from_str(&scene.command(&["block", "list", app, "u00", "--json"])).unwrap();
+    assert_eq!(listed, json!([{"app": app, "by": "u01", "user": "u00"}]));
+    scene.command(&["block", "clear", app, "u01", "u00"]);
+    assert_eq!(echo(&mut alice), free);
+    bob.hears();
+    let mut banned = scene.user("u02");
+    banned.writes("u01", &json!({}));
+    assert_eq!(banned.hears().1["reason"], "banned");
+    scene.command(&["block", "unban", app, "u02"]);
+    banned.writes("u01", &json!({"text": "again"}));
+    assert_eq!(bob.hears().1["text"], "again");
+    let faulty = scene.try_command(&["block", "ban", app, "a+b"]);
+    assert!(!faulty.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&faulty.stderr),
+        "error: user \"a+b\" holds '+', which no identifier may hold\n"
+    );
+}
+
+/// Over MQTT 5 the reason stands beside the payload, too, for the sender and for the dead letters.
+#[test]
+fn the_reason_is_a_user_property() {
+    use std::io::{BufRead, BufReader};
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let dead = format!("dead/{app}");
+    let _observer = Observer::start(broker, &app, &["--dead-letter-topic", &dead]);
+    let port = broker.port("MQTT").to_string();
+    let mut child = std::process::Command::new(crate::bed::root().join("scripts/brokers"))
+        .args([
+            "client",
+            "stdbuf",
+            "-oL",
+            "mosquitto_sub",
+            "-d",
+            "-V",
+            "5",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+        ])
+        .args([
+            "-u",
+            "observer",
+            "-P",
+            "observerpw",
+            "-C",
+            "2",
+            "-W",
+            "30",
+            "-F",
+            "%t %P",
+        ])
+        .args([
+            "-t",
+            &dead,
+            "-t",
+            &format!("apps/{app}/users/u00/messages/u01/clientrejected"),
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    // Of its debugging lines, this one says that it is subscribed.
+    assert!(lines.any(|line| line.starts_with("Subscribed")));
+    let mut u00 = Wire::connect(
+        broker.port("MQTT"),
+        &format!("{app}-u00"),
+        &broker.login(&app, "u00"),
+        true,
+    )
+    .unwrap();
+    let topic = format!("apps/{app}/users/u00/messages/u01/outgoing");
+    u00.publish_confirmed(&topic, "no json").unwrap();
+    let said: Vec<String> = lines.filter(|line| line.contains(" reason:")).collect();
+    let letter = format!("{dead} reason:not-json topic:{topic}");
+    let notice = format!("apps/{app}/users/u00/messages/u01/clientrejected reason:not-json");
+    assert!(said.contains(&letter) && said.contains(&notice), "{said:?}");
+    child.wait().unwrap();
 }
