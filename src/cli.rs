@@ -390,7 +390,7 @@ async fn reread(file: &PolicyFile, policy: &watch::Sender<Arc<Policy>>, mut hang
         };
         let now = file.stamp();
         // One that is still being written may look like one with fewer rules: it has to stand as it is for a while.
-        let settled = std::mem::replace(&mut before, Some(now.clone())) == Some(now.clone());
+        let settled = before.replace(now.clone()).as_ref() == Some(&now);
         if !asked && (now == stamp || !settled) {
             continue;
         }

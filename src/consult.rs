@@ -157,11 +157,9 @@ impl Consultant {
         })
     }
 
-    /// Asks about a message, when those before it in its conversation have been decided on.
-    ///
-    /// # Errors
-    /// The message, if more of that conversation wait than may.
-    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: Job) -> Result<(), Job> {
+    /// Asks about a message, when those before it in its conversation have been decided on. Returns it, if more of them wait than may.
+    #[must_use]
+    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: Job) -> Option<Job> {
         let Outgoing {
             app,
             sender,
@@ -178,14 +176,14 @@ impl Consultant {
         let question = Some(question(outgoing, &job.received));
         let conversation = self.conversations.entry(key.clone()).or_default();
         if conversation.len() >= self.most {
-            return Err(job);
+            return Some(job);
         }
         conversation.push_back(Asked { job, question });
         if conversation.len() == 1 {
             self.ready.push_back(key);
         }
         self.send();
-        Ok(())
+        None
     }
 
     fn send(&mut self) {

@@ -778,7 +778,7 @@ impl Observer {
                 inbound: Inbound::Outgoing(outgoing),
                 ..
             }) => {
-                if let Err(job) = consultant.ask(&outgoing, job) {
+                if let Some(job) = consultant.ask(&outgoing, job) {
                     let refused = Refused {
                         detail: Some("too many messages of this conversation wait".into()),
                         ..Refusal::RateLimited.into()

@@ -5,14 +5,15 @@
 //!
 //! # The way of a message
 //! [`broker`] reads a PUBLISH on the session's connection and hands it to [`daemon`], which asks
-//! 1. [`forward`] whether it has come before (a redelivery), and has it keep a place for the message,
+//! 1. [`forward`] whether it has come before (a redelivery), and has it keep a place for the message; [`rate`], whether
+//!    its sender has said too much; [`consult`], what the operator's decision service says of it, if there is one,
 //! 2. [`processor`], with all that came together, for what it leads to: [`routing`] decodes ([`layout`], [`topic`], [`id`];
 //!    [`policy`], [`message`], [`control`], [`group`]), the [`store`] looks up the facts, `routing` makes a plan ([`effect`],
 //!    [`conversation`], and [`fan_out`] for what goes to many), the store writes it down; one commit for all,
 //! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
-//! The core (`id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
+//! The core (`acl`, `id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
 //! `store`, `processor`, `http`, `consult`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 

@@ -212,8 +212,15 @@ fn inspect(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         });
         println!("{}", serde_json::to_string_pretty(&said)?);
     } else {
-        println!("header    {}", serde_json::to_string(&decoded.header)?);
-        for (name, value) in decoded.claims.as_object().into_iter().flatten() {
+        let claims = decoded.claims.as_object();
+        let names = claims.into_iter().flatten().map(|(name, _)| name.len());
+        let width = names.chain([9]).max().unwrap_or_default() + 1;
+        println!(
+            "{:<width$}{}",
+            "header",
+            serde_json::to_string(&decoded.header)?
+        );
+        for (name, value) in claims.into_iter().flatten() {
             let lines: Vec<String> = match value {
                 Value::Array(values) => values.iter().map(plain).collect(),
                 value @ (Value::Null
@@ -231,15 +238,16 @@ fn inspect(given: &ArgMatches) -> anyhow::Result<ExitCode> {
                     _ => String::new(),
                 };
                 let name = if at == 0 { name } else { "" };
-                println!("{}", format!("{name:<10}{line} {time}").trim_end());
+                println!("{}", format!("{name:<width$}{line} {time}").trim_end());
             }
         }
-        println!("validity  {validity}");
-        match signed {
-            Some(true) => println!("signature made with this key (--jwt-key-file)"),
-            Some(false) => println!("signature NOT made with this key (--jwt-key-file)"),
-            None => println!("signature not checked (give --jwt-key-file)"),
-        }
+        println!("{:<width$}{validity}", "validity");
+        let signed = match signed {
+            Some(true) => "made with this key (--jwt-key-file)",
+            Some(false) => "NOT made with this key (--jwt-key-file)",
+            None => "not checked (give --jwt-key-file)",
+        };
+        println!("{:<width$}{signed}", "signature");
     }
     let good = signed != Some(false) && !matches!(left, Some(Err(_)));
     Ok(if good {

@@ -51,15 +51,15 @@ impl PolicyFile {
             first: None,
         };
         source.first = source.stamp();
-        // Mistakes in the settings are reported there, and once.
-        let policy = match reader.errors.is_empty() {
-            true => source.read(),
-            false => Ok(Policy::new(broker_kind, rules.clone())),
-        };
-        match policy {
+        match source.read() {
             Ok(policy) => (source, policy),
             Err(ConfigErrors(errors)) => {
-                reader.errors.extend(errors);
+                // A mistake in the settings has been found already.
+                for error in errors {
+                    if !reader.errors.contains(&error) {
+                        reader.errors.push(error);
+                    }
+                }
                 (source, Policy::new(broker_kind, rules))
             }
         }

@@ -467,7 +467,10 @@ fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() 
             .to_string()
             .contains("line 1")
     );
-    // At the start it is a mistake in the settings.
+    // At the start it is a mistake in the settings, among the others.
+    let more = [&flags[..], &[("rate-burst", "0")]].concat();
+    let errors = load(&more, &[], None).unwrap_err();
+    assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(
         load(&flags, &[], None)
             .unwrap_err()

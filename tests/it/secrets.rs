@@ -110,7 +110,8 @@ fn errors_help_and_results_hold_no_secret() {
     let wrong_login = format!("mqtt://observer:{IN_URL}@localhost:{}", broker.port("MQTT"));
     let url = broker.url(false);
     let state = dir.path().to_str().unwrap();
-    let cases: Vec<(Vec<&str>, Vec<(&str, &str)>)> = vec![
+    type Case<'a> = (Vec<&'a str>, Vec<(&'a str, &'a str)>);
+    let cases: Vec<Case<'_>> = vec![
         (
             vec!["run", "--help"],
             vec![("OBSERVER_PASSWORD", PASSWORD), ("OBSERVER_TOKEN", &token)],
