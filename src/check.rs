@@ -204,9 +204,9 @@ async fn try_all(
     subscribe(config, &mut visitor, steps).await?;
     visitor.leave().await;
     persist(&links, steps).await?;
-    Box::pin(ahead(config, &links, steps)).await?;
     Box::pin(round_trip(config, &links, steps)).await?;
     carries(config, &links, steps).await?;
+    Box::pin(ahead(config, &links, steps)).await?;
     match probe {
         Some(probe) => Box::pin(probe::run(config, probe, steps)).await,
         None => {
