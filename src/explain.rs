@@ -240,6 +240,9 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
             "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
         }
         (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
+        (Refusal::TooLarge, Some(decoded)) if matches!(decoded.inbound, Inbound::Block(_)) => {
+            "he blocks as many as he may".to_owned()
+        }
         (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
         (Refusal::Unroutable, _) => "the broker cannot carry a topic it leads to (--broker-kind)".to_owned(),
         (
@@ -270,6 +273,7 @@ fn facts_note(facts: &Facts, plan: &Plan<'_>) -> Option<String> {
         | Facts::Group { .. }
         | Facts::Receipt(_)
         | Facts::Conversation(_)
+        | Facts::Blocks { .. }
         | Facts::Presence { .. }
         | Facts::Fetch { .. } => None,
     }

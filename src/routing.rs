@@ -78,6 +78,11 @@ pub enum Facts {
     Receipt(Option<Receipted>),
     /// Of a conversation, if there is one.
     Conversation(Option<Row>),
+    /// Of those a user blocks.
+    Blocks {
+        /// They are as many as he may.
+        full: bool,
+    },
     /// Of a user's presence.
     Presence {
         /// His clients that are there, without the one concerned.
@@ -257,6 +262,9 @@ impl Router {
                     .map(|after| FanOut::history(*app, *user, (after, last), None)),
                 ..Plan::default()
             }),
+            (Inbound::Block(_), Content::Block(true), Facts::Blocks { full: true }) => {
+                Err(Refusal::TooLarge)
+            }
             (Inbound::Block(timeline), Content::Block(blocked), _) => {
                 let told = json(&serde_json::json!({ "blocked": blocked }));
                 Ok(Plan {

@@ -40,6 +40,8 @@ const REMEMBERED_GROUPS: usize = 10_000;
 const REMEMBERED_MEMBERS: usize = 1_000_000;
 /// Clients of one user that count as present: a bound on what he can make us keep. The oldest gives way.
 const CLIENTS: usize = 64;
+/// Users that one user may block: a bound on what he can make us keep.
+const BLOCKS: i64 = 10_000;
 /// Stands for a message id in `absence.redelivered_by` where nothing will be acknowledged.
 const REDELIVERED: &str = "done";
 /// Bytes of bodies in one page, give or take one message.
@@ -501,9 +503,20 @@ impl Store {
                     last: self.last()?,
                 })
             }
-            Inbound::Block(_) | Inbound::Delivered(_) | Inbound::Groups { .. } => {
-                Ok(Facts::Nothing)
+            Inbound::Block(timeline) => {
+                let full = self
+                    .connection
+                    .prepare_cached(
+                        "SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT 1 OFFSET ?",
+                    )?
+                    .exists(params![
+                        timeline.app.as_str(),
+                        timeline.inbox_of.as_str(),
+                        BLOCKS - 1
+                    ])?;
+                Ok(Facts::Blocks { full })
             }
+            Inbound::Delivered(_) | Inbound::Groups { .. } => Ok(Facts::Nothing),
         }
     }
 

@@ -5,3 +5,6 @@ CREATE TABLE ban (
   since  INTEGER NOT NULL,  -- milliseconds since 1970
   PRIMARY KEY (app, user)
 ) WITHOUT ROWID;
+
+-- How many somebody blocks.
+CREATE INDEX block_by_owner ON block (app, inbox_of);

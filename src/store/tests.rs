@@ -820,3 +820,68 @@ fn what_comes_again_is_what_was_stored() {
         "it was refused before"
     );
 }
+
+#[test]
+fn a_user_can_block_so_many_and_no_more() {
+    let mut bench = Bench::new(&Place::Memory);
+    let mut block = |other: &str, payload: &str| {
+        let received = Received::new(
+            format!("apps/a/users/alice/blocked/{other}/update").into(),
+            payload.to_owned().into(),
+            false,
+        );
+        let job = Job {
+            entry: EntryId::for_tests(1),
+            received,
+            id: bench.ids.next(UnixMillis::new(NOW)),
+            fingerprint: None,
+            repeated: false,
+            refused: None,
+        };
+        let batch = Batch {
+            jobs: vec![job],
+            room_for_many: 1,
+            acknowledged: None,
+            finished: None,
+            policy: policy(),
+            now: UnixMillis::new(NOW),
+        };
+        bench.processor.process(&batch).unwrap().remove(0).refusal
+    };
+    let (on, off) = (r#"{"blocked":true}"#, r#"{"blocked":false}"#);
+    for n in 0..BLOCKS {
+        assert_eq!(block(&n.to_string(), on), None);
+    }
+    assert_eq!(block("one-more", on), Some(Refusal::TooLarge));
+    assert_eq!(block("7", off), None);
+    assert_eq!(block("one-more", on), None);
+}
+
+#[test]
+fn a_store_of_an_earlier_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("observer.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.pragma_update(None, "application_id", APPLICATION_ID)
+        .unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute("INSERT INTO block VALUES ('a', 'bob', 'alice')", [])
+        .unwrap();
+    drop(old);
+    drop(Store::open(&Place::File(path.clone()), false).unwrap());
+    let mut store = Store::visit(&path).unwrap();
+    assert!(
+        store
+            .set_ban("a", "mallory", true, UnixMillis::new(NOW))
+            .unwrap()
+    );
+    let blocked = store.blocked(None, None).unwrap();
+    assert_eq!(
+        blocked
+            .iter()
+            .map(|one| one.user.as_str())
+            .collect::<Vec<_>>(),
+        ["mallory", "bob"]
+    );
+}
