@@ -4,12 +4,14 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols
 # The dependencies first, in a layer of their own: they change seldom. Cargo wants every target it is told of to be there.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it tests/bench \
- && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs tests/bench/core.rs tests/bench/groups.rs tests/bench/throughput.rs >/dev/null \
+ && echo 'fn main() {}' | tee src/main.rs src/build.rs tests/it/main.rs tests/bench/abuse.rs tests/bench/core.rs tests/bench/groups.rs tests/bench/throughput.rs >/dev/null \
  && touch src/lib.rs \
  && cargo build --release --locked --no-default-features
 COPY src src
+# For --version; there is no git here.
+ARG OBSERVER_COMMIT=
 # Without the embedded broker of `demo`.
-RUN touch src/main.rs src/lib.rs && cargo build --release --locked --no-default-features && mkdir /state
+RUN touch src/main.rs src/lib.rs src/build.rs && cargo build --release --locked --no-default-features && mkdir /state
 
 FROM docker.io/library/debian:bookworm-slim
 # The certificates of the build image are the ones of Debian's package: no need to install it a second time.

@@ -53,6 +53,7 @@ pub fn main() -> ExitCode {
             given.get_flag("once"),
             given.get_one("port").copied(),
         )),
+        ("man", given) => man(given),
         ("completions", given) => {
             let shell = *given
                 .get_one::<clap_complete::Shell>("shell")
@@ -109,7 +110,7 @@ pub fn command() -> Command {
         })
     };
     let command = Command::new("chat21-observer")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(concat!(env!("CARGO_PKG_VERSION"), env!("OBSERVER_BUILT_OF")))
         .about("Turns an MQTT broker into a Chat21 messaging backend: what users write to their outgoing paths, it publishes into inboxes")
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -204,6 +205,11 @@ pub fn command() -> Command {
                 .args(&settings),
         )
         .subcommand(Command::new("health").about("Ask the running observer whether it is ready (exit code 0 or 1)").args(&settings))
+        .subcommand(
+            Command::new("man")
+                .about("Print a manual page, of the program or of one command")
+                .arg(Arg::new("COMMAND").num_args(0..).help("such as run, or token mint user")),
+        )
         .subcommand(Command::new("completions").about("Print a completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::builder::EnumValueParser::<clap_complete::Shell>::new()),
         ));
@@ -486,6 +492,20 @@ async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         },
     )
+}
+
+fn man(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let mut command = command();
+    // Names every command by its whole path.
+    command.build();
+    for name in given.get_many::<String>("COMMAND").into_iter().flatten() {
+        let found = command.find_subcommand(name).cloned();
+        command = found.with_context(|| format!("there is no command {name:?}"))?;
+    }
+    clap_mangen::Man::new(command)
+        .render(&mut std::io::stdout())
+        .context("cannot write")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn acl(given: &ArgMatches) -> anyhow::Result<ExitCode> {

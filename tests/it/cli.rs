@@ -590,3 +590,58 @@ fn completions_are_printed_for_every_shell() {
         );
     }
 }
+
+#[test]
+fn manual_pages_are_printed_for_every_command() {
+    for (args, name) in [
+        (&["man"][..], "chat21-observer"),
+        (&["man", "run"], "chat21-observer-run"),
+        (
+            &["man", "token", "mint", "user"],
+            "chat21-observer-token-mint-user",
+        ),
+    ] {
+        let (code, out, err) = run(args, &[]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(
+            out.contains(&format!(".TH {name} 1")),
+            "{name}: {}",
+            &out[..200]
+        );
+    }
+    let (_, out, _) = run(&["man", "run"], &[]);
+    for setting in chat21_observer::config::SETTINGS {
+        let flag = format!("\\-\\-{}", setting.name.replace('-', "\\-"));
+        assert!(out.contains(&flag), "{flag}");
+    }
+    let (code, _, err) = run(&["man", "walk"], &[]);
+    assert_eq!(
+        (code, err.as_str()),
+        (1, "error: there is no command \"walk\"\n")
+    );
+}
+
+/// The commit, where there is one to know.
+#[test]
+fn the_version_names_the_commit() {
+    let (code, out, _) = run(&["--version"], &[]);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(code, 0);
+    let git = Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .current_dir(root())
+        .output();
+    if !git.is_ok_and(|output| output.status.success()) {
+        assert_eq!(out, format!("chat21-observer {version}\n"));
+        return;
+    }
+    let begins = format!("chat21-observer {version} (");
+    let commit = out
+        .strip_prefix(&begins)
+        .and_then(|rest| rest.strip_suffix(")\n"))
+        .unwrap();
+    assert!(
+        commit.len() == 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{out}"
+    );
+}
