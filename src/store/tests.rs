@@ -12,8 +12,8 @@ use crate::id::MessageIds;
 use crate::layout::{Controls, Layout, Layouts};
 use crate::message::Received;
 use crate::policy::{Policy, Rules};
-use crate::processor::{Batch, Job, Processor};
-use crate::refusal::Refusal;
+use crate::processor::{Batch, Decided, Job, Processor};
+use crate::refusal::{Refusal, Refused};
 use crate::routing::Router;
 use crate::topic::BrokerKind;
 
@@ -74,16 +74,30 @@ impl Bench {
     }
 
     fn take_as(&mut self, topic: &str, payload: &str, id: MessageId, repeated: bool) {
+        for decided in self.decide(topic, payload, id, repeated, None) {
+            assert_eq!(decided.refusal, None, "{topic} {payload}");
+        }
+    }
+
+    /// What comes of a message on a topic under `apps/`.
+    fn decide(
+        &mut self,
+        topic: &str,
+        payload: &str,
+        id: MessageId,
+        repeated: bool,
+        refused: Option<Refused>,
+    ) -> Vec<Decided> {
         let topic = format!("apps/{topic}");
         let received = Received::new(topic.into(), payload.to_owned().into(), false);
         let batch = Batch {
             jobs: vec![Job {
-                entry: crate::forward::EntryId::for_tests(0),
+                entry: EntryId::for_tests(0),
                 received,
                 id,
                 fingerprint: (!self.qos_0).then_some(7),
                 repeated,
-                refused: None,
+                refused,
             }],
             room_for_many: 10_000,
             acknowledged: None,
@@ -91,9 +105,15 @@ impl Bench {
             policy: policy(),
             now: UnixMillis::new(self.now),
         };
-        for decided in self.processor.process(&batch).unwrap() {
-            assert_eq!(decided.refusal, None, "{batch:?}");
-        }
+        self.processor.process(&batch).unwrap()
+    }
+
+    /// Why a message is refused, if it is.
+    fn refusal(&mut self, topic: &str, payload: &str) -> Option<Refusal> {
+        let id = self.ids.next(UnixMillis::new(self.now));
+        self.decide(topic, payload, id, false, None)
+            .remove(0)
+            .refusal
     }
 }
 
@@ -724,28 +744,8 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     let path = dir.path().join("observer.db");
     let mut bench = Bench::new(&Place::File(path.clone()));
     let mut outside = Store::visit(&path).unwrap();
-    let outcome = |bench: &mut Bench, topic: &str, payload: &str| {
-        let received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-        let job = Job {
-            entry: EntryId::for_tests(1),
-            received,
-            id: bench.ids.next(UnixMillis::new(bench.now)),
-            fingerprint: Some(1),
-            repeated: false,
-            refused: None,
-        };
-        let batch = Batch {
-            jobs: vec![job],
-            room_for_many: 100,
-            acknowledged: None,
-            finished: None,
-            policy: policy(),
-            now: UnixMillis::new(bench.now),
-        };
-        bench.processor.process(&batch).unwrap().remove(0).refusal
-    };
-    let write = "apps/a/users/alice/messages/bob/outgoing";
-    assert_eq!(outcome(&mut bench, write, "{}"), None);
+    let write = "a/users/alice/messages/bob/outgoing";
+    assert_eq!(bench.refusal(write, "{}"), None);
     assert!(
         outside
             .set_ban("a", "alice", true, UnixMillis::new(NOW))
@@ -756,26 +756,23 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
             .set_ban("a", "alice", true, UnixMillis::new(NOW))
             .unwrap()
     );
-    assert_eq!(outcome(&mut bench, write, "{}"), Some(Refusal::Banned));
-    let other_app = "apps/b/users/alice/messages/bob/outgoing";
-    assert_eq!(outcome(&mut bench, other_app, "{}"), None);
+    assert_eq!(bench.refusal(write, "{}"), Some(Refusal::Banned));
+    let other_app = "b/users/alice/messages/bob/outgoing";
+    assert_eq!(bench.refusal(other_app, "{}"), None);
     let gone = r#"{"disconnected":true}"#;
-    assert_eq!(
-        outcome(&mut bench, "apps/a/users/alice/presence/c", gone),
-        None
-    );
+    assert_eq!(bench.refusal("a/users/alice/presence/c", gone), None);
     assert!(
         outside
             .set_ban("a", "alice", false, UnixMillis::new(NOW))
             .unwrap()
     );
-    assert_eq!(outcome(&mut bench, write, "{}"), None);
+    assert_eq!(bench.refusal(write, "{}"), None);
     assert!(outside.set_block("a", "bob", "alice", true).unwrap());
-    assert_eq!(outcome(&mut bench, write, "{}"), Some(Refusal::Blocked));
+    assert_eq!(bench.refusal(write, "{}"), Some(Refusal::Blocked));
     let blocked = outside.blocked(Some("a"), Some("alice")).unwrap();
     assert_eq!(blocked.len(), 1, "{blocked:?}");
     assert!(outside.set_block("a", "bob", "alice", false).unwrap());
-    assert_eq!(outcome(&mut bench, write, "{}"), None);
+    assert_eq!(bench.refusal(write, "{}"), None);
 }
 
 /// What has passed once passes again, with the words it passed with: whatever the decision service, or the sender's rate, says now.
@@ -783,26 +780,12 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
 fn what_comes_again_is_what_was_stored() {
     let mut bench = Bench::new(&Place::Memory);
     let id = bench.ids.next(UnixMillis::new(bench.now));
-    let topic = "apps/a/users/alice/messages/bob/outgoing";
-    let refused: crate::refusal::Refused = Refusal::RateLimited.into();
+    let topic = "a/users/alice/messages/bob/outgoing";
+    let refused: Refused = Refusal::RateLimited.into();
     let mut process = |payload: &str, id, repeated, refused| {
-        let job = Job {
-            entry: EntryId::for_tests(1),
-            received: Received::new(topic.into(), payload.to_owned().into(), false),
-            id,
-            fingerprint: Some(1),
-            repeated,
-            refused,
-        };
-        let batch = Batch {
-            jobs: vec![job],
-            room_for_many: 100,
-            acknowledged: None,
-            finished: None,
-            policy: policy(),
-            now: UnixMillis::new(NOW),
-        };
-        bench.processor.process(&batch).unwrap().remove(0)
+        bench
+            .decide(topic, payload, id, repeated, refused)
+            .remove(0)
     };
     let first = process(r#"{"text":"replaced"}"#, id, false, None);
     let again = process(
@@ -825,28 +808,7 @@ fn what_comes_again_is_what_was_stored() {
 fn a_user_can_block_so_many_and_no_more() {
     let mut bench = Bench::new(&Place::Memory);
     let mut block = |other: &str, payload: &str| {
-        let received = Received::new(
-            format!("apps/a/users/alice/blocked/{other}/update").into(),
-            payload.to_owned().into(),
-            false,
-        );
-        let job = Job {
-            entry: EntryId::for_tests(1),
-            received,
-            id: bench.ids.next(UnixMillis::new(NOW)),
-            fingerprint: None,
-            repeated: false,
-            refused: None,
-        };
-        let batch = Batch {
-            jobs: vec![job],
-            room_for_many: 1,
-            acknowledged: None,
-            finished: None,
-            policy: policy(),
-            now: UnixMillis::new(NOW),
-        };
-        bench.processor.process(&batch).unwrap().remove(0).refusal
+        bench.refusal(&format!("a/users/alice/blocked/{other}/update"), payload)
     };
     let (on, off) = (r#"{"blocked":true}"#, r#"{"blocked":false}"#);
     for n in 0..BLOCKS {

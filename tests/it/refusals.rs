@@ -80,6 +80,18 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+/// A user, who hears nothing yet.
+fn enter(broker: Broker, app: &str, user: &str) -> Wire {
+    let login = broker.login(app, user);
+    Wire::connect(broker.port("MQTT"), &format!("{app}-{user}"), &login, true).unwrap()
+}
+
+/// The service user, to read the dead letters.
+fn service(broker: Broker, app: &str) -> Wire {
+    let login = ("observer".to_owned(), "observerpw".to_owned());
+    Wire::connect(broker.port("MQTT"), &format!("{app}-letters"), &login, true).unwrap()
+}
+
 /// An observer that may do everything but publish to u39.
 fn observer(broker: Broker, app: &str, policy: &str, protocol: &str) -> Observer {
     let dead = format!("dead/{app}");
@@ -263,17 +275,9 @@ fn what_the_broker_has_kept_is_refused_as_retained() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
     let app = fresh_app();
-    let service = ("observer".to_owned(), "observerpw".to_owned());
-    let port = broker.port("MQTT");
-    let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
+    let mut letters = service(broker, &app);
     letters.subscribe(&[&format!("dead/{app}")]).unwrap();
-    let mut u04 = Wire::connect(
-        port,
-        &format!("{app}-u04"),
-        &broker.login(&app, "u04"),
-        true,
-    )
-    .unwrap();
+    let mut u04 = enter(broker, &app, "u04");
     u04.subscribe(&[&format!("apps/{app}/users/u04/#")])
         .unwrap();
     let topic = format!("apps/{app}/users/u04/messages/u01/outgoing");
@@ -317,17 +321,9 @@ fn refusals_are_not_answered_without_end() {
         "1",
     ];
     let mut observer = Observer::start(broker, &app, &args);
-    let port = broker.port("MQTT");
-    let service = ("observer".to_owned(), "observerpw".to_owned());
-    let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
+    let mut letters = service(broker, &app);
     letters.subscribe(&[&dead]).unwrap();
-    let mut u00 = Wire::connect(
-        port,
-        &format!("{app}-u00"),
-        &broker.login(&app, "u00"),
-        true,
-    )
-    .unwrap();
+    let mut u00 = enter(broker, &app, "u00");
     u00.subscribe(&[&format!("apps/{app}/users/u00/messages/u01/clientrejected")])
         .unwrap();
     let topic = format!("apps/{app}/users/u00/messages/u01/outgoing");
@@ -366,14 +362,7 @@ fn rules_change_while_the_observer_runs() {
     let file = dir.path().join("policy.toml");
     std::fs::write(&file, "").unwrap();
     let mut observer = Observer::start(broker, &app, &["--policy-file", file.to_str().unwrap()]);
-    let port = broker.port("MQTT");
-    let mut u00 = Wire::connect(
-        port,
-        &format!("{app}-u00"),
-        &broker.login(&app, "u00"),
-        true,
-    )
-    .unwrap();
+    let mut u00 = enter(broker, &app, "u00");
     u00.subscribe(&[&format!("apps/{app}/users/u00/messages/u01/+")])
         .unwrap();
     let topic = format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing");
@@ -401,13 +390,7 @@ fn rules_change_while_the_observer_runs() {
     assert_eq!(outcome(&mut u00), "clientadded");
     // A limit that is raised lets the whole of a message pass, in the layout that looks at nothing.
     let inbox = format!("/apps/{app}/users/u01/u00/messages/outgoing");
-    let mut u01 = Wire::connect(
-        port,
-        &format!("{app}-u01"),
-        &broker.login(&app, "u01"),
-        true,
-    )
-    .unwrap();
+    let mut u01 = enter(broker, &app, "u01");
     let own = [
         format!("/apps/{app}/users/u01/u00/messages/clientrejected"),
         format!("/apps/{app}/users/u00/u01/messages/clientadded"),
@@ -538,13 +521,7 @@ fn the_reason_is_a_user_property() {
         .map_while(Result::ok);
     // Of its debugging lines, this one says that it is subscribed.
     assert!(lines.any(|line| line.starts_with("Subscribed")));
-    let mut u00 = Wire::connect(
-        broker.port("MQTT"),
-        &format!("{app}-u00"),
-        &broker.login(&app, "u00"),
-        true,
-    )
-    .unwrap();
+    let mut u00 = enter(broker, &app, "u00");
     let topic = format!("apps/{app}/users/u00/messages/u01/outgoing");
     u00.publish_confirmed(&topic, "no json").unwrap();
     let said: Vec<String> = lines.filter(|line| line.contains(" reason:")).collect();
