@@ -13,6 +13,7 @@ mod error;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -25,12 +26,15 @@ use crate::effect::Publish;
 use crate::message::Received;
 use crate::topic::{Subscription, TopicFilter};
 
+/// How long the broker may take to close after our DISCONNECT.
+const LINGER: Duration = Duration::from_secs(1);
 /// The largest packet MQTT can encode, in bytes: header, 4 length bytes and 256 MiB less one (MQTT 3.1.1, 2.2.3). The limit is
 /// set this high because a larger packet than the client allows would end the connection and come again for ever; the limit on
-/// How long the broker may take to close after our DISCONNECT.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 /// payloads is the policy's.
 const MAX_PACKET_BYTES: u32 = 268_435_455 + 5;
+
+/// QoS 0 publishes that wait to be written, before more are dropped.
+const UNCONFIRMED: usize = 1_000;
 
 /// What packet identifiers are drawn from, as a multiple of the publishes under way: RabbitMQ confirms out of order, and an id
 /// that comes round before its turn is confirmed stops the connection until it is.
@@ -152,6 +156,8 @@ pub struct ConnectOptions {
     pub receive_maximum: u16,
     /// Publishes we may have under way; 0 for a connection that does not publish.
     pub publish_window: usize,
+    /// What the broker publishes, should the connection end without our DISCONNECT.
+    pub will: Option<Publish>,
 }
 
 /// What the broker said when it accepted the connection.
@@ -240,6 +246,48 @@ pub enum Cause {
     Other,
 }
 
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 15] = [
+        Self::ProtocolVersion,
+        Self::BadCredentials,
+        Self::NotAuthorized,
+        Self::ClosedOnSubscribe,
+        Self::BadClientId,
+        Self::Unavailable,
+        Self::TakenOver,
+        Self::Expired,
+        Self::Renewed,
+        Self::Undecodable,
+        Self::TimedOut,
+        Self::Closed,
+        Self::Unreachable,
+        Self::Tls,
+        Self::Other,
+    ];
+
+    /// The word for it in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProtocolVersion => "protocol-version",
+            Self::BadCredentials => "bad-credentials",
+            Self::NotAuthorized => "not-authorized",
+            Self::ClosedOnSubscribe => "closed-on-subscribe",
+            Self::BadClientId => "bad-client-id",
+            Self::Unavailable => "unavailable",
+            Self::TakenOver => "taken-over",
+            Self::Expired => "expired",
+            Self::Renewed => "renewed",
+            Self::Undecodable => "undecodable",
+            Self::TimedOut => "timed-out",
+            Self::Closed => "closed",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
@@ -300,6 +348,8 @@ pub struct Client {
     kind: ClientKind,
     /// Tokens of publishes handed over and not yet given a packet identifier, in order.
     submitted: Arc<Mutex<VecDeque<u64>>>,
+    /// QoS 0 publishes handed over and not yet written.
+    unconfirmed: Arc<AtomicUsize>,
     max_packet_bytes: u32,
 }
 
@@ -362,11 +412,8 @@ impl Client {
         if sent { Ok(()) } else { Err(SubmitError::Gone) }
     }
 
-    /// Publishes at QoS 1; answered by [`Event::Confirmed`] with the same token.
-    ///
-    /// # Errors
-    /// [`SubmitError`]; the publish was not sent then.
-    pub fn publish(&self, token: u64, publish: &Publish) -> Result<(), SubmitError> {
+    /// Whether the broker takes something of this size, and the crate can write it.
+    fn fits(&self, publish: &Publish) -> bool {
         let properties: usize = publish
             .user_properties
             .iter()
@@ -382,12 +429,43 @@ impl Client {
             .chain([publish.topic.as_str().len()])
             .any(|bytes| bytes > usize::from(u16::MAX))
         {
-            return Err(SubmitError::TooLarge);
+            return false;
         }
         // Fixed header, topic length, packet identifier, property length: at most 5 + 2 + 2 + 4.
-        if publish.topic.as_str().len() + publish.payload.len() + properties + 13
-            > self.max_packet_bytes as usize
-        {
+        publish.topic.as_str().len() + publish.payload.len() + properties + 13
+            <= self.max_packet_bytes as usize
+    }
+
+    /// Publishes at QoS 0: nothing answers. Returns whether it was handed over, which it is not where many wait already.
+    pub fn publish_unconfirmed(&self, publish: &Publish) -> bool {
+        if !self.fits(publish) || self.unconfirmed.load(Ordering::Relaxed) >= UNCONFIRMED {
+            return false;
+        }
+        let topic = publish.topic.as_str();
+        let sent = match &self.kind {
+            ClientKind::V4(client) => {
+                let payload = &publish.payload[..];
+                let sent = client.try_publish(topic, v4::QoS::AtMostOnce, publish.retain, payload);
+                sent.is_ok()
+            }
+            ClientKind::V5(client) => {
+                let (qos, payload) = (v5::mqttbytes::QoS::AtMostOnce, publish.payload.clone());
+                let sent = client.try_publish(topic, qos, publish.retain, payload);
+                sent.is_ok()
+            }
+        };
+        if sent {
+            self.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// Publishes at QoS 1; answered by [`Event::Confirmed`] with the same token.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the publish was not sent then.
+    pub fn publish(&self, token: u64, publish: &Publish) -> Result<(), SubmitError> {
+        if !self.fits(publish) {
             return Err(SubmitError::TooLarge);
         }
         let topic = publish.topic.as_str().to_owned();
@@ -398,7 +476,7 @@ impl Client {
             ClientKind::V4(client) => at_once(client.publish_bytes(
                 topic,
                 v4::QoS::AtLeastOnce,
-                false,
+                publish.retain,
                 publish.payload.clone(),
             ))
             .is_some_and(|sent| sent.is_ok()),
@@ -406,7 +484,9 @@ impl Client {
                 let qos = v5::mqttbytes::QoS::AtLeastOnce;
                 let payload = publish.payload.clone();
                 if publish.user_properties.is_empty() {
-                    client.try_publish(topic, qos, false, payload).is_ok()
+                    client
+                        .try_publish(topic, qos, publish.retain, payload)
+                        .is_ok()
                 } else {
                     let user_properties = publish.user_properties.clone();
                     let properties = v5::mqttbytes::v5::PublishProperties {
@@ -414,7 +494,13 @@ impl Client {
                         ..Default::default()
                     };
                     client
-                        .try_publish_with_properties(topic, qos, false, payload, properties)
+                        .try_publish_with_properties(
+                            topic,
+                            qos,
+                            publish.retain,
+                            payload,
+                            properties,
+                        )
                         .is_ok()
                 }
             }
@@ -484,6 +570,7 @@ enum Loop {
 pub struct Connection {
     network: Loop,
     submitted: Arc<Mutex<VecDeque<u64>>>,
+    unconfirmed: Arc<AtomicUsize>,
     /// The token of the publish that has a packet identifier, by that identifier.
     tokens: Vec<Option<u64>>,
     /// A publish whose identifier is still taken by an older one: it goes out when that one is confirmed.
@@ -502,9 +589,9 @@ pub fn open(options: &ConnectOptions) -> (Client, Connection) {
         .saturating_mul(PACKET_IDS_PER_PUBLISH)
         .clamp(64, usize::from(u16::MAX));
     let range = u16::try_from(range).expect("clamped to 16 bits");
-    // The queue takes as many publishes or acks as there are packet identifiers, and a SUBSCRIBE and a DISCONNECT: it is never
-    // full. It grows as needed.
-    let capacity = usize::from(u16::MAX) + 64;
+    // The queue takes as many publishes or acks as there are packet identifiers, what has none, and a SUBSCRIBE and a DISCONNECT:
+    // it is never full. It grows as needed.
+    let capacity = usize::from(u16::MAX) + UNCONFIRMED + 64;
     let (kind, network) = match options.protocol {
         Protocol::V311 => {
             let (client, network) = open_v4(options, range, capacity);
@@ -516,14 +603,17 @@ pub fn open(options: &ConnectOptions) -> (Client, Connection) {
         }
     };
     let submitted = Arc::new(Mutex::new(VecDeque::new()));
+    let unconfirmed = Arc::new(AtomicUsize::new(0));
     let client = Client {
         kind,
         submitted: submitted.clone(),
+        unconfirmed: unconfirmed.clone(),
         max_packet_bytes: MAX_PACKET_BYTES,
     };
     let connection = Connection {
         network,
         submitted,
+        unconfirmed,
         tokens: vec![None; usize::from(range) + 1],
         parked: None,
         keep_alive: options.keep_alive,
@@ -593,6 +683,15 @@ fn open_v4(
     if let Some(proxy) = &options.proxy {
         mqtt.set_proxy(crate_proxy(proxy));
     }
+    if let Some(will) = &options.will {
+        let (topic, payload) = (will.topic.as_str(), &will.payload[..]);
+        mqtt.set_last_will(v4::LastWill::new(
+            topic,
+            payload,
+            v4::QoS::AtLeastOnce,
+            will.retain,
+        ));
+    }
     let (client, mut network) = v4::AsyncClient::new(mqtt, capacity);
     network.set_network_options(network_options(options));
     (client, network)
@@ -624,6 +723,17 @@ fn open_v5(
     }
     if let Some(proxy) = &options.proxy {
         mqtt.set_proxy(crate_proxy(proxy));
+    }
+    if let Some(will) = &options.will {
+        let (topic, payload) = (will.topic.as_str(), &will.payload[..]);
+        let qos = v5::mqttbytes::QoS::AtLeastOnce;
+        mqtt.set_last_will(v5::mqttbytes::v5::LastWill::new(
+            topic,
+            payload,
+            qos,
+            will.retain,
+            None,
+        ));
     }
     v5::AsyncClient::new(mqtt, capacity)
 }
@@ -735,6 +845,10 @@ impl Connection {
                 }
                 Some(Event::Confirmed { token, outcome })
             }
+            Step::WrittenUnconfirmed => {
+                self.unconfirmed.fetch_sub(1, Ordering::Relaxed);
+                None
+            }
             Step::Nothing => Some(Event::Other),
         }
     }
@@ -754,6 +868,8 @@ enum Step {
     Event(Event),
     /// A publish went out with that packet identifier.
     Written(u16),
+    /// A QoS 0 publish went out.
+    WrittenUnconfirmed,
     /// A publish waits because its packet identifier is taken.
     Parked(u16),
     Confirmed(u16, Result<(), String>),
@@ -801,7 +917,7 @@ impl From<v4::Outgoing> for Step {
     fn from(outgoing: v4::Outgoing) -> Self {
         use v4::Outgoing as O;
         match outgoing {
-            O::Publish(0) => Self::Nothing,
+            O::Publish(0) => Self::WrittenUnconfirmed,
             O::Publish(packet_id) => Self::Written(packet_id),
             O::AwaitAck(packet_id) => Self::Parked(packet_id),
             O::Disconnect => Self::Event(Event::Disconnected),

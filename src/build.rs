@@ -14,6 +14,12 @@ fn main() {
         let output = asked.ok().filter(|output| output.status.success())?;
         Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
     });
-    let commit = commit.map_or(String::new(), |commit| format!(" ({commit})"));
-    println!("cargo::rustc-env=OBSERVER_BUILT_OF={commit}");
+    let commit = commit.unwrap_or_default();
+    println!("cargo::rustc-env=OBSERVER_BUILT_COMMIT={commit}");
+    let built_of = if commit.is_empty() {
+        String::new()
+    } else {
+        format!(" ({commit})")
+    };
+    println!("cargo::rustc-env=OBSERVER_BUILT_OF={built_of}");
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::probe::Probe;
 use crate::broker::{Cause, Connected, LinkError, Session};
 use crate::config::Config;
-use crate::daemon::{self, Setup};
+use crate::daemon::{self, Reporting, Setup};
 use crate::layout::{Controls, Inbound, Layout, Layouts};
 use crate::link::LinkSettings;
 use crate::routing::Router;
@@ -429,6 +429,8 @@ async fn round_trip(
         drain_timeout: Duration::from_secs(1),
         reset_session: false,
         http_listen: None,
+        webhooks: None,
+        reporting: Reporting::default(),
     };
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();

@@ -288,7 +288,7 @@ fn in_runtime<F: Future<Output = anyhow::Result<ExitCode>>>(body: F) -> anyhow::
 
 async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
-    telemetry::init(config.log_format, &config.log_level);
+    let log = telemetry::init(config.log_format, &config.log_level);
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -315,6 +315,13 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         drain_timeout: config.drain_timeout,
         reset_session: config.reset_session,
         http_listen: config.http_listen,
+        webhooks: config.webhooks.clone(),
+        reporting: daemon::Reporting {
+            status: true,
+            trace: config.trace,
+            stats_interval: config.stats_interval,
+            log_level: log.map(|log| (config.log_level.clone(), log)),
+        },
     };
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;

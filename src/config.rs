@@ -10,7 +10,7 @@ mod settings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,15 @@ use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use crate::broker::{Protocol, Secret, Session, Transport};
 use crate::consult;
+use crate::event::{EventKind, EventKinds};
 use crate::layout::{Controls, Layout, Layouts, PayloadMode};
 use crate::link::LinkSettings;
 use crate::policy::Policy;
 use crate::routing::Router;
 use crate::store::{Place, Retention, StoreSettings};
+use crate::telemetry;
 use crate::topic::{BrokerKind, TopicName};
+use crate::webhook;
 
 /// A mistake in the settings: where, what, and the rule it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +115,13 @@ pub struct Config {
     pub store: Option<StoreSettings>,
     /// The service that is asked about each message, if there is one.
     pub consult: Option<consult::Settings>,
-    /// Where health is served.
+    /// Who is told of what happens, if anybody.
+    pub webhooks: Option<webhook::Settings>,
+    /// Whether each message leaves a line of trace.
+    pub trace: bool,
+    /// How often stats are published; `None`: not at all.
+    pub stats_interval: Option<Duration>,
+    /// Where health and metrics are served.
     pub http_listen: Option<SocketAddr>,
     /// How logs look.
     pub log_format: LogFormat,
@@ -602,9 +611,22 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
     let reset_session = reader.switch("reset-session");
     let http_listen = reader.parse("http-listen", |text| match text {
         "none" => Ok(None),
-        address => address.parse().map(Some).map_err(|_| {
-            format!("{address:?} is neither an address such as 127.0.0.1:9090 nor none")
-        }),
+        address => match (address.parse(), address.parse()) {
+            (Ok(address), _) => Ok(Some(address)),
+            (_, Ok(port)) => Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
+            (Err(_), Err(_)) => Err(format!(
+                "{address:?} is neither an address such as 127.0.0.1:9090, nor a port, nor none"
+            )),
+        },
+    });
+    let trace = reader.switch("trace");
+    let stats_interval = reader.parse("stats-interval", |text| match text {
+        "none" => Ok(None),
+        text => match humantime::parse_duration(text) {
+            Ok(interval) if interval >= Duration::from_secs(1) => Ok(Some(interval)),
+            Ok(_) => Err(format!("{text:?} is less than 1s")),
+            Err(_) => Err(format!("{text:?} is neither a time such as 1m nor none")),
+        },
     });
     let consult = read_consult(reader);
     let log_format = reader.choice(
@@ -616,15 +638,9 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         ],
     );
     let log_level = reader
-        .parse(
-            "log-level",
-            |text| match tracing_subscriber::EnvFilter::try_new(text) {
-                Ok(_) => Ok(text.to_owned()),
-                Err(error) => Err(format!(
-                    "{text:?} is not a level (error, warn, info, debug, trace) or filter: {error}"
-                )),
-            },
-        )
+        .parse("log-level", |text| {
+            telemetry::filter(text).map(|_| text.to_owned())
+        })
         .unwrap_or_default();
     let state_dir_given = reader.is_given("state-dir");
     let state_dir = reader
@@ -638,7 +654,15 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
     );
     let (policy_file, policy) = PolicyFile::first_read(reader, broker_kind);
     let max_payload_bytes = policy_file.max_payload_bytes();
-    let router = read_router(reader, custom, store.is_some(), policy);
+    let webhooks = read_webhooks(reader);
+    let events = webhooks.as_ref().map(|webhooks| webhooks.events);
+    let router = read_router(
+        reader,
+        custom,
+        store.is_some(),
+        policy,
+        events.unwrap_or_default(),
+    );
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
         (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
@@ -657,6 +681,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         session: Session::Persistent(session_expiry),
         window,
         max_payload_bytes,
+        will: None,
     };
     Some(Config {
         name,
@@ -670,6 +695,9 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         reset_session,
         store,
         consult,
+        webhooks,
+        trace,
+        stats_interval: stats_interval?,
         http_listen: http_listen?,
         log_format,
         log_level,
@@ -699,6 +727,79 @@ fn read_consult(reader: &mut Reader<'_>) -> Option<consult::Settings> {
         timeout,
         concurrency,
         open,
+    })
+}
+
+/// Who is told of what; `None`, if nobody is.
+fn read_webhooks(reader: &mut Reader<'_>) -> Option<webhook::Settings> {
+    let enabled = reader.choice(
+        "webhook-enabled",
+        &[("true", true), ("1", true), ("false", false), ("0", false)],
+    );
+    let timeout = reader.duration(
+        "webhook-timeout",
+        Duration::from_millis(100)..=Duration::from_secs(300),
+    );
+    let concurrency = usize::from(reader.number("webhook-concurrency", 1..=1_000));
+    let max_age = reader.duration(
+        "webhook-max-age",
+        Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600),
+    );
+    let max_bytes = reader.parse("webhook-queue", parse_size);
+    let secret = reader.parse("webhook-secret-file", |path| {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {path}: {error}"))?;
+        let text = text.trim();
+        match webhook::signing_key(text) {
+            Ok(_) => Ok(Secret::new(text.to_owned())),
+            Err(fault) => Err(format!("the secret in {path} {fault}")),
+        }
+    });
+    let kinds: Vec<_> = reader
+        .texts("webhook-events")
+        .into_iter()
+        .map(|word| {
+            let known = EventKind::ALL.into_iter();
+            let mut known = known.filter(|kind| kind.as_str() == word);
+            known.next().ok_or_else(|| {
+                let words: Vec<&str> = EventKind::ALL.map(EventKind::as_str).into();
+                format!("{word:?} is none of {}", words.join(", "))
+            })
+        })
+        .collect();
+    let mut events = vec![];
+    for kind in kinds {
+        match kind {
+            Ok(kind) => events.push(kind),
+            Err(fault) => reader.fail("webhook-events", fault),
+        }
+    }
+    let mut endpoints: Vec<webhook::Endpoint> = vec![];
+    for text in reader.texts("webhook-endpoints") {
+        match webhook::Endpoint::parse(&text) {
+            Ok(endpoint) if endpoints.iter().any(|other| other.name == endpoint.name) => {
+                let fault = format!(
+                    "{} is there twice: what is told to each is kept by that name (user, password and query do not count)",
+                    endpoint.name
+                );
+                reader.fail("webhook-endpoints", fault);
+            }
+            Ok(endpoint) => endpoints.push(endpoint),
+            // Not the text, which may hold a secret.
+            Err(fault) => reader.fail("webhook-endpoints", fault),
+        }
+    }
+    if !enabled || endpoints.is_empty() {
+        return None;
+    }
+    Some(webhook::Settings {
+        endpoints,
+        events: events.into_iter().collect::<EventKinds>(),
+        timeout,
+        concurrency,
+        max_age,
+        max_bytes: max_bytes.unwrap_or_default(),
+        secret,
     })
 }
 
@@ -769,6 +870,7 @@ fn read_router(
     custom: Vec<CustomLayout>,
     has_store: bool,
     policy: Policy,
+    events: EventKinds,
 ) -> Option<Router> {
     let broker_kind = policy.broker_kind;
     let dead_letter_topic = reader.parse("dead-letter-topic", |text| {
@@ -843,6 +945,7 @@ fn read_router(
             layouts,
             policy: Arc::new(policy),
             dead_letter_topic,
+            events,
         }),
         Err(error) => {
             reader.fail("layouts", error);

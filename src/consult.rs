@@ -186,6 +186,11 @@ impl Consultant {
         None
     }
 
+    /// Messages that wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.conversations.values().map(VecDeque::len).sum()
+    }
+
     fn send(&mut self) {
         while self.asking.len() < self.concurrency {
             let Some(key) = self.ready.pop_front() else {

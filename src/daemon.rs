@@ -1,7 +1,7 @@
 //! The observer at work: takes messages from the session's link, keeps the ledger, hands publishes to the publishing links and
 //! acknowledgements back. One task owns all of that state; it never waits for a link.
 
-use std::hash::{DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,18 +24,21 @@ use crate::forward::{
 };
 use crate::http::{self, Health};
 use crate::id::{MessageId, MessageIds};
-use crate::layout::Inbound;
-use crate::link::{LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, log_connected};
+use crate::layout::{Inbound, Kind};
+use crate::link::{
+    LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, jitter, log_connected,
+};
 use crate::message::Received;
 use crate::policy::Policy;
-use crate::processor::{self, Batch, Decided, Job, Processor};
+use crate::processor::{self, Batch, Decided, Job, Processed, Processor};
 use crate::rate::Meter;
 use crate::refusal::{Refusal, Refused};
 use crate::routing::{Decoded, Router};
-use crate::store::{Store, StoreError, StoreSettings};
-use crate::telemetry::Stats;
+use crate::status::{self, Command, Own, OwnTopics, Status, Tracer};
+use crate::store::{Errand, Place, Store, StoreError, StoreSettings};
+use crate::telemetry::{LinkRole, Load, LogLevel, Metrics, Stats};
 use crate::time::UnixMillis;
-use crate::topic::{Subscription, TopicFilter, TopicName};
+use crate::webhook::{self, Answered, Courier};
 
 /// Events handled before the ledger is asked what to do: enough to share the cost of a wake-up, few enough to stay prompt.
 const BATCH: usize = 64;
@@ -75,8 +78,25 @@ pub struct Setup {
     pub drain_timeout: Duration,
     /// Whether to discard what the broker holds for us.
     pub reset_session: bool,
-    /// Where health is served.
+    /// Where health and metrics are served.
     pub http_listen: Option<SocketAddr>,
+    /// Who is told of what happens, if anybody.
+    pub webhooks: Option<webhook::Settings>,
+    /// What it says of itself.
+    pub reporting: Reporting,
+}
+
+/// What an observer says of itself over MQTT.
+#[derive(Clone, Debug, Default)]
+pub struct Reporting {
+    /// Whether the broker keeps its status: not that of one which is only tried.
+    pub status: bool,
+    /// Whether each message leaves a line of trace.
+    pub trace: bool,
+    /// How often stats are published; `None`: not at all.
+    pub stats_interval: Option<Duration>,
+    /// What is logged, and what changes it; nothing, where the log is somebody else's.
+    pub log_level: Option<(String, LogLevel)>,
 }
 
 /// The observer has connected and subscribed for the first time.
@@ -117,6 +137,9 @@ pub enum DaemonError {
     /// The store cannot be opened.
     #[error("cannot use the store (--store; none runs without)")]
     Store(#[source] StoreError),
+    /// The client of the webhooks cannot be set up.
+    #[error("cannot tell webhooks (--webhook-endpoints)")]
+    Webhook(#[source] reqwest::Error),
     /// The decision service's client cannot be set up.
     #[error("cannot ask the decision service (--policy-url)")]
     Consult(#[source] reqwest::Error),
@@ -148,8 +171,23 @@ struct Observer {
     publish_window: usize,
     asked: crate::broker::Session,
     health: Health,
-    stats: Stats,
-    probe_topic: TopicName,
+    metrics: Metrics,
+    courier: Option<Courier>,
+    /// Whether what webhooks wait for is gone with the process.
+    forgets_events: bool,
+    topics: OwnTopics,
+    tracer: Tracer,
+    log_level: Option<(String, LogLevel)>,
+    announced: Announced,
+}
+
+/// What the observer has said of itself.
+struct Announced {
+    since: (Instant, UnixMillis),
+    /// The status that the broker keeps, as far as it is known; `None`, if it is to keep none.
+    status: Option<Option<Status>>,
+    stats_interval: Option<Duration>,
+    stats_due: Instant,
 }
 
 /// Where messages are decided on.
@@ -258,14 +296,38 @@ pub async fn run(
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let lanes = setup.publishers + 1;
     let health = Health::new(lanes);
+    let (webhooks, reporting) = (setup.webhooks, setup.reporting);
+    let endpoints = webhooks.as_ref().map(webhook::Settings::names);
+    let endpoints = endpoints.unwrap_or_default();
+    let max_bytes = webhooks.as_ref().map_or(0, |settings| settings.max_bytes);
+    let metrics = Metrics::new(&endpoints);
+    let began = clock();
     // Before anything is read: what cannot be stored must not be taken.
     let store = match &setup.store {
         Some(settings) => {
             let store = Store::open(&settings.place, settings.redeliver);
-            Some((store.map_err(DaemonError::Store)?, settings.retention))
+            let store = store.map_err(DaemonError::Store)?;
+            let store = store.tells(endpoints.clone(), max_bytes);
+            let left_over = store.left_over().map_err(DaemonError::Store)?;
+            if left_over > 0 {
+                warn!(
+                    left_over,
+                    "events wait for webhook endpoints that are not configured any more (webhook list, webhook drop)"
+                );
+            }
+            Some((store, settings.retention))
         }
         None => None,
     };
+    let outbox = match (&store, &webhooks) {
+        (None, Some(_)) => {
+            let outbox = Store::open(&Place::Memory, false).map_err(DaemonError::Store)?;
+            Some(outbox.tells(endpoints, max_bytes))
+        }
+        (Some(_), _) | (None, None) => None,
+    };
+    let courier = webhooks.map(|settings| Courier::new(settings, metrics.clone(), began.0));
+    let courier = courier.transpose().map_err(DaemonError::Webhook)?;
     let window = usize::from(setup.links.window);
     let consultant = setup
         .consult
@@ -280,7 +342,7 @@ pub async fn run(
             let local = listener
                 .local_addr()
                 .map_err(|error| DaemonError::Listen { address, error })?;
-            let serving = http::serve(listener, health.clone());
+            let serving = http::serve(listener, health.clone(), metrics.clone());
             tasks.spawn(async move {
                 serving.await;
                 "health"
@@ -290,15 +352,16 @@ pub async fn run(
         None => None,
     };
     let publish_window = window * PUBLISHES_PER_MESSAGE;
-    let probe_topic = probe_topic(&setup.name, setup.links.client_id.reveal());
+    let topics = OwnTopics::new(&setup.name, setup.links.client_id.reveal());
     let mut filters = setup.router.layouts.filters();
-    filters.push(Subscription {
-        filter: TopicFilter::parse(probe_topic.as_str()).expect("a topic name is a filter"),
-        retained: false,
-    });
+    filters.extend(topics.subscriptions());
     let asked = setup.links.session;
     let links_stop = CancellationToken::new();
-    let links = Links::new(setup.links, health.clone(), links_stop.clone());
+    let links = LinkSettings {
+        will: Some(Status::offline().publish(&topics.status)).filter(|_| reporting.status),
+        ..setup.links
+    };
+    let links = Links::new(links, health.clone(), metrics.clone(), links_stop.clone());
     if setup.reset_session {
         tokio::select! {
             reset = links.reset_session() => reset.map_err(DaemonError::Reset)?,
@@ -331,13 +394,19 @@ pub async fn run(
     let mut ids = MessageIds::new(RandomState::new());
     let store_stop = CancellationToken::new();
     let desk = match store {
-        None => Desk::Here(Box::new(Processor::new(setup.router.clone(), None))),
+        None => {
+            let processor = Processor::new(setup.router.clone(), None)
+                .with_outbox(outbox)
+                .measured_by(metrics.clone());
+            Desk::Here(Box::new(processor))
+        }
         Some((store, retention)) => {
             ledger.expect(store.unacknowledged().map_err(DaemonError::Store)?);
             if let Some(last) = store.last_id().map_err(DaemonError::Store)? {
                 ids.resume_after(last);
             }
-            let processor = Processor::new(setup.router.clone(), Some(store));
+            let processor =
+                Processor::new(setup.router.clone(), Some(store)).measured_by(metrics.clone());
             let handle = processor::spawn(processor, retention, store_stop.clone());
             Desk::Thread {
                 handle: handle.map_err(DaemonError::Thread)?,
@@ -361,8 +430,18 @@ pub async fn run(
         publish_window,
         asked,
         health,
-        stats: Stats::default(),
-        probe_topic,
+        metrics,
+        forgets_events: courier.is_some() && setup.store.is_none(),
+        courier,
+        topics,
+        tracer: Tracer::new(reporting.trace),
+        log_level: reporting.log_level,
+        announced: Announced {
+            since: began,
+            status: reporting.status.then_some(None),
+            stats_interval: reporting.stats_interval,
+            stats_due: began.0 + reporting.stats_interval.unwrap_or_default(),
+        },
     };
     let ready = Some((
         ready,
@@ -387,14 +466,6 @@ pub async fn run(
             setup.drain_timeout,
         )
         .await
-}
-
-/// Where an observer sends messages to itself: a topic of its own, which does not give its client identifier away.
-fn probe_topic(name: &str, client_id: &str) -> TopicName {
-    let mut hasher = DefaultHasher::new();
-    client_id.hash(&mut hasher);
-    TopicName::parse(&format!("observer/{name}/probe/{:016x}", hasher.finish()))
-        .expect("a name is a topic level")
 }
 
 /// Stands in [`Ready`] until the broker has said something.
@@ -434,11 +505,13 @@ impl Observer {
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
                 event = self.desk.event() => self.handle_desk(event)?,
                 (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
+                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
                     self.tick_acknowledged();
                     self.listen();
+                    self.report(inputs.session_rx.len());
                 }
                 Ok(()) = inputs.policy.changed() => {
                     self.router.policy = inputs.policy.borrow_and_update().clone();
@@ -489,12 +562,13 @@ impl Observer {
         // After a pause of the process two at once would be none.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.act();
-        while !self.ledger.is_empty() {
+        while !self.ledger.is_empty() || self.has_webhooks_to_finish() {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
                 event = self.desk.event() => if self.handle_desk(event).is_err() { break },
                 (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
+                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
@@ -504,6 +578,7 @@ impl Observer {
             }
             self.act();
         }
+        discarded += self.say_goodbye(&mut inputs, deadline).await;
         for client in self
             .session
             .iter()
@@ -542,22 +617,39 @@ impl Observer {
             }
         }
         inputs.store_stop.cancel();
+        let (now, wall) = clock();
+        let errand = self.take_errand(now, wall);
+        let lost = match &self.courier {
+            Some(courier) if self.forgets_events => courier.waiting(),
+            Some(_) | None => 0,
+        };
+        if lost > 0 {
+            warn!(
+                lost,
+                "events that webhooks have not been told of are gone: without a store they are kept in memory"
+            );
+        }
         if let Desk::Thread { handle, busy } = self.desk {
             // The broker has taken the DISCONNECT, so it has the acks before it.
-            if let Some(last) = self.ledger.settled_up_to().filter(|_| heard && !busy) {
+            let last = self.ledger.settled_up_to().filter(|_| heard);
+            if !busy {
                 handle.process(Batch {
-                    acknowledged: Some(last),
-                    ..next_batch(&mut vec![], 0, &self.router.policy, clock().1)
+                    acknowledged: last,
+                    errand: Errand {
+                        room: vec![],
+                        ..errand
+                    },
+                    ..next_batch(&mut vec![], 0, &self.router.policy, wall)
                 });
             }
             // It finishes the batch it has, in milliseconds, or gives it up.
             let _ = tokio::task::spawn_blocking(|| handle.join()).await;
         }
         let left_unacknowledged = self.ledger.unacknowledged() + discarded;
-        self.stats
-            .log(left_unacknowledged, self.ledger.unconfirmed());
+        let stats = self.metrics.stats();
+        stats.log(left_unacknowledged, self.ledger.unconfirmed());
         Stopped {
-            stats: self.stats,
+            stats,
             left_unacknowledged,
         }
     }
@@ -566,7 +658,7 @@ impl Observer {
     fn discard(&mut self, event: SessionEvent) -> usize {
         match event {
             SessionEvent::Message(delivery, _) => {
-                let is_ours = delivery.received.topic == self.probe_topic.as_str();
+                let is_ours = self.topics.own(&delivery.received.topic).is_some();
                 usize::from(delivery.packet_id.is_some() && !is_ours)
             }
             SessionEvent::Up { .. }
@@ -595,6 +687,10 @@ impl Observer {
                     );
                 }
                 self.ledger.handle_session_up(connected.session_present);
+                self.metrics.connected(LinkRole::Session);
+                self.metrics.session_present(connected.session_present);
+                // The broker may have published the will.
+                self.announced.status = self.announced.status.as_ref().map(|_| None);
                 self.session = Some(Session {
                     connection,
                     client,
@@ -620,10 +716,8 @@ impl Observer {
             }
             SessionEvent::Renewing { connection } => {
                 self.acknowledge();
-                if let Some(session) = self
-                    .session
-                    .take_if(|session| session.connection == connection)
-                {
+                let session = self.session.as_ref();
+                if let Some(session) = session.filter(|session| session.connection == connection) {
                     // The acks before it arrive. What is not acknowledged by now comes again, and is known.
                     let _ = session.client.disconnect();
                     self.session_lost();
@@ -637,7 +731,9 @@ impl Observer {
     }
 
     fn session_lost(&mut self) {
-        self.session = None;
+        if self.session.take().is_some() {
+            self.metrics.disconnected(LinkRole::Session);
+        }
         self.ledger.handle_session_lost();
         self.acknowledged.session_lost();
     }
@@ -672,25 +768,134 @@ impl Observer {
             Hearing::Listening(_) | Hearing::Heard(_) | Hearing::Deaf(_) => return,
         };
         let payload = Bytes::from(wall.as_millis().to_string());
-        let probe = Publish {
-            topic: self.probe_topic.clone(),
-            payload,
-            user_properties: vec![],
-        };
-        let received = Received::new(
-            Bytes::copy_from_slice(self.probe_topic.as_str().as_bytes()),
-            Bytes::new(),
-            false,
-        );
+        self.say(Publish::new(self.topics.probe.clone(), payload), now, wall);
+    }
+
+    /// Publishes something of the observer's own, until it is confirmed. Refused, there is nobody to tell but the log.
+    fn say(&mut self, publish: Publish, now: Instant, wall: UnixMillis) {
+        let topic = Bytes::copy_from_slice(publish.topic.as_str().as_bytes());
         let message = Message {
-            received,
+            received: Received::new(topic, Bytes::new(), false),
             id: self.ids.next(wall),
             fingerprint: 0,
+            since: now,
         };
         let entry = self.ledger.insert(message, None);
-        // Refused, there is nobody to tell but the log.
-        self.ledger.add(entry, vec![probe], Made::Answer);
+        self.ledger.add(entry, vec![publish], Made::Answer);
         self.ledger.decided(entry);
+    }
+
+    /// Says how things stand: to metrics, in the status that the broker keeps, and in stats.
+    fn report(&mut self, read_ahead: usize) {
+        let (now, wall) = clock();
+        self.tracer.tick(now);
+        let oldest = self.ledger.oldest();
+        let load = Load {
+            messages: self.ledger.unacknowledged(),
+            publishes: self.ledger.unconfirmed(),
+            oldest: oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            read_ahead,
+            waiting: self.waiting.len(),
+            asked: self.consultant.as_ref().map_or(0, Consultant::waiting),
+            fan_outs: self.unfinished,
+        };
+        self.metrics.load(&load);
+        let faults = self.health.faults();
+        self.metrics.ready(faults.is_empty());
+        let subscribed = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.subscribed);
+        if !subscribed || self.lanes.iter().any(Option::is_none) {
+            return;
+        }
+        let status = Status {
+            online: true,
+            ready: faults.is_empty(),
+            faults,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            started_at: Some(self.announced.since.1.as_millis()),
+            trace: self.tracer.is_on(),
+            log_level: self.log_level.as_ref().map(|(level, _)| level.clone()),
+        };
+        if let Some(announced) = &mut self.announced.status
+            && announced.as_ref() != Some(&status)
+        {
+            let publish = status.publish(&self.topics.status);
+            *announced = Some(status);
+            self.say(publish, now, wall);
+        }
+        if let Some(interval) = self.announced.stats_interval
+            && now >= self.announced.stats_due
+        {
+            self.announced.stats_due = now + interval;
+            let waiting = self.courier.as_ref().map_or(0, Courier::waiting);
+            let uptime = now.saturating_duration_since(self.announced.since.0);
+            let stats = self.metrics.stats();
+            let topic = &self.topics.stats;
+            let publish = status::stats(topic, &stats, &load, waiting, uptime, wall);
+            self.publish_unconfirmed(&publish);
+        }
+    }
+
+    /// At QoS 0: what nobody hears is gone. Returns whether there was room for it.
+    fn publish_unconfirmed(&self, publish: &Publish) -> bool {
+        // The connection for many is the one whose delays nobody notices.
+        let lane = self.lanes.last().and_then(Option::as_ref);
+        lane.filter(|lane| lane.phase == Phase::Staying)
+            .is_some_and(|lane| lane.client.publish_unconfirmed(publish))
+    }
+
+    fn trace(&self, line: &status::Line) {
+        if !self.publish_unconfirmed(&line.publish(&self.topics)) {
+            self.metrics.trace_dropped();
+        }
+    }
+
+    /// Does what an operator wants.
+    fn obey(&mut self, what: &str, received: &Received) {
+        let done = Command::parse(what, &received.payload).and_then(|command| match command {
+            Command::Trace(switch) => {
+                let before = self.tracer.is_on();
+                self.tracer.switch(switch, clock().0);
+                if before != self.tracer.is_on() {
+                    info!(on = !before, "tracing (control/trace)");
+                }
+                Ok(())
+            }
+            Command::LogLevel(level) => {
+                let log = self
+                    .log_level
+                    .as_mut()
+                    .ok_or("the log is not the observer's")?;
+                log.1.set(&level)?;
+                info!(%level, "another log level (control/log-level)");
+                log.0 = level;
+                Ok(())
+            }
+        });
+        if let Err(fault) = done {
+            warn!(%fault, what, "an operator's message on a control topic is not understood");
+        }
+    }
+
+    fn handle_answer(&mut self, answered: Answered) {
+        let (now, wall) = clock();
+        if let Some(courier) = &mut self.courier {
+            courier.handle_answer(answered, now, wall, jitter());
+        }
+    }
+
+    fn take_errand(&mut self, now: Instant, wall: UnixMillis) -> Errand {
+        let courier = self.courier.as_mut();
+        courier.map_or_else(Errand::default, |courier| courier.take_errand(now, wall))
+    }
+
+    /// On a stop: what is under way, and what would be gone with the process.
+    fn has_webhooks_to_finish(&self) -> bool {
+        self.courier.as_ref().is_some_and(|courier| {
+            courier.under_way() > 0 || (self.forgets_events && courier.waiting() > 0)
+        })
     }
 
     fn handle_message(&mut self, delivery: Delivery) {
@@ -723,24 +928,52 @@ impl Observer {
         // What the broker has kept comes in answer to the subscription, in the midst of what it delivers again.
         let again = dup || received.retain;
         let admission = ack.map(|ack| self.ledger.admit(ack, fingerprint, again));
+        if let Some(own) = self.topics.own(&received.topic) {
+            if admission == Some(Admission::Resumed) {
+                return;
+            }
+            // It is acknowledged in its turn, and nothing else is made of it.
+            let message = Message {
+                received: received.clone(),
+                id: self.ids.next(wall),
+                fingerprint,
+                since: now,
+            };
+            let entry = self.ledger.insert(message, ack);
+            self.ledger.decided(entry);
+            let is_new = matches!(admission, Some(Admission::New) | None) && !received.retain;
+            if let Own::Control(what) = own
+                && is_new
+            {
+                self.obey(what, &received);
+            }
+            return;
+        }
+        let inbound = self.router.inbound(&received);
+        let kind = inbound.as_ref().map_or(Kind::Unknown, Inbound::kind);
+        self.metrics.received(kind, ack.is_some());
         let (id, repeated) = match admission {
-            Some(Admission::Resumed) => return self.stats.resumed(&received),
+            Some(Admission::Resumed) => {
+                self.metrics.resumed(&received);
+                if let Some(line) = self.tracer.resumed(&received, inbound.as_ref(), wall) {
+                    self.trace(&line);
+                }
+                return;
+            }
             Some(Admission::Repeated(id)) => {
-                self.stats.repeated(&received, id);
+                self.metrics.repeated(&received, id);
                 (id, true)
             }
             Some(Admission::New) | None => (self.ids.next(wall), false),
         };
-        let is_probe = received.topic == self.probe_topic.as_str();
+        self.tracer.begin(id, repeated);
         let message = Message {
             received: received.clone(),
             id,
             fingerprint,
+            since: now,
         };
         let entry = self.ledger.insert(message, ack);
-        if is_probe {
-            return self.ledger.decided(entry);
-        }
         let counted = self.count(&received, now);
         let job = Job {
             entry,
@@ -817,7 +1050,7 @@ impl Observer {
     fn refuse(&mut self, entry: EntryId, refused: &Refused) {
         let (received, id) = self.ledger.message(entry);
         let answers = self.router.refuse(received, refused, id.time()).answers;
-        self.note(entry, Some(refused.reason), 0);
+        self.note(entry, Some(refused.reason), &[]);
         self.answer(entry, Some(refused.reason), answers);
         self.ledger.decided(entry);
     }
@@ -832,7 +1065,7 @@ impl Observer {
         if self.meter.may_answer(inbound.as_ref(), reason, clock().0) {
             self.ledger.add(entry, answers, Made::Answer);
         } else {
-            self.stats.unanswered += 1;
+            self.metrics.unanswered();
         }
     }
 
@@ -849,17 +1082,25 @@ impl Observer {
     }
 
     fn decide_some(&mut self) -> bool {
-        let (_, now) = clock();
+        let (now, wall) = clock();
         let room_for_many = self.ledger.room_for_many();
         let more = self.unfinished > 0 && room_for_many >= STEP;
         let news = self.acknowledged.news();
         let finished = self.ledger.settled_up_to();
-        let wanted = !self.waiting.is_empty() || more;
+        let courier = self.courier.as_mut();
+        let errand = courier.filter(|courier| courier.has_errand(now));
+        let wanted = !self.waiting.is_empty() || more || errand.is_some();
         match &mut self.desk {
             Desk::Here(processor) if wanted => {
-                let batch = next_batch(&mut self.waiting, room_for_many, &self.router.policy, now);
-                let decided = processor.process(&batch);
-                self.handle_decided(decided.expect("without a store nothing fails"));
+                let batch = Batch {
+                    errand: self
+                        .courier
+                        .as_mut()
+                        .map_or_else(Errand::default, |courier| courier.take_errand(now, wall)),
+                    ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
+                };
+                let processed = processor.process(&batch);
+                self.handle_processed(processed.expect("without a store nothing fails"));
                 true
             }
             Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
@@ -871,7 +1112,11 @@ impl Observer {
                 handle.process(Batch {
                     acknowledged: news,
                     finished,
-                    ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, now)
+                    errand: self
+                        .courier
+                        .as_mut()
+                        .map_or_else(Errand::default, |courier| courier.take_errand(now, wall)),
+                    ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 });
                 *busy = true;
                 self.acknowledged.told = self.acknowledged.told.max(news);
@@ -884,11 +1129,11 @@ impl Observer {
     fn handle_desk(&mut self, event: Option<processor::Event>) -> Result<(), DaemonError> {
         match event {
             None => return Err(DaemonError::TaskEnded("store".to_owned())),
-            Some(processor::Event::Decided(decided)) => {
+            Some(processor::Event::Decided(processed)) => {
                 if let Desk::Thread { busy, .. } = &mut self.desk {
                     *busy = false;
                 }
-                self.handle_decided(decided);
+                self.handle_processed(processed);
             }
             Some(processor::Event::Failing(fault)) => self.health.set_store(Some(fault)),
             Some(processor::Event::Recovered) => self.health.set_store(None),
@@ -896,7 +1141,16 @@ impl Observer {
         Ok(())
     }
 
-    fn handle_decided(&mut self, decided: Vec<Decided>) {
+    fn handle_processed(&mut self, processed: Processed) {
+        let Processed {
+            decided,
+            deliveries,
+            waiting,
+        } = processed;
+        if let Some(courier) = &mut self.courier {
+            let (now, wall) = clock();
+            courier.handle_given(deliveries, &waiting, now, wall);
+        }
         for Decided {
             entry,
             first,
@@ -908,10 +1162,14 @@ impl Observer {
         } in decided
         {
             if first {
-                self.note(entry, refusal, publishes.len() + for_many.len());
+                self.note(entry, refusal, &publishes);
                 self.unfinished += usize::from(!done);
             } else {
                 self.unfinished -= usize::from(done);
+            }
+            if self.tracer.is_on() {
+                let (_, id) = self.ledger.message(entry);
+                self.tracer.decided(id, None, &for_many);
             }
             self.ledger.add(entry, publishes, Made::Copies);
             self.ledger.add(entry, for_many, Made::ForMany);
@@ -922,11 +1180,12 @@ impl Observer {
         }
     }
 
-    fn note(&mut self, entry: EntryId, refusal: Option<Refusal>, publishes: usize) {
+    fn note(&mut self, entry: EntryId, refusal: Option<Refusal>, publishes: &[Publish]) {
         let (received, id) = self.ledger.message(entry);
+        self.tracer.decided(id, refusal, publishes);
         match refusal {
-            Some(reason) => self.stats.refused(received, reason),
-            None => self.stats.forwarded(received, id, publishes),
+            Some(reason) => self.metrics.refused(received, reason),
+            None => self.metrics.forwarded(received, id, publishes.len()),
         }
     }
 
@@ -942,9 +1201,12 @@ impl Observer {
                     sequence: token,
                 };
                 match outcome {
-                    Ok(()) => self.ledger.handle_confirmed(id),
+                    Ok(()) => {
+                        self.metrics.confirmed();
+                        self.ledger.handle_confirmed(id);
+                    }
                     Err(reason) => {
-                        debug!(%reason, "a publish was refused");
+                        self.metrics.not_confirmed(&reason);
                         self.ledger.handle_refused(id, Refusal::Unauthorized);
                     }
                 }
@@ -956,6 +1218,7 @@ impl Observer {
                 recycle,
             } => {
                 debug!(lane, "publisher connected");
+                self.metrics.connected(LinkRole::Publisher);
                 // One less than the broker takes: rumqttc stops reading our requests at its limit, a DISCONNECT among them.
                 let takes = connected.receive_maximum.saturating_sub(1).max(1);
                 self.ledger
@@ -990,7 +1253,9 @@ impl Observer {
                     | Cause::Tls => LaneEnd::Unrelated,
                 };
                 self.ledger.handle_lane_down(lane, end);
-                self.lanes[lane] = None;
+                if self.lanes[lane].take().is_some() {
+                    self.metrics.disconnected(LinkRole::Publisher);
+                }
                 self.health.set_lane(lane, Some(error.to_string()));
             }
         }
@@ -1037,7 +1302,8 @@ impl Observer {
             let Some(failed) = self.ledger.poll_failed() else {
                 break;
             };
-            self.stats
+            self.tracer.decided(failed.id, Some(failed.refusal), &[]);
+            self.metrics
                 .publish_refused(&failed.received, failed.refusal, failed.what);
             let publishes = match failed.what {
                 FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
@@ -1047,7 +1313,7 @@ impl Observer {
                         let refused = failed.refusal.into();
                         self.router.refuse(&failed.received, &refused, wall).answers
                     } else {
-                        self.stats.unanswered += 1;
+                        self.metrics.unanswered();
                         vec![]
                     }
                 }
@@ -1055,6 +1321,45 @@ impl Observer {
             self.ledger.resolve(failed, publishes);
         }
         self.acknowledge();
+        while let Some(finished) = self.ledger.poll_finished() {
+            let message = &finished.message;
+            if finished.forwarded {
+                self.metrics
+                    .finished(now.saturating_duration_since(message.since));
+            }
+            if self.tracer.is_on() {
+                let inbound = self.router.inbound(&message.received);
+                let line = self.tracer.finished(&finished, inbound.as_ref(), now, wall);
+                if let Some(line) = line {
+                    self.trace(&line);
+                }
+            }
+        }
+    }
+
+    /// Has the broker keep that the observer is gone, and lets webhooks' last answers in. Returns how many messages were left to the
+    /// broker meanwhile.
+    async fn say_goodbye(&mut self, inputs: &mut Inputs, drained: tokio::time::Instant) -> usize {
+        let mut discarded = 0;
+        if self.announced.status.as_ref().is_none_or(Option::is_none) {
+            return discarded;
+        }
+        let (now, wall) = clock();
+        self.say(Status::offline().publish(&self.topics.status), now, wall);
+        let deadline = drained.min(tokio::time::Instant::now() + GOODBYE);
+        self.act();
+        // What is left of the messages has had its time.
+        let others = self.ledger.unconfirmed().saturating_sub(1);
+        while self.ledger.unconfirmed() > others {
+            tokio::select! {
+                biased;
+                Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                () = sleep_until(deadline) => break,
+            }
+            self.act();
+        }
+        discarded
     }
 
     fn acknowledge(&mut self) {
@@ -1068,6 +1373,14 @@ impl Observer {
                 let _ = session.client.acknowledge(ack.packet_id);
             }
         }
+    }
+}
+
+/// Never, if there are no webhooks. Safe to cancel.
+async fn next_answer(courier: &mut Option<Courier>) -> Answered {
+    match courier {
+        Some(courier) => courier.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -1092,6 +1405,7 @@ fn next_batch(
         acknowledged: None,
         finished: None,
         policy: policy.clone(),
+        errand: Errand::default(),
         now,
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Session;
 use crate::config::{Config, Flags, LogFormat};
-use crate::daemon::{self, Setup};
+use crate::daemon::{self, Reporting, Setup};
 use crate::store::{Place, StoreSettings};
 use crate::telemetry;
 use crate::topic::{TopicFilter, TopicName};
@@ -62,6 +62,11 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
         drain_timeout: Duration::from_secs(1),
         reset_session: false,
         http_listen: None,
+        webhooks: None,
+        reporting: Reporting {
+            status: true,
+            ..Reporting::default()
+        },
     };
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();

@@ -10,7 +10,7 @@ use crate::layout::Timeline;
 use crate::message::{Body, Status};
 use crate::topic::TopicName;
 
-/// One message to publish, at QoS 1, not retained.
+/// One message to publish, at QoS 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
     /// Where to.
@@ -19,15 +19,18 @@ pub struct Publish {
     pub payload: Bytes,
     /// MQTT 5 user properties; MQTT 3.1.1 has no place for them.
     pub user_properties: Vec<(String, String)>,
+    /// Whether the broker is to keep it for those who subscribe later: only what the observer says of itself is.
+    pub retain: bool,
 }
 
 impl Publish {
-    /// Without user properties.
+    /// Without user properties, and not retained.
     pub fn new(topic: TopicName, payload: Bytes) -> Self {
         Self {
             topic,
             payload,
             user_properties: vec![],
+            retain: false,
         }
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::control::Fetch;
 use crate::effect::{Copy, Publish, Write};
+use crate::event::{Copied, Event, EventKind};
 use crate::group::{GroupUpdate, Users};
 use crate::id::{AppId, UserId};
 use crate::layout::{Layouts, Timeline, Told};
@@ -53,6 +54,8 @@ struct Copies {
     without: Users,
     payload: Bytes,
     listed: bool,
+    written_at: UnixMillis,
+    told_of: bool,
 }
 
 /// Stored messages of one user, published again.
@@ -117,6 +120,8 @@ pub struct Step<'a> {
     pub publishes: Vec<Publish>,
     /// What is written down before.
     pub writes: Vec<Write<'a>>,
+    /// What webhooks are told of.
+    pub events: Vec<Event>,
     /// What is left to do; nothing at the end.
     pub rest: Option<FanOut>,
 }
@@ -134,6 +139,10 @@ pub struct GroupMessage<'a> {
     pub payload: Bytes,
     /// Whether it shows in lists of conversations.
     pub listed: bool,
+    /// When the message was written.
+    pub written_at: UnixMillis,
+    /// Whether webhooks are told of each copy.
+    pub told_of: bool,
 }
 
 impl FanOut {
@@ -177,6 +186,8 @@ impl FanOut {
                 without,
                 payload: message.payload,
                 listed: message.listed,
+                written_at: message.written_at,
+                told_of: message.told_of,
             }),
         }
     }
@@ -263,6 +274,18 @@ impl FanOut {
                         convers_with: &copies.group,
                         message: "",
                     });
+                    if copies.told_of {
+                        let copied = Copied {
+                            timeline,
+                            message_id: &copies.message_id,
+                            recipient: &copies.group,
+                            topic: topic.as_str(),
+                            payload: &copies.payload,
+                        };
+                        let kind = EventKind::MessageDelivered;
+                        let event = Event::of_copy(kind, copied, copies.written_at);
+                        step.events.extend(event);
+                    }
                     step.publishes
                         .push(Publish::new(topic, copies.payload.clone()));
                 }
@@ -289,6 +312,7 @@ impl FanOut {
                 Step {
                     publishes: some.iter().map(|id| told(id)).collect(),
                     writes: vec![],
+                    events: vec![],
                     rest: rest.map(|next| {
                         self.with(Many::Notify {
                             next,

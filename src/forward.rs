@@ -97,6 +97,17 @@ pub struct Message {
     pub id: MessageId,
     /// Stands for its topic and payload.
     pub fingerprint: u64,
+    /// When it was read.
+    pub since: Instant,
+}
+
+/// A message of which all is done but the acknowledgement, which may have to wait for its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The message.
+    pub message: Message,
+    /// Whether copies were made of it, and the broker has taken them all.
+    pub forwarded: bool,
 }
 
 /// A message in the ledger.
@@ -139,7 +150,9 @@ pub struct Failed {
     entry: usize,
     /// Why.
     pub refusal: Refusal,
-    /// The message it was made of.
+    /// The id of the message it was made of.
+    pub id: MessageId,
+    /// The message itself.
     pub received: Received,
     /// What it was.
     pub what: FailedWhat,
@@ -171,8 +184,11 @@ struct Entry {
     received: Received,
     id: MessageId,
     fingerprint: u64,
+    since: Instant,
     outstanding: usize,
     standing: Standing,
+    /// Copies have been made of it.
+    copied: bool,
     /// A copy of it was refused.
     failed: bool,
 }
@@ -234,6 +250,7 @@ pub struct Ledger {
     bytes: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
+    finished: VecDeque<Finished>,
     /// The last message whose ack was handed out; a later one has a higher id.
     last_acknowledged: Option<MessageId>,
     /// One for each publishing connection; the last is the one for many.
@@ -254,6 +271,7 @@ impl Ledger {
             bytes: 0,
             acks: VecDeque::new(),
             failed: VecDeque::new(),
+            finished: VecDeque::new(),
             last_acknowledged: None,
             lanes: (0..=lanes).map(|_| Lane::default()).collect(),
             window,
@@ -386,6 +404,7 @@ impl Ledger {
             received,
             id,
             fingerprint,
+            since,
         } = message;
         let standing = ack.map_or(Standing::Detached, Standing::Arrived);
         self.bytes += received.payload.len();
@@ -393,9 +412,11 @@ impl Ledger {
             received,
             id,
             fingerprint,
+            since,
             // The decision.
             outstanding: 1,
             standing,
+            copied: false,
             failed: false,
         });
         if ack.is_some() {
@@ -414,6 +435,7 @@ impl Ledger {
     pub fn add(&mut self, entry: EntryId, publishes: Vec<Publish>, made: Made) {
         let key = entry.0;
         self.entries[key].outstanding += publishes.len();
+        self.entries[key].copied |= made != Made::Answer && !publishes.is_empty();
         let mut shared = None;
         for publish in publishes {
             let lane = match made {
@@ -443,9 +465,38 @@ impl Ledger {
 
     /// All that a message leads to has been added, and what was to be written down is.
     pub fn decided(&mut self, entry: EntryId) {
-        self.entries[entry.0].outstanding -= 1;
-        self.settle(entry.0);
+        self.finish_part(entry.0);
+    }
+
+    /// One of the things that a message waits for is done.
+    fn finish_part(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        entry.outstanding -= 1;
+        if entry.outstanding == 0 {
+            self.finished.push_back(Finished {
+                forwarded: entry.copied && !entry.failed,
+                message: Message {
+                    received: entry.received.clone(),
+                    id: entry.id,
+                    fingerprint: entry.fingerprint,
+                    since: entry.since,
+                },
+            });
+        }
+        self.settle(key);
         self.release();
+    }
+
+    /// The next message of which all is done.
+    pub fn poll_finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
+    }
+
+    /// When the oldest message was read that is received and not acknowledged.
+    pub fn oldest(&self) -> Option<Instant> {
+        let waits = |entry: &Entry| entry.standing != Standing::Detached;
+        let waiting = self.entries.iter().filter(|(_, entry)| waits(entry));
+        waiting.map(|(_, entry)| entry.since).min()
     }
 
     fn remove(&mut self, key: usize) -> Entry {
@@ -550,9 +601,7 @@ impl Ledger {
     /// The broker has taken a publish. Unknown ids are ignored.
     pub fn handle_confirmed(&mut self, id: PublishId) {
         if let Some((key, _)) = self.finish(id) {
-            self.entries[key].outstanding -= 1;
-            self.settle(key);
-            self.release();
+            self.finish_part(key);
         }
     }
 
@@ -560,7 +609,10 @@ impl Ledger {
     pub fn handle_refused(&mut self, id: PublishId, refusal: Refusal) {
         if let Some((entry, is_answer)) = self.finish(id) {
             let Entry {
-                received, failed, ..
+                received,
+                failed,
+                id,
+                ..
             } = &mut self.entries[entry];
             let what = match (is_answer, *failed) {
                 (true, _) => FailedWhat::Answer,
@@ -568,10 +620,11 @@ impl Ledger {
                 (false, false) => FailedWhat::Copy,
             };
             *failed |= !is_answer;
-            let received = received.clone();
+            let (received, id) = (received.clone(), *id);
             self.failed.push_back(Failed {
                 entry,
                 refusal,
+                id,
                 received,
                 what,
             });

@@ -1,4 +1,5 @@
-//! Health over HTTP: `/livez` says that the process runs, `/readyz` whether messages pass, and if not, why.
+//! Health and metrics over HTTP: `/livez` says that the process runs, `/readyz` whether messages pass, and if not, why; `/metrics` is
+//! for Prometheus.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,11 +8,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use crate::telemetry::Metrics;
 
 /// Connections served at a time; more wait.
 const MAX_CONNECTIONS: usize = 16;
@@ -72,8 +76,8 @@ impl Health {
     }
 }
 
-/// Serves health until dropped.
-pub async fn serve(listener: TcpListener, health: Health) {
+/// Serves health and metrics until dropped.
+pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let slot = slots
@@ -86,10 +90,10 @@ pub async fn serve(listener: TcpListener, health: Health) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let health = health.clone();
+        let (health, metrics) = (health.clone(), metrics.clone());
         tokio::spawn(async move {
             let answer = hyper::service::service_fn(move |request| {
-                let response = answer(&request, &health);
+                let response = answer(&request, &health, &metrics);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -102,7 +106,11 @@ pub async fn serve(listener: TcpListener, health: Health) {
     }
 }
 
-fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    health: &Health,
+    metrics: &Metrics,
+) -> Response<Full<Bytes>> {
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match health.faults() {
@@ -112,9 +120,13 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
                 format!("not ready\n{}\n", faults.join("\n")),
             ),
         },
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            metrics.ready(health.faults().is_empty());
+            (StatusCode::OK, metrics.text())
+        }
         (&Method::GET | &Method::HEAD, _) => (
             StatusCode::NOT_FOUND,
-            "there is /livez and /readyz\n".to_owned(),
+            "there is /livez, /readyz and /metrics\n".to_owned(),
         ),
         _ => (
             StatusCode::METHOD_NOT_ALLOWED,
@@ -123,6 +135,10 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
+    // The version of Prometheus' text format; the rest is text, too.
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(text));
     response
 }
 

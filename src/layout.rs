@@ -357,7 +357,79 @@ pub enum Inbound<'a> {
     },
 }
 
+/// What kind of message something that came in is, whatever its layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From a user to a user or a group.
+    Message,
+    /// A receipt.
+    Receipt,
+    /// A change to a conversation.
+    Conversation,
+    /// A conversation to be archived.
+    Archive,
+    /// A client comes or goes.
+    Presence,
+    /// A block.
+    Block,
+    /// A fetch.
+    Fetch,
+    /// A message that a service puts into a timeline.
+    Inject,
+    /// A group that a service stores.
+    Group,
+    /// Its topic says nothing.
+    Unknown,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Message,
+        Self::Receipt,
+        Self::Conversation,
+        Self::Archive,
+        Self::Presence,
+        Self::Block,
+        Self::Fetch,
+        Self::Inject,
+        Self::Group,
+        Self::Unknown,
+    ];
+
+    /// The word for it in metrics and traces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Receipt => "receipt",
+            Self::Conversation => "conversation",
+            Self::Archive => "archive",
+            Self::Presence => "presence",
+            Self::Block => "block",
+            Self::Fetch => "fetch",
+            Self::Inject => "inject",
+            Self::Group => "group",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl<'a> Inbound<'a> {
+    /// What kind of message it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Outgoing(_) => Kind::Message,
+            Self::Receipt(..) => Kind::Receipt,
+            Self::Conversation(_) => Kind::Conversation,
+            Self::Archive(_) => Kind::Archive,
+            Self::Presence { .. } => Kind::Presence,
+            Self::Block(_) => Kind::Block,
+            Self::Fetch { .. } => Kind::Fetch,
+            Self::Delivered(_) => Kind::Inject,
+            Self::Groups { .. } => Kind::Group,
+        }
+    }
+
     /// Whom it concerns besides its sender, a user or a group; empty if nobody.
     pub fn other_side(&self) -> &'a str {
         match self {

@@ -13,9 +13,9 @@
 //! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
-//! The core (`acl`, `id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`,
+//! The core (`acl`, `id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`, `event`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
-//! `store`, `processor`, `http`, `consult`, `telemetry`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
+//! `store`, `processor`, `http`, `consult`, `webhook`, `telemetry`, `status`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
 pub mod acl;
 pub mod backoff;
@@ -30,6 +30,7 @@ pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod effect;
+pub mod event;
 pub mod explain;
 pub mod fan_out;
 pub mod forward;
@@ -45,6 +46,7 @@ pub mod rate;
 pub mod refusal;
 pub mod routing;
 pub mod signing;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 mod template;
@@ -52,3 +54,5 @@ pub mod time;
 pub mod token;
 pub mod topic;
 pub mod visitor;
+pub mod watch;
+pub mod webhook;

@@ -19,7 +19,9 @@ use crate::broker::{
     Protocol, Proxy, Secret, Session, Transport,
 };
 use crate::config::Credentials;
+use crate::effect::Publish;
 use crate::http::Health;
+use crate::telemetry::{LinkRole, Metrics};
 use crate::time::UnixMillis;
 use crate::token;
 use crate::topic::{Subscription, TopicFilter};
@@ -72,6 +74,8 @@ pub struct LinkSettings {
     pub window: u16,
     /// Payloads over this are not kept: they will be refused.
     pub max_payload_bytes: usize,
+    /// What the broker publishes, should the session's connection end without our DISCONNECT.
+    pub will: Option<Publish>,
 }
 
 /// What the session's link reports.
@@ -233,7 +237,7 @@ fn other(protocol: Protocol) -> Protocol {
 }
 
 /// A fresh random number for jitter; its quality does not matter.
-fn jitter() -> u64 {
+pub fn jitter() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
@@ -262,6 +266,7 @@ struct Link {
     /// The same for a SUBSCRIBE that was answered by closing.
     closed_on_subscribe: u32,
     health: Health,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 
@@ -288,6 +293,11 @@ impl Link {
                 self.settings.window
             },
             publish_window: self.publish_window,
+            will: self
+                .settings
+                .will
+                .clone()
+                .filter(|_| self.role() == LinkRole::Session),
         };
         let (mut client, mut connection) = broker::open(&options);
         // rumqttc limits the look-up and the handshake by itself; this is for whatever it forgets.
@@ -403,8 +413,17 @@ impl Link {
         self.publish_window == 0
     }
 
+    fn role(&self) -> LinkRole {
+        if self.is_session() {
+            LinkRole::Session
+        } else {
+            LinkRole::Publisher
+        }
+    }
+
     /// Waits before the next attempt. Returns false, if the link is to stop instead.
     async fn pause(&mut self, error: &LinkError, lived: Duration) -> bool {
+        self.metrics.reconnects(self.role(), error.cause);
         if error.cause == Cause::Renewed {
             info!("{RENEWED}");
             return true;
@@ -476,19 +495,26 @@ pub struct Links {
     /// are right, so that a faulty set-up is tried once at a time.
     pioneered: watch::Sender<bool>,
     health: Health,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 
 impl Links {
     /// Links that end when `stop` is cancelled: at once where they are not connected, after their DISCONNECT where they are. A
     /// connection that is lost is told to `health` at once, however busy the daemon is.
-    pub fn new(settings: LinkSettings, health: Health, stop: CancellationToken) -> Self {
+    pub fn new(
+        settings: LinkSettings,
+        health: Health,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Self {
         let chooser = Arc::new(Chooser::new(settings.protocol));
         Self {
             settings: Arc::new(settings),
             chooser,
             pioneered: watch::Sender::new(false),
             health,
+            metrics,
             stop,
         }
     }
@@ -506,6 +532,7 @@ impl Links {
             undecodable: 0,
             closed_on_subscribe: 0,
             health: self.health.clone(),
+            metrics: self.metrics.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -604,7 +631,6 @@ async fn run_session(
                     retired: &retired,
                     read_ahead: &read_ahead,
                     number,
-                    shed: 0,
                 };
                 let renew = async {
                     link.renewal(token_ends).await;
@@ -697,7 +723,6 @@ struct SessionPump<'a> {
     retired: &'a [TopicFilter],
     read_ahead: &'a Arc<Semaphore>,
     number: u64,
-    shed: u64,
 }
 
 impl SessionPump<'_> {
@@ -763,13 +788,7 @@ impl SessionPump<'_> {
             .cut_to(self.link.settings.max_payload_bytes);
         let waiting = self.events.max_capacity() - self.events.capacity();
         if delivery.packet_id.is_none() && waiting >= SHED_QOS_0_AT {
-            self.shed += 1;
-            if self.shed.is_power_of_two() {
-                warn!(
-                    dropped = self.shed,
-                    "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not"
-                );
-            }
+            self.link.metrics.qos_0_dropped();
             return Ok(());
         }
         let kib = (delivery.received.payload.len() >> 10) + 1;

@@ -356,6 +356,8 @@ pub struct Injected {
     pub message_id: Option<Box<str>>,
     /// Who wrote it, if it says so.
     pub sender: Option<Box<str>>,
+    /// Whom it was written to, if it says so.
+    pub recipient: Option<Box<str>>,
     /// What it says of its status.
     pub status: Option<Status>,
     /// What its `attributes` ask for.
@@ -376,6 +378,7 @@ impl Injected {
         let injected = Self {
             message_id: members.get("message_id").and_then(|id| text(id)),
             sender: members.get("sender").and_then(|sender| text(sender)),
+            recipient: members.get("recipient").and_then(|to| text(to)),
             status: status.and_then(Status::from_code),
             wishes: members
                 .get("attributes")

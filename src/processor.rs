@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::effect::{Publish, Write};
+use crate::event::Event as WebhookEvent;
 use crate::fan_out::{FanOut, STEP, Step};
 use crate::forward::EntryId;
 use crate::id::MessageId;
@@ -23,7 +24,8 @@ use crate::message::Received;
 use crate::policy::Policy;
 use crate::refusal::{Refusal, Refused};
 use crate::routing::{Decoded, Facts, Plan, Router};
-use crate::store::{Checkpointer, Origin, Retention, Store, StoreError};
+use crate::store::{Checkpointer, Delivery, Errand, Origin, Retention, Store, StoreError, Waiting};
+use crate::telemetry::{Metrics, WebhookOutcome};
 use crate::time::UnixMillis;
 
 /// How long to wait before a store that failed is tried again.
@@ -33,6 +35,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const SPACING: Duration = Duration::from_millis(3);
 /// So many messages are worth a commit at once.
 const ENOUGH: usize = 32;
+/// While nothing is written, how often it is tried whether the store would take something: readiness must not wait for a message.
+const PROBE: Duration = Duration::from_millis(800);
 /// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
@@ -66,8 +70,21 @@ pub struct Batch {
     pub finished: Option<MessageId>,
     /// The checks to go by.
     pub policy: Arc<Policy>,
+    /// What is wanted of the outbox.
+    pub errand: Errand,
     /// The time.
     pub now: UnixMillis,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Processed {
+    /// What its messages lead to.
+    pub decided: Vec<Decided>,
+    /// What endpoints of webhooks are to be told now.
+    pub deliveries: Vec<Delivery>,
+    /// What waits for each of them.
+    pub waiting: Vec<Waiting>,
 }
 
 /// What a message leads to: all of it, or one step more.
@@ -101,6 +118,9 @@ struct Queue {
 pub struct Processor {
     router: Router,
     store: Option<Store>,
+    /// Without a store: what webhooks are to be told of, in memory.
+    outbox: Option<Store>,
+    metrics: Metrics,
     /// What goes to many and is not finished, each group in turn.
     fan_outs: VecDeque<Queue>,
     /// What has been written down since the last checkpoint was asked for.
@@ -113,9 +133,23 @@ impl Processor {
         Self {
             router,
             store,
+            outbox: None,
+            metrics: Metrics::new(&[]),
             fan_outs: VecDeque::new(),
             written: 0,
         }
+    }
+
+    /// The same with an outbox in memory, for want of a store.
+    #[must_use]
+    pub fn with_outbox(self, outbox: Option<Store>) -> Self {
+        Self { outbox, ..self }
+    }
+
+    /// The same, and what it does is counted there.
+    #[must_use]
+    pub fn measured_by(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     #[cfg(test)]
@@ -127,23 +161,24 @@ impl Processor {
     ///
     /// # Errors
     /// [`StoreError`]: nothing of the batch has happened, and it can be tried again.
-    pub fn process(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+    pub fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         self.router.policy = batch.policy.clone();
         if self.store.is_none() {
-            return self.decide_all(batch);
+            return self.process_all(batch);
         }
         let before = self.fan_outs.clone();
-        let decided = self.in_transaction(batch);
-        if decided.is_err() {
+        let processed = self.in_transaction(batch);
+        if processed.is_err() {
+            self.metrics.store_failed();
             self.fan_outs = before;
             if let Some(store) = &mut self.store {
                 store.rollback();
             }
         }
-        decided
+        processed
     }
 
-    fn in_transaction(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
+    fn in_transaction(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         if let Some(store) = &mut self.store {
             store.begin()?;
             if let Some(id) = batch.acknowledged {
@@ -151,11 +186,50 @@ impl Processor {
             }
             store.note_finished(batch.finished);
         }
-        let decided = self.decide_all(batch)?;
+        let processed = self.process_all(batch)?;
         if let Some(store) = &mut self.store {
+            let since = clock().0;
             store.commit()?;
+            self.metrics.committed(since.elapsed(), batch.jobs.len());
         }
-        Ok(decided)
+        Ok(processed)
+    }
+
+    /// Tries whether the store would take something.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it would not.
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        let tried = store.probe();
+        if tried.is_err() {
+            self.metrics.store_failed();
+            store.rollback();
+        }
+        tried
+    }
+
+    fn process_all(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
+        let decided = self.decide_all(batch)?;
+        let Some(outbox) = self.store.as_mut().or(self.outbox.as_mut()) else {
+            return Ok(Processed {
+                decided,
+                ..Processed::default()
+            });
+        };
+        // Behind the messages: what they have brought about is handed out at once.
+        let given = outbox.run_errand(&batch.errand, batch.now)?;
+        for (at, expired) in given.expired.into_iter().enumerate() {
+            let expired = expired as u64;
+            self.metrics.webhooks(at, WebhookOutcome::Expired, expired);
+        }
+        Ok(Processed {
+            decided,
+            deliveries: given.deliveries,
+            waiting: given.waiting,
+        })
     }
 
     fn decide_all(&mut self, batch: &Batch) -> Result<Vec<Decided>, StoreError> {
@@ -274,10 +348,16 @@ impl Processor {
             answers,
             writes,
             fan_out,
+            events,
             refusal,
         } = plan;
         self.written += writes.len();
-        apply(&mut self.store, &writes, &origin)?;
+        apply(
+            (&mut self.store, &mut self.outbox, &self.metrics),
+            &writes,
+            events,
+            &origin,
+        )?;
         let decided = Decided {
             entry: job.entry,
             first: true,
@@ -326,23 +406,52 @@ impl Processor {
         let Step {
             publishes,
             writes,
+            events,
             rest,
         } = fan_out.step(&self.router.layouts, page);
         self.written += writes.len();
-        apply(&mut self.store, &writes, origin)?;
+        apply(
+            (&mut self.store, &mut self.outbox, &self.metrics),
+            &writes,
+            events,
+            origin,
+        )?;
         Ok((publishes, rest))
     }
 }
 
+/// Writes down what a plan says, and what webhooks are to be told of it. What has happened before, and has come again, they have been
+/// told of in the same transaction: a copy that was there already is no news, and of anything else the plan says whether it is.
 fn apply(
-    store: &mut Option<Store>,
+    (store, outbox, metrics): (&mut Option<Store>, &mut Option<Store>, &Metrics),
     writes: &[Write<'_>],
+    mut events: Vec<WebhookEvent>,
     origin: &Origin,
 ) -> Result<(), StoreError> {
-    let Some(store) = store else { return Ok(()) };
-    writes
-        .iter()
-        .try_for_each(|write| store.apply(write, origin))
+    match store {
+        Some(store) => {
+            for write in writes {
+                if store.apply(write, origin)?
+                    && let Write::Copy(copy) = write
+                {
+                    let inbox_of = copy.timeline.inbox_of.as_str();
+                    events.retain(|event| event.copy_of.as_deref() != Some(inbox_of));
+                }
+            }
+        }
+        None if origin.repeated => return Ok(()),
+        None => {}
+    }
+    let Some(outbox) = store.as_mut().or(outbox.as_mut()) else {
+        return Ok(());
+    };
+    for event in &events {
+        let dropped = outbox.enqueue(event, origin.now)?;
+        for (at, dropped) in dropped.into_iter().enumerate() {
+            metrics.webhooks(at, WebhookOutcome::Dropped, dropped as u64);
+        }
+    }
+    Ok(())
 }
 
 /// What a pure forwarder knows: nothing but what a message brings along.
@@ -374,7 +483,7 @@ pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
 #[derive(Debug)]
 pub enum Event {
     /// A batch is decided on and written down.
-    Decided(Vec<Decided>),
+    Decided(Processed),
     /// The store fails; the batch is tried until it does no more.
     Failing(String),
     /// It does no more.
@@ -489,21 +598,29 @@ impl Worker {
     fn run(mut self, batches: &thread_mpsc::Receiver<Batch>) {
         let mut due = clock().0;
         let mut last: Option<Instant> = None;
+        let mut tried = clock().0;
         loop {
-            let wait = due.saturating_duration_since(clock().0);
+            let next = due.min(tried + PROBE);
+            let wait = next.saturating_duration_since(clock().0);
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    if (1..ENOUGH).contains(&batch.jobs.len()) {
+                    let parts = batch.jobs.len() + batch.errand.settled.len();
+                    if (1..ENOUGH).contains(&parts) {
                         let early = last.and_then(|last| SPACING.checked_sub(last.elapsed()));
                         std::thread::sleep(early.unwrap_or_default());
                     }
-                    if !batch.jobs.is_empty() {
+                    if parts > 0 {
                         last = Some(clock().0);
                     }
-                    let Some(decided) = self.process(&batch) else {
+                    let Some(processed) = self.process(&batch) else {
                         return;
                     };
-                    if self.events.blocking_send(Event::Decided(decided)).is_err() {
+                    tried = clock().0;
+                    if self
+                        .events
+                        .blocking_send(Event::Decided(processed))
+                        .is_err()
+                    {
                         return;
                     }
                     if self.processor.written >= Checkpointer::DUE {
@@ -518,20 +635,30 @@ impl Worker {
             if clock().0 >= due {
                 due = clock().0 + self.prune();
             }
+            if clock().0 >= tried + PROBE {
+                if self.attempt(Processor::probe).is_none() {
+                    return;
+                }
+                tried = clock().0;
+            }
         }
     }
 
     /// Tries until it succeeds: nothing is published or acknowledged meanwhile, so nothing is lost. `None`, if it is to stop instead.
-    fn process(&mut self, batch: &Batch) -> Option<Vec<Decided>> {
+    fn process(&mut self, batch: &Batch) -> Option<Processed> {
+        self.attempt(|processor| processor.process(batch))
+    }
+
+    fn attempt<T>(&mut self, what: impl Fn(&mut Processor) -> Result<T, StoreError>) -> Option<T> {
         let mut failing = false;
         loop {
-            match self.processor.process(batch) {
-                Ok(decided) => {
+            match what(&mut self.processor) {
+                Ok(done) => {
                     if failing {
                         info!("the store works again");
                         self.events.blocking_send(Event::Recovered).ok()?;
                     }
-                    return Some(decided);
+                    return Some(done);
                 }
                 Err(fault) => {
                     if !failing {

@@ -16,9 +16,10 @@ use serde::Serialize;
 use crate::control::Receipt;
 use crate::conversation::{Patch, Row};
 use crate::effect::{Copy, NewMessage, Publish, Write};
+use crate::event::{Copied, Event, EventKind, EventKinds};
 use crate::fan_out::{FanOut, GroupMessage};
 use crate::group::{Group, GroupUpdate, Users};
-use crate::id::{AppId, MessageId};
+use crate::id::{AppId, MessageId, UserId};
 use crate::layout::{Inbound, Layouts, Outgoing, Timeline, Told};
 use crate::message::{Body, Envelope, Injected, Owned, Received, Status};
 use crate::policy::{Content, Policy};
@@ -40,6 +41,8 @@ pub struct Plan<'a> {
     pub writes: Vec<Write<'a>>,
     /// What goes to many, in steps.
     pub fan_out: Option<FanOut>,
+    /// What webhooks are told of.
+    pub events: Vec<Event>,
     /// The reason, if it is refused.
     pub refusal: Option<Refusal>,
 }
@@ -85,7 +88,9 @@ pub enum Facts {
     },
     /// Of a user's presence.
     Presence {
-        /// His clients that are there, without the one concerned.
+        /// Whether the client concerned is there.
+        known: bool,
+        /// His clients that are there besides.
         others: usize,
         /// What he has missed begins behind this place in the store, if he is to get it again.
         missed_since: Option<i64>,
@@ -121,6 +126,8 @@ pub struct Router {
     pub policy: Arc<Policy>,
     /// Where refused messages are kept, if anywhere.
     pub dead_letter_topic: Option<TopicName>,
+    /// What webhooks want to be told of.
+    pub events: EventKinds,
 }
 
 #[derive(Serialize)]
@@ -219,7 +226,7 @@ impl Router {
             ) => {
                 let users = self.members(outgoing, envelope, group.as_deref(), transient)?;
                 let body = self.body(outgoing, envelope, id);
-                Ok(to_group(outgoing, envelope, body, id, users, blocked_by))
+                Ok(self.to_group(outgoing, envelope, body, id, users, blocked_by))
             }
             (Inbound::Outgoing(outgoing), Content::Envelope(envelope), facts) => {
                 if envelope.says_group {
@@ -227,30 +234,40 @@ impl Router {
                 }
                 let blocked = matches!(facts, Facts::Direct { blocked: true });
                 let body = self.body(outgoing, envelope, id);
-                let plan = direct(outgoing, envelope, body, id, blocked);
+                let plan = self.direct(outgoing, envelope, body, id, blocked);
                 Ok(self.unless_blocked(plan, blocked, received, id))
             }
             (
                 Inbound::Receipt(timeline, message),
                 Content::Receipt(receipt),
                 Facts::Receipt(receipted),
-            ) => self.receipt(*timeline, message.as_str(), *receipt, receipted),
+            ) => self.receipt(*timeline, message.as_str(), *receipt, receipted, id.time()),
             (Inbound::Conversation(timeline), Content::Patch(patch), Facts::Conversation(row)) => {
                 self.patch(*timeline, patch, &row.unwrap_or_default())
             }
             (Inbound::Archive(timeline), _, Facts::Conversation(row)) => {
                 // Unknown, it may be from before there was a store: its owner wants it out of his sight.
-                Ok(self.archive(*timeline, row.unwrap_or_default()))
+                Ok(self.archive(*timeline, row.unwrap_or_default(), received, id))
             }
             (
                 Inbound::Presence { app, user, client },
                 Content::Presence(connected),
                 Facts::Presence {
+                    known,
                     others,
                     missed_since,
                     last,
                 },
             ) => Ok(Plan {
+                events: self
+                    .wanted(EventKind::PresenceChange)
+                    .filter(|_| others == 0 && known != *connected)
+                    .map(|_| {
+                        let (user, basis) = (user.as_str(), id.to_string());
+                        Event::of_presence(*app, user, *connected, &basis, id.time())
+                    })
+                    .into_iter()
+                    .collect(),
                 writes: vec![Write::Presence {
                     app: *app,
                     user: *user,
@@ -329,6 +346,11 @@ impl Router {
         }
     }
 
+    /// The kind, if webhooks want to be told of it.
+    fn wanted(&self, kind: EventKind) -> Option<EventKind> {
+        Some(kind).filter(|kind| self.events.contains(*kind))
+    }
+
     fn tell(&self, what: Told, timeline: &Timeline<'_>, message: &str, payload: Bytes) -> Publish {
         Publish::new(self.layouts.told(what, timeline, message), payload)
     }
@@ -366,6 +388,7 @@ impl Router {
         message_id: &'a str,
         receipt: Receipt,
         receipted: Option<Receipted>,
+        now: UnixMillis,
     ) -> Result<Plan<'a>, Refusal> {
         let Timeline {
             app,
@@ -388,6 +411,25 @@ impl Router {
             status,
         };
         plan.writes.push(raise(timeline, receipt.own()));
+        let patch = |timeline_of: UserId<'_>, status: Status| {
+            json(&serde_json::json!({
+                "timelineOf": timeline_of.as_str(),
+                "message_id": message_id,
+                "status": status.code(),
+            }))
+        };
+        let is_news = receipted.mine < receipt.own();
+        let event = |kind, patch: &[u8]| {
+            self.wanted(kind).filter(|_| is_news).and_then(|kind| {
+                let recipient = inbox_of.as_str();
+                Event::of_receipt(kind, timeline, recipient, message_id, patch, now)
+            })
+        };
+        if receipt == Receipt::Received {
+            let patch = patch(inbox_of, receipt.own());
+            plan.events
+                .extend(event(EventKind::MessageReceived, &patch));
+        }
         let other_side = |inbox_of, convers_with| Timeline {
             app,
             inbox_of,
@@ -407,12 +449,12 @@ impl Router {
             receipt.peers()
         };
         let peers = other_side(convers_with, inbox_of);
-        let told = json(&serde_json::json!({
-            "timelineOf": convers_with.as_str(),
-            "message_id": message_id,
-            "status": status.code(),
-        }));
+        let told = patch(convers_with, status);
         plan.writes.push(raise(peers, status));
+        if !to_himself {
+            plan.events
+                .extend(event(EventKind::MessageReturnReceipt, &told));
+        }
         // Also when it was known: after a crash it may not have been told.
         plan.publishes
             .push(self.tell(Told::Receipt, &peers, message_id, told));
@@ -440,18 +482,180 @@ impl Router {
         })
     }
 
-    fn archive<'a>(&self, timeline: Timeline<'a>, row: Row) -> Plan<'a> {
+    fn archive<'a>(
+        &self,
+        timeline: Timeline<'a>,
+        row: Row,
+        received: &Received,
+        id: MessageId,
+    ) -> Plan<'a> {
+        let is_news = !row.archived;
         let row = Row {
             archived: true,
             ..row
         };
         let whole = row.to_json(timeline.inbox_of.as_str(), timeline.convers_with.as_str());
         let topics = [Told::ConversationDeleted, Told::ConversationArchived];
+        let wanted = self
+            .wanted(EventKind::ConversationArchived)
+            .filter(|_| is_news);
+        let event = wanted.and_then(|_| {
+            let topic = String::from_utf8_lossy(&received.topic);
+            Event::of_archive(timeline, &whole, &topic, &id.to_string(), id.time())
+        });
         Plan {
+            events: event.into_iter().collect(),
             publishes: topics
                 .map(|what| self.tell(what, &timeline, "", whole.clone()))
                 .into(),
             writes: vec![Write::Archive(timeline)],
+            ..Plan::default()
+        }
+    }
+
+    /// What webhooks are told of a copy.
+    fn copied(
+        &self,
+        timeline: Timeline<'_>,
+        publish: &Publish,
+        message_id: &str,
+        recipient: &str,
+        status: Status,
+        id: MessageId,
+    ) -> Option<Event> {
+        let kind = if status == Status::Sent {
+            EventKind::MessageSent
+        } else {
+            EventKind::MessageDelivered
+        };
+        let copied = Copied {
+            timeline,
+            message_id,
+            recipient,
+            topic: publish.topic.as_str(),
+            payload: &publish.payload,
+        };
+        Event::of_copy(self.wanted(kind)?, copied, id.time())
+    }
+
+    /// A direct message: the sender's own timeline as sent, the recipient's as delivered, unless he blocks the sender; to oneself once.
+    fn direct<'a>(
+        &self,
+        outgoing: &Outgoing<'a>,
+        envelope: &Envelope<'_>,
+        body: Body,
+        id: MessageId,
+        blocked: bool,
+    ) -> Plan<'a> {
+        let Outgoing {
+            layout,
+            app,
+            sender,
+            recipient,
+        } = *outgoing;
+        let message_id = id.to_string();
+        let own = (layout.sender_copy() && sender != recipient).then_some((
+            sender,
+            recipient,
+            Status::Sent,
+        ));
+        let others = (!blocked).then_some((recipient, sender, Status::Delivered));
+        let (mut publishes, mut copies) = (Vec::with_capacity(2), Vec::with_capacity(2));
+        let mut events = vec![];
+        for (inbox_of, convers_with, status) in own.into_iter().chain(others) {
+            let timeline = Timeline {
+                app,
+                inbox_of,
+                convers_with,
+            };
+            let publish = Publish::new(
+                layout.inbox_topic(app, inbox_of, convers_with),
+                body.with_status(status),
+            );
+            events.extend(self.copied(
+                timeline,
+                &publish,
+                &message_id,
+                recipient.as_str(),
+                status,
+                id,
+            ));
+            publishes.push(publish);
+            copies.push(Write::Copy(Copy {
+                timeline,
+                message_id: message_id.clone().into(),
+                status,
+                listed: !envelope.wishes.unlisted,
+            }));
+        }
+        // The message before the copies that refer to it.
+        let message = Write::Message(new_message(outgoing, &message_id, body));
+        Plan {
+            publishes,
+            events,
+            writes: std::iter::once(message).chain(copies).collect(),
+            ..Plan::default()
+        }
+    }
+
+    /// A message to a group: the group's own timeline as sent, and each member's as delivered.
+    fn to_group<'a>(
+        &self,
+        outgoing: &Outgoing<'a>,
+        envelope: &Envelope<'_>,
+        body: Body,
+        id: MessageId,
+        users: Users,
+        mut without: Vec<Box<str>>,
+    ) -> Plan<'a> {
+        let Outgoing {
+            layout,
+            app,
+            sender,
+            recipient: group,
+        } = *outgoing;
+        // Nobody hides his own words from himself by blocking himself.
+        without.retain(|user| **user != *sender.as_str());
+        without.extend(envelope.wishes.hidden_for.clone());
+        let message_id = id.to_string();
+        let listed = !envelope.wishes.unlisted;
+        let of_group = Timeline {
+            app,
+            inbox_of: group,
+            convers_with: group,
+        };
+        let publish = Publish::new(
+            layout.inbox_topic(app, group, group),
+            body.with_status(Status::Sent),
+        );
+        let sent = Status::Sent;
+        let event = self.copied(of_group, &publish, &message_id, group.as_str(), sent, id);
+        Plan {
+            publishes: vec![publish],
+            events: event.into_iter().collect(),
+            fan_out: Some(FanOut::copies(
+                app,
+                GroupMessage {
+                    group,
+                    message_id: &message_id,
+                    inbox: layout.inbox(),
+                    payload: body.with_status(Status::Delivered),
+                    listed,
+                    written_at: id.time(),
+                    told_of: self.events.contains(EventKind::MessageDelivered),
+                },
+                users,
+                without.into_iter().collect(),
+            )),
+            writes: vec![
+                Write::Message(new_message(outgoing, &message_id, body)),
+                Write::Copy(Copy {
+                    timeline: of_group,
+                    message_id: message_id.into(),
+                    status: Status::Sent,
+                    listed,
+                }),
+            ],
             ..Plan::default()
         }
     }
@@ -484,6 +688,18 @@ impl Router {
             status: Status::Delivered,
             listed: !injected.wishes.unlisted,
         };
+        let publish = self.tell(Told::Message, &timeline, "", payload);
+        let recipient = injected.recipient.clone();
+        let recipient = recipient.as_deref().unwrap_or(timeline.inbox_of.as_str());
+        let events = self.copied(
+            timeline,
+            &publish,
+            &message_id,
+            recipient,
+            Status::Delivered,
+            id,
+        );
+        let events = events.into_iter().collect();
         let message = NewMessage {
             app: timeline.app,
             id: message_id.into(),
@@ -493,7 +709,8 @@ impl Router {
             body: injected.body.clone(),
         };
         Plan {
-            publishes: vec![self.tell(Told::Message, &timeline, "", payload)],
+            publishes: vec![publish],
+            events,
             writes: vec![Write::Message(message), Write::Copy(copy)],
             ..Plan::default()
         }
@@ -530,6 +747,7 @@ impl Router {
             topic: self.layouts.rejected(&inbound)?,
             payload: json(&notice),
             user_properties: vec![("reason".to_owned(), reason.to_owned())],
+            retain: false,
         })
     }
 
@@ -569,6 +787,7 @@ impl Router {
                 ("reason".to_owned(), reason.to_owned()),
                 ("topic".to_owned(), readable),
             ],
+            retain: false,
         })
     }
 }
@@ -603,105 +822,6 @@ fn new_message<'a>(outgoing: &Outgoing<'a>, message_id: &str, body: Body) -> New
         recipient: outgoing.recipient.as_str(),
         layout: outgoing.layout.name(),
         body,
-    }
-}
-
-/// A direct message: the sender's own timeline as sent, the recipient's as delivered, unless he blocks the sender; to oneself once.
-fn direct<'a>(
-    outgoing: &Outgoing<'a>,
-    envelope: &Envelope<'_>,
-    body: Body,
-    id: MessageId,
-    blocked: bool,
-) -> Plan<'a> {
-    let Outgoing {
-        layout,
-        app,
-        sender,
-        recipient,
-    } = *outgoing;
-    let message_id = id.to_string();
-    let own =
-        (layout.sender_copy() && sender != recipient).then_some((sender, recipient, Status::Sent));
-    let others = (!blocked).then_some((recipient, sender, Status::Delivered));
-    let (mut publishes, mut copies) = (Vec::with_capacity(2), Vec::with_capacity(2));
-    for (inbox_of, convers_with, status) in own.into_iter().chain(others) {
-        publishes.push(Publish::new(
-            layout.inbox_topic(app, inbox_of, convers_with),
-            body.with_status(status),
-        ));
-        copies.push(Write::Copy(Copy {
-            timeline: Timeline {
-                app,
-                inbox_of,
-                convers_with,
-            },
-            message_id: message_id.clone().into(),
-            status,
-            listed: !envelope.wishes.unlisted,
-        }));
-    }
-    // The message before the copies that refer to it.
-    let message = Write::Message(new_message(outgoing, &message_id, body));
-    Plan {
-        publishes,
-        writes: std::iter::once(message).chain(copies).collect(),
-        ..Plan::default()
-    }
-}
-
-/// A message to a group: the group's own timeline as sent, and each member's as delivered.
-fn to_group<'a>(
-    outgoing: &Outgoing<'a>,
-    envelope: &Envelope<'_>,
-    body: Body,
-    id: MessageId,
-    users: Users,
-    mut without: Vec<Box<str>>,
-) -> Plan<'a> {
-    let Outgoing {
-        layout,
-        app,
-        sender,
-        recipient: group,
-    } = *outgoing;
-    // Nobody hides his own words from himself by blocking himself.
-    without.retain(|user| **user != *sender.as_str());
-    without.extend(envelope.wishes.hidden_for.clone());
-    let message_id = id.to_string();
-    let listed = !envelope.wishes.unlisted;
-    let of_group = Timeline {
-        app,
-        inbox_of: group,
-        convers_with: group,
-    };
-    Plan {
-        publishes: vec![Publish::new(
-            layout.inbox_topic(app, group, group),
-            body.with_status(Status::Sent),
-        )],
-        fan_out: Some(FanOut::copies(
-            app,
-            GroupMessage {
-                group,
-                message_id: &message_id,
-                inbox: layout.inbox(),
-                payload: body.with_status(Status::Delivered),
-                listed,
-            },
-            users,
-            without.into_iter().collect(),
-        )),
-        writes: vec![
-            Write::Message(new_message(outgoing, &message_id, body)),
-            Write::Copy(Copy {
-                timeline: of_group,
-                message_id: message_id.into(),
-                status: Status::Sent,
-                listed,
-            }),
-        ],
-        ..Plan::default()
     }
 }
 

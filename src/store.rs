@@ -4,6 +4,7 @@
 //! wrote. What operators do with it from outside is in `store/inspect.rs`, the thread that drives it in `processor.rs`.
 
 mod inspect;
+mod outbox;
 mod retention;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
 
 pub use self::inspect::{Blocked, Found, Stats, StoredGroup};
+pub use self::outbox::{Chosen, Delivery, Errand, Given, How, Listed, Room, Settled, Waiting};
 pub use self::retention::Retention;
 use crate::conversation::{Patched, Row};
 use crate::effect::{Copy, NewMessage, Write};
@@ -28,11 +30,17 @@ use crate::routing::{Decoded, Facts, Receipted};
 use crate::time::UnixMillis;
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
-const MIGRATIONS: [&str; 2] = [include_str!("store/1.sql"), include_str!("store/2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("store/1.sql"),
+    include_str!("store/2.sql"),
+    include_str!("store/3.sql"),
+];
 /// Marks the file as ours (`PRAGMA application_id`): "c21o".
 const APPLICATION_ID: i32 = 0x6332_316f;
 /// How long to wait for another process that is writing, a command say, before the store counts as locked.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY: Duration = Duration::from_secs(1);
+/// The same for a command: the observer is done sooner.
+const VISITOR_BUSY: Duration = Duration::from_secs(5);
 /// Pages of the write-ahead log from which on whoever commits moves them into the database: 64 MiB.
 const WAL_PAGES: u32 = 16_000;
 /// Groups remembered, known and unknown ones, and their members in all; beyond that all are forgotten and read anew.
@@ -126,6 +134,7 @@ pub struct Store {
     last_written: Option<(Box<str>, i64)>,
     /// Whether users get what they missed when they come back.
     redeliver: bool,
+    outbox: outbox::Outbox,
     acknowledged: Option<MessageId>,
     /// The same, in the transaction that is open.
     acknowledging: Option<MessageId>,
@@ -258,7 +267,9 @@ impl Store {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        Self::connect(&Place::File(path.to_owned()), false)
+        let store = Self::connect(&Place::File(path.to_owned()), false)?;
+        store.connection.busy_timeout(VISITOR_BUSY)?;
+        Ok(store)
     }
 
     fn connect(place: &Place, redeliver: bool) -> Result<Self, StoreError> {
@@ -301,6 +312,7 @@ impl Store {
             newest: unix(newest),
             last_written: None,
             redeliver,
+            outbox: outbox::Outbox::default(),
             acknowledged: MessageId::parse(&acknowledged),
             acknowledging: None,
             finished: None,
@@ -425,6 +437,29 @@ impl Store {
         Ok(())
     }
 
+    /// Writes something of no consequence. It need not survive a power cut, so the disk is not waited for: it costs one page in the cache.
+    ///
+    /// # Errors
+    /// [`StoreError::Sql`]: the store takes nothing. [`Store::rollback`] is to follow.
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        self.connection
+            .pragma_update(None, "synchronous", "NORMAL")?;
+        let written = self.begin().and_then(|()| {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO state VALUES ('probed', '1') ON CONFLICT DO UPDATE SET value = 1 - value",
+                )?
+                .execute([])?;
+            self.commit()
+        });
+        // A transaction that is still open keeps it from being set back.
+        if written.is_err() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        written
+    }
+
     /// Takes back what was written since [`Store::begin`].
     pub fn rollback(&mut self) {
         // Some errors have rolled back already.
@@ -438,6 +473,7 @@ impl Store {
         self.groups = Groups::default();
         self.bans = None;
         self.last_written = None;
+        self.forget_waiting();
     }
 
     /// Notes which message was acknowledged last.
@@ -639,6 +675,10 @@ impl Store {
                 "SELECT count(*) FROM presence WHERE app = ? AND user = ? AND client_id <> ?",
             )?
             .query_row([app.as_str(), user.as_str(), client], |row| row.get(0))?;
+        let known = self
+            .connection
+            .prepare_cached("SELECT 1 FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
+            .exists([app.as_str(), user.as_str(), client])?;
         let absence = self.absence(app, user)?;
         let missed_since = match absence {
             // Never seen before.
@@ -646,6 +686,7 @@ impl Store {
             Some((seq, redelivered)) => (!redelivered).then_some(seq),
         };
         Ok(Facts::Presence {
+            known,
             others: usize::try_from(others).unwrap_or(0),
             missed_since: missed_since.filter(|_| self.redeliver),
             last: self.last()?,
@@ -778,14 +819,22 @@ impl Store {
         Ok(at.map(unix))
     }
 
-    /// Writes something down. Writing the same again changes nothing.
+    /// Writes something down. Writing the same again changes nothing. Returns whether it is a copy that was there already.
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn apply(&mut self, write: &Write<'_>, origin: &Origin) -> Result<(), StoreError> {
+    pub fn apply(&mut self, write: &Write<'_>, origin: &Origin) -> Result<bool, StoreError> {
+        if let Write::Copy(copy) = write {
+            return Ok(!self.write_copy(copy)?);
+        }
+        self.apply_other(write, origin)?;
+        Ok(false)
+    }
+
+    fn apply_other(&mut self, write: &Write<'_>, origin: &Origin) -> Result<(), StoreError> {
         match write {
             Write::Message(message) => self.write_message(message, origin),
-            Write::Copy(copy) => self.write_copy(copy),
+            Write::Copy(copy) => self.write_copy(copy).map(drop),
             Write::Raise {
                 timeline,
                 message_id,
@@ -912,14 +961,16 @@ impl Store {
         Ok(found)
     }
 
-    fn write_copy(&mut self, copy: &Copy<'_>) -> Result<(), StoreError> {
+    /// Returns whether it is new.
+    fn write_copy(&mut self, copy: &Copy<'_>) -> Result<bool, StoreError> {
         let timeline = &copy.timeline;
         // Pruned while its group's copies were still under way: there is nothing to refer to.
         let Some(seq) = self.place_of_message(timeline.app, &copy.message_id)? else {
-            return Ok(());
+            return Ok(false);
         };
         let [app, inbox_of, convers_with] = names(timeline);
-        self.connection
+        let added = self
+            .connection
             .prepare_cached(
                 "INSERT OR IGNORE INTO timeline (app, inbox_of, seq, convers_with, status) VALUES (?, ?, ?, ?, ?)",
             )?
@@ -933,7 +984,7 @@ impl Store {
                 )?
                 .execute(params![app, inbox_of, convers_with, seq])?;
         }
-        Ok(())
+        Ok(added > 0)
     }
 
     fn write_patch(&self, timeline: &Timeline<'_>, patched: &Patched) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@ use crate::effect::Publish;
 use crate::http::Health;
 use crate::link::{LinkSettings, Links};
 use crate::message::Received;
+use crate::telemetry::Metrics;
 use crate::topic::{Subscription, TopicFilter, TopicName};
 
 /// How long a visitor waits for each answer.
@@ -38,10 +39,14 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if that does not succeed.
     pub async fn connect(settings: LinkSettings, session: Session) -> Result<Self, LinkError> {
-        let (client, mut connection, connected) =
-            Links::new(settings, Health::new(0), CancellationToken::new())
-                .visit(session)
-                .await?;
+        let (client, mut connection, connected) = Links::new(
+            settings,
+            Health::new(0),
+            Metrics::new(&[]),
+            CancellationToken::new(),
+        )
+        .visit(session)
+        .await?;
         let (events_tx, events) = mpsc::channel(64);
         let pump = tokio::spawn(async move {
             loop {
@@ -125,11 +130,7 @@ impl Visitor {
     /// # Errors
     /// [`LinkError`], if there is none, or the broker refuses.
     pub async fn publish(&mut self, topic: TopicName, payload: Bytes) -> Result<(), LinkError> {
-        let publish = Publish {
-            topic,
-            payload,
-            user_properties: vec![],
-        };
+        let publish = Publish::new(topic, payload);
         self.published += 1;
         self.client
             .publish(self.published, &publish)

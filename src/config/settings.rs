@@ -208,6 +208,12 @@ pub const SETTINGS: &[Setting] = &[
         "broker: clients keep a session there; redeliver: what came while a user was away is published again when he comes back",
     ),
     value(
+        "presence-enabled",
+        "BOOL",
+        "true",
+        "false: who is there and who is not is nothing to the observer",
+    ),
+    value(
         "groups-membership",
         "WHO",
         "members",
@@ -304,6 +310,54 @@ pub const SETTINGS: &[Setting] = &[
         "closed",
         "what holds when it does not answer: closed refuses as unauthorized, open lets pass",
     ),
+    list(
+        "webhook-endpoints",
+        "URL",
+        "",
+        "HTTP services that are told of what happens (a POST for each event)",
+    ),
+    list(
+        "webhook-events",
+        "EVENT",
+        "message-sent,message-delivered,message-received,message-return-receipt,conversation-archived,presence-change",
+        "of what they are told",
+    ),
+    value(
+        "webhook-enabled",
+        "BOOL",
+        "true",
+        "false: nobody is told of anything",
+    ),
+    value(
+        "webhook-secret-file",
+        "FILE",
+        "",
+        "secret (whsec_… or any text) that deliveries are signed with, as Standard Webhooks has it",
+    ),
+    value(
+        "webhook-timeout",
+        "TIME",
+        "10s",
+        "how long a service may take to answer; then it is told again",
+    ),
+    value(
+        "webhook-concurrency",
+        "N",
+        "8",
+        "deliveries under way at a time, for each service",
+    ),
+    value(
+        "webhook-max-age",
+        "TIME",
+        "1day",
+        "an event that could not be delivered by then is given up",
+    ),
+    value(
+        "webhook-queue",
+        "SIZE",
+        "64MiB",
+        "events that may wait for one service; of more the oldest give way",
+    ),
     value(
         "dead-letter-topic",
         "TOPIC",
@@ -350,7 +404,17 @@ pub const SETTINGS: &[Setting] = &[
         "http-listen",
         "ADDR",
         "127.0.0.1:9090",
-        "where /livez and /readyz answer; none for nowhere",
+        "where /livez, /readyz and /metrics answer, an address or a port of 127.0.0.1; none for nowhere",
+    ),
+    value(
+        "stats-interval",
+        "TIME",
+        "1m",
+        "how often stats are published to observer/NAME/stats; none for never",
+    ),
+    switch(
+        "trace",
+        "publish a line for each message to observer/NAME/trace/OUTCOME; watch switches it on for a running observer",
     ),
     value(
         "log-format",
@@ -370,6 +434,12 @@ pub const SETTINGS: &[Setting] = &[
 pub(super) const ALSO: &[(&str, &str)] = &[
     ("app", "APP_ID"),
     ("log-level", "LOG_LEVEL"),
+    ("http-listen", "METRICS_PORT"),
+    ("presence-enabled", "PRESENCE_ENABLED"),
+    ("webhook-enabled", "WEBHOOK_ENABLED"),
+    ("webhook-endpoints", "WEBHOOK_ENDPOINTS"),
+    ("webhook-endpoints", "WEBHOOK_ENDPOINT"),
+    ("webhook-events", "WEBHOOK_EVENTS"),
     ("rate-burst", "BUCKET_MSG_CAPACITY"),
     ("rate-per-minute", "BUCKET_MSG_REFILL_RATE_PER_MIN"),
 ];

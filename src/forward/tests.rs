@@ -33,6 +33,7 @@ fn message(text: &str, id: MessageId, fingerprint: u64) -> Message {
         received: received(text),
         id,
         fingerprint,
+        since: Instant::now(),
     }
 }
 
@@ -41,6 +42,7 @@ fn publish(text: &str) -> Publish {
         topic: TopicName::parse("to").unwrap(),
         payload: Bytes::copy_from_slice(text.as_bytes()),
         user_properties: vec![],
+        retain: false,
     }
 }
 
@@ -597,6 +599,7 @@ impl World {
             topic: TopicName::parse(&format!("to/{n}")).unwrap(),
             payload: Bytes::copy_from_slice(&forward.to_be_bytes()),
             user_properties: vec![],
+            retain: false,
         };
         (0..copies).map(one).collect()
     }

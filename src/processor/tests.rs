@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::hash::RandomState;
 
 use super::*;
+use crate::event::EventKind;
 use crate::id::MessageIds;
 use crate::layout::{Controls, Layout, Layouts};
 use crate::policy::{GroupSenders, Policy, Rules};
@@ -24,6 +25,7 @@ fn router(controls: Controls) -> Router {
         layouts: Layouts::new(layouts, vec![], &[], controls).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
+        events: EventKind::ALL.into_iter().collect(),
     }
 }
 
@@ -51,6 +53,7 @@ fn batch(jobs: Vec<Job>, room_for_many: usize) -> Batch {
         acknowledged: None,
         finished: None,
         policy: policy(),
+        errand: Errand::default(),
         now: NOW,
     }
 }
@@ -63,7 +66,8 @@ fn run(processor: &mut Processor, jobs: Vec<Job>, room: usize) -> Vec<(EntryId, 
     while open > 0 {
         let decided = processor
             .process(&batch(std::mem::take(&mut waiting), room))
-            .unwrap();
+            .unwrap()
+            .decided;
         let made: usize = decided.iter().map(|decided| decided.for_many.len()).sum();
         assert!(
             made < room + STEP,
@@ -139,7 +143,7 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
     let first = processor
         .process(&batch(vec![job(0, &mut ids, "group-1", 200)], STEP))
         .unwrap();
-    assert_eq!(first[0].for_many.len(), STEP);
+    assert_eq!(first.decided[0].for_many.len(), STEP);
     let mut other = Store::visit(&path).unwrap();
     other.begin().unwrap();
     let next = batch(vec![job(1, &mut ids, "group-1", 1)], STEP);
@@ -149,6 +153,7 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
     let again = processor.process(&next).unwrap();
     assert_eq!(
         again
+            .decided
             .iter()
             .map(|decided| decided.for_many.len())
             .sum::<usize>(),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::EventKind;
 use crate::id::{MessageIds, UserId};
 use crate::layout::{Controls, Layout};
 use crate::policy::{GroupSenders, Rules};
@@ -35,6 +36,7 @@ fn router() -> Router {
         .unwrap(),
         policy: Arc::new(Policy::new(BrokerKind::Any, rules())),
         dead_letter_topic: Some(dead),
+        events: EventKind::ALL.into_iter().collect(),
     }
 }
 
@@ -637,6 +639,7 @@ fn an_app_may_have_rules_of_its_own() {
     }
     // That his client is gone is not for him to say.
     let facts = Facts::Presence {
+        known: true,
         others: 0,
         missed_since: None,
         last: 0,

@@ -70,6 +70,10 @@ impl Store {
         if deleted > 0 {
             self.last_written = None;
         }
+        // They hold what messages hold.
+        self.connection
+            .prepare_cached("DELETE FROM webhook WHERE due IS NULL AND created_at < ?")?
+            .execute([keep_from])?;
         let free: u32 = self.pragma("freelist_count")?;
         if free > FREE_PAGES {
             // A row for each page: it works only as far as it is asked for them.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::event::EventKind;
 use crate::fan_out::PageQuery;
 use crate::forward::EntryId;
 use crate::id::MessageIds;
@@ -29,6 +30,7 @@ fn router() -> Router {
         layouts: Layouts::new(layouts, vec![], &[], Controls::Served).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
+        events: EventKind::ALL.into_iter().collect(),
     }
 }
 
@@ -103,9 +105,10 @@ impl Bench {
             acknowledged: None,
             finished: None,
             policy: policy(),
+            errand: Errand::default(),
             now: UnixMillis::new(self.now),
         };
-        self.processor.process(&batch).unwrap()
+        self.processor.process(&batch).unwrap().decided
     }
 
     /// Why a message is refused, if it is.
@@ -177,7 +180,7 @@ fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
         .to_string();
     assert!(
         error
-            .ends_with("newer.db has schema 99, made by a later version: this one knows 2 at most"),
+            .ends_with("newer.db has schema 99, made by a later version: this one knows 3 at most"),
         "{error}"
     );
     let noise = dir.path().join("noise.db");
@@ -237,6 +240,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         acknowledged: None,
         finished: None,
         policy: policy(),
+        errand: Errand::default(),
         now: UnixMillis::new(NOW),
     };
     assert!(bench.processor.process(&batch).is_err(), "locked");
@@ -269,7 +273,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         .connection
         .execute_batch("PRAGMA max_page_count = 1073741823")
         .unwrap();
-    let decided = bench.processor.process(&batch).unwrap();
+    let decided = bench.processor.process(&batch).unwrap().decided;
     assert_eq!(
         (decided.len(), decided[0].for_many.len(), decided[0].done),
         (1, 1, true)

@@ -10,6 +10,7 @@ use std::hash::RandomState;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use chat21_observer::event::EventKinds;
 use chat21_observer::id::MessageIds;
 use chat21_observer::layout::{Controls, Layout, Layouts};
 use chat21_observer::message::Received;
@@ -29,6 +30,7 @@ fn router() -> Router {
         layouts: Layouts::new(layouts, vec![], &[], Controls::Served).expect("sound"),
         policy: Arc::new(Policy::new(BrokerKind::Any, Rules::default())),
         dead_letter_topic: None,
+        events: EventKinds::default(),
     }
 }
 
