@@ -400,10 +400,7 @@ async fn round_trip(
     if layouts.is_empty() {
         return Ok(());
     }
-    let controls = match config.store {
-        Some(_) => Controls::Served,
-        None => Controls::Off,
-    };
+    let controls = config.controls;
     let router = Router {
         layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[], controls)
             .expect("proven before, for every app"),
@@ -446,7 +443,7 @@ async fn round_trip(
         for layout in &layouts {
             one_round_trip(&router, layout, &app, &mut user, steps).await?;
         }
-        if controls == Controls::Served {
+        if controls != Controls::Off {
             receipt_and_fetch(&app, &mut user, steps).await?;
         }
         user.leave().await;

@@ -6,6 +6,7 @@
 
 mod stored;
 mod token;
+mod webhooks;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -25,8 +26,10 @@ use tracing::{error, info, warn};
 use crate::config::PolicyFile;
 use crate::config::{Config, ConfigErrors, Credentials, Flags, SETTINGS, Setting, Takes, variable};
 use crate::policy::Policy;
+use crate::status::Outcome;
 use crate::store::Place;
 use crate::telemetry;
+use crate::watch::Filters;
 use crate::{acl, check, daemon, explain, http};
 
 /// A token that ends within this time is warned of at the start.
@@ -44,6 +47,8 @@ pub fn main() -> ExitCode {
         ("store", given) => stored::store(given),
         ("group", given) => stored::group(given),
         ("block", given) => stored::block(given),
+        ("webhook", given) => webhooks::webhook(given),
+        ("watch", given) => in_runtime(watch(given)),
         ("token", given) => token::token(given),
         ("acl", given) => acl(given),
         ("check", given) => in_runtime(run_check(given)),
@@ -194,6 +199,22 @@ pub fn command() -> Command {
                 .subcommand(Command::new("clear").about("Have him block OTHER no longer").args(of_users(&["APP", "USER", "OTHER"])).args(&settings))
                 .subcommand(Command::new("ban").about("Refuse whatever USER says").args(of_users(&["APP", "USER"])).args(&settings))
                 .subcommand(Command::new("unban").about("Refuse it no longer").args(of_users(&["APP", "USER"])).args(&settings)),
+        )
+        .subcommand(webhooks::command(&settings))
+        .subcommand(
+            Command::new("watch")
+                .about("Show the messages that a running observer handles, as they pass: from anywhere, over MQTT")
+                .arg(Arg::new("user").long("user").value_name("USER").action(ArgAction::Append).help("only messages from or to this user or group"))
+                .arg(
+                    Arg::new("outcome")
+                        .long("outcome")
+                        .value_name("OUTCOME")
+                        .action(ArgAction::Append)
+                        .value_parser(Outcome::ALL.map(Outcome::as_str))
+                        .help("only messages with this outcome"),
+                )
+                .arg(json())
+                .args(&settings),
         )
         .subcommand(token::command(&settings))
         .subcommand(
@@ -430,6 +451,33 @@ fn unique<'a>(names: &[&'a str]) -> Vec<&'a str> {
         }
     }
     seen
+}
+
+async fn watch(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let config = load(given)?;
+    let level = if config.log_level == "info" {
+        "error"
+    } else {
+        &config.log_level
+    };
+    telemetry::init(config.log_format, level);
+    let texts = |name| {
+        given
+            .get_many(name)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    };
+    let filters = Filters {
+        users: texts("user"),
+        outcomes: texts("outcome"),
+    };
+    tokio::select! {
+        ended = crate::watch::run(&config, &filters, given.get_flag("json")) => ended?,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn health(given: &ArgMatches) -> anyhow::Result<ExitCode> {

@@ -2,6 +2,7 @@
 //!
 //! Every value is checked before the first error is reported, so that one start shows all mistakes.
 
+mod compatible;
 mod credentials;
 mod endpoint;
 mod policy_file;
@@ -111,6 +112,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Whether to discard what the broker holds.
     pub reset_session: bool,
+    /// Which control topics are served.
+    pub controls: Controls,
     /// How messages are kept; `None`: not at all.
     pub store: Option<StoreSettings>,
     /// The service that is asked about each message, if there is one.
@@ -146,6 +149,11 @@ pub enum LogFormat {
     /// One JSON object an event.
     Json,
 }
+
+/// A setting that is true or false, and has a value all the same: other programs' variables do.
+const BOOL: &[(&str, bool)] = &[("true", true), ("1", true), ("false", false), ("0", false)];
+/// An event that chat21-server lists and never raises.
+const NEVER_RAISED: &str = "conversation-unarchived";
 
 /// The raw values, the errors found so far.
 struct Reader<'a> {
@@ -324,7 +332,9 @@ impl Config {
                     .insert(setting.name, (texts.clone(), format!("--{}", setting.name)));
             }
         }
-        let config = build(&mut reader, custom);
+        let mut warnings = compatible::ignored(env);
+        compatible::read_rabbitmq_uri(&mut reader, &mut warnings);
+        let config = build(&mut reader, custom, warnings);
         match config {
             Some(config) if reader.errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(reader.errors)),
@@ -556,8 +566,11 @@ fn scalars(value: &toml::Value) -> Option<Vec<String>> {
 }
 
 /// Everything from the raw values. `None`, if something it cannot do without is faulty; the errors are in the reader.
-fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
-    let mut warnings = vec![];
+fn build(
+    reader: &mut Reader<'_>,
+    custom: Vec<CustomLayout>,
+    mut warnings: Vec<String>,
+) -> Option<Config> {
     let broker = reader.parse("broker", parse_broker_url);
     let tls = read_tls(reader, &mut warnings);
     let proxy = reader.parse("proxy", parse_proxy);
@@ -654,15 +667,18 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
     );
     let (policy_file, policy) = PolicyFile::first_read(reader, broker_kind);
     let max_payload_bytes = policy_file.max_payload_bytes();
-    let webhooks = read_webhooks(reader);
+    let presence = reader.choice("presence-enabled", BOOL);
+    let controls = match (&store, presence) {
+        (Some(_), true) => Controls::Served,
+        (Some(_), false) => Controls::WithoutPresence,
+        (None, _) => Controls::Off,
+    };
+    let webhooks = read_webhooks(reader, &mut warnings);
+    if webhooks.is_some() && store.is_none() {
+        warnings.push("webhooks are kept in memory, for there is no store (--store none): what they have not been told of is gone with the process".to_owned());
+    }
     let events = webhooks.as_ref().map(|webhooks| webhooks.events);
-    let router = read_router(
-        reader,
-        custom,
-        store.is_some(),
-        policy,
-        events.unwrap_or_default(),
-    );
+    let router = read_router(reader, custom, controls, policy, events.unwrap_or_default());
     let broker = broker?;
     let transport = match (broker.transport, tls?) {
         (BareTransport::Tcp { host, port }, _) => Transport::Tcp { host, port },
@@ -693,6 +709,7 @@ fn build(reader: &mut Reader<'_>, custom: Vec<CustomLayout>) -> Option<Config> {
         ack_timeout,
         drain_timeout,
         reset_session,
+        controls,
         store,
         consult,
         webhooks,
@@ -731,11 +748,8 @@ fn read_consult(reader: &mut Reader<'_>) -> Option<consult::Settings> {
 }
 
 /// Who is told of what; `None`, if nobody is.
-fn read_webhooks(reader: &mut Reader<'_>) -> Option<webhook::Settings> {
-    let enabled = reader.choice(
-        "webhook-enabled",
-        &[("true", true), ("1", true), ("false", false), ("0", false)],
-    );
+fn read_webhooks(reader: &mut Reader<'_>, warnings: &mut Vec<String>) -> Option<webhook::Settings> {
+    let enabled = reader.choice("webhook-enabled", BOOL);
     let timeout = reader.duration(
         "webhook-timeout",
         Duration::from_millis(100)..=Duration::from_secs(300),
@@ -755,8 +769,14 @@ fn read_webhooks(reader: &mut Reader<'_>) -> Option<webhook::Settings> {
             Err(fault) => Err(format!("the secret in {path} {fault}")),
         }
     });
-    let kinds: Vec<_> = reader
-        .texts("webhook-events")
+    let mut words = reader.texts("webhook-events");
+    if words.iter().any(|word| word == NEVER_RAISED) {
+        words.retain(|word| word != NEVER_RAISED);
+        warnings.push(format!(
+            "--webhook-events: nothing raises {NEVER_RAISED:?}, it is passed over"
+        ));
+    }
+    let kinds: Vec<_> = words
         .into_iter()
         .map(|word| {
             let known = EventKind::ALL.into_iter();
@@ -868,7 +888,7 @@ fn read_store(
 fn read_router(
     reader: &mut Reader<'_>,
     custom: Vec<CustomLayout>,
-    has_store: bool,
+    controls: Controls,
     policy: Policy,
     events: EventKinds,
 ) -> Option<Router> {
@@ -935,11 +955,6 @@ fn read_router(
         reader.fail("broker-kind", fault);
     }
     let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
-    let controls = if has_store {
-        Controls::Served
-    } else {
-        Controls::Off
-    };
     match Layouts::new(layouts, reader.texts("app"), &published, controls) {
         Ok(layouts) => Some(Router {
             layouts,

@@ -541,6 +541,8 @@ pub enum ParseError<'t> {
 pub enum Controls {
     /// They are.
     Served,
+    /// They are, but that clients come and go is nothing to the observer.
+    WithoutPresence,
     /// Nothing is read but outgoing paths.
     Off,
 }
@@ -582,8 +584,9 @@ impl Layouts {
             })?;
         }
         let controls: Vec<_> = match controls {
-            Controls::Served => CONTROLS
+            Controls::Served | Controls::WithoutPresence => CONTROLS
                 .iter()
+                .filter(|(what, ..)| controls == Controls::Served || *what != Control::Presence)
                 .map(|(what, read, rejected)| (*what, control(read), rejected.map(control)))
                 .collect(),
             Controls::Off => vec![],

@@ -110,8 +110,20 @@ impl Visitor {
             filter: filter.clone(),
             retained: false,
         };
+        self.subscribe_to(&filters.iter().map(asked).collect::<Vec<_>>())
+            .await
+    }
+
+    /// The same; it says whether what the broker has kept is wanted, too.
+    ///
+    /// # Errors
+    /// [`LinkError`], if there is no answer.
+    pub async fn subscribe_to(
+        &mut self,
+        filters: &[Subscription],
+    ) -> Result<Vec<Result<u8, String>>, LinkError> {
         self.client
-            .subscribe(&filters.iter().map(asked).collect::<Vec<_>>())
+            .subscribe(filters)
             .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
         loop {
             match self.next(PATIENCE).await? {

@@ -12,7 +12,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{StatusCode, redirect};
+use reqwest::redirect;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -129,14 +129,12 @@ pub fn signing_key(secret: &str) -> Result<Vec<u8>, &'static str> {
 enum Answer {
     /// 2xx.
     Taken,
-    /// Another status that is final.
-    Refused(StatusCode),
-    /// 429, or 503, with how long to wait if it says so.
-    Busy(StatusCode, Option<Duration>),
-    /// 5xx.
-    Failed(StatusCode),
-    /// None at all, and why.
-    None(String),
+    /// No, for good: any other status below 500 but 429.
+    Refused(String),
+    /// 429 or 503, with how long to wait (`Retry-After`).
+    Busy { wish: String, error: String },
+    /// 5xx, or none at all. Of the endpoint as a whole, or perhaps of this event alone.
+    Failed { error: String, whole: bool },
 }
 
 /// One endpoint.
@@ -175,6 +173,60 @@ impl Line {
 
     fn rest(&mut self, until: Instant) {
         self.rests_until = self.rests_until.max(Some(until));
+    }
+
+    /// It has answered. Returns whether it had failed before.
+    fn answered(&mut self) -> bool {
+        let failed = self.fails();
+        if failed {
+            info!(
+                endpoint = self.endpoint.name,
+                "a webhook endpoint answers again"
+            );
+        }
+        self.failures = 0;
+        self.backoff.reset();
+        failed
+    }
+
+    /// It does not want an event.
+    fn refused(&mut self, error: &str) {
+        self.given_up += 1;
+        if self.given_up.is_power_of_two() {
+            warn!(
+                endpoint = self.endpoint.name,
+                error,
+                given_up = self.given_up,
+                "events that a webhook endpoint does not want are not told again (webhook list)"
+            );
+        }
+    }
+
+    /// It has failed, as a `whole` or with one event, which says nothing of the others, however often.
+    fn failed(&mut self, event: i64, error: &str, whole: bool, now: Instant, jitter: u64) {
+        let failed_before = self.fails();
+        if whole {
+            self.failures = self.failures.max(FAILURES);
+        } else if self.last_failed != event || self.failures == 0 {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.last_failed = event;
+        if !self.fails() {
+            return;
+        }
+        // Those that were under way with it fail for the same reason.
+        if !self.rests(now) {
+            let rest = self.backoff.next(jitter);
+            self.rest(now + rest);
+        }
+        if !failed_before {
+            warn!(
+                endpoint = self.endpoint.name,
+                error,
+                waiting = self.waiting.events,
+                "a webhook endpoint fails: what it is to be told waits"
+            );
+        }
     }
 }
 
@@ -371,84 +423,43 @@ impl Courier {
         let line = &mut self.lines[at];
         line.posting -= 1;
         line.in_hand.retain(|seq| *seq != delivery.seq);
-        let endpoint = line.endpoint.name.clone();
-        debug!(%endpoint, delivery = delivery.id, event = delivery.event_type, attempt = delivery.attempts + 1, ?answer, "webhook");
-        let again = |wait: Duration| UnixMillis::new(wall.as_millis() + millis(wait));
-        let mut outcome = WebhookOutcome::Retried;
-        let how = match answer {
-            Answer::Taken | Answer::Refused(_) => {
+        debug!(
+            endpoint = line.endpoint.name,
+            delivery = delivery.id,
+            event = delivery.event_type,
+            attempt = delivery.attempts + 1,
+            ?answer,
+            "webhook"
+        );
+        let later = |wait: Duration, error| How::Later {
+            due: UnixMillis::new(wall.as_millis() + millis(wait)),
+            error,
+        };
+        let (outcome, how) = match answer {
+            Answer::Taken => {
                 self.metrics.webhook_answered(at, took);
-                if line.failures > 0 {
-                    if line.fails() {
-                        info!(%endpoint, "the webhook endpoint answers again");
-                        self.recovered.push(at);
-                    }
-                    line.failures = 0;
-                    line.backoff.reset();
-                }
-                line.rests_until = line.rests_until.filter(|until| now < *until);
-                match answer {
-                    Answer::Refused(status) => {
-                        outcome = WebhookOutcome::Refused;
-                        line.given_up += 1;
-                        let redirects = if status.is_redirection() {
-                            ": redirects are not followed"
-                        } else {
-                            ""
-                        };
-                        let error = format!("answers {}{redirects}", status.as_u16());
-                        if line.given_up.is_power_of_two() {
-                            let given_up = line.given_up;
-                            warn!(%endpoint, %error, given_up, "events that a webhook endpoint does not want are not told again (webhook list)");
-                        }
-                        How::GivenUp { error }
-                    }
-                    _ => {
-                        outcome = WebhookOutcome::Delivered;
-                        How::Delivered
-                    }
-                }
+                self.recovered.extend(line.answered().then_some(at));
+                (WebhookOutcome::Delivered, How::Delivered)
             }
-            Answer::Busy(status, Some(wish)) => {
+            Answer::Refused(error) => {
+                self.metrics.webhook_answered(at, took);
+                self.recovered.extend(line.answered().then_some(at));
+                line.refused(&error);
+                (WebhookOutcome::Refused, How::GivenUp { error })
+            }
+            Answer::Busy { wish, error } => {
+                let wish = seconds_or_date(&wish, wall).unwrap_or(RETRY.0);
                 let wish = wish.min(LONGEST_WISH);
                 line.rest(now + wish);
-                How::Later {
-                    due: again(wish),
-                    error: format!("answers {}", status.as_u16()),
-                }
+                (WebhookOutcome::Retried, later(wish, error))
             }
-            Answer::Busy(..) | Answer::Failed(_) | Answer::None(_) => {
-                let (error, at_once) = match answer {
-                    Answer::Busy(status, _) => (format!("answers {}", status.as_u16()), true),
-                    Answer::Failed(status) => (format!("answers {}", status.as_u16()), false),
-                    Answer::None(error) => (error, true),
-                    Answer::Taken | Answer::Refused(_) => unreachable!("handled above"),
-                };
-                let failed_before = line.fails();
-                // One event that fails again and again says nothing of the others.
-                if line.last_failed != delivery.seq || line.failures == 0 || at_once {
-                    line.failures = line.failures.saturating_add(1);
-                }
-                line.last_failed = delivery.seq;
-                if at_once {
-                    line.failures = line.failures.max(FAILURES);
-                }
-                // Those that were under way with it fail for the same reason.
-                if line.fails() && !line.rests(now) {
-                    let rest = line.backoff.next(jitter);
-                    line.rest(now + rest);
-                }
-                if line.fails() && !failed_before {
-                    warn!(%endpoint, %error, waiting = line.waiting.events, "a webhook endpoint fails: what it is to be told waits");
-                }
+            Answer::Failed { error, whole } => {
+                line.failed(delivery.seq, &error, whole, now, jitter);
                 let mut backoff = Backoff::new(RETRY.0, RETRY.1);
                 for _ in 0..delivery.attempts.min(16) {
                     backoff.next(0);
                 }
-                How::Later {
-                    due: again(backoff.next(jitter)),
-                    error,
-                }
+                (WebhookOutcome::Retried, later(backoff.next(jitter), error))
             }
         };
         self.metrics.webhook(at, outcome);
@@ -497,13 +508,16 @@ fn headers(delivery: &Delivery, key: Option<&hmac::Key>, now: UnixMillis) -> Hea
 async fn ask(request: reqwest::RequestBuilder) -> Answer {
     let mut response = match request.send().await {
         Ok(response) => response,
-        Err(error) => return Answer::None(why(error)),
+        Err(error) => {
+            return Answer::Failed {
+                error: why(error),
+                whole: true,
+            };
+        }
     };
     let status = response.status();
-    let wish = response.headers().get(RETRY_AFTER).and_then(|wish| {
-        let wish = wish.to_str().ok()?;
-        seconds_or_date(wish, std::time::SystemTime::now)
-    });
+    let wish = response.headers().get(RETRY_AFTER);
+    let wish = wish.and_then(|wish| wish.to_str().ok().map(str::to_owned));
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
@@ -511,11 +525,18 @@ async fn ask(request: reqwest::RequestBuilder) -> Answer {
             break;
         }
     }
-    match status.as_u16() {
-        200..=299 => Answer::Taken,
-        429 | 503 => Answer::Busy(status, wish),
-        500.. => Answer::Failed(status),
-        _ => Answer::Refused(status),
+    let error = format!("answers {}", status.as_u16());
+    match (status.as_u16(), wish) {
+        (200..=299, _) => Answer::Taken,
+        (429 | 503, Some(wish)) => Answer::Busy { wish, error },
+        // What a proxy says of what stands behind it.
+        (429 | 502 | 503 | 504, _) => Answer::Failed { error, whole: true },
+        (500.., _) => Answer::Failed {
+            error,
+            whole: false,
+        },
+        (300..=399, _) => Answer::Refused(format!("{error}: redirects are not followed")),
+        _ => Answer::Refused(error),
     }
 }
 
@@ -535,12 +556,176 @@ fn why(error: reqwest::Error) -> String {
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3).
-fn seconds_or_date(text: &str, now: impl FnOnce() -> std::time::SystemTime) -> Option<Duration> {
+fn seconds_or_date(text: &str, now: UnixMillis) -> Option<Duration> {
     match text.trim().parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => {
             let date = httpdate::parse_http_date(text).ok()?;
-            Some(date.duration_since(now()).unwrap_or_default())
+            let left = UnixMillis::from(date).as_millis();
+            Some(Duration::from_millis(left.saturating_sub(now.as_millis())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+
+    fn courier(endpoints: &[&str], now: Instant) -> Courier {
+        let endpoints = endpoints.iter();
+        let settings = Settings {
+            endpoints: endpoints.map(|url| Endpoint::parse(url).unwrap()).collect(),
+            events: EventKind::ALL.into_iter().collect(),
+            timeout: Duration::from_secs(1),
+            concurrency: 2,
+            max_age: Duration::from_secs(60),
+            max_bytes: 1 << 20,
+            secret: None,
+        };
+        Courier::new(settings, Metrics::new(&[]), now).unwrap()
+    }
+
+    fn delivery(seq: i64, attempts: u32) -> Delivery {
+        Delivery {
+            endpoint: 0,
+            seq,
+            id: "7e7".to_owned(),
+            event_type: "message-sent".to_owned(),
+            created_at: UnixMillis::new(0),
+            body: "{\"test\": 2432232314}".to_owned(),
+            attempts,
+        }
+    }
+
+    /// What becomes of deliveries with these answers, one after another.
+    fn settle(courier: &mut Courier, now: Instant, answers: &[(i64, Answer)]) -> Vec<How> {
+        for (seq, answer) in answers {
+            courier.lines[0].posting += 1;
+            let answered = Answered {
+                delivery: delivery(*seq, 0),
+                answer: answer.clone(),
+                took: Duration::ZERO,
+            };
+            courier.handle_answer(answered, now, UnixMillis::new(1_000_000), 0);
+        }
+        let errand = courier.take_errand(now, UnixMillis::new(0));
+        errand
+            .settled
+            .into_iter()
+            .map(|settled| settled.how)
+            .collect()
+    }
+
+    fn failed(whole: bool) -> Answer {
+        Answer::Failed {
+            error: "answers 500".to_owned(),
+            whole,
+        }
+    }
+
+    #[test]
+    fn names_hold_no_secrets() {
+        let endpoint = Endpoint::parse("https://user:pw@hooks.example:8443/a/b?token=s#x").unwrap();
+        assert_eq!(endpoint.name, "https://hooks.example:8443/a/b");
+        assert_eq!(format!("{endpoint:?}"), endpoint.name);
+        for text in ["hooks.example", "ftp://x/", "http://", ""] {
+            assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
+    }
+
+    /// The example of the Standard Webhooks specification.
+    #[test]
+    fn signatures_are_those_of_standard_webhooks() {
+        let key = signing_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        let signed = Delivery {
+            id: "msg_p5jXN8AQM9LWM0D4loKWxJek".to_owned(),
+            ..delivery(1, 0)
+        };
+        let now = UnixMillis::new(1_614_265_330_000);
+        let headers = headers(&signed, Some(&key), now);
+        assert_eq!(headers["webhook-id"], "msg_p5jXN8AQM9LWM0D4loKWxJek");
+        assert_eq!(headers["webhook-timestamp"], "1614265330");
+        assert_eq!(
+            headers["webhook-signature"],
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+        );
+        assert!(signing_key("whsec_%").is_err() && signing_key("short").is_err());
+        assert_eq!(signing_key("sixteen bytes or more").unwrap().len(), 21);
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    async fn answers_settle_rest_or_end_a_delivery() {
+        let now = Instant::now();
+        let courier = &mut courier(&["http://localhost/a"], now);
+        let refused = Answer::Refused("answers 400".to_owned());
+        assert_eq!(
+            settle(courier, now, &[(1, Answer::Taken), (2, refused)]),
+            [
+                How::Delivered,
+                How::GivenUp {
+                    error: "answers 400".to_owned()
+                }
+            ]
+        );
+        // One event that fails says nothing of the others; three do.
+        let four = vec![(3, failed(false)); 4];
+        for how in settle(courier, now, &four) {
+            let How::Later { due, .. } = how else {
+                panic!("{how:?}")
+            };
+            assert!(
+                (1_000_500..=1_001_000).contains(&due.as_millis()),
+                "{due:?}"
+            );
+        }
+        assert!(!courier.lines[0].fails());
+        settle(courier, now, &[(4, failed(false)), (5, failed(false))]);
+        assert!(courier.lines[0].fails() && courier.lines[0].rests(now));
+        assert!(courier.take_errand(now, UnixMillis::new(0)).room.is_empty());
+        let later = now + REST.0;
+        assert!(!courier.lines[0].rests(later));
+        settle(courier, later, &[]);
+        courier.lines[0].posting += 1;
+        let answered = Answered {
+            delivery: delivery(4, 1),
+            answer: Answer::Taken,
+            took: Duration::ZERO,
+        };
+        courier.handle_answer(answered, later, UnixMillis::new(0), 0);
+        let errand = courier.take_errand(later, UnixMillis::new(0));
+        assert_eq!((errand.recovered, courier.lines[0].failures), (vec![0], 0));
+        // No answer at all is the endpoint's fault at once.
+        settle(courier, later, &[(6, failed(true))]);
+        assert!(courier.lines[0].rests(later));
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    async fn an_endpoint_may_say_when_it_wants_to_be_asked_again() {
+        let now = Instant::now();
+        let courier = &mut courier(&["http://localhost/a"], now);
+        let busy = |wish: &str| Answer::Busy {
+            wish: wish.to_owned(),
+            error: "answers 429".to_owned(),
+        };
+        // The clock of the test stands at 1970-01-01T00:16:40Z.
+        for (wish, due) in [
+            ("7", 1_007_000),
+            ("Thu, 01 Jan 1970 00:17:00 GMT", 1_020_000),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 1_000_000),
+            ("soon", 1_001_000),
+            ("999999", 1_000_000 + 3_600_000),
+        ] {
+            let how = settle(courier, now, &[(1, busy(wish))]);
+            let [How::Later { due: at, .. }] = &how[..] else {
+                panic!("{how:?}")
+            };
+            assert_eq!(*at, UnixMillis::new(due), "{wish}");
+        }
+        assert!(courier.lines[0].rests(now + Duration::from_secs(3599)));
+        assert!(!courier.lines[0].fails(), "it answers");
     }
 }

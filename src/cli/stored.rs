@@ -17,7 +17,7 @@ use crate::store::{self, Place, Store};
 use crate::time::UnixMillis;
 
 /// The store that an observer with these settings has.
-fn store_path(config: &Config) -> anyhow::Result<&Path> {
+pub(super) fn store_path(config: &Config) -> anyhow::Result<&Path> {
     match config.store.as_ref().map(|settings| &settings.place) {
         Some(Place::File(path)) => Ok(path),
         Some(Place::Memory) | None => anyhow::bail!("there is no store (--store none)"),
@@ -82,7 +82,7 @@ fn user_id<'a>(what: &str, text: &'a str) -> anyhow::Result<UserId<'a>> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge: an age is one of now")]
-fn before(age: Duration) -> UnixMillis {
+pub(super) fn before(age: Duration) -> UnixMillis {
     let now = std::time::SystemTime::now();
     UnixMillis::from(now.checked_sub(age).unwrap_or(std::time::UNIX_EPOCH))
 }

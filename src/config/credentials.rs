@@ -268,16 +268,19 @@ pub(super) fn read_credentials(
             ));
         }
     }
-    for name in ["broker", "proxy", "policy-url"] {
+    for name in ["broker", "proxy", "policy-url", "webhook-endpoints"] {
         let given = reader.values.get(name);
         let given = given.filter(|(_, place)| place.starts_with("--"));
-        let text = given.and_then(|(texts, _)| texts.last()).cloned();
-        let text = text.unwrap_or_default();
-        let behind_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
-        let login = behind_scheme
-            .rsplit_once('@')
-            .map_or("", |(login, _)| login);
-        if login.contains(':') || (name == "policy-url" && text.contains('?')) {
+        let texts = given.map(|(texts, _)| &texts[..]).unwrap_or_default();
+        let is_secret = |text: &String| {
+            let behind_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
+            let login = behind_scheme
+                .rsplit_once('@')
+                .map_or("", |(login, _)| login);
+            let has_query = text.contains('?') && !matches!(name, "broker" | "proxy");
+            login.contains(':') || has_query
+        };
+        if texts.iter().any(is_secret) {
             warnings.push(format!(
                 "what is secret in --{name} can be read in the process list: use {}",
                 variable(name)

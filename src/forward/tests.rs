@@ -33,7 +33,7 @@ fn message(text: &str, id: MessageId, fingerprint: u64) -> Message {
         received: received(text),
         id,
         fingerprint,
-        since: Instant::now(),
+        since: start(),
     }
 }
 
