@@ -88,6 +88,7 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
         "tungstenite",
         "reqwest",
         "h2",
+        "rustls",
     ]
     .into_iter()
     .filter(|name| !level.contains(name));

@@ -112,6 +112,7 @@ async fn connected(
     backoff.reset();
     let control = TopicName::parse(&topics.control_trace()).expect("a topic name");
     let mut heard = false;
+    let mut said = String::new();
     let began = tokio::time::Instant::now();
     let mut ask_at = began;
     loop {
@@ -143,7 +144,12 @@ async fn connected(
         if received.topic == topics.status.as_str() {
             heard = true;
             if let Ok(status) = serde_json::from_slice::<Status>(&received.payload) {
-                eprintln!("{}", status_text(&config.name, &config.broker, &status));
+                let text = status_text(&config.name, &config.broker, &status);
+                // It has changed in what nobody asked for, else.
+                if text != said {
+                    eprintln!("{text}");
+                    said = text;
+                }
             }
             continue;
         }
@@ -217,17 +223,10 @@ fn line_text(line: &Line) -> String {
     );
     let _ = match (&line.app, &line.sender, &line.recipient) {
         (Some(app), sender, recipient) => {
-            let arrow = |who: &Option<String>| {
-                let who = who.as_deref().map(shown);
-                who.unwrap_or_else(|| "-".to_owned())
-            };
-            write!(
-                out,
-                "{dim}{}{dim:#} {bold}{} -> {}{bold:#}",
-                shown(app),
-                arrow(sender),
-                arrow(recipient)
-            )
+            let sender = sender.as_deref().map_or("(service)".to_owned(), shown);
+            let to = recipient.as_deref().map(shown);
+            let to = to.map_or(String::new(), |to| format!(" -> {to}"));
+            write!(out, "{dim}{}{dim:#} {bold}{sender}{to}{bold:#}", shown(app))
         }
         (None, ..) => write!(out, "{}", shown(&line.topic)),
     };

@@ -1,5 +1,6 @@
-//! An HTTP server that answers as a test tells it to.
+//! An HTTP server that answers as a test tells it to, and a client as small.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -14,12 +15,23 @@ pub(crate) enum Answer {
     Says(u16, String),
     /// The same, after a while.
     Later(Duration, u16, String),
+    /// A status, with one more header.
+    With(u16, &'static str, String),
     /// A redirect to that place.
     Redirects(String),
     /// Nothing, and the connection stays open for so long.
     Hangs(Duration),
     /// Closes the connection.
     Closes,
+}
+
+/// What it is asked.
+pub(crate) struct Request {
+    pub(crate) path: String,
+    /// By name, in lower case.
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) text: String,
+    pub(crate) body: Value,
 }
 
 /// A server, and what it has seen.
@@ -34,6 +46,16 @@ impl Server {
     /// Answers until the process ends: `answer` is given the path and the JSON body.
     pub(crate) fn start(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(listener, move |request| {
+            answer(&request.path, &request.body)
+        })
+    }
+
+    /// The same on a port of the caller's.
+    pub(crate) fn on(
+        listener: TcpListener,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let url = format!("http://{}/decide", listener.local_addr().unwrap());
         let (requests, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let server = Self {
@@ -48,11 +70,11 @@ impl Server {
                 let (now, most) = (now.clone(), most.clone());
                 std::thread::spawn(move || {
                     let mut reader = BufReader::new(stream.try_clone().unwrap());
-                    while let Some((path, body)) = read(&mut reader) {
+                    while let Some(request) = read(&mut reader) {
                         requests.fetch_add(1, Ordering::Relaxed);
                         let at_once = now.fetch_add(1, Ordering::SeqCst) + 1;
                         most.fetch_max(at_once, Ordering::SeqCst);
-                        let goes_on = write(&stream, answer(&path, &body));
+                        let goes_on = write(&stream, answer(&request));
                         now.fetch_sub(1, Ordering::SeqCst);
                         if !goes_on {
                             return;
@@ -65,26 +87,30 @@ impl Server {
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<(String, Value)> {
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
     let path = line.split(' ').nth(1)?.to_owned();
-    let mut length = 0;
+    let mut headers = HashMap::new();
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).ok()?;
         if header.trim().is_empty() {
             break;
         }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok()?;
+        if let Some((name, value)) = header.split_once(':') {
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some((path, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+    let length = headers.get("content-length").map_or(Ok(0), |n| n.parse());
+    let mut text = vec![0; length.ok()?];
+    reader.read_exact(&mut text).ok()?;
+    Some(Request {
+        path,
+        headers,
+        body: serde_json::from_slice(&text).unwrap_or(Value::Null),
+        text: String::from_utf8_lossy(&text).into_owned(),
+    })
 }
 
 /// Returns whether the connection goes on.
@@ -94,6 +120,9 @@ fn write(mut stream: &TcpStream, answer: Answer) -> bool {
         Answer::Later(wait, status, body) => {
             std::thread::sleep(wait);
             (status, String::new(), body)
+        }
+        Answer::With(status, name, value) => {
+            (status, format!("{name}: {value}\r\n"), String::new())
         }
         Answer::Redirects(place) => (307, format!("location: {place}\r\n"), String::new()),
         Answer::Hangs(wait) => {
@@ -109,4 +138,22 @@ fn write(mut stream: &TcpStream, answer: Answer) -> bool {
     };
     let head = format!("HTTP/1.1 {status} X\r\n{headers}{length}\r\n");
     stream.write_all(format!("{head}{body}").as_bytes()).is_ok()
+}
+
+/// Asks with GET: the status, and the body.
+pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// A port nobody listens on; somebody else may take it.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }

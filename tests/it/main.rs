@@ -13,7 +13,6 @@ mod bed;
 mod cli;
 mod decision;
 mod faults;
-
 mod guarded;
 mod hostile;
 mod http;
@@ -27,4 +26,5 @@ mod refusals;
 mod secrets;
 mod store;
 mod token;
+mod webhook;
 mod wire;
