@@ -339,6 +339,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         webhooks: config.webhooks.clone(),
         reporting: daemon::Reporting {
             status: true,
+            supervised: true,
             trace: config.trace,
             stats_interval: config.stats_interval,
             log_level: log.map(|log| (config.log_level.clone(), log)),

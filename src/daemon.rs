@@ -34,6 +34,7 @@ use crate::processor::{self, Batch, Decided, Job, Processed, Processor};
 use crate::rate::Meter;
 use crate::refusal::{Refusal, Refused};
 use crate::routing::{Decoded, Router};
+use crate::service::Service;
 use crate::status::{self, Command, Own, OwnTopics, Status, Tracer};
 use crate::store::{Errand, Place, Store, StoreError, StoreSettings};
 use crate::telemetry::{LinkRole, Load, LogLevel, Metrics, Stats};
@@ -91,6 +92,8 @@ pub struct Setup {
 pub struct Reporting {
     /// Whether the broker keeps its status: not that of one which is only tried.
     pub status: bool,
+    /// Whether there may be a service manager that wants to know.
+    pub supervised: bool,
     /// Whether each message leaves a line of trace.
     pub trace: bool,
     /// How often stats are published; `None`: not at all.
@@ -179,6 +182,7 @@ struct Observer {
     tracer: Tracer,
     log_level: Option<(String, LogLevel)>,
     announced: Announced,
+    service: Service,
 }
 
 /// What the observer has said of itself.
@@ -442,6 +446,7 @@ pub async fn run(
             stats_interval: reporting.stats_interval,
             stats_due: began.0 + reporting.stats_interval.unwrap_or_default(),
         },
+        service: Service::new(reporting.supervised, began.0),
     };
     let ready = Some((
         ready,
@@ -556,6 +561,7 @@ impl Observer {
             under_way = self.ledger.unacknowledged(),
             "stopping: no new messages, waiting for those under way"
         );
+        self.service.stopping(self.ledger.unacknowledged());
         let mut discarded = 0;
         let deadline = tokio::time::Instant::now() + drain;
         let mut tick = interval(TICK);
@@ -573,6 +579,7 @@ impl Observer {
                 _ = tick.tick() => {
                     self.recycle_overdue();
                     self.tick_acknowledged();
+                    self.report(0);
                 }
                 () = sleep_until(deadline) => break,
             }
@@ -802,6 +809,7 @@ impl Observer {
         self.metrics.load(&load);
         let faults = self.health.faults();
         self.metrics.ready(faults.is_empty());
+        self.service.tick(&faults, load.messages, now);
         let subscribed = self
             .session
             .as_ref()

@@ -15,7 +15,7 @@
 //!
 //! The core (`acl`, `id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`, `event`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
-//! `store`, `processor`, `http`, `consult`, `webhook`, `telemetry`, `status`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
+//! `store`, `processor`, `http`, `consult`, `webhook`, `telemetry`, `status`, `service`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.
 
 pub mod acl;
 pub mod backoff;
@@ -45,6 +45,7 @@ pub mod processor;
 pub mod rate;
 pub mod refusal;
 pub mod routing;
+pub mod service;
 pub mod signing;
 pub mod status;
 pub mod store;
