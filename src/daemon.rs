@@ -49,6 +49,8 @@ const BATCH_JOBS: usize = 256;
 const TICK: Duration = Duration::from_millis(500);
 /// Limit for getting the DISCONNECTs out.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// Time for the status that says so, however long the rest has taken.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long the session may be silent before the observer sends itself a message, to hear whether it still delivers.
 const LISTEN_EVERY: Duration = Duration::from_secs(30);
 /// How long that message may take.
@@ -1354,7 +1356,8 @@ impl Observer {
         }
         let (now, wall) = clock();
         self.say(Status::offline().publish(&self.topics.status), now, wall);
-        let deadline = drained.min(tokio::time::Instant::now() + GOODBYE);
+        let deadline = drained.max(tokio::time::Instant::now() + LAST_WORD);
+        let deadline = deadline.min(tokio::time::Instant::now() + GOODBYE);
         self.act();
         // What is left of the messages has had its time.
         let others = self.ledger.unconfirmed().saturating_sub(1);

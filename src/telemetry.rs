@@ -81,17 +81,9 @@ fn own_name(level: &str) -> &str {
 /// The rule it breaks.
 pub fn filter(level: &str) -> Result<EnvFilter, String> {
     let level = own_name(level);
-    let quiet = [
-        "rumqttc",
-        "rumqttd",
-        "hyper",
-        "tungstenite",
-        "reqwest",
-        "h2",
-        "rustls",
-    ]
-    .into_iter()
-    .filter(|name| !level.contains(name));
+    let quiet = ["rumqttc", "rumqttd", "hyper", "tungstenite", "rustls"]
+        .into_iter()
+        .filter(|name| !level.contains(name));
     let text: String = std::iter::once(level.to_owned())
         .chain(quiet.map(|name| format!(",{name}=off")))
         .collect();

@@ -160,6 +160,14 @@ pub(crate) fn scoped_token(write: &[String]) -> String {
     )
 }
 
+/// A service token that may write everything, and read nothing.
+pub(crate) fn deaf_token() -> String {
+    let scope = ["rabbitmq.configure:*/*/*", "rabbitmq.write:*/*/*"];
+    token(
+        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}),
+    )
+}
+
 pub(crate) fn service_token(lifetime: i64) -> String {
     let scope = [
         "rabbitmq.configure:*/*/*",

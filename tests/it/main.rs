@@ -23,6 +23,7 @@ mod protocol;
 mod readme;
 mod redteam;
 mod refusals;
+mod reporting;
 mod secrets;
 mod store;
 mod token;

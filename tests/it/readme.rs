@@ -1,6 +1,7 @@
 //! Every command of the README is run here, as it stands there, with the addresses and passwords of the test bed in place of the
 //! example's. A command nobody tries fails the test.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -132,8 +133,32 @@ fn every_command_is_tried() {
                     .unwrap();
                 assert!(output.status.success(), "{output:?}");
             }
-            // Of a running observer, in store.rs and refusals.rs; here that they are understood.
-            ["chat21-observer", "store" | "group" | "block", ..] => {
+            // It runs until it is stopped: what it says of an observer is in reporting.rs.
+            ["chat21-observer", "watch", ..] => {
+                let mut child = binary()
+                    .args(words[1..].iter().map(|word| bedded(word, mosquitto)))
+                    .env("OBSERVER_PASSWORD", "observerpw")
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut said = String::new();
+                BufReader::new(child.stderr.take().unwrap())
+                    .read_line(&mut said)
+                    .unwrap();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                // There may be one of that name, of another test.
+                assert!(
+                    said.contains("observer") && !said.contains("error"),
+                    "{said}"
+                );
+            }
+            // Of a running observer, in store.rs, refusals.rs and webhook.rs; here that they are understood.
+            [
+                "chat21-observer",
+                "store" | "group" | "block" | "webhook",
+                ..,
+            ] => {
                 let output = binary()
                     .args(&words[1..])
                     .args(["--state-dir", "/nonexistent"])
@@ -208,12 +233,12 @@ fn the_mosquitto_lines_show_a_conversation() {
     let broker = Broker::Mosquitto;
     // Everything of `tilechat`: another test must not forward it as well.
     let _exclusive = broker.exclusive();
-    let _observer = Observer::start(broker, "tilechat", &[]);
+    let observer = Observer::start(broker, "tilechat", &[]);
     let lines: Vec<String> = commands()
         .into_iter()
         .filter(|line| line.starts_with("mosquitto_"))
         .collect();
-    let [inbox, refusals, say] = &lines[..] else {
+    let [inbox, refusals, say, own, control] = &lines[..] else {
         panic!("{lines:?}")
     };
     let bedded = |line: &str| {
@@ -254,6 +279,18 @@ fn the_mosquitto_lines_show_a_conversation() {
         let heard = String::from_utf8(output.stdout).unwrap();
         assert!(heard.starts_with(want), "{heard}");
     }
+    assert!(shell(&bedded(control)).status().unwrap().success());
+    observer.wait_log("another log level (control/log-level) level=debug");
+    let output = shell(&bedded(
+        &own.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"),
+    ))
+    .output()
+    .unwrap();
+    let heard = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        heard.starts_with("observer/observer/status {\"online\":"),
+        "{heard}"
+    );
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Arena {
             format!("apps/{APP}/users/u00/messages/u01/clientadded"),
             "apps/othershop/#".to_owned(),
             "apps/observer/#".to_owned(),
-            "observer/observer/status".to_owned(),
+            "observer/observer/#".to_owned(),
         ];
         let mut filters: Vec<&str> = watched.iter().map(String::as_str).collect();
         filters.push("dead/letters");
@@ -112,6 +112,13 @@ impl Arena {
                 )
             });
             let message = (message.topic().to_owned(), message.payload);
+            let by_itself = ["/status", "/stats", "/probe/"].map(|what| message.0.contains(what));
+            if message.0.starts_with("observer/observer/")
+                && by_itself.contains(&true)
+                && body(&message)["text"] != json!("forged")
+            {
+                continue;
+            }
             match body(&message)["fence"].as_u64() {
                 None => seen.push(message),
                 Some(n) if n == self.fences && message.0.contains("/users/u01/messages/u02/") => {
@@ -285,6 +292,10 @@ impl Arena {
             "apps/othershop/outgoing/users/u00/messages/u01/outgoing",
             "apps/tilechat/users/group-closed/messages/u01/outgoing",
             "observer/observer/status",
+            "observer/observer/stats",
+            "observer/observer/trace/forwarded",
+            "observer/observer/control/trace",
+            "observer/observer/control/log-level",
             "dead/letters",
         ] {
             let payload: &[u8] = match topic.rsplit('/').nth(1) {

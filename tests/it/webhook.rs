@@ -411,7 +411,8 @@ fn a_service_that_is_down_for_a_minute_is_told_everything_afterwards_though_the_
             observer.kill_and_restart();
         }
         // The minute is what is tested.
-        let next = began + down_for * u32::try_from(n + 1).unwrap() / messages as u32;
+        let part = u32::try_from(n + 1).unwrap();
+        let next = began + down_for * part / u32::try_from(messages).unwrap();
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     assert!(began.elapsed() >= down_for);
