@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use serde_json::value::RawValue;
+
 use crate::config::Config;
 use crate::effect::{Publish, Write};
+use crate::event::Event;
 use crate::id::{AppId, MessageIds, UserId};
 use crate::layout::{Inbound, Layouts, PayloadMode};
 use crate::message::Received;
@@ -37,6 +40,9 @@ pub struct Explanation {
     publishes: Vec<Copy>,
     /// More publishes of the same kind.
     more_publishes: usize,
+    /// What webhooks are told, if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    webhooks: Vec<Box<RawValue>>,
     notes: Vec<String>,
 }
 
@@ -160,6 +166,13 @@ pub fn explain(
         plan.writes.iter().map(described).collect::<Vec<_>>(),
         0,
     );
+    let told = |events: &[Event]| -> Vec<Box<RawValue>> {
+        let bodies = events.iter().map(|event| event.body.clone());
+        bodies
+            .filter_map(|body| RawValue::from_string(body).ok())
+            .collect()
+    };
+    let mut webhooks = told(&plan.events);
     let mut rest = plan.fan_out.clone();
     let own = publishes.len();
     while let Some(fan_out) = rest.take() {
@@ -181,8 +194,12 @@ pub fn explain(
                 step.writes.len()
             ));
         }
+        if webhooks.len() < SHOWN {
+            webhooks.extend(told(&step.events));
+        }
         rest = step.rest;
     }
+    webhooks.truncate(SHOWN);
     Ok(Explanation {
         topic: topic.to_owned(),
         amqp_routing_key: amqp_key(topic),
@@ -201,6 +218,7 @@ pub fn explain(
         writes,
         publishes,
         more_publishes: more,
+        webhooks,
         notes,
     })
 }
@@ -432,6 +450,9 @@ impl Explanation {
         }
         if self.more_publishes > 0 {
             line("", &format!("and {} more", self.more_publishes));
+        }
+        for event in &self.webhooks {
+            line("tells", event.get());
         }
         for note in &self.notes {
             line("note", note);

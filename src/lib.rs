@@ -13,6 +13,9 @@
 //! 3. [`forward`] to keep the plan's publishes until each is confirmed; `daemon` hands them to the publishing connections,
 //! 4. and, when all are, acknowledges the message on the connection it came on.
 //!
+//! What webhooks are told of ([`event`]) is part of the plan, and written down with it; [`webhook`] posts it. What the observer says of itself
+//! is in [`telemetry`] (log, metrics), [`http`], [`status`] (over MQTT; [`watch`] reads it) and [`service`].
+//!
 //! The core (`acl`, `id`, `time`, `topic`, `template`, `layout`, `message`, `refusal`, `control`, `group`, `conversation`, `policy`, `rate`, `effect`, `event`,
 //! `fan_out`, `routing`, `forward`, `backoff`, `token`, `signing`) does no I/O, reads no clock and is not async. The edge (`broker`, `link`,
 //! `store`, `processor`, `http`, `consult`, `webhook`, `telemetry`, `status`, `service`, `daemon`, `config`, `cli`, and the commands) does, and decides nothing.

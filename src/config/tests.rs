@@ -506,3 +506,126 @@ fn half_a_rate_is_one_and_none_is_none() {
         "{errors:?}"
     );
 }
+
+#[test]
+fn the_variables_of_chat21_server_work_or_are_named() {
+    let config = load(
+        &[],
+        &[
+            (
+                "RABBITMQ_URI",
+                "amqp://ignored:p%40ss@rabbit:5672?heartbeat=60",
+            ),
+            ("MONGODB_URI", "mongodb://user:geheim@mongo/chatdb"),
+            ("PREFETCH_MESSAGES", "50"),
+            ("APP_ID", "tilechat"),
+            ("LOG_LEVEL", "VERBOSE"),
+            ("METRICS_PORT", "9191"),
+            ("PRESENCE_ENABLED", "false"),
+            (
+                "WEBHOOK_ENDPOINTS",
+                "http://u:pw@one/hook?token=x, https://two:8443/",
+            ),
+            ("WEBHOOK_EVENTS", "message-sent,conversation-unarchived"),
+            ("BUCKET_MSG_CAPACITY", "7"),
+            ("BUCKET_MSG_REFILL_RATE_PER_MIN", "70"),
+        ],
+        None,
+    )
+    .unwrap();
+    assert_eq!(config.broker, "mqtt://rabbit:1883");
+    assert_eq!(config.credentials().username(), Some("ignored"));
+    let (_, secret) = config.credentials().read().unwrap().unwrap();
+    assert_eq!(secret.reveal(), "p@ss");
+    assert_eq!(config.http_listen, Some(([127, 0, 0, 1], 9191).into()));
+    assert_eq!(config.controls, Controls::WithoutPresence);
+    assert_eq!(config.router.layouts.apps(), ["tilechat"]);
+    let webhooks = config.webhooks.as_ref().unwrap();
+    assert_eq!(webhooks.names(), ["http://one/hook", "https://two:8443/"]);
+    assert!(webhooks.events.contains(EventKind::MessageSent));
+    assert!(!webhooks.events.contains(EventKind::MessageDelivered));
+    let warnings = config.warnings.join("\n");
+    for said in [
+        "RABBITMQ_URI is taken for mqtt://rabbit",
+        "MONGODB_URI is ignored",
+        "PREFETCH_MESSAGES is ignored",
+        "nothing raises \"conversation-unarchived\"",
+    ] {
+        assert_eq!(warnings.matches(said).count(), 1, "{warnings}");
+    }
+    for secret in ["geheim", "p%40ss", "p@ss", "token=x", "u:pw"] {
+        assert!(!warnings.contains(secret), "{warnings}");
+        assert!(!format!("{config:?}").contains(secret), "{secret}");
+    }
+    let off = load(
+        &[],
+        &[
+            ("WEBHOOK_ENABLED", "false"),
+            ("WEBHOOK_ENDPOINT", "http://one/"),
+        ],
+        None,
+    );
+    assert!(off.unwrap().webhooks.is_none());
+}
+
+#[test]
+fn an_amqp_address_may_hold_a_token_and_a_virtual_host() {
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJvYnNlcnZlciJ9.c2ln";
+    let uri = format!("amqps://:{token}@rabbit/chat");
+    let config = load(&[], &[("RABBITMQ_URI", &uri)], None).unwrap();
+    assert_eq!(config.broker, "mqtts://rabbit:8883");
+    assert_eq!(config.credentials().username(), Some("chat:JWT"));
+    assert!(config.credentials().claims().is_some());
+    // What is said for this program goes over it.
+    let given = [("broker", "mqtt://other")];
+    let config = load(&given, &[("RABBITMQ_URI", &uri)], None).unwrap();
+    assert_eq!(config.broker, "mqtt://other:1883");
+    assert!(config.warnings[0].starts_with("RABBITMQ_URI is ignored"));
+    let error = load(&[], &[("RABBITMQ_URI", "rabbit:geheim")], None).unwrap_err();
+    let error = error.join("\n");
+    assert!(
+        error.starts_with("RABBITMQ_URI: is not an address") && !error.contains("geheim"),
+        "{error}"
+    );
+}
+
+#[test]
+fn mistakes_in_the_webhooks_are_named_without_their_secrets() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "kurz").unwrap();
+    let errors = load(
+        &[
+            (
+                "webhook-endpoints",
+                "http://a:geheim@x/,http://x/?b,ftp://geheim/",
+            ),
+            ("webhook-events", "message-sent,new-message"),
+            ("webhook-secret-file", secret.to_str().unwrap()),
+            ("webhook-max-age", "0s"),
+            ("webhook-queue", "many"),
+            ("stats-interval", "0s"),
+            ("http-listen", "nowhere"),
+        ],
+        &[],
+        None,
+    )
+    .unwrap_err()
+    .join("\n");
+    for said in [
+        "--webhook-endpoints: http://x/ is there twice",
+        "--webhook-endpoints: one of them is not a URL such as",
+        "--webhook-events: \"new-message\" is none of message-sent,",
+        "is shorter than 16 bytes",
+        "--webhook-max-age: ",
+        "--webhook-queue: ",
+        "--stats-interval: ",
+        "neither an address such as 127.0.0.1:9090, nor a port, nor none",
+    ] {
+        assert!(errors.contains(said), "{said}\n{errors}");
+    }
+    assert!(
+        !errors.contains("geheim") && !errors.contains("kurz"),
+        "{errors}"
+    );
+}

@@ -6,6 +6,7 @@ use crate::event::EventKind;
 use crate::id::MessageIds;
 use crate::layout::{Controls, Layout, Layouts};
 use crate::policy::{GroupSenders, Policy, Rules};
+use crate::store::Chosen;
 use crate::store::Place;
 use crate::topic::BrokerKind;
 
@@ -160,4 +161,83 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
         STEP
     );
     assert_eq!(run(&mut processor, vec![], STEP).len(), 0);
+}
+
+/// The kinds of events that wait, and for whom.
+fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
+    let outbox = processor.outbox.as_ref().or(processor.store.as_ref());
+    let listed = outbox.unwrap().webhooks(&Chosen::All).unwrap();
+    listed
+        .into_iter()
+        .map(|row| (row.event_type, row.id))
+        .collect()
+}
+
+#[test]
+fn webhooks_are_told_once_of_what_comes_again() {
+    for stored in [true, false] {
+        let memory = || {
+            let store = Store::open(&Place::Memory, false).unwrap();
+            store.tells(vec!["http://localhost/".to_owned()], 1 << 20)
+        };
+        let controls = if stored {
+            Controls::Served
+        } else {
+            Controls::Off
+        };
+        let mut processor = Processor::new(router(controls), stored.then(memory))
+            .with_outbox((!stored).then(memory));
+        let mut ids = MessageIds::new(RandomState::new());
+        let first = job(0, &mut ids, "group-1", 50);
+        run(&mut processor, vec![first.clone()], STEP);
+        let told = told_of(&mut processor);
+        assert_eq!(told.len(), 51, "the group's own copy, and one a member");
+        assert_eq!(
+            told.iter()
+                .filter(|(kind, _)| kind == "message-sent")
+                .count(),
+            1
+        );
+        // All have been told, and then the message comes again.
+        let outbox = processor.store.as_mut().or(processor.outbox.as_mut());
+        outbox.unwrap().drop_webhooks(&Chosen::All).unwrap();
+        let again = Job {
+            repeated: true,
+            ..first.clone()
+        };
+        run(&mut processor, vec![again], STEP);
+        assert_eq!(told_of(&mut processor), [], "stored: {stored}");
+        // Another is another.
+        let second = job(1, &mut ids, "group-1", 3);
+        run(&mut processor, vec![second], STEP);
+        assert_eq!(told_of(&mut processor).len(), 4);
+    }
+}
+
+#[test]
+fn a_group_message_that_was_half_told_is_told_to_the_rest() {
+    let store = Store::open(&Place::Memory, false).unwrap();
+    let store = store.tells(vec!["http://localhost/".to_owned()], 1 << 20);
+    let mut processor = Processor::new(router(Controls::Served), Some(store));
+    let mut ids = MessageIds::new(RandomState::new());
+    let first = job(0, &mut ids, "group-1", 3 * STEP);
+    // The process ends after the first step.
+    processor
+        .process(&batch(vec![first.clone()], STEP))
+        .unwrap();
+    let before = told_of(&mut processor);
+    assert_eq!(before.len(), 1 + STEP);
+    processor.fan_outs.clear();
+    let again = Job {
+        repeated: true,
+        ..first
+    };
+    run(&mut processor, vec![again], STEP);
+    let after = told_of(&mut processor);
+    assert_eq!(
+        after[..before.len()],
+        before,
+        "what waits is not told twice"
+    );
+    assert_eq!(after.len(), 1 + 3 * STEP);
 }

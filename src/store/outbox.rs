@@ -470,3 +470,154 @@ impl Store {
         Ok(self.connection.execute(&text, params_from_iter(ids))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Place;
+    use super::*;
+    use crate::event::EventKind;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn event(n: usize) -> Event {
+        let text = format!("{{\"n\":{n}}}");
+        Event {
+            kind: EventKind::MessageSent,
+            id: format!("id-{n}"),
+            copy_of: None,
+            body: text,
+        }
+    }
+
+    fn room(endpoint: usize, deliveries: usize, in_hand: &[i64]) -> Errand {
+        Errand {
+            room: vec![Room {
+                endpoint,
+                deliveries,
+                in_hand: in_hand.to_vec(),
+            }],
+            ..Errand::default()
+        }
+    }
+
+    fn settled(seq: i64, how: How) -> Errand {
+        Errand {
+            settled: vec![Settled {
+                endpoint: 0,
+                seq,
+                how,
+            }],
+            ..Errand::default()
+        }
+    }
+
+    #[test]
+    fn the_outbox_hands_out_what_is_due_oldest_first_and_forgets_what_is_settled() {
+        let mut store = Store::open(&Place::Memory, false)
+            .unwrap()
+            .tells(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
+        let at = |n| UnixMillis::new(NOW + n);
+        for n in 0..5 {
+            assert_eq!(store.enqueue(&event(n), at(0)).unwrap(), [0, 0]);
+        }
+        // The same again is no news.
+        store.enqueue(&event(3), at(1)).unwrap();
+        let given = store.run_errand(&room(1, 3, &[]), at(1)).unwrap();
+        let ids: Vec<&str> = given.deliveries.iter().map(|d| d.id.as_str()).collect();
+        assert_eq!(ids, ["id-0", "id-1", "id-2"]);
+        let five = Waiting {
+            events: 5,
+            bytes: 35,
+        };
+        assert_eq!(given.waiting, [five, five]);
+        let first = store.run_errand(&room(0, 1, &[]), at(1)).unwrap();
+        let seq = first.deliveries[0].seq;
+        let next = store.run_errand(&room(0, 1, &[seq]), at(1)).unwrap();
+        assert_eq!(next.deliveries[0].id, "id-1");
+        // Put off, it is not handed out until it is due, or its endpoint answers again.
+        let later = How::Later {
+            due: at(100),
+            error: "answers 500".to_owned(),
+        };
+        store.run_errand(&settled(seq, later), at(2)).unwrap();
+        let ids = |store: &mut Store, now| {
+            let given = store.run_errand(&room(0, 9, &[]), at(now)).unwrap();
+            let ids = given.deliveries.into_iter().map(|delivery| delivery.id);
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&mut store, 99), ["id-1", "id-2", "id-3", "id-4"]);
+        assert_eq!(ids(&mut store, 100).len(), 5);
+        let again = How::Later {
+            due: at(1_000),
+            error: String::new(),
+        };
+        store.run_errand(&settled(seq, again), at(100)).unwrap();
+        let recovered = Errand {
+            recovered: vec![0],
+            ..Errand::default()
+        };
+        store.run_errand(&recovered, at(101)).unwrap();
+        assert_eq!(ids(&mut store, 101)[0], "id-0");
+        let given = store.run_errand(&settled(seq, How::Delivered), at(102));
+        assert_eq!(given.unwrap().waiting[0].events, 4);
+        let error = "answers 400".to_owned();
+        let given = store.run_errand(
+            &settled(next.deliveries[0].seq, How::GivenUp { error }),
+            at(102),
+        );
+        assert_eq!(
+            given.unwrap().waiting[0],
+            Waiting {
+                events: 3,
+                bytes: 21
+            }
+        );
+        let listed = store.webhooks(&Chosen::GivenUp).unwrap();
+        assert_eq!(
+            (listed[0].id.as_str(), listed[0].attempts, listed[0].due),
+            ("id-1", 1, None)
+        );
+        assert_eq!(store.retry_webhooks(&Chosen::GivenUp, at(200)).unwrap(), 1);
+        store.forget_waiting();
+        assert_eq!(ids(&mut store, 200), ["id-1", "id-2", "id-3", "id-4"]);
+    }
+
+    #[test]
+    fn of_what_is_given_up_the_last_thousand_are_kept_and_the_old_expire() {
+        let mut store = Store::open(&Place::Memory, false)
+            .unwrap()
+            .tells(vec!["a".to_owned()], 10_000);
+        // What waits is bounded, and the oldest gives way.
+        let dropped: usize = (0..2_000)
+            .map(|n| store.enqueue(&event(n), UnixMillis::new(NOW)).unwrap()[0])
+            .sum();
+        let given = store
+            .run_errand(&room(0, 1, &[]), UnixMillis::new(NOW))
+            .unwrap();
+        let waiting = given.waiting[0];
+        assert!(
+            waiting.bytes <= 10_000 && waiting.bytes > 9_900,
+            "{waiting:?}"
+        );
+        assert_eq!(usize::try_from(waiting.events).unwrap() + dropped, 2_000);
+        let expire = Errand {
+            not_before: UnixMillis::new(NOW + 1),
+            ..room(0, 1, &[])
+        };
+        let mut expired = 0;
+        while let now @ 1.. = store
+            .run_errand(&expire, UnixMillis::new(NOW + 2))
+            .unwrap()
+            .expired[0]
+        {
+            expired += now;
+        }
+        assert_eq!(i64::try_from(expired).unwrap(), waiting.events);
+        let kept = store.webhooks(&Chosen::All).unwrap();
+        assert!((1_000..1_100).contains(&kept.len()), "{}", kept.len());
+        assert_eq!(kept.last().unwrap().id, "id-1999");
+        let recount = store.run_errand(&Errand::default(), UnixMillis::new(NOW));
+        assert_eq!(recount.unwrap().waiting[0], Waiting::default());
+        assert_eq!(store.drop_webhooks(&Chosen::All).unwrap(), kept.len());
+    }
+}

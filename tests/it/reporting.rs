@@ -487,19 +487,21 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     }
     assert_eq!(said(&mut operator, "/status")["trace"], json!(true));
     let app = observer.app.clone();
-    observer.writes(&mut operator, "u00", "u01", r#"{"text":"hi"}"#);
-    observer.writes(&mut operator, "u00", "u02", "no json");
+    let own = format!("apps/{app}/users/u02");
+    let outgoing =
+        |recipient| format!("apps/{app}/outgoing/users/u00/messages/{recipient}/outgoing");
     let group = r#"{"text":"hi","group":{"members":{"u01":1,"u02":1}}}"#;
-    observer.writes(&mut operator, "u00", "group-1", group);
-    operator
-        .publish_confirmed(
-            format!("apps/{app}/users/u02/presence/phone"),
-            r#"{"connected":true}"#,
-        )
-        .unwrap();
-    let topic = format!("apps/{app}/outgoing/users/u00/messages/a*b/outgoing");
-    operator.publish_confirmed(topic, "{}").unwrap();
-    let lines: Vec<String> = (0..5).map(|_| all.line()).collect();
+    let mut lines = vec![];
+    for (topic, payload) in [
+        (outgoing("u01"), r#"{"text":"hi"}"#),
+        (outgoing("u02"), "no json"),
+        (outgoing("group-1"), group),
+        (format!("{own}/presence/phone"), r#"{"connected":true}"#),
+        (outgoing("a*b"), "{}"),
+    ] {
+        operator.publish_confirmed(topic, payload).unwrap();
+        lines.push(all.line());
+    }
     insta::with_settings!({filters => vec![
         (r"\d\d:\d\d:\d\d\.\d\d\d", "hh:mm:ss.mmm"),
         (r"\d+ us", "N us"),
@@ -763,4 +765,61 @@ fn deployment_files_are_sound_and_name_settings_that_there_are() {
             assert_eq!(said.trim(), "verified", "no warnings");
         }
     }
+}
+
+/// What differs from run to run.
+fn filters() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (r"[0-9a-f]{8}-[0-9a-f-]{27}", "MESSAGE-ID"),
+        (r"17\d{11}", "TIME"),
+        (r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
+        (r"check-[0-9a-f]{8}\b", "check-APP"),
+        (r"after [0-9.]+.s", "after N"),
+        (r"localhost:\d+", "localhost:PORT"),
+        (r"/tmp/[^ ]*/observer.db", "STATE/observer.db"),
+    ]
+}
+
+#[test]
+fn explain_answers_programs_and_people() {
+    let state = tempfile::TempDir::new().unwrap();
+    let explain = |args: &[&str]| {
+        let output = binary()
+            .arg("explain")
+            .args(args)
+            .args(["--state-dir", state.path().to_str().unwrap()])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let outgoing = "apps/tilechat/outgoing/users/alice/messages/bob/outgoing";
+    let hook = ["--webhook-endpoints", "http://localhost/hook"];
+    insta::with_settings!({filters => filters()}, {
+        insta::assert_snapshot!("explain-forwarded", explain(&["--json", outgoing, hook[0], hook[1]]));
+        insta::assert_snapshot!("explain-refused", explain(&["--json", outgoing, "--payload", "[]"]));
+        insta::assert_snapshot!("explain-text", explain(&["apps/tilechat/users/bob/conversations/alice/archive", hook[0], hook[1]]));
+    });
+}
+
+#[test]
+fn check_prints_a_table_of_what_it_has_tried() {
+    let _shared = Broker::Mosquitto.shared();
+    let state = tempfile::TempDir::new().unwrap();
+    let output = binary()
+        .args([
+            "check",
+            "--broker",
+            &Broker::Mosquitto.url(false),
+            "--username",
+            "observer",
+        ])
+        .args(["--app", "shop", "--layouts", "chat21"])
+        .args(["--state-dir", state.path().to_str().unwrap()])
+        .env("OBSERVER_PASSWORD", "observerpw")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    insta::with_settings!({filters => filters()}, {
+        insta::assert_snapshot!("check", String::from_utf8(output.stdout).unwrap());
+    });
 }
