@@ -454,14 +454,19 @@ fn unique<'a>(names: &[&'a str]) -> Vec<&'a str> {
     seen
 }
 
-async fn watch(given: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let config = load(given)?;
+/// Only what goes wrong, unless more is asked for: the result is what is printed.
+fn init_quiet_log(config: &Config) {
     let level = if config.log_level == "info" {
         "error"
     } else {
         &config.log_level
     };
     telemetry::init(config.log_format, level);
+}
+
+async fn watch(given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let config = load(given)?;
+    init_quiet_log(&config);
     let texts = |name| {
         given
             .get_many(name)
@@ -524,13 +529,7 @@ fn probe(given: &ArgMatches, config: &Config) -> anyhow::Result<Option<check::Pr
 
 async fn run_check(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let config = load(given)?;
-    // Only what goes wrong; the result is the table.
-    let level = if config.log_level == "info" {
-        "error"
-    } else {
-        &config.log_level
-    };
-    telemetry::init(config.log_format, level);
+    init_quiet_log(&config);
     let probe = probe(given, &config)?;
     let steps = check::run(&config, probe.as_ref()).await;
     if given.get_flag("json") {

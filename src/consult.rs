@@ -12,7 +12,6 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use reqwest::redirect;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -135,13 +134,7 @@ impl Consultant {
     /// # Errors
     /// TLS that cannot be set up.
     pub fn new(settings: Settings, window: usize) -> Result<Self, reqwest::Error> {
-        // There may be one already.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .timeout(settings.timeout)
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = crate::http::client(settings.timeout)?;
         Ok(Self {
             concurrency: settings.concurrency,
             most: (window / SHARE).max(1),

@@ -142,6 +142,20 @@ fn answer(
     response
 }
 
+/// What asks an operator's own services: it follows no redirects, and each answer has to come within `limit`. Connects to nothing yet.
+///
+/// # Errors
+/// TLS that cannot be set up.
+pub fn client(limit: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    // There may be one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(limit)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
 /// Asks a running observer for its readiness.
 ///
 /// # Errors

@@ -12,7 +12,6 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::redirect;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -249,13 +248,7 @@ impl Courier {
     /// # Errors
     /// TLS that cannot be set up.
     pub fn new(settings: Settings, metrics: Metrics, now: Instant) -> Result<Self, reqwest::Error> {
-        // There may be one already.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .timeout(settings.timeout)
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = crate::http::client(settings.timeout)?;
         let line = |endpoint: &Endpoint| Line {
             endpoint: endpoint.clone(),
             ready: VecDeque::new(),

@@ -179,6 +179,45 @@ pub(crate) fn service_token(lifetime: i64) -> String {
     )
 }
 
+/// The service user.
+pub(crate) fn service() -> (String, String) {
+    ("observer".to_owned(), "observerpw".to_owned())
+}
+
+/// Waits until there is something that another process brings about.
+pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(have) = have() {
+            return have;
+        }
+        assert!(start.elapsed() < PATIENCE * 2, "{what}: not in time");
+        // Nothing here could wake us.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What `scripts/brokers client …` makes of this on its standard input: whether it is content, and what it says.
+pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
+    use std::io::Write;
+    let mut child = Command::new(root().join("scripts/brokers"))
+        .arg("client")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that is done with it early is done with it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
 /// An app nobody else uses, so that tests on one broker do not meet.
 pub(crate) fn fresh_app() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

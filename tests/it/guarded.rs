@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::bed::{Broker, Observer, binary, root};
+use crate::bed::{Broker, Observer, binary, in_the_bed, root};
 use crate::wire::Wire;
 
 pub(crate) const APP: &str = "tilechat";
@@ -174,7 +174,7 @@ impl Guarded {
     }
 
     pub(crate) fn service(&self) -> Wire {
-        let login = ("observer".to_owned(), "observerpw".to_owned());
+        let login = crate::bed::service();
         Wire::connect(self.port(), &crate::bed::fresh_app(), &login, true).unwrap()
     }
 
@@ -321,23 +321,6 @@ fn the_file_for_emqx_is_erlang() {
         end || Term <- Terms],
         io:format(\x22~p rules~n\x22, [length(Terms)]), halt(0).";
     let eval = eval.replace(r"\x22", "\"");
-    use std::io::Write;
-    let mut child = Command::new(root().join("scripts/brokers"))
-        .args(["client", "erl", "-noshell", "-eval", &eval])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(file.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && said.contains("4 rules"),
-        "{said}"
-    );
+    let (done, said) = in_the_bed(&["erl", "-noshell", "-eval", &eval], &file);
+    assert!(done && said.contains("4 rules"), "{said}");
 }

@@ -28,7 +28,7 @@ impl Scene {
         let mut args = vec!["--dead-letter-topic", &dead];
         args.extend(more);
         let observer = Observer::start(broker, &app, &args);
-        let service = ("observer".to_owned(), "observerpw".to_owned());
+        let service = crate::bed::service();
         let mut letters = Wire::connect(
             broker.port("MQTT"),
             &format!("{app}-letters"),

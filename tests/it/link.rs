@@ -729,7 +729,7 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
     }
     observer.wait_ready();
     let port = broker.port("MQTT");
-    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let service = crate::bed::service();
     let mut letters = Wire::connect(port, &format!("{app}-letters"), &service, true).unwrap();
     letters.subscribe(&[&dead]).unwrap();
     let mut alice = Wire::connect(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app, service};
 use crate::wire::{Message, Wire};
 
 /// How long nothing has to come before nothing comes.
@@ -116,10 +116,6 @@ impl Scene {
             .output()
             .unwrap()
     }
-}
-
-fn service() -> (String, String) {
-    ("observer".to_owned(), "observerpw".to_owned())
 }
 
 impl User {

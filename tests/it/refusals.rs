@@ -88,7 +88,7 @@ fn enter(broker: Broker, app: &str, user: &str) -> Wire {
 
 /// The service user, to read the dead letters.
 fn service(broker: Broker, app: &str) -> Wire {
-    let login = ("observer".to_owned(), "observerpw".to_owned());
+    let login = crate::bed::service();
     Wire::connect(broker.port("MQTT"), &format!("{app}-letters"), &login, true).unwrap()
 }
 
@@ -135,7 +135,7 @@ fn every_reason(broker: Broker) {
     std::fs::write(&policy, rules).unwrap();
     let mut observer = observer(broker, &app, policy.to_str().unwrap(), "auto");
     let port = broker.port("MQTT");
-    let service = ("observer".to_owned(), "observerpw".to_owned());
+    let service = crate::bed::service();
     let enter = |user: &str, login: &(String, String), filters: &[&str]| {
         let mut wire = Wire::connect(port, &format!("{app}-{user}"), login, true).unwrap();
         wire.subscribe(filters).unwrap();

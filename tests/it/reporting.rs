@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, root};
+use crate::bed::{
+    Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, root, service, wait_for,
+};
 use crate::http::{free_port, get};
 use crate::wire::Wire;
 
@@ -20,22 +22,6 @@ struct Named {
     app: String,
     port: u16,
     observer: Observer,
-}
-
-fn service() -> (String, String) {
-    ("observer".to_owned(), "observerpw".to_owned())
-}
-
-fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(have) = have() {
-            return have;
-        }
-        assert!(start.elapsed() < PATIENCE, "{what}: not in time");
-        // Another process does it: there is nothing to wait on.
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 impl Named {
@@ -114,28 +100,6 @@ fn series(text: &str) -> BTreeSet<String> {
     lines
         .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
         .collect()
-}
-
-/// `scripts/brokers client …` with this on its standard input.
-fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
-    use std::io::Write;
-    let mut child = std::process::Command::new(root().join("scripts/brokers"))
-        .arg("client")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 #[test]

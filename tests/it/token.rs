@@ -425,22 +425,9 @@ for item in json.load(sys.stdin):
     print(item["alg"])
 "#;
     let python = |script: &str, input: &str| {
-        use std::io::Write;
-        let mut child = std::process::Command::new(crate::bed::root().join("scripts/brokers"))
-            .args(["client", "python3", "-c", script])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(input.as_bytes())
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let (done, said) = crate::bed::in_the_bed(&["python3", "-c", script], input);
+        assert!(done, "{said}");
+        said
     };
     let kinds: serde_json::Value = serde_json::from_str(&python(MAKE, "")).unwrap();
     let dir = tempfile::TempDir::new().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
+use crate::bed::{Broker, Observer, fresh_app, wait_for};
 use crate::http::{Answer, Request, Server, free_port, get};
 use crate::protocol::Scene;
 
@@ -60,18 +60,6 @@ impl Service {
             let ids: std::collections::HashSet<_> = told.iter().map(|told| &told.id).collect();
             (ids.len() >= deliveries).then(|| told.clone())
         })
-    }
-}
-
-fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(have) = have() {
-            return have;
-        }
-        assert!(start.elapsed() < PATIENCE * 2, "{what}: not in time");
-        // Another process does it: there is nothing to wait on.
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
