@@ -49,6 +49,8 @@ const BATCH_JOBS: usize = 256;
 const TICK: Duration = Duration::from_millis(500);
 /// Limit for getting the DISCONNECTs out.
 const GOODBYE: Duration = Duration::from_secs(3);
+/// How long after a connection was replaced its will may still be published.
+const LATE_WILL: Duration = Duration::from_secs(5);
 /// Time for the status that says so, however long the rest has taken.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long the session may be silent before the observer sends itself a message, to hear whether it still delivers.
@@ -192,6 +194,8 @@ struct Announced {
     since: (Instant, UnixMillis),
     /// The status that the broker keeps, as far as it is known; `None`, if it is to keep none.
     status: Option<Option<Status>>,
+    /// When it is to be said once more: a broker may publish the will of a connection that has been replaced a little late.
+    again_at: Option<Instant>,
     stats_interval: Option<Duration>,
     stats_due: Instant,
 }
@@ -445,6 +449,7 @@ pub async fn run(
         announced: Announced {
             since: began,
             status: reporting.status.then_some(None),
+            again_at: None,
             stats_interval: reporting.stats_interval,
             stats_due: began.0 + reporting.stats_interval.unwrap_or_default(),
         },
@@ -564,6 +569,9 @@ impl Observer {
             "stopping: no new messages, waiting for those under way"
         );
         self.service.stopping(self.ledger.unacknowledged());
+        if let Some(courier) = self.courier.as_mut().filter(|_| !self.forgets_events) {
+            courier.stop();
+        }
         let mut discarded = 0;
         let deadline = tokio::time::Instant::now() + drain;
         let mut tick = interval(TICK);
@@ -700,6 +708,7 @@ impl Observer {
                 self.metrics.session_present(connected.session_present);
                 // The broker may have published the will.
                 self.announced.status = self.announced.status.as_ref().map(|_| None);
+                self.announced.again_at = Some(clock().0 + LATE_WILL);
                 self.session = Some(Session {
                     connection,
                     client,
@@ -828,6 +837,9 @@ impl Observer {
             trace: self.tracer.is_on(),
             log_level: self.log_level.as_ref().map(|(level, _)| level.clone()),
         };
+        if self.announced.again_at.take_if(|at| now >= *at).is_some() {
+            self.announced.status = self.announced.status.as_ref().map(|_| None);
+        }
         if let Some(announced) = &mut self.announced.status
             && announced.as_ref() != Some(&status)
         {

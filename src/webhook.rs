@@ -239,6 +239,8 @@ pub struct Courier {
     posting: JoinSet<(Delivery, Answer, Duration)>,
     settled: Vec<Settled>,
     recovered: Vec<usize>,
+    /// Nothing more is posted: what waits stays in the outbox.
+    stopping: bool,
     metrics: Metrics,
 }
 
@@ -276,6 +278,7 @@ impl Courier {
             posting: JoinSet::new(),
             settled: vec![],
             recovered: vec![],
+            stopping: false,
             metrics,
         })
     }
@@ -290,7 +293,15 @@ impl Courier {
         !self.settled.is_empty() || !self.recovered.is_empty() || self.lines.iter().any(wants)
     }
 
+    /// From now on nothing more is posted.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
     fn room(&self, line: &Line) -> usize {
+        if self.stopping {
+            return 0;
+        }
         (self.settings.concurrency * AHEAD).saturating_sub(line.in_hand.len())
     }
 
@@ -346,6 +357,9 @@ impl Courier {
 
     /// Posts what may be posted now: to be called now and then, for a rest ends by itself.
     pub fn post(&mut self, now: Instant, wall: UnixMillis) {
+        if self.stopping {
+            return;
+        }
         for line in &mut self.lines {
             let at_a_time = if line.fails() {
                 1
