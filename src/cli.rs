@@ -338,7 +338,7 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         http_listen: config.http_listen,
         webhooks: config.webhooks.clone(),
         reporting: daemon::Reporting {
-            status: true,
+            status: config.status,
             supervised: true,
             trace: config.trace,
             stats_interval: config.stats_interval,

@@ -120,6 +120,8 @@ pub struct Config {
     pub consult: Option<consult::Settings>,
     /// Who is told of what happens, if anybody.
     pub webhooks: Option<webhook::Settings>,
+    /// Whether the broker keeps the observer's status.
+    pub status: bool,
     /// Whether each message leaves a line of trace.
     pub trace: bool,
     /// How often stats are published; `None`: not at all.
@@ -151,7 +153,16 @@ pub enum LogFormat {
 }
 
 /// A setting that is true or false, and has a value all the same: other programs' variables do.
-const BOOL: &[(&str, bool)] = &[("true", true), ("1", true), ("false", false), ("0", false)];
+const BOOL: &[(&str, bool)] = &[
+    ("true", true),
+    ("TRUE", true),
+    ("True", true),
+    ("1", true),
+    ("false", false),
+    ("FALSE", false),
+    ("False", false),
+    ("0", false),
+];
 /// An event that chat21-server lists and never raises.
 const NEVER_RAISED: &str = "conversation-unarchived";
 
@@ -632,6 +643,7 @@ fn build(
             )),
         },
     });
+    let status = reader.choice("status", BOOL);
     let trace = reader.switch("trace");
     let stats_interval = reader.parse("stats-interval", |text| match text {
         "none" => Ok(None),
@@ -674,8 +686,20 @@ fn build(
         (None, _) => Controls::Off,
     };
     let webhooks = read_webhooks(reader, &mut warnings);
-    if webhooks.is_some() && store.is_none() {
-        warnings.push("webhooks are kept in memory, for there is no store (--store none): what they have not been told of is gone with the process".to_owned());
+    if let Some(webhooks) = &webhooks {
+        if store.is_none() {
+            warnings.push("webhooks are kept in memory, for there is no store (--store none): what they have not been told of is gone with the process, and they are told of messages only, not of receipts, archiving and presence".to_owned());
+        } else if !presence && webhooks.events.contains(EventKind::PresenceChange) {
+            warnings.push(
+                "webhooks are not told of presence-change: --presence-enabled is false".to_owned(),
+            );
+        }
+    }
+    if !presence && store.as_ref().is_some_and(|store| store.redeliver) {
+        reader.fail(
+            "offline",
+            "redeliver needs presence, and --presence-enabled is false",
+        );
     }
     let events = webhooks.as_ref().map(|webhooks| webhooks.events);
     let router = read_router(reader, custom, controls, policy, events.unwrap_or_default());
@@ -713,6 +737,7 @@ fn build(
         store,
         consult,
         webhooks,
+        status,
         trace,
         stats_interval: stats_interval?,
         http_listen: http_listen?,

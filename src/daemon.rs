@@ -514,17 +514,18 @@ impl Observer {
         loop {
             tokio::select! {
                 biased;
-                Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
-                event = self.desk.event() => self.handle_desk(event)?,
-                (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
-                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
-                Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
+                // First, for the rest may never come to an end.
                 _ = tick.tick() => {
                     self.recycle_overdue();
                     self.tick_acknowledged();
                     self.listen();
                     self.report(inputs.session_rx.len());
                 }
+                Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                event = self.desk.event() => self.handle_desk(event)?,
+                (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
+                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
+                Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 Ok(()) = inputs.policy.changed() => {
                     self.router.policy = inputs.policy.borrow_and_update().clone();
                 }
@@ -626,6 +627,7 @@ impl Observer {
                     }
                     discarded += self.discard(event);
                 }
+                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
                 () = sleep_until(deadline) => {
                     warn!("the broker does not take our goodbye");
                     heard = false;
@@ -635,7 +637,10 @@ impl Observer {
         }
         inputs.store_stop.cancel();
         let (now, wall) = clock();
-        let errand = self.take_errand(now, wall);
+        let errand = self
+            .courier
+            .as_mut()
+            .map_or_else(Errand::default, |c| c.take_errand(now, wall));
         let lost = match &self.courier {
             Some(courier) if self.forgets_events => courier.waiting(),
             Some(_) | None => 0,
@@ -807,6 +812,10 @@ impl Observer {
     fn report(&mut self, read_ahead: usize) {
         let (now, wall) = clock();
         self.tracer.tick(now);
+        if let Some(courier) = &mut self.courier {
+            // A rest ends by itself.
+            courier.post(now, wall);
+        }
         let oldest = self.ledger.oldest();
         let load = Load {
             messages: self.ledger.unacknowledged(),
@@ -908,15 +917,12 @@ impl Observer {
         }
     }
 
-    fn take_errand(&mut self, now: Instant, wall: UnixMillis) -> Errand {
-        let courier = self.courier.as_mut();
-        courier.map_or_else(Errand::default, |courier| courier.take_errand(now, wall))
-    }
-
     /// On a stop: what is under way, and what would be gone with the process.
     fn has_webhooks_to_finish(&self) -> bool {
+        let busy = matches!(self.desk, Desk::Thread { busy: true, .. });
         self.courier.as_ref().is_some_and(|courier| {
-            courier.under_way() > 0 || (self.forgets_events && courier.waiting() > 0)
+            let waits = self.forgets_events && courier.waiting() > 0;
+            courier.under_way() > 0 || courier.has_settled() || busy || waits
         })
     }
 
@@ -1109,20 +1115,19 @@ impl Observer {
         let more = self.unfinished > 0 && room_for_many >= STEP;
         let news = self.acknowledged.news();
         let finished = self.ledger.settled_up_to();
+        let courier = self.courier.as_ref();
+        let has_errand = courier.is_some_and(|courier| courier.has_errand(now));
+        let wanted = !self.waiting.is_empty() || more || has_errand;
         let courier = self.courier.as_mut();
-        let errand = courier.filter(|courier| courier.has_errand(now));
-        let wanted = !self.waiting.is_empty() || more || errand.is_some();
+        let errand = || courier.map_or_else(Errand::default, |c| c.take_errand(now, wall));
         match &mut self.desk {
             Desk::Here(processor) if wanted => {
                 let batch = Batch {
-                    errand: self
-                        .courier
-                        .as_mut()
-                        .map_or_else(Errand::default, |courier| courier.take_errand(now, wall)),
+                    errand: errand(),
                     ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 };
                 let processed = processor.process(&batch);
-                self.handle_processed(processed.expect("without a store nothing fails"));
+                self.handle_processed(processed.expect("memory does not fail"));
                 true
             }
             Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
@@ -1134,10 +1139,7 @@ impl Observer {
                 handle.process(Batch {
                     acknowledged: news,
                     finished,
-                    errand: self
-                        .courier
-                        .as_mut()
-                        .map_or_else(Errand::default, |courier| courier.take_errand(now, wall)),
+                    errand: errand(),
                     ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 });
                 *busy = true;
@@ -1166,12 +1168,12 @@ impl Observer {
     fn handle_processed(&mut self, processed: Processed) {
         let Processed {
             decided,
-            deliveries,
-            waiting,
+            given,
+            dropped,
         } = processed;
         if let Some(courier) = &mut self.courier {
             let (now, wall) = clock();
-            courier.handle_given(deliveries, &waiting, now, wall);
+            courier.handle_given(given, &dropped, now, wall);
         }
         for Decided {
             entry,
@@ -1363,13 +1365,13 @@ impl Observer {
     /// broker meanwhile.
     async fn say_goodbye(&mut self, inputs: &mut Inputs, drained: tokio::time::Instant) -> usize {
         let mut discarded = 0;
-        if self.announced.status.as_ref().is_none_or(Option::is_none) {
+        if self.announced.status.is_none() || self.session.is_none() {
             return discarded;
         }
         let (now, wall) = clock();
         self.say(Status::offline().publish(&self.topics.status), now, wall);
-        let deadline = drained.max(tokio::time::Instant::now() + LAST_WORD);
-        let deadline = deadline.min(tokio::time::Instant::now() + GOODBYE);
+        let now = tokio::time::Instant::now();
+        let deadline = drained.clamp(now + LAST_WORD, now + GOODBYE);
         self.act();
         // What is left of the messages has had its time.
         let others = self.ledger.unconfirmed().saturating_sub(1);
@@ -1377,10 +1379,18 @@ impl Observer {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
+                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 () = sleep_until(deadline) => break,
             }
             self.act();
+        }
+        if self.ledger.unconfirmed() > others
+            && let Some(session) = &self.session
+        {
+            // Ahead of the DISCONNECT, which has the broker forget the will.
+            let status = Status::offline().publish(&self.topics.status);
+            let _ = session.client.publish_unconfirmed(&status);
         }
         discarded
     }

@@ -1,8 +1,8 @@
 //! What webhooks are told of: events and their bodies (`protocol.md`, section 6). Who is told, and when, is `webhook.rs`'s business.
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::id::AppId;
 use crate::layout::Timeline;
@@ -75,8 +75,19 @@ pub struct Event {
     pub id: String,
     /// The timeline whose copy it is about, if it is about a copy: it has happened if that copy is new.
     pub copy_of: Option<Box<str>>,
-    /// What is posted: a JSON object.
-    pub body: String,
+    /// What is posted, a JSON object, but for its member `data`: the copies of a message to a group differ in this alone.
+    pub head: String,
+    /// That member: JSON.
+    pub data: Bytes,
+    /// What others with the same data know it by, if there are any.
+    pub shared: Option<String>,
+}
+
+/// What is posted: `head` with the member `data`.
+pub fn body(head: &str, data: &str) -> Bytes {
+    let head = head.strip_suffix('}').unwrap_or(head);
+    let comma = if head == "{" { "" } else { "," };
+    [head, comma, "\"data\":", data, "}"].concat().into()
 }
 
 #[derive(Serialize)]
@@ -92,7 +103,6 @@ struct AboutMessage<'a> {
     recipient_id: &'a str,
     app_id: &'a str,
     message_id: &'a str,
-    data: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     extras: Option<Extras<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +118,6 @@ struct AboutConversation<'a> {
     user_id: &'a str,
     recipient_id: &'a str,
     convers_with: &'a str,
-    data: &'a RawValue,
     extras: Extras<'a>,
 }
 
@@ -120,7 +129,6 @@ struct AboutUser<'a> {
     created_at: u64,
     app_id: &'a str,
     user_id: &'a str,
-    data: bool,
 }
 
 /// A message's copy, as an event has it.
@@ -135,51 +143,61 @@ pub struct Copied<'a> {
     /// Where the copy was published.
     pub topic: &'a str,
     /// The copy itself: a JSON object.
-    pub payload: &'a [u8],
+    pub payload: &'a Bytes,
+    /// Whether it is one of many that are alike.
+    pub one_of_many: bool,
 }
 
 impl Event {
     /// `basis` stands for what brought it about: the id of a message.
-    fn new(kind: EventKind, app: AppId<'_>, who: &str, basis: &str, body: &impl Serialize) -> Self {
+    fn new(
+        kind: EventKind,
+        app: AppId<'_>,
+        who: &str,
+        basis: &str,
+        head: &impl Serialize,
+        data: Bytes,
+    ) -> Self {
         let mut digest = digest::Context::new(&digest::SHA256);
         for part in [kind.as_str(), app.as_str(), who, basis] {
             digest.update(part.as_bytes());
             // No identifier holds it.
             digest.update(b"\0");
         }
-        let mut head = [0; 16];
-        head.copy_from_slice(&digest.finish().as_ref()[..16]);
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest.finish().as_ref()[..16]);
         Self {
             kind,
-            id: uuid::Builder::from_custom_bytes(head)
-                .into_uuid()
-                .to_string(),
+            id: uuid::Builder::from_custom_bytes(id).into_uuid().to_string(),
             copy_of: None,
-            body: serde_json::to_string(body).expect("plain fields serialise"),
+            head: serde_json::to_string(head).expect("plain fields serialise"),
+            data,
+            shared: None,
         }
     }
 
-    /// A copy of a message stands in a timeline: [`EventKind::MessageSent`] or [`EventKind::MessageDelivered`]. `None`, if what is in
-    /// there is no JSON.
-    pub fn of_copy(kind: EventKind, copied: Copied<'_>, now: UnixMillis) -> Option<Self> {
+    /// A copy of a message stands in a timeline: [`EventKind::MessageSent`] or [`EventKind::MessageDelivered`].
+    pub fn of_copy(kind: EventKind, copied: Copied<'_>, now: UnixMillis) -> Self {
         let Timeline { app, inbox_of, .. } = copied.timeline;
-        let body = AboutMessage {
+        let head = AboutMessage {
             event_type: kind.as_str(),
             created_at: now.as_millis(),
             recipient_id: copied.recipient,
             app_id: app.as_str(),
             message_id: copied.message_id,
-            data: serde_json::from_slice(copied.payload).ok()?,
             extras: Some(Extras {
                 topic: &dotted(copied.topic),
             }),
             delivered_to: Some(inbox_of.as_str()),
         };
-        let event = Self::new(kind, app, inbox_of.as_str(), copied.message_id, &body);
-        Some(Self {
-            copy_of: Some(inbox_of.as_str().into()),
-            ..event
-        })
+        let (who, basis) = (inbox_of.as_str(), copied.message_id);
+        Self {
+            copy_of: Some(who.into()),
+            shared: copied
+                .one_of_many
+                .then(|| format!("{app}/{basis}/{}", kind.as_str())),
+            ..Self::new(kind, app, who, basis, &head, copied.payload.clone())
+        }
     }
 
     /// A message got further: [`EventKind::MessageReceived`], or [`EventKind::MessageReturnReceipt`] with what its sender is told.
@@ -189,50 +207,47 @@ impl Event {
         timeline: Timeline<'_>,
         recipient: &str,
         message_id: &str,
-        patch: &[u8],
+        patch: Bytes,
         now: UnixMillis,
-    ) -> Option<Self> {
+    ) -> Self {
         let app = timeline.app;
-        let patch: &RawValue = serde_json::from_slice(patch).ok()?;
-        let body = AboutMessage {
+        let head = AboutMessage {
             event_type: kind.as_str(),
             created_at: now.as_millis(),
             recipient_id: recipient,
             app_id: app.as_str(),
             message_id,
-            data: patch,
             extras: None,
             delivered_to: None,
         };
         // Received and seen are two events.
-        let basis = format!("{message_id} {}", patch.get());
-        Some(Self::new(kind, app, recipient, &basis, &body))
+        let basis = format!("{message_id} {}", String::from_utf8_lossy(&patch));
+        Self::new(kind, app, recipient, &basis, &head, patch)
     }
 
     /// A conversation has been archived. `row` is a JSON object, `topic` where its owner asked for it, `basis` the id of his wish.
     pub fn of_archive(
         timeline: Timeline<'_>,
-        row: &[u8],
+        row: Bytes,
         topic: &str,
         basis: &str,
         now: UnixMillis,
-    ) -> Option<Self> {
+    ) -> Self {
         let kind = EventKind::ConversationArchived;
         let convers_with = timeline.convers_with.as_str();
-        let body = AboutConversation {
+        let head = AboutConversation {
             event_type: kind.as_str(),
             created_at: now.as_millis(),
             app_id: timeline.app.as_str(),
             user_id: timeline.inbox_of.as_str(),
             recipient_id: convers_with,
             convers_with,
-            data: serde_json::from_slice(row).ok()?,
             extras: Extras {
                 topic: &dotted(topic),
             },
         };
         let who = timeline.inbox_of.as_str();
-        Some(Self::new(kind, timeline.app, who, basis, &body))
+        Self::new(kind, timeline.app, who, basis, &head, row)
     }
 
     /// A user is there, or is not any more. `basis` is the id of what his client, or its will, said.
@@ -244,15 +259,14 @@ impl Event {
         now: UnixMillis,
     ) -> Self {
         let kind = EventKind::PresenceChange;
-        let body = AboutUser {
+        let head = AboutUser {
             event_type: kind.as_str(),
             presence: if online { "online" } else { "offline" },
             created_at: now.as_millis(),
             app_id: app.as_str(),
             user_id: user,
-            data: true,
         };
-        Self::new(kind, app, user, basis, &body)
+        Self::new(kind, app, user, basis, &head, Bytes::from_static(b"true"))
     }
 }
 
@@ -276,7 +290,8 @@ mod tests {
     }
 
     fn body(event: &Event) -> Value {
-        serde_json::from_str(&event.body).unwrap()
+        let data = str::from_utf8(&event.data).unwrap();
+        serde_json::from_slice(&super::body(&event.head, data)).unwrap()
     }
 
     #[test]
@@ -287,9 +302,14 @@ mod tests {
             message_id: "m1",
             recipient: "bob",
             topic: "apps/tilechat/users/bob/messages/alice/clientadded",
-            payload: br#"{"text":"hi","status":150}"#,
+            payload: &Bytes::from_static(br#"{"text":"hi","status":150}"#),
+            one_of_many: true,
         };
-        let event = Event::of_copy(EventKind::MessageDelivered, copied, now).unwrap();
+        let event = Event::of_copy(EventKind::MessageDelivered, copied, now);
+        assert_eq!(
+            event.shared.as_deref(),
+            Some("tilechat/m1/message-delivered")
+        );
         assert_eq!(event.copy_of.as_deref(), Some("bob"));
         assert_eq!(
             body(&event),
@@ -297,18 +317,19 @@ mod tests {
                    "data": {"text": "hi", "status": 150},
                    "extras": {"topic": "apps.tilechat.users.bob.messages.alice.clientadded"}, "delivered_to": "bob"})
         );
-        let patch = br#"{"status":250}"#;
+        let patch = Bytes::from_static(br#"{"status":250}"#);
         let kind = EventKind::MessageReturnReceipt;
-        let event = Event::of_receipt(kind, timeline(), "bob", "m1", patch, now).unwrap();
+        let event = Event::of_receipt(kind, timeline(), "bob", "m1", patch, now);
         assert_eq!(
             body(&event),
             json!({"event_type": "message-return-receipt", "createdAt": 5, "recipient_id": "bob", "app_id": "tilechat", "message_id": "m1",
                    "data": {"status": 250}})
         );
         let topic = "apps/tilechat/users/bob/conversations/alice/archive";
-        let event = Event::of_archive(timeline(), b"{\"archived\":true}", topic, "w1", now);
+        let row = Bytes::from_static(b"{\"archived\":true}");
+        let event = Event::of_archive(timeline(), row, topic, "w1", now);
         assert_eq!(
-            body(&event.unwrap()),
+            body(&event),
             json!({"event_type": "conversation-archived", "createdAt": 5, "app_id": "tilechat", "user_id": "bob", "recipient_id": "alice",
                    "convers_with": "alice", "data": {"archived": true},
                    "extras": {"topic": "apps.tilechat.users.bob.conversations.alice.archive"}})

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::config::Config;
 use crate::effect::{Publish, Write};
-use crate::event::Event;
+use crate::event::{self, Event};
 use crate::id::{AppId, MessageIds, UserId};
 use crate::layout::{Inbound, Layouts, PayloadMode};
 use crate::message::Received;
@@ -167,10 +167,11 @@ pub fn explain(
         0,
     );
     let told = |events: &[Event]| -> Vec<Box<RawValue>> {
-        let bodies = events.iter().map(|event| event.body.clone());
-        bodies
-            .filter_map(|body| RawValue::from_string(body).ok())
-            .collect()
+        let body = |event: &Event| {
+            let data = String::from_utf8_lossy(&event.data);
+            serde_json::from_slice(&event::body(&event.head, &data)).ok()
+        };
+        events.iter().filter_map(body).collect()
     };
     let mut webhooks = told(&plan.events);
     let mut rest = plan.fan_out.clone();

@@ -281,10 +281,11 @@ impl FanOut {
                             recipient: &copies.group,
                             topic: topic.as_str(),
                             payload: &copies.payload,
+                            one_of_many: true,
                         };
                         let kind = EventKind::MessageDelivered;
-                        let event = Event::of_copy(kind, copied, copies.written_at);
-                        step.events.extend(event);
+                        step.events
+                            .push(Event::of_copy(kind, copied, copies.written_at));
                     }
                     step.publishes
                         .push(Publish::new(topic, copies.payload.clone()));

@@ -24,8 +24,8 @@ use crate::message::Received;
 use crate::policy::Policy;
 use crate::refusal::{Refusal, Refused};
 use crate::routing::{Decoded, Facts, Plan, Router};
-use crate::store::{Checkpointer, Delivery, Errand, Origin, Retention, Store, StoreError, Waiting};
-use crate::telemetry::{Metrics, WebhookOutcome};
+use crate::store::{Checkpointer, Errand, Given, Origin, Retention, Store, StoreError, Written};
+use crate::telemetry::Metrics;
 use crate::time::UnixMillis;
 
 /// How long to wait before a store that failed is tried again.
@@ -36,7 +36,9 @@ const SPACING: Duration = Duration::from_millis(3);
 /// So many messages are worth a commit at once.
 const ENOUGH: usize = 32;
 /// While nothing is written, how often it is tried whether the store would take something: readiness must not wait for a message.
-const PROBE: Duration = Duration::from_millis(800);
+const PROBE: Duration = Duration::from_millis(400);
+/// Every how manyth time something is written for it: whether somebody else holds the lock is seen without.
+const PROBES_PER_WRITE: u64 = 3;
 /// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
 
@@ -81,10 +83,10 @@ pub struct Batch {
 pub struct Processed {
     /// What its messages lead to.
     pub decided: Vec<Decided>,
-    /// What endpoints of webhooks are to be told now.
-    pub deliveries: Vec<Delivery>,
-    /// What waits for each of them.
-    pub waiting: Vec<Waiting>,
+    /// What endpoints of webhooks are to be told now, and what waits for them.
+    pub given: Given,
+    /// Events that have given way to others, for each endpoint.
+    pub dropped: Vec<u64>,
 }
 
 /// What a message leads to: all of it, or one step more.
@@ -113,13 +115,21 @@ struct Queue {
     waiting: VecDeque<(EntryId, Origin, FanOut)>,
 }
 
+/// What is written down, and where.
+#[derive(Debug, Default)]
+struct Keeper {
+    store: Option<Store>,
+    /// Without a store: what webhooks are to be told of, in memory.
+    outbox: Option<Store>,
+    /// Events of this batch that have given way to others, for each endpoint of webhooks.
+    dropped: Vec<u64>,
+}
+
 /// Decides, and writes down.
 #[derive(Debug)]
 pub struct Processor {
     router: Router,
-    store: Option<Store>,
-    /// Without a store: what webhooks are to be told of, in memory.
-    outbox: Option<Store>,
+    keeper: Keeper,
     metrics: Metrics,
     /// What goes to many and is not finished, each group in turn.
     fan_outs: VecDeque<Queue>,
@@ -132,8 +142,10 @@ impl Processor {
     pub fn new(router: Router, store: Option<Store>) -> Self {
         Self {
             router,
-            store,
-            outbox: None,
+            keeper: Keeper {
+                store,
+                ..Keeper::default()
+            },
             metrics: Metrics::new(&[]),
             fan_outs: VecDeque::new(),
             written: 0,
@@ -142,8 +154,9 @@ impl Processor {
 
     /// The same with an outbox in memory, for want of a store.
     #[must_use]
-    pub fn with_outbox(self, outbox: Option<Store>) -> Self {
-        Self { outbox, ..self }
+    pub fn with_outbox(mut self, outbox: Option<Store>) -> Self {
+        self.keeper.outbox = outbox;
+        self
     }
 
     /// The same, and what it does is counted there.
@@ -154,7 +167,7 @@ impl Processor {
 
     #[cfg(test)]
     pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
-        self.store.as_mut()
+        self.keeper.store.as_mut()
     }
 
     /// Decides on a batch. With a store, what is returned is written down.
@@ -163,7 +176,8 @@ impl Processor {
     /// [`StoreError`]: nothing of the batch has happened, and it can be tried again.
     pub fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         self.router.policy = batch.policy.clone();
-        if self.store.is_none() {
+        self.keeper.dropped.clear();
+        if self.keeper.store.is_none() {
             return self.process_all(batch);
         }
         let before = self.fan_outs.clone();
@@ -171,7 +185,7 @@ impl Processor {
         if processed.is_err() {
             self.metrics.store_failed();
             self.fan_outs = before;
-            if let Some(store) = &mut self.store {
+            if let Some(store) = &mut self.keeper.store {
                 store.rollback();
             }
         }
@@ -179,7 +193,7 @@ impl Processor {
     }
 
     fn in_transaction(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
-        if let Some(store) = &mut self.store {
+        if let Some(store) = &mut self.keeper.store {
             store.begin()?;
             if let Some(id) = batch.acknowledged {
                 store.acknowledge(id)?;
@@ -187,10 +201,12 @@ impl Processor {
             store.note_finished(batch.finished);
         }
         let processed = self.process_all(batch)?;
-        if let Some(store) = &mut self.store {
+        if let Some(store) = &mut self.keeper.store {
             let since = clock().0;
-            store.commit()?;
-            self.metrics.committed(since.elapsed(), batch.jobs.len());
+            // What only looks is not worth measuring.
+            if store.commit()? {
+                self.metrics.committed(since.elapsed(), batch.jobs.len());
+            }
         }
         Ok(processed)
     }
@@ -199,11 +215,12 @@ impl Processor {
     ///
     /// # Errors
     /// [`StoreError`]: it would not.
-    pub fn probe(&mut self) -> Result<(), StoreError> {
-        let Some(store) = &mut self.store else {
+    pub fn probe(&mut self, writes: bool) -> Result<(), StoreError> {
+        let Some(store) = &mut self.keeper.store else {
             return Ok(());
         };
-        let tried = store.probe();
+        let tried = store.probe(writes);
+        self.written += usize::from(writes);
         if tried.is_err() {
             self.metrics.store_failed();
             store.rollback();
@@ -213,7 +230,7 @@ impl Processor {
 
     fn process_all(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         let decided = self.decide_all(batch)?;
-        let Some(outbox) = self.store.as_mut().or(self.outbox.as_mut()) else {
+        let Some(outbox) = self.keeper.outbox() else {
             return Ok(Processed {
                 decided,
                 ..Processed::default()
@@ -221,14 +238,10 @@ impl Processor {
         };
         // Behind the messages: what they have brought about is handed out at once.
         let given = outbox.run_errand(&batch.errand, batch.now)?;
-        for (at, expired) in given.expired.into_iter().enumerate() {
-            let expired = expired as u64;
-            self.metrics.webhooks(at, WebhookOutcome::Expired, expired);
-        }
         Ok(Processed {
             decided,
-            deliveries: given.deliveries,
-            waiting: given.waiting,
+            dropped: std::mem::take(&mut self.keeper.dropped),
+            given,
         })
     }
 
@@ -335,7 +348,7 @@ impl Processor {
         };
         let plan = match &decoded {
             Ok(decoded) => {
-                let facts = match &mut self.store {
+                let facts = match &mut self.keeper.store {
                     Some(store) => store.facts(decoded)?,
                     None => facts_without_store(decoded),
                 };
@@ -352,12 +365,7 @@ impl Processor {
             refusal,
         } = plan;
         self.written += writes.len();
-        apply(
-            (&mut self.store, &mut self.outbox, &self.metrics),
-            &writes,
-            events,
-            &origin,
-        )?;
+        self.keeper.apply(&writes, events, &origin)?;
         let decided = Decided {
             entry: job.entry,
             first: true,
@@ -374,7 +382,7 @@ impl Processor {
     /// has passed once passes. Anything else as it is.
     fn as_stored<'a>(&self, job: &'a Job) -> Result<Cow<'a, Received>, StoreError> {
         let as_it_is = Cow::Borrowed(&job.received);
-        let Some(store) = self.store.as_ref().filter(|_| job.repeated) else {
+        let Some(store) = self.keeper.store.as_ref().filter(|_| job.repeated) else {
             return Ok(as_it_is);
         };
         let is_envelope = self.router.inbound(&job.received).is_some_and(|inbound| {
@@ -399,7 +407,7 @@ impl Processor {
         fan_out: &FanOut,
         origin: &Origin,
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
-        let page = match (fan_out.query(), &self.store) {
+        let page = match (fan_out.query(), &self.keeper.store) {
             (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
             _ => None,
         };
@@ -410,48 +418,50 @@ impl Processor {
             rest,
         } = fan_out.step(&self.router.layouts, page);
         self.written += writes.len();
-        apply(
-            (&mut self.store, &mut self.outbox, &self.metrics),
-            &writes,
-            events,
-            origin,
-        )?;
+        self.keeper.apply(&writes, events, origin)?;
         Ok((publishes, rest))
     }
 }
 
-/// Writes down what a plan says, and what webhooks are to be told of it. What has happened before, and has come again, they have been
-/// told of in the same transaction: a copy that was there already is no news, and of anything else the plan says whether it is.
-fn apply(
-    (store, outbox, metrics): (&mut Option<Store>, &mut Option<Store>, &Metrics),
-    writes: &[Write<'_>],
-    mut events: Vec<WebhookEvent>,
-    origin: &Origin,
-) -> Result<(), StoreError> {
-    match store {
-        Some(store) => {
-            for write in writes {
-                if store.apply(write, origin)?
-                    && let Write::Copy(copy) = write
-                {
-                    let inbox_of = copy.timeline.inbox_of.as_str();
-                    events.retain(|event| event.copy_of.as_deref() != Some(inbox_of));
+impl Keeper {
+    /// What webhooks are to be told of, if there are any.
+    fn outbox(&mut self) -> Option<&mut Store> {
+        self.store.as_mut().or(self.outbox.as_mut())
+    }
+
+    /// Writes down what a plan says, and what webhooks are to be told of it. What has happened before, and has come again, they have
+    /// been told of in the same transaction: a copy that was there already is no news, and of anything else the plan says whether it is.
+    fn apply(
+        &mut self,
+        writes: &[Write<'_>],
+        mut events: Vec<WebhookEvent>,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        match &mut self.store {
+            Some(store) => {
+                for write in writes {
+                    let written = store.apply(write, origin)?;
+                    if let (Write::Copy(copy), Written::Known) = (write, written) {
+                        let inbox_of = copy.timeline.inbox_of.as_str();
+                        events.retain(|event| event.copy_of.as_deref() != Some(inbox_of));
+                    }
                 }
             }
+            None if origin.repeated => return Ok(()),
+            None => {}
         }
-        None if origin.repeated => return Ok(()),
-        None => {}
-    }
-    let Some(outbox) = store.as_mut().or(outbox.as_mut()) else {
-        return Ok(());
-    };
-    for event in &events {
-        let dropped = outbox.enqueue(event, origin.now)?;
-        for (at, dropped) in dropped.into_iter().enumerate() {
-            metrics.webhooks(at, WebhookOutcome::Dropped, dropped as u64);
+        for event in &events {
+            let Some(outbox) = self.outbox() else {
+                return Ok(());
+            };
+            let dropped = outbox.enqueue(event, origin.now)?;
+            self.dropped.resize(dropped.len(), 0);
+            for (sum, dropped) in self.dropped.iter_mut().zip(dropped) {
+                *sum += dropped;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What a pure forwarder knows: nothing but what a message brings along.
@@ -539,7 +549,7 @@ pub fn spawn(
     let (events_tx, events_rx) = mpsc::channel(4);
     // Asked for again while it runs, it runs once more.
     let (due_tx, due_rx) = thread_mpsc::sync_channel(1);
-    let checkpointer = match &processor.store {
+    let checkpointer = match &processor.keeper.store {
         Some(store) => store.checkpointer()?,
         None => None,
     };
@@ -598,7 +608,7 @@ impl Worker {
     fn run(mut self, batches: &thread_mpsc::Receiver<Batch>) {
         let mut due = clock().0;
         let mut last: Option<Instant> = None;
-        let mut tried = clock().0;
+        let (mut tried, mut probes) = (clock().0, 0_u64);
         loop {
             let next = due.min(tried + PROBE);
             let wait = next.saturating_duration_since(clock().0);
@@ -623,20 +633,22 @@ impl Worker {
                     {
                         return;
                     }
-                    if self.processor.written >= Checkpointer::DUE {
-                        self.processor.written = 0;
-                        // One that is asked for already will do.
-                        let _ = self.checkpoint_due.try_send(());
-                    }
                 }
                 Err(thread_mpsc::RecvTimeoutError::Timeout) => {}
                 Err(thread_mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if self.processor.written >= Checkpointer::DUE {
+                self.processor.written = 0;
+                // One that is asked for already will do.
+                let _ = self.checkpoint_due.try_send(());
             }
             if clock().0 >= due {
                 due = clock().0 + self.prune();
             }
             if clock().0 >= tried + PROBE {
-                if self.attempt(Processor::probe).is_none() {
+                probes += 1;
+                let writes = probes.is_multiple_of(PROBES_PER_WRITE);
+                if self.attempt(|processor| processor.probe(writes)).is_none() {
                     return;
                 }
                 tried = clock().0;
@@ -683,6 +695,7 @@ impl Worker {
     fn prune(&mut self) -> Duration {
         let Some(store) = self
             .processor
+            .keeper
             .store
             .as_mut()
             .filter(|_| self.retention != Retention::default())

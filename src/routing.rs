@@ -419,10 +419,10 @@ impl Router {
             }))
         };
         let is_news = receipted.mine < receipt.own();
-        let event = |kind, patch: &[u8]| {
-            self.wanted(kind).filter(|_| is_news).and_then(|kind| {
+        let event = |kind, patch: &Bytes| {
+            self.wanted(kind).filter(|_| is_news).map(|kind| {
                 let recipient = inbox_of.as_str();
-                Event::of_receipt(kind, timeline, recipient, message_id, patch, now)
+                Event::of_receipt(kind, timeline, recipient, message_id, patch.clone(), now)
             })
         };
         if receipt == Receipt::Received {
@@ -499,9 +499,9 @@ impl Router {
         let wanted = self
             .wanted(EventKind::ConversationArchived)
             .filter(|_| is_news);
-        let event = wanted.and_then(|_| {
+        let event = wanted.map(|_| {
             let topic = String::from_utf8_lossy(&received.topic);
-            Event::of_archive(timeline, &whole, &topic, &id.to_string(), id.time())
+            Event::of_archive(timeline, whole.clone(), &topic, &id.to_string(), id.time())
         });
         Plan {
             events: event.into_iter().collect(),
@@ -534,8 +534,9 @@ impl Router {
             recipient,
             topic: publish.topic.as_str(),
             payload: &publish.payload,
+            one_of_many: false,
         };
-        Event::of_copy(self.wanted(kind)?, copied, id.time())
+        Some(Event::of_copy(self.wanted(kind)?, copied, id.time()))
     }
 
     /// A direct message: the sender's own timeline as sent, the recipient's as delivered, unless he blocks the sender; to oneself once.

@@ -18,6 +18,7 @@ pub struct Service {
     supervised: bool,
     began: Instant,
     started: bool,
+    stopping: bool,
     status: String,
     /// How often a sign of life is due, and when the last was given.
     watchdog: Option<Duration>,
@@ -32,13 +33,14 @@ impl Service {
             supervised: supervised && std::env::var_os("NOTIFY_SOCKET").is_some(),
             began: now,
             started: false,
+            stopping: false,
             status: String::new(),
             watchdog: watchdog.map(|interval| interval / SIGNS),
             alive: now,
         }
     }
 
-    /// To be called often: gives signs of life, and says what has changed. Ready, if there are no `faults`.
+    /// To be called often: gives signs of life, and says what has changed, until the observer stops. Ready, if there are no `faults`.
     pub fn tick(&mut self, faults: &[String], under_way: usize, now: Instant) {
         if !self.supervised {
             return;
@@ -48,6 +50,9 @@ impl Service {
         {
             self.alive = now;
             tell(&[NotifyState::Watchdog]);
+        }
+        if self.stopping {
+            return;
         }
         let status = if faults.is_empty() {
             format!("ready, {under_way} messages under way")
@@ -65,7 +70,8 @@ impl Service {
     }
 
     /// The observer stops.
-    pub fn stopping(&self, under_way: usize) {
+    pub fn stopping(&mut self, under_way: usize) {
+        self.stopping = true;
         if self.supervised {
             let status = format!("stopping, {under_way} messages under way");
             tell(&[NotifyState::Stopping, NotifyState::Status(&status)]);

@@ -20,6 +20,8 @@ use crate::topic::{Subscription, TopicFilter, TopicName};
 
 /// Topics named in one line of trace; a group message has thousands.
 const TRACED_TOPICS: usize = 8;
+/// Characters of a topic in a line of trace: one that is refused may have 65,535.
+const TRACED_CHARACTERS: usize = 300;
 /// The longest time for which tracing can be asked for: somebody who looks on asks again.
 const LONGEST_TRACE: Duration = Duration::from_secs(24 * 3600);
 
@@ -436,7 +438,10 @@ fn line(
             .and_then(Inbound::sender)
             .map(|sender| sender.as_str().to_owned()),
         recipient: inbound.and_then(|inbound| some(inbound.other_side())),
-        topic: String::from_utf8_lossy(&received.topic).into_owned(),
+        topic: String::from_utf8_lossy(&received.topic)
+            .chars()
+            .take(TRACED_CHARACTERS)
+            .collect(),
         message_id: None,
         to: vec![],
         publishes: 0,

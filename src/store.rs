@@ -135,6 +135,8 @@ pub struct Store {
     /// Whether users get what they missed when they come back.
     redeliver: bool,
     outbox: outbox::Outbox,
+    /// Rows changed on this connection when it committed last.
+    changes: u64,
     acknowledged: Option<MessageId>,
     /// The same, in the transaction that is open.
     acknowledging: Option<MessageId>,
@@ -193,6 +195,15 @@ impl Checkpointer {
             .0
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?)
     }
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It says something new, as far as that can be told.
+    New,
+    /// It is a copy that was there already.
+    Known,
 }
 
 /// What the writes of one plan have in common.
@@ -313,6 +324,7 @@ impl Store {
             last_written: None,
             redeliver,
             outbox: outbox::Outbox::default(),
+            changes: 0,
             acknowledged: MessageId::parse(&acknowledged),
             acknowledging: None,
             finished: None,
@@ -427,30 +439,34 @@ impl Store {
         Ok(())
     }
 
-    /// Makes what was written since [`Store::begin`] last.
+    /// Makes what was written since [`Store::begin`] last. Returns whether anything was.
     ///
     /// # Errors
     /// [`StoreError::Sql`]: it has not become so. [`Store::rollback`] is to follow.
-    pub fn commit(&mut self) -> Result<(), StoreError> {
+    pub fn commit(&mut self) -> Result<bool, StoreError> {
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         self.acknowledged = self.acknowledged.max(self.acknowledging.take());
-        Ok(())
+        let changes = self.connection.total_changes();
+        Ok(std::mem::replace(&mut self.changes, changes) != changes)
     }
 
-    /// Writes something of no consequence. It need not survive a power cut, so the disk is not waited for: it costs one page in the cache.
+    /// Takes the right to write, and if it `writes`, writes something of no consequence: one page of the log. It need not survive a power
+    /// cut, so the disk is not waited for.
     ///
     /// # Errors
     /// [`StoreError::Sql`]: the store takes nothing. [`Store::rollback`] is to follow.
-    pub fn probe(&mut self) -> Result<(), StoreError> {
+    pub fn probe(&mut self, writes: bool) -> Result<(), StoreError> {
         self.connection
             .pragma_update(None, "synchronous", "NORMAL")?;
         let written = self.begin().and_then(|()| {
-            self.connection
-                .prepare_cached(
-                    "INSERT INTO state VALUES ('probed', '1') ON CONFLICT DO UPDATE SET value = 1 - value",
-                )?
-                .execute([])?;
-            self.commit()
+            if writes {
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO state VALUES ('probed', '1') ON CONFLICT DO UPDATE SET value = 1 - value",
+                    )?
+                    .execute([])?;
+            }
+            self.commit().map(drop)
         });
         // A transaction that is still open keeps it from being set back.
         if written.is_err() {
@@ -473,7 +489,6 @@ impl Store {
         self.groups = Groups::default();
         self.bans = None;
         self.last_written = None;
-        self.forget_waiting();
     }
 
     /// Notes which message was acknowledged last.
@@ -819,22 +834,14 @@ impl Store {
         Ok(at.map(unix))
     }
 
-    /// Writes something down. Writing the same again changes nothing. Returns whether it is a copy that was there already.
+    /// Writes something down. Writing the same again changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn apply(&mut self, write: &Write<'_>, origin: &Origin) -> Result<bool, StoreError> {
-        if let Write::Copy(copy) = write {
-            return Ok(!self.write_copy(copy)?);
-        }
-        self.apply_other(write, origin)?;
-        Ok(false)
-    }
-
-    fn apply_other(&mut self, write: &Write<'_>, origin: &Origin) -> Result<(), StoreError> {
-        match write {
+    pub fn apply(&mut self, write: &Write<'_>, origin: &Origin) -> Result<Written, StoreError> {
+        let written = match write {
             Write::Message(message) => self.write_message(message, origin),
-            Write::Copy(copy) => self.write_copy(copy).map(drop),
+            Write::Copy(copy) => return self.write_copy(copy),
             Write::Raise {
                 timeline,
                 message_id,
@@ -888,7 +895,8 @@ impl Store {
                 self.write_block(app, other, inbox_of, *blocked).map(drop)
             }
             Write::Group { app, id, body } => self.write_group(app.as_str(), id, body),
-        }
+        };
+        written.map(|()| Written::New)
     }
 
     fn write_message(
@@ -961,12 +969,11 @@ impl Store {
         Ok(found)
     }
 
-    /// Returns whether it is new.
-    fn write_copy(&mut self, copy: &Copy<'_>) -> Result<bool, StoreError> {
+    fn write_copy(&mut self, copy: &Copy<'_>) -> Result<Written, StoreError> {
         let timeline = &copy.timeline;
         // Pruned while its group's copies were still under way: there is nothing to refer to.
         let Some(seq) = self.place_of_message(timeline.app, &copy.message_id)? else {
-            return Ok(false);
+            return Ok(Written::New);
         };
         let [app, inbox_of, convers_with] = names(timeline);
         let added = self
@@ -984,7 +991,11 @@ impl Store {
                 )?
                 .execute(params![app, inbox_of, convers_with, seq])?;
         }
-        Ok(added > 0)
+        Ok(if added > 0 {
+            Written::New
+        } else {
+            Written::Known
+        })
     }
 
     fn write_patch(&self, timeline: &Timeline<'_>, patched: &Patched) -> Result<(), StoreError> {

@@ -468,7 +468,7 @@ impl Metrics {
                 .collect(),
             traces_dropped: maker.counter(
                 "observer_traces_dropped_total",
-                "Lines of trace that were not published, because the connection was behind.",
+                "Lines of trace that were not published: the connection was behind, or not there.",
             ),
             registry,
         }))
@@ -638,13 +638,32 @@ impl Metrics {
 
     /// What became of an event, or of an attempt to tell of it. `endpoint` counts from nought.
     pub fn webhook(&self, endpoint: usize, outcome: WebhookOutcome) {
-        self.webhooks(endpoint, outcome, 1);
+        if let Some(counters) = self.0.webhooks.get(endpoint) {
+            counters[outcome as usize].inc();
+        }
     }
 
-    /// The same, of several.
-    pub fn webhooks(&self, endpoint: usize, outcome: WebhookOutcome, count: u64) {
-        if let Some(counters) = self.0.webhooks.get(endpoint) {
-            counters[outcome as usize].inc_by(count);
+    /// An endpoint will never be told of so many events: they were too old, or too many.
+    pub fn webhooks_lost(&self, endpoint: usize, name: &str, outcome: WebhookOutcome, count: u64) {
+        let Some(counters) = self.0.webhooks.get(endpoint).filter(|_| count > 0) else {
+            return;
+        };
+        let counter = &counters[outcome as usize];
+        let before = counter.get();
+        counter.inc_by(count);
+        // Each time there are twice as many.
+        if (before + count).ilog2() > before.checked_ilog2().unwrap_or(0) || before == 0 {
+            let why = if outcome == WebhookOutcome::Expired {
+                "they are too old (--webhook-max-age)"
+            } else {
+                "too many wait (--webhook-queue)"
+            };
+            warn!(
+                endpoint = name,
+                lost = before + count,
+                why,
+                "a webhook endpoint will never be told of some events"
+            );
         }
     }
 

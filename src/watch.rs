@@ -109,7 +109,6 @@ async fn connected(
             return Err(LinkError::new(cause, text).into());
         }
     }
-    backoff.reset();
     let control = TopicName::parse(&topics.control_trace()).expect("a topic name");
     let mut heard = false;
     let mut said = String::new();
@@ -119,7 +118,14 @@ async fn connected(
         let now = tokio::time::Instant::now();
         if now >= ask_at {
             let payload = Bytes::from_static(ASKED_FOR.0.as_bytes());
-            visitor.publish(control.clone(), payload).await?;
+            visitor
+                .publish(control.clone(), payload)
+                .await
+                .map_err(|error| {
+                    let text = format!("{error} (may this user publish to {control}?)");
+                    LinkError::new(error.cause, text)
+                })?;
+            backoff.reset();
             ask_at = now + ASKED_FOR.1;
         }
         let until = if heard {
@@ -161,10 +167,10 @@ async fn connected(
             continue;
         }
         let written = if json {
+            // JSON may hold control characters above ASCII as they are; a terminal would obey them.
+            let text = shown(&String::from_utf8_lossy(&received.payload));
             let mut out = io::stdout().lock();
-            out.write_all(&received.payload)
-                .and_then(|()| out.write_all(b"\n"))
-                .and_then(|()| out.flush())
+            writeln!(out, "{text}").and_then(|()| out.flush())
         } else {
             // It leaves the colours out where nobody sees them.
             let mut out = anstream::stdout().lock();
@@ -180,20 +186,26 @@ async fn connected(
 fn status_text(name: &str, broker: &str, status: &Status) -> String {
     let word = match (status.online, status.ready) {
         (true, true) => "online, ready".to_owned(),
-        (true, false) => format!("online, not ready: {}", status.faults.join("; ")),
+        (true, false) => format!("online, not ready: {}", shown(&status.faults.join("; "))),
         (false, _) => "offline: what users write waits at the broker".to_owned(),
     };
-    let version = status
-        .version
-        .as_deref()
-        .map(|version| format!(" {version}"));
+    let version = status.version.as_deref().map(shown);
+    let version = version.map(|version| format!(" {version}"));
     format!("{name}{} on {broker}: {word}", version.unwrap_or_default())
 }
 
-/// Text that somebody else made, for a terminal: without what would move its cursor.
+/// What a terminal would obey: control characters, and those that turn the direction of what follows.
+fn commands(c: char) -> bool {
+    let turns = ['\u{200e}', '\u{200f}', '\u{061c}'].contains(&c)
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c);
+    c.is_control() || turns
+}
+
+/// Text that somebody else made, for a terminal. It stays JSON, if it is.
 fn shown(text: &str) -> String {
-    let visible = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
+    let visible = |c: char| match commands(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
         false => c.to_string(),
     };
     text.chars().map(visible).collect()
@@ -273,7 +285,7 @@ mod tests {
             "payload_bytes":1,"micros":9,"more":"of a later version"}"#;
         assert_eq!(
             plain(&line(refused)),
-            "00:00:00.000 refused   unknown      a/\\u{1b}[2Jb  9 us  malformed-topic"
+            "00:00:00.000 refused   unknown      a/\\u001b[2Jb  9 us  malformed-topic"
         );
     }
 

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::backoff::Backoff;
 use crate::broker::Secret;
 use crate::event::EventKinds;
-use crate::store::{Delivery, Errand, How, Room, Settled, Waiting};
+use crate::store::{Delivery, Errand, Given, How, Room, Settled, Waiting};
 use crate::telemetry::{Metrics, WebhookOutcome};
 use crate::time::UnixMillis;
 
@@ -32,6 +32,8 @@ const LONGEST_WISH: Duration = Duration::from_secs(3600);
 const FAILURES: u32 = 3;
 /// Deliveries in hand for each that can be under way: the store is not asked for each of them.
 const AHEAD: usize = 4;
+/// Bytes of deliveries in hand, from which on no more are taken.
+const BYTES_IN_HAND: usize = 4 << 20;
 /// Bytes of an answer that are read, so that the connection can be used again; nobody looks at them.
 const ANSWER_BYTES: usize = 64 << 10;
 /// How often the store is asked whether something that was put off is due.
@@ -144,6 +146,8 @@ struct Line {
     ready: VecDeque<Delivery>,
     /// Their places in the outbox, and those of what is under way.
     in_hand: Vec<i64>,
+    /// Bytes of their bodies.
+    bytes: usize,
     posting: usize,
     /// What waits in the outbox, those among it.
     waiting: Waiting,
@@ -255,6 +259,7 @@ impl Courier {
             endpoint: endpoint.clone(),
             ready: VecDeque::new(),
             in_hand: vec![],
+            bytes: 0,
             posting: 0,
             waiting: Waiting::default(),
             // What an earlier process has left.
@@ -286,11 +291,16 @@ impl Courier {
     /// Whether there is something to tell the outbox, or to ask it for.
     pub fn has_errand(&self, now: Instant) -> bool {
         let wants = |line: &Line| {
-            let behind = i64::try_from(line.in_hand.len()).is_ok_and(|n| n < line.waiting.events);
-            let due = line.more || (behind && now >= line.look_at);
-            due && !line.rests(now) && self.room(line) > 0
+            let waits = line.waiting.events > 0 || !line.in_hand.is_empty();
+            // What is due by now, or waits no more, only a look can tell.
+            (line.more && !line.rests(now) && self.room(line) > 0) || (waits && now >= line.look_at)
         };
-        !self.settled.is_empty() || !self.recovered.is_empty() || self.lines.iter().any(wants)
+        self.has_settled() || (!self.stopping && self.lines.iter().any(wants))
+    }
+
+    /// Whether there is something that the outbox does not know yet.
+    pub fn has_settled(&self) -> bool {
+        !self.settled.is_empty() || !self.recovered.is_empty()
     }
 
     /// From now on nothing more is posted.
@@ -299,7 +309,7 @@ impl Courier {
     }
 
     fn room(&self, line: &Line) -> usize {
-        if self.stopping {
+        if self.stopping || line.bytes >= BYTES_IN_HAND {
             return 0;
         }
         (self.settings.concurrency * AHEAD).saturating_sub(line.in_hand.len())
@@ -309,19 +319,16 @@ impl Courier {
     pub fn take_errand(&mut self, now: Instant, wall: UnixMillis) -> Errand {
         let mut room = vec![];
         for (endpoint, line) in self.lines.iter().enumerate() {
-            let deliveries = self.room(line);
-            if deliveries > 0 && !line.rests(now) {
-                room.push(Room {
-                    endpoint,
-                    deliveries,
-                    in_hand: line.in_hand.clone(),
-                });
-            }
+            let deliveries = if line.rests(now) { 0 } else { self.room(line) };
+            room.push(Room {
+                endpoint,
+                deliveries,
+                in_hand: line.in_hand.clone(),
+            });
         }
-        for wanted in &room {
-            let line = &mut self.lines[wanted.endpoint];
+        for (line, room) in self.lines.iter_mut().zip(&room) {
             // The answer says whether there is.
-            line.more = false;
+            line.more &= room.deliveries == 0;
             line.look_at = now + LOOK_EVERY;
         }
         let age = u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX);
@@ -333,22 +340,31 @@ impl Courier {
         }
     }
 
-    /// What the outbox gave.
-    pub fn handle_given(
-        &mut self,
-        deliveries: Vec<Delivery>,
-        waiting: &[Waiting],
-        now: Instant,
-        wall: UnixMillis,
-    ) {
-        for (at, (line, waiting)) in self.lines.iter_mut().zip(waiting).enumerate() {
+    /// What the outbox gave; `dropped`: what has given way to others.
+    pub fn handle_given(&mut self, given: Given, dropped: &[u64], now: Instant, wall: UnixMillis) {
+        for (at, (line, waiting)) in self.lines.iter_mut().zip(&given.waiting).enumerate() {
             line.waiting = *waiting;
             self.metrics
                 .webhook_queue(at, waiting.events, waiting.bytes);
+            let lost = |counts: &[u64]| counts.get(at).copied().unwrap_or(0);
+            let name = &line.endpoint.name;
+            let (expired, dropped) = (lost(&given.expired), lost(dropped));
+            self.metrics
+                .webhooks_lost(at, name, WebhookOutcome::Expired, expired);
+            self.metrics
+                .webhooks_lost(at, name, WebhookOutcome::Dropped, dropped);
+            let gone = |delivery: &Delivery| given.gone.contains(&delivery.seq);
+            // What is under way goes on.
+            for delivery in line.ready.iter().filter(|delivery| gone(delivery)) {
+                line.in_hand.retain(|seq| *seq != delivery.seq);
+                line.bytes -= delivery.body.len();
+            }
+            line.ready.retain(|delivery| !gone(delivery));
         }
-        for delivery in deliveries {
+        for delivery in given.deliveries {
             let line = &mut self.lines[delivery.endpoint];
             line.in_hand.push(delivery.seq);
+            line.bytes += delivery.body.len();
             line.ready.push_back(delivery);
             line.more = true;
         }
@@ -377,9 +393,8 @@ impl Courier {
                     .headers(headers(&delivery, self.key.as_deref(), wall))
                     .body(delivery.body.clone());
                 self.posting.spawn(async move {
-                    let since = now;
                     let answer = ask(request).await;
-                    (delivery, answer, since.elapsed())
+                    (delivery, answer, now.elapsed())
                 });
             }
         }
@@ -430,6 +445,7 @@ impl Courier {
         let line = &mut self.lines[at];
         line.posting -= 1;
         line.in_hand.retain(|seq| *seq != delivery.seq);
+        line.bytes -= delivery.body.len();
         debug!(
             endpoint = line.endpoint.name,
             delivery = delivery.id,
@@ -438,9 +454,15 @@ impl Courier {
             ?answer,
             "webhook"
         );
-        let later = |wait: Duration, error| How::Later {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        for _ in 0..delivery.attempts.min(16) {
+            backoff.next(0);
+        }
+        let pause = backoff.next(jitter);
+        let later = |wait: Duration, error, whole| How::Later {
             due: UnixMillis::new(wall.as_millis() + millis(wait)),
             error,
+            whole,
         };
         let (outcome, how) = match answer {
             Answer::Taken => {
@@ -455,18 +477,18 @@ impl Courier {
                 (WebhookOutcome::Refused, How::GivenUp { error })
             }
             Answer::Busy { wish, error } => {
-                let wish = seconds_or_date(&wish, wall).unwrap_or(RETRY.0);
-                let wish = wish.min(LONGEST_WISH);
+                let wish = seconds_or_date(&wish, wall).unwrap_or_default();
+                // Who wishes to be asked at once would be, for ever.
+                let wish = wish.clamp(REST.0, LONGEST_WISH);
                 line.rest(now + wish);
-                (WebhookOutcome::Retried, later(wish, error))
+                let wait = wish.max(pause);
+                (WebhookOutcome::Retried, later(wait, error, true))
             }
             Answer::Failed { error, whole } => {
                 line.failed(delivery.seq, &error, whole, now, jitter);
-                let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-                for _ in 0..delivery.attempts.min(16) {
-                    backoff.next(0);
-                }
-                (WebhookOutcome::Retried, later(backoff.next(jitter), error))
+                // Three that fail one after another are not to blame, each for itself.
+                let whole = whole || line.fails();
+                (WebhookOutcome::Retried, later(pause, error, whole))
             }
         };
         self.metrics.webhook(at, outcome);
@@ -503,9 +525,10 @@ fn headers(delivery: &Delivery, key: Option<&hmac::Key>, now: UnixMillis) -> Hea
     set("webhook-timestamp", &seconds);
     if let Some(key) = key {
         let mut context = hmac::Context::with_key(key);
-        for part in [&delivery.id, ".", &seconds, ".", &delivery.body] {
+        for part in [&delivery.id, ".", &seconds, "."] {
             context.update(part.as_bytes());
         }
+        context.update(&delivery.body);
         let tag = BASE64_STANDARD.encode(context.sign());
         set("webhook-signature", &format!("v1,{tag}"));
     }
@@ -578,6 +601,7 @@ fn seconds_or_date(text: &str, now: UnixMillis) -> Option<Duration> {
 mod tests {
     use super::*;
     use crate::event::EventKind;
+    use bytes::Bytes;
 
     fn courier(endpoints: &[&str], now: Instant) -> Courier {
         let endpoints = endpoints.iter();
@@ -599,8 +623,7 @@ mod tests {
             seq,
             id: "7e7".to_owned(),
             event_type: "message-sent".to_owned(),
-            created_at: UnixMillis::new(0),
-            body: "{\"test\": 2432232314}".to_owned(),
+            body: Bytes::from_static(b"{\"test\": 2432232314}"),
             attempts,
         }
     }
@@ -608,7 +631,9 @@ mod tests {
     /// What becomes of deliveries with these answers, one after another.
     fn settle(courier: &mut Courier, now: Instant, answers: &[(i64, Answer)]) -> Vec<How> {
         for (seq, answer) in answers {
+            let body = delivery(*seq, 0).body.len();
             courier.lines[0].posting += 1;
+            courier.lines[0].bytes += body;
             let answered = Answered {
                 delivery: delivery(*seq, 0),
                 answer: answer.clone(),
@@ -691,11 +716,13 @@ mod tests {
         assert!(!courier.lines[0].fails());
         settle(courier, now, &[(4, failed(false)), (5, failed(false))]);
         assert!(courier.lines[0].fails() && courier.lines[0].rests(now));
-        assert!(courier.take_errand(now, UnixMillis::new(0)).room.is_empty());
+        let errand = courier.take_errand(now, UnixMillis::new(0));
+        assert_eq!(errand.room[0].deliveries, 0);
         let later = now + REST.0;
         assert!(!courier.lines[0].rests(later));
         settle(courier, later, &[]);
         courier.lines[0].posting += 1;
+        courier.lines[0].bytes += delivery(4, 1).body.len();
         let answered = Answered {
             delivery: delivery(4, 1),
             answer: Answer::Taken,
@@ -722,7 +749,8 @@ mod tests {
         for (wish, due) in [
             ("7", 1_007_000),
             ("Thu, 01 Jan 1970 00:17:00 GMT", 1_020_000),
-            ("Thu, 01 Jan 1970 00:00:00 GMT", 1_000_000),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 1_001_000),
+            ("0", 1_001_000),
             ("soon", 1_001_000),
             ("999999", 1_000_000 + 3_600_000),
         ] {

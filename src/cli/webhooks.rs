@@ -36,7 +36,7 @@ pub(super) fn command(settings: &[Arg]) -> Command {
         )
         .subcommand(
             Command::new("retry")
-                .about("Have deliveries tried again now: those that were given up, if no ID is given")
+                .about("Have deliveries tried again, as soon as their service is asked next (one that fails rests for up to half a minute, or for as long as it wished): those that were given up, if no ID is given")
                 .arg(ids())
                 .arg(all("those that wait, too"))
                 .args(settings),

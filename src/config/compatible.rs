@@ -72,11 +72,12 @@ pub(super) fn read_rabbitmq_uri(reader: &mut Reader<'_>, warnings: &mut Vec<Stri
         "token-file",
         "jwt-key-file",
     ];
+    let decoded = |text: &str| {
+        let text = percent_encoding::percent_decode_str(text).decode_utf8();
+        text.map(|text| text.into_owned()).unwrap_or_default()
+    };
+    let vhost = decoded(url.path().trim_start_matches('/'));
     if !login.iter().any(|name| reader.is_given(name)) {
-        let decoded = |text: &str| {
-            let text = percent_encoding::percent_decode_str(text).decode_utf8();
-            text.map(|text| text.into_owned()).unwrap_or_default()
-        };
         let password = url.password().map(decoded).unwrap_or_default();
         let is_token = password.split('.').count() == 3 && password.starts_with("ey");
         let user = match decoded(url.username()) {
@@ -84,7 +85,6 @@ pub(super) fn read_rabbitmq_uri(reader: &mut Reader<'_>, warnings: &mut Vec<Stri
             user if user.is_empty() && is_token => "JWT".to_owned(),
             user => user,
         };
-        let vhost = decoded(url.path().trim_start_matches('/'));
         let user = match vhost.as_str() {
             "" | "/" => user,
             // As RabbitMQ's MQTT plugin has it.
@@ -98,6 +98,10 @@ pub(super) fn read_rabbitmq_uri(reader: &mut Reader<'_>, warnings: &mut Vec<Stri
                 reader.values.insert(name, (vec![value], place.clone()));
             }
         }
+    } else if !matches!(vhost.as_str(), "" | "/") {
+        warnings.push(format!(
+            "{NAME} names the virtual host {vhost:?}: say --username {vhost}:NAME, as RabbitMQ's MQTT plugin has it"
+        ));
     }
     warnings.push(format!(
         "{NAME} is taken for {broker}: the observer speaks MQTT, not AMQP; say --broker if that is another address"

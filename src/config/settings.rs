@@ -314,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
         "webhook-endpoints",
         "URL",
         "",
-        "HTTP services that are told of what happens (a POST for each event)",
+        "HTTP services that are told of what happens (a POST for each event); user, password and query stay secret, the path does not",
     ),
     list(
         "webhook-events",
@@ -405,6 +405,12 @@ pub const SETTINGS: &[Setting] = &[
         "ADDR",
         "127.0.0.1:9090",
         "where /livez, /readyz and /metrics answer, an address or a port of 127.0.0.1; none for nowhere",
+    ),
+    value(
+        "status",
+        "BOOL",
+        "true",
+        "false: no retained status on observer/NAME/status, for brokers that keep nothing",
     ),
     value(
         "stats-interval",

@@ -165,8 +165,8 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
 
 /// The kinds of events that wait, and for whom.
 fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
-    let outbox = processor.outbox.as_ref().or(processor.store.as_ref());
-    let listed = outbox.unwrap().webhooks(&Chosen::All).unwrap();
+    let outbox = processor.keeper.outbox().unwrap();
+    let listed = outbox.webhooks(&Chosen::All).unwrap();
     listed
         .into_iter()
         .map(|row| (row.event_type, row.id))
@@ -199,8 +199,8 @@ fn webhooks_are_told_once_of_what_comes_again() {
             1
         );
         // All have been told, and then the message comes again.
-        let outbox = processor.store.as_mut().or(processor.outbox.as_mut());
-        outbox.unwrap().drop_webhooks(&Chosen::All).unwrap();
+        let outbox = processor.keeper.outbox().unwrap();
+        outbox.drop_webhooks(&Chosen::All).unwrap();
         let again = Job {
             repeated: true,
             ..first.clone()

@@ -1,11 +1,12 @@
 //! The outbox: events that webhooks are to be told of. They are written down together with what they are about, and stay until the
 //! endpoint has taken them, has said no, or their time is over.
 
+use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, ToSql, params, params_from_iter};
 use serde::Serialize;
 
-use super::{Store, StoreError, millis, unix};
-use crate::event::Event;
+use super::{Store, StoreError, millis};
+use crate::event::{self, Event};
 use crate::time::UnixMillis;
 
 /// Events that were given up and are kept for `webhook list` and `webhook retry`, for each endpoint; older ones go.
@@ -16,30 +17,27 @@ const GIVEN_UP_SLACK: i64 = 100;
 const BYTES_AT_A_TIME: usize = 4 << 20;
 /// Events whose time is over that are given up at a time.
 const EXPIRED_AT_A_TIME: i64 = 500;
+/// Events that give way to one that is new: many small ones go little by little, for messages wait meanwhile.
+const GIVE_WAY_AT_A_TIME: usize = 64;
+/// Failures after which an event is not taken up at once when its endpoint answers again: it may be what brings it down.
+const INNOCENT: u32 = 3;
 
 /// What waits for an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// Events.
     pub events: i64,
-    /// Bytes of their bodies.
+    /// Events that were given up.
+    pub given_up: i64,
+    /// Bytes of both.
     pub bytes: i64,
 }
 
 /// What the store knows of the endpoints of webhooks.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<String>,
     max_bytes: i64,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    name: String,
-    /// Not known after something was taken back, or another process has written.
-    waiting: Option<Waiting>,
-    /// Given up since the oldest of those were deleted last.
-    given_up: i64,
 }
 
 /// An event on its way to an endpoint.
@@ -53,10 +51,8 @@ pub struct Delivery {
     pub id: String,
     /// What kind of event it is.
     pub event_type: String,
-    /// When it happened.
-    pub created_at: UnixMillis,
     /// What is posted.
-    pub body: String,
+    pub body: Bytes,
     /// Attempts so far.
     pub attempts: u32,
 }
@@ -77,12 +73,14 @@ pub struct Settled {
 pub enum How {
     /// The endpoint has it.
     Delivered,
-    /// It is tried again.
+    /// It is tried again, unless its time is over.
     Later {
         /// Not before.
         due: UnixMillis,
         /// Why it failed.
         error: String,
+        /// Whether that was the endpoint's fault as a whole.
+        whole: bool,
     },
     /// It is not.
     GivenUp {
@@ -96,11 +94,11 @@ pub enum How {
 pub struct Errand {
     /// What is settled.
     pub settled: Vec<Settled>,
-    /// Endpoints that answer again: what was put off is due.
+    /// Endpoints that answer again: what was put off because of them is due.
     pub recovered: Vec<usize>,
     /// How many deliveries may be taken for each endpoint.
     pub room: Vec<Room>,
-    /// Events from before this time are given up.
+    /// Events whose time began before this are given up.
     pub not_before: UnixMillis,
 }
 
@@ -111,7 +109,7 @@ pub struct Room {
     pub endpoint: usize,
     /// How many.
     pub deliveries: usize,
-    /// Those that are under way already.
+    /// Those that are in hand already.
     pub in_hand: Vec<i64>,
 }
 
@@ -120,10 +118,12 @@ pub struct Room {
 pub struct Given {
     /// Deliveries that are due, for each endpoint the oldest first.
     pub deliveries: Vec<Delivery>,
+    /// Those in hand that wait no more: they have given way, were too old, or an operator has dropped them.
+    pub gone: Vec<i64>,
     /// What waits for each endpoint, those deliveries among it.
     pub waiting: Vec<Waiting>,
     /// Events given up because they are too old, for each endpoint.
-    pub expired: Vec<usize>,
+    pub expired: Vec<u64>,
 }
 
 /// One row of `webhook list`.
@@ -143,7 +143,7 @@ pub struct Listed {
     pub due: Option<i64>,
     /// Why the last attempt failed.
     pub error: Option<String>,
-    /// Bytes of its body.
+    /// Bytes of its body, give or take a few.
     pub bytes: i64,
 }
 
@@ -172,28 +172,14 @@ impl Chosen {
 }
 
 impl Store {
-    /// The same store, which keeps what the endpoints of these names are to be told: of events that come together `max_bytes` for each,
-    /// and the oldest give way.
+    /// The same store, which keeps what the endpoints of these names are to be told: `max_bytes` for each, and the oldest give way.
     #[must_use]
     pub fn tells(mut self, endpoints: Vec<String>, max_bytes: u64) -> Self {
-        let endpoint = |name| Endpoint {
-            name,
-            waiting: None,
-            // What an earlier process has left is cut down at once.
-            given_up: GIVEN_UP_SLACK,
-        };
         self.outbox = Outbox {
-            endpoints: endpoints.into_iter().map(endpoint).collect(),
+            endpoints,
             max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
         };
         self
-    }
-
-    /// What is remembered of the outbox may no longer be so.
-    pub(super) fn forget_waiting(&mut self) {
-        for endpoint in &mut self.outbox.endpoints {
-            endpoint.waiting = None;
-        }
     }
 
     /// Events that wait for endpoints that are not told any more.
@@ -201,72 +187,119 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sql`].
     pub fn left_over(&self) -> Result<i64, StoreError> {
-        let names = self.outbox.endpoints.iter().map(|endpoint| &endpoint.name);
         let marks = vec!["?"; self.outbox.endpoints.len()].join(", ");
         let text = format!(
-            "SELECT count(*) FROM webhook WHERE due IS NOT NULL AND endpoint NOT IN ({marks})"
+            "SELECT coalesce(sum(waiting), 0) FROM webhook_count WHERE endpoint NOT IN ({marks})"
         );
         let mut statement = self.connection.prepare(&text)?;
-        Ok(statement.query_row(params_from_iter(names), |row| row.get(0))?)
+        let names = params_from_iter(&self.outbox.endpoints);
+        Ok(statement.query_row(names, |row| row.get(0))?)
     }
 
-    /// Has every endpoint told of an event. Returns for each how many older ones gave way. The same event again changes nothing.
+    /// Bytes of all that waits or was given up.
+    pub(super) fn outbox_bytes(&self) -> Result<u64, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM webhook_count")?;
+        let bytes: i64 = statement.query_row([], |row| row.get(0))?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    /// Has every endpoint told of an event. Returns for each how many others it will never be told of, because they gave way. The same
+    /// event again changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn enqueue(&mut self, event: &Event, now: UnixMillis) -> Result<Vec<usize>, StoreError> {
-        let bytes = i64::try_from(event.body.len()).unwrap_or(i64::MAX);
-        let mut dropped = vec![];
-        for at in 0..self.outbox.endpoints.len() {
-            let mut waiting = self.waiting(at)?;
-            let name = &self.outbox.endpoints[at].name;
-            let (id, kind) = (event.id.as_str(), event.kind.as_str());
-            let added = self
-                .connection
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO webhook (endpoint, delivery_id, event_type, created_at, body, attempts, due)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 0, ?4)",
-                )?
-                .execute(params![name, id, kind, millis(now), event.body])?;
-            if added > 0 {
-                waiting.events += 1;
-                waiting.bytes += bytes;
-            }
-            let mut gave_way = 0;
-            // The new one stays, however large.
-            while waiting.bytes > self.outbox.max_bytes && waiting.events > 1 {
-                let deleted: i64 = self
-                    .connection
-                    .prepare_cached(
-                        "DELETE FROM webhook WHERE seq = (SELECT min(seq) FROM webhook WHERE endpoint = ? AND due IS NOT NULL)
-                         RETURNING length(CAST(body AS BLOB))",
-                    )?
-                    .query_row([name], |row| row.get(0))?;
-                waiting.events -= 1;
-                waiting.bytes -= deleted;
-                gave_way += 1;
-            }
-            dropped.push(gave_way);
-            self.outbox.endpoints[at].waiting = Some(waiting);
-        }
-        Ok(dropped)
+    pub fn enqueue(&mut self, event: &Event, now: UnixMillis) -> Result<Vec<u64>, StoreError> {
+        let endpoints = self.outbox.endpoints.iter();
+        endpoints
+            .map(|endpoint| self.enqueue_for(endpoint, event, now))
+            .collect()
     }
 
-    fn waiting(&self, at: usize) -> Result<Waiting, StoreError> {
-        let endpoint = &self.outbox.endpoints[at];
-        if let Some(waiting) = endpoint.waiting {
-            return Ok(waiting);
+    fn enqueue_for(
+        &self,
+        endpoint: &str,
+        event: &Event,
+        now: UnixMillis,
+    ) -> Result<u64, StoreError> {
+        let known = self
+            .connection
+            .prepare_cached("SELECT 1 FROM webhook WHERE delivery_id = ? AND endpoint = ?")?
+            .exists([&*event.id, endpoint])?;
+        if known {
+            return Ok(0);
         }
+        let shared: Option<i64> = match &event.shared {
+            Some(name) => self
+                .connection
+                .prepare_cached("SELECT id FROM webhook_data WHERE shared = ? AND endpoint = ?")?
+                .query_row([name, endpoint], |row| row.get(0))
+                .optional()?,
+            None => None,
+        };
+        let data = match shared {
+            Some(id) => id,
+            None => {
+                let text = String::from_utf8_lossy(&event.data);
+                self.connection
+                    .prepare_cached(
+                        "INSERT INTO webhook_data (endpoint, shared, data) VALUES (?, ?, ?)",
+                    )?
+                    .insert(params![endpoint, event.shared, text])?
+            }
+        };
+        let seq = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO webhook (endpoint, delivery_id, event_type, created_at, since, due, attempts, whole, head, data)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?4, 0, 0, ?5, ?6)",
+            )?
+            .insert(params![
+                endpoint,
+                event.id,
+                event.kind.as_str(),
+                millis(now),
+                event.head,
+                data
+            ])?;
+        let mut lost = 0;
+        for _ in 0..GIVE_WAY_AT_A_TIME {
+            if self.waiting(endpoint)?.bytes <= self.outbox.max_bytes {
+                break;
+            }
+            // What was given up first.
+            let mut statement = self.connection.prepare_cached(
+                "DELETE FROM webhook WHERE seq = coalesce(
+                   (SELECT seq FROM webhook WHERE endpoint = ?1 AND due IS NULL ORDER BY seq LIMIT 1),
+                   (SELECT seq FROM webhook WHERE endpoint = ?1 AND due IS NOT NULL AND seq <> ?2 ORDER BY due, seq LIMIT 1))
+                 RETURNING due IS NOT NULL",
+            )?;
+            let waited: Option<bool> = statement
+                .query_row(params![endpoint, seq], |row| row.get(0))
+                .optional()?;
+            match waited {
+                Some(waited) => lost += u64::from(waited),
+                // The new one stays, however large.
+                None => break,
+            }
+        }
+        Ok(lost)
+    }
+
+    fn waiting(&self, endpoint: &str) -> Result<Waiting, StoreError> {
         let row = |row: &Row<'_>| {
             Ok(Waiting {
                 events: row.get(0)?,
-                bytes: row.get(1)?,
+                given_up: row.get(1)?,
+                bytes: row.get(2)?,
             })
         };
         let mut statement = self.connection.prepare_cached(
-            "SELECT count(*), coalesce(sum(length(CAST(body AS BLOB))), 0) FROM webhook WHERE endpoint = ? AND due IS NOT NULL",
+            "SELECT waiting, given_up, bytes FROM webhook_count WHERE endpoint = ?",
         )?;
-        Ok(statement.query_row([&endpoint.name], row)?)
+        let waiting = statement.query_row([endpoint], row).optional()?;
+        Ok(waiting.unwrap_or_default())
     }
 
     /// Writes down what became of deliveries, and hands out those that are due.
@@ -274,146 +307,151 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sql`].
     pub fn run_errand(&mut self, errand: &Errand, now: UnixMillis) -> Result<Given, StoreError> {
-        for at in 0..self.outbox.endpoints.len() {
-            self.outbox.endpoints[at].waiting = Some(self.waiting(at)?);
-        }
-        for settled in &errand.settled {
-            self.settle(settled)?;
-        }
-        for at in &errand.recovered {
-            self.connection
-                .prepare_cached("UPDATE webhook SET due = ?1 WHERE endpoint = ?2 AND due > ?1")?
-                .execute(params![millis(now), self.outbox.endpoints[*at].name])?;
-        }
         let mut given = Given {
             expired: vec![0; self.outbox.endpoints.len()],
             ..Given::default()
         };
-        for room in &errand.room {
-            given.expired[room.endpoint] = self.expire(room, errand.not_before)?;
-            given.deliveries.extend(self.due(room, now)?);
+        for settled in &errand.settled {
+            let expired = self.settle(settled, errand.not_before)?;
+            given.expired[settled.endpoint] += u64::from(expired);
         }
-        let waiting = |endpoint: &Endpoint| endpoint.waiting.unwrap_or_default();
-        given.waiting = self.outbox.endpoints.iter().map(waiting).collect();
+        for at in &errand.recovered {
+            self.connection
+                .prepare_cached(
+                    "UPDATE webhook SET due = since WHERE endpoint = ? AND due > ? AND whole AND attempts <= ?",
+                )?
+                .execute(params![
+                    self.outbox.endpoints[*at],
+                    millis(now),
+                    INNOCENT
+                ])?;
+        }
+        for room in &errand.room {
+            let endpoint = &self.outbox.endpoints[room.endpoint];
+            given.expired[room.endpoint] += self.expire(endpoint, errand.not_before)?;
+            self.cut_given_up(endpoint)?;
+            self.find_gone(room, &mut given.gone)?;
+            self.find_due(room, now, &mut given.deliveries)?;
+        }
+        for endpoint in &self.outbox.endpoints {
+            given.waiting.push(self.waiting(endpoint)?);
+        }
         Ok(given)
     }
 
-    fn settle(&mut self, settled: &Settled) -> Result<(), StoreError> {
-        let (text, due, error): (&str, Option<i64>, Option<&str>) = match &settled.how {
-            How::Delivered => (
-                "DELETE FROM webhook WHERE seq = ?1 RETURNING CASE WHEN due IS NULL THEN ?2 ELSE length(CAST(body AS BLOB)) END, ?3",
-                None,
-                None,
-            ),
-            How::Later { due, error } => (
-                "UPDATE webhook SET attempts = attempts + 1, due = ?2, error = ?3 WHERE seq = ?1 AND due IS NOT NULL RETURNING NULL",
-                Some(millis(*due)),
-                Some(error),
-            ),
-            How::GivenUp { error } => (
-                "UPDATE webhook SET attempts = attempts + 1, due = ?2, error = ?3 WHERE seq = ?1 AND due IS NOT NULL
-                 RETURNING length(CAST(body AS BLOB))",
-                None,
-                Some(error),
-            ),
-        };
+    /// Returns whether it is given up because its time is over.
+    fn settle(&self, settled: &Settled, not_before: UnixMillis) -> Result<bool, StoreError> {
         // It may have given way to others meanwhile, or an operator has dropped it.
-        let gone: Option<Option<i64>> = self
-            .connection
-            .prepare_cached(text)?
-            .query_row(params![settled.seq, due, error], |row| row.get(0))
-            .optional()?;
-        let endpoint = &mut self.outbox.endpoints[settled.endpoint];
-        if let (Some(bytes), Some(waiting)) = (gone.flatten(), &mut endpoint.waiting) {
-            waiting.events -= 1;
-            waiting.bytes -= bytes;
+        match &settled.how {
+            How::Delivered => {
+                self.connection
+                    .prepare_cached("DELETE FROM webhook WHERE seq = ?")?
+                    .execute([settled.seq])?;
+                Ok(false)
+            }
+            How::Later { due, error, whole } => {
+                let expired = self
+                    .connection
+                    .prepare_cached(
+                        "UPDATE webhook SET attempts = attempts + 1, whole = ?4, error = iif(since < ?5, 'too old; ', '') || ?3,
+                         due = iif(since < ?5, NULL, ?2) WHERE seq = ?1 AND due IS NOT NULL RETURNING due IS NULL",
+                    )?
+                    .query_row(
+                        params![settled.seq, millis(*due), error, whole, millis(not_before)],
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                Ok(expired.unwrap_or(false))
+            }
+            How::GivenUp { error } => {
+                self.connection
+                    .prepare_cached(
+                        "UPDATE webhook SET attempts = attempts + 1, due = NULL, error = ? WHERE seq = ? AND due IS NOT NULL",
+                    )?
+                    .execute(params![error, settled.seq])?;
+                Ok(false)
+            }
         }
-        if matches!(settled.how, How::GivenUp { .. }) {
-            endpoint.given_up += 1;
-            self.cut_given_up(settled.endpoint)?;
-        }
-        Ok(())
     }
 
-    fn cut_given_up(&mut self, at: usize) -> Result<(), StoreError> {
-        let endpoint = &mut self.outbox.endpoints[at];
-        if endpoint.given_up < GIVEN_UP_SLACK {
+    fn cut_given_up(&self, endpoint: &str) -> Result<(), StoreError> {
+        if self.waiting(endpoint)?.given_up < GIVEN_UP_KEPT + GIVEN_UP_SLACK {
             return Ok(());
         }
-        endpoint.given_up = 0;
         self.connection
             .prepare_cached(
                 "DELETE FROM webhook WHERE seq IN
                  (SELECT seq FROM webhook WHERE endpoint = ? AND due IS NULL ORDER BY seq DESC LIMIT -1 OFFSET ?)",
             )?
-            .execute(params![endpoint.name, GIVEN_UP_KEPT])?;
+            .execute(params![endpoint, GIVEN_UP_KEPT])?;
         Ok(())
     }
 
-    /// Gives up what is from before `not_before`. Returns how many.
-    fn expire(&mut self, room: &Room, not_before: UnixMillis) -> Result<usize, StoreError> {
-        let endpoint = &mut self.outbox.endpoints[room.endpoint];
-        let mut bytes = 0;
-        let mut expired = 0;
-        {
-            let mut statement = self.connection.prepare_cached(
+    /// Gives up what has waited since before `not_before`; what has failed is given up when it fails again. Returns how many.
+    fn expire(&self, endpoint: &str, not_before: UnixMillis) -> Result<u64, StoreError> {
+        let expired = self
+            .connection
+            .prepare_cached(
                 "UPDATE webhook SET due = NULL, error = coalesce('too old; ' || error, 'too old') WHERE seq IN
-                 (SELECT seq FROM (SELECT seq, created_at FROM webhook WHERE endpoint = ?1 AND due IS NOT NULL ORDER BY seq LIMIT ?3)
-                  WHERE created_at < ?2) RETURNING length(CAST(body AS BLOB))",
-            )?;
-            // The oldest alone says whether there is one.
-            for limit in [1, EXPIRED_AT_A_TIME] {
-                let mut rows =
-                    statement.query(params![endpoint.name, millis(not_before), limit])?;
-                let before = expired;
-                while let Some(row) = rows.next()? {
-                    bytes += row.get::<_, i64>(0)?;
-                    expired += 1;
-                }
-                if expired == before {
-                    break;
-                }
-            }
-        }
-        if let Some(waiting) = &mut endpoint.waiting {
-            waiting.events -= i64::try_from(expired).expect("a small number");
-            waiting.bytes -= bytes;
-        }
-        endpoint.given_up += i64::try_from(expired).expect("a small number");
-        self.cut_given_up(room.endpoint)?;
-        Ok(expired)
+                 (SELECT seq FROM webhook WHERE endpoint = ?1 AND due < ?2 AND since < ?2 ORDER BY due LIMIT ?3)",
+            )?
+            .execute(params![endpoint, millis(not_before), EXPIRED_AT_A_TIME])?;
+        Ok(expired as u64)
     }
 
-    fn due(&self, room: &Room, now: UnixMillis) -> Result<Vec<Delivery>, StoreError> {
-        let name = &self.outbox.endpoints[room.endpoint].name;
+    fn find_gone(&self, room: &Room, gone: &mut Vec<i64>) -> Result<(), StoreError> {
+        let mut waits = self
+            .connection
+            .prepare_cached("SELECT 1 FROM webhook WHERE seq = ? AND due IS NOT NULL")?;
+        for seq in &room.in_hand {
+            if !waits.exists([seq])? {
+                gone.push(*seq);
+            }
+        }
+        Ok(())
+    }
+
+    fn find_due(
+        &self,
+        room: &Room,
+        now: UnixMillis,
+        found: &mut Vec<Delivery>,
+    ) -> Result<(), StoreError> {
+        if room.deliveries == 0 {
+            return Ok(());
+        }
+        let endpoint = &self.outbox.endpoints[room.endpoint];
         let mut statement = self.connection.prepare_cached(
-            "SELECT seq, delivery_id, event_type, created_at, body, attempts FROM webhook
-             WHERE endpoint = ? AND due IS NOT NULL AND due <= ? ORDER BY seq LIMIT ?",
+            "SELECT w.seq, delivery_id, event_type, attempts, head, d.data FROM webhook w JOIN webhook_data d ON d.id = w.data
+             WHERE w.endpoint = ? AND due <= ? ORDER BY due, w.seq LIMIT ?",
         )?;
         let limit = i64::try_from(room.deliveries + room.in_hand.len()).unwrap_or(i64::MAX);
-        let mut rows = statement.query(params![name, millis(now), limit])?;
-        let (mut found, mut bytes) = (vec![], 0);
+        let mut rows = statement.query(params![endpoint, millis(now), limit])?;
+        let (mut count, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
             let seq = row.get(0)?;
             if room.in_hand.contains(&seq) {
                 continue;
             }
-            if found.len() == room.deliveries || bytes >= BYTES_AT_A_TIME {
+            if count == room.deliveries || bytes >= BYTES_AT_A_TIME {
                 break;
             }
-            let delivery = Delivery {
+            let (head, data) = (row.get_ref(4)?.as_str(), row.get_ref(5)?.as_str());
+            // Somebody may have edited it.
+            let (head, data) = (head.unwrap_or("{}"), data.unwrap_or("null"));
+            let body = event::body(head, data);
+            count += 1;
+            bytes += body.len();
+            found.push(Delivery {
                 endpoint: room.endpoint,
                 seq,
                 id: row.get(1)?,
                 event_type: row.get(2)?,
-                created_at: unix(row.get(3)?),
-                body: row.get(4)?,
-                attempts: row.get(5)?,
-            };
-            bytes += delivery.body.len();
-            found.push(delivery);
+                attempts: row.get(3)?,
+                body,
+            });
         }
-        Ok(found)
+        Ok(())
     }
 
     /// What waits or was given up, oldest first.
@@ -423,8 +461,9 @@ impl Store {
     pub fn webhooks(&self, chosen: &Chosen) -> Result<Vec<Listed>, StoreError> {
         let (condition, ids) = chosen.condition();
         let mut statement = self.connection.prepare(&format!(
-            "SELECT delivery_id, endpoint, event_type, created_at, attempts, due, error, length(CAST(body AS BLOB))
-             FROM webhook WHERE {condition} ORDER BY seq"
+            "SELECT delivery_id, w.endpoint, event_type, created_at, attempts, due, error,
+                    length(CAST(head AS BLOB)) + length(CAST(d.data AS BLOB))
+             FROM webhook w JOIN webhook_data d ON d.id = w.data WHERE {condition} ORDER BY w.seq"
         ))?;
         let listed = statement.query_map(params_from_iter(ids), |row| {
             Ok(Listed {
@@ -441,7 +480,7 @@ impl Store {
         Ok(listed.collect::<Result<_, _>>()?)
     }
 
-    /// Has deliveries tried again now, with as much time before them as new ones have. Returns how many.
+    /// Has deliveries tried again, with as much time before them as new ones have. Returns how many.
     ///
     /// # Errors
     /// [`StoreError::Sql`].
@@ -455,8 +494,7 @@ impl Store {
         // Two marks before those of the condition.
         let given = [&now as &dyn ToSql, &now].into_iter();
         let values = given.chain(ids.iter().map(|id| id as &dyn ToSql));
-        let text =
-            format!("UPDATE webhook SET due = ?, created_at = ?, attempts = 0 WHERE {condition}");
+        let text = format!("UPDATE webhook SET due = ?, since = ?, attempts = 0 WHERE {condition}");
         Ok(self.connection.execute(&text, params_from_iter(values))?)
     }
 
@@ -485,7 +523,9 @@ mod tests {
             kind: EventKind::MessageSent,
             id: format!("id-{n}"),
             copy_of: None,
-            body: text,
+            head: "{\"event_type\":\"x\"}".to_owned(),
+            data: text.into(),
+            shared: None,
         }
     }
 
@@ -527,7 +567,8 @@ mod tests {
         assert_eq!(ids, ["id-0", "id-1", "id-2"]);
         let five = Waiting {
             events: 5,
-            bytes: 35,
+            given_up: 0,
+            bytes: 5 * 25,
         };
         assert_eq!(given.waiting, [five, five]);
         let first = store.run_errand(&room(0, 1, &[]), at(1)).unwrap();
@@ -538,6 +579,7 @@ mod tests {
         let later = How::Later {
             due: at(100),
             error: "answers 500".to_owned(),
+            whole: true,
         };
         store.run_errand(&settled(seq, later), at(2)).unwrap();
         let ids = |store: &mut Store, now| {
@@ -550,6 +592,7 @@ mod tests {
         let again = How::Later {
             due: at(1_000),
             error: String::new(),
+            whole: true,
         };
         store.run_errand(&settled(seq, again), at(100)).unwrap();
         let recovered = Errand {
@@ -569,7 +612,8 @@ mod tests {
             given.unwrap().waiting[0],
             Waiting {
                 events: 3,
-                bytes: 21
+                given_up: 1,
+                bytes: 4 * 25
             }
         );
         let listed = store.webhooks(&Chosen::GivenUp).unwrap();
@@ -578,46 +622,146 @@ mod tests {
             ("id-1", 1, None)
         );
         assert_eq!(store.retry_webhooks(&Chosen::GivenUp, at(200)).unwrap(), 1);
-        store.forget_waiting();
-        assert_eq!(ids(&mut store, 200), ["id-1", "id-2", "id-3", "id-4"]);
+        assert_eq!(ids(&mut store, 200), ["id-2", "id-3", "id-4", "id-1"]);
     }
 
     #[test]
-    fn of_what_is_given_up_the_last_thousand_are_kept_and_the_old_expire() {
-        let mut store = Store::open(&Place::Memory, false)
-            .unwrap()
-            .tells(vec!["a".to_owned()], 10_000);
-        // What waits is bounded, and the oldest gives way.
-        let dropped: usize = (0..2_000)
-            .map(|n| store.enqueue(&event(n), UnixMillis::new(NOW)).unwrap()[0])
+    fn the_oldest_give_way_what_was_given_up_first_and_the_old_expire() {
+        let memory = || {
+            let store = Store::open(&Place::Memory, false).unwrap();
+            store.tells(vec!["a".to_owned()], 10_000)
+        };
+        let mut store = memory();
+        let at = |n| UnixMillis::new(NOW + n);
+        let lost: u64 = (0..2_000)
+            .map(|n| store.enqueue(&event(n), at(n as u64)).unwrap()[0])
             .sum();
-        let given = store
-            .run_errand(&room(0, 1, &[]), UnixMillis::new(NOW))
-            .unwrap();
+        let given = store.run_errand(&room(0, 1, &[1, 2_000]), at(0)).unwrap();
         let waiting = given.waiting[0];
         assert!(
             waiting.bytes <= 10_000 && waiting.bytes > 9_900,
             "{waiting:?}"
         );
-        assert_eq!(usize::try_from(waiting.events).unwrap() + dropped, 2_000);
+        assert_eq!(u64::try_from(waiting.events).unwrap() + lost, 2_000);
+        assert_eq!(given.gone, [1], "what is in hand and has given way");
+        let kept = store.webhooks(&Chosen::All).unwrap();
+        let bytes: i64 = kept.iter().map(|row| row.bytes).sum();
+        assert_eq!(bytes, waiting.bytes, "the triggers count right");
+        // The old expire; they still count, and are the first to give way.
+        let expire = Errand {
+            not_before: at(2_000),
+            ..room(0, 1, &[])
+        };
+        let expired = store.run_errand(&expire, at(2_001)).unwrap();
+        assert_eq!(i64::try_from(expired.expired[0]).unwrap(), waiting.events);
+        assert_eq!(
+            (expired.waiting[0].events, expired.waiting[0].given_up),
+            (0, waiting.events)
+        );
+        assert_eq!(store.enqueue(&event(2_000), at(2_002)).unwrap(), [0]);
+        // What fails when its time is over is given up then.
+        let seq = store
+            .run_errand(&room(0, 1, &[]), at(2_002))
+            .unwrap()
+            .deliveries[0]
+            .seq;
+        let later = Errand {
+            not_before: at(3_000),
+            ..settled(
+                seq,
+                How::Later {
+                    due: at(5_000),
+                    error: "answers 500".to_owned(),
+                    whole: false,
+                },
+            )
+        };
+        assert_eq!(store.run_errand(&later, at(3_001)).unwrap().expired, [1]);
+        let listed = store.webhooks(&Chosen::GivenUp).unwrap();
+        let last = listed.last().unwrap();
+        assert_eq!(last.error.as_deref(), Some("too old; answers 500"));
+        assert_eq!(store.drop_webhooks(&Chosen::All).unwrap(), listed.len());
+        assert_eq!(store.outbox_bytes().unwrap(), 0);
+    }
+
+    #[test]
+    fn of_what_was_given_up_the_last_thousand_are_kept() {
+        let mut store = Store::open(&Place::Memory, false).unwrap();
+        store = store.tells(vec!["a".to_owned()], 10_000_000);
+        for n in 0..1_500 {
+            store.enqueue(&event(n), UnixMillis::new(NOW)).unwrap();
+        }
         let expire = Errand {
             not_before: UnixMillis::new(NOW + 1),
             ..room(0, 1, &[])
         };
-        let mut expired = 0;
-        while let now @ 1.. = store
-            .run_errand(&expire, UnixMillis::new(NOW + 2))
-            .unwrap()
-            .expired[0]
-        {
-            expired += now;
+        for _ in 0..4 {
+            store.run_errand(&expire, UnixMillis::new(NOW + 2)).unwrap();
         }
-        assert_eq!(i64::try_from(expired).unwrap(), waiting.events);
         let kept = store.webhooks(&Chosen::All).unwrap();
-        assert!((1_000..1_100).contains(&kept.len()), "{}", kept.len());
-        assert_eq!(kept.last().unwrap().id, "id-1999");
-        let recount = store.run_errand(&Errand::default(), UnixMillis::new(NOW));
-        assert_eq!(recount.unwrap().waiting[0], Waiting::default());
-        assert_eq!(store.drop_webhooks(&Chosen::All).unwrap(), kept.len());
+        assert_eq!((kept.len(), &*kept[0].id), (1_000, "id-500"));
+    }
+
+    #[test]
+    fn the_copies_of_one_message_share_what_they_say() {
+        let mut store = Store::open(&Place::Memory, false).unwrap();
+        store = store.tells(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
+        let large = format!("\"{}\"", "x".repeat(50_000));
+        let copy = |n: usize| Event {
+            data: large.clone().into(),
+            shared: Some("app/m1/message-delivered".to_owned()),
+            ..event(n)
+        };
+        // Far more than there would be room for, one by one: and nothing gives way.
+        for n in 0..1_000 {
+            assert_eq!(
+                store.enqueue(&copy(n), UnixMillis::new(NOW)).unwrap(),
+                [0, 0]
+            );
+        }
+        let given = store
+            .run_errand(&room(1, 2, &[]), UnixMillis::new(NOW))
+            .unwrap();
+        assert_eq!(given.waiting[1].bytes, 50_002 + 1_000 * 18);
+        let body = format!("{{\"event_type\":\"x\",\"data\":{large}}}");
+        assert!(
+            given
+                .deliveries
+                .iter()
+                .all(|delivery| delivery.body == body)
+        );
+        let all: Vec<i64> = (1..=2_000).collect();
+        for seq in all {
+            store
+                .run_errand(&settled(seq, How::Delivered), UnixMillis::new(NOW))
+                .unwrap();
+        }
+        assert_eq!(store.outbox_bytes().unwrap(), 0, "the last takes it along");
+    }
+
+    #[test]
+    fn when_an_endpoint_answers_again_only_what_failed_with_it_is_due() {
+        let mut store = Store::open(&Place::Memory, false).unwrap();
+        store = store.tells(vec!["a".to_owned()], 1_000_000);
+        let at = |n| UnixMillis::new(NOW + n);
+        for n in 0..3 {
+            store.enqueue(&event(n), at(0)).unwrap();
+        }
+        // The first failed with the endpoint, the second by itself, the third with it again and again.
+        for (seq, whole, times) in [(1, true, 1), (2, false, 1), (3, true, 4)] {
+            for _ in 0..times {
+                let error = "answers 500".to_owned();
+                let due = at(9_000);
+                let how = How::Later { due, error, whole };
+                store.run_errand(&settled(seq, how), at(1)).unwrap();
+            }
+        }
+        let recovered = Errand {
+            recovered: vec![0],
+            ..room(0, 9, &[])
+        };
+        let given = store.run_errand(&recovered, at(2)).unwrap();
+        let due: Vec<i64> = given.deliveries.iter().map(|d| d.seq).collect();
+        assert_eq!(due, [1]);
     }
 }

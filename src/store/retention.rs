@@ -52,7 +52,10 @@ impl Store {
         // Copies take more room than messages: those of what has gone go first.
         let swept_all = self.sweep()?;
         let too_large = match limits.bytes {
-            Some(bytes) => swept_all && self.used_bytes()? > bytes,
+            // What webhooks wait for has a bound of its own.
+            Some(bytes) => {
+                swept_all && self.used_bytes()?.saturating_sub(self.outbox_bytes()?) > bytes
+            }
             None => false,
         };
         // What may come again must be known then.
@@ -71,9 +74,12 @@ impl Store {
             self.last_written = None;
         }
         // They hold what messages hold.
-        self.connection
-            .prepare_cached("DELETE FROM webhook WHERE due IS NULL AND created_at < ?")?
-            .execute([keep_from])?;
+        let told = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM webhook WHERE seq IN (SELECT seq FROM webhook ORDER BY seq LIMIT ?) AND created_at < ?",
+            )?
+            .execute(params![PRUNED_PER_STEP, keep_from])?;
         let free: u32 = self.pragma("freelist_count")?;
         if free > FREE_PAGES {
             // A row for each page: it works only as far as it is asked for them.
@@ -82,7 +88,7 @@ impl Store {
             let mut pages = statement.query([])?;
             while pages.next()?.is_some() {}
         }
-        Ok(deleted > 0 || !swept_all || free > FREE_PAGES)
+        Ok(deleted > 0 || told > 0 || !swept_all || free > FREE_PAGES)
     }
 
     fn first(&self) -> Result<i64, StoreError> {

@@ -545,6 +545,55 @@ fn a_refused_subscription_is_named_and_readiness_never_comes() {
 }
 
 #[test]
+fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again_when_it_is_not() {
+    let script = Script::listen();
+    let port = crate::http::free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let _observer = script.observer(&["--http-listen", &listen]);
+    let ready = |wanted: u16| {
+        crate::bed::wait_for("readiness", || {
+            let (status, why) = crate::http::get(port, "/readyz")?;
+            (status == wanted).then_some(why)
+        })
+    };
+    let (session, mut lane) = script.up();
+    ready(200);
+    drop(session);
+    let mut session = script.session();
+    session.connack(true);
+    let (_, body) = session.next();
+    let mut codes = vec![1; count_filters(&body[2..])];
+    codes[0] = 0x80;
+    let since = std::time::Instant::now();
+    session
+        .wire
+        .send(&packet(SUBACK, &[&body[..2], &codes].concat()))
+        .unwrap();
+    let why = crate::bed::wait_for("the reason", || {
+        Some(ready(503)).filter(|why| why.contains("was refused"))
+    });
+    println!("not ready {:?} after the SUBACK", since.elapsed());
+    assert!(why.contains("session: subscription to "), "{why}");
+    // Somebody has to change something: it is tried slowly.
+    let mut session = script.session();
+    session.connack(true);
+    session.suback();
+    std::thread::spawn(move || {
+        while let Ok(Some((first, body))) = lane.wire.read_packet(PATIENCE) {
+            if first & 0xf0 == 0x30 {
+                let message = parse_publish(first, &body);
+                lane.confirm(&message);
+                if message.topic.starts_with(b"observer/observer/probe/") {
+                    let back = publish_packet(&message.topic, &message.payload, Some(7), false);
+                    session.wire.send(&back).unwrap();
+                }
+            }
+        }
+    });
+    ready(200);
+}
+
+#[test]
 fn a_subscription_granted_at_qos_0_only_is_refused() {
     let script = Script::listen();
     let observer = script.observer(&["--layouts", "chat21"]);
