@@ -178,6 +178,17 @@ impl Line {
         self.rests_until = self.rests_until.max(Some(until));
     }
 
+    /// What is to be posted next: the oldest; of an endpoint that fails, one that has failed the least, for it may be one of them that
+    /// brings it down.
+    fn next(&mut self) -> Option<Delivery> {
+        if !self.fails() {
+            return self.ready.pop_front();
+        }
+        let tried = |at: &usize| (self.ready[*at].attempts, self.ready[*at].seq);
+        let at = (0..self.ready.len()).min_by_key(tried)?;
+        self.ready.remove(at)
+    }
+
     /// It has answered. Returns whether it had failed before.
     fn answered(&mut self) -> bool {
         let failed = self.fails();
@@ -368,6 +379,11 @@ impl Courier {
             line.ready.push_back(delivery);
             line.more = true;
         }
+        for line in &mut self.lines {
+            // What has failed and has its place back comes first.
+            let ready = line.ready.make_contiguous();
+            ready.sort_unstable_by_key(|delivery| delivery.seq);
+        }
         self.post(now, wall);
     }
 
@@ -383,7 +399,7 @@ impl Courier {
                 self.settings.concurrency
             };
             while line.posting < at_a_time && !line.rests(now) {
-                let Some(delivery) = line.ready.pop_front() else {
+                let Some(delivery) = line.next() else {
                     break;
                 };
                 line.posting += 1;

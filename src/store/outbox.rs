@@ -19,8 +19,11 @@ const BYTES_AT_A_TIME: usize = 4 << 20;
 const EXPIRED_AT_A_TIME: i64 = 500;
 /// Events that give way to one that is new: many small ones go little by little, for messages wait meanwhile.
 const GIVE_WAY_AT_A_TIME: usize = 64;
-/// Failures after which an event is not taken up at once when its endpoint answers again: it may be what brings it down.
+/// Failures with its endpoint that do not cost an event its place: later it waits for longer each time, for it may be what brings the
+/// endpoint down.
 const INNOCENT: u32 = 3;
+/// Failures up to which it has its place back when the endpoint answers again.
+const FORGIVEN: u32 = 5;
 
 /// What waits for an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -323,7 +326,7 @@ impl Store {
                 .execute(params![
                     self.outbox.endpoints[*at],
                     millis(now),
-                    INNOCENT
+                    FORGIVEN
                 ])?;
         }
         for room in &errand.room {
@@ -354,10 +357,18 @@ impl Store {
                     .connection
                     .prepare_cached(
                         "UPDATE webhook SET attempts = attempts + 1, whole = ?4, error = iif(since < ?5, 'too old; ', '') || ?3,
-                         due = iif(since < ?5, NULL, ?2) WHERE seq = ?1 AND due IS NOT NULL RETURNING due IS NULL",
+                         due = CASE WHEN since < ?5 THEN NULL WHEN ?4 AND attempts < ?6 THEN since ELSE ?2 END
+                         WHERE seq = ?1 AND due IS NOT NULL RETURNING due IS NULL",
                     )?
                     .query_row(
-                        params![settled.seq, millis(*due), error, whole, millis(not_before)],
+                        params![
+                            settled.seq,
+                            millis(*due),
+                            error,
+                            whole,
+                            millis(not_before),
+                            INNOCENT
+                        ],
                         |row| row.get(0),
                     )
                     .optional()?;
@@ -575,11 +586,11 @@ mod tests {
         let seq = first.deliveries[0].seq;
         let next = store.run_errand(&room(0, 1, &[seq]), at(1)).unwrap();
         assert_eq!(next.deliveries[0].id, "id-1");
-        // Put off, it is not handed out until it is due, or its endpoint answers again.
+        // Put off, it is not handed out until it is due.
         let later = How::Later {
             due: at(100),
             error: "answers 500".to_owned(),
-            whole: true,
+            whole: false,
         };
         store.run_errand(&settled(seq, later), at(2)).unwrap();
         let ids = |store: &mut Store, now| {
@@ -748,7 +759,7 @@ mod tests {
             store.enqueue(&event(n), at(0)).unwrap();
         }
         // The first failed with the endpoint, the second by itself, the third with it again and again.
-        for (seq, whole, times) in [(1, true, 1), (2, false, 1), (3, true, 4)] {
+        for (seq, whole, times) in [(1, true, 5), (2, false, 1), (3, true, 6)] {
             for _ in 0..times {
                 let error = "answers 500".to_owned();
                 let due = at(9_000);
