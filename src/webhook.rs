@@ -32,6 +32,8 @@ const LONGEST_WISH: Duration = Duration::from_secs(3600);
 const FAILURES: u32 = 3;
 /// Deliveries in hand for each that can be under way: the store is not asked for each of them.
 const AHEAD: usize = 4;
+/// From one event that an endpoint is tried with to the next: a prime, so that all have their turn.
+const PROBE_STEP: usize = 13;
 /// Bytes of deliveries in hand, from which on no more are taken.
 const BYTES_IN_HAND: usize = 4 << 20;
 /// Bytes of an answer that are read, so that the connection can be used again; nobody looks at them.
@@ -161,6 +163,8 @@ struct Line {
     /// It is left alone until then.
     rests_until: Option<Instant>,
     backoff: Backoff,
+    /// Says which event it is tried with.
+    probes: usize,
     given_up: u64,
 }
 
@@ -178,15 +182,14 @@ impl Line {
         self.rests_until = self.rests_until.max(Some(until));
     }
 
-    /// What is to be posted next: the oldest; of an endpoint that fails, one that has failed the least, for it may be one of them that
-    /// brings it down.
+    /// What is to be posted next: the oldest. An endpoint that fails is tried with any, and another each time: it may be the oldest that
+    /// bring it down.
     fn next(&mut self) -> Option<Delivery> {
-        if !self.fails() {
+        if !self.fails() || self.ready.is_empty() {
             return self.ready.pop_front();
         }
-        let tried = |at: &usize| (self.ready[*at].attempts, self.ready[*at].seq);
-        let at = (0..self.ready.len()).min_by_key(tried)?;
-        self.ready.remove(at)
+        self.probes = self.probes.wrapping_add(PROBE_STEP);
+        self.ready.remove(self.probes % self.ready.len())
     }
 
     /// It has answered. Returns whether it had failed before.
@@ -230,7 +233,12 @@ impl Line {
         }
         // Those that were under way with it fail for the same reason.
         if !self.rests(now) {
-            let rest = self.backoff.next(jitter);
+            // One that answers is there: no need to rest for longer each time.
+            let rest = if whole {
+                self.backoff.next(jitter)
+            } else {
+                REST.0
+            };
             self.rest(now + rest);
         }
         if !failed_before {
@@ -280,6 +288,7 @@ impl Courier {
             last_failed: 0,
             rests_until: None,
             backoff: Backoff::new(REST.0, REST.1),
+            probes: 0,
             given_up: 0,
         };
         let key = settings.secret.as_ref().map(|secret| {
