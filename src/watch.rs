@@ -150,6 +150,10 @@ async fn connected(
         if received.topic == topics.status.as_str() {
             heard = true;
             if let Ok(status) = serde_json::from_slice::<Status>(&received.payload) {
+                // It has just begun, and does not know that anybody looks on.
+                if status.online && !status.trace {
+                    ask_at = tokio::time::Instant::now();
+                }
                 let text = status_text(&config.name, &config.broker, &status);
                 // It has changed in what nobody asked for, else.
                 if text != said {

@@ -479,6 +479,21 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
         (&line["recipient"], &line["reason"]),
         (&json!("u02"), &json!("not-json"))
     );
+    // One that has begun anew is asked anew.
+    observer.observer.kill_and_restart();
+    while said(&mut operator, "/status")["trace"] != json!(true) {}
+    let again = format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing");
+    operator
+        .publish_confirmed(again, r#"{"text":"again"}"#)
+        .unwrap();
+    assert!(all.line().contains("u00 -> u01"));
+    for watch in [&all, &some] {
+        while let Ok(said) = watch.said.recv_timeout(PATIENCE) {
+            if said.ends_with(": online, ready") {
+                break;
+            }
+        }
+    }
     observer.observer.stop();
     for watch in [&all, &some] {
         let said = watch.said.recv_timeout(PATIENCE).unwrap();
