@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chat21_observer::cli::main()
+    chat21_observer::commands::cli::main()
 }

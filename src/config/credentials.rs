@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::settings::variable;
 use super::{Reader, random_text};
-use crate::broker::Secret;
-use crate::signing::SigningKey;
-use crate::time::UnixMillis;
-use crate::token::{self, Grant, Stamp};
+use crate::auth::signing::SigningKey;
+use crate::auth::token::{self, Grant, Stamp};
+use crate::mqtt::Secret;
+use crate::protocol::time::UnixMillis;
 
 /// User, password or token, and where they come from.
 #[derive(Clone, Debug, Default)]

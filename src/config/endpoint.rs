@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Reader;
-use crate::broker::{Proxy, Secret};
+use crate::mqtt::{Proxy, Secret};
 
 /// How the broker is reached, TLS settings aside.
 pub(super) enum BareTransport {

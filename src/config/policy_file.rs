@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use super::settings::{RULES, SETTINGS};
 use super::{ConfigError, ConfigErrors, Reader, flattened, no_scalars, parse_payload_size};
 use super::{read_toml, scalars, unknown};
-use crate::id::AppId;
-use crate::policy::{GroupSenders, Policy, Rules};
-use crate::rate::Rate;
-use crate::topic::BrokerKind;
+use crate::protocol::id::AppId;
+use crate::protocol::topic::BrokerKind;
+use crate::rules::checks::{GroupSenders, Policy, Rules};
+use crate::rules::rate_limit::Rate;
 
 type Values = BTreeMap<&'static str, (Vec<String>, String)>;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::id::AppId;
+use crate::protocol::id::AppId;
 use std::collections::HashMap;
 
 fn load(
@@ -391,7 +391,7 @@ fn what_needs_a_store_is_refused_without_one() {
     );
     assert!(matches!(
         config.router.policy.rules.group_senders,
-        crate::policy::GroupSenders::Anybody
+        crate::rules::checks::GroupSenders::Anybody
     ));
 }
 
@@ -438,7 +438,10 @@ fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() 
         (64 << 10, 1)
     );
     assert!(shop.privileged_senders.contains("bot"));
-    assert_eq!(shop.group_senders, crate::policy::GroupSenders::Anybody);
+    assert_eq!(
+        shop.group_senders,
+        crate::rules::checks::GroupSenders::Anybody
+    );
 
     // Read again, faulty: every mistake, with its place.
     let stamp = config.policy_file.stamp();

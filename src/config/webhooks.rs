@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{BOOL, Reader, parse_size};
-use crate::broker::Secret;
-use crate::event::{EventKind, EventKinds};
-use crate::webhook;
+use crate::http::webhook;
+use crate::mqtt::Secret;
+use crate::rules::webhook_event::{EventKind, EventKinds};
 
 /// An event that chat21-server lists and never raises.
 const NEVER_RAISED: &str = "conversation-unarchived";

@@ -7,9 +7,9 @@ use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use super::{Retention, Store, StoreError};
-use crate::group::Group;
-use crate::message::{Body, Status, parse_object};
-use crate::time::UnixMillis;
+use crate::protocol::group::Group;
+use crate::protocol::message::{Body, Status, parse_object};
+use crate::protocol::time::UnixMillis;
 
 /// Between two steps of pruning.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);

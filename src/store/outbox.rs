@@ -6,8 +6,8 @@ use rusqlite::{OptionalExtension, Row, ToSql, params, params_from_iter};
 use serde::Serialize;
 
 use super::{Store, StoreError, millis};
-use crate::event::{self, Event};
-use crate::time::UnixMillis;
+use crate::protocol::time::UnixMillis;
+use crate::rules::webhook_event::{self, Event};
 
 /// Events that were given up and are kept for `webhook list` and `webhook retry`, for each endpoint; older ones go.
 const GIVEN_UP_KEPT: i64 = 1_000;
@@ -450,7 +450,7 @@ impl Store {
             let (head, data) = (row.get_ref(4)?.as_str(), row.get_ref(5)?.as_str());
             // Somebody may have edited it.
             let (head, data) = (head.unwrap_or("{}"), data.unwrap_or("null"));
-            let body = event::body(head, data);
+            let body = webhook_event::body(head, data);
             count += 1;
             bytes += body.len();
             found.push(Delivery {
@@ -524,7 +524,7 @@ impl Store {
 mod tests {
     use super::super::Place;
     use super::*;
-    use crate::event::EventKind;
+    use crate::rules::webhook_event::EventKind;
 
     const NOW: u64 = 1_800_000_000_000;
 

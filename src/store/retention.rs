@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, millis};
-use crate::time::UnixMillis;
+use crate::protocol::time::UnixMillis;
 
 /// Rows that one step deletes.
 const PRUNED_PER_STEP: u32 = 200;

@@ -6,17 +6,17 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::event::EventKind;
-use crate::fan_out::PageQuery;
-use crate::forward::EntryId;
-use crate::id::MessageIds;
-use crate::layout::{Controls, Layout, Layouts};
-use crate::message::Received;
-use crate::policy::{Policy, Rules};
-use crate::processor::{Batch, Decided, Job, Processor};
-use crate::refusal::{Refusal, Refused};
-use crate::routing::Router;
-use crate::topic::BrokerKind;
+use crate::delivery::ledger::EntryId;
+use crate::observer::processor::{Batch, Decided, Job, Processor};
+use crate::protocol::id::MessageIds;
+use crate::protocol::layout::{Controls, Layout, Layouts};
+use crate::protocol::message::Received;
+use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::topic::BrokerKind;
+use crate::rules::checks::{Policy, Rules};
+use crate::rules::fan_out::PageQuery;
+use crate::rules::router::Router;
+use crate::rules::webhook_event::EventKind;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -225,7 +225,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     let id = bench.ids.next(UnixMillis::new(NOW));
     let batch = Batch {
         jobs: vec![Job {
-            entry: crate::forward::EntryId::for_tests(0),
+            entry: crate::delivery::ledger::EntryId::for_tests(0),
             received: Received::new(
                 Bytes::from_static(b"apps/a/users/x/messages/group-1/outgoing"),
                 Bytes::from_static(b"{}"),

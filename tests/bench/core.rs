@@ -10,15 +10,15 @@ use std::hash::RandomState;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use chat21_observer::event::EventKinds;
-use chat21_observer::id::MessageIds;
-use chat21_observer::layout::{Controls, Layout, Layouts};
-use chat21_observer::message::Received;
-use chat21_observer::policy::{Policy, Rules};
-use chat21_observer::refusal::Refusal;
-use chat21_observer::routing::{Facts, Router};
-use chat21_observer::time::UnixMillis;
-use chat21_observer::topic::BrokerKind;
+use chat21_observer::protocol::id::MessageIds;
+use chat21_observer::protocol::layout::{Controls, Layout, Layouts};
+use chat21_observer::protocol::message::Received;
+use chat21_observer::protocol::refusal::Refusal;
+use chat21_observer::protocol::time::UnixMillis;
+use chat21_observer::protocol::topic::BrokerKind;
+use chat21_observer::rules::checks::{Policy, Rules};
+use chat21_observer::rules::router::{Facts, Router};
+use chat21_observer::rules::webhook_event::EventKinds;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn router() -> Router {

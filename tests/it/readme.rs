@@ -343,7 +343,7 @@ fn the_example_file_is_valid_and_the_reasons_are_all_there() {
         String::from_utf8_lossy(&output.stdout).contains("publishes  in/shop/bob/alice/new"),
         "{output:?}"
     );
-    for reason in chat21_observer::refusal::Refusal::ALL {
+    for reason in chat21_observer::protocol::refusal::Refusal::ALL {
         assert!(
             readme().contains(&format!("`{reason}`")),
             "{reason} is not explained"

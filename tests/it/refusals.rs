@@ -248,7 +248,7 @@ fn every_reason(broker: Broker) {
         );
     }
     assert!(log.contains("left_unacknowledged=0"), "{log}");
-    for reason in chat21_observer::refusal::Refusal::ALL {
+    for reason in chat21_observer::protocol::refusal::Refusal::ALL {
         let tried = rows().iter().any(|row| row.reason == reason.as_str());
         assert!(tried, "{reason} has no row");
     }

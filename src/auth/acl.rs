@@ -1,0 +1,353 @@
+//! `acl`: the configuration of a broker that enforces the rule the whole idea stands on: a user writes on his own outgoing paths and
+//! reads his own inbox, and nothing else. What it permits comes from the layouts in use.
+//!
+//! The RabbitMQ and Mosquitto forms are loaded into the brokers of the test bed; EMQX's is checked for its syntax.
+
+use std::fmt::Write as _;
+
+use crate::protocol::layout::{Layouts, PathLevel, UserPaths};
+
+/// Stands for the user where a script will have him in a variable; no path holds it.
+const USER: char = '\u{1}';
+
+/// A file, or a script, to be put somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// How it is asked for (`--part`).
+    pub name: &'static str,
+    /// Where it goes.
+    pub place: &'static str,
+    /// What stands in it.
+    pub text: String,
+}
+
+/// What RabbitMQ's configuration depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct RabbitMq<'a> {
+    /// The observer's user name.
+    pub observer: &'a str,
+    /// Whom tokens are for (`--jwt-audience`).
+    pub audience: &'a str,
+    /// The key's name (`--jwt-key-id`).
+    pub key_id: &'a str,
+    /// Messages sent ahead (`--window`).
+    pub window: u16,
+    /// How long sessions are kept, in seconds (`--session-expiry`).
+    pub session_expiry: u64,
+    /// Whether it is one before 3.13, whose settings have other names.
+    pub before_3_13: bool,
+}
+
+/// RabbitMQ: settings that hold either way, users with passwords, users with tokens.
+pub fn rabbitmq(layouts: &Layouts, about: &RabbitMq<'_>) -> Vec<Part> {
+    vec![
+        Part {
+            name: "conf",
+            place: "rabbitmq.conf",
+            text: rabbitmq_conf(about),
+        },
+        Part {
+            name: "users",
+            place: "without tokens: a shell script, run where rabbitmqctl runs",
+            text: rabbitmq_users(&layouts.user_paths(), about.observer),
+        },
+        Part {
+            name: "tokens",
+            place: "with tokens: rabbitmq.conf, and `rabbitmq-plugins enable rabbitmq_auth_backend_oauth2`",
+            text: "\
+# Who has a token is let in by it, anybody else by his password.
+auth_backends.1 = rabbit_auth_backend_oauth2
+auth_backends.2 = rabbit_auth_backend_internal
+"
+            .to_owned(),
+        },
+        Part {
+            name: "advanced",
+            place: "with tokens: advanced.config; then `chat21-observer token mint user APP USER` makes each user's",
+            text: rabbitmq_advanced(about),
+        },
+    ]
+}
+
+fn rabbitmq_conf(about: &RabbitMq<'_>) -> String {
+    let expiry = if about.before_3_13 {
+        // In milliseconds, of which the setting takes 32 bits.
+        let millis = about.session_expiry.saturating_mul(1000).min(4_294_967_295);
+        format!("mqtt.subscription_ttl = {millis}")
+    } else {
+        format!(
+            "mqtt.max_session_expiry_interval_seconds = {}",
+            about.session_expiry
+        )
+    };
+    format!(
+        "\
+mqtt.allow_anonymous = false
+mqtt.vhost = /
+mqtt.exchange = amq.topic
+# The observer's throughput: by default 10 messages are under way at a time.
+mqtt.prefetch = {window}
+# How long the observer, or a user, may be away and find what came meanwhile; a day by default.
+{expiry}
+# Presence is retained by the clients' wish. Nothing of Chat21 needs RabbitMQ to keep it; then nobody can have anything kept:
+# mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_noop
+# Over AMQP a user may have any queue he names dead-letter into any inbox: no permission prevents that. Users must not reach this port.
+# listeners.tcp.1 = 127.0.0.1:5672
+",
+        window = about.window
+    )
+}
+
+fn rabbitmq_users(paths: &UserPaths<'_>, observer: &str) -> String {
+    let level = |level: &PathLevel<'_>| match level {
+        PathLevel::Text(text) => regex_escaped(text),
+        PathLevel::User => USER.to_string(),
+        PathLevel::Any => "[^.]+".to_owned(),
+    };
+    let path = |path: &Vec<PathLevel<'_>>| {
+        let levels: Vec<String> = path.iter().map(level).collect();
+        shell_in_double_quotes(&levels.join(r"\."))
+    };
+    let either = |paths: &[Vec<PathLevel<'_>>]| {
+        let all: Vec<String> = paths.iter().map(path).collect();
+        all.join("|\\\n")
+    };
+    format!(
+        r#"#!/bin/sh
+set -eu
+ctl=${{RABBITMQCTL:-rabbitmqctl}}
+
+# The observer may do everything.
+chat21_observer() {{
+  $ctl set_permissions -p / "$1" '.*' '.*' '.*'
+  $ctl clear_topic_permissions -p / "$1"
+}}
+
+# A user: his own sessions (client identifier NAME, or NAME with a "." and more behind it, one for each device), his own paths.
+# A user for whom this has not been done may read and write EVERYTHING: RabbitMQ permits what no topic permission speaks of.
+chat21_user() {{
+  case "$1" in
+    "" | -* | *[./+#*]*) echo "$1 is no name for a user: it reaches others' paths, or nobody's" >&2; return 1 ;;
+  esac
+  u=$(printf '%s' "$1" | sed 's/[][\.*^$+?(){{}}|]/\\&/g')
+  q="mqtt-subscription-$u(\\..*)?qos[01]"
+  $ctl set_permissions -p / "$1" "^$q\$" "^(amq\\.topic|$q)\$" "^(amq\\.topic|$q)\$"
+  $ctl set_topic_permissions -p / "$1" amq.topic "^(\
+{writes}\
+)\$" "^(\
+{reads}\
+)(\\.|\$)"
+}}
+
+chat21_observer {observer}
+for name in "$@"; do chat21_user "$name"; done
+"#,
+        writes = either(&paths.writes),
+        reads = either(&paths.reads),
+        observer = shell_quoted(observer),
+    )
+}
+
+fn rabbitmq_advanced(about: &RabbitMq<'_>) -> String {
+    let (audience, key) = (erlang_text(about.audience), erlang_text(about.key_id));
+    format!(
+        "\
+%% The key that tokens are signed with (--jwt-key-file), here for HS256 (HS384, HS512). The other half of a private key goes in as
+%% {key} => {{pem_file, \"/etc/rabbitmq/public.pem\"}}
+%% with its algorithm in the list. (Ed25519 on RabbitMQ 4: {{map, #{{<<\"kty\">> => <<\"OKP\">>, <<\"crv\">> => <<\"Ed25519\">>, <<\"x\">> => …}}}}.)
+[{{rabbitmq_auth_backend_oauth2, [
+   {{resource_server_id, {audience}}},
+   {{key_config, [
+     {{default_key, {key}}},
+     {{algorithms, [<<\"HS256\">>]}},
+     {{signing_keys, #{{{key} => {{map, #{{
+        <<\"kty\">> => <<\"MAC\">>, <<\"alg\">> => <<\"HS256\">>,
+        <<\"value\">> => <<\"THE SECRET\">>}}}}}}}}
+   ]}}
+]}}].
+"
+    )
+}
+
+/// Mosquitto: an ACL file.
+pub fn mosquitto(layouts: &Layouts, observer: &str) -> Vec<Part> {
+    let paths = layouts.user_paths();
+    let mut text = format!(
+        "\
+# The observer may do everything.
+user {observer}
+topic readwrite #
+
+# Everybody: his own paths. Mosquitto has tokens by way of plugins only: the user's name is his identifier. Give no user a name
+# with a \"/\" in it: \"alice/messages\" would stand for a part of alice's paths.
+"
+    );
+    for path in &paths.reads {
+        let _ = writeln!(text, "pattern read {}/#", mqtt_path(path, "%u"));
+    }
+    for path in &paths.writes {
+        let _ = writeln!(text, "pattern write {}", mqtt_path(path, "%u"));
+    }
+    let conf = "\
+allow_anonymous false
+per_listener_settings false
+password_file /etc/mosquitto/passwd
+acl_file /etc/mosquitto/acl
+persistence true
+autosave_interval 1
+# By default the newest messages over 1,000 are dropped in silence.
+max_queued_messages 0
+max_inflight_messages 500
+# Latency: 0.3 ms instead of 7.
+set_tcp_nodelay true
+# Without it any user can take another's session over, and read what waits in it, by connecting under its client identifier. With it
+# a user has one session: for the observer, which connects several times, that is one too few, so it needs a listener of its own
+# (per_listener_settings true). Client identifiers that cannot be guessed are the other way.
+# use_username_as_clientid true
+";
+    vec![
+        Part {
+            name: "conf",
+            place: "mosquitto.conf",
+            text: conf.to_owned(),
+        },
+        Part {
+            name: "acl",
+            place: "acl_file, such as /etc/mosquitto/acl",
+            text,
+        },
+    ]
+}
+
+/// EMQX: its authorization file.
+pub fn emqx(layouts: &Layouts, observer: &str) -> Vec<Part> {
+    let paths = layouts.user_paths();
+    let rule = |what: &str, topics: Vec<String>| {
+        format!(
+            "{{allow, all, {what}, [\n    {}\n]}}.\n",
+            topics.join(",\n    ")
+        )
+    };
+    let topics = |paths: &[Vec<PathLevel<'_>>], end: &str| {
+        let topic =
+            |path: &Vec<PathLevel<'_>>| format!("\"{}{end}\"", mqtt_path(path, "${username}"));
+        paths.iter().map(topic).collect::<Vec<_>>()
+    };
+    let text = format!(
+        "\
+%% The observer may do everything.
+{{allow, {{username, {observer}}}, all, [\"#\"]}}.
+%% Everybody: his own paths. The user's name is his identifier; with tokens, let the username be the claim (verify_claims).
+{}{}{{deny, all}}.
+",
+        rule("subscribe", topics(&paths.reads, "/#")),
+        rule("publish", topics(&paths.writes, "")),
+        observer = erlang_string(observer),
+    );
+    vec![Part {
+        name: "acl",
+        place: "authorization of type file, such as etc/acl.conf; with authorization.no_match = deny",
+        text,
+    }]
+}
+
+fn mqtt_path(path: &[PathLevel<'_>], user: &str) -> String {
+    let level = |level: &PathLevel<'_>| match level {
+        PathLevel::Text(text) => (*text).to_owned(),
+        PathLevel::User => user.to_owned(),
+        PathLevel::Any => "+".to_owned(),
+    };
+    path.iter().map(level).collect::<Vec<_>>().join("/")
+}
+
+fn regex_escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if r"\.^$*+?()[]{}|".contains(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Text between double quotes, in which the shell is to put the user for [`USER`].
+fn shell_in_double_quotes(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            USER => out.push_str("$u"),
+            '\\' | '"' | '`' | '$' => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn erlang_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
+}
+
+fn erlang_text(text: &str) -> String {
+    format!("<<{}>>", erlang_string(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::layout::{Controls, Layout};
+
+    #[test]
+    fn what_mosquitto_permits_follows_the_layouts_and_apps() {
+        let layouts = |names: &[&str], apps: &[&str], controls| {
+            let layouts = names
+                .iter()
+                .flat_map(|name| Layout::built_in(name).unwrap());
+            let apps = apps.iter().map(|app| (*app).to_owned()).collect();
+            Layouts::new(layouts.collect(), apps, &[], controls).unwrap()
+        };
+        let acl = |layouts: &Layouts| {
+            let parts = mosquitto(layouts, "observer");
+            let acl = parts.into_iter().find(|part| part.name == "acl").unwrap();
+            let patterns = acl.text.lines().filter(|line| line.starts_with("pattern"));
+            patterns.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            acl(&layouts(&["chat21"], &["tilechat"], Controls::Off)),
+            [
+                "pattern read apps/tilechat/users/%u/#",
+                "pattern write apps/tilechat/outgoing/users/%u/messages/+/outgoing",
+            ]
+        );
+        assert_eq!(
+            acl(&layouts(&["inbox", "chat21-v1"], &[], Controls::Served)),
+            [
+                "pattern read /apps/+/users/%u/#",
+                "pattern read apps/+/users/%u/#",
+                "pattern write /apps/+/users/%u/+/messages/outgoing",
+                "pattern write apps/+/users/%u/+/messages/outgoing",
+                "pattern write apps/+/users/%u/messages/+/outgoing",
+                "pattern write apps/+/users/%u/messages/+/+/update",
+                "pattern write apps/+/users/%u/conversations/+/update",
+                "pattern write apps/+/users/%u/conversations/+/archive",
+                "pattern write apps/+/users/%u/presence/+",
+                "pattern write apps/+/users/%u/blocked/+/update",
+                "pattern write apps/+/users/%u/inbox/fetch",
+            ]
+        );
+        let two = acl(&layouts(&["chat21"], &["a", "b"], Controls::Off));
+        assert_eq!(two.len(), 4, "{two:?}");
+    }
+
+    #[test]
+    fn what_is_special_somewhere_is_quoted_there() {
+        assert_eq!(regex_escaped("a.b(c)"), r"a\.b\(c\)");
+        assert_eq!(shell_in_double_quotes("\\.\u{1}$u`\""), r#"\\.$u\$u\`\""#);
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
+        assert_eq!(erlang_text(r#"a"b\"#), r#"<<"a\"b\\">>"#);
+    }
+}

@@ -1,0 +1,7 @@
+//! Which publish waits for what, and which message may be acknowledged.
+//!
+//! Owns the ledger of messages under way and the pace of retries. Leaves connections to
+//! [`connections`](crate::connections). Pure: no I/O, no clock; time is an argument.
+
+pub mod backoff;
+pub mod ledger;

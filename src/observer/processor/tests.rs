@@ -1,0 +1,243 @@
+use std::collections::HashMap;
+use std::hash::RandomState;
+
+use super::*;
+use crate::protocol::id::MessageIds;
+use crate::protocol::layout::{Controls, Layout, Layouts};
+use crate::protocol::topic::BrokerKind;
+use crate::rules::checks::{GroupSenders, Policy, Rules};
+use crate::rules::webhook_event::EventKind;
+use crate::store::Chosen;
+use crate::store::Place;
+
+const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
+
+fn policy() -> Arc<Policy> {
+    let rules = Rules {
+        group_senders: GroupSenders::Anybody,
+        ..Rules::default()
+    };
+    Arc::new(Policy::new(BrokerKind::Any, rules))
+}
+
+fn router(controls: Controls) -> Router {
+    let layouts = Layout::built_in("chat21-v1").unwrap();
+    Router {
+        layouts: Layouts::new(layouts, vec![], &[], controls).unwrap(),
+        policy: policy(),
+        dead_letter_topic: None,
+        events: EventKind::ALL.into_iter().collect(),
+    }
+}
+
+fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> Job {
+    let members: Vec<_> = (0..members).map(|n| format!("\"m{n:03}\":1")).collect();
+    let payload = format!(
+        r#"{{"n":{number},"group":{{"members":{{{}}}}}}}"#,
+        members.join(",")
+    );
+    let topic = format!("apps/a/users/m000/messages/{group}/outgoing");
+    Job {
+        entry: EntryId::for_tests(number),
+        received: Received::new(topic.into(), payload.into(), false),
+        id: ids.next(NOW),
+        fingerprint: Some(number as u64),
+        repeated: false,
+        refused: None,
+    }
+}
+
+fn batch(jobs: Vec<Job>, room_for_many: usize) -> Batch {
+    Batch {
+        jobs,
+        room_for_many,
+        acknowledged: None,
+        finished: None,
+        policy: policy(),
+        errand: Errand::default(),
+        now: NOW,
+    }
+}
+
+/// Runs until nothing is left, with so much room each time. What went to many, in order: which message, to which topic.
+fn run(processor: &mut Processor, jobs: Vec<Job>, room: usize) -> Vec<(EntryId, String)> {
+    let mut copies = vec![];
+    let mut open = jobs.len();
+    let mut waiting = jobs;
+    while open > 0 {
+        let decided = processor
+            .process(&batch(std::mem::take(&mut waiting), room))
+            .unwrap()
+            .decided;
+        let made: usize = decided.iter().map(|decided| decided.for_many.len()).sum();
+        assert!(
+            made < room + STEP,
+            "{made} copies where there was room for {room}"
+        );
+        for decided in decided {
+            open -= usize::from(decided.done);
+            let topics = decided
+                .for_many
+                .into_iter()
+                .map(|publish| publish.topic.to_string());
+            copies.extend(topics.map(|topic| (decided.entry, topic)));
+        }
+    }
+    copies
+}
+
+#[test]
+fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_large_ones() {
+    for (store, room) in [(false, 1), (false, STEP), (true, STEP), (true, 1_000)] {
+        let store = store.then(|| Store::open(&Place::Memory, false).unwrap());
+        let controls = if store.is_some() {
+            Controls::Served
+        } else {
+            Controls::Off
+        };
+        let mut processor = Processor::new(router(controls), store);
+        let mut ids = MessageIds::new(RandomState::new());
+        // The second to the large group has other members, so that the two are cut into steps differently.
+        let jobs = vec![
+            job(0, &mut ids, "group-large", 1_000),
+            job(1, &mut ids, "group-large", 700),
+            job(2, &mut ids, "group-small", 5),
+            job(3, &mut ids, "group-large", 1_000),
+        ];
+        let copies = run(&mut processor, jobs, room);
+        assert_eq!(copies.len(), 2_705);
+        let mut last: HashMap<&str, usize> = HashMap::new();
+        for (entry, topic) in &copies {
+            let number = (0..4).find(|n| EntryId::for_tests(*n) == *entry).unwrap();
+            let before = last.insert(topic, number);
+            assert!(
+                before.is_none_or(|before| before < number),
+                "{topic}: {before:?} then {number}"
+            );
+        }
+        let end_of = |n| {
+            copies
+                .iter()
+                .rposition(|(entry, _)| *entry == EntryId::for_tests(n))
+                .unwrap()
+        };
+        assert!(
+            end_of(2) < end_of(0),
+            "the small group has waited for the large one"
+        );
+        assert!(processor.fan_outs.is_empty());
+    }
+}
+
+#[test]
+fn a_batch_that_fails_is_as_if_it_had_not_been() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let store = Store::open(&Place::File(path.clone()), false).unwrap();
+    let mut processor = Processor::new(router(Controls::Served), Some(store));
+    processor
+        .store_mut()
+        .unwrap()
+        .wait_for_others(Duration::from_millis(10))
+        .unwrap();
+    let mut ids = MessageIds::new(RandomState::new());
+    let first = processor
+        .process(&batch(vec![job(0, &mut ids, "group-1", 200)], STEP))
+        .unwrap();
+    assert_eq!(first.decided[0].for_many.len(), STEP);
+    let mut other = Store::visit(&path).unwrap();
+    other.begin().unwrap();
+    let next = batch(vec![job(1, &mut ids, "group-1", 1)], STEP);
+    assert!(processor.process(&next).is_err());
+    assert_eq!(processor.fan_outs.len(), 1, "nothing has moved");
+    other.rollback();
+    let again = processor.process(&next).unwrap();
+    assert_eq!(
+        again
+            .decided
+            .iter()
+            .map(|decided| decided.for_many.len())
+            .sum::<usize>(),
+        STEP
+    );
+    assert_eq!(run(&mut processor, vec![], STEP).len(), 0);
+}
+
+/// The kinds of events that wait, and for whom.
+fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
+    let outbox = processor.keeper.outbox().unwrap();
+    let listed = outbox.webhooks(&Chosen::All).unwrap();
+    listed
+        .into_iter()
+        .map(|row| (row.event_type, row.id))
+        .collect()
+}
+
+#[test]
+fn webhooks_are_told_once_of_what_comes_again() {
+    for stored in [true, false] {
+        let memory = || {
+            let store = Store::open(&Place::Memory, false).unwrap();
+            store.tells(vec!["http://localhost/".to_owned()], 1 << 20)
+        };
+        let controls = if stored {
+            Controls::Served
+        } else {
+            Controls::Off
+        };
+        let mut processor = Processor::new(router(controls), stored.then(memory))
+            .with_outbox((!stored).then(memory));
+        let mut ids = MessageIds::new(RandomState::new());
+        let first = job(0, &mut ids, "group-1", 50);
+        run(&mut processor, vec![first.clone()], STEP);
+        let told = told_of(&mut processor);
+        assert_eq!(told.len(), 51, "the group's own copy, and one a member");
+        assert_eq!(
+            told.iter()
+                .filter(|(kind, _)| kind == "message-sent")
+                .count(),
+            1
+        );
+        // All have been told, and then the message comes again.
+        let outbox = processor.keeper.outbox().unwrap();
+        outbox.drop_webhooks(&Chosen::All).unwrap();
+        let again = Job {
+            repeated: true,
+            ..first.clone()
+        };
+        run(&mut processor, vec![again], STEP);
+        assert_eq!(told_of(&mut processor), [], "stored: {stored}");
+        // Another is another.
+        let second = job(1, &mut ids, "group-1", 3);
+        run(&mut processor, vec![second], STEP);
+        assert_eq!(told_of(&mut processor).len(), 4);
+    }
+}
+
+#[test]
+fn a_group_message_that_was_half_told_is_told_to_the_rest() {
+    let store = Store::open(&Place::Memory, false).unwrap();
+    let store = store.tells(vec!["http://localhost/".to_owned()], 1 << 20);
+    let mut processor = Processor::new(router(Controls::Served), Some(store));
+    let mut ids = MessageIds::new(RandomState::new());
+    let first = job(0, &mut ids, "group-1", 3 * STEP);
+    // The process ends after the first step.
+    processor
+        .process(&batch(vec![first.clone()], STEP))
+        .unwrap();
+    let before = told_of(&mut processor);
+    assert_eq!(before.len(), 1 + STEP);
+    processor.fan_outs.clear();
+    let again = Job {
+        repeated: true,
+        ..first
+    };
+    run(&mut processor, vec![again], STEP);
+    let after = told_of(&mut processor);
+    assert_eq!(
+        after[..before.len()],
+        before,
+        "what waits is not told twice"
+    );
+    assert_eq!(after.len(), 1 + 3 * STEP);
+}
