@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 pub use self::probe::Probe;
 use crate::config::Config;
 use crate::connections::link::LinkSettings;
-use crate::connections::probe_client::Visitor;
+use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, Connected, LinkError, Session};
 use crate::observer::{self, Reporting, Setup};
 use crate::protocol::layout::{Controls, Inbound, Layout, Layouts};
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::rules::router::Router;
-use crate::store::{Place, Store, StoreSettings};
+use crate::store::{Store, StoreLocation, StoreSettings};
 
 /// How long a message may take there and back.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,7 +140,8 @@ fn clock(config: &Config) -> Step {
 
 /// Whether the store can be written to: the one there is, or its place.
 fn store(config: &Config) -> Step {
-    let Some(Place::File(path)) = config.store.as_ref().map(|settings| &settings.place) else {
+    let Some(StoreLocation::File(path)) = config.store.as_ref().map(|settings| &settings.place)
+    else {
         return step(
             "store",
             Outcome::Note,
@@ -160,7 +161,7 @@ fn store(config: &Config) -> Step {
             ),
         };
     }
-    let tried = Store::visit(path).and_then(|mut store| {
+    let tried = Store::open_shared(path).and_then(|mut store| {
         store.try_write()?;
         store.stats(path)
     });
@@ -237,7 +238,7 @@ fn said(connected: &Connected) -> String {
 
 async fn subscribe(
     config: &Config,
-    visitor: &mut Visitor,
+    visitor: &mut ProbeClient,
     steps: &mut Vec<Step>,
 ) -> Result<(), LinkError> {
     let filters: Vec<TopicFilter> = config
@@ -266,11 +267,11 @@ async fn subscribe(
 }
 
 /// Connects; tries again once where the broker closes at first, as RabbitMQ 3.10 does while it still clears up the last visit.
-async fn enter(links: LinkSettings, session: Session) -> Result<Visitor, LinkError> {
-    match Visitor::connect(links.clone(), session).await {
+async fn enter(links: LinkSettings, session: Session) -> Result<ProbeClient, LinkError> {
+    match ProbeClient::connect(links.clone(), session).await {
         Err(error) if error.cause == Cause::Closed => {
             tokio::time::sleep(GLIMPSE).await;
-            Visitor::connect(links, session).await
+            ProbeClient::connect(links, session).await
         }
         visitor => visitor,
     }
@@ -418,7 +419,7 @@ async fn round_trip(
         consult: None,
         // What is tried leaves nothing behind.
         store: config.store.clone().map(|settings| StoreSettings {
-            place: Place::Memory,
+            place: StoreLocation::Memory,
             ..settings
         }),
         publishers: 1,
@@ -462,7 +463,7 @@ async fn one_round_trip(
     router: &Router,
     layout: &Layout,
     app: &str,
-    user: &mut Visitor,
+    user: &mut ProbeClient,
     steps: &mut Vec<Step>,
 ) -> Result<(), LinkError> {
     let outgoing = layout
@@ -503,7 +504,7 @@ async fn one_round_trip(
 /// A receipt for a message that a service has put into an inbox, and a fetch of it: what the store is for.
 async fn receipt_and_fetch(
     app: &str,
-    user: &mut Visitor,
+    user: &mut ProbeClient,
     steps: &mut Vec<Step>,
 ) -> Result<(), LinkError> {
     let own = |path: &str| format!("apps/{app}/users/{path}");

@@ -27,7 +27,7 @@ use crate::config::{Config, ConfigErrors, Credentials, Flags, SETTINGS, Setting,
 use crate::http::server;
 use crate::observer;
 use crate::rules::checks::Policy;
-use crate::store::Place;
+use crate::store::StoreLocation;
 use crate::telemetry;
 use crate::telemetry::status::Outcome;
 
@@ -383,8 +383,8 @@ async fn run(given: &ArgMatches) -> anyhow::Result<ExitCode> {
                 .map(|http| format!(", health on http://{http}/readyz"))
                 .unwrap_or_default();
             let store = match config.store.as_ref().map(|settings| &settings.place) {
-                Some(Place::File(path)) => format!(", store {}", path.display()),
-                Some(Place::Memory) | None => ", no store".to_owned(),
+                Some(StoreLocation::File(path)) => format!(", store {}", path.display()),
+                Some(StoreLocation::Memory) | None => ", no store".to_owned(),
             };
             let mut out = std::io::stdout();
             let line = format!(

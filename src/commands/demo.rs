@@ -17,11 +17,11 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Flags, LogFormat};
-use crate::connections::probe_client::Visitor;
+use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::Session;
 use crate::observer::{self, Reporting, Setup};
 use crate::protocol::topic::{TopicFilter, TopicName};
-use crate::store::{Place, StoreSettings};
+use crate::store::{StoreLocation, StoreSettings};
 use crate::telemetry;
 
 /// The port MQTT clients look for a broker on.
@@ -54,7 +54,7 @@ pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
         policy: watch::channel(config.router.policy.clone()).1,
         consult: None,
         store: config.store.clone().map(|settings| StoreSettings {
-            place: Place::Memory,
+            place: StoreLocation::Memory,
             ..settings
         }),
         publishers: 1,
@@ -210,8 +210,8 @@ async fn converse(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn enter(config: &Config, name: &str) -> anyhow::Result<Visitor> {
-    let mut visitor = Visitor::connect(config.visitor_links(name), Session::Clean).await?;
+async fn enter(config: &Config, name: &str) -> anyhow::Result<ProbeClient> {
+    let mut visitor = ProbeClient::connect(config.visitor_links(name), Session::Clean).await?;
     let filters = [
         format!("apps/tilechat/users/{name}/#"),
         format!("/apps/tilechat/users/{name}/#"),
@@ -222,7 +222,7 @@ async fn enter(config: &Config, name: &str) -> anyhow::Result<Visitor> {
     Ok(visitor)
 }
 
-async fn say(user: &mut Visitor, name: &str, topic: &str, text: &str) -> anyhow::Result<()> {
+async fn say(user: &mut ProbeClient, name: &str, topic: &str, text: &str) -> anyhow::Result<()> {
     println!("{name:<5} ->  {topic}\n          {text}");
     user.publish(
         TopicName::parse(topic)?,
@@ -233,7 +233,7 @@ async fn say(user: &mut Visitor, name: &str, topic: &str, text: &str) -> anyhow:
 }
 
 /// What he is told next. A user who subscribes to all of his own paths sees what he writes to some of them: that is passed over.
-async fn hear(user: &mut Visitor, name: &str) -> anyhow::Result<Bytes> {
+async fn hear(user: &mut ProbeClient, name: &str) -> anyhow::Result<Bytes> {
     loop {
         let received = user
             .message(PATIENCE)

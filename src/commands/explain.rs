@@ -18,7 +18,7 @@ use crate::protocol::topic::{BrokerKind, amqp_key};
 use crate::rules::plan::Write;
 use crate::rules::router::{Decoded, Facts, Plan};
 use crate::rules::webhook_event::{self, Event};
-use crate::store::{Place, Store, StoreError};
+use crate::store::{Store, StoreError, StoreLocation};
 
 /// Copies for many that are shown; the others are counted.
 const SHOWN: usize = 5;
@@ -104,17 +104,17 @@ pub fn explain(
         .as_ref()
         .is_some_and(|settings| settings.redeliver);
     let mut store = match config.store.as_ref().map(|settings| &settings.place) {
-        Some(Place::File(path)) if path.exists() => {
-            Some(Store::visit(path)?.redelivering(redeliver))
+        Some(StoreLocation::File(path)) if path.exists() => {
+            Some(Store::open_shared(path)?.redelivering(redeliver))
         }
         Some(place) => {
-            if let Place::File(path) = place {
+            if let StoreLocation::File(path) = place {
                 notes.push(format!(
                     "there is no store at {} yet: as if it were empty",
                     path.display()
                 ));
             }
-            Some(Store::open(&Place::Memory, redeliver)?)
+            Some(Store::open(&StoreLocation::Memory, redeliver)?)
         }
         None => None,
     };
@@ -234,7 +234,7 @@ fn usual_payload(inbound: &Inbound<'_>) -> &'static str {
         Inbound::Archive(_) | Inbound::Fetch { .. } => "{}",
         Inbound::Presence { .. } => r#"{"connected":true}"#,
         Inbound::Block(_) => r#"{"blocked":true}"#,
-        Inbound::Delivered(_) => {
+        Inbound::Inject(_) => {
             r#"{"message_id":"01","sender":"system","text":"hello","status":150}"#
         }
         Inbound::Groups { .. } => {
@@ -367,7 +367,7 @@ fn message(layouts: &Layouts, topic: &str, inbound: &Inbound<'_>) -> Message {
         Inbound::Presence { .. } => "presence",
         Inbound::Block(_) => "block",
         Inbound::Fetch { .. } => "inbox fetch",
-        Inbound::Delivered(_) => "delivered (inject)",
+        Inbound::Inject(_) => "delivered (inject)",
         Inbound::Groups { .. } => "group update",
     };
     let outgoing = inbound.outgoing();

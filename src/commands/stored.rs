@@ -14,13 +14,13 @@ use crate::config::Config;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
-use crate::store::{self, Place, Store};
+use crate::store::{self, Store, StoreLocation};
 
 /// The store that an observer with these settings has.
 pub(super) fn store_path(config: &Config) -> anyhow::Result<&Path> {
     match config.store.as_ref().map(|settings| &settings.place) {
-        Some(Place::File(path)) => Ok(path),
-        Some(Place::Memory) | None => anyhow::bail!("there is no store (--store none)"),
+        Some(StoreLocation::File(path)) => Ok(path),
+        Some(StoreLocation::Memory) | None => anyhow::bail!("there is no store (--store none)"),
     }
 }
 
@@ -28,7 +28,7 @@ pub(super) fn store(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (what, given) = given.subcommand().expect("clap asks for one");
     let config = load(given)?;
     let path = store_path(&config)?;
-    let mut store = Store::visit(path)?;
+    let mut store = Store::open_shared(path)?;
     match what {
         "stats" => {
             let stats = store.stats(path)?;
@@ -118,7 +118,7 @@ fn stats_text(path: &Path, stats: &store::Stats) -> String {
 pub(super) fn group(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (what, given) = given.subcommand().expect("clap asks for one");
     let config = load(given)?;
-    let mut store = Store::visit(store_path(&config)?)?;
+    let mut store = Store::open_shared(store_path(&config)?)?;
     if what == "list" {
         let groups = store.groups(given.get_one::<String>("APP").map(String::as_str))?;
         if given.get_flag("json") {
@@ -172,7 +172,7 @@ pub(super) fn group(given: &ArgMatches) -> anyhow::Result<ExitCode> {
 pub(super) fn block(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (what, given) = given.subcommand().expect("clap asks for one");
     let config = load(given)?;
-    let mut store = Store::visit(store_path(&config)?)?;
+    let mut store = Store::open_shared(store_path(&config)?)?;
     if what == "list" {
         let wanted = |name| given.get_one::<String>(name).map(String::as_str);
         let blocked = store.blocked(wanted("APP"), wanted("USER"))?;

@@ -10,11 +10,11 @@ use bytes::Bytes;
 
 use crate::config::Config;
 use crate::connections::link::jitter;
-use crate::connections::probe_client::Visitor;
+use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{LinkError, Session};
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
-use crate::telemetry::status::{Line, OwnTopics, Status};
+use crate::telemetry::status::{Line, ServiceTopics, Status};
 
 /// For how long the observer is asked to make lines of trace, and how often it is asked again.
 const ASKED_FOR: (&str, Duration) = ("60s", Duration::from_secs(20));
@@ -91,8 +91,8 @@ async fn connected(
     json: bool,
     backoff: &mut Backoff,
 ) -> Result<End, End> {
-    let mut visitor = Visitor::connect(config.visitor_links("watch"), Session::Clean).await?;
-    let topics = OwnTopics::new(&config.name, "");
+    let mut visitor = ProbeClient::connect(config.visitor_links("watch"), Session::Clean).await?;
+    let topics = ServiceTopics::new(&config.name, "");
     let filter = |text: &str| Subscription {
         filter: TopicFilter::parse(text).expect("a filter"),
         retained: true,

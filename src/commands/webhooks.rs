@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::cli::load;
 use super::stored::{before, store_path};
-use crate::store::{Chosen, Listed, Store};
+use crate::store::{Selection, Store, WebhookRow};
 
 /// The command and its parts.
 pub(super) fn command(settings: &[Arg]) -> Command {
@@ -50,7 +50,7 @@ pub(super) fn command(settings: &[Arg]) -> Command {
         )
 }
 
-fn chosen(given: &ArgMatches) -> Chosen {
+fn chosen(given: &ArgMatches) -> Selection {
     let ids: Vec<String> = given
         .get_many("ID")
         .into_iter()
@@ -58,20 +58,24 @@ fn chosen(given: &ArgMatches) -> Chosen {
         .cloned()
         .collect();
     match ids {
-        _ if given.get_flag("all") => Chosen::All,
-        ids if ids.is_empty() => Chosen::GivenUp,
-        ids => Chosen::Ids(ids),
+        _ if given.get_flag("all") => Selection::All,
+        ids if ids.is_empty() => Selection::GivenUp,
+        ids => Selection::Ids(ids),
     }
 }
 
 pub(super) fn webhook(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (what, given) = given.subcommand().expect("clap asks for one");
     let config = load(given)?;
-    let mut store = Store::visit(store_path(&config)?)?;
+    let mut store = Store::open_shared(store_path(&config)?)?;
     let done = match what {
         "list" => {
             let only = given.get_flag("given-up");
-            let listed = store.webhooks(if only { &Chosen::GivenUp } else { &Chosen::All })?;
+            let listed = store.webhooks(if only {
+                &Selection::GivenUp
+            } else {
+                &Selection::All
+            })?;
             if given.get_flag("json") {
                 println!("{}", serde_json::to_string_pretty(&listed)?);
                 return Ok(ExitCode::SUCCESS);
@@ -86,7 +90,7 @@ pub(super) fn webhook(given: &ArgMatches) -> anyhow::Result<ExitCode> {
         "drop" => store.drop_webhooks(&chosen(given))?,
         other => unreachable!("clap knows no command {other:?}"),
     };
-    if let Chosen::Ids(ids) = chosen(given)
+    if let Selection::Ids(ids) = chosen(given)
         && done == 0
     {
         anyhow::bail!("no delivery has the id {}", ids.join(" or "));
@@ -100,7 +104,7 @@ pub(super) fn webhook(given: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(delivery: &Listed, now: u64) -> String {
+fn line(delivery: &WebhookRow, now: u64) -> String {
     let at = u64::try_from(delivery.created_at).unwrap_or(0);
     let created = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
     let created = humantime::format_rfc3339_seconds(created);

@@ -36,7 +36,7 @@ use crate::protocol::topic::{BrokerKind, TopicName};
 use crate::rules::checks::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::{EventKind, EventKinds};
-use crate::store::{Place, Retention, StoreSettings};
+use crate::store::{Retention, StoreLocation, StoreSettings};
 use crate::telemetry;
 
 /// A mistake in the settings: where, what, and the rule it breaks.
@@ -828,7 +828,7 @@ fn read_store(
         }
     };
     Some(StoreSettings {
-        place: Place::File(place),
+        place: StoreLocation::File(place),
         retention,
         redeliver,
     })

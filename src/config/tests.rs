@@ -317,7 +317,7 @@ fn the_store_is_where_it_is_said_to_be_or_in_the_state_directory() {
             .store
             .map(|store| store.place)
     };
-    let file = |path: &str| Some(Place::File(path.into()));
+    let file = |path: &str| Some(StoreLocation::File(path.into()));
     assert_eq!(place(&[("store", "/x/y.db")], &[]), file("/x/y.db"));
     assert_eq!(
         place(&[("state-dir", "/s"), ("name", "second")], &[]),

@@ -147,11 +147,11 @@ pub enum LaneEvent {
 #[derive(Debug)]
 struct Chooser {
     fixed: Option<Protocol>,
-    found: Mutex<Found>,
+    found: Mutex<VersionState>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct VersionState {
     protocol: Protocol,
     /// The broker has answered a CONNECT of this version.
     settled: bool,
@@ -163,7 +163,7 @@ impl Chooser {
     fn new(fixed: Option<Protocol>) -> Self {
         Self {
             fixed,
-            found: Mutex::new(Found {
+            found: Mutex::new(VersionState {
                 protocol: Protocol::V5,
                 settled: false,
                 speaks_5: false,
@@ -171,7 +171,7 @@ impl Chooser {
         }
     }
 
-    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+    fn found(&self) -> std::sync::MutexGuard<'_, VersionState> {
         self.found.lock().expect("nobody panics holding it")
     }
 
@@ -243,7 +243,7 @@ pub fn jitter() -> u64 {
 }
 
 /// A connection that the broker has accepted.
-struct Opened {
+struct LiveConnection {
     client: Client,
     connection: Connection,
     connected: Connected,
@@ -325,7 +325,7 @@ impl Link {
     }
 
     /// Connects, trying the other version of MQTT at once where that may help. With it comes the end of the token that was used.
-    async fn connect_in_some_version(&self) -> Result<Opened, LinkError> {
+    async fn connect_in_some_version(&self) -> Result<LiveConnection, LinkError> {
         let credentials = self
             .settings
             .credentials
@@ -348,7 +348,7 @@ impl Link {
             }
         }
         let (client, connection, connected) = attempt.map_err(|error| self.explain(error))?;
-        Ok(Opened {
+        Ok(LiveConnection {
             client,
             connection,
             connected,
@@ -370,7 +370,7 @@ impl Link {
     }
 
     /// Connects, unless the link is to stop: then there is no result.
-    async fn attempt(&self) -> Option<Result<Opened, LinkError>> {
+    async fn attempt(&self) -> Option<Result<LiveConnection, LinkError>> {
         tokio::select! {
             attempt = self.connect_in_some_version() => Some(attempt),
             () = self.stop.cancelled() => None,
@@ -611,7 +611,7 @@ async fn run_session(
         let mut lived = Duration::ZERO;
         let error = match attempt {
             Err(error) => error,
-            Ok(Opened {
+            Ok(LiveConnection {
                 client,
                 mut connection,
                 connected,
@@ -865,7 +865,7 @@ async fn run_lane(
         let mut lived = Duration::ZERO;
         let error = match attempt {
             Err(error) => error,
-            Ok(Opened {
+            Ok(LiveConnection {
                 client,
                 mut connection,
                 connected,

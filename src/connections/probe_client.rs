@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connected client. Messages that come while it waits for an answer are kept.
 #[derive(Debug)]
-pub struct Visitor {
+pub struct ProbeClient {
     client: Client,
     events: mpsc::Receiver<Result<Event, LinkError>>,
     kept: VecDeque<Delivery>,
@@ -33,7 +33,7 @@ pub struct Visitor {
     pub connected: Connected,
 }
 
-impl Visitor {
+impl ProbeClient {
     /// Connects, under the client identifier of `settings`.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Visitor {
     }
 }
 
-impl Drop for Visitor {
+impl Drop for ProbeClient {
     fn drop(&mut self) {
         self.pump.abort();
     }

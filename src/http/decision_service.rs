@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::observer::processor::Job;
+use crate::observer::processor::PendingMessage;
 use crate::protocol::layout::{Outgoing, PayloadMode};
 use crate::protocol::message::{Received, parse_object, raw};
 use crate::protocol::refusal::{Refusal, Refused};
@@ -99,20 +99,20 @@ enum Decision {
 
 /// A message, and what is to be asked about it; nothing, once it has been.
 #[derive(Debug)]
-struct Asked {
-    job: Job,
+struct Queued {
+    job: PendingMessage,
     question: Option<Bytes>,
 }
 
 /// Asks, and keeps what waits for an answer.
 #[derive(Debug)]
-pub struct Consultant {
+pub struct DecisionService {
     service: Arc<Service>,
     concurrency: usize,
     /// So many of one conversation may wait.
     most: usize,
     /// By conversation; the first of each is being asked about, or about to be.
-    conversations: HashMap<Arc<str>, VecDeque<Asked>>,
+    conversations: HashMap<Arc<str>, VecDeque<Queued>>,
     /// Conversations whose first nobody has asked about yet.
     ready: VecDeque<Arc<str>>,
     asking: JoinSet<(Arc<str>, Verdict)>,
@@ -128,7 +128,7 @@ struct Service {
     resting: Mutex<Option<Instant>>,
 }
 
-impl Consultant {
+impl DecisionService {
     /// Connects to nothing yet. `window`: messages under way at a time.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Consultant {
 
     /// Asks about a message, when those before it in its conversation have been decided on. Returns it, if more of them wait than may.
     #[must_use]
-    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: Job) -> Option<Job> {
+    pub fn ask(&mut self, outgoing: &Outgoing<'_>, job: PendingMessage) -> Option<PendingMessage> {
         let Outgoing {
             app,
             sender,
@@ -171,7 +171,7 @@ impl Consultant {
         if conversation.len() >= self.most {
             return Some(job);
         }
-        conversation.push_back(Asked { job, question });
+        conversation.push_back(Queued { job, question });
         if conversation.len() == 1 {
             self.ready.push_back(key);
         }
@@ -208,7 +208,7 @@ impl Consultant {
     ///
     /// # Panics
     /// Where asking has panicked.
-    pub async fn next(&mut self) -> (Job, Verdict) {
+    pub async fn next(&mut self) -> (PendingMessage, Verdict) {
         let (key, verdict) = match self.asking.join_next().await {
             Some(asked) => asked.expect("asking does not panic"),
             None => std::future::pending().await,

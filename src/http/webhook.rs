@@ -19,7 +19,9 @@ use crate::delivery::backoff::Backoff;
 use crate::mqtt::Secret;
 use crate::protocol::time::UnixMillis;
 use crate::rules::webhook_event::EventKinds;
-use crate::store::{Delivery, Errand, Given, How, Room, Settled, Waiting};
+use crate::store::{
+    Delivery, DeliveryResult, Demand, Disposition, OutboxReply, OutboxRequest, Waiting,
+};
 use crate::telemetry::{Metrics, WebhookOutcome};
 
 /// The first wait before an event is told again, and the longest.
@@ -142,7 +144,7 @@ enum Answer {
 
 /// One endpoint.
 #[derive(Debug)]
-struct Line {
+struct EndpointQueue {
     endpoint: Endpoint,
     /// Due, and not under way yet; the oldest first.
     ready: VecDeque<Delivery>,
@@ -150,7 +152,7 @@ struct Line {
     in_hand: Vec<i64>,
     /// Bytes of their bodies.
     bytes: usize,
-    posting: usize,
+    in_flight: usize,
     /// What waits in the outbox, those among it.
     waiting: Waiting,
     /// There may be more that is due.
@@ -168,7 +170,7 @@ struct Line {
     given_up: u64,
 }
 
-impl Line {
+impl EndpointQueue {
     /// Whether it fails: then one event at a time is tried.
     fn fails(&self) -> bool {
         self.failures >= FAILURES
@@ -254,32 +256,32 @@ impl Line {
 
 /// Posts deliveries, and keeps what became of them until the daemon takes it.
 #[derive(Debug)]
-pub struct Courier {
+pub struct WebhookDispatcher {
     client: reqwest::Client,
     settings: Settings,
     key: Option<Arc<hmac::Key>>,
-    lines: Vec<Line>,
-    posting: JoinSet<(Delivery, Answer, Duration)>,
-    settled: Vec<Settled>,
+    lines: Vec<EndpointQueue>,
+    in_flight: JoinSet<(Delivery, Answer, Duration)>,
+    settled: Vec<DeliveryResult>,
     recovered: Vec<usize>,
     /// Nothing more is posted: what waits stays in the outbox.
     stopping: bool,
     metrics: Metrics,
 }
 
-impl Courier {
+impl WebhookDispatcher {
     /// Connects to nothing yet.
     ///
     /// # Errors
     /// TLS that cannot be set up.
     pub fn new(settings: Settings, metrics: Metrics, now: Instant) -> Result<Self, reqwest::Error> {
         let client = crate::http::server::client(settings.timeout)?;
-        let line = |endpoint: &Endpoint| Line {
+        let line = |endpoint: &Endpoint| EndpointQueue {
             endpoint: endpoint.clone(),
             ready: VecDeque::new(),
             in_hand: vec![],
             bytes: 0,
-            posting: 0,
+            in_flight: 0,
             waiting: Waiting::default(),
             // What an earlier process has left.
             more: true,
@@ -300,7 +302,7 @@ impl Courier {
             key,
             lines: settings.endpoints.iter().map(line).collect(),
             settings,
-            posting: JoinSet::new(),
+            in_flight: JoinSet::new(),
             settled: vec![],
             recovered: vec![],
             stopping: false,
@@ -309,8 +311,8 @@ impl Courier {
     }
 
     /// Whether there is something to tell the outbox, or to ask it for.
-    pub fn has_errand(&self, now: Instant) -> bool {
-        let wants = |line: &Line| {
+    pub fn has_outbox_request(&self, now: Instant) -> bool {
+        let wants = |line: &EndpointQueue| {
             let waits = line.waiting.events > 0 || !line.in_hand.is_empty();
             // What is due by now, or waits no more, only a look can tell.
             (line.more && !line.rests(now) && self.room(line) > 0) || (waits && now >= line.look_at)
@@ -328,7 +330,7 @@ impl Courier {
         self.stopping = true;
     }
 
-    fn room(&self, line: &Line) -> usize {
+    fn room(&self, line: &EndpointQueue) -> usize {
         if self.stopping || line.bytes >= BYTES_IN_HAND {
             return 0;
         }
@@ -336,11 +338,11 @@ impl Courier {
     }
 
     /// What is wanted of the outbox; to be done once.
-    pub fn take_errand(&mut self, now: Instant, wall: UnixMillis) -> Errand {
+    pub fn take_outbox_request(&mut self, now: Instant, wall: UnixMillis) -> OutboxRequest {
         let mut room = vec![];
         for (endpoint, line) in self.lines.iter().enumerate() {
             let deliveries = if line.rests(now) { 0 } else { self.room(line) };
-            room.push(Room {
+            room.push(Demand {
                 endpoint,
                 deliveries,
                 in_hand: line.in_hand.clone(),
@@ -352,7 +354,7 @@ impl Courier {
             line.look_at = now + LOOK_EVERY;
         }
         let age = u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX);
-        Errand {
+        OutboxRequest {
             settled: std::mem::take(&mut self.settled),
             recovered: std::mem::take(&mut self.recovered),
             room,
@@ -361,7 +363,13 @@ impl Courier {
     }
 
     /// What the outbox gave; `dropped`: what has given way to others.
-    pub fn handle_given(&mut self, given: Given, dropped: &[u64], now: Instant, wall: UnixMillis) {
+    pub fn handle_given(
+        &mut self,
+        given: OutboxReply,
+        dropped: &[u64],
+        now: Instant,
+        wall: UnixMillis,
+    ) {
         for (at, (line, waiting)) in self.lines.iter_mut().zip(&given.waiting).enumerate() {
             line.waiting = *waiting;
             self.metrics
@@ -407,17 +415,17 @@ impl Courier {
             } else {
                 self.settings.concurrency
             };
-            while line.posting < at_a_time && !line.rests(now) {
+            while line.in_flight < at_a_time && !line.rests(now) {
                 let Some(delivery) = line.next() else {
                     break;
                 };
-                line.posting += 1;
+                line.in_flight += 1;
                 let request = self
                     .client
                     .post(line.endpoint.url.clone())
                     .headers(headers(&delivery, self.key.as_deref(), wall))
                     .body(delivery.body.clone());
-                self.posting.spawn(async move {
+                self.in_flight.spawn(async move {
                     let answer = ask(request).await;
                     (delivery, answer, now.elapsed())
                 });
@@ -428,11 +436,11 @@ impl Courier {
     /// The next answer; never, while nothing is under way. Safe to cancel.
     ///
     /// # Panics
-    /// Where posting has panicked.
+    /// Where in_flight has panicked.
     pub async fn next(&mut self) -> Answered {
-        match self.posting.join_next().await {
+        match self.in_flight.join_next().await {
             Some(posted) => {
-                let (delivery, answer, took) = posted.expect("posting does not panic");
+                let (delivery, answer, took) = posted.expect("in_flight does not panic");
                 Answered {
                     delivery,
                     answer,
@@ -445,7 +453,7 @@ impl Courier {
 
     /// Deliveries under way.
     pub fn under_way(&self) -> usize {
-        self.posting.len()
+        self.in_flight.len()
     }
 
     /// Events that wait, for all endpoints together.
@@ -468,7 +476,7 @@ impl Courier {
         } = answered;
         let at = delivery.endpoint;
         let line = &mut self.lines[at];
-        line.posting -= 1;
+        line.in_flight -= 1;
         line.in_hand.retain(|seq| *seq != delivery.seq);
         line.bytes -= delivery.body.len();
         debug!(
@@ -484,7 +492,7 @@ impl Courier {
             backoff.next(0);
         }
         let pause = backoff.next(jitter);
-        let later = |wait: Duration, error, whole| How::Later {
+        let later = |wait: Duration, error, whole| Disposition::Later {
             due: UnixMillis::new(wall.as_millis() + millis(wait)),
             error,
             whole,
@@ -493,13 +501,13 @@ impl Courier {
             Answer::Taken => {
                 self.metrics.webhook_answered(at, took);
                 self.recovered.extend(line.answered().then_some(at));
-                (WebhookOutcome::Delivered, How::Delivered)
+                (WebhookOutcome::Delivered, Disposition::Delivered)
             }
             Answer::Refused(error) => {
                 self.metrics.webhook_answered(at, took);
                 self.recovered.extend(line.answered().then_some(at));
                 line.refused(&error);
-                (WebhookOutcome::Refused, How::GivenUp { error })
+                (WebhookOutcome::Refused, Disposition::GivenUp { error })
             }
             Answer::Busy { wish, error } => {
                 let wish = seconds_or_date(&wish, wall).unwrap_or_default();
@@ -517,7 +525,7 @@ impl Courier {
             }
         };
         self.metrics.webhook(at, outcome);
-        self.settled.push(Settled {
+        self.settled.push(DeliveryResult {
             endpoint: at,
             seq: delivery.seq,
             how,
@@ -628,7 +636,7 @@ mod tests {
     use crate::rules::webhook_event::EventKind;
     use bytes::Bytes;
 
-    fn courier(endpoints: &[&str], now: Instant) -> Courier {
+    fn dispatcher(endpoints: &[&str], now: Instant) -> WebhookDispatcher {
         let endpoints = endpoints.iter();
         let settings = Settings {
             endpoints: endpoints.map(|url| Endpoint::parse(url).unwrap()).collect(),
@@ -639,7 +647,7 @@ mod tests {
             max_bytes: 1 << 20,
             secret: None,
         };
-        Courier::new(settings, Metrics::new(&[]), now).unwrap()
+        WebhookDispatcher::new(settings, Metrics::new(&[]), now).unwrap()
     }
 
     fn delivery(seq: i64, attempts: u32) -> Delivery {
@@ -654,20 +662,24 @@ mod tests {
     }
 
     /// What becomes of deliveries with these answers, one after another.
-    fn settle(courier: &mut Courier, now: Instant, answers: &[(i64, Answer)]) -> Vec<How> {
+    fn settle(
+        dispatcher: &mut WebhookDispatcher,
+        now: Instant,
+        answers: &[(i64, Answer)],
+    ) -> Vec<Disposition> {
         for (seq, answer) in answers {
             let body = delivery(*seq, 0).body.len();
-            courier.lines[0].posting += 1;
-            courier.lines[0].bytes += body;
+            dispatcher.lines[0].in_flight += 1;
+            dispatcher.lines[0].bytes += body;
             let answered = Answered {
                 delivery: delivery(*seq, 0),
                 answer: answer.clone(),
                 took: Duration::ZERO,
             };
-            courier.handle_answer(answered, now, UnixMillis::new(1_000_000), 0);
+            dispatcher.handle_answer(answered, now, UnixMillis::new(1_000_000), 0);
         }
-        let errand = courier.take_errand(now, UnixMillis::new(0));
-        errand
+        let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
+        outbox_request
             .settled
             .into_iter()
             .map(|settled| settled.how)
@@ -716,21 +728,21 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     async fn answers_settle_rest_or_end_a_delivery() {
         let now = Instant::now();
-        let courier = &mut courier(&["http://localhost/a"], now);
+        let dispatcher = &mut dispatcher(&["http://localhost/a"], now);
         let refused = Answer::Refused("answers 400".to_owned());
         assert_eq!(
-            settle(courier, now, &[(1, Answer::Taken), (2, refused)]),
+            settle(dispatcher, now, &[(1, Answer::Taken), (2, refused)]),
             [
-                How::Delivered,
-                How::GivenUp {
+                Disposition::Delivered,
+                Disposition::GivenUp {
                     error: "answers 400".to_owned()
                 }
             ]
         );
         // One event that fails says nothing of the others; three do.
         let four = vec![(3, failed(false)); 4];
-        for how in settle(courier, now, &four) {
-            let How::Later { due, .. } = how else {
+        for how in settle(dispatcher, now, &four) {
+            let Disposition::Later { due, .. } = how else {
                 panic!("{how:?}")
             };
             assert!(
@@ -738,34 +750,37 @@ mod tests {
                 "{due:?}"
             );
         }
-        assert!(!courier.lines[0].fails());
-        settle(courier, now, &[(4, failed(false)), (5, failed(false))]);
-        assert!(courier.lines[0].fails() && courier.lines[0].rests(now));
-        let errand = courier.take_errand(now, UnixMillis::new(0));
-        assert_eq!(errand.room[0].deliveries, 0);
+        assert!(!dispatcher.lines[0].fails());
+        settle(dispatcher, now, &[(4, failed(false)), (5, failed(false))]);
+        assert!(dispatcher.lines[0].fails() && dispatcher.lines[0].rests(now));
+        let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
+        assert_eq!(outbox_request.room[0].deliveries, 0);
         let later = now + REST.0;
-        assert!(!courier.lines[0].rests(later));
-        settle(courier, later, &[]);
-        courier.lines[0].posting += 1;
-        courier.lines[0].bytes += delivery(4, 1).body.len();
+        assert!(!dispatcher.lines[0].rests(later));
+        settle(dispatcher, later, &[]);
+        dispatcher.lines[0].in_flight += 1;
+        dispatcher.lines[0].bytes += delivery(4, 1).body.len();
         let answered = Answered {
             delivery: delivery(4, 1),
             answer: Answer::Taken,
             took: Duration::ZERO,
         };
-        courier.handle_answer(answered, later, UnixMillis::new(0), 0);
-        let errand = courier.take_errand(later, UnixMillis::new(0));
-        assert_eq!((errand.recovered, courier.lines[0].failures), (vec![0], 0));
+        dispatcher.handle_answer(answered, later, UnixMillis::new(0), 0);
+        let outbox_request = dispatcher.take_outbox_request(later, UnixMillis::new(0));
+        assert_eq!(
+            (outbox_request.recovered, dispatcher.lines[0].failures),
+            (vec![0], 0)
+        );
         // No answer at all is the endpoint's fault at once.
-        settle(courier, later, &[(6, failed(true))]);
-        assert!(courier.lines[0].rests(later));
+        settle(dispatcher, later, &[(6, failed(true))]);
+        assert!(dispatcher.lines[0].rests(later));
     }
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     async fn an_endpoint_may_say_when_it_wants_to_be_asked_again() {
         let now = Instant::now();
-        let courier = &mut courier(&["http://localhost/a"], now);
+        let dispatcher = &mut dispatcher(&["http://localhost/a"], now);
         let busy = |wish: &str| Answer::Busy {
             wish: wish.to_owned(),
             error: "answers 429".to_owned(),
@@ -779,13 +794,13 @@ mod tests {
             ("soon", 1_001_000),
             ("999999", 1_000_000 + 3_600_000),
         ] {
-            let how = settle(courier, now, &[(1, busy(wish))]);
-            let [How::Later { due: at, .. }] = &how[..] else {
+            let how = settle(dispatcher, now, &[(1, busy(wish))]);
+            let [Disposition::Later { due: at, .. }] = &how[..] else {
                 panic!("{how:?}")
             };
             assert_eq!(*at, UnixMillis::new(due), "{wish}");
         }
-        assert!(courier.lines[0].rests(now + Duration::from_secs(3599)));
-        assert!(!courier.lines[0].fails(), "it answers");
+        assert!(dispatcher.lines[0].rests(now + Duration::from_secs(3599)));
+        assert!(!dispatcher.lines[0].fails(), "it answers");
     }
 }

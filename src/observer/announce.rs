@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
-use super::{GOODBYE, Inputs, Observer, Phase, clock};
+use super::{GOODBYE, Inputs, Observer, Renewal, clock};
 use crate::delivery::ledger::{Made, Message};
-use crate::http::decision_service::Consultant;
-use crate::http::webhook::Courier;
+use crate::http::decision_service::DecisionService;
+use crate::http::webhook::WebhookDispatcher;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
@@ -21,7 +21,7 @@ use crate::telemetry::status::{self, Command, Status};
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// What the observer has said of itself.
-pub(super) struct Announced {
+pub(super) struct StatusReporter {
     pub(super) since: (Instant, UnixMillis),
     /// The status that the broker keeps, as far as it is known; `None`, if it is to keep none.
     pub(super) status: Option<Option<Status>>,
@@ -33,7 +33,7 @@ pub(super) struct Announced {
 
 impl Observer {
     /// Publishes something of the observer's own, until it is confirmed. Refused, there is nobody to tell but the log.
-    pub(super) fn say(&mut self, publish: Publish, now: Instant, wall: UnixMillis) {
+    pub(super) fn publish_own(&mut self, publish: Publish, now: Instant, wall: UnixMillis) {
         let topic = Bytes::copy_from_slice(publish.topic.as_str().as_bytes());
         let message = Message {
             received: Received::new(topic, Bytes::new(), false),
@@ -50,9 +50,9 @@ impl Observer {
     pub(super) fn report(&mut self, read_ahead: usize) {
         let (now, wall) = clock();
         self.tracer.tick(now);
-        if let Some(courier) = &mut self.courier {
+        if let Some(dispatcher) = &mut self.dispatcher {
             // A rest ends by itself.
-            courier.post(now, wall);
+            dispatcher.post(now, wall);
         }
         let oldest = self.ledger.oldest();
         let load = Load {
@@ -61,7 +61,7 @@ impl Observer {
             oldest: oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
             read_ahead,
             waiting: self.waiting.len(),
-            asked: self.consultant.as_ref().map_or(0, Consultant::waiting),
+            asked: self.consultant.as_ref().map_or(0, DecisionService::waiting),
             fan_outs: self.unfinished,
         };
         self.metrics.load(&load);
@@ -80,26 +80,34 @@ impl Observer {
             ready: faults.is_empty(),
             faults,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            started_at: Some(self.announced.since.1.as_millis()),
+            started_at: Some(self.status_reporter.since.1.as_millis()),
             trace: self.tracer.is_on(),
             log_level: self.log_level.as_ref().map(|(level, _)| level.clone()),
         };
-        if self.announced.again_at.take_if(|at| now >= *at).is_some() {
-            self.announced.status = self.announced.status.as_ref().map(|_| None);
+        if self
+            .status_reporter
+            .again_at
+            .take_if(|at| now >= *at)
+            .is_some()
+        {
+            self.status_reporter.status = self.status_reporter.status.as_ref().map(|_| None);
         }
-        if let Some(announced) = &mut self.announced.status
-            && announced.as_ref() != Some(&status)
+        if let Some(status_reporter) = &mut self.status_reporter.status
+            && status_reporter.as_ref() != Some(&status)
         {
             let publish = status.publish(&self.topics.status);
-            *announced = Some(status);
-            self.say(publish, now, wall);
+            *status_reporter = Some(status);
+            self.publish_own(publish, now, wall);
         }
-        if let Some(interval) = self.announced.stats_interval
-            && now >= self.announced.stats_due
+        if let Some(interval) = self.status_reporter.stats_interval
+            && now >= self.status_reporter.stats_due
         {
-            self.announced.stats_due = now + interval;
-            let waiting = self.courier.as_ref().map_or(0, Courier::waiting);
-            let uptime = now.saturating_duration_since(self.announced.since.0);
+            self.status_reporter.stats_due = now + interval;
+            let waiting = self
+                .dispatcher
+                .as_ref()
+                .map_or(0, WebhookDispatcher::waiting);
+            let uptime = now.saturating_duration_since(self.status_reporter.since.0);
             let stats = self.metrics.stats();
             let topic = &self.topics.stats;
             let publish = status::stats(topic, &stats, &load, waiting, uptime, wall);
@@ -111,7 +119,7 @@ impl Observer {
     fn publish_unconfirmed(&self, publish: &Publish) -> bool {
         // The connection for many is the one whose delays nobody notices.
         let lane = self.lanes.last().and_then(Option::as_ref);
-        lane.filter(|lane| lane.phase == Phase::Staying)
+        lane.filter(|lane| lane.renewal == Renewal::Staying)
             .is_some_and(|lane| lane.client.publish_unconfirmed(publish))
     }
 
@@ -122,7 +130,7 @@ impl Observer {
     }
 
     /// Does what an operator wants.
-    pub(super) fn obey(&mut self, what: &str, received: &Received) {
+    pub(super) fn handle_control(&mut self, what: &str, received: &Received) {
         let done = Command::parse(what, &received.payload).and_then(|command| match command {
             Command::Trace(switch) => {
                 let before = self.tracer.is_on();
@@ -156,11 +164,11 @@ impl Observer {
         drained: tokio::time::Instant,
     ) -> usize {
         let mut discarded = 0;
-        if self.announced.status.is_none() || self.session.is_none() {
+        if self.status_reporter.status.is_none() || self.session.is_none() {
             return discarded;
         }
         let (now, wall) = clock();
-        self.say(Status::offline().publish(&self.topics.status), now, wall);
+        self.publish_own(Status::offline().publish(&self.topics.status), now, wall);
         let now = tokio::time::Instant::now();
         let deadline = drained.clamp(now + LAST_WORD, now + GOODBYE);
         self.act();
@@ -170,7 +178,7 @@ impl Observer {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
-                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
+                event = self.processor.event() => if self.handle_processor(event).is_err() { break },
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 () = sleep_until(deadline) => break,
             }

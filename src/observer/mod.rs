@@ -18,18 +18,18 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::announce::Announced;
+use self::announce::StatusReporter;
 use crate::connections::link::{
     LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, jitter, log_connected,
 };
 use crate::delivery::ledger::{
     Ack, Admission, EntryId, FailedWhat, LaneEnd, Ledger, Made, Message, PublishId,
 };
-use crate::http::decision_service::{self, Consultant, Verdict};
+use crate::http::decision_service::{self, DecisionService, Verdict};
 use crate::http::server::{self, Health};
-use crate::http::webhook::{self, Answered, Courier};
+use crate::http::webhook::{self, Answered, WebhookDispatcher};
 use crate::mqtt::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
-use crate::observer::processor::{Batch, Decided, Job, Processed, Processor};
+use crate::observer::processor::{Batch, Decided, PendingMessage, Processed, Processor};
 use crate::protocol::id::{MessageId, MessageIds};
 use crate::protocol::layout::{Inbound, Kind};
 use crate::protocol::message::Received;
@@ -38,10 +38,10 @@ use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;
 use crate::rules::checks::Policy;
 use crate::rules::fan_out::STEP;
-use crate::rules::rate_limit::Meter;
+use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::{Decoded, Router};
-use crate::store::{Errand, Place, Store, StoreError, StoreSettings};
-use crate::telemetry::status::{Own, OwnTopics, Status, Tracer};
+use crate::store::{OutboxRequest, Store, StoreError, StoreLocation, StoreSettings};
+use crate::telemetry::status::{ServiceTopic, ServiceTopics, Status, Tracer};
 use crate::telemetry::systemd::Service;
 use crate::telemetry::{LinkRole, LogLevel, Metrics, Stats};
 
@@ -56,9 +56,9 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// How long after a connection was replaced its will may still be published.
 const LATE_WILL: Duration = Duration::from_secs(5);
 /// How long the session may be silent before the observer sends itself a message, to hear whether it still delivers.
-const LISTEN_EVERY: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long that message may take.
-const LISTEN_FOR: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Publishes under way for each message under way: a direct message has two copies.
 const PUBLISHES_PER_MESSAGE: usize = 2;
 
@@ -163,12 +163,12 @@ pub enum DaemonError {
 /// The task's own state.
 struct Observer {
     router: Router,
-    meter: Meter,
-    consultant: Option<Consultant>,
+    meter: SenderLimits,
+    consultant: Option<DecisionService>,
     ledger: Ledger,
-    desk: Desk,
+    processor: ProcessorHandle,
     /// Messages that no batch has taken yet.
-    waiting: Vec<Job>,
+    waiting: Vec<PendingMessage>,
     /// Messages of which only a part of what they lead to has been made: fan-outs.
     unfinished: usize,
     /// Whether the batch the store has may take a step of them.
@@ -181,34 +181,34 @@ struct Observer {
     asked: crate::mqtt::Session,
     health: Health,
     metrics: Metrics,
-    courier: Option<Courier>,
+    dispatcher: Option<WebhookDispatcher>,
     /// Whether what webhooks wait for is gone with the process.
     forgets_events: bool,
-    topics: OwnTopics,
+    topics: ServiceTopics,
     tracer: Tracer,
     log_level: Option<(String, LogLevel)>,
-    announced: Announced,
+    status_reporter: StatusReporter,
     service: Service,
 }
 
 /// Where messages are decided on.
-enum Desk {
+enum ProcessorHandle {
     /// Here: there is nothing to wait for.
-    Here(Box<Processor>),
+    Inline(Box<Processor>),
     /// In the store's thread.
-    Thread {
+    Threaded {
         handle: processor::Handle,
         /// It has a batch.
         busy: bool,
     },
 }
 
-impl Desk {
+impl ProcessorHandle {
     /// What the store's thread says; never, if there is none. Safe to cancel: a channel keeps what was not received.
     async fn event(&mut self) -> Option<processor::Event> {
         match self {
-            Self::Here(_) => std::future::pending().await,
-            Self::Thread { handle, .. } => handle.events.recv().await,
+            Self::Inline(_) => std::future::pending().await,
+            Self::Threaded { handle, .. } => handle.events.recv().await,
         }
     }
 }
@@ -243,32 +243,32 @@ struct Session {
     client: Client,
     connected: Connected,
     subscribed: bool,
-    hearing: Hearing,
+    loopback: Loopback,
 }
 
 /// Whether the session delivers. A granted SUBACK does not prove it: Mosquitto grants what a user may not read, and on RabbitMQ 3.10
 /// topics that are not UTF-8 take up the session's window for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hearing {
+enum Loopback {
     /// Nothing has come on this connection yet.
-    Unknown,
+    Untested,
     /// A message to ourselves is on its way, since then.
-    Listening(Instant),
+    Probing(Instant),
     /// A message came then.
-    Heard(Instant),
+    Ok(Instant),
     /// A message to ourselves has not come back; the last try was then.
-    Deaf(Instant),
+    Failed(Instant),
 }
 
 struct Lane {
     client: Client,
     recycle: CancellationToken,
-    phase: Phase,
+    renewal: Renewal,
 }
 
 /// How far a publishing connection is from being replaced, because there is a new token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum Renewal {
     /// It is not to be.
     Staying,
     /// It gets nothing more to publish, and is disconnected when all it has is confirmed.
@@ -308,7 +308,7 @@ pub async fn run(
         Some(settings) => {
             let store = Store::open(&settings.place, settings.redeliver);
             let store = store.map_err(DaemonError::Store)?;
-            let store = store.tells(endpoints.clone(), max_bytes);
+            let store = store.with_webhooks(endpoints.clone(), max_bytes);
             let left_over = store.left_over().map_err(DaemonError::Store)?;
             if left_over > 0 {
                 warn!(
@@ -322,17 +322,18 @@ pub async fn run(
     };
     let outbox = match (&store, &webhooks) {
         (None, Some(_)) => {
-            let outbox = Store::open(&Place::Memory, false).map_err(DaemonError::Store)?;
-            Some(outbox.tells(endpoints, max_bytes))
+            let outbox = Store::open(&StoreLocation::Memory, false).map_err(DaemonError::Store)?;
+            Some(outbox.with_webhooks(endpoints, max_bytes))
         }
         (Some(_), _) | (None, None) => None,
     };
-    let courier = webhooks.map(|settings| Courier::new(settings, metrics.clone(), began.0));
-    let courier = courier.transpose().map_err(DaemonError::Webhook)?;
+    let dispatcher =
+        webhooks.map(|settings| WebhookDispatcher::new(settings, metrics.clone(), began.0));
+    let dispatcher = dispatcher.transpose().map_err(DaemonError::Webhook)?;
     let window = usize::from(setup.links.window);
     let consultant = setup
         .consult
-        .map(|settings| Consultant::new(settings, window))
+        .map(|settings| DecisionService::new(settings, window))
         .transpose();
     let consultant = consultant.map_err(DaemonError::Consult)?;
     let http = match setup.http_listen {
@@ -353,7 +354,7 @@ pub async fn run(
         None => None,
     };
     let publish_window = window * PUBLISHES_PER_MESSAGE;
-    let topics = OwnTopics::new(&setup.name, setup.links.client_id.reveal());
+    let topics = ServiceTopics::new(&setup.name, setup.links.client_id.reveal());
     let mut filters = setup.router.layouts.filters();
     filters.extend(topics.subscriptions());
     let asked = setup.links.session;
@@ -394,12 +395,12 @@ pub async fn run(
     let mut ledger = Ledger::new(setup.publishers, window, setup.ack_timeout);
     let mut ids = MessageIds::new(RandomState::new());
     let store_stop = CancellationToken::new();
-    let desk = match store {
+    let processor = match store {
         None => {
             let processor = Processor::new(setup.router.clone(), None)
                 .with_outbox(outbox)
                 .measured_by(metrics.clone());
-            Desk::Here(Box::new(processor))
+            ProcessorHandle::Inline(Box::new(processor))
         }
         Some((store, retention)) => {
             ledger.expect(store.unacknowledged().map_err(DaemonError::Store)?);
@@ -409,7 +410,7 @@ pub async fn run(
             let processor =
                 Processor::new(setup.router.clone(), Some(store)).measured_by(metrics.clone());
             let handle = processor::spawn(processor, retention, store_stop.clone());
-            Desk::Thread {
+            ProcessorHandle::Threaded {
                 handle: handle.map_err(DaemonError::Thread)?,
                 busy: false,
             }
@@ -417,10 +418,10 @@ pub async fn run(
     };
     let observer = Observer {
         router: setup.router,
-        meter: Meter::default(),
+        meter: SenderLimits::default(),
         consultant,
         ledger,
-        desk,
+        processor,
         waiting: vec![],
         unfinished: 0,
         stepped: false,
@@ -432,12 +433,12 @@ pub async fn run(
         asked,
         health,
         metrics,
-        forgets_events: courier.is_some() && setup.store.is_none(),
-        courier,
+        forgets_events: dispatcher.is_some() && setup.store.is_none(),
+        dispatcher,
         topics,
         tracer: Tracer::new(reporting.trace),
         log_level: reporting.log_level,
-        announced: Announced {
+        status_reporter: StatusReporter {
             since: began,
             status: reporting.status.then_some(None),
             again_at: None,
@@ -509,13 +510,13 @@ impl Observer {
                 _ = tick.tick() => {
                     self.recycle_overdue();
                     self.tick_acknowledged();
-                    self.listen();
+                    self.probe_session();
                     self.report(inputs.session_rx.len());
                 }
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
-                event = self.desk.event() => self.handle_desk(event)?,
+                event = self.processor.event() => self.handle_processor(event)?,
                 (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
-                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
+                answered = next_answer(&mut self.dispatcher) => self.handle_answer(answered),
                 Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => self.handle_session(event),
                 Ok(()) = inputs.policy.changed() => {
                     self.router.policy = inputs.policy.borrow_and_update().clone();
@@ -540,7 +541,7 @@ impl Observer {
             }
             self.act();
             if let Some(session) = &self.session
-                && matches!(session.hearing, Hearing::Heard(_))
+                && matches!(session.loopback, Loopback::Ok(_))
                 && self.lanes.iter().all(Option::is_some)
                 && let Some((ready, said)) = ready.take()
             {
@@ -561,8 +562,8 @@ impl Observer {
             "stopping: no new messages, waiting for those under way"
         );
         self.service.stopping(self.ledger.unacknowledged());
-        if let Some(courier) = self.courier.as_mut().filter(|_| !self.forgets_events) {
-            courier.stop();
+        if let Some(dispatcher) = self.dispatcher.as_mut().filter(|_| !self.forgets_events) {
+            dispatcher.stop();
         }
         let mut discarded = 0;
         let deadline = tokio::time::Instant::now() + drain;
@@ -574,9 +575,9 @@ impl Observer {
             tokio::select! {
                 biased;
                 Some(event) = inputs.lane_rx.recv() => self.handle_lane(event),
-                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
+                event = self.processor.event() => if self.handle_processor(event).is_err() { break },
                 (job, verdict) = next_verdict(&mut self.consultant) => self.handle_verdict(job, verdict),
-                answered = next_answer(&mut self.courier) => self.handle_answer(answered),
+                answered = next_answer(&mut self.dispatcher) => self.handle_answer(answered),
                 Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
                 _ = tick.tick() => {
                     self.recycle_overdue();
@@ -618,7 +619,7 @@ impl Observer {
                     }
                     discarded += self.discard(event);
                 }
-                event = self.desk.event() => if self.handle_desk(event).is_err() { break },
+                event = self.processor.event() => if self.handle_processor(event).is_err() { break },
                 () = sleep_until(deadline) => {
                     warn!("the broker does not take our goodbye");
                     heard = false;
@@ -628,12 +629,12 @@ impl Observer {
         }
         inputs.store_stop.cancel();
         let (now, wall) = clock();
-        let errand = self
-            .courier
+        let outbox_request = self
+            .dispatcher
             .as_mut()
-            .map_or_else(Errand::default, |c| c.take_errand(now, wall));
-        let lost = match &self.courier {
-            Some(courier) if self.forgets_events => courier.waiting(),
+            .map_or_else(OutboxRequest::default, |c| c.take_outbox_request(now, wall));
+        let lost = match &self.dispatcher {
+            Some(dispatcher) if self.forgets_events => dispatcher.waiting(),
             Some(_) | None => 0,
         };
         if lost > 0 {
@@ -642,15 +643,15 @@ impl Observer {
                 "events that webhooks have not been told of are gone: without a store they are kept in memory"
             );
         }
-        if let Desk::Thread { handle, busy } = self.desk {
+        if let ProcessorHandle::Threaded { handle, busy } = self.processor {
             // The broker has taken the DISCONNECT, so it has the acks before it.
             let last = self.ledger.settled_up_to().filter(|_| heard);
             if !busy {
                 handle.process(Batch {
                     acknowledged: last,
-                    errand: Errand {
+                    outbox_request: OutboxRequest {
                         room: vec![],
-                        ..errand
+                        ..outbox_request
                     },
                     ..next_batch(&mut vec![], 0, &self.router.policy, wall)
                 });
@@ -703,14 +704,14 @@ impl Observer {
                 self.metrics.connected(LinkRole::Session);
                 self.metrics.session_present(connected.session_present);
                 // The broker may have published the will.
-                self.announced.status = self.announced.status.as_ref().map(|_| None);
-                self.announced.again_at = Some(clock().0 + LATE_WILL);
+                self.status_reporter.status = self.status_reporter.status.as_ref().map(|_| None);
+                self.status_reporter.again_at = Some(clock().0 + LATE_WILL);
                 self.session = Some(Session {
                     connection,
                     client,
                     connected,
                     subscribed: false,
-                    hearing: Hearing::Unknown,
+                    loopback: Loopback::Untested,
                 });
                 self.health
                     .set_session(Some("waiting for SUBACK".to_owned()));
@@ -725,7 +726,7 @@ impl Observer {
                     self.health
                         .set_session(Some("waiting for a message to ourselves".to_owned()));
                     info!("subscribed");
-                    self.listen();
+                    self.probe_session();
                 }
             }
             SessionEvent::Renewing { connection } => {
@@ -754,50 +755,50 @@ impl Observer {
 
     /// Sends a message to ourselves when nothing has come for a while, and judges whether it came back. Only while nothing else is
     /// under way: then it is the session that is silent, and not a publishing connection that is slow.
-    fn listen(&mut self) {
+    fn probe_session(&mut self) {
         let (now, wall) = clock();
         let Some(session) = self.session.as_mut().filter(|session| session.subscribed) else {
             return;
         };
         if !self.lanes.iter().all(Option::is_some) || !self.ledger.is_empty() {
-            if matches!(session.hearing, Hearing::Listening(_)) {
+            if matches!(session.loopback, Loopback::Probing(_)) {
                 // It counts from when the broker has it.
-                session.hearing = Hearing::Listening(now);
+                session.loopback = Loopback::Probing(now);
             }
             return;
         }
-        session.hearing = match session.hearing {
-            Hearing::Unknown => Hearing::Listening(now),
-            Hearing::Heard(at) if now >= at + LISTEN_EVERY => Hearing::Listening(now),
-            Hearing::Deaf(at) if now >= at + LISTEN_EVERY => Hearing::Deaf(now),
-            Hearing::Listening(since) if now >= since + LISTEN_FOR => {
+        session.loopback = match session.loopback {
+            Loopback::Untested => Loopback::Probing(now),
+            Loopback::Ok(at) if now >= at + PROBE_EVERY => Loopback::Probing(now),
+            Loopback::Failed(at) if now >= at + PROBE_EVERY => Loopback::Failed(now),
+            Loopback::Probing(since) if now >= since + PROBE_TIMEOUT => {
                 const DEAF: &str = "the session is subscribed, but what the observer sends to itself does not come back";
                 error!(
                     "{DEAF}: may this user read and write everything, observer/# too? On RabbitMQ 3.10 topics that are not UTF-8 fill the session's window: delete its queue, or start once with --reset-session"
                 );
                 self.health.set_session(Some(DEAF.to_owned()));
-                session.hearing = Hearing::Deaf(now);
+                session.loopback = Loopback::Failed(now);
                 return;
             }
-            Hearing::Listening(_) | Hearing::Heard(_) | Hearing::Deaf(_) => return,
+            Loopback::Probing(_) | Loopback::Ok(_) | Loopback::Failed(_) => return,
         };
         let payload = Bytes::from(wall.as_millis().to_string());
-        self.say(Publish::new(self.topics.probe.clone(), payload), now, wall);
+        self.publish_own(Publish::new(self.topics.probe.clone(), payload), now, wall);
     }
 
     fn handle_answer(&mut self, answered: Answered) {
         let (now, wall) = clock();
-        if let Some(courier) = &mut self.courier {
-            courier.handle_answer(answered, now, wall, jitter());
+        if let Some(dispatcher) = &mut self.dispatcher {
+            dispatcher.handle_answer(answered, now, wall, jitter());
         }
     }
 
     /// On a stop: what is under way, and what would be gone with the process.
     fn has_webhooks_to_finish(&self) -> bool {
-        let busy = matches!(self.desk, Desk::Thread { busy: true, .. });
-        self.courier.as_ref().is_some_and(|courier| {
-            let waits = self.forgets_events && courier.waiting() > 0;
-            courier.under_way() > 0 || courier.has_settled() || busy || waits
+        let busy = matches!(self.processor, ProcessorHandle::Threaded { busy: true, .. });
+        self.dispatcher.as_ref().is_some_and(|dispatcher| {
+            let waits = self.forgets_events && dispatcher.waiting() > 0;
+            dispatcher.under_way() > 0 || dispatcher.has_settled() || busy || waits
         })
     }
 
@@ -805,11 +806,11 @@ impl Observer {
         let (now, wall) = clock();
         let connection = match self.session.as_mut() {
             Some(session) => {
-                if !matches!(session.hearing, Hearing::Heard(_)) && session.subscribed {
+                if !matches!(session.loopback, Loopback::Ok(_)) && session.subscribed {
                     self.health.set_session(None);
                 }
                 if session.subscribed {
-                    session.hearing = Hearing::Heard(now);
+                    session.loopback = Loopback::Ok(now);
                 }
                 session.connection
             }
@@ -845,10 +846,10 @@ impl Observer {
             let entry = self.ledger.insert(message, ack);
             self.ledger.decided(entry);
             let is_new = matches!(admission, Some(Admission::New) | None) && !received.retain;
-            if let Own::Control(what) = own
+            if let ServiceTopic::Control(what) = own
                 && is_new
             {
-                self.obey(what, &received);
+                self.handle_control(what, &received);
             }
             return;
         }
@@ -878,7 +879,7 @@ impl Observer {
         };
         let entry = self.ledger.insert(message, ack);
         let counted = self.count(&received, now);
-        let job = Job {
+        let job = PendingMessage {
             entry,
             received,
             id,
@@ -893,7 +894,7 @@ impl Observer {
     }
 
     /// What comes again may have been forwarded before: whether it is refused is for whoever knows that.
-    fn refuse_job(&mut self, mut job: Job, refused: Refused) {
+    fn refuse_job(&mut self, mut job: PendingMessage, refused: Refused) {
         if job.repeated {
             job.refused = Some(refused);
             self.waiting.push(job);
@@ -903,7 +904,7 @@ impl Observer {
     }
 
     /// Asks the decision service about a message that nothing else is against; any other goes its way.
-    fn consult(&mut self, job: Job) {
+    fn consult(&mut self, job: PendingMessage) {
         let Some(consultant) = &mut self.consultant else {
             return self.waiting.push(job);
         };
@@ -926,7 +927,7 @@ impl Observer {
         }
     }
 
-    fn handle_verdict(&mut self, mut job: Job, verdict: Verdict) {
+    fn handle_verdict(&mut self, mut job: PendingMessage, verdict: Verdict) {
         match verdict {
             Verdict::Pass => self.waiting.push(job),
             Verdict::Replace(payload) => {
@@ -990,22 +991,24 @@ impl Observer {
         let more = self.unfinished > 0 && room_for_many >= STEP;
         let news = self.acknowledged.news();
         let finished = self.ledger.settled_up_to();
-        let courier = self.courier.as_ref();
-        let has_errand = courier.is_some_and(|courier| courier.has_errand(now));
-        let wanted = !self.waiting.is_empty() || more || has_errand;
-        let courier = self.courier.as_mut();
-        let errand = || courier.map_or_else(Errand::default, |c| c.take_errand(now, wall));
-        match &mut self.desk {
-            Desk::Here(processor) if wanted => {
+        let dispatcher = self.dispatcher.as_ref();
+        let has_outbox_request =
+            dispatcher.is_some_and(|dispatcher| dispatcher.has_outbox_request(now));
+        let wanted = !self.waiting.is_empty() || more || has_outbox_request;
+        let dispatcher = self.dispatcher.as_mut();
+        let outbox_request =
+            || dispatcher.map_or_else(OutboxRequest::default, |c| c.take_outbox_request(now, wall));
+        match &mut self.processor {
+            ProcessorHandle::Inline(processor) if wanted => {
                 let batch = Batch {
-                    errand: errand(),
+                    outbox_request: outbox_request(),
                     ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 };
                 let processed = processor.process(&batch);
                 self.handle_processed(processed.expect("memory does not fail"));
                 true
             }
-            Desk::Thread { handle, busy } if !*busy && (wanted || news.is_some()) => {
+            ProcessorHandle::Threaded { handle, busy } if !*busy && (wanted || news.is_some()) => {
                 // Turn and turn about: no message waits for more than one step of what goes to many.
                 let turn = self.waiting.is_empty() || !self.stepped;
                 let step = self.unfinished == 0 || turn;
@@ -1014,22 +1017,22 @@ impl Observer {
                 handle.process(Batch {
                     acknowledged: news,
                     finished,
-                    errand: errand(),
+                    outbox_request: outbox_request(),
                     ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 });
                 *busy = true;
                 self.acknowledged.told = self.acknowledged.told.max(news);
                 false
             }
-            Desk::Here(_) | Desk::Thread { .. } => false,
+            ProcessorHandle::Inline(_) | ProcessorHandle::Threaded { .. } => false,
         }
     }
 
-    fn handle_desk(&mut self, event: Option<processor::Event>) -> Result<(), DaemonError> {
+    fn handle_processor(&mut self, event: Option<processor::Event>) -> Result<(), DaemonError> {
         match event {
             None => return Err(DaemonError::TaskEnded("store".to_owned())),
             Some(processor::Event::Decided(processed)) => {
-                if let Desk::Thread { busy, .. } = &mut self.desk {
+                if let ProcessorHandle::Threaded { busy, .. } = &mut self.processor {
                     *busy = false;
                 }
                 self.handle_processed(processed);
@@ -1046,9 +1049,9 @@ impl Observer {
             given,
             dropped,
         } = processed;
-        if let Some(courier) = &mut self.courier {
+        if let Some(dispatcher) = &mut self.dispatcher {
             let (now, wall) = clock();
-            courier.handle_given(given, &dropped, now, wall);
+            dispatcher.handle_given(given, &dropped, now, wall);
         }
         for Decided {
             entry,
@@ -1125,14 +1128,14 @@ impl Observer {
                 self.lanes[lane] = Some(Lane {
                     client,
                     recycle,
-                    phase: Phase::Staying,
+                    renewal: Renewal::Staying,
                 });
                 self.health.set_lane(lane, None);
-                self.listen();
+                self.probe_session();
             }
             LaneEvent::Renewing { lane } => {
                 if let Some(lane) = &mut self.lanes[lane] {
-                    lane.phase = Phase::Leaving;
+                    lane.renewal = Renewal::Leaving;
                 }
             }
             LaneEvent::Down { lane, error } => {
@@ -1179,12 +1182,12 @@ impl Observer {
         loop {
             for (at, lane) in self.lanes.iter_mut().enumerate() {
                 let Some(lane) = lane else { continue };
-                if lane.phase == Phase::Leaving && self.ledger.in_flight(at) == 0 {
-                    lane.phase = Phase::Left;
+                if lane.renewal == Renewal::Leaving && self.ledger.in_flight(at) == 0 {
+                    lane.renewal = Renewal::Left;
                     // If it is gone, its link knows.
                     let _ = lane.client.disconnect();
                 }
-                if lane.phase != Phase::Staying {
+                if lane.renewal != Renewal::Staying {
                     continue;
                 }
                 while let Some((id, publish)) = self.ledger.poll_publish(at, now) {
@@ -1251,15 +1254,15 @@ impl Observer {
 }
 
 /// Never, if there are no webhooks. Safe to cancel.
-async fn next_answer(courier: &mut Option<Courier>) -> Answered {
-    match courier {
-        Some(courier) => courier.next().await,
+async fn next_answer(dispatcher: &mut Option<WebhookDispatcher>) -> Answered {
+    match dispatcher {
+        Some(dispatcher) => dispatcher.next().await,
         None => std::future::pending().await,
     }
 }
 
 /// Never, if there is no decision service. Safe to cancel.
-async fn next_verdict(consultant: &mut Option<Consultant>) -> (Job, Verdict) {
+async fn next_verdict(consultant: &mut Option<DecisionService>) -> (PendingMessage, Verdict) {
     match consultant {
         Some(consultant) => consultant.next().await,
         None => std::future::pending().await,
@@ -1267,7 +1270,7 @@ async fn next_verdict(consultant: &mut Option<Consultant>) -> (Job, Verdict) {
 }
 
 fn next_batch(
-    waiting: &mut Vec<Job>,
+    waiting: &mut Vec<PendingMessage>,
     room_for_many: usize,
     policy: &Arc<Policy>,
     now: UnixMillis,
@@ -1279,7 +1282,7 @@ fn next_batch(
         acknowledged: None,
         finished: None,
         policy: policy.clone(),
-        errand: Errand::default(),
+        outbox_request: OutboxRequest::default(),
         now,
     }
 }

@@ -26,7 +26,9 @@ use crate::rules::fan_out::{FanOut, STEP, Step};
 use crate::rules::plan::Write;
 use crate::rules::router::{Decoded, Facts, Plan, Router};
 use crate::rules::webhook_event::Event as WebhookEvent;
-use crate::store::{Checkpointer, Errand, Given, Origin, Retention, Store, StoreError, Written};
+use crate::store::{
+    Checkpointer, Origin, OutboxReply, OutboxRequest, Retention, Store, StoreError, Written,
+};
 use crate::telemetry::Metrics;
 
 /// How long to wait before a store that failed is tried again.
@@ -45,7 +47,7 @@ const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 
 /// A message to be decided on.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct PendingMessage {
     /// Where its publishes belong.
     pub entry: EntryId,
     /// The message.
@@ -64,7 +66,7 @@ pub struct Job {
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Messages, in the order they came.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<PendingMessage>,
     /// How many copies for many may be made.
     pub room_for_many: usize,
     /// The last message whose acknowledgement has surely arrived.
@@ -74,7 +76,7 @@ pub struct Batch {
     /// The checks to go by.
     pub policy: Arc<Policy>,
     /// What is wanted of the outbox.
-    pub errand: Errand,
+    pub outbox_request: OutboxRequest,
     /// The time.
     pub now: UnixMillis,
 }
@@ -85,7 +87,7 @@ pub struct Processed {
     /// What its messages lead to.
     pub decided: Vec<Decided>,
     /// What endpoints of webhooks are to be told now, and what waits for them.
-    pub given: Given,
+    pub given: OutboxReply,
     /// Events that have given way to others, for each endpoint.
     pub dropped: Vec<u64>,
 }
@@ -118,7 +120,7 @@ struct Queue {
 
 /// What is written down, and where.
 #[derive(Debug, Default)]
-struct Keeper {
+struct Persistence {
     store: Option<Store>,
     /// Without a store: what webhooks are to be told of, in memory.
     outbox: Option<Store>,
@@ -130,7 +132,7 @@ struct Keeper {
 #[derive(Debug)]
 pub struct Processor {
     router: Router,
-    keeper: Keeper,
+    persistence: Persistence,
     metrics: Metrics,
     /// What goes to many and is not finished, each group in turn.
     fan_outs: VecDeque<Queue>,
@@ -143,9 +145,9 @@ impl Processor {
     pub fn new(router: Router, store: Option<Store>) -> Self {
         Self {
             router,
-            keeper: Keeper {
+            persistence: Persistence {
                 store,
-                ..Keeper::default()
+                ..Persistence::default()
             },
             metrics: Metrics::new(&[]),
             fan_outs: VecDeque::new(),
@@ -156,7 +158,7 @@ impl Processor {
     /// The same with an outbox in memory, for want of a store.
     #[must_use]
     pub fn with_outbox(mut self, outbox: Option<Store>) -> Self {
-        self.keeper.outbox = outbox;
+        self.persistence.outbox = outbox;
         self
     }
 
@@ -168,7 +170,7 @@ impl Processor {
 
     #[cfg(test)]
     pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
-        self.keeper.store.as_mut()
+        self.persistence.store.as_mut()
     }
 
     /// Decides on a batch. With a store, what is returned is written down.
@@ -177,8 +179,8 @@ impl Processor {
     /// [`StoreError`]: nothing of the batch has happened, and it can be tried again.
     pub fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         self.router.policy = batch.policy.clone();
-        self.keeper.dropped.clear();
-        if self.keeper.store.is_none() {
+        self.persistence.dropped.clear();
+        if self.persistence.store.is_none() {
             return self.process_all(batch);
         }
         let before = self.fan_outs.clone();
@@ -186,7 +188,7 @@ impl Processor {
         if processed.is_err() {
             self.metrics.store_failed();
             self.fan_outs = before;
-            if let Some(store) = &mut self.keeper.store {
+            if let Some(store) = &mut self.persistence.store {
                 store.rollback();
             }
         }
@@ -194,7 +196,7 @@ impl Processor {
     }
 
     fn in_transaction(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
-        if let Some(store) = &mut self.keeper.store {
+        if let Some(store) = &mut self.persistence.store {
             store.begin()?;
             if let Some(id) = batch.acknowledged {
                 store.acknowledge(id)?;
@@ -202,7 +204,7 @@ impl Processor {
             store.note_finished(batch.finished);
         }
         let processed = self.process_all(batch)?;
-        if let Some(store) = &mut self.keeper.store {
+        if let Some(store) = &mut self.persistence.store {
             let since = clock().0;
             // What only looks is not worth measuring.
             if store.commit()? {
@@ -217,7 +219,7 @@ impl Processor {
     /// # Errors
     /// [`StoreError`]: it would not.
     pub fn probe(&mut self, writes: bool) -> Result<(), StoreError> {
-        let Some(store) = &mut self.keeper.store else {
+        let Some(store) = &mut self.persistence.store else {
             return Ok(());
         };
         let tried = store.probe(writes);
@@ -231,17 +233,17 @@ impl Processor {
 
     fn process_all(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         let decided = self.decide_all(batch)?;
-        let Some(outbox) = self.keeper.outbox() else {
+        let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
                 ..Processed::default()
             });
         };
         // Behind the messages: what they have brought about is handed out at once.
-        let given = outbox.run_errand(&batch.errand, batch.now)?;
+        let given = outbox.serve_outbox(&batch.outbox_request, batch.now)?;
         Ok(Processed {
             decided,
-            dropped: std::mem::take(&mut self.keeper.dropped),
+            dropped: std::mem::take(&mut self.persistence.dropped),
             given,
         })
     }
@@ -329,7 +331,7 @@ impl Processor {
     /// Decides on one message, writes down what its plan says, and returns what goes to many.
     fn decide(
         &mut self,
-        job: &Job,
+        job: &PendingMessage,
         now: UnixMillis,
     ) -> Result<(Decided, Origin, Option<FanOut>), StoreError> {
         let origin = Origin {
@@ -349,7 +351,7 @@ impl Processor {
         };
         let plan = match &decoded {
             Ok(decoded) => {
-                let facts = match &mut self.keeper.store {
+                let facts = match &mut self.persistence.store {
                     Some(store) => store.facts(decoded)?,
                     None => facts_without_store(decoded),
                 };
@@ -366,7 +368,7 @@ impl Processor {
             refusal,
         } = plan;
         self.written += writes.len();
-        self.keeper.apply(&writes, events, &origin)?;
+        self.persistence.apply(&writes, events, &origin)?;
         let decided = Decided {
             entry: job.entry,
             first: true,
@@ -381,9 +383,9 @@ impl Processor {
 
     /// A message that comes again, as it was stored when it came first: what the decision service put in its place stays there, and what
     /// has passed once passes. Anything else as it is.
-    fn as_stored<'a>(&self, job: &'a Job) -> Result<Cow<'a, Received>, StoreError> {
+    fn as_stored<'a>(&self, job: &'a PendingMessage) -> Result<Cow<'a, Received>, StoreError> {
         let as_it_is = Cow::Borrowed(&job.received);
-        let Some(store) = self.keeper.store.as_ref().filter(|_| job.repeated) else {
+        let Some(store) = self.persistence.store.as_ref().filter(|_| job.repeated) else {
             return Ok(as_it_is);
         };
         let is_envelope = self.router.inbound(&job.received).is_some_and(|inbound| {
@@ -408,7 +410,7 @@ impl Processor {
         fan_out: &FanOut,
         origin: &Origin,
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
-        let page = match (fan_out.query(), &self.keeper.store) {
+        let page = match (fan_out.query(), &self.persistence.store) {
             (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
             _ => None,
         };
@@ -419,12 +421,12 @@ impl Processor {
             rest,
         } = fan_out.step(&self.router.layouts, page);
         self.written += writes.len();
-        self.keeper.apply(&writes, events, origin)?;
+        self.persistence.apply(&writes, events, origin)?;
         Ok((publishes, rest))
     }
 }
 
-impl Keeper {
+impl Persistence {
     /// What webhooks are to be told of, if there are any.
     fn outbox(&mut self) -> Option<&mut Store> {
         self.store.as_mut().or(self.outbox.as_mut())
@@ -485,7 +487,7 @@ pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
         | Inbound::Presence { .. }
         | Inbound::Block(_)
         | Inbound::Fetch { .. }
-        | Inbound::Delivered(_)
+        | Inbound::Inject(_)
         | Inbound::Groups { .. } => Facts::Nothing,
     }
 }
@@ -550,7 +552,7 @@ pub fn spawn(
     let (events_tx, events_rx) = mpsc::channel(4);
     // Asked for again while it runs, it runs once more.
     let (due_tx, due_rx) = thread_mpsc::sync_channel(1);
-    let checkpointer = match &processor.keeper.store {
+    let checkpointer = match &processor.persistence.store {
         Some(store) => store.checkpointer()?,
         None => None,
     };
@@ -615,7 +617,7 @@ impl Worker {
             let wait = next.saturating_duration_since(clock().0);
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    let parts = batch.jobs.len() + batch.errand.settled.len();
+                    let parts = batch.jobs.len() + batch.outbox_request.settled.len();
                     if (1..ENOUGH).contains(&parts) {
                         let early = last.and_then(|last| SPACING.checked_sub(last.elapsed()));
                         std::thread::sleep(early.unwrap_or_default());
@@ -696,7 +698,7 @@ impl Worker {
     fn prune(&mut self) -> Duration {
         let Some(store) = self
             .processor
-            .keeper
+            .persistence
             .store
             .as_mut()
             .filter(|_| self.retention != Retention::default())

@@ -194,7 +194,7 @@ enum Control {
     Presence,
     Block,
     Fetch,
-    Delivered,
+    Inject,
     Groups,
 }
 
@@ -231,7 +231,7 @@ const CONTROLS: [(Control, &str, Option<&str>); 8] = [
         Some("apps/{app}/users/{user}/inbox/clientrejected"),
     ),
     (
-        Control::Delivered,
+        Control::Inject,
         "apps/observer/{app}/users/{inbox_of}/messages/{convers_with}/delivered",
         None,
     ),
@@ -240,7 +240,7 @@ const CONTROLS: [(Control, &str, Option<&str>); 8] = [
 
 /// What the observer tells a user besides messages (`protocol.md`, section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Notification {
     /// A message that came in no layout, or in one that is no longer in use.
     Message,
     /// A message of his got further.
@@ -259,34 +259,37 @@ pub enum Told {
     Group,
 }
 
-const TOLD: [(Told, &str); 8] = [
+const TOLD: [(Notification, &str); 8] = [
     (
-        Told::Message,
+        Notification::Message,
         "apps/{app}/users/{user}/messages/{convers_with}/clientadded",
     ),
     (
-        Told::Receipt,
+        Notification::Receipt,
         "apps/{app}/users/{user}/messages/{convers_with}/{message_id}/clientupdated",
     ),
     (
-        Told::Conversation,
+        Notification::Conversation,
         "apps/{app}/users/{user}/conversations/{convers_with}/clientupdated",
     ),
     (
-        Told::ConversationDeleted,
+        Notification::ConversationDeleted,
         "apps/{app}/users/{user}/conversations/{convers_with}/clientdeleted",
     ),
     (
-        Told::ConversationArchived,
+        Notification::ConversationArchived,
         "apps/{app}/users/{user}/archived_conversations/{convers_with}/clientadded",
     ),
     (
-        Told::Block,
+        Notification::Block,
         "apps/{app}/users/{user}/blocked/{other}/clientupdated",
     ),
-    (Told::Inbox, "apps/{app}/users/{user}/inbox/clientupdated"),
     (
-        Told::Group,
+        Notification::Inbox,
+        "apps/{app}/users/{user}/inbox/clientupdated",
+    ),
+    (
+        Notification::Group,
         "apps/{app}/users/{user}/groups/{group}/clientupdated",
     ),
 ];
@@ -349,7 +352,7 @@ pub enum Inbound<'a> {
         user: UserId<'a>,
     },
     /// A service puts a message into one timeline.
-    Delivered(Timeline<'a>),
+    Inject(Timeline<'a>),
     /// A service stores a group.
     Groups {
         /// The tenant.
@@ -425,7 +428,7 @@ impl<'a> Inbound<'a> {
             Self::Presence { .. } => Kind::Presence,
             Self::Block(_) => Kind::Block,
             Self::Fetch { .. } => Kind::Fetch,
-            Self::Delivered(_) => Kind::Inject,
+            Self::Inject(_) => Kind::Inject,
             Self::Groups { .. } => Kind::Group,
         }
     }
@@ -438,7 +441,7 @@ impl<'a> Inbound<'a> {
             | Self::Conversation(timeline)
             | Self::Archive(timeline)
             | Self::Block(timeline)
-            | Self::Delivered(timeline) => timeline.convers_with.as_str(),
+            | Self::Inject(timeline) => timeline.convers_with.as_str(),
             Self::Presence { .. } | Self::Fetch { .. } | Self::Groups { .. } => "",
         }
     }
@@ -451,7 +454,7 @@ impl<'a> Inbound<'a> {
             | Self::Conversation(timeline)
             | Self::Archive(timeline)
             | Self::Block(timeline)
-            | Self::Delivered(timeline) => timeline.app,
+            | Self::Inject(timeline) => timeline.app,
             Self::Presence { app, .. } | Self::Fetch { app, .. } | Self::Groups { app } => *app,
         }
     }
@@ -465,7 +468,7 @@ impl<'a> Inbound<'a> {
             | Self::Archive(timeline)
             | Self::Block(timeline) => Some(timeline.inbox_of),
             Self::Presence { user, .. } | Self::Fetch { user, .. } => Some(*user),
-            Self::Delivered(_) | Self::Groups { .. } => None,
+            Self::Inject(_) | Self::Groups { .. } => None,
         }
     }
 
@@ -484,7 +487,7 @@ impl<'a> Inbound<'a> {
             | Self::Presence { .. }
             | Self::Block(_)
             | Self::Fetch { .. }
-            | Self::Delivered(_)
+            | Self::Inject(_)
             | Self::Groups { .. } => None,
         }
     }
@@ -682,7 +685,7 @@ impl Layouts {
     }
 
     /// Where a user is told `what`. `message` is the id of the message concerned, if one is.
-    pub fn told(&self, what: Told, timeline: &Timeline<'_>, message: &str) -> TopicName {
+    pub fn told(&self, what: Notification, timeline: &Timeline<'_>, message: &str) -> TopicName {
         let at = TOLD.iter().position(|(listed, _)| *listed == what);
         self.told[at.expect("the table is complete")].format(&Names {
             message,
@@ -718,7 +721,7 @@ impl Layouts {
                 };
                 on(Control::Fetch, &timeline, "")
             }
-            Inbound::Presence { .. } | Inbound::Delivered(_) | Inbound::Groups { .. } => None,
+            Inbound::Presence { .. } | Inbound::Inject(_) | Inbound::Groups { .. } => None,
         }
     }
 
@@ -759,7 +762,7 @@ impl Layouts {
         concerns: impl Fn(Option<&str>) -> bool,
     ) -> UserPaths<'a> {
         let of_users = |control: &&(Control, Template, Option<Template>)| {
-            !matches!(control.0, Control::Delivered | Control::Groups)
+            !matches!(control.0, Control::Inject | Control::Groups)
         };
         let layouts: Vec<&Layout> = self
             .layouts
@@ -947,7 +950,7 @@ impl Layouts {
             },
             Control::Block => Inbound::Block(timeline()?),
             Control::Fetch => Inbound::Fetch { app, user: user()? },
-            Control::Delivered => Inbound::Delivered(timeline()?),
+            Control::Inject => Inbound::Inject(timeline()?),
             Control::Groups => Inbound::Groups { app },
         })
     }

@@ -156,21 +156,21 @@ pub struct Envelope<'p> {
     /// Whether the client says that this is for a group (`"channel_type":"group"`).
     pub says_group: bool,
     /// What the client asks of the observer (`attributes`).
-    pub wishes: Wishes,
+    pub wishes: SendOptions,
     /// The group written into the message itself (`group`), as the client wrote it.
     pub group: Option<&'p RawValue>,
 }
 
 /// What a client may ask of the observer in a message's `attributes` (`protocol.md`, section 3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct SendOptions {
     /// `hiddenFor`: the member of the group who is not to get the message.
     pub hidden_for: Option<Box<str>>,
     /// `updateconversation` is `false`: the message is not to show in the list of conversations.
     pub unlisted: bool,
 }
 
-impl Wishes {
+impl SendOptions {
     /// Reads `attributes`; what is not as it should be asks for nothing.
     pub fn read(attributes: &RawValue) -> Self {
         #[derive(Deserialize)]
@@ -232,7 +232,7 @@ impl<'p> Visitor<'p> for Reading<'p> {
             kept: Vec::with_capacity(4),
             timestamp: None,
             says_group: false,
-            wishes: Wishes::default(),
+            wishes: SendOptions::default(),
             group: None,
         };
         let mut last_end = 0; // where the previous member ends in the source
@@ -251,7 +251,7 @@ impl<'p> Visitor<'p> for Reading<'p> {
                         .is_ok_and(|kind| kind == "group")
                 }
                 // Of two with the same name the last counts, as clients have it.
-                Field::Attributes => envelope.wishes = Wishes::read(value),
+                Field::Attributes => envelope.wishes = SendOptions::read(value),
                 Field::Group => envelope.group = Some(value).filter(|value| value.get() != "null"),
                 Field::Other => {}
             }
@@ -361,7 +361,7 @@ pub struct Injected {
     /// What it says of its status.
     pub status: Option<Status>,
     /// What its `attributes` ask for.
-    pub wishes: Wishes,
+    pub wishes: SendOptions,
 }
 
 impl Injected {
@@ -382,7 +382,7 @@ impl Injected {
             status: status.and_then(Status::from_code),
             wishes: members
                 .get("attributes")
-                .map(|attributes| Wishes::read(attributes))
+                .map(|attributes| SendOptions::read(attributes))
                 .unwrap_or_default(),
             body: Body(serde_json::to_string(&members).expect("raw members serialise")),
         };
@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn what_attributes_ask_for_is_read_however_it_is_spelled() {
-        let wishes = |hidden_for: Option<&str>, unlisted| Wishes {
+        let wishes = |hidden_for: Option<&str>, unlisted| SendOptions {
             hidden_for: hidden_for.map(Into::into),
             unlisted,
         };

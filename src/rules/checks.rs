@@ -180,7 +180,7 @@ impl Policy {
             Inbound::Presence { .. } => Content::Presence(control::parse_presence(payload)?),
             Inbound::Block(_) => Content::Block(control::parse_block(payload)?),
             Inbound::Fetch { .. } => Content::Fetch(Fetch::parse(payload)?),
-            Inbound::Delivered(_) => {
+            Inbound::Inject(_) => {
                 let injected = Injected::parse(payload)?;
                 if injected.status != Some(Status::Delivered) {
                     return Err(Refusal::BadStatus);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::protocol::control::Fetch;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Layouts, Timeline, Told};
+use crate::protocol::layout::{Layouts, Notification, Timeline};
 use crate::protocol::message::{Body, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::template::{Names, Template};
@@ -309,7 +309,10 @@ impl FanOut {
                         inbox_of: user(id),
                         convers_with: user(group),
                     };
-                    Publish::new(layouts.told(Told::Group, &timeline, ""), payload.clone())
+                    Publish::new(
+                        layouts.told(Notification::Group, &timeline, ""),
+                        payload.clone(),
+                    )
                 };
                 Step {
                     publishes: some.iter().map(|id| told(id)).collect(),
@@ -348,7 +351,7 @@ impl FanOut {
             };
             let topic = match layouts.named(&stored.layout) {
                 Some(layout) => layout.inbox_topic(app, inbox_of, timeline.convers_with),
-                None => layouts.told(Told::Message, &timeline, ""),
+                None => layouts.told(Notification::Message, &timeline, ""),
             };
             let payload = match &mut fetch {
                 Some(fetch) => {
@@ -384,8 +387,10 @@ impl FanOut {
                 inbox_of,
                 convers_with: inbox_of,
             };
-            step.publishes
-                .push(Publish::new(layouts.told(Told::Inbox, &timeline, ""), told));
+            step.publishes.push(Publish::new(
+                layouts.told(Notification::Inbox, &timeline, ""),
+                told,
+            ));
         } else {
             step.writes.push(Write::Redelivered {
                 app,

@@ -105,13 +105,13 @@ const BY_THEMSELVES: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 /// How much each sender has said, and been told.
 #[derive(Debug)]
-pub struct Meter {
+pub struct SenderLimits {
     messages: Limiter,
     others: Limiter,
     answers: Limiter,
 }
 
-impl Default for Meter {
+impl Default for SenderLimits {
     fn default() -> Self {
         let [messages, others, answers] = [(); 3].map(|()| Limiter::new(SENDERS));
         Self {
@@ -122,7 +122,7 @@ impl Default for Meter {
     }
 }
 
-impl Meter {
+impl SenderLimits {
     /// Counts a message that has come.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl Meter {
             | Inbound::Archive(_)
             | Inbound::Presence { .. }
             | Inbound::Block(_)
-            | Inbound::Delivered(_)
+            | Inbound::Inject(_)
             | Inbound::Groups { .. } => self.others.take(&key, ONE, rate.times(BY_THEMSELVES), now),
         };
         taken.map_err(|wait| Refused {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::protocol::control::Receipt;
 use crate::protocol::group::{Group, GroupUpdate, Users};
 use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::{Inbound, Layouts, Outgoing, Timeline, Told};
+use crate::protocol::layout::{Inbound, Layouts, Notification, Outgoing, Timeline};
 use crate::protocol::message::{Body, Envelope, Injected, Owned, Received, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -79,7 +79,7 @@ pub enum Facts {
         transient: bool,
     },
     /// Of the message that a receipt is about, if it is in the timeline.
-    Receipt(Option<Receipted>),
+    Receipt(Option<ReceiptTarget>),
     /// Of a conversation, if there is one.
     Conversation(Option<Row>),
     /// Of those a user blocks.
@@ -109,7 +109,7 @@ pub enum Facts {
 
 /// A message that a receipt is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipted {
+pub struct ReceiptTarget {
     /// Who wrote it.
     pub sender: Box<str>,
     /// How far the copy of the receipt's user got.
@@ -286,7 +286,7 @@ impl Router {
             (Inbound::Block(timeline), Content::Block(blocked), _) => {
                 let told = json(&serde_json::json!({ "blocked": blocked }));
                 Ok(Plan {
-                    publishes: vec![self.tell(Told::Block, timeline, "", told)],
+                    publishes: vec![self.notify(Notification::Block, timeline, "", told)],
                     writes: vec![Write::Block(*timeline, *blocked)],
                     ..Plan::default()
                 })
@@ -297,7 +297,7 @@ impl Router {
                     ..Plan::default()
                 })
             }
-            (Inbound::Delivered(timeline), Content::Injected(injected), _) => {
+            (Inbound::Inject(timeline), Content::Injected(injected), _) => {
                 Ok(self.inject(*timeline, injected, received, id))
             }
             (Inbound::Groups { app }, Content::Group(update), _) => Ok(group_update(*app, update)),
@@ -352,7 +352,13 @@ impl Router {
         Some(kind).filter(|kind| self.events.contains(*kind))
     }
 
-    fn tell(&self, what: Told, timeline: &Timeline<'_>, message: &str, payload: Bytes) -> Publish {
+    fn notify(
+        &self,
+        what: Notification,
+        timeline: &Timeline<'_>,
+        message: &str,
+        payload: Bytes,
+    ) -> Publish {
         Publish::new(self.layouts.told(what, timeline, message), payload)
     }
 
@@ -388,7 +394,7 @@ impl Router {
         timeline: Timeline<'a>,
         message_id: &'a str,
         receipt: Receipt,
-        receipted: Option<Receipted>,
+        receipted: Option<ReceiptTarget>,
         now: UnixMillis,
     ) -> Result<Plan<'a>, Refusal> {
         let Timeline {
@@ -458,7 +464,7 @@ impl Router {
         }
         // Also when it was known: after a crash it may not have been told.
         plan.publishes
-            .push(self.tell(Told::Receipt, &peers, message_id, told));
+            .push(self.notify(Notification::Receipt, &peers, message_id, told));
         Ok(plan)
     }
 
@@ -477,7 +483,12 @@ impl Router {
             return Err(Refusal::TooLarge);
         }
         Ok(Plan {
-            publishes: vec![self.tell(Told::Conversation, &timeline, "", patched.told.clone())],
+            publishes: vec![self.notify(
+                Notification::Conversation,
+                &timeline,
+                "",
+                patched.told.clone(),
+            )],
             writes: vec![Write::Patch(timeline, patched)],
             ..Plan::default()
         })
@@ -496,7 +507,10 @@ impl Router {
             ..row
         };
         let whole = row.to_json(timeline.inbox_of.as_str(), timeline.convers_with.as_str());
-        let topics = [Told::ConversationDeleted, Told::ConversationArchived];
+        let topics = [
+            Notification::ConversationDeleted,
+            Notification::ConversationArchived,
+        ];
         let wanted = self
             .wanted(EventKind::ConversationArchived)
             .filter(|_| is_news);
@@ -507,7 +521,7 @@ impl Router {
         Plan {
             events: event.into_iter().collect(),
             publishes: topics
-                .map(|what| self.tell(what, &timeline, "", whole.clone()))
+                .map(|what| self.notify(what, &timeline, "", whole.clone()))
                 .into(),
             writes: vec![Write::Archive(timeline)],
             ..Plan::default()
@@ -690,7 +704,7 @@ impl Router {
             status: Status::Delivered,
             listed: !injected.wishes.unlisted,
         };
-        let publish = self.tell(Told::Message, &timeline, "", payload);
+        let publish = self.notify(Notification::Message, &timeline, "", payload);
         let recipient = injected.recipient.clone();
         let recipient = recipient.as_deref().unwrap_or(timeline.inbox_of.as_str());
         let events = self.copied(

@@ -16,7 +16,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
 
 pub use self::inspect::{Blocked, Found, Stats, StoredGroup};
-pub use self::outbox::{Chosen, Delivery, Errand, Given, How, Listed, Room, Settled, Waiting};
+pub use self::outbox::{
+    Delivery, DeliveryResult, Demand, Disposition, OutboxReply, OutboxRequest, Selection, Waiting,
+    WebhookRow,
+};
 pub use self::retention::Retention;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, MessageId, UserId};
@@ -27,7 +30,7 @@ use crate::rules::checks::Content;
 use crate::rules::conversation::{Patched, Row};
 use crate::rules::fan_out::{Page, PageQuery, Stored};
 use crate::rules::plan::{Copy, NewMessage, Write};
-use crate::rules::router::{Decoded, Facts, Receipted};
+use crate::rules::router::{Decoded, Facts, ReceiptTarget};
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
 const MIGRATIONS: [&str; 3] = [
@@ -40,7 +43,7 @@ const APPLICATION_ID: i32 = 0x6332_316f;
 /// How long to wait for another process that is writing, a command say, before the store counts as locked.
 const BUSY: Duration = Duration::from_secs(1);
 /// The same for a command: the observer is done sooner.
-const VISITOR_BUSY: Duration = Duration::from_secs(5);
+const SHARED_BUSY: Duration = Duration::from_secs(5);
 /// Pages of the write-ahead log from which on whoever commits moves them into the database: 64 MiB.
 const WAL_PAGES: u32 = 16_000;
 /// Groups remembered, known and unknown ones, and their members in all; beyond that all are forgotten and read anew.
@@ -102,7 +105,7 @@ pub enum StoreError {
 
 /// Where a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum StoreLocation {
     /// In a file.
     File(PathBuf),
     /// Nowhere: gone with the process.
@@ -113,7 +116,7 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     /// Where.
-    pub place: Place,
+    pub place: StoreLocation,
     /// For how long.
     pub retention: Retention,
     /// Whether users get what they missed when they come back.
@@ -252,9 +255,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], if that is not possible, or another observer has it.
-    pub fn open(place: &Place, redeliver: bool) -> Result<Self, StoreError> {
+    pub fn open(place: &StoreLocation, redeliver: bool) -> Result<Self, StoreError> {
         let lock = match place {
-            Place::File(path) => {
+            StoreLocation::File(path) => {
                 if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
                     std::fs::create_dir_all(dir).map_err(|error| StoreError::Make {
                         path: dir.to_owned(),
@@ -263,7 +266,7 @@ impl Store {
                 }
                 Some(lock(path)?)
             }
-            Place::Memory => None,
+            StoreLocation::Memory => None,
         };
         let mut store = Self::connect(place, redeliver)?;
         store._lock = lock;
@@ -274,31 +277,31 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], if that is not possible.
-    pub fn visit(path: &Path) -> Result<Self, StoreError> {
+    pub fn open_shared(path: &Path) -> Result<Self, StoreError> {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        let store = Self::connect(&Place::File(path.to_owned()), false)?;
-        store.connection.busy_timeout(VISITOR_BUSY)?;
+        let store = Self::connect(&StoreLocation::File(path.to_owned()), false)?;
+        store.connection.busy_timeout(SHARED_BUSY)?;
         Ok(store)
     }
 
-    fn connect(place: &Place, redeliver: bool) -> Result<Self, StoreError> {
+    fn connect(place: &StoreLocation, redeliver: bool) -> Result<Self, StoreError> {
         let path = match place {
-            Place::File(path) => path.clone(),
-            Place::Memory => PathBuf::from(":memory:"),
+            StoreLocation::File(path) => path.clone(),
+            StoreLocation::Memory => PathBuf::from(":memory:"),
         };
         let open = |error| StoreError::Open {
             path: path.clone(),
             error,
         };
         let mut connection = match place {
-            Place::File(path) => {
+            StoreLocation::File(path) => {
                 make_private(path)?;
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 Connection::open_with_flags(path, flags).map_err(open)?
             }
-            Place::Memory => Connection::open_in_memory().map_err(open)?,
+            StoreLocation::Memory => Connection::open_in_memory().map_err(open)?,
         };
         configure(&connection).map_err(open)?;
         migrate(&mut connection, &path)?;
@@ -550,7 +553,7 @@ impl Store {
                 };
                 let since = fetch.since;
                 Ok(Facts::Fetch {
-                    after: self.place_of(since)?,
+                    after: self.seq_at(since)?,
                     last: self.last()?,
                 })
             }
@@ -567,7 +570,7 @@ impl Store {
                     ])?;
                 Ok(Facts::Blocks { full })
             }
-            Inbound::Delivered(_) | Inbound::Groups { .. } => Ok(Facts::Nothing),
+            Inbound::Inject(_) | Inbound::Groups { .. } => Ok(Facts::Nothing),
         }
     }
 
@@ -629,7 +632,7 @@ impl Store {
         &mut self,
         timeline: &Timeline<'_>,
         message_id: &str,
-    ) -> Result<Option<Receipted>, StoreError> {
+    ) -> Result<Option<ReceiptTarget>, StoreError> {
         let found = self
             .connection
             .prepare_cached(
@@ -651,7 +654,7 @@ impl Store {
             return Ok(None);
         };
         let peer = timeline.convers_with;
-        Ok(Some(Receipted {
+        Ok(Some(ReceiptTarget {
             sender,
             mine: status(mine),
             in_group: peer.is_group() || self.group(timeline.app, peer)?.is_some(),
@@ -737,7 +740,7 @@ impl Store {
     }
 
     /// The last place that was taken by `time`: found by halving, for times rise with places.
-    fn place_of(&self, time: UnixMillis) -> Result<i64, StoreError> {
+    fn seq_at(&self, time: UnixMillis) -> Result<i64, StoreError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1",
         )?;

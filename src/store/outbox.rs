@@ -62,18 +62,18 @@ pub struct Delivery {
 
 /// What became of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct DeliveryResult {
     /// Which endpoint.
     pub endpoint: usize,
     /// Its place in the outbox.
     pub seq: i64,
     /// What.
-    pub how: How,
+    pub how: Disposition,
 }
 
 /// How a delivery ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum Disposition {
     /// The endpoint has it.
     Delivered,
     /// It is tried again, unless its time is over.
@@ -94,20 +94,20 @@ pub enum How {
 
 /// What is wanted of the outbox.
 #[derive(Clone, Debug, Default)]
-pub struct Errand {
+pub struct OutboxRequest {
     /// What is settled.
-    pub settled: Vec<Settled>,
+    pub settled: Vec<DeliveryResult>,
     /// Endpoints that answer again: what was put off because of them is due.
     pub recovered: Vec<usize>,
     /// How many deliveries may be taken for each endpoint.
-    pub room: Vec<Room>,
+    pub room: Vec<Demand>,
     /// Events whose time began before this are given up.
     pub not_before: UnixMillis,
 }
 
-/// Room for deliveries to one endpoint.
+/// Demand for deliveries to one endpoint.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct Demand {
     /// Which endpoint.
     pub endpoint: usize,
     /// How many.
@@ -118,7 +118,7 @@ pub struct Room {
 
 /// What the outbox gave.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct OutboxReply {
     /// Deliveries that are due, for each endpoint the oldest first.
     pub deliveries: Vec<Delivery>,
     /// Those in hand that wait no more: they have given way, were too old, or an operator has dropped them.
@@ -131,7 +131,7 @@ pub struct Given {
 
 /// One row of `webhook list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed {
+pub struct WebhookRow {
     /// The delivery's id.
     pub id: String,
     /// The endpoint, without user, password and query.
@@ -152,7 +152,7 @@ pub struct Listed {
 
 /// Which deliveries an operator means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chosen {
+pub enum Selection {
     /// Those with these ids.
     Ids(Vec<String>),
     /// All that were given up.
@@ -161,7 +161,7 @@ pub enum Chosen {
     All,
 }
 
-impl Chosen {
+impl Selection {
     fn condition(&self) -> (String, &[String]) {
         match self {
             Self::Ids(ids) => {
@@ -177,7 +177,7 @@ impl Chosen {
 impl Store {
     /// The same store, which keeps what the endpoints of these names are to be told: `max_bytes` for each, and the oldest give way.
     #[must_use]
-    pub fn tells(mut self, endpoints: Vec<String>, max_bytes: u64) -> Self {
+    pub fn with_webhooks(mut self, endpoints: Vec<String>, max_bytes: u64) -> Self {
         self.outbox = Outbox {
             endpoints,
             max_bytes: i64::try_from(max_bytes).unwrap_or(i64::MAX),
@@ -309,16 +309,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn run_errand(&mut self, errand: &Errand, now: UnixMillis) -> Result<Given, StoreError> {
-        let mut given = Given {
+    pub fn serve_outbox(
+        &mut self,
+        outbox_request: &OutboxRequest,
+        now: UnixMillis,
+    ) -> Result<OutboxReply, StoreError> {
+        let mut given = OutboxReply {
             expired: vec![0; self.outbox.endpoints.len()],
-            ..Given::default()
+            ..OutboxReply::default()
         };
-        for settled in &errand.settled {
-            let expired = self.settle(settled, errand.not_before)?;
+        for settled in &outbox_request.settled {
+            let expired = self.settle(settled, outbox_request.not_before)?;
             given.expired[settled.endpoint] += u64::from(expired);
         }
-        for at in &errand.recovered {
+        for at in &outbox_request.recovered {
             self.connection
                 .prepare_cached(
                     "UPDATE webhook SET due = since WHERE endpoint = ? AND due > ? AND whole AND attempts <= ?",
@@ -329,9 +333,9 @@ impl Store {
                     FORGIVEN
                 ])?;
         }
-        for room in &errand.room {
+        for room in &outbox_request.room {
             let endpoint = &self.outbox.endpoints[room.endpoint];
-            given.expired[room.endpoint] += self.expire(endpoint, errand.not_before)?;
+            given.expired[room.endpoint] += self.expire(endpoint, outbox_request.not_before)?;
             self.cut_given_up(endpoint)?;
             self.find_gone(room, &mut given.gone)?;
             self.find_due(room, now, &mut given.deliveries)?;
@@ -343,16 +347,16 @@ impl Store {
     }
 
     /// Returns whether it is given up because its time is over.
-    fn settle(&self, settled: &Settled, not_before: UnixMillis) -> Result<bool, StoreError> {
+    fn settle(&self, settled: &DeliveryResult, not_before: UnixMillis) -> Result<bool, StoreError> {
         // It may have given way to others meanwhile, or an operator has dropped it.
         match &settled.how {
-            How::Delivered => {
+            Disposition::Delivered => {
                 self.connection
                     .prepare_cached("DELETE FROM webhook WHERE seq = ?")?
                     .execute([settled.seq])?;
                 Ok(false)
             }
-            How::Later { due, error, whole } => {
+            Disposition::Later { due, error, whole } => {
                 let expired = self
                     .connection
                     .prepare_cached(
@@ -374,7 +378,7 @@ impl Store {
                     .optional()?;
                 Ok(expired.unwrap_or(false))
             }
-            How::GivenUp { error } => {
+            Disposition::GivenUp { error } => {
                 self.connection
                     .prepare_cached(
                         "UPDATE webhook SET attempts = attempts + 1, due = NULL, error = ? WHERE seq = ? AND due IS NOT NULL",
@@ -410,7 +414,7 @@ impl Store {
         Ok(expired as u64)
     }
 
-    fn find_gone(&self, room: &Room, gone: &mut Vec<i64>) -> Result<(), StoreError> {
+    fn find_gone(&self, room: &Demand, gone: &mut Vec<i64>) -> Result<(), StoreError> {
         let mut waits = self
             .connection
             .prepare_cached("SELECT 1 FROM webhook WHERE seq = ? AND due IS NOT NULL")?;
@@ -424,7 +428,7 @@ impl Store {
 
     fn find_due(
         &self,
-        room: &Room,
+        room: &Demand,
         now: UnixMillis,
         found: &mut Vec<Delivery>,
     ) -> Result<(), StoreError> {
@@ -469,7 +473,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn webhooks(&self, chosen: &Chosen) -> Result<Vec<Listed>, StoreError> {
+    pub fn webhooks(&self, chosen: &Selection) -> Result<Vec<WebhookRow>, StoreError> {
         let (condition, ids) = chosen.condition();
         let mut statement = self.connection.prepare(&format!(
             "SELECT delivery_id, w.endpoint, event_type, created_at, attempts, due, error,
@@ -477,7 +481,7 @@ impl Store {
              FROM webhook w JOIN webhook_data d ON d.id = w.data WHERE {condition} ORDER BY w.seq"
         ))?;
         let listed = statement.query_map(params_from_iter(ids), |row| {
-            Ok(Listed {
+            Ok(WebhookRow {
                 id: row.get(0)?,
                 endpoint: row.get(1)?,
                 event_type: row.get(2)?,
@@ -497,7 +501,7 @@ impl Store {
     /// [`StoreError::Sql`].
     pub fn retry_webhooks(
         &mut self,
-        chosen: &Chosen,
+        chosen: &Selection,
         now: UnixMillis,
     ) -> Result<usize, StoreError> {
         let (condition, ids) = chosen.condition();
@@ -513,7 +517,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Sql`].
-    pub fn drop_webhooks(&mut self, chosen: &Chosen) -> Result<usize, StoreError> {
+    pub fn drop_webhooks(&mut self, chosen: &Selection) -> Result<usize, StoreError> {
         let (condition, ids) = chosen.condition();
         let text = format!("DELETE FROM webhook WHERE {condition}");
         Ok(self.connection.execute(&text, params_from_iter(ids))?)
@@ -522,7 +526,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Place;
+    use super::super::StoreLocation;
     use super::*;
     use crate::rules::webhook_event::EventKind;
 
@@ -540,40 +544,40 @@ mod tests {
         }
     }
 
-    fn room(endpoint: usize, deliveries: usize, in_hand: &[i64]) -> Errand {
-        Errand {
-            room: vec![Room {
+    fn room(endpoint: usize, deliveries: usize, in_hand: &[i64]) -> OutboxRequest {
+        OutboxRequest {
+            room: vec![Demand {
                 endpoint,
                 deliveries,
                 in_hand: in_hand.to_vec(),
             }],
-            ..Errand::default()
+            ..OutboxRequest::default()
         }
     }
 
-    fn settled(seq: i64, how: How) -> Errand {
-        Errand {
-            settled: vec![Settled {
+    fn settled(seq: i64, how: Disposition) -> OutboxRequest {
+        OutboxRequest {
+            settled: vec![DeliveryResult {
                 endpoint: 0,
                 seq,
                 how,
             }],
-            ..Errand::default()
+            ..OutboxRequest::default()
         }
     }
 
     #[test]
     fn the_outbox_hands_out_what_is_due_oldest_first_and_forgets_what_is_settled() {
-        let mut store = Store::open(&Place::Memory, false)
+        let mut store = Store::open(&StoreLocation::Memory, false)
             .unwrap()
-            .tells(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
+            .with_webhooks(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
         let at = |n| UnixMillis::new(NOW + n);
         for n in 0..5 {
             assert_eq!(store.enqueue(&event(n), at(0)).unwrap(), [0, 0]);
         }
         // The same again is no news.
         store.enqueue(&event(3), at(1)).unwrap();
-        let given = store.run_errand(&room(1, 3, &[]), at(1)).unwrap();
+        let given = store.serve_outbox(&room(1, 3, &[]), at(1)).unwrap();
         let ids: Vec<&str> = given.deliveries.iter().map(|d| d.id.as_str()).collect();
         assert_eq!(ids, ["id-0", "id-1", "id-2"]);
         let five = Waiting {
@@ -582,41 +586,41 @@ mod tests {
             bytes: 5 * 25,
         };
         assert_eq!(given.waiting, [five, five]);
-        let first = store.run_errand(&room(0, 1, &[]), at(1)).unwrap();
+        let first = store.serve_outbox(&room(0, 1, &[]), at(1)).unwrap();
         let seq = first.deliveries[0].seq;
-        let next = store.run_errand(&room(0, 1, &[seq]), at(1)).unwrap();
+        let next = store.serve_outbox(&room(0, 1, &[seq]), at(1)).unwrap();
         assert_eq!(next.deliveries[0].id, "id-1");
         // Put off, it is not handed out until it is due.
-        let later = How::Later {
+        let later = Disposition::Later {
             due: at(100),
             error: "answers 500".to_owned(),
             whole: false,
         };
-        store.run_errand(&settled(seq, later), at(2)).unwrap();
+        store.serve_outbox(&settled(seq, later), at(2)).unwrap();
         let ids = |store: &mut Store, now| {
-            let given = store.run_errand(&room(0, 9, &[]), at(now)).unwrap();
+            let given = store.serve_outbox(&room(0, 9, &[]), at(now)).unwrap();
             let ids = given.deliveries.into_iter().map(|delivery| delivery.id);
             ids.collect::<Vec<_>>()
         };
         assert_eq!(ids(&mut store, 99), ["id-1", "id-2", "id-3", "id-4"]);
         assert_eq!(ids(&mut store, 100).len(), 5);
-        let again = How::Later {
+        let again = Disposition::Later {
             due: at(1_000),
             error: String::new(),
             whole: true,
         };
-        store.run_errand(&settled(seq, again), at(100)).unwrap();
-        let recovered = Errand {
+        store.serve_outbox(&settled(seq, again), at(100)).unwrap();
+        let recovered = OutboxRequest {
             recovered: vec![0],
-            ..Errand::default()
+            ..OutboxRequest::default()
         };
-        store.run_errand(&recovered, at(101)).unwrap();
+        store.serve_outbox(&recovered, at(101)).unwrap();
         assert_eq!(ids(&mut store, 101)[0], "id-0");
-        let given = store.run_errand(&settled(seq, How::Delivered), at(102));
+        let given = store.serve_outbox(&settled(seq, Disposition::Delivered), at(102));
         assert_eq!(given.unwrap().waiting[0].events, 4);
         let error = "answers 400".to_owned();
-        let given = store.run_errand(
-            &settled(next.deliveries[0].seq, How::GivenUp { error }),
+        let given = store.serve_outbox(
+            &settled(next.deliveries[0].seq, Disposition::GivenUp { error }),
             at(102),
         );
         assert_eq!(
@@ -627,27 +631,30 @@ mod tests {
                 bytes: 4 * 25
             }
         );
-        let listed = store.webhooks(&Chosen::GivenUp).unwrap();
+        let listed = store.webhooks(&Selection::GivenUp).unwrap();
         assert_eq!(
             (listed[0].id.as_str(), listed[0].attempts, listed[0].due),
             ("id-1", 1, None)
         );
-        assert_eq!(store.retry_webhooks(&Chosen::GivenUp, at(200)).unwrap(), 1);
+        assert_eq!(
+            store.retry_webhooks(&Selection::GivenUp, at(200)).unwrap(),
+            1
+        );
         assert_eq!(ids(&mut store, 200), ["id-2", "id-3", "id-4", "id-1"]);
     }
 
     #[test]
     fn the_oldest_give_way_what_was_given_up_first_and_the_old_expire() {
         let memory = || {
-            let store = Store::open(&Place::Memory, false).unwrap();
-            store.tells(vec!["a".to_owned()], 10_000)
+            let store = Store::open(&StoreLocation::Memory, false).unwrap();
+            store.with_webhooks(vec!["a".to_owned()], 10_000)
         };
         let mut store = memory();
         let at = |n| UnixMillis::new(NOW + n);
         let lost: u64 = (0..2_000)
             .map(|n| store.enqueue(&event(n), at(n as u64)).unwrap()[0])
             .sum();
-        let given = store.run_errand(&room(0, 1, &[1, 2_000]), at(0)).unwrap();
+        let given = store.serve_outbox(&room(0, 1, &[1, 2_000]), at(0)).unwrap();
         let waiting = given.waiting[0];
         assert!(
             waiting.bytes <= 10_000 && waiting.bytes > 9_900,
@@ -655,15 +662,15 @@ mod tests {
         );
         assert_eq!(u64::try_from(waiting.events).unwrap() + lost, 2_000);
         assert_eq!(given.gone, [1], "what is in hand and has given way");
-        let kept = store.webhooks(&Chosen::All).unwrap();
+        let kept = store.webhooks(&Selection::All).unwrap();
         let bytes: i64 = kept.iter().map(|row| row.bytes).sum();
         assert_eq!(bytes, waiting.bytes, "the triggers count right");
         // The old expire; they still count, and are the first to give way.
-        let expire = Errand {
+        let expire = OutboxRequest {
             not_before: at(2_000),
             ..room(0, 1, &[])
         };
-        let expired = store.run_errand(&expire, at(2_001)).unwrap();
+        let expired = store.serve_outbox(&expire, at(2_001)).unwrap();
         assert_eq!(i64::try_from(expired.expired[0]).unwrap(), waiting.events);
         assert_eq!(
             (expired.waiting[0].events, expired.waiting[0].given_up),
@@ -672,51 +679,53 @@ mod tests {
         assert_eq!(store.enqueue(&event(2_000), at(2_002)).unwrap(), [0]);
         // What fails when its time is over is given up then.
         let seq = store
-            .run_errand(&room(0, 1, &[]), at(2_002))
+            .serve_outbox(&room(0, 1, &[]), at(2_002))
             .unwrap()
             .deliveries[0]
             .seq;
-        let later = Errand {
+        let later = OutboxRequest {
             not_before: at(3_000),
             ..settled(
                 seq,
-                How::Later {
+                Disposition::Later {
                     due: at(5_000),
                     error: "answers 500".to_owned(),
                     whole: false,
                 },
             )
         };
-        assert_eq!(store.run_errand(&later, at(3_001)).unwrap().expired, [1]);
-        let listed = store.webhooks(&Chosen::GivenUp).unwrap();
+        assert_eq!(store.serve_outbox(&later, at(3_001)).unwrap().expired, [1]);
+        let listed = store.webhooks(&Selection::GivenUp).unwrap();
         let last = listed.last().unwrap();
         assert_eq!(last.error.as_deref(), Some("too old; answers 500"));
-        assert_eq!(store.drop_webhooks(&Chosen::All).unwrap(), listed.len());
+        assert_eq!(store.drop_webhooks(&Selection::All).unwrap(), listed.len());
         assert_eq!(store.outbox_bytes().unwrap(), 0);
     }
 
     #[test]
     fn of_what_was_given_up_the_last_thousand_are_kept() {
-        let mut store = Store::open(&Place::Memory, false).unwrap();
-        store = store.tells(vec!["a".to_owned()], 10_000_000);
+        let mut store = Store::open(&StoreLocation::Memory, false).unwrap();
+        store = store.with_webhooks(vec!["a".to_owned()], 10_000_000);
         for n in 0..1_500 {
             store.enqueue(&event(n), UnixMillis::new(NOW)).unwrap();
         }
-        let expire = Errand {
+        let expire = OutboxRequest {
             not_before: UnixMillis::new(NOW + 1),
             ..room(0, 1, &[])
         };
         for _ in 0..4 {
-            store.run_errand(&expire, UnixMillis::new(NOW + 2)).unwrap();
+            store
+                .serve_outbox(&expire, UnixMillis::new(NOW + 2))
+                .unwrap();
         }
-        let kept = store.webhooks(&Chosen::All).unwrap();
+        let kept = store.webhooks(&Selection::All).unwrap();
         assert_eq!((kept.len(), &*kept[0].id), (1_000, "id-500"));
     }
 
     #[test]
     fn the_copies_of_one_message_share_what_they_say() {
-        let mut store = Store::open(&Place::Memory, false).unwrap();
-        store = store.tells(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
+        let mut store = Store::open(&StoreLocation::Memory, false).unwrap();
+        store = store.with_webhooks(vec!["a".to_owned(), "b".to_owned()], 1_000_000);
         let large = format!("\"{}\"", "x".repeat(50_000));
         let copy = |n: usize| Event {
             data: large.clone().into(),
@@ -731,7 +740,7 @@ mod tests {
             );
         }
         let given = store
-            .run_errand(&room(1, 2, &[]), UnixMillis::new(NOW))
+            .serve_outbox(&room(1, 2, &[]), UnixMillis::new(NOW))
             .unwrap();
         assert_eq!(given.waiting[1].bytes, 50_002 + 1_000 * 18);
         let body = format!("{{\"event_type\":\"x\",\"data\":{large}}}");
@@ -744,7 +753,7 @@ mod tests {
         let all: Vec<i64> = (1..=2_000).collect();
         for seq in all {
             store
-                .run_errand(&settled(seq, How::Delivered), UnixMillis::new(NOW))
+                .serve_outbox(&settled(seq, Disposition::Delivered), UnixMillis::new(NOW))
                 .unwrap();
         }
         assert_eq!(store.outbox_bytes().unwrap(), 0, "the last takes it along");
@@ -752,8 +761,8 @@ mod tests {
 
     #[test]
     fn when_an_endpoint_answers_again_only_what_failed_with_it_is_due() {
-        let mut store = Store::open(&Place::Memory, false).unwrap();
-        store = store.tells(vec!["a".to_owned()], 1_000_000);
+        let mut store = Store::open(&StoreLocation::Memory, false).unwrap();
+        store = store.with_webhooks(vec!["a".to_owned()], 1_000_000);
         let at = |n| UnixMillis::new(NOW + n);
         for n in 0..3 {
             store.enqueue(&event(n), at(0)).unwrap();
@@ -763,15 +772,15 @@ mod tests {
             for _ in 0..times {
                 let error = "answers 500".to_owned();
                 let due = at(9_000);
-                let how = How::Later { due, error, whole };
-                store.run_errand(&settled(seq, how), at(1)).unwrap();
+                let how = Disposition::Later { due, error, whole };
+                store.serve_outbox(&settled(seq, how), at(1)).unwrap();
             }
         }
-        let recovered = Errand {
+        let recovered = OutboxRequest {
             recovered: vec![0],
             ..room(0, 9, &[])
         };
-        let given = store.run_errand(&recovered, at(2)).unwrap();
+        let given = store.serve_outbox(&recovered, at(2)).unwrap();
         let due: Vec<i64> = given.deliveries.iter().map(|d| d.seq).collect();
         assert_eq!(due, [1]);
     }

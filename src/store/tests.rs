@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::delivery::ledger::EntryId;
-use crate::observer::processor::{Batch, Decided, Job, Processor};
+use crate::observer::processor::{Batch, Decided, PendingMessage, Processor};
 use crate::protocol::id::MessageIds;
 use crate::protocol::layout::{Controls, Layout, Layouts};
 use crate::protocol::message::Received;
@@ -44,7 +44,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(place: &Place) -> Self {
+    fn new(place: &StoreLocation) -> Self {
         let store = Store::open(place, false).unwrap();
         Self {
             processor: Processor::new(router(), Some(store)),
@@ -93,7 +93,7 @@ impl Bench {
         let topic = format!("apps/{topic}");
         let received = Received::new(topic.into(), payload.to_owned().into(), false);
         let batch = Batch {
-            jobs: vec![Job {
+            jobs: vec![PendingMessage {
                 entry: EntryId::for_tests(0),
                 received,
                 id,
@@ -105,7 +105,7 @@ impl Bench {
             acknowledged: None,
             finished: None,
             policy: policy(),
-            errand: Errand::default(),
+            outbox_request: OutboxRequest::default(),
             now: UnixMillis::new(self.now),
         };
         self.processor.process(&batch).unwrap().decided
@@ -140,7 +140,7 @@ fn page(store: &Store, of: &str, after: i64, limit: usize, convers_with: Option<
 fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("deep/observer.db");
-    let place = Place::File(path.clone());
+    let place = StoreLocation::File(path.clone());
     let store = Store::open(&place, false).unwrap();
     use std::os::unix::fs::PermissionsExt;
     for file in ["observer.db", "observer.db-wal"] {
@@ -153,29 +153,29 @@ fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
     let error = Store::open(&place, false).unwrap_err();
     assert!(matches!(error, StoreError::InUse(_)), "{error}");
     assert!(
-        Store::visit(&path).is_ok(),
+        Store::open_shared(&path).is_ok(),
         "commands may look at it meanwhile"
     );
     drop(store);
     assert!(Store::open(&place, false).is_ok());
     assert!(matches!(
-        Store::visit(&dir.path().join("none")).unwrap_err(),
+        Store::open_shared(&dir.path().join("none")).unwrap_err(),
         StoreError::Missing(_)
     ));
 
     let other = dir.path().join("other.db");
     let connection = Connection::open(&other).unwrap();
     connection.execute_batch("CREATE TABLE x (y)").unwrap();
-    let error = Store::open(&Place::File(other), false).unwrap_err();
+    let error = Store::open(&StoreLocation::File(other), false).unwrap_err();
     assert!(matches!(error, StoreError::Foreign(_)), "{error}");
 
     let newer = dir.path().join("newer.db");
-    drop(Store::open(&Place::File(newer.clone()), false).unwrap());
+    drop(Store::open(&StoreLocation::File(newer.clone()), false).unwrap());
     Connection::open(&newer)
         .unwrap()
         .pragma_update(None, "user_version", 99)
         .unwrap();
-    let error = Store::open(&Place::File(newer.clone()), false)
+    let error = Store::open(&StoreLocation::File(newer.clone()), false)
         .unwrap_err()
         .to_string();
     assert!(
@@ -189,13 +189,13 @@ fn a_store_is_private_marked_and_used_by_one_observer_at_a_time() {
         "this is no database, and long enough to be sure of it".repeat(20),
     )
     .unwrap();
-    assert!(Store::open(&Place::File(noise), false).is_err());
+    assert!(Store::open(&StoreLocation::File(noise), false).is_err());
 }
 
 #[test]
 fn what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came() {
     let dir = tempfile::TempDir::new().unwrap();
-    let place = Place::File(dir.path().join("observer.db"));
+    let place = StoreLocation::File(dir.path().join("observer.db"));
     let mut bench = Bench::new(&place);
     let ids: Vec<_> = (0..4)
         .map(|n| bench.take("a/users/x/messages/y/outgoing", &format!("{{\"n\":{n}}}")))
@@ -215,7 +215,7 @@ fn what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came() {
 fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("observer.db");
-    let mut bench = Bench::new(&Place::File(path.clone()));
+    let mut bench = Bench::new(&StoreLocation::File(path.clone()));
     bench
         .store()
         .wait_for_others(Duration::from_millis(10))
@@ -224,7 +224,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let id = bench.ids.next(UnixMillis::new(NOW));
     let batch = Batch {
-        jobs: vec![Job {
+        jobs: vec![PendingMessage {
             entry: crate::delivery::ledger::EntryId::for_tests(0),
             received: Received::new(
                 Bytes::from_static(b"apps/a/users/x/messages/group-1/outgoing"),
@@ -240,7 +240,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         acknowledged: None,
         finished: None,
         policy: policy(),
-        errand: Errand::default(),
+        outbox_request: OutboxRequest::default(),
         now: UnixMillis::new(NOW),
     };
     assert!(bench.processor.process(&batch).is_err(), "locked");
@@ -251,7 +251,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         .connection
         .execute_batch("PRAGMA max_page_count = 1")
         .unwrap();
-    let large = Job {
+    let large = PendingMessage {
         received: Received::new(
             Bytes::from_static(b"apps/a/users/x/messages/y/outgoing"),
             format!("{{\"x\":\"{}\"}}", "y".repeat(100_000)).into(),
@@ -283,7 +283,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
 
 #[test]
 fn pages_keep_what_came_in_one_millisecond_together() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     for n in 0..10 {
         // Three messages a millisecond.
         bench.now = NOW + n / 3 - 1;
@@ -311,14 +311,14 @@ fn pages_keep_what_came_in_one_millisecond_together() {
     assert_eq!(sizes(4), [6, 4]);
     let with_z = page(store, "x", 0, 100, Some("z"));
     assert_eq!((with_z.messages.len(), with_z.more), (5, false));
-    assert_eq!(store.place_of(UnixMillis::new(NOW)).unwrap(), 3);
-    assert_eq!(store.place_of(UnixMillis::new(0)).unwrap(), 0);
-    assert_eq!(store.place_of(UnixMillis::new(u64::MAX)).unwrap(), 10);
+    assert_eq!(store.seq_at(UnixMillis::new(NOW)).unwrap(), 3);
+    assert_eq!(store.seq_at(UnixMillis::new(0)).unwrap(), 0);
+    assert_eq!(store.seq_at(UnixMillis::new(u64::MAX)).unwrap(), 10);
 }
 
 #[test]
 fn what_a_service_injects_shares_the_body_if_it_is_the_same() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     let message = |text: &str| json!({"message_id": "m", "text": text, "status": 150}).to_string();
     for (inbox_of, text) in [("x", "hi"), ("y", "hi"), ("x", "hi"), ("z", "ho")] {
         bench.take(
@@ -340,7 +340,7 @@ fn what_a_service_injects_shares_the_body_if_it_is_the_same() {
 
 #[test]
 fn retention_deletes_the_oldest_in_steps_with_all_that_refers_to_it() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     for n in 0..1_000_u64 {
         bench.now = NOW + n * 1_000;
         let to = format!("y{}", n % 50);
@@ -397,7 +397,7 @@ fn retention_deletes_the_oldest_in_steps_with_all_that_refers_to_it() {
 
 #[test]
 fn a_place_is_never_given_twice_even_when_everything_has_gone() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     bench.take(
         "observer/a/groups/update",
         r#"{"group":{"uid":"g","members":{"c":1,"d":1}}}"#,
@@ -428,7 +428,7 @@ fn a_place_is_never_given_twice_even_when_everything_has_gone() {
 
 #[test]
 fn the_copies_of_what_has_gone_go_before_more_messages_do() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     let members: Vec<String> = (0..300)
         .map(|n| format!("\"member-with-a-long-name-{n}\":1"))
         .collect();
@@ -465,7 +465,7 @@ fn the_copies_of_what_has_gone_go_before_more_messages_do() {
 fn pages_that_are_free_are_given_back() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("observer.db");
-    let mut bench = Bench::new(&Place::File(path.clone()));
+    let mut bench = Bench::new(&StoreLocation::File(path.clone()));
     let large = json!({ "text": "x".repeat(100_000) }).to_string();
     for _ in 0..200 {
         bench.take("a/users/x/messages/y/outgoing", &large);
@@ -486,7 +486,7 @@ fn pages_that_are_free_are_given_back() {
 #[test]
 fn what_a_failed_commit_took_back_is_acknowledged_again() {
     let dir = tempfile::TempDir::new().unwrap();
-    let place = Place::File(dir.path().join("observer.db"));
+    let place = StoreLocation::File(dir.path().join("observer.db"));
     let mut bench = Bench::new(&place);
     let id = bench.take("a/users/x/messages/y/outgoing", "{}");
     let store = bench.store();
@@ -509,7 +509,7 @@ fn what_a_failed_commit_took_back_is_acknowledged_again() {
 
 #[test]
 fn what_was_missed_is_given_until_it_has_been_given() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     bench.store().redeliver = true;
     let missed = |bench: &mut Bench| {
         let (app, user) = (AppId::parse("a").unwrap(), user("y"));
@@ -686,7 +686,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn the_store_equals_a_simple_model_whatever_comes_in_whatever_order(events in prop::collection::vec(event(), 0..40)) {
-        let mut bench = Bench::new(&Place::Memory);
+        let mut bench = Bench::new(&StoreLocation::Memory);
         bench.take("observer/a/groups/update", r#"{"group":{"uid":"group-1","members":{"u0":1,"u1":1,"u2":1}}}"#);
         let mut model = Model::default();
         // What came, as the broker would deliver it again: topic, payload, id, and what the model makes of it.
@@ -746,8 +746,8 @@ proptest! {
 fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("observer.db");
-    let mut bench = Bench::new(&Place::File(path.clone()));
-    let mut outside = Store::visit(&path).unwrap();
+    let mut bench = Bench::new(&StoreLocation::File(path.clone()));
+    let mut outside = Store::open_shared(&path).unwrap();
     let write = "a/users/alice/messages/bob/outgoing";
     assert_eq!(bench.refusal(write, "{}"), None);
     assert!(
@@ -782,7 +782,7 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
 /// What has passed once passes again, with the words it passed with: whatever the decision service, or the sender's rate, says now.
 #[test]
 fn what_comes_again_is_what_was_stored() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     let id = bench.ids.next(UnixMillis::new(bench.now));
     let topic = "a/users/alice/messages/bob/outgoing";
     let refused: Refused = Refusal::RateLimited.into();
@@ -810,7 +810,7 @@ fn what_comes_again_is_what_was_stored() {
 
 #[test]
 fn a_user_can_block_so_many_and_no_more() {
-    let mut bench = Bench::new(&Place::Memory);
+    let mut bench = Bench::new(&StoreLocation::Memory);
     let mut block = |other: &str, payload: &str| {
         bench.refusal(&format!("a/users/alice/blocked/{other}/update"), payload)
     };
@@ -835,8 +835,8 @@ fn a_store_of_an_earlier_version_is_brought_up_to_date() {
     old.execute("INSERT INTO block VALUES ('a', 'bob', 'alice')", [])
         .unwrap();
     drop(old);
-    drop(Store::open(&Place::File(path.clone()), false).unwrap());
-    let mut store = Store::visit(&path).unwrap();
+    drop(Store::open(&StoreLocation::File(path.clone()), false).unwrap());
+    let mut store = Store::open_shared(&path).unwrap();
     assert!(
         store
             .set_ban("a", "mallory", true, UnixMillis::new(NOW))

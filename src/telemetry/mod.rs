@@ -276,9 +276,9 @@ pub struct Load {
 }
 
 /// Makes the families of one registry.
-struct Maker(Registry);
+struct MetricsBuilder(Registry);
 
-impl Maker {
+impl MetricsBuilder {
     fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let made = made.expect("names and labels are constants");
         let registered = self.0.register(Box::new(made.clone()));
@@ -312,7 +312,7 @@ impl Metrics {
     /// All at nought. `endpoints`: the names of the webhooks' endpoints.
     pub fn new(endpoints: &[String]) -> Self {
         let registry = Registry::new();
-        let maker = Maker(registry.clone());
+        let maker = MetricsBuilder(registry.clone());
         // Without /proc there is nothing to say of the process.
         let _ = registry.register(Box::new(ProcessCollector::for_self()));
         let build = maker.gauges(

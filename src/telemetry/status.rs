@@ -27,7 +27,7 @@ const LONGEST_TRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The topics below `observer/{name}/`.
 #[derive(Clone, Debug)]
-pub struct OwnTopics {
+pub struct ServiceTopics {
     prefix: String,
     /// Where the observer sends messages to itself: it does not give its client identifier away.
     pub probe: TopicName,
@@ -39,16 +39,16 @@ pub struct OwnTopics {
 
 /// A message on one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own<'t> {
+pub enum ServiceTopic<'t> {
     /// From the observer to itself.
     Probe,
     /// From an operator: what he wants changed.
     Control(&'t str),
     /// What it has said itself, for a layout whose filter matches it.
-    Said,
+    Echo,
 }
 
-impl OwnTopics {
+impl ServiceTopics {
     /// `name` is the observer's public name, a topic level.
     ///
     /// # Panics
@@ -86,15 +86,15 @@ impl OwnTopics {
     }
 
     /// What a topic is, if it is one of these.
-    pub fn own<'t>(&self, topic: &'t [u8]) -> Option<Own<'t>> {
+    pub fn own<'t>(&self, topic: &'t [u8]) -> Option<ServiceTopic<'t>> {
         let rest = topic.strip_prefix(self.prefix.as_bytes())?;
         if topic == self.probe.as_str().as_bytes() {
-            return Some(Own::Probe);
+            return Some(ServiceTopic::Probe);
         }
         let control = rest.strip_prefix(b"control/");
         Some(match control.and_then(|what| str::from_utf8(what).ok()) {
-            Some(what) => Own::Control(what),
-            None => Own::Said,
+            Some(what) => ServiceTopic::Control(what),
+            None => ServiceTopic::Echo,
         })
     }
 }
@@ -452,7 +452,7 @@ fn line(
 
 impl Line {
     /// Where and how it is published.
-    pub fn publish(&self, topics: &OwnTopics) -> Publish {
+    pub fn publish(&self, topics: &ServiceTopics) -> Publish {
         let topic = TopicName::parse(&topics.trace(&self.outcome)).expect("a level each");
         Publish::new(topic, json(self))
     }
@@ -469,19 +469,22 @@ mod tests {
 
     #[test]
     fn own_topics_are_told_from_others() {
-        let topics = OwnTopics::new("observer", "secret");
+        let topics = ServiceTopics::new("observer", "secret");
         assert_eq!(
             topics.own(topics.probe.as_str().as_bytes()),
-            Some(Own::Probe)
+            Some(ServiceTopic::Probe)
         );
         assert_eq!(
             topics.own(b"observer/observer/control/trace"),
-            Some(Own::Control("trace"))
+            Some(ServiceTopic::Control("trace"))
         );
-        assert_eq!(topics.own(b"observer/observer/status"), Some(Own::Said));
+        assert_eq!(
+            topics.own(b"observer/observer/status"),
+            Some(ServiceTopic::Echo)
+        );
         assert_eq!(
             topics.own(b"observer/observer/control/\xff"),
-            Some(Own::Said)
+            Some(ServiceTopic::Echo)
         );
         assert_eq!(topics.own(b"observer/other/control/trace"), None);
         assert_eq!(topics.own(b"apps/observer/x"), None);

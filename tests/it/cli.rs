@@ -182,7 +182,7 @@ fn explain_knows_every_topic_and_looks_into_the_store() {
         }
     }
     // With a store, what it says.
-    let place = chat21_observer::store::Place::File(dir.path().join("observer.db"));
+    let place = chat21_observer::store::StoreLocation::File(dir.path().join("observer.db"));
     let mut store = chat21_observer::store::Store::open(&place, false).unwrap();
     let members: Vec<String> = (0..9).map(|n| format!("\"u{n}\":1")).collect();
     store

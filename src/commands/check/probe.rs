@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{GLIMPSE, Outcome, PATIENCE, Step, enter, step};
 use crate::config::{Config, Credentials};
 use crate::connections::link::LinkSettings;
-use crate::connections::probe_client::Visitor;
+use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::layout::{PathLevel, UserPaths};
@@ -30,7 +30,7 @@ pub struct Probe {
 struct Scene<'a> {
     probe: &'a Probe,
     links: LinkSettings,
-    service: Visitor,
+    service: ProbeClient,
 }
 
 fn formed(path: &[PathLevel<'_>], user: &str, any: &str) -> String {
@@ -193,7 +193,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    async fn enter(&self) -> Result<Visitor, LinkError> {
+    async fn enter(&self) -> Result<ProbeClient, LinkError> {
         enter(self.links.clone(), Session::Clean).await
     }
 
@@ -241,7 +241,7 @@ fn payload() -> Bytes {
     Bytes::from_static(b"check")
 }
 
-async fn arrives(visitor: &mut Visitor, topic: &str) -> bool {
+async fn arrives(visitor: &mut ProbeClient, topic: &str) -> bool {
     let limit = tokio::time::Instant::now() + GLIMPSE.min(PATIENCE);
     loop {
         let left = limit.saturating_duration_since(tokio::time::Instant::now());

@@ -7,8 +7,8 @@ use crate::protocol::layout::{Controls, Layout, Layouts};
 use crate::protocol::topic::BrokerKind;
 use crate::rules::checks::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
-use crate::store::Chosen;
-use crate::store::Place;
+use crate::store::Selection;
+use crate::store::StoreLocation;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
 
@@ -30,14 +30,14 @@ fn router(controls: Controls) -> Router {
     }
 }
 
-fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> Job {
+fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> PendingMessage {
     let members: Vec<_> = (0..members).map(|n| format!("\"m{n:03}\":1")).collect();
     let payload = format!(
         r#"{{"n":{number},"group":{{"members":{{{}}}}}}}"#,
         members.join(",")
     );
     let topic = format!("apps/a/users/m000/messages/{group}/outgoing");
-    Job {
+    PendingMessage {
         entry: EntryId::for_tests(number),
         received: Received::new(topic.into(), payload.into(), false),
         id: ids.next(NOW),
@@ -47,20 +47,24 @@ fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> Job 
     }
 }
 
-fn batch(jobs: Vec<Job>, room_for_many: usize) -> Batch {
+fn batch(jobs: Vec<PendingMessage>, room_for_many: usize) -> Batch {
     Batch {
         jobs,
         room_for_many,
         acknowledged: None,
         finished: None,
         policy: policy(),
-        errand: Errand::default(),
+        outbox_request: OutboxRequest::default(),
         now: NOW,
     }
 }
 
 /// Runs until nothing is left, with so much room each time. What went to many, in order: which message, to which topic.
-fn run(processor: &mut Processor, jobs: Vec<Job>, room: usize) -> Vec<(EntryId, String)> {
+fn run(
+    processor: &mut Processor,
+    jobs: Vec<PendingMessage>,
+    room: usize,
+) -> Vec<(EntryId, String)> {
     let mut copies = vec![];
     let mut open = jobs.len();
     let mut waiting = jobs;
@@ -89,7 +93,7 @@ fn run(processor: &mut Processor, jobs: Vec<Job>, room: usize) -> Vec<(EntryId, 
 #[test]
 fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_large_ones() {
     for (store, room) in [(false, 1), (false, STEP), (true, STEP), (true, 1_000)] {
-        let store = store.then(|| Store::open(&Place::Memory, false).unwrap());
+        let store = store.then(|| Store::open(&StoreLocation::Memory, false).unwrap());
         let controls = if store.is_some() {
             Controls::Served
         } else {
@@ -133,7 +137,7 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
 fn a_batch_that_fails_is_as_if_it_had_not_been() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("observer.db");
-    let store = Store::open(&Place::File(path.clone()), false).unwrap();
+    let store = Store::open(&StoreLocation::File(path.clone()), false).unwrap();
     let mut processor = Processor::new(router(Controls::Served), Some(store));
     processor
         .store_mut()
@@ -145,7 +149,7 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
         .process(&batch(vec![job(0, &mut ids, "group-1", 200)], STEP))
         .unwrap();
     assert_eq!(first.decided[0].for_many.len(), STEP);
-    let mut other = Store::visit(&path).unwrap();
+    let mut other = Store::open_shared(&path).unwrap();
     other.begin().unwrap();
     let next = batch(vec![job(1, &mut ids, "group-1", 1)], STEP);
     assert!(processor.process(&next).is_err());
@@ -165,8 +169,8 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
 
 /// The kinds of events that wait, and for whom.
 fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
-    let outbox = processor.keeper.outbox().unwrap();
-    let listed = outbox.webhooks(&Chosen::All).unwrap();
+    let outbox = processor.persistence.outbox().unwrap();
+    let listed = outbox.webhooks(&Selection::All).unwrap();
     listed
         .into_iter()
         .map(|row| (row.event_type, row.id))
@@ -177,8 +181,8 @@ fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
 fn webhooks_are_told_once_of_what_comes_again() {
     for stored in [true, false] {
         let memory = || {
-            let store = Store::open(&Place::Memory, false).unwrap();
-            store.tells(vec!["http://localhost/".to_owned()], 1 << 20)
+            let store = Store::open(&StoreLocation::Memory, false).unwrap();
+            store.with_webhooks(vec!["http://localhost/".to_owned()], 1 << 20)
         };
         let controls = if stored {
             Controls::Served
@@ -199,9 +203,9 @@ fn webhooks_are_told_once_of_what_comes_again() {
             1
         );
         // All have been told, and then the message comes again.
-        let outbox = processor.keeper.outbox().unwrap();
-        outbox.drop_webhooks(&Chosen::All).unwrap();
-        let again = Job {
+        let outbox = processor.persistence.outbox().unwrap();
+        outbox.drop_webhooks(&Selection::All).unwrap();
+        let again = PendingMessage {
             repeated: true,
             ..first.clone()
         };
@@ -216,8 +220,8 @@ fn webhooks_are_told_once_of_what_comes_again() {
 
 #[test]
 fn a_group_message_that_was_half_told_is_told_to_the_rest() {
-    let store = Store::open(&Place::Memory, false).unwrap();
-    let store = store.tells(vec!["http://localhost/".to_owned()], 1 << 20);
+    let store = Store::open(&StoreLocation::Memory, false).unwrap();
+    let store = store.with_webhooks(vec!["http://localhost/".to_owned()], 1 << 20);
     let mut processor = Processor::new(router(Controls::Served), Some(store));
     let mut ids = MessageIds::new(RandomState::new());
     let first = job(0, &mut ids, "group-1", 3 * STEP);
@@ -228,7 +232,7 @@ fn a_group_message_that_was_half_told_is_told_to_the_rest() {
     let before = told_of(&mut processor);
     assert_eq!(before.len(), 1 + STEP);
     processor.fan_outs.clear();
-    let again = Job {
+    let again = PendingMessage {
         repeated: true,
         ..first
     };

@@ -248,7 +248,7 @@ fn the_control_topics_are_read_as_the_contract_says() {
         (
             "apps/observer/a/users/u/messages/p/delivered",
             "apps/observer/+/users/+/messages/+/delivered",
-            Inbound::Delivered(timeline),
+            Inbound::Inject(timeline),
             None,
         ),
         (
@@ -281,23 +281,32 @@ fn the_control_topics_are_read_as_the_contract_says() {
         }
     }
     for (what, want) in [
-        (Told::Message, "apps/a/users/u/messages/p/clientadded"),
-        (Told::Receipt, "apps/a/users/u/messages/p/m1/clientupdated"),
         (
-            Told::Conversation,
+            Notification::Message,
+            "apps/a/users/u/messages/p/clientadded",
+        ),
+        (
+            Notification::Receipt,
+            "apps/a/users/u/messages/p/m1/clientupdated",
+        ),
+        (
+            Notification::Conversation,
             "apps/a/users/u/conversations/p/clientupdated",
         ),
         (
-            Told::ConversationDeleted,
+            Notification::ConversationDeleted,
             "apps/a/users/u/conversations/p/clientdeleted",
         ),
         (
-            Told::ConversationArchived,
+            Notification::ConversationArchived,
             "apps/a/users/u/archived_conversations/p/clientadded",
         ),
-        (Told::Block, "apps/a/users/u/blocked/p/clientupdated"),
-        (Told::Inbox, "apps/a/users/u/inbox/clientupdated"),
-        (Told::Group, "apps/a/users/u/groups/p/clientupdated"),
+        (
+            Notification::Block,
+            "apps/a/users/u/blocked/p/clientupdated",
+        ),
+        (Notification::Inbox, "apps/a/users/u/inbox/clientupdated"),
+        (Notification::Group, "apps/a/users/u/groups/p/clientupdated"),
     ] {
         let told = layouts.told(what, &timeline, "m1");
         assert_eq!(told.as_str(), want);

@@ -658,7 +658,7 @@ fn a_receipt_raises_both_copies_and_tells_the_sender_alone() {
         plan_with(router(), &message, Facts::Receipt(receipted))
     };
     let receipted = |sender: &str, mine, in_group| {
-        Some(Receipted {
+        Some(ReceiptTarget {
             sender: sender.into(),
             mine,
             in_group,
