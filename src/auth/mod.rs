@@ -4,5 +4,6 @@
 //! settings name a credential to [`config`](crate::config). Pure: no I/O, no clock.
 
 pub mod acl;
+pub mod secret;
 pub mod signing;
 pub mod token;

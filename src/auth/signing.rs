@@ -13,7 +13,7 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::mqtt::Secret;
+use crate::auth::secret::Secret;
 
 /// Secrets that stand in the public sources and examples of Chat21 programs: whoever can read can make tokens with them.
 const PUBLISHED: &[&str] = &["tokenKey", "THE SECRET", "THE-SECRET", "secret", "changeme"];

@@ -19,7 +19,7 @@ use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, Connected, LinkError, Session};
 use crate::observer::{self, Reporting, Setup};
-use crate::protocol::layout::{Controls, Inbound, Layout, Layouts};
+use crate::protocol::layout::{Address, Controls, Layout, Layouts};
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::rules::router::Router;
 use crate::store::{Store, StoreLocation, StoreSettings};
@@ -473,14 +473,14 @@ async fn one_round_trip(
         .replace("{sender}", "check-a")
         .replace("{recipient}", "check-b");
     let name = format!("round trip {outgoing}");
-    let inbound = match router.layouts.parse(&outgoing) {
-        Ok(Inbound::Outgoing(outgoing)) => outgoing,
+    let address = match router.layouts.parse(&outgoing) {
+        Ok(Address::Outgoing(outgoing)) => outgoing,
         other => {
             steps.push(step(name, Outcome::Failed, format!("read as {other:?}")));
             return Ok(());
         }
     };
-    let inbox = layout.inbox_topic(inbound.app, inbound.recipient, inbound.sender);
+    let inbox = layout.inbox_topic(address.app, address.recipient, address.sender);
     let filter = TopicFilter::parse(inbox.as_str()).expect("a topic name is a filter");
     user.subscribe(&[filter]).await?;
     let sent = tokio::time::Instant::now();

@@ -2,8 +2,6 @@
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 usage or configuration.
 
-#![expect(clippy::print_stdout, reason = "this is where results are printed")]
-
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

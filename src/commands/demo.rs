@@ -16,13 +16,14 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Flags, LogFormat};
+use crate::config::{Config, Flags};
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::Session;
 use crate::observer::{self, Reporting, Setup};
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::store::{StoreLocation, StoreSettings};
 use crate::telemetry;
+use crate::telemetry::LogFormat;
 
 /// The port MQTT clients look for a broker on.
 const MQTT_PORT: u16 = 1883;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::config::Config;
 use crate::observer::processor::facts_without_store;
 use crate::protocol::id::{AppId, MessageIds, UserId};
-use crate::protocol::layout::{Inbound, Layouts, PayloadMode};
+use crate::protocol::layout::{Address, Layouts, PayloadMode};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
@@ -216,7 +216,7 @@ pub fn explain(
         because,
         message: parsed
             .ok()
-            .map(|inbound| message(&router.layouts, topic, &inbound)),
+            .map(|address| message(&router.layouts, topic, &address)),
         writes,
         publishes,
         more_publishes: more,
@@ -226,18 +226,18 @@ pub fn explain(
 }
 
 /// What is usually sent there.
-fn usual_payload(inbound: &Inbound<'_>) -> &'static str {
-    match inbound {
-        Inbound::Outgoing(_) => r#"{"text":"hello"}"#,
-        Inbound::Receipt(..) => r#"{"status":200}"#,
-        Inbound::Conversation(_) => r#"{"is_new":false}"#,
-        Inbound::Archive(_) | Inbound::Fetch { .. } => "{}",
-        Inbound::Presence { .. } => r#"{"connected":true}"#,
-        Inbound::Block(_) => r#"{"blocked":true}"#,
-        Inbound::Inject(_) => {
+fn usual_payload(address: &Address<'_>) -> &'static str {
+    match address {
+        Address::Outgoing(_) => r#"{"text":"hello"}"#,
+        Address::Receipt(..) => r#"{"status":200}"#,
+        Address::Conversation(_) => r#"{"is_new":false}"#,
+        Address::Archive(_) | Address::Fetch { .. } => "{}",
+        Address::Presence { .. } => r#"{"connected":true}"#,
+        Address::Block(_) => r#"{"blocked":true}"#,
+        Address::Inject(_) => {
             r#"{"message_id":"01","sender":"system","text":"hello","status":150}"#
         }
-        Inbound::Groups { .. } => {
+        Address::Groups { .. } => {
             r#"{"group":{"uid":"group-1","members":{"alice":1}},"notify_to":{"alice":1}}"#
         }
     }
@@ -245,7 +245,7 @@ fn usual_payload(inbound: &Inbound<'_>) -> &'static str {
 
 fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> String {
     let policy = &config.router.policy;
-    let app = decoded.map(|decoded| decoded.inbound.app());
+    let app = decoded.map(|decoded| decoded.address.app());
     let rules = app.map_or(&policy.rules, |app| policy.rules(app));
     match (reason, decoded) {
         (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)".to_owned(),
@@ -256,11 +256,11 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
         (Refusal::NotAGroup, _) => "the recipient is no group: its name does not contain \"group-\", and none is stored under it".to_owned(),
         (Refusal::NotAMember, _) => "the sender is no member of the stored group (--groups-membership, --privileged-senders)".to_owned(),
         (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", rules.max_recipients),
-        (Refusal::BadStatus, Some(decoded)) if matches!(decoded.inbound, Inbound::Receipt(..)) => {
+        (Refusal::BadStatus, Some(decoded)) if matches!(decoded.address, Address::Receipt(..)) => {
             "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
         }
         (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
-        (Refusal::TooLarge, Some(decoded)) if matches!(decoded.inbound, Inbound::Block(_)) => {
+        (Refusal::TooLarge, Some(decoded)) if matches!(decoded.address, Address::Block(_)) => {
             "he blocks as many as he may".to_owned()
         }
         (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
@@ -349,7 +349,7 @@ fn described(write: &Write<'_>) -> String {
     }
 }
 
-fn message(layouts: &Layouts, topic: &str, inbound: &Inbound<'_>) -> Message {
+fn message(layouts: &Layouts, topic: &str, address: &Address<'_>) -> Message {
     let filter = layouts
         .filters()
         .into_iter()
@@ -358,19 +358,19 @@ fn message(layouts: &Layouts, topic: &str, inbound: &Inbound<'_>) -> Message {
         .unwrap_or_default();
     let dot = if topic.starts_with('/') { "." } else { "" };
     let own = |app: AppId<'_>, user: UserId<'_>| format!("{dot}apps.{app}.users.{user}.*");
-    let (app, user) = (inbound.app(), inbound.sender());
-    let kind = match inbound {
-        Inbound::Outgoing(_) => "message",
-        Inbound::Receipt(..) => "receipt",
-        Inbound::Conversation(_) => "conversation patch",
-        Inbound::Archive(_) => "archive",
-        Inbound::Presence { .. } => "presence",
-        Inbound::Block(_) => "block",
-        Inbound::Fetch { .. } => "inbox fetch",
-        Inbound::Inject(_) => "delivered (inject)",
-        Inbound::Groups { .. } => "group update",
+    let (app, user) = (address.app(), address.sender());
+    let kind = match address {
+        Address::Outgoing(_) => "message",
+        Address::Receipt(..) => "receipt",
+        Address::Conversation(_) => "conversation patch",
+        Address::Archive(_) => "archive",
+        Address::Presence { .. } => "presence",
+        Address::Block(_) => "block",
+        Address::Fetch { .. } => "inbox fetch",
+        Address::Inject(_) => "delivered (inject)",
+        Address::Groups { .. } => "group update",
     };
-    let outgoing = inbound.outgoing();
+    let outgoing = address.outgoing();
     let sender_scope = match user {
         Some(user) if topic.starts_with(&format!("apps/{app}/outgoing/")) => {
             format!("apps.{app}.outgoing.users.{user}.*")
@@ -389,7 +389,7 @@ fn message(layouts: &Layouts, topic: &str, inbound: &Inbound<'_>) -> Message {
         filter,
         app: app.to_string(),
         sender: user.map_or("a service".to_owned(), |user| user.to_string()),
-        recipient: inbound.other_side().to_owned(),
+        recipient: address.other_side().to_owned(),
         sender_scope: format!("rabbitmq.write:*/*/{sender_scope}"),
         recipient_scope: outgoing.map_or(String::new(), |outgoing| {
             format!("rabbitmq.read:*/*/{}", own(app, outgoing.recipient))

@@ -2,6 +2,8 @@
 //!
 //! Owns arguments, output and exit codes. Leaves the work to the layers below.
 
+#![expect(clippy::print_stdout, reason = "this is where results are printed")]
+
 pub mod check;
 pub mod cli;
 #[cfg(feature = "demo")]

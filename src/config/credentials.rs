@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::settings::variable;
 use super::{Reader, random_text};
+use crate::auth::secret::Secret;
 use crate::auth::signing::SigningKey;
 use crate::auth::token::{self, Grant, Stamp};
-use crate::mqtt::Secret;
 use crate::protocol::time::UnixMillis;
 
 /// User, password or token, and where they come from.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Reader;
-use crate::mqtt::{Proxy, Secret};
+use crate::auth::secret::Secret;
+use crate::mqtt::Proxy;
 
 /// How the broker is reached, TLS settings aside.
 pub(super) enum BareTransport {

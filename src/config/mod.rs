@@ -27,10 +27,11 @@ pub use self::policy_file::PolicyFile;
 use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use self::webhooks::read_webhooks;
+use crate::auth::secret::Secret;
 use crate::connections::link::LinkSettings;
 use crate::http::decision_service;
 use crate::http::webhook;
-use crate::mqtt::{Protocol, Secret, Session, Transport};
+use crate::mqtt::{Protocol, Session, Transport};
 use crate::protocol::layout::{Controls, Layout, Layouts, PayloadMode};
 use crate::protocol::topic::{BrokerKind, TopicName};
 use crate::rules::checks::Policy;
@@ -38,6 +39,7 @@ use crate::rules::router::Router;
 use crate::rules::webhook_event::{EventKind, EventKinds};
 use crate::store::{Retention, StoreLocation, StoreSettings};
 use crate::telemetry;
+use crate::telemetry::LogFormat;
 
 /// A mistake in the settings: where, what, and the rule it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,17 +143,6 @@ pub struct Config {
     client_id: Option<String>,
     state_dir: Option<PathBuf>,
     state_dir_given: bool,
-}
-
-/// How logs look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// One line of text an event.
-    Text,
-    /// One JSON object an event.
-    Json,
 }
 
 /// A setting that is true or false, and has a value all the same: other programs' variables do.

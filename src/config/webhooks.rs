@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{BOOL, Reader, parse_size};
+use crate::auth::secret::Secret;
 use crate::http::webhook;
-use crate::mqtt::Secret;
 use crate::rules::webhook_event::{EventKind, EventKinds};
 
 /// An event that chat21-server lists and never raises.

@@ -13,17 +13,18 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use crate::auth::secret::Secret;
 use crate::auth::token;
 use crate::config::Credentials;
 use crate::delivery::backoff::Backoff;
-use crate::http::server::Health;
 use crate::mqtt::{
     self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError,
-    Protocol, Proxy, Secret, Session, Transport,
+    Protocol, Proxy, Session, Transport,
 };
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::{Subscription, TopicFilter};
+use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
 
 /// The first wait after a connection is lost, and the longest while the broker cannot be reached.

@@ -10,12 +10,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::link::{LinkSettings, Links};
-use crate::http::server::Health;
 use crate::mqtt::{Cause, Client, Connected, Delivery, Event, LinkError, Session};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
 use crate::telemetry::Metrics;
+use crate::telemetry::health::Health;
 
 /// How long a visitor waits for each answer.
 const PATIENCE: Duration = Duration::from_secs(10);

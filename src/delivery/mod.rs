@@ -5,3 +5,4 @@
 
 pub mod backoff;
 pub mod ledger;
+pub mod pending;

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::observer::processor::PendingMessage;
+use crate::delivery::pending::PendingMessage;
 use crate::protocol::layout::{Outgoing, PayloadMode};
 use crate::protocol::message::{Received, parse_object, raw};
 use crate::protocol::refusal::{Refusal, Refused};

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Full};
@@ -16,65 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::telemetry::Metrics;
+use crate::telemetry::health::Health;
 
 /// Connections served at a time; more wait.
 const MAX_CONNECTIONS: usize = 16;
 /// Limit for one connection: a probe asks once and leaves.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Whether messages pass, kept up to date by the daemon.
-#[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    session: Option<String>,
-    store: Option<String>,
-    lanes: Vec<Option<String>>,
-}
-
-impl Health {
-    /// Nothing is connected yet.
-    pub fn new(lanes: usize) -> Self {
-        let waiting = || Some("not connected yet".to_owned());
-        Self(Arc::new(Mutex::new(State {
-            session: waiting(),
-            store: None,
-            lanes: (0..lanes).map(|_| waiting()).collect(),
-        })))
-    }
-
-    /// The session receives, or why it does not.
-    pub fn set_session(&self, fault: Option<String>) {
-        self.0.lock().expect("nobody panics holding it").session = fault;
-    }
-
-    /// The store works, or why it does not.
-    pub fn set_store(&self, fault: Option<String>) {
-        self.0.lock().expect("nobody panics holding it").store = fault;
-    }
-
-    /// A publishing connection is up, or why it is not.
-    pub fn set_lane(&self, lane: usize, fault: Option<String>) {
-        self.0.lock().expect("nobody panics holding it").lanes[lane] = fault;
-    }
-
-    /// What keeps messages from passing; nothing, if they do.
-    pub fn faults(&self) -> Vec<String> {
-        let state = self.0.lock().expect("nobody panics holding it");
-        let session = state
-            .session
-            .iter()
-            .map(|fault| format!("session: {fault}"));
-        let lanes = state.lanes.iter().enumerate().filter_map(|(lane, fault)| {
-            fault
-                .as_ref()
-                .map(|fault| format!("publisher {lane}: {fault}"))
-        });
-        let store = state.store.iter().map(|fault| format!("store: {fault}"));
-        session.chain(store).chain(lanes).collect()
-    }
-}
 
 /// Serves health and metrics until dropped.
 pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {

@@ -15,8 +15,8 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::auth::secret::Secret;
 use crate::delivery::backoff::Backoff;
-use crate::mqtt::Secret;
 use crate::protocol::time::UnixMillis;
 use crate::rules::webhook_event::EventKinds;
 use crate::store::{

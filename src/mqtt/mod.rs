@@ -22,6 +22,7 @@ use bytes::Bytes;
 use rumqttc::{self as v4, v5};
 
 use self::error::{v4_error, v5_error};
+use crate::auth::secret::Secret;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
@@ -55,28 +56,6 @@ impl fmt::Display for Protocol {
             Self::V5 => "MQTT 5",
             Self::V311 => "MQTT 3.1.1",
         })
-    }
-}
-
-/// A text that is never shown: its `Debug` prints stars, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret over.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself, for whoever must have it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

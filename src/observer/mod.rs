@@ -25,13 +25,14 @@ use crate::connections::link::{
 use crate::delivery::ledger::{
     Ack, Admission, EntryId, FailedWhat, LaneEnd, Ledger, Made, Message, PublishId,
 };
+use crate::delivery::pending::PendingMessage;
 use crate::http::decision_service::{self, DecisionService, Verdict};
-use crate::http::server::{self, Health};
+use crate::http::server;
 use crate::http::webhook::{self, Answered, WebhookDispatcher};
 use crate::mqtt::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
-use crate::observer::processor::{Batch, Decided, PendingMessage, Processed, Processor};
+use crate::observer::processor::{Batch, Decided, Processed, Processor};
 use crate::protocol::id::{MessageId, MessageIds};
-use crate::protocol::layout::{Inbound, Kind};
+use crate::protocol::layout::{Address, Kind};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -41,6 +42,7 @@ use crate::rules::fan_out::STEP;
 use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::{Decoded, Router};
 use crate::store::{OutboxRequest, Store, StoreError, StoreLocation, StoreSettings};
+use crate::telemetry::health::Health;
 use crate::telemetry::status::{ServiceTopic, ServiceTopics, Status, Tracer};
 use crate::telemetry::systemd::Service;
 use crate::telemetry::{LinkRole, LogLevel, Metrics, Stats};
@@ -853,13 +855,13 @@ impl Observer {
             }
             return;
         }
-        let inbound = self.router.inbound(&received);
-        let kind = inbound.as_ref().map_or(Kind::Unknown, Inbound::kind);
+        let address = self.router.address(&received);
+        let kind = address.as_ref().map_or(Kind::Unknown, Address::kind);
         self.metrics.received(kind, ack.is_some());
         let (id, repeated) = match admission {
             Some(Admission::Resumed) => {
                 self.metrics.resumed(&received);
-                if let Some(line) = self.tracer.resumed(&received, inbound.as_ref(), wall) {
+                if let Some(line) = self.tracer.resumed(&received, address.as_ref(), wall) {
                     self.trace(&line);
                 }
                 return;
@@ -912,7 +914,7 @@ impl Observer {
         let received = job.received.clone();
         match self.router.decode(&received) {
             Ok(Decoded {
-                inbound: Inbound::Outgoing(outgoing),
+                address: Address::Outgoing(outgoing),
                 ..
             }) => {
                 if let Some(job) = consultant.ask(&outgoing, job) {
@@ -944,8 +946,8 @@ impl Observer {
         if !self.router.policy.limits_rates() {
             return Ok(());
         }
-        match self.router.inbound(received) {
-            Some(inbound) => self.meter.count(&inbound, &self.router.policy, now),
+        match self.router.address(received) {
+            Some(address) => self.meter.count(&address, &self.router.policy, now),
             None => Ok(()),
         }
     }
@@ -965,8 +967,8 @@ impl Observer {
             return;
         };
         let (received, _) = self.ledger.message(entry);
-        let inbound = self.router.inbound(received);
-        if self.meter.may_answer(inbound.as_ref(), reason, clock().0) {
+        let address = self.router.address(received);
+        if self.meter.may_answer(address.as_ref(), reason, clock().0) {
             self.ledger.add(entry, answers, Made::Answer);
         } else {
             self.metrics.unanswered();
@@ -1210,8 +1212,8 @@ impl Observer {
             let publishes = match failed.what {
                 FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
                 FailedWhat::Copy => {
-                    let inbound = self.router.inbound(&failed.received);
-                    if self.meter.may_answer(inbound.as_ref(), failed.refusal, now) {
+                    let address = self.router.address(&failed.received);
+                    if self.meter.may_answer(address.as_ref(), failed.refusal, now) {
                         let refused = failed.refusal.into();
                         self.router.refuse(&failed.received, &refused, wall).answers
                     } else {
@@ -1230,8 +1232,8 @@ impl Observer {
                     .finished(now.saturating_duration_since(message.since));
             }
             if self.tracer.is_on() {
-                let inbound = self.router.inbound(&message.received);
-                let line = self.tracer.finished(&finished, inbound.as_ref(), now, wall);
+                let address = self.router.address(&message.received);
+                let line = self.tracer.finished(&finished, address.as_ref(), now, wall);
                 if let Some(line) = line {
                     self.trace(&line);
                 }

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::delivery::ledger::EntryId;
+use crate::delivery::pending::PendingMessage;
 use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Inbound, PayloadMode};
+use crate::protocol::layout::{Address, PayloadMode};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -44,23 +45,6 @@ const PROBE: Duration = Duration::from_millis(400);
 const PROBES_PER_WRITE: u64 = 3;
 /// How often retention looks whether there is something to do, and how long it leaves the store alone between two steps.
 const RETENTION: (Duration, Duration) = (Duration::from_secs(60), Duration::from_millis(20));
-
-/// A message to be decided on.
-#[derive(Clone, Debug)]
-pub struct PendingMessage {
-    /// Where its publishes belong.
-    pub entry: EntryId,
-    /// The message.
-    pub received: Received,
-    /// The id it was given.
-    pub id: MessageId,
-    /// What a redelivery of it would be known by, if there can be one.
-    pub fingerprint: Option<u64>,
-    /// Whether it has come before, under the same id.
-    pub repeated: bool,
-    /// Why it is not to pass, unless it has before.
-    pub refused: Option<Refused>,
-}
 
 /// What came together.
 #[derive(Clone, Debug)]
@@ -388,8 +372,8 @@ impl Processor {
         let Some(store) = self.persistence.store.as_ref().filter(|_| job.repeated) else {
             return Ok(as_it_is);
         };
-        let is_envelope = self.router.inbound(&job.received).is_some_and(|inbound| {
-            let outgoing = inbound.outgoing();
+        let is_envelope = self.router.address(&job.received).is_some_and(|address| {
+            let outgoing = address.outgoing();
             outgoing.is_some_and(|outgoing| outgoing.layout.payload() == PayloadMode::Envelope)
         });
         if !is_envelope {
@@ -469,8 +453,8 @@ impl Persistence {
 
 /// What a pure forwarder knows: nothing but what a message brings along.
 pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
-    match &decoded.inbound {
-        Inbound::Outgoing(outgoing)
+    match &decoded.address {
+        Address::Outgoing(outgoing)
             if outgoing.recipient.is_group()
                 && outgoing.layout.payload() == PayloadMode::Envelope =>
         {
@@ -480,15 +464,15 @@ pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
                 transient: false,
             }
         }
-        Inbound::Outgoing(_)
-        | Inbound::Receipt(..)
-        | Inbound::Conversation(_)
-        | Inbound::Archive(_)
-        | Inbound::Presence { .. }
-        | Inbound::Block(_)
-        | Inbound::Fetch { .. }
-        | Inbound::Inject(_)
-        | Inbound::Groups { .. } => Facts::Nothing,
+        Address::Outgoing(_)
+        | Address::Receipt(..)
+        | Address::Conversation(_)
+        | Address::Archive(_)
+        | Address::Presence { .. }
+        | Address::Block(_)
+        | Address::Fetch { .. }
+        | Address::Inject(_)
+        | Address::Groups { .. } => Facts::Nothing,
     }
 }
 

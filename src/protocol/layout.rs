@@ -324,7 +324,7 @@ pub struct Timeline<'a> {
 
 /// What a topic that came in says: one variant for each row of `protocol.md`, section 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inbound<'a> {
+pub enum Address<'a> {
     /// A message.
     Outgoing(Outgoing<'a>),
     /// The owner of a timeline says how far a message in it got.
@@ -417,7 +417,7 @@ impl Kind {
     }
 }
 
-impl<'a> Inbound<'a> {
+impl<'a> Address<'a> {
     /// What kind of message it is.
     pub fn kind(&self) -> Kind {
         match self {
@@ -693,8 +693,8 @@ impl Layouts {
         })
     }
 
-    /// Where the sender of `inbound` is told that it was refused, if he has an inbox.
-    pub fn rejected(&self, inbound: &Inbound<'_>) -> Option<TopicName> {
+    /// Where the sender of `address` is told that it was refused, if he has an inbox.
+    pub fn rejected(&self, address: &Address<'_>) -> Option<TopicName> {
         let on = |what, timeline: &Timeline<'_>, message| {
             let (_, _, rejected) = self.controls.iter().find(|(listed, ..)| *listed == what)?;
             Some(rejected.as_ref()?.format(&Names {
@@ -702,18 +702,18 @@ impl Layouts {
                 ..names(timeline.app, timeline.inbox_of, timeline.convers_with)
             }))
         };
-        match inbound {
-            Inbound::Outgoing(outgoing) => Some(outgoing.layout.rejected_topic(
+        match address {
+            Address::Outgoing(outgoing) => Some(outgoing.layout.rejected_topic(
                 outgoing.app,
                 outgoing.sender,
                 outgoing.recipient,
             )),
-            Inbound::Receipt(timeline, message) => on(Control::Receipt, timeline, message.as_str()),
-            Inbound::Conversation(timeline) | Inbound::Archive(timeline) => {
+            Address::Receipt(timeline, message) => on(Control::Receipt, timeline, message.as_str()),
+            Address::Conversation(timeline) | Address::Archive(timeline) => {
                 on(Control::Conversation, timeline, "")
             }
-            Inbound::Block(timeline) => on(Control::Block, timeline, ""),
-            Inbound::Fetch { app, user } => {
+            Address::Block(timeline) => on(Control::Block, timeline, ""),
+            Address::Fetch { app, user } => {
                 let timeline = Timeline {
                     app: *app,
                     inbox_of: *user,
@@ -721,7 +721,7 @@ impl Layouts {
                 };
                 on(Control::Fetch, &timeline, "")
             }
-            Inbound::Presence { .. } | Inbound::Inject(_) | Inbound::Groups { .. } => None,
+            Address::Presence { .. } | Address::Inject(_) | Address::Groups { .. } => None,
         }
     }
 
@@ -851,7 +851,7 @@ impl Layouts {
     ///
     /// # Errors
     /// [`ParseError`], for what is to be refused.
-    pub fn parse<'a>(&'a self, topic: &'a str) -> Result<Inbound<'a>, ParseError<'a>> {
+    pub fn parse<'a>(&'a self, topic: &'a str) -> Result<Address<'a>, ParseError<'a>> {
         let mut first_error = None;
         // How many levels it has tells most templates apart.
         let levels = topic.bytes().filter(|byte| *byte == b'/').count() + 1;
@@ -864,7 +864,7 @@ impl Layouts {
                 continue;
             };
             match self.check_outgoing(layout, &found) {
-                Ok(outgoing) => return Ok(Inbound::Outgoing(outgoing)),
+                Ok(outgoing) => return Ok(Address::Outgoing(outgoing)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -877,7 +877,7 @@ impl Layouts {
                 continue;
             };
             match self.check_control(*what, &found) {
-                Ok(inbound) => return Ok(inbound),
+                Ok(address) => return Ok(address),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -921,7 +921,7 @@ impl Layouts {
         &self,
         what: Control,
         found: &Captures<'a>,
-    ) -> Result<Inbound<'a>, ParseError<'a>> {
+    ) -> Result<Address<'a>, ParseError<'a>> {
         let app = AppId::from_level(found.app).map_err(bad("app", found.app.as_str()))?;
         self.check_served(app)?;
         let user =
@@ -935,23 +935,23 @@ impl Layouts {
             })
         };
         Ok(match what {
-            Control::Receipt => Inbound::Receipt(
+            Control::Receipt => Address::Receipt(
                 timeline()?,
                 MessageKey::from_level(found.other)
                     .map_err(bad("message id", found.other.as_str()))?,
             ),
-            Control::Conversation => Inbound::Conversation(timeline()?),
-            Control::Archive => Inbound::Archive(timeline()?),
-            Control::Presence => Inbound::Presence {
+            Control::Conversation => Address::Conversation(timeline()?),
+            Control::Archive => Address::Archive(timeline()?),
+            Control::Presence => Address::Presence {
                 app,
                 user: user()?,
                 client: ClientId::from_level(found.other)
                     .map_err(bad("client id", found.other.as_str()))?,
             },
-            Control::Block => Inbound::Block(timeline()?),
-            Control::Fetch => Inbound::Fetch { app, user: user()? },
-            Control::Inject => Inbound::Inject(timeline()?),
-            Control::Groups => Inbound::Groups { app },
+            Control::Block => Address::Block(timeline()?),
+            Control::Fetch => Address::Fetch { app, user: user()? },
+            Control::Inject => Address::Inject(timeline()?),
+            Control::Groups => Address::Groups { app },
         })
     }
 

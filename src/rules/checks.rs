@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::protocol::control::{self, Fetch, Receipt};
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Inbound, ParseError, PayloadMode};
+use crate::protocol::layout::{Address, ParseError, PayloadMode};
 use crate::protocol::message::{Envelope, Injected, Received, Status};
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
@@ -142,12 +142,12 @@ impl Policy {
     /// The reason for which the message is refused.
     pub fn check<'p>(
         &self,
-        inbound: &Inbound<'_>,
+        address: &Address<'_>,
         received: &'p Received,
     ) -> Result<Content<'p>, Refusal> {
-        let rules = self.rules(inbound.app());
+        let rules = self.rules(address.app());
         // A will is kept by the broker, and says the truth; anything else would come again with every connection.
-        if received.retain && !matches!(inbound, Inbound::Presence { .. }) {
+        if received.retain && !matches!(address, Address::Presence { .. }) {
             return Err(Refusal::Retained);
         }
         // One that was cut is over the limit, whatever the rules have become since.
@@ -157,37 +157,37 @@ impl Policy {
             return Err(Refusal::TooLarge);
         }
         let payload = &received.payload;
-        let verbatim = inbound
+        let verbatim = address
             .outgoing()
             .is_some_and(|outgoing| outgoing.layout.payload() == PayloadMode::Verbatim);
         if !verbatim && !rules.fits(payload) {
             return Err(Refusal::TooLarge);
         }
         if !rules.banned.is_empty()
-            && !inbound.is_for_the_banned()
-            && inbound
+            && !address.is_for_the_banned()
+            && address
                 .sender()
                 .is_some_and(|sender| rules.banned.contains(sender.as_str()))
         {
             return Err(Refusal::Banned);
         }
-        Ok(match inbound {
-            Inbound::Outgoing(_) if verbatim => Content::Verbatim,
-            Inbound::Outgoing(_) => Content::Envelope(Envelope::parse(payload)?),
-            Inbound::Receipt(..) => Content::Receipt(Receipt::parse(payload)?),
-            Inbound::Conversation(_) => Content::Patch(Patch::parse(payload)?),
-            Inbound::Archive(_) => Content::Ignored,
-            Inbound::Presence { .. } => Content::Presence(control::parse_presence(payload)?),
-            Inbound::Block(_) => Content::Block(control::parse_block(payload)?),
-            Inbound::Fetch { .. } => Content::Fetch(Fetch::parse(payload)?),
-            Inbound::Inject(_) => {
+        Ok(match address {
+            Address::Outgoing(_) if verbatim => Content::Verbatim,
+            Address::Outgoing(_) => Content::Envelope(Envelope::parse(payload)?),
+            Address::Receipt(..) => Content::Receipt(Receipt::parse(payload)?),
+            Address::Conversation(_) => Content::Patch(Patch::parse(payload)?),
+            Address::Archive(_) => Content::Ignored,
+            Address::Presence { .. } => Content::Presence(control::parse_presence(payload)?),
+            Address::Block(_) => Content::Block(control::parse_block(payload)?),
+            Address::Fetch { .. } => Content::Fetch(Fetch::parse(payload)?),
+            Address::Inject(_) => {
                 let injected = Injected::parse(payload)?;
                 if injected.status != Some(Status::Delivered) {
                     return Err(Refusal::BadStatus);
                 }
                 Content::Injected(injected)
             }
-            Inbound::Groups { app } => {
+            Address::Groups { app } => {
                 let update = GroupUpdate::parse(payload)?;
                 self.check_recipients(*app, &update.members)?;
                 self.check_recipients(*app, &update.notify)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use crate::protocol::layout::Inbound;
+use crate::protocol::layout::Address;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::rules::checks::Policy;
 
@@ -129,28 +129,28 @@ impl SenderLimits {
     /// [`Refusal::RateLimited`], if its sender has said too much already, and when he may go on.
     pub fn count(
         &mut self,
-        inbound: &Inbound<'_>,
+        address: &Address<'_>,
         policy: &Policy,
         now: Instant,
     ) -> Result<(), Refused> {
-        let (rules, sender) = (policy.rules(inbound.app()), inbound.sender());
+        let (rules, sender) = (policy.rules(address.app()), address.sender());
         let (Some(rate), Some(sender)) = (rules.rate, sender) else {
             return Ok(());
         };
         if rules.privileged_senders.contains(sender.as_str()) {
             return Ok(());
         }
-        let key = key(inbound);
-        let taken = match inbound {
-            Inbound::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
-            Inbound::Fetch { .. } => self.messages.take(&key, FETCH, rate, now),
-            Inbound::Receipt(..)
-            | Inbound::Conversation(_)
-            | Inbound::Archive(_)
-            | Inbound::Presence { .. }
-            | Inbound::Block(_)
-            | Inbound::Inject(_)
-            | Inbound::Groups { .. } => self.others.take(&key, ONE, rate.times(BY_THEMSELVES), now),
+        let key = key(address);
+        let taken = match address {
+            Address::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
+            Address::Fetch { .. } => self.messages.take(&key, FETCH, rate, now),
+            Address::Receipt(..)
+            | Address::Conversation(_)
+            | Address::Archive(_)
+            | Address::Presence { .. }
+            | Address::Block(_)
+            | Address::Inject(_)
+            | Address::Groups { .. } => self.others.take(&key, ONE, rate.times(BY_THEMSELVES), now),
         };
         taken.map_err(|wait| Refused {
             retry_after: Some(wait),
@@ -162,11 +162,11 @@ impl SenderLimits {
     /// of counts by itself, or he could tell it by the answers he gets to something else.
     pub fn may_answer(
         &mut self,
-        inbound: Option<&Inbound<'_>>,
+        address: Option<&Address<'_>>,
         reason: Refusal,
         now: Instant,
     ) -> bool {
-        let mut key = inbound.map(key).unwrap_or_default();
+        let mut key = address.map(key).unwrap_or_default();
         if reason == Refusal::Blocked {
             key.push('/');
         }
@@ -174,10 +174,10 @@ impl SenderLimits {
     }
 }
 
-fn key(inbound: &Inbound<'_>) -> String {
+fn key(address: &Address<'_>) -> String {
     // No identifier holds a slash.
-    let sender = inbound.sender().map_or("", |sender| sender.as_str());
-    [inbound.app().as_str(), "/", sender].concat()
+    let sender = address.sender().map_or("", |sender| sender.as_str());
+    [address.app().as_str(), "/", sender].concat()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::protocol::control::Receipt;
 use crate::protocol::group::{Group, GroupUpdate, Users};
 use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::{Inbound, Layouts, Notification, Outgoing, Timeline};
+use crate::protocol::layout::{Address, Layouts, Notification, Outgoing, Timeline};
 use crate::protocol::message::{Body, Envelope, Injected, Owned, Received, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -52,7 +52,7 @@ pub struct Plan<'a> {
 #[derive(Clone, Debug)]
 pub struct Decoded<'a> {
     /// What the topic says.
-    pub inbound: Inbound<'a>,
+    pub address: Address<'a>,
     /// What the payload says.
     pub content: Content<'a>,
 }
@@ -163,16 +163,16 @@ impl Router {
     /// The reason for which the message is refused.
     pub fn decode<'a>(&'a self, received: &'a Received) -> Result<Decoded<'a>, Refusal> {
         let topic = std::str::from_utf8(&received.topic).map_err(|_| Refusal::MalformedTopic)?;
-        let inbound = self
+        let address = self
             .layouts
             .parse(topic)
             .map_err(|error| Refusal::from(&error))?;
-        let content = self.policy.check(&inbound, received)?;
-        Ok(Decoded { inbound, content })
+        let content = self.policy.check(&address, received)?;
+        Ok(Decoded { address, content })
     }
 
     /// What a topic says, if it says something.
-    pub fn inbound<'a>(&'a self, received: &'a Received) -> Option<Inbound<'a>> {
+    pub fn address<'a>(&'a self, received: &'a Received) -> Option<Address<'a>> {
         let topic = std::str::from_utf8(&received.topic).ok()?;
         self.layouts.parse(topic).ok()
     }
@@ -209,15 +209,15 @@ impl Router {
         facts: Facts,
         id: MessageId,
     ) -> Result<Plan<'a>, Refusal> {
-        match (&decoded.inbound, &decoded.content, facts) {
+        match (&decoded.address, &decoded.content, facts) {
             (_, _, Facts::Banned) => Err(Refusal::Banned),
-            (Inbound::Outgoing(outgoing), Content::Verbatim, facts) => {
+            (Address::Outgoing(outgoing), Content::Verbatim, facts) => {
                 let blocked = matches!(facts, Facts::Direct { blocked: true });
                 let plan = verbatim(outgoing, &received.payload, blocked);
                 Ok(self.unless_blocked(plan, blocked, received, id))
             }
             (
-                Inbound::Outgoing(outgoing),
+                Address::Outgoing(outgoing),
                 Content::Envelope(envelope),
                 Facts::Group {
                     group,
@@ -229,7 +229,7 @@ impl Router {
                 let body = self.body(outgoing, envelope, id);
                 Ok(self.to_group(outgoing, envelope, body, id, users, blocked_by))
             }
-            (Inbound::Outgoing(outgoing), Content::Envelope(envelope), facts) => {
+            (Address::Outgoing(outgoing), Content::Envelope(envelope), facts) => {
                 if envelope.says_group {
                     return Err(Refusal::NotAGroup);
                 }
@@ -239,19 +239,19 @@ impl Router {
                 Ok(self.unless_blocked(plan, blocked, received, id))
             }
             (
-                Inbound::Receipt(timeline, message),
+                Address::Receipt(timeline, message),
                 Content::Receipt(receipt),
                 Facts::Receipt(receipted),
             ) => self.receipt(*timeline, message.as_str(), *receipt, receipted, id.time()),
-            (Inbound::Conversation(timeline), Content::Patch(patch), Facts::Conversation(row)) => {
+            (Address::Conversation(timeline), Content::Patch(patch), Facts::Conversation(row)) => {
                 self.patch(*timeline, patch, &row.unwrap_or_default())
             }
-            (Inbound::Archive(timeline), _, Facts::Conversation(row)) => {
+            (Address::Archive(timeline), _, Facts::Conversation(row)) => {
                 // Unknown, it may be from before there was a store: its owner wants it out of his sight.
                 Ok(self.archive(*timeline, row.unwrap_or_default(), received, id))
             }
             (
-                Inbound::Presence { app, user, client },
+                Address::Presence { app, user, client },
                 Content::Presence(connected),
                 Facts::Presence {
                     known,
@@ -280,10 +280,10 @@ impl Router {
                     .map(|after| FanOut::history(*app, *user, (after, last), None)),
                 ..Plan::default()
             }),
-            (Inbound::Block(_), Content::Block(true), Facts::Blocks { full: true }) => {
+            (Address::Block(_), Content::Block(true), Facts::Blocks { full: true }) => {
                 Err(Refusal::TooLarge)
             }
-            (Inbound::Block(timeline), Content::Block(blocked), _) => {
+            (Address::Block(timeline), Content::Block(blocked), _) => {
                 let told = json(&serde_json::json!({ "blocked": blocked }));
                 Ok(Plan {
                     publishes: vec![self.notify(Notification::Block, timeline, "", told)],
@@ -291,18 +291,18 @@ impl Router {
                     ..Plan::default()
                 })
             }
-            (Inbound::Fetch { app, user }, Content::Fetch(fetch), Facts::Fetch { after, last }) => {
+            (Address::Fetch { app, user }, Content::Fetch(fetch), Facts::Fetch { after, last }) => {
                 Ok(Plan {
                     fan_out: Some(FanOut::history(*app, *user, (after, last), Some(fetch))),
                     ..Plan::default()
                 })
             }
-            (Inbound::Inject(timeline), Content::Injected(injected), _) => {
+            (Address::Inject(timeline), Content::Injected(injected), _) => {
                 Ok(self.inject(*timeline, injected, received, id))
             }
-            (Inbound::Groups { app }, Content::Group(update), _) => Ok(group_update(*app, update)),
-            (inbound, content, facts) => {
-                unreachable!("{inbound:?} with {content:?} was looked up as {facts:?}")
+            (Address::Groups { app }, Content::Group(update), _) => Ok(group_update(*app, update)),
+            (address, content, facts) => {
+                unreachable!("{address:?} with {content:?} was looked up as {facts:?}")
             }
         }
     }
@@ -746,12 +746,12 @@ impl Router {
 
     fn notice(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Option<Publish> {
         // A topic whose identifiers are not sound names nobody who could be told.
-        let inbound = self.inbound(received)?;
+        let address = self.address(received)?;
         let reason = refused.reason.as_str();
         let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let notice = Notice {
             reason,
-            recipient: inbound.other_side(),
+            recipient: address.other_side(),
             received_at: now.as_millis(),
             // Rounded up: who comes back then is not to be told to wait again.
             retry_after_ms: refused
@@ -760,7 +760,7 @@ impl Router {
             detail: refused.detail.as_deref(),
         };
         Some(Publish {
-            topic: self.layouts.rejected(&inbound)?,
+            topic: self.layouts.rejected(&address)?,
             payload: json(&notice),
             user_properties: vec![("reason".to_owned(), reason.to_owned())],
             retain: false,

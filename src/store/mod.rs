@@ -3,8 +3,11 @@
 //! It is asked for the facts a plan needs and told what to write; many plans share a transaction, so each sees what those before it
 //! wrote. What operators do with it from outside is in `store/inspect.rs`, the thread that drives it in `processor.rs`.
 
+mod facts;
+mod history;
 mod inspect;
 mod outbox;
+mod presence;
 mod retention;
 
 use std::collections::HashMap;
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use self::inspect::{Blocked, Found, Stats, StoredGroup};
 pub use self::outbox::{
@@ -22,15 +25,12 @@ pub use self::outbox::{
 };
 pub use self::retention::Retention;
 use crate::protocol::group::Group;
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::{Inbound, Timeline};
-use crate::protocol::message::{Body, Status, parse_object};
+use crate::protocol::id::{AppId, MessageId};
+use crate::protocol::layout::Timeline;
+use crate::protocol::message::{Status, parse_object};
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Content;
-use crate::rules::conversation::{Patched, Row};
-use crate::rules::fan_out::{Page, PageQuery, Stored};
+use crate::rules::conversation::Patched;
 use crate::rules::plan::{Copy, NewMessage, Write};
-use crate::rules::router::{Decoded, Facts, ReceiptTarget};
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
 const MIGRATIONS: [&str; 3] = [
@@ -513,330 +513,6 @@ impl Store {
         self.finished = self.finished.max(id);
     }
 
-    /// What a plan for a message depends on.
-    ///
-    /// # Errors
-    /// [`StoreError::Sql`].
-    pub fn facts(&mut self, decoded: &Decoded<'_>) -> Result<Facts, StoreError> {
-        if let Some(sender) = decoded.inbound.sender()
-            && !decoded.inbound.is_for_the_banned()
-            && self.bans(decoded.inbound.app(), sender)?
-        {
-            return Ok(Facts::Banned);
-        }
-        match &decoded.inbound {
-            Inbound::Outgoing(outgoing) => {
-                let (app, sender, recipient) = (outgoing.app, outgoing.sender, outgoing.recipient);
-                if !matches!(decoded.content, Content::Verbatim) {
-                    let group = self.group(app, recipient)?;
-                    if group.is_some() || recipient.is_group() {
-                        return Ok(Facts::Group {
-                            group,
-                            blocked_by: self.blocked_by(app, sender)?,
-                            transient: true,
-                        });
-                    }
-                }
-                let blocked = sender != recipient && self.blocks(app, recipient, sender)?;
-                Ok(Facts::Direct { blocked })
-            }
-            Inbound::Receipt(timeline, message) => {
-                Ok(Facts::Receipt(self.receipted(timeline, message.as_str())?))
-            }
-            Inbound::Conversation(timeline) | Inbound::Archive(timeline) => {
-                Ok(Facts::Conversation(self.conversation(timeline)?))
-            }
-            Inbound::Presence { app, user, client } => self.presence(*app, *user, client.as_str()),
-            Inbound::Fetch { .. } => {
-                let Content::Fetch(fetch) = &decoded.content else {
-                    return Ok(Facts::Nothing);
-                };
-                let since = fetch.since;
-                Ok(Facts::Fetch {
-                    after: self.seq_at(since)?,
-                    last: self.last()?,
-                })
-            }
-            Inbound::Block(timeline) => {
-                let full = self
-                    .connection
-                    .prepare_cached(
-                        "SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT 1 OFFSET ?",
-                    )?
-                    .exists(params![
-                        timeline.app.as_str(),
-                        timeline.inbox_of.as_str(),
-                        BLOCKS - 1
-                    ])?;
-                Ok(Facts::Blocks { full })
-            }
-            Inbound::Inject(_) | Inbound::Groups { .. } => Ok(Facts::Nothing),
-        }
-    }
-
-    fn group(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<Option<Arc<Group>>, StoreError> {
-        let key = Groups::key(app.as_str(), id.as_str());
-        if let Some(known) = self.groups.known.get(key.as_str()) {
-            return Ok(known.clone());
-        }
-        let body: Option<String> = self
-            .connection
-            .prepare_cached("SELECT body FROM chat_group WHERE app = ? AND group_id = ?")?
-            .query_row([app.as_str(), id.as_str()], |row| row.get(0))
-            .optional()?;
-        // It was checked when it was stored.
-        let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
-        self.groups.insert(key, group.clone());
-        Ok(group)
-    }
-
-    fn bans(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
-        let any = match self.bans {
-            Some(any) => any,
-            None => self
-                .connection
-                .prepare_cached("SELECT 1 FROM ban LIMIT 1")?
-                .exists([])?,
-        };
-        self.bans = Some(any);
-        if !any {
-            return Ok(false);
-        }
-        let mut banned = self
-            .connection
-            .prepare_cached("SELECT 1 FROM ban WHERE app = ? AND user = ?")?;
-        Ok(banned.exists([app.as_str(), user.as_str()])?)
-    }
-
-    fn blocks(
-        &self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-        other: UserId<'_>,
-    ) -> Result<bool, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT 1 FROM block WHERE app = ? AND other = ? AND inbox_of = ?")?;
-        Ok(statement.exists([app.as_str(), other.as_str(), user.as_str()])?)
-    }
-
-    fn blocked_by(&self, app: AppId<'_>, sender: UserId<'_>) -> Result<Vec<Box<str>>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT inbox_of FROM block WHERE app = ? AND other = ?")?;
-        let users = statement.query_map([app.as_str(), sender.as_str()], |row| row.get(0))?;
-        Ok(users.collect::<Result<_, _>>()?)
-    }
-
-    fn receipted(
-        &mut self,
-        timeline: &Timeline<'_>,
-        message_id: &str,
-    ) -> Result<Option<ReceiptTarget>, StoreError> {
-        let found = self
-            .connection
-            .prepare_cached(
-                "SELECT m.sender, t.status FROM message m
-                 JOIN timeline t ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq
-                 WHERE m.message_id = ?4 AND m.app = ?1 AND t.convers_with = ?3",
-            )?
-            .query_row(
-                params![
-                    timeline.app.as_str(),
-                    timeline.inbox_of.as_str(),
-                    timeline.convers_with.as_str(),
-                    message_id
-                ],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()?;
-        let Some((sender, mine)) = found else {
-            return Ok(None);
-        };
-        let peer = timeline.convers_with;
-        Ok(Some(ReceiptTarget {
-            sender,
-            mine: status(mine),
-            in_group: peer.is_group() || self.group(timeline.app, peer)?.is_some(),
-        }))
-    }
-
-    fn conversation(&self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq FROM conversation c
-             LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of AND t.seq = c.seq
-             LEFT JOIN message m ON m.seq = c.seq
-             WHERE c.app = ? AND c.inbox_of = ? AND c.convers_with = ?",
-        )?;
-        let row = |row: &SqlRow<'_>| {
-            let last: (Option<Box<str>>, Option<i64>) = (row.get(0)?, row.get(1)?);
-            Ok(Row {
-                last: last.0.zip(last.1.map(status)),
-                is_new: row.get(2)?,
-                archived: row.get(3)?,
-                patch: row.get(4)?,
-                patch_is_older: row.get::<_, Option<bool>>(5)?.unwrap_or(false),
-            })
-        };
-        Ok(statement.query_row(names(timeline), row).optional()?)
-    }
-
-    fn presence(
-        &self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-        client: &str,
-    ) -> Result<Facts, StoreError> {
-        let others: i64 = self
-            .connection
-            .prepare_cached(
-                "SELECT count(*) FROM presence WHERE app = ? AND user = ? AND client_id <> ?",
-            )?
-            .query_row([app.as_str(), user.as_str(), client], |row| row.get(0))?;
-        let known = self
-            .connection
-            .prepare_cached("SELECT 1 FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
-            .exists([app.as_str(), user.as_str(), client])?;
-        let absence = self.absence(app, user)?;
-        let missed_since = match absence {
-            // Never seen before.
-            None => Some(0),
-            Some((seq, redelivered)) => (!redelivered).then_some(seq),
-        };
-        Ok(Facts::Presence {
-            known,
-            others: usize::try_from(others).unwrap_or(0),
-            missed_since: missed_since.filter(|_| self.redeliver),
-            last: self.last()?,
-        })
-    }
-
-    /// Behind which place a user has missed messages, and whether he has been given them.
-    fn absence(&self, app: AppId<'_>, user: UserId<'_>) -> Result<Option<(i64, bool)>, StoreError> {
-        let found: Option<(i64, Option<String>)> = self
-            .connection
-            .prepare_cached("SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?")?
-            .query_row([app.as_str(), user.as_str()], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        Ok(found.map(|(seq, by)| {
-            let done = by.as_deref() == Some(REDELIVERED);
-            let by = by.and_then(|by| MessageId::parse(&by));
-            (
-                seq,
-                done || by.is_some() && by <= self.acknowledged.max(self.finished),
-            )
-        }))
-    }
-
-    /// The last place that is taken.
-    fn last(&self) -> Result<i64, StoreError> {
-        let last: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT max(seq) FROM message")?
-            .query_row([], |row| row.get(0))?;
-        Ok(last.unwrap_or(0))
-    }
-
-    /// The last place that was taken by `time`: found by halving, for times rise with places.
-    fn seq_at(&self, time: UnixMillis) -> Result<i64, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1",
-        )?;
-        let (mut known, mut unknown) = (0, self.last()?);
-        while known < unknown {
-            let middle = known + (unknown - known + 1) / 2;
-            let found: Option<(i64, i64)> = statement
-                .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            match found {
-                Some((seq, at)) if unix(at) > time => unknown = seq - 1,
-                Some(_) | None => known = middle,
-            }
-        }
-        Ok(known)
-    }
-
-    /// The next stored messages of a user, oldest first.
-    ///
-    /// # Errors
-    /// [`StoreError::Sql`].
-    pub fn page(
-        &self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-        query: &PageQuery,
-    ) -> Result<Page, StoreError> {
-        let mut rows = self.connection.prepare_cached(
-            "SELECT seq, convers_with, status FROM timeline
-             WHERE app = ? AND inbox_of = ? AND seq > ? AND seq <= ? ORDER BY seq",
-        )?;
-        let mut bodies = self
-            .connection
-            .prepare_cached("SELECT layout, stored_at, body FROM message WHERE seq = ?")?;
-        let mut rows = rows.query(params![
-            app.as_str(),
-            user.as_str(),
-            query.after,
-            query.last
-        ])?;
-        let mut page = Page {
-            next: query.after,
-            ..Page::default()
-        };
-        let (mut looked_at, mut bytes) = (0, 0);
-        while let Some(row) = rows.next()? {
-            let (seq, convers_with): (i64, Box<str>) = (row.get(0)?, row.get(1)?);
-            let wanted = query
-                .convers_with
-                .as_ref()
-                .is_none_or(|peer| *peer == convers_with);
-            let full = page.messages.len() >= query.limit;
-            let newest = page.messages.last().map(|last| last.stored_at);
-            // The next page begins behind this time: those of one millisecond stay together.
-            if looked_at >= ROWS_PER_PAGE
-                || bytes >= PAGE_BYTES
-                || (full && wanted && self.stored_at(seq)? != newest)
-            {
-                page.more = true;
-                return Ok(page);
-            }
-            looked_at += 1;
-            page.next = seq;
-            if !wanted {
-                continue;
-            }
-            let status = status(row.get(2)?);
-            // A copy whose message has been pruned is about to be.
-            let stored = bodies
-                .query_row([seq], |body| {
-                    Ok(Stored {
-                        convers_with,
-                        layout: body.get(0)?,
-                        stored_at: unix(body.get(1)?),
-                        body: Body::from_stored(body.get(2)?),
-                        status,
-                    })
-                })
-                .optional()?;
-            bytes += stored
-                .as_ref()
-                .map_or(0, |stored| stored.body.as_str().len());
-            page.messages.extend(stored);
-        }
-        Ok(page)
-    }
-
-    fn stored_at(&self, seq: i64) -> Result<Option<UnixMillis>, StoreError> {
-        let at: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT stored_at FROM message WHERE seq = ?")?
-            .query_row([seq], |row| row.get(0))
-            .optional()?;
-        Ok(at.map(unix))
-    }
-
     /// Writes something down. Writing the same again changes nothing.
     ///
     /// # Errors
@@ -1018,72 +694,6 @@ impl Store {
                 patched.archived,
                 patched.patch
             ])?;
-        Ok(())
-    }
-
-    fn write_presence(
-        &self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-        client: &str,
-        connected: bool,
-        origin: &Origin,
-    ) -> Result<(), StoreError> {
-        let (app_id, user_id) = (app.as_str(), user.as_str());
-        let count = || -> Result<i64, StoreError> {
-            Ok(self
-                .connection
-                .prepare_cached("SELECT count(*) FROM presence WHERE app = ? AND user = ?")?
-                .query_row([app_id, user_id], |row| row.get(0))?)
-        };
-        let absence = self.absence(app, user)?;
-        let set_absence = |seq: i64, redelivered_by: Option<String>| -> Result<(), StoreError> {
-            self.connection
-                .prepare_cached("INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by) VALUES (?, ?, ?, ?)")?
-                .execute(params![app_id, user_id, seq, redelivered_by])?;
-            Ok(())
-        };
-        if connected {
-            self.connection
-                .prepare_cached("INSERT OR REPLACE INTO presence (app, user, client_id, since) VALUES (?, ?, ?, ?)")?
-                .execute(params![app_id, user_id, client, millis(origin.now)])?;
-            let surplus = count()? - i64::try_from(CLIENTS).expect("a small number");
-            if surplus > 0 {
-                self.connection
-                    .prepare_cached(
-                        "DELETE FROM presence WHERE app = ?1 AND user = ?2 AND client_id IN
-                         (SELECT client_id FROM presence WHERE app = ?1 AND user = ?2 AND client_id <> ?3 ORDER BY since LIMIT ?4)",
-                    )?
-                    .execute(params![app_id, user_id, client, surplus])?;
-            }
-            let since = match absence {
-                Some((_, true)) => return Ok(()),
-                Some((seq, false)) => seq,
-                None => 0,
-            };
-            // He is given what he missed with this very event: its acknowledgement says that he has been. At QoS 0 there is none, and
-            // the last step says so.
-            let by = match (self.redeliver, origin.fingerprint) {
-                (false, _) => Some(REDELIVERED.to_owned()),
-                (true, Some(_)) => Some(origin.id.to_string()),
-                (true, None) => None,
-            };
-            set_absence(since, by)?;
-        } else {
-            let gone = self
-                .connection
-                .prepare_cached(
-                    "DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?",
-                )?
-                .execute([app_id, user_id, client])?;
-            if gone > 0 && count()? == 0 {
-                match absence {
-                    // He went before he had been given everything.
-                    Some((seq, false)) => set_absence(seq, None)?,
-                    Some((_, true)) | None => set_absence(self.last()?, None)?,
-                }
-            }
-        }
         Ok(())
     }
 

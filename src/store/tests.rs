@@ -7,14 +7,18 @@ use serde_json::json;
 
 use super::*;
 use crate::delivery::ledger::EntryId;
-use crate::observer::processor::{Batch, Decided, PendingMessage, Processor};
+use crate::delivery::pending::PendingMessage;
+use crate::observer::processor::{Batch, Decided, Processor};
 use crate::protocol::id::MessageIds;
+use crate::protocol::id::UserId;
 use crate::protocol::layout::{Controls, Layout, Layouts};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::topic::BrokerKind;
 use crate::rules::checks::{Policy, Rules};
+use crate::rules::fan_out::Page;
 use crate::rules::fan_out::PageQuery;
+use crate::rules::router::Facts;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKind;
 

@@ -1,6 +1,7 @@
 //! What the observer says of itself: the log, the metrics, and one function for each thing that happens, which counts it and writes
 //! its line. Where metrics are served is `http.rs`'s business, what goes out over MQTT `status.rs`'s.
 
+pub mod health;
 pub mod status;
 pub mod systemd;
 
@@ -20,7 +21,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
-use crate::config::LogFormat;
 use crate::delivery::ledger::FailedWhat;
 use crate::mqtt::Cause;
 use crate::protocol::id::MessageId;
@@ -102,6 +102,17 @@ pub fn filter(level: &str) -> Result<EnvFilter, String> {
             "{level:?} is not a level (error, warn, info, debug, trace, off) or filter: {error}"
         )),
     }
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
 }
 
 /// Sets the log up, on standard error. `level` is what [`filter`] takes; a second call changes nothing, and returns nothing.

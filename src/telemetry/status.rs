@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::ledger::Finished;
 use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Inbound, Kind};
+use crate::protocol::layout::{Address, Kind};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
@@ -382,7 +382,7 @@ impl Tracer {
     pub fn finished(
         &mut self,
         finished: &Finished,
-        inbound: Option<&Inbound<'_>>,
+        address: Option<&Address<'_>>,
         now: Instant,
         wall: UnixMillis,
     ) -> Option<Line> {
@@ -400,7 +400,7 @@ impl Tracer {
             to: open.to,
             publishes: open.publishes,
             micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            ..line(outcome, &message.received, inbound, wall)
+            ..line(outcome, &message.received, address, wall)
         })
     }
 
@@ -408,36 +408,36 @@ impl Tracer {
     pub fn resumed(
         &self,
         received: &Received,
-        inbound: Option<&Inbound<'_>>,
+        address: Option<&Address<'_>>,
         wall: UnixMillis,
     ) -> Option<Line> {
         self.is_on()
-            .then(|| line(Outcome::Resumed, received, inbound, wall))
+            .then(|| line(Outcome::Resumed, received, address, wall))
     }
 }
 
 fn line(
     outcome: Outcome,
     received: &Received,
-    inbound: Option<&Inbound<'_>>,
+    address: Option<&Address<'_>>,
     wall: UnixMillis,
 ) -> Line {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let outgoing = inbound.and_then(Inbound::outgoing);
+    let outgoing = address.and_then(Address::outgoing);
     Line {
         at: wall.as_millis(),
         outcome: outcome.as_str().to_owned(),
         reason: None,
-        kind: inbound
-            .map_or(Kind::Unknown, Inbound::kind)
+        kind: address
+            .map_or(Kind::Unknown, Address::kind)
             .as_str()
             .to_owned(),
         layout: outgoing.map(|outgoing| outgoing.layout.name().to_owned()),
-        app: inbound.map(|inbound| inbound.app().as_str().to_owned()),
-        sender: inbound
-            .and_then(Inbound::sender)
+        app: address.map(|address| address.app().as_str().to_owned()),
+        sender: address
+            .and_then(Address::sender)
             .map(|sender| sender.as_str().to_owned()),
-        recipient: inbound.and_then(|inbound| some(inbound.other_side())),
+        recipient: address.and_then(|address| some(address.other_side())),
         topic: String::from_utf8_lossy(&received.topic)
             .chars()
             .take(TRACED_CHARACTERS)

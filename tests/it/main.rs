@@ -16,6 +16,7 @@ mod faults;
 mod guarded;
 mod hostile;
 mod http;
+mod layers;
 mod link;
 mod load;
 mod matrix;

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::hash::RandomState;
 
 use super::*;
+use crate::delivery::pending::PendingMessage;
 use crate::protocol::id::MessageIds;
 use crate::protocol::layout::{Controls, Layout, Layouts};
 use crate::protocol::topic::BrokerKind;

@@ -10,12 +10,12 @@ fn built_in(names: &[&str]) -> Layouts {
 }
 
 fn outgoing<'a>(layouts: &'a Layouts, topic: &'a str) -> Outgoing<'a> {
-    let inbound = layouts
+    let address = layouts
         .parse(topic)
         .unwrap_or_else(|error| panic!("{topic}: {error}"));
-    *inbound
+    *address
         .outgoing()
-        .unwrap_or_else(|| panic!("{topic}: {inbound:?}"))
+        .unwrap_or_else(|| panic!("{topic}: {address:?}"))
 }
 
 fn filters(layouts: &Layouts) -> Vec<TopicFilter> {
@@ -208,25 +208,25 @@ fn the_control_topics_are_read_as_the_contract_says() {
         (
             "apps/a/users/u/messages/p/m1/update",
             "apps/+/users/+/messages/+/+/update",
-            Inbound::Receipt(timeline, MessageKey::parse("m1").unwrap()),
+            Address::Receipt(timeline, MessageKey::parse("m1").unwrap()),
             Some("apps/a/users/u/messages/p/m1/clientrejected"),
         ),
         (
             "apps/a/users/u/conversations/p/update",
             "apps/+/users/+/conversations/+/update",
-            Inbound::Conversation(timeline),
+            Address::Conversation(timeline),
             Some("apps/a/users/u/conversations/p/clientrejected"),
         ),
         (
             "apps/a/users/u/conversations/p/archive",
             "apps/+/users/+/conversations/+/archive",
-            Inbound::Archive(timeline),
+            Address::Archive(timeline),
             Some("apps/a/users/u/conversations/p/clientrejected"),
         ),
         (
             "apps/a/users/u/presence/c1",
             "apps/+/users/+/presence/+",
-            Inbound::Presence {
+            Address::Presence {
                 app,
                 user,
                 client: ClientId::parse("c1").unwrap(),
@@ -236,25 +236,25 @@ fn the_control_topics_are_read_as_the_contract_says() {
         (
             "apps/a/users/u/blocked/p/update",
             "apps/+/users/+/blocked/+/update",
-            Inbound::Block(timeline),
+            Address::Block(timeline),
             Some("apps/a/users/u/blocked/p/clientrejected"),
         ),
         (
             "apps/a/users/u/inbox/fetch",
             "apps/+/users/+/inbox/fetch",
-            Inbound::Fetch { app, user },
+            Address::Fetch { app, user },
             Some("apps/a/users/u/inbox/clientrejected"),
         ),
         (
             "apps/observer/a/users/u/messages/p/delivered",
             "apps/observer/+/users/+/messages/+/delivered",
-            Inbound::Inject(timeline),
+            Address::Inject(timeline),
             None,
         ),
         (
             "apps/observer/a/groups/update",
             "apps/observer/+/groups/update",
-            Inbound::Groups { app },
+            Address::Groups { app },
             None,
         ),
     ] {
@@ -269,7 +269,7 @@ fn the_control_topics_are_read_as_the_contract_says() {
         };
         assert_eq!(
             (asked.filter.as_str(), asked.retained),
-            (filter, matches!(want, Inbound::Presence { .. }))
+            (filter, matches!(want, Address::Presence { .. }))
         );
         let told = layouts.rejected(&want);
         assert_eq!(told.as_ref().map(TopicName::as_str), rejected);
