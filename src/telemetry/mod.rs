@@ -1,6 +1,7 @@
 //! What the observer says of itself: the log, the metrics, and one function for each thing that happens, which counts it and writes
 //! its line. Where metrics are served is `http.rs`'s business, what goes out over MQTT `status.rs`'s.
 
+pub mod clock;
 pub mod health;
 pub mod status;
 pub mod systemd;
