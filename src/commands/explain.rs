@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::config::Config;
 use crate::observer::processor::facts_without_store;
 use crate::protocol::id::{AppId, MessageIds, UserId};
-use crate::protocol::layout::{Address, Layouts, PayloadMode};
+use crate::protocol::layout::{Address, PayloadMode, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
@@ -349,7 +349,7 @@ fn described(write: &Write<'_>) -> String {
     }
 }
 
-fn message(layouts: &Layouts, topic: &str, address: &Address<'_>) -> Message {
+fn message(layouts: &TopicMap, topic: &str, address: &Address<'_>) -> Message {
     let filter = layouts
         .filters()
         .into_iter()
