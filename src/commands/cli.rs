@@ -56,6 +56,8 @@ pub(super) enum Command {
     Acl(AclArgs),
     /// Ask the running observer whether it is ready (exit code 0 or 1)
     Health(SettingsArgs),
+    /// Print a chapter of the operator's guide; without CHAPTER, list the chapters
+    Guide(GuideArgs),
     /// Print a manual page, of the program or of one command
     Man(ManArgs),
     /// Print a completion script
@@ -400,6 +402,13 @@ pub(super) enum AclBroker {
     RabbitMq,
     Mosquitto,
     Emqx,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuideArgs {
+    /// such as install
+    #[arg(id = "CHAPTER")]
+    pub(super) chapter: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod completions;
 mod demo;
 mod explain;
 mod group;
+mod guide;
 mod health;
 mod input;
 mod man;
@@ -65,6 +66,7 @@ fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
         Command::Token(command) => token::run(command, out),
         Command::Acl(args) => acl::run(args, out),
         Command::Health(settings) => in_runtime(health::run(settings, out)),
+        Command::Guide(args) => guide::run(args, out),
         Command::Man(args) => man::run(args, out),
         Command::Completions(args) => completions::run(args, out),
         #[cfg(feature = "demo")]

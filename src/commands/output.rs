@@ -28,9 +28,10 @@ pub(super) enum OutputError {
 
 impl From<io::Error> for OutputError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Failed(error),
+        if error.kind() == ErrorKind::BrokenPipe {
+            Self::Closed
+        } else {
+            Self::Failed(error)
         }
     }
 }

@@ -16,7 +16,6 @@ use super::cli::{Format, WatchArgs};
 use super::init_quiet_log;
 use super::output::{Output, OutputError};
 use crate::config::Config;
-use crate::connections::link::jitter;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};
@@ -96,7 +95,7 @@ async fn watch(
             Err(WatchError::Link(error)) if error.is_permanent() => return Err(error.into()),
             Err(WatchError::Link(error)) => error,
         };
-        let wait = backoff.next(jitter());
+        let wait = backoff.next(fastrand::u64(..));
         // Whole milliseconds, to be printed.
         let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
         out.message(format_args!(
