@@ -86,7 +86,9 @@ fn every_import_points_down_and_the_core_is_pure() {
                 }
             }
             if folder != "mqtt" && MQTT_CRATE.iter().any(|word| code.contains(word)) {
-                faults.push(format!("{place}\n    only src/mqtt names the MQTT client crate"));
+                faults.push(format!(
+                    "{place}\n    only src/mqtt names the MQTT client crate"
+                ));
             }
             if PURE.contains(&folder) && IMPURE.iter().any(|word| code.contains(word)) {
                 faults.push(format!("{place}\n    {folder} is pure"));
