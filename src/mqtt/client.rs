@@ -154,7 +154,7 @@ impl Client {
     /// Acknowledges the message that has this packet identifier on this connection.
     ///
     /// # Errors
-    /// [`SubmitError::Gone`], if the connection has ended: the broker will deliver the message again.
+    /// [`SubmitError::Gone`], if the connection has ended: the broker delivers the message again.
     pub fn acknowledge(&self, packet_id: u16) -> Result<(), SubmitError> {
         match &self.sender {
             Sender::V4(sender) => sender.acknowledge(packet_id),

@@ -162,7 +162,7 @@ pub(super) fn closed(phase: Phase) -> LinkError {
     LinkError::new(Cause::Closed, text)
 }
 
-/// The proxy refused to connect, or cannot be reached. The crate does not export the type of this error.
+/// The proxy refused to connect, or cannot be reached. The crate exports no type for this error.
 pub(super) fn proxy_error(error: &dyn std::error::Error) -> LinkError {
     LinkError::new(Cause::Unreachable, format!("proxy: {error}"))
 }

@@ -1,6 +1,7 @@
 //! What happens on a connection.
 //!
-//! Owns the events, in one form for both versions of MQTT. Leaves making them to `v4.rs` and `v5.rs`.
+//! Owns the events, in one form for both versions of MQTT. Leaves making them to `v4.rs` and
+//! `v5.rs`.
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub struct Delivery {
     pub dup: bool,
 }
 
-/// Why a broker refused a filter or a publish: the name of its reason code, `NotAuthorized` for one.
+/// Why a broker refused a filter or a publish: the name of its reason code, such as
+/// `NotAuthorized`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReasonCode(String);

@@ -4,9 +4,9 @@
 //! [`connections`](crate::connections), and which publish is under way to the ledger in
 //! [`delivery`](crate::delivery).
 //!
-//! A [`Connection`] is good for one connection: after its first error it is dropped. The crate's own
-//! reconnecting replays publishes under reused packet identifiers, which loses and confuses messages
-//! (rumqttc 0.25.1).
+//! A [`Connection`] is good for one connection: after its first error it is dropped. The crate's
+//! own reconnecting replays publishes under reused packet identifiers, which loses messages and
+//! mixes them up (rumqttc 0.25.1).
 
 mod client;
 mod connection;
