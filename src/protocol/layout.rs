@@ -552,7 +552,7 @@ pub enum Controls {
 
 /// The layouts in use, proven to neither loop nor overlap.
 #[derive(Clone, Debug)]
-pub struct Layouts {
+pub struct TopicMap {
     layouts: Vec<Layout>,
     /// The control topics, each with where its refusal is told; empty if they are off.
     controls: Vec<(Control, Template, Option<Template>)>,
@@ -564,7 +564,7 @@ pub struct Layouts {
     apps: Vec<String>,
 }
 
-impl Layouts {
+impl TopicMap {
     /// Proves the layouts sound together: no topic the observer publishes to (`also_published` among them) matches a filter it
     /// subscribes to, and no topic with permitted identifiers matches two of its filters.
     ///

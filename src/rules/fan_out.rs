@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::protocol::control::Fetch;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Layouts, Notification, Timeline};
+use crate::protocol::layout::{Notification, Timeline, TopicMap};
 use crate::protocol::message::{Body, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::template::{Names, Template};
@@ -241,7 +241,7 @@ impl FanOut {
     }
 
     /// The next step; `page` is what the store gave for [`FanOut::query`].
-    pub fn step(&self, layouts: &Layouts, page: Option<Page>) -> Step<'_> {
+    pub fn step(&self, layouts: &TopicMap, page: Option<Page>) -> Step<'_> {
         let app = self.app();
         match (&self.what, page) {
             (Many::Copies(copies), _) => {
@@ -334,7 +334,12 @@ impl FanOut {
         }
     }
 
-    fn history_step<'s>(&'s self, layouts: &Layouts, history: &'s History, page: Page) -> Step<'s> {
+    fn history_step<'s>(
+        &'s self,
+        layouts: &TopicMap,
+        history: &'s History,
+        page: Page,
+    ) -> Step<'s> {
         let app = self.app();
         let inbox_of = user(&history.user);
         let mut step = Step::default();

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::protocol::control::Receipt;
 use crate::protocol::group::{Group, GroupUpdate, Users};
 use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::{Address, Layouts, Notification, Outgoing, Timeline};
+use crate::protocol::layout::{Address, Notification, Outgoing, Timeline, TopicMap};
 use crate::protocol::message::{Body, Envelope, Injected, Owned, Received, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -122,7 +122,7 @@ pub struct ReceiptTarget {
 #[derive(Clone, Debug)]
 pub struct Router {
     /// Where messages come in and go.
-    pub layouts: Layouts,
+    pub layouts: TopicMap,
     /// The checks.
     pub policy: Arc<Policy>,
     /// Where refused messages are kept, if anywhere.

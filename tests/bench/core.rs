@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use chat21_observer::protocol::id::MessageIds;
-use chat21_observer::protocol::layout::{Controls, Layout, Layouts};
+use chat21_observer::protocol::layout::{Controls, Layout, TopicMap};
 use chat21_observer::protocol::message::Received;
 use chat21_observer::protocol::refusal::Refusal;
 use chat21_observer::protocol::time::UnixMillis;
@@ -27,7 +27,7 @@ fn router() -> Router {
         .flat_map(|name| Layout::built_in(name).expect("built in"))
         .collect();
     Router {
-        layouts: Layouts::new(layouts, vec![], &[], Controls::Served).expect("sound"),
+        layouts: TopicMap::new(layouts, vec![], &[], Controls::Served).expect("sound"),
         policy: Arc::new(Policy::new(BrokerKind::Any, Rules::default())),
         dead_letter_topic: None,
         events: EventKinds::default(),

@@ -27,7 +27,7 @@ fn router() -> Router {
         .collect();
     let dead = TopicName::parse("observer/dead").unwrap();
     Router {
-        layouts: Layouts::new(
+        layouts: TopicMap::new(
             layouts,
             vec![],
             std::slice::from_ref(&dead),

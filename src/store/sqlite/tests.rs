@@ -11,7 +11,7 @@ use crate::delivery::pending::PendingMessage;
 use crate::observer::processor::{Batch, Decided, Processor};
 use crate::protocol::id::MessageIds;
 use crate::protocol::id::UserId;
-use crate::protocol::layout::{Controls, Layout, Layouts};
+use crate::protocol::layout::{Controls, Layout, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::topic::BrokerKind;
@@ -31,7 +31,7 @@ fn policy() -> Arc<Policy> {
 fn router() -> Router {
     let layouts = Layout::built_in("chat21-v1").unwrap();
     Router {
-        layouts: Layouts::new(layouts, vec![], &[], Controls::Served).unwrap(),
+        layouts: TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
         events: EventKind::ALL.into_iter().collect(),

@@ -145,9 +145,10 @@ impl Store {
         let found = self
             .connection
             .prepare_cached(
-                "SELECT m.sender, t.status FROM message m
-                 JOIN timeline t ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq
-                 WHERE m.message_id = ?4 AND m.app = ?1 AND t.convers_with = ?3",
+                // CROSS JOIN fixes the order: SQLite would scan the whole inbox instead.
+                "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
+                 ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
+                 WHERE m.message_id = ?4 AND m.app = ?1",
             )?
             .query_row(
                 params![
