@@ -41,9 +41,7 @@ pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode
                     },
                 }
             };
-            minting.mint(|stamp| {
-                Grant::user(&args.app, &args.user, scopes, stamp)
-            })
+            minting.mint(|stamp| Grant::user(&args.app, &args.user, scopes, stamp))
         }
         MintCommand::Service {
             name,
@@ -52,9 +50,7 @@ pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode
         } => {
             let config = settings.load()?;
             let minting = Minting::new(&config, mint, out)?;
-            minting.mint(|stamp| {
-                Grant::service(name, stamp)
-            })
+            minting.mint(|stamp| Grant::service(name, stamp))
         }
     };
     out.line(token.expose_secret())?;
