@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod connections;
 pub mod delivery;
+pub mod guide;
 pub mod http;
 pub mod mqtt;
 pub mod observer;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::protocol::layout::{Layouts, PathLevel, UserPaths};
+use crate::protocol::layout::{PathLevel, TopicMap, UserPaths};
 
 /// Stands for the user where a script will have him in a variable; no path holds it.
 const USER: char = '\u{1}';
@@ -39,7 +39,7 @@ pub struct RabbitMq<'a> {
 }
 
 /// RabbitMQ: settings that hold either way, users with passwords, users with tokens.
-pub fn rabbitmq(layouts: &Layouts, about: &RabbitMq<'_>) -> Vec<Part> {
+pub fn rabbitmq(layouts: &TopicMap, about: &RabbitMq<'_>) -> Vec<Part> {
     vec![
         Part {
             name: "conf",
@@ -170,7 +170,7 @@ fn rabbitmq_advanced(about: &RabbitMq<'_>) -> String {
 }
 
 /// Mosquitto: an ACL file.
-pub fn mosquitto(layouts: &Layouts, observer: &str) -> Vec<Part> {
+pub fn mosquitto(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let paths = layouts.user_paths();
     let mut text = format!(
         "\
@@ -220,7 +220,7 @@ set_tcp_nodelay true
 }
 
 /// EMQX: its authorization file.
-pub fn emqx(layouts: &Layouts, observer: &str) -> Vec<Part> {
+pub fn emqx(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let paths = layouts.user_paths();
     let rule = |what: &str, topics: Vec<String>| {
         format!(
@@ -308,9 +308,9 @@ mod tests {
                 .iter()
                 .flat_map(|name| Layout::built_in(name).unwrap());
             let apps = apps.iter().map(|app| (*app).to_owned()).collect();
-            Layouts::new(layouts.collect(), apps, &[], controls).unwrap()
+            TopicMap::new(layouts.collect(), apps, &[], controls).unwrap()
         };
-        let acl = |layouts: &Layouts| {
+        let acl = |layouts: &TopicMap| {
             let parts = mosquitto(layouts, "observer");
             let acl = parts.into_iter().find(|part| part.name == "acl").unwrap();
             let patterns = acl.text.lines().filter(|line| line.starts_with("pattern"));

@@ -212,13 +212,13 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, Layouts};
+    use crate::protocol::layout::{Controls, Layout, TopicMap};
     use jsonwebtoken::{EncodingKey, Header, encode};
 
-    fn layouts() -> Layouts {
+    fn layouts() -> TopicMap {
         let names = ["inbox", "chat21"].into_iter();
         let layouts = names.flat_map(|name| Layout::built_in(name).unwrap());
-        Layouts::new(layouts.collect(), vec![], &[], Controls::Off).unwrap()
+        TopicMap::new(layouts.collect(), vec![], &[], Controls::Off).unwrap()
     }
 
     const STAMP: Stamp<'_> = Stamp {

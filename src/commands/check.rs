@@ -19,7 +19,7 @@ use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, Connected, LinkError, Session};
 use crate::observer::{self, Reporting, Setup};
-use crate::protocol::layout::{Address, Controls, Layout, Layouts};
+use crate::protocol::layout::{Address, Controls, Layout, TopicMap};
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::rules::router::Router;
 use crate::store::{Store, StoreLocation, StoreSettings};
@@ -403,7 +403,7 @@ async fn round_trip(
     }
     let controls = config.controls;
     let router = Router {
-        layouts: Layouts::new(layouts.clone(), vec![app.clone()], &[], controls)
+        layouts: TopicMap::new(layouts.clone(), vec![app.clone()], &[], controls)
             .expect("proven before, for every app"),
         dead_letter_topic: None,
         ..config.router.clone()

@@ -24,7 +24,7 @@ use crate::config::PolicyFile;
 use crate::config::{Config, ConfigErrors, Credentials, Flags, SETTINGS, Setting, Takes, variable};
 use crate::http::server;
 use crate::observer;
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
 use crate::telemetry;
 use crate::telemetry::status::Outcome;

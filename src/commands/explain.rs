@@ -7,17 +7,19 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::config::Config;
-use crate::observer::processor::facts_without_store;
 use crate::protocol::id::{AppId, MessageIds, UserId};
-use crate::protocol::layout::{Address, Layouts, PayloadMode};
+use crate::protocol::layout::{Address, PayloadMode, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::request::{BlockChange, Request};
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::{BrokerKind, amqp_key};
-use crate::rules::plan::Write;
-use crate::rules::router::{Decoded, Facts, Plan};
+use crate::rules::facts::{FactSource, GroupLookup, NoStore};
+use crate::rules::group_message;
+use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::webhook_event::{self, Event};
+use crate::rules::write::{Listing, Write};
 use crate::store::{Store, StoreError, StoreLocation};
 
 /// Copies for many that are shown; the others are counted.
@@ -123,19 +125,21 @@ pub fn explain(
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
     received.cut_to(config.policy_file.max_payload_bytes());
     let id = MessageIds::new(std::hash::RandomState::new()).next(now);
-    let decoded = router.decode(&received);
-    let mut known = None;
-    let plan = match &decoded {
-        Ok(decoded) => {
-            let facts = match &mut store {
-                Some(store) => store.facts(decoded)?,
-                None => facts_without_store(decoded),
-            };
-            known = Some(facts.clone());
-            router.plan(decoded, &received, facts, id)
-        }
-        Err(refusal) => router.refuse(&received, &(*refusal).into(), now),
+    let request = router.read(&received);
+    let arrival = Arrival {
+        received: &received,
+        id,
+        acknowledgement: Acknowledgement::Expected,
     };
+    let plan = match (&request, &mut store) {
+        (Ok(request), Some(store)) => router.plan(request, &arrival, store)?,
+        (Ok(request), None) => {
+            let Ok(plan) = router.plan(request, &arrival, &mut NoStore);
+            plan
+        }
+        (Err(refusal), _) => router.refuse(&received, &(*refusal).into(), now),
+    };
+    let request = request.as_ref().ok();
     if let Err(error) = BrokerKind::RabbitMq.carries(topic) {
         notes.push(format!("on RabbitMQ: {error}"));
     }
@@ -153,10 +157,16 @@ pub fn explain(
             "{error}; without a store (--store none) only outgoing paths are read"
         )),
         (Err(error), _) => Some(error.to_string()),
-        (Ok(_), Some(reason)) => Some(because(reason, decoded.as_ref().ok(), config)),
+        (Ok(_), Some(reason)) => Some(because(reason, request, config)),
     };
-    if let Some(facts) = &known {
-        notes.extend(facts_note(facts, &plan));
+    if let Some(request) = request {
+        notes.extend(match &mut store {
+            Some(store) => group_note(request, &plan, store)?,
+            None => {
+                let Ok(note) = group_note(request, &plan, &mut NoStore);
+                note
+            }
+        });
     }
     let (mut publishes, mut writes, mut more) = (
         plan.publishes
@@ -164,7 +174,7 @@ pub fn explain(
             .chain(&plan.answers)
             .map(Copy::from)
             .collect::<Vec<_>>(),
-        plan.writes.iter().map(described).collect::<Vec<_>>(),
+        plan.writes.iter().filter_map(described).collect::<Vec<_>>(),
         0,
     );
     let told = |events: &[Event]| -> Vec<Box<RawValue>> {
@@ -243,11 +253,11 @@ fn usual_payload(address: &Address<'_>) -> &'static str {
     }
 }
 
-fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> String {
+fn because(reason: Refusal, request: Option<&Request<'_>>, config: &Config) -> String {
     let policy = &config.router.policy;
-    let app = decoded.map(|decoded| decoded.address.app());
+    let app = request.map(|request| request.address().app());
     let rules = app.map_or(&policy.rules, |app| policy.rules(app));
-    match (reason, decoded) {
+    match (reason, request) {
         (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)".to_owned(),
         (Refusal::Blocked, _) => "the recipient blocks the sender, who is not told".to_owned(),
         (Refusal::NotAGroup, Some(_)) if config.store.is_none() => {
@@ -256,11 +266,11 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
         (Refusal::NotAGroup, _) => "the recipient is no group: its name does not contain \"group-\", and none is stored under it".to_owned(),
         (Refusal::NotAMember, _) => "the sender is no member of the stored group (--groups-membership, --privileged-senders)".to_owned(),
         (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", rules.max_recipients),
-        (Refusal::BadStatus, Some(decoded)) if matches!(decoded.address, Address::Receipt(..)) => {
+        (Refusal::BadStatus, Some(Request::Receipt { .. })) => {
             "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
         }
         (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
-        (Refusal::TooLarge, Some(decoded)) if matches!(decoded.address, Address::Block(_)) => {
+        (Refusal::TooLarge, Some(Request::Block { .. })) => {
             "he blocks as many as he may".to_owned()
         }
         (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
@@ -278,36 +288,43 @@ fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> S
     }
 }
 
-fn facts_note(facts: &Facts, plan: &Plan<'_>) -> Option<String> {
-    match facts {
-        Facts::Group {
-            group: Some(group), ..
-        } => Some(format!("a stored group of {}", group.members.len())),
-        Facts::Group { group: None, .. } if plan.refusal.is_none() => Some(
+fn group_note<S: FactSource>(
+    request: &Request<'_>,
+    plan: &Plan<'_>,
+    source: &mut S,
+) -> Result<Option<String>, S::Error> {
+    let Request::Message { outgoing, .. } = request else {
+        return Ok(None);
+    };
+    if plan.refusal == Some(Refusal::Banned) {
+        return Ok(None);
+    }
+    let Some(facts) = group_message::Facts::look_up(outgoing, source)? else {
+        return Ok(None);
+    };
+    Ok(match facts.group {
+        GroupLookup::Stored(group) => Some(format!("a stored group of {}", group.members.len())),
+        GroupLookup::NotStored | GroupLookup::NoStore if plan.refusal.is_none() => Some(
             "no stored group: it goes to those written into the message, else to the sender alone"
                 .to_owned(),
         ),
-        Facts::Nothing
-        | Facts::Banned
-        | Facts::Direct { .. }
-        | Facts::Group { .. }
-        | Facts::Receipt(_)
-        | Facts::Conversation(_)
-        | Facts::Blocks { .. }
-        | Facts::Presence { .. }
-        | Facts::Fetch { .. } => None,
-    }
+        GroupLookup::NotStored | GroupLookup::NoStore => None,
+    })
 }
 
-fn described(write: &Write<'_>) -> String {
-    match write {
+/// `None` for what is noted beside, and follows from the rest.
+fn described(write: &Write<'_>) -> Option<String> {
+    Some(match write {
         Write::Message(message) => format!("message {}, once", message.id),
         Write::Copy(copy) => format!(
             "copy in the timeline of {} with {}, status {}{}",
             copy.timeline.inbox_of,
             copy.timeline.convers_with,
             copy.status.code(),
-            if copy.listed { "" } else { ", not listed" }
+            match copy.listing {
+                Listing::Listed => "",
+                Listing::Unlisted => ", not listed",
+            }
         ),
         Write::Raise {
             timeline, status, ..
@@ -328,28 +345,24 @@ fn described(write: &Write<'_>) -> String {
                 timeline.inbox_of, timeline.convers_with
             )
         }
-        Write::Presence {
-            user, connected, ..
-        } => format!(
-            "a client of {user} {}",
-            if *connected { "is there" } else { "is gone" }
-        ),
+        Write::ClientConnected(client) => format!("a client of {} is there", client.user),
+        Write::ClientGone(client) => format!("a client of {} is gone", client.user),
+        Write::Absence { .. } => return None,
         Write::Redelivered { user, .. } => format!("{user} has been given what he missed"),
-        Write::Block(timeline, blocked) => format!(
+        Write::Block(timeline, change) => format!(
             "{} {} {}",
             timeline.inbox_of,
-            if *blocked {
-                "blocks"
-            } else {
-                "no longer blocks"
+            match change {
+                BlockChange::Block => "blocks",
+                BlockChange::Unblock => "no longer blocks",
             },
             timeline.convers_with
         ),
         Write::Group { id, .. } => format!("group {id}"),
-    }
+    })
 }
 
-fn message(layouts: &Layouts, topic: &str, address: &Address<'_>) -> Message {
+fn message(layouts: &TopicMap, topic: &str, address: &Address<'_>) -> Message {
     let filter = layouts
         .filters()
         .into_iter()

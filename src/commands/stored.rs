@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
+use crate::rules::checks::check_recipients;
 use crate::store::{self, Store, StoreLocation};
 
 /// The store that an observer with these settings has.
@@ -147,7 +148,7 @@ pub(super) fn group(given: &ArgMatches) -> anyhow::Result<ExitCode> {
             let group = Group::parse(&body)
                 .and_then(|group| {
                     let policy = &config.router.policy;
-                    policy.check_recipients(checked, &group.members)?;
+                    check_recipients(policy.rules(checked), policy.broker_kind, &group.members)?;
                     Ok(group)
                 })
                 .map_err(|reason| {

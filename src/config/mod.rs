@@ -32,9 +32,9 @@ use crate::connections::link::LinkSettings;
 use crate::http::decision_service;
 use crate::http::webhook;
 use crate::mqtt::{Protocol, Session, Transport};
-use crate::protocol::layout::{Controls, Layout, Layouts, PayloadMode};
+use crate::protocol::layout::{Controls, Layout, PayloadMode, TopicMap};
 use crate::protocol::topic::{BrokerKind, TopicName};
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::{EventKind, EventKinds};
 use crate::store::{Retention, StoreLocation, StoreSettings};
@@ -895,7 +895,7 @@ fn read_router(
         reader.fail("broker-kind", fault);
     }
     let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
-    match Layouts::new(layouts, reader.texts("app"), &published, controls) {
+    match TopicMap::new(layouts, reader.texts("app"), &published, controls) {
         Ok(layouts) => Some(Router {
             layouts,
             policy: Arc::new(policy),

@@ -472,11 +472,6 @@ impl<'a> Address<'a> {
         }
     }
 
-    /// Whether a banned user is refused this: all he says but that his client comes or goes, which is not for him to say.
-    pub fn is_for_the_banned(&self) -> bool {
-        matches!(self, Self::Presence { .. })
-    }
-
     /// The outgoing path, if it is one.
     pub fn outgoing(&self) -> Option<&Outgoing<'a>> {
         match self {
@@ -552,7 +547,7 @@ pub enum Controls {
 
 /// The layouts in use, proven to neither loop nor overlap.
 #[derive(Clone, Debug)]
-pub struct Layouts {
+pub struct TopicMap {
     layouts: Vec<Layout>,
     /// The control topics, each with where its refusal is told; empty if they are off.
     controls: Vec<(Control, Template, Option<Template>)>,
@@ -564,7 +559,7 @@ pub struct Layouts {
     apps: Vec<String>,
 }
 
-impl Layouts {
+impl TopicMap {
     /// Proves the layouts sound together: no topic the observer publishes to (`also_published` among them) matches a filter it
     /// subscribes to, and no topic with permitted identifiers matches two of its filters.
     ///

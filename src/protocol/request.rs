@@ -216,7 +216,7 @@ impl<'a> Request<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, Layouts};
+    use crate::protocol::layout::{Controls, Layout, TopicMap};
 
     /// Each row of `protocol.md`, section 2, with a payload that belongs there.
     const REQUESTS: [(&str, &str); 11] = [
@@ -254,7 +254,7 @@ mod tests {
             .iter()
             .flat_map(|name| Layout::built_in(name).unwrap())
             .collect();
-        let layouts = Layouts::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
         for (topic, payload) in REQUESTS {
             let received = Received::new(topic.into(), payload.into(), false);
             let address = layouts.parse(topic).unwrap();
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn what_a_service_injects_must_be_delivered() {
         let layouts = Layout::built_in("chat21").unwrap();
-        let layouts = Layouts::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
         let topic = "apps/observer/a/users/alice/messages/bob/delivered";
         for payload in [r#"{"status":200}"#, "{}"] {
             let received = Received::new(topic.into(), payload.into(), false);

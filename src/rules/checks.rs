@@ -7,7 +7,7 @@
 
 use crate::protocol::group::Users;
 use crate::protocol::id::UserId;
-use crate::protocol::layout::{Address, Layouts, ParseError, PayloadMode};
+use crate::protocol::layout::{Address, ParseError, PayloadMode, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::request::Request;
@@ -20,7 +20,7 @@ use crate::rules::policy::{Policy, Rules};
 /// # Errors
 /// The reason for which the request is refused.
 pub(super) fn read_request<'a>(
-    layouts: &'a Layouts,
+    layouts: &'a TopicMap,
     policy: &Policy,
     received: &'a Received,
 ) -> Result<Request<'a>, Refusal> {
@@ -40,13 +40,11 @@ pub(super) fn read_request<'a>(
 
 /// What the topic says, if it fits a layout and its identifiers are sound.
 pub(super) fn parse_topic<'a>(
-    layouts: &'a Layouts,
+    layouts: &'a TopicMap,
     received: &'a Received,
 ) -> Result<Address<'a>, Refusal> {
     let topic = str::from_utf8(&received.topic).map_err(|_| Refusal::MalformedTopic)?;
-    layouts
-        .parse(topic)
-        .map_err(|error| Refusal::from(&error))
+    layouts.parse(topic).map_err(|error| Refusal::from(&error))
 }
 
 /// A retained message would come again with every connection. Only the will of a client may be
@@ -68,11 +66,7 @@ fn check_size(rules: &Rules, received: &Received) -> Result<(), Refusal> {
 }
 
 /// Refuses JSON that is nested too deep or holds too many values.
-fn check_shape(
-    rules: &Rules,
-    address: &Address<'_>,
-    received: &Received,
-) -> Result<(), Refusal> {
+fn check_shape(rules: &Rules, address: &Address<'_>, received: &Received) -> Result<(), Refusal> {
     let is_verbatim = address
         .outgoing()
         .is_some_and(|outgoing| outgoing.layout.payload() == PayloadMode::Verbatim);
@@ -126,7 +120,7 @@ fn subject_to_bans<'a>(address: &Address<'a>) -> Option<UserId<'a>> {
 ///
 /// # Errors
 /// [`Refusal::TooManyRecipients`] or [`Refusal::Unroutable`].
-pub(super) fn check_recipients(
+pub(crate) fn check_recipients(
     rules: &Rules,
     broker_kind: BrokerKind,
     users: &Users,

@@ -85,3 +85,77 @@ pub(super) fn plan_archive<'a>(
     }
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::Status;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{body, plan_with, received, router};
+    use serde_json::json;
+
+    /// A conversation of bob with alice.
+    fn stored(row: Row) -> InMemory {
+        InMemory {
+            conversations: [(("bob", "alice"), row)].into(),
+            ..InMemory::default()
+        }
+    }
+
+    #[test]
+    fn a_conversation_is_patched_and_archived_for_its_owner_alone() {
+        let row = Row {
+            last: Some((r#"{"text":"hi"}"#.into(), Status::Delivered)),
+            is_new: true,
+            ..Row::default()
+        };
+        let patch = received(
+            b"apps/a/users/bob/conversations/alice/update",
+            br#"{"is_new":false}"#,
+        );
+        let patched = plan_with(router(), &patch, stored(row.clone()));
+        assert_eq!(
+            patched.publishes[0].topic.as_str(),
+            "apps/a/users/bob/conversations/alice/clientupdated"
+        );
+        assert_eq!(
+            body(&patched.publishes[0]),
+            json!({"is_new": false, "timelineOf": "bob", "conversWith": "alice"})
+        );
+        let archive = received(b"apps/a/users/bob/conversations/alice/archive", b"whatever");
+        let archived = plan_with(router(), &archive, stored(row));
+        let topics: Vec<_> = archived
+            .publishes
+            .iter()
+            .map(|publish| publish.topic.as_str())
+            .collect();
+        assert_eq!(
+            topics,
+            [
+                "apps/a/users/bob/conversations/alice/clientdeleted",
+                "apps/a/users/bob/archived_conversations/alice/clientadded"
+            ]
+        );
+        for whole in &archived.publishes {
+            assert_eq!(
+                (&body(whole)["archived"], &body(whole)["last_message_text"]),
+                (&json!(true), &json!("hi"))
+            );
+        }
+        let unknown = plan_with(router(), &archive, InMemory::default());
+        assert_eq!(
+            body(&unknown.publishes[0]),
+            json!({"archived": true, "is_new": false, "conversWith": "alice", "key": "alice", "timelineOf": "bob"})
+        );
+        let growing = Row {
+            patch: Some(json!({ "k": "x".repeat(100) }).to_string().into()),
+            ..Row::default()
+        };
+        let refused = plan_with(router(), &patch, stored(growing));
+        assert_eq!(
+            refused.refusal,
+            Some(Refusal::TooLarge),
+            "a row does not grow without bound"
+        );
+    }
+}

@@ -98,11 +98,8 @@ pub trait FactSource {
     ///
     /// # Errors
     /// The source's own.
-    fn absence(
-        &mut self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-    ) -> Result<Option<Absence>, Self::Error>;
+    fn absence(&mut self, app: AppId<'_>, user: UserId<'_>)
+    -> Result<Option<Absence>, Self::Error>;
 
     /// The message up to which everything is done: whatever it and all before it led to is
     /// confirmed by the broker.
@@ -200,20 +197,11 @@ impl FactSource for NoStore {
         Ok(GroupLookup::NoStore)
     }
 
-    fn blocks(
-        &mut self,
-        _: AppId<'_>,
-        _: UserId<'_>,
-        _: UserId<'_>,
-    ) -> Result<bool, Infallible> {
+    fn blocks(&mut self, _: AppId<'_>, _: UserId<'_>, _: UserId<'_>) -> Result<bool, Infallible> {
         Ok(false)
     }
 
-    fn blocked_by(
-        &mut self,
-        _: AppId<'_>,
-        _: UserId<'_>,
-    ) -> Result<Vec<Box<str>>, Infallible> {
+    fn blocked_by(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Vec<Box<str>>, Infallible> {
         Ok(vec![])
     }
 
@@ -234,11 +222,7 @@ impl FactSource for NoStore {
         Ok(None)
     }
 
-    fn clients(
-        &mut self,
-        _: AppId<'_>,
-        _: UserId<'_>,
-    ) -> Result<Vec<ConnectedClient>, Infallible> {
+    fn clients(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Vec<ConnectedClient>, Infallible> {
         Ok(vec![])
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::protocol::control::Fetch;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Layouts, Notification, Timeline};
+use crate::protocol::layout::{Notification, Timeline, TopicMap};
 use crate::protocol::message::Status;
 use crate::protocol::publish::Publish;
 use crate::protocol::template::{Names, Template};
@@ -164,7 +164,7 @@ impl FanOut {
     }
 
     /// The next step. `page` is what the store has given for [`FanOut::query`].
-    pub fn step(&self, layouts: &Layouts, page: Option<Page>) -> Step<'_> {
+    pub fn step(&self, layouts: &TopicMap, page: Option<Page>) -> Step<'_> {
         let app = self.app();
         match &self.work {
             Work::Copies(copies) => copies.step(app),
@@ -233,9 +233,9 @@ impl Copies {
 }
 
 impl Notices {
-    fn step<'a>(&'a self, app: AppId<'a>, layouts: &Layouts) -> Step<'a> {
+    fn step<'a>(&'a self, app: AppId<'a>, layouts: &TopicMap) -> Step<'a> {
         let (users, next) = slice(&self.users, self.next);
-        let notice = |id: &Box<str>| {
+        let notice = |id: &str| {
             let timeline = Timeline {
                 app,
                 inbox_of: user(id),
@@ -245,7 +245,7 @@ impl Notices {
             Publish::new(topic, self.payload.clone())
         };
         Step {
-            publishes: users.iter().map(notice).collect(),
+            publishes: users.iter().map(|id| notice(id)).collect(),
             rest: next.map(|next| {
                 let rest = Self {
                     next,
@@ -261,7 +261,7 @@ impl Notices {
 fn history_step<'a>(
     history: &'a History,
     app: AppId<'a>,
-    layouts: &Layouts,
+    layouts: &TopicMap,
     page: Option<Page>,
 ) -> Step<'a> {
     let (publishes, next) = history.step(app, layouts, &page.unwrap_or_default());

@@ -29,12 +29,7 @@ impl Facts {
 }
 
 /// The messages are published again, in steps.
-pub(super) fn plan(
-    app: AppId<'_>,
-    user: UserId<'_>,
-    fetch: &Fetch,
-    facts: Facts,
-) -> Plan<'static> {
+pub(super) fn plan(app: AppId<'_>, user: UserId<'_>, fetch: &Fetch, facts: Facts) -> Plan<'static> {
     Plan {
         fan_out: Some(FanOut::fetch(app, user, facts.range, fetch)),
         ..Plan::default()

@@ -6,7 +6,7 @@
 
 use crate::protocol::control::Fetch;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Layouts, Notification, Timeline};
+use crate::protocol::layout::{Notification, Timeline, TopicMap};
 use crate::protocol::message::{Body, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
@@ -147,7 +147,7 @@ impl History {
     pub(super) fn step(
         &self,
         app: AppId<'_>,
-        layouts: &Layouts,
+        layouts: &TopicMap,
         page: &Page,
     ) -> (Vec<Publish>, Next) {
         let mut purpose = self.purpose;

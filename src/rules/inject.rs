@@ -58,3 +58,39 @@ fn plan_with_id<'a>(
     copies::add(&mut plan, copy, context);
     plan
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{body, plan, received, timeline};
+    use crate::rules::write::Listing;
+
+    #[test]
+    fn what_a_service_injects_is_published_as_it_came() {
+        let payload = br#"{"status":150, "message_id":"x","sender":"s","text":"t"}"#;
+        let given = plan(&received(
+            b"apps/observer/a/users/bob/messages/group-1/delivered",
+            payload,
+        ));
+        assert_eq!(
+            given.publishes[0].topic.as_str(),
+            "apps/a/users/bob/messages/group-1/clientadded"
+        );
+        assert_eq!(&given.publishes[0].payload[..], payload);
+        let [Write::Message(message), Write::Copy(copy)] = &given.writes[..] else {
+            panic!("{given:?}")
+        };
+        assert_eq!(
+            (&*message.id, &*message.sender, copy.timeline, copy.listing),
+            ("x", "s", timeline("bob", "group-1"), Listing::Listed)
+        );
+        let without = plan(&received(
+            b"apps/observer/a/users/bob/messages/group-1/delivered",
+            br#"{"status":150}"#,
+        ));
+        assert!(
+            body(&without.publishes[0])["message_id"].is_string(),
+            "{without:?}"
+        );
+    }
+}

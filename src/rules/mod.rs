@@ -21,7 +21,7 @@
 //! | a refusal: the notice and the dead letter | `refusal_notice.rs` |
 
 pub(crate) mod block;
-mod checks;
+pub(crate) mod checks;
 mod conversation;
 pub mod conversation_row;
 mod copies;

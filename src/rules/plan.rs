@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Layouts, Notification, Timeline};
+use crate::protocol::layout::{Notification, Timeline, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
@@ -61,7 +61,7 @@ pub enum Acknowledgement {
 /// What every plan may look at, besides its request and its facts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context<'c> {
-    pub(super) layouts: &'c Layouts,
+    pub(super) layouts: &'c TopicMap,
     /// The rules of the request's app.
     pub(super) rules: &'c Rules,
     pub(super) broker_kind: BrokerKind,

@@ -72,9 +72,7 @@ impl SenderLimits {
             | Address::Presence { .. }
             | Address::Block(_)
             | Address::Inject(_)
-            | Address::Groups { .. } => {
-                self.automatic.take(&key, ONE, rate.times(AUTOMATIC), now)
-            }
+            | Address::Groups { .. } => self.automatic.take(&key, ONE, rate.times(AUTOMATIC), now),
         };
         taken.map_err(|wait| Refused {
             retry_after: Some(wait),
@@ -113,7 +111,7 @@ fn key(address: &Address<'_>) -> String {
 )]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, Layouts};
+    use crate::protocol::layout::{Controls, Layout, TopicMap};
     use crate::protocol::topic::BrokerKind;
     use crate::rules::policy::Rules;
 
@@ -124,7 +122,7 @@ mod tests {
     /// How many requests on `topic` pass at once where a bucket holds twenty tokens.
     fn passed(topic: &str) -> usize {
         let layouts = Layout::built_in("chat21-v1").unwrap();
-        let layouts = Layouts::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
         let rules = Rules {
             rate: Some(Rate {
                 burst: NonZeroU32::new(20).unwrap(),
@@ -158,7 +156,7 @@ mod tests {
     #[test]
     fn answers_about_a_block_have_a_budget_of_their_own() {
         let layouts = Layout::built_in("chat21-v1").unwrap();
-        let layouts = Layouts::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
         let address = layouts.parse(MESSAGE).unwrap();
         let (mut limits, now) = (SenderLimits::default(), Instant::now());
         let mut answered = |reason| {

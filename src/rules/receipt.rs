@@ -100,8 +100,7 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn in_group(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let of_group = self.timeline_of(self.timeline.convers_with, self.timeline.convers_with);
-        plan.writes
-            .push(self.raise(of_group, self.receipt.peers()));
+        plan.writes.push(self.raise(of_group, self.receipt.peers()));
         plan
     }
 
@@ -124,10 +123,10 @@ impl<'a> PlannedReceipt<'a, '_> {
                 .extend(self.event(EventKind::MessageReturnReceipt, &payload));
         }
         // Also for a receipt that comes again: the observer may have crashed before it told the peer.
-        let topic =
-            self.context
-                .layouts
-                .told(Notification::Receipt, &of_peer, self.message_id);
+        let topic = self
+            .context
+            .layouts
+            .told(Notification::Receipt, &of_peer, self.message_id);
         plan.publishes.push(Publish::new(topic, payload));
         plan
     }
@@ -182,5 +181,127 @@ impl<'a> PlannedReceipt<'a, '_> {
                 self.context.now(),
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{body, plan_with, received, router, timeline};
+    use serde_json::json;
+
+    #[test]
+    fn a_receipt_raises_both_copies_and_tells_the_sender_alone() {
+        let by_bob = |payload: &[u8], source| {
+            let message = received(b"apps/a/users/bob/messages/alice/m1/update", payload);
+            plan_with(router(), &message, source)
+        };
+        let copy_of = |sender: &str, status, is_group: bool| {
+            let source = InMemory::default().with_copy(("bob", "alice"), sender, status);
+            if is_group {
+                source.with_group("alice", &["bob"])
+            } else {
+                source
+            }
+        };
+        let raise = |inbox_of, convers_with, status| Write::Raise {
+            timeline: timeline(inbox_of, convers_with),
+            message_id: "m1",
+            status,
+        };
+        for (payload, own, peers) in [
+            (
+                &br#"{"status":200}"#[..],
+                Status::Received,
+                Status::ReturnReceipt,
+            ),
+            (br#"{"status":300}"#, Status::Seen, Status::Seen),
+        ] {
+            let plan = by_bob(payload, copy_of("alice", Status::Delivered, false));
+            assert_eq!(
+                plan.writes,
+                [raise("bob", "alice", own), raise("alice", "bob", peers)]
+            );
+            let [told] = &plan.publishes[..] else {
+                panic!("{plan:?}")
+            };
+            assert_eq!(
+                told.topic.as_str(),
+                "apps/a/users/alice/messages/bob/m1/clientupdated"
+            );
+            assert_eq!(
+                body(told),
+                json!({"timelineOf": "alice", "message_id": "m1", "status": peers.code()})
+            );
+        }
+        let late = by_bob(br#"{"status":200}"#, copy_of("alice", Status::Seen, false));
+        assert_eq!(
+            (late.publishes.len(), late.writes.len(), late.refusal),
+            (0, 0, None)
+        );
+        let again = by_bob(
+            br#"{"status":200}"#,
+            copy_of("alice", Status::Received, false),
+        );
+        assert_eq!(
+            again.publishes.len(),
+            1,
+            "after a crash it may not have been told"
+        );
+        let forged = by_bob(br#"{"status":300}"#, copy_of("bob", Status::Sent, false));
+        assert_eq!(
+            forged.refusal,
+            Some(Refusal::BadStatus),
+            "the one who wrote it"
+        );
+        let in_group = by_bob(
+            br#"{"status":300}"#,
+            copy_of("carol", Status::Delivered, true),
+        );
+        assert_eq!(
+            in_group.writes,
+            [
+                raise("bob", "alice", Status::Seen),
+                raise("alice", "alice", Status::Seen)
+            ]
+        );
+        assert_eq!(in_group.publishes, []);
+    }
+
+    #[test]
+    fn a_receipt_about_an_unknown_message_asks_nothing_further() {
+        let source = InMemory::default();
+        let mut source = source.with_copy(("bob", "alice"), "alice", Status::Delivered);
+        let facts = |message: &str, source: &mut InMemory| {
+            let message = MessageKey::parse(message).unwrap();
+            source.asked.set(0);
+            Facts::look_up(&timeline("bob", "alice"), message, source).unwrap()
+        };
+        let known = facts("m1", &mut source);
+        assert_eq!((known.copy.is_some(), known.peer), (true, Peer::User));
+        assert_eq!(
+            source.asked.get(),
+            2,
+            "the copy, and whether the peer is a group"
+        );
+        let unknown = facts("m2", &mut source);
+        assert_eq!((unknown.copy, source.asked.get()), (None, 1));
+    }
+
+    #[test]
+    fn a_receipt_to_oneself_raises_one_copy() {
+        let message = received(
+            b"apps/a/users/bob/messages/bob/m1/update",
+            br#"{"status":200}"#,
+        );
+        let source = InMemory::default().with_copy(("bob", "bob"), "bob", Status::Delivered);
+        let plan = plan_with(router(), &message, source);
+        let raise = Write::Raise {
+            timeline: timeline("bob", "bob"),
+            message_id: "m1",
+            status: Status::Received,
+        };
+        assert_eq!(plan.writes, [raise.clone(), raise]);
     }
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::protocol::layout::{Address, Layouts};
+use crate::protocol::layout::{Address, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refused;
@@ -47,7 +47,7 @@ struct DeadLetter<'a> {
 
 /// Tells the sender. `None` where the sender is a service or has no topic to be told on.
 pub(super) fn notice(
-    layouts: &Layouts,
+    layouts: &TopicMap,
     address: &Address<'_>,
     refused: &Refused,
     now: UnixMillis,
@@ -117,4 +117,79 @@ fn as_property(text: &str) -> String {
         .collect();
     property.truncate(property.floor_char_boundary(MAX_PROPERTY_BYTES));
     property
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::refusal::Refusal;
+    use crate::rules::test_support::{NOW, body, plan, received, router};
+    use serde_json::json;
+
+    #[test]
+    fn a_dead_letter_holds_text_as_text_bytes_as_base64_and_nothing_over_the_limit() {
+        let letter =
+            |payload: &[u8]| body(plan(&received(b"\xff/x", payload)).answers.last().unwrap());
+        assert_eq!(
+            (&letter(b"hi")["payload"], &letter(b"hi")["topic"]),
+            (&json!("hi"), &json!("\u{fffd}/x"))
+        );
+        assert_eq!(letter(b"\xff\xfe")["payload_base64"], json!("//4="));
+        let large = letter(&[b'x'; 101]);
+        assert_eq!(
+            (
+                large.get("payload"),
+                large.get("payload_base64"),
+                &large["payload_bytes"]
+            ),
+            (None, None, &json!(101))
+        );
+    }
+
+    #[test]
+    fn a_hostile_topic_makes_no_property_that_mqtt_cannot_encode() {
+        let topic = [
+            b"apps/a/outgoing/users/alice/messages/".as_slice(),
+            &[1; 60_000],
+            b"/outgoing",
+        ]
+        .concat();
+        let plan = plan(&received(&topic, b"{}"));
+        let (key, value) = &plan.answers[0].user_properties[1];
+        assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
+    }
+
+    #[test]
+    fn a_sender_is_told_on_their_own_inbox_topic() {
+        let plan = plan(&received(
+            b"/apps/a/users/alice/bob/messages/outgoing",
+            &[b'x'; 101],
+        ));
+        assert_eq!(
+            plan.answers[0].topic.as_str(),
+            "/apps/a/users/alice/bob/messages/clientrejected"
+        );
+        assert_eq!(
+            body(&plan.answers[0]),
+            json!({"reason": "too-large", "recipient": "bob", "received_at": NOW.as_millis()})
+        );
+        let refused = Refused {
+            retry_after: Some(Duration::from_micros(1_500_500)),
+            detail: Some("too quick".into()),
+            ..Refusal::RateLimited.into()
+        };
+        let message = received(b"apps/a/users/alice/messages/bob/outgoing", b"{}");
+        let notice = &router().refuse(&message, &refused, NOW).answers[0];
+        assert_eq!(
+            body(notice),
+            json!({
+                "reason": "rate-limited", "recipient": "bob", "received_at": NOW.as_millis(),
+                "retry_after_ms": 1_501, "detail": "too quick"
+            })
+        );
+        assert_eq!(
+            notice.user_properties,
+            [("reason".to_owned(), "rate-limited".to_owned())]
+        );
+    }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::protocol::id::AppId;
-use crate::protocol::layout::{Address, Layouts};
+use crate::protocol::layout::{Address, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
@@ -27,7 +27,7 @@ use crate::rules::{
 #[derive(Clone, Debug)]
 pub struct Router {
     /// Where messages come in and go.
-    pub layouts: Layouts,
+    pub layouts: TopicMap,
     /// What the checks go by.
     pub policy: Arc<Policy>,
     /// Where refused messages are kept, if anywhere.
@@ -176,9 +176,9 @@ impl Router {
     /// dead letter is kept where that is wanted (`protocol.md`, section 5).
     pub fn refuse(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Plan<'static> {
         // A topic whose identifiers are not sound names nobody who could be told.
-        let notice = self.address(received).and_then(|address| {
-            refusal_notice::notice(&self.layouts, &address, refused, now)
-        });
+        let notice = self
+            .address(received)
+            .and_then(|address| refusal_notice::notice(&self.layouts, &address, refused, now));
         let letter = self
             .dead_letter_topic
             .as_ref()
@@ -190,3 +190,6 @@ impl Router {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

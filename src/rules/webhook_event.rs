@@ -347,7 +347,13 @@ mod tests {
                    "convers_with": "alice", "data": {"archived": true},
                    "extras": {"topic": "apps.tilechat.users.bob.conversations.alice.archive"}})
         );
-        let event = Event::of_presence(timeline().app, "bob", PresenceChange::Disconnected, "w1", now);
+        let event = Event::of_presence(
+            timeline().app,
+            "bob",
+            PresenceChange::Disconnected,
+            "w1",
+            now,
+        );
         assert_eq!(
             body(&event),
             json!({"event_type": "presence-change", "presence": "offline", "createdAt": 5, "app_id": "tilechat", "user_id": "bob", "data": true})

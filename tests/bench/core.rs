@@ -11,13 +11,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use chat21_observer::protocol::id::MessageIds;
-use chat21_observer::protocol::layout::{Controls, Layout, Layouts};
+use chat21_observer::protocol::layout::{Controls, Layout, TopicMap};
 use chat21_observer::protocol::message::Received;
 use chat21_observer::protocol::refusal::Refusal;
 use chat21_observer::protocol::time::UnixMillis;
 use chat21_observer::protocol::topic::BrokerKind;
-use chat21_observer::rules::checks::{Policy, Rules};
-use chat21_observer::rules::router::{Facts, Router};
+use chat21_observer::rules::facts::NoStore;
+use chat21_observer::rules::plan::{Acknowledgement, Arrival};
+use chat21_observer::rules::policy::{Policy, Rules};
+use chat21_observer::rules::router::Router;
 use chat21_observer::rules::webhook_event::EventKinds;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -27,7 +29,7 @@ fn router() -> Router {
         .flat_map(|name| Layout::built_in(name).expect("built in"))
         .collect();
     Router {
-        layouts: Layouts::new(layouts, vec![], &[], Controls::Served).expect("sound"),
+        layouts: TopicMap::new(layouts, vec![], &[], Controls::Served).expect("sound"),
         policy: Arc::new(Policy::new(BrokerKind::Any, Rules::default())),
         dead_letter_topic: None,
         events: EventKinds::default(),
@@ -96,9 +98,13 @@ fn messages(c: &mut Criterion) {
         let received = Received::new(topic.into(), payload.clone().into(), false);
         c.bench_function(&format!("decode and plan 300 bytes, {name}"), |b| {
             b.iter(|| {
-                let decoded = router.decode(black_box(&received)).expect("served");
-                let facts = Facts::Direct { blocked: false };
-                let plan = router.plan(&decoded, &received, facts, ids.next(now));
+                let request = router.read(black_box(&received)).expect("served");
+                let arrival = Arrival {
+                    received: &received,
+                    id: ids.next(now),
+                    acknowledgement: Acknowledgement::Expected,
+                };
+                let Ok(plan) = router.plan(&request, &arrival, &mut NoStore);
                 black_box(plan.publishes.len())
             });
         });

@@ -1,11 +1,13 @@
-//! Every command of the README is run here, as it stands there, with the addresses and passwords of the test bed in place of the
-//! example's. A command nobody tries fails the test.
+//! Every command of the README and the guide is run here, as it stands there, with the addresses and
+//! passwords of the test bed in place of the example's. A command nobody tries fails the test.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
 use chat21_observer::config::{SETTINGS, Takes, variable};
+use chat21_observer::guide::{CHAPTERS, chapter};
 
 use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
 use crate::cli::shell;
@@ -14,13 +16,16 @@ use crate::wire::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn readme() -> String {
-    std::fs::read_to_string(root().join("README.md")).unwrap()
+/// The README, then every chapter of the guide.
+fn documents() -> String {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let chapters = CHAPTERS.iter().map(|chapter| chapter.text);
+    std::iter::once(readme.as_str()).chain(chapters).collect()
 }
 
 /// The fenced blocks of one language.
 fn blocks(language: &str) -> Vec<String> {
-    let text = readme();
+    let text = documents();
     let mut found = vec![];
     let mut rest = text.as_str();
     while let Some(start) = rest.find(&format!("```{language}\n")) {
@@ -32,13 +37,16 @@ fn blocks(language: &str) -> Vec<String> {
     found
 }
 
+/// Each command once, in the order of the documents.
 fn commands() -> Vec<String> {
+    let mut seen = HashSet::new();
     let without_comment = |line: &str| line.split("   # ").next().unwrap().trim().to_owned();
     blocks("sh")
         .iter()
         .flat_map(|block| block.lines())
         .map(without_comment)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| seen.insert(line.clone()))
         .collect()
 }
 
@@ -238,7 +246,7 @@ fn the_mosquitto_lines_show_a_conversation() {
         .into_iter()
         .filter(|line| line.starts_with("mosquitto_"))
         .collect();
-    let [inbox, refusals, say, own, control] = &lines[..] else {
+    let [inbox, say, refusals, own, control] = &lines[..] else {
         panic!("{lines:?}")
     };
     let bedded = |line: &str| {
@@ -313,8 +321,8 @@ fn the_settings_are_listed_as_they_are() {
         ));
     }
     assert!(
-        readme().contains(&table),
-        "the README's table of settings should be:\n{table}"
+        chapter("settings").unwrap().text.contains(&table),
+        "the table in src/guide/settings.md should be:\n{table}"
     );
 }
 
@@ -345,8 +353,29 @@ fn the_example_file_is_valid_and_the_reasons_are_all_there() {
     );
     for reason in chat21_observer::protocol::refusal::Refusal::ALL {
         assert!(
-            readme().contains(&format!("`{reason}`")),
+            chapter("troubleshooting")
+                .unwrap()
+                .text
+                .contains(&format!("`{reason}`")),
             "{reason} is not explained"
         );
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_its_links_lead_somewhere() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let words = readme.split_whitespace().count();
+    assert!(words <= 900, "the README has {words} words");
+    for link in readme.split("](").skip(1) {
+        let target = link.split(')').next().unwrap();
+        assert!(
+            target.starts_with("https://") || root().join(target).is_file(),
+            "{target} is not there"
+        );
+    }
+    for chapter in CHAPTERS {
+        let link = format!("src/guide/{}.md", chapter.name);
+        assert!(readme.contains(&link), "{link} is not linked");
     }
 }

@@ -4,9 +4,9 @@ use std::hash::RandomState;
 use super::*;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::id::MessageIds;
-use crate::protocol::layout::{Controls, Layout, Layouts};
+use crate::protocol::layout::{Controls, Layout, TopicMap};
 use crate::protocol::topic::BrokerKind;
-use crate::rules::checks::{GroupSenders, Policy, Rules};
+use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
 use crate::store::Selection;
 use crate::store::StoreLocation;
@@ -24,7 +24,7 @@ fn policy() -> Arc<Policy> {
 fn router(controls: Controls) -> Router {
     let layouts = Layout::built_in("chat21-v1").unwrap();
     Router {
-        layouts: Layouts::new(layouts, vec![], &[], controls).unwrap(),
+        layouts: TopicMap::new(layouts, vec![], &[], controls).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
         events: EventKind::ALL.into_iter().collect(),

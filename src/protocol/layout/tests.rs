@@ -1,15 +1,15 @@
 use super::*;
 use proptest::prelude::*;
 
-fn built_in(names: &[&str]) -> Layouts {
+fn built_in(names: &[&str]) -> TopicMap {
     let layouts = names
         .iter()
         .flat_map(|name| Layout::built_in(name).unwrap())
         .collect();
-    Layouts::new(layouts, vec![], &[], Controls::Served).unwrap()
+    TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap()
 }
 
-fn outgoing<'a>(layouts: &'a Layouts, topic: &'a str) -> Outgoing<'a> {
+fn outgoing<'a>(layouts: &'a TopicMap, topic: &'a str) -> Outgoing<'a> {
     let address = layouts
         .parse(topic)
         .unwrap_or_else(|error| panic!("{topic}: {error}"));
@@ -18,7 +18,7 @@ fn outgoing<'a>(layouts: &'a Layouts, topic: &'a str) -> Outgoing<'a> {
         .unwrap_or_else(|| panic!("{topic}: {address:?}"))
 }
 
-fn filters(layouts: &Layouts) -> Vec<TopicFilter> {
+fn filters(layouts: &TopicMap) -> Vec<TopicFilter> {
     layouts
         .filters()
         .into_iter()
@@ -155,7 +155,7 @@ fn filters_are_those_of_the_contract_and_follow_the_apps() {
             .flat_map(|name| Layout::built_in(name).unwrap())
             .collect();
         let apps = apps.iter().map(|a| a.to_string()).collect();
-        let layouts = Layouts::new(layouts, apps, &[], Controls::Off).unwrap();
+        let layouts = TopicMap::new(layouts, apps, &[], Controls::Off).unwrap();
         filters(&layouts)
             .iter()
             .map(|f| f.as_str().to_owned())
@@ -181,7 +181,7 @@ fn filters_are_those_of_the_contract_and_follow_the_apps() {
             "apps/b/outgoing/users/+/messages/+/+/outgoing",
         ]
     );
-    let only_a = Layouts::new(
+    let only_a = TopicMap::new(
         Layout::built_in("chat21").unwrap(),
         vec!["a".into()],
         &[],
@@ -348,7 +348,7 @@ fn the_control_topics_are_read_as_the_contract_says() {
             "{topic}"
         );
     }
-    let off = Layouts::new(
+    let off = TopicMap::new(
         Layout::built_in("chat21").unwrap(),
         vec![],
         &[],
@@ -373,9 +373,9 @@ fn a_layout_that_would_hear_what_is_told_is_refused() {
         "in/{app}/{recipient}/{sender}/x",
     )
     .unwrap();
-    let error = Layouts::new(vec![mine.clone()], vec![], &[], Controls::Served).unwrap_err();
+    let error = TopicMap::new(vec![mine.clone()], vec![], &[], Controls::Served).unwrap_err();
     assert!(matches!(error, LayoutError::Loop { .. }), "{error}");
-    assert!(Layouts::new(vec![mine], vec![], &[], Controls::Off).is_ok());
+    assert!(TopicMap::new(vec![mine], vec![], &[], Controls::Off).is_ok());
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn a_layout_that_loops_is_refused_with_both_templates() {
     )
     .unwrap();
     assert_eq!(
-        Layouts::new(vec![looping], vec![], &[], Controls::Off)
+        TopicMap::new(vec![looping], vec![], &[], Controls::Off)
             .unwrap_err()
             .to_string(),
         "loop: what is published to \"chat/{app}/{recipient}/{sender}/box\" would be received again through \"chat/{app}/{sender}/{recipient}/box\""
@@ -397,14 +397,14 @@ fn a_layout_that_loops_is_refused_with_both_templates() {
     )
     .unwrap();
     assert_eq!(
-        Layouts::new(vec![rejects_into_itself], vec![], &[], Controls::Off).unwrap_err(),
+        TopicMap::new(vec![rejects_into_itself], vec![], &[], Controls::Off).unwrap_err(),
         LayoutError::Loop {
             published: "c/{app}/{recipient}/{sender}/clientrejected".into(),
             subscribed: "c/{app}/{sender}/{recipient}/clientrejected".into()
         }
     );
     let fixed = TopicName::parse("apps/dead/users/a/messages/b/outgoing").unwrap();
-    let error = Layouts::new(
+    let error = TopicMap::new(
         Layout::built_in("chat21-v1").unwrap(),
         vec![],
         &[fixed],
@@ -429,9 +429,9 @@ fn layouts_that_overlap_are_refused_with_both_templates() {
         "c/{app}/{recipient}/{sender}/in",
     )
     .unwrap();
-    assert!(Layouts::new(vec![one.clone()], vec![], &[], Controls::Off).is_ok());
+    assert!(TopicMap::new(vec![one.clone()], vec![], &[], Controls::Off).is_ok());
     assert_eq!(
-        Layouts::new(vec![one, two], vec![], &[], Controls::Off)
+        TopicMap::new(vec![one, two], vec![], &[], Controls::Off)
             .unwrap_err()
             .to_string(),
         "overlap: one topic can match both \"c/{app}/{sender}/{recipient}/out\" and \"c/{app}/{sender}/bob/{recipient}\""
@@ -443,7 +443,7 @@ fn layouts_that_overlap_are_refused_with_both_templates() {
     )
     .unwrap();
     assert!(
-        Layouts::new(vec![v1.clone(), near], vec![], &[], Controls::Off).is_ok(),
+        TopicMap::new(vec![v1.clone(), near], vec![], &[], Controls::Off).is_ok(),
         "\"messages\" is reserved, so these never meet"
     );
     let meets = custom(
@@ -493,7 +493,7 @@ fn a_faulty_template_is_named_with_its_fault() {
         assert_eq!(custom(outgoing, inbox).unwrap_err().to_string(), want);
     }
     assert_eq!(
-        Layouts::new(vec![], vec![], &[], Controls::Off).unwrap_err(),
+        TopicMap::new(vec![], vec![], &[], Controls::Off).unwrap_err(),
         LayoutError::None
     );
 }
@@ -509,7 +509,7 @@ fn a_layout_without_app_serves_the_one_it_names() {
         Some("shop"),
     )
     .unwrap();
-    let layouts = Layouts::new(vec![layout], vec![], &[], Controls::Off).unwrap();
+    let layouts = TopicMap::new(vec![layout], vec![], &[], Controls::Off).unwrap();
     let got = outgoing(&layouts, "out/alice/bob");
     assert_eq!(
         (

@@ -1,0 +1,87 @@
+//! Writes which clients are connected, and since when a user has missed messages.
+//!
+//! Owns the tables `presence` and `absence`. What follows from a client that connects or disconnects
+//! is decided in `rules/presence.rs`.
+
+use rusqlite::params;
+
+use super::{REDELIVERED, Store, StoreError, millis};
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::time::UnixMillis;
+use crate::rules::facts::{Absence, Redelivery};
+use crate::rules::write::UserClient;
+
+impl Store {
+    /// Notes that a client has been connected since `now`.
+    pub(super) fn write_client_connected(
+        &self,
+        client: &UserClient<'_>,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO presence (app, user, client_id, since)
+                 VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                client.app.as_str(),
+                client.user.as_str(),
+                client.client,
+                millis(now)
+            ])?;
+        Ok(())
+    }
+
+    /// Notes that a client is not connected any more.
+    pub(super) fn write_client_gone(&self, client: &UserClient<'_>) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached("DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
+            .execute(params![
+                client.app.as_str(),
+                client.user.as_str(),
+                client.client
+            ])?;
+        Ok(())
+    }
+
+    /// Notes a user's absence in place of the note there was.
+    pub(super) fn write_absence(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        absence: Absence,
+    ) -> Result<(), StoreError> {
+        let redelivered_by = match absence.redelivery {
+            Redelivery::Due => None,
+            Redelivery::With(event) => Some(event.to_string()),
+            Redelivery::Done => Some(REDELIVERED.to_owned()),
+        };
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by)
+                 VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                app.as_str(),
+                user.as_str(),
+                absence.since,
+                redelivered_by
+            ])?;
+        Ok(())
+    }
+
+    /// Notes that a user has been given what they missed, unless the end of a presence event tells.
+    pub(super) fn write_redelivered(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(
+                "UPDATE absence SET redelivered_by = ?
+                 WHERE app = ? AND user = ? AND redelivered_by IS NULL",
+            )?
+            .execute([REDELIVERED, app.as_str(), user.as_str()])?;
+        Ok(())
+    }
+}
