@@ -9,7 +9,6 @@ use anstyle::{AnsiColor, Style};
 use bytes::Bytes;
 
 use crate::config::Config;
-use crate::connections::link::jitter;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{LinkError, Session};
@@ -66,7 +65,7 @@ pub async fn run(config: &Config, filters: &Filters, json: bool) -> Result<(), L
             End::Closed => return Ok(()),
             End::Lost(error) if error.is_permanent() => return Err(error),
             End::Lost(error) => {
-                let wait = backoff.next(jitter());
+                let wait = backoff.next(fastrand::u64(..));
                 let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
                 let wait_text = humantime::format_duration(wait);
                 eprintln!(

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -16,6 +16,8 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use crate::auth::secret::Secret;
 use crate::auth::token;
 use crate::config::Credentials;
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::{SHED_QOS_0_AT, SessionEvent};
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{
     self, Cause, Client, ConnectOptions, Connected, Connection, Delivery, Event, LinkError,
@@ -38,12 +40,8 @@ const SUSPICIOUSLY_SHORT: Duration = Duration::from_secs(3);
 /// Connections of a publishing link that may end soon, one after another, before it waits longer each time: a publish that
 /// costs the connection is found by trying, and the others should not wait for that.
 const QUICK_RETRIES: u32 = 10;
-/// Messages read and not yet taken by the daemon from which on QoS 0 is dropped: reading has to go on, for acks and pings.
-const SHED_QOS_0_AT: usize = 2_000;
 /// Kibibytes of payload read and not yet taken by the daemon, from which on nothing more is read.
 const KIB_READ_AHEAD: usize = 64 << 10;
-/// What the session's link may report before the daemon takes it: a message for each packet identifier there is, and some words.
-pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
 /// Connections spent on getting past packets that one version of MQTT cannot read, before it is tried slowly.
 const UNDECODABLE_TRIES: u32 = 10;
 /// Keep alives without any event, pings included, after which a connection counts as dead: rumqttc can hang in a write.
@@ -77,71 +75,6 @@ pub struct LinkSettings {
     pub max_payload_bytes: usize,
     /// What the broker publishes, should the session's connection end without our DISCONNECT.
     pub will: Option<Publish>,
-}
-
-/// What the session's link reports.
-#[derive(Debug)]
-pub enum SessionEvent {
-    /// Connected; messages may come from now on.
-    Up {
-        /// Counts the connections of this session.
-        connection: u64,
-        /// What acknowledges on it.
-        client: Client,
-        /// What the broker said.
-        connected: Connected,
-    },
-    /// Every filter is granted.
-    Subscribed {
-        /// On which connection.
-        connection: u64,
-    },
-    /// Its token ends soon, and there is a new one: to be disconnected. What is acknowledged from then on would not arrive.
-    Renewing {
-        /// Which connection.
-        connection: u64,
-    },
-    /// A message, and its share of what may be read ahead.
-    Message(Delivery, OwnedSemaphorePermit),
-    /// Disconnected, or not connected yet.
-    Down(LinkError),
-}
-
-/// What a publishing link reports.
-#[derive(Debug)]
-pub enum LaneEvent {
-    /// Connected.
-    Up {
-        /// Which lane.
-        lane: usize,
-        /// What publishes on it.
-        client: Client,
-        /// What the broker said.
-        connected: Connected,
-        /// Ends this connection, to be replaced by a new one.
-        recycle: CancellationToken,
-    },
-    /// The broker has taken or refused a publish.
-    Confirmed {
-        /// Which lane.
-        lane: usize,
-        /// The publish.
-        token: u64,
-        /// The reason, if it was refused.
-        outcome: Result<(), String>,
-    },
-    /// Its token ends soon, and there is a new one: to be disconnected as soon as nothing is under way.
-    Renewing {
-        /// Which lane.
-        lane: usize,
-    },
-    /// Disconnected, after having been connected.
-    Down {
-        /// Which lane.
-        lane: usize,
-        /// Why.
-        error: LinkError,
-    },
 }
 
 /// Which version of MQTT to speak (`--protocol auto`): found out by trying, and kept for the life of the process.
@@ -235,12 +168,6 @@ fn other(protocol: Protocol) -> Protocol {
         Protocol::V5 => Protocol::V311,
         Protocol::V311 => Protocol::V5,
     }
-}
-
-/// A fresh random number for jitter; its quality does not matter.
-pub fn jitter() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
 }
 
 /// A connection that the broker has accepted.
@@ -455,11 +382,11 @@ impl Link {
             error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
         let permanent = (error.is_permanent() && !renewed) || self.undecodable > UNDECODABLE_TRIES;
         let delay = if fight || permanent {
-            self.slow.next(jitter())
+            self.slow.next(fastrand::u64(..))
         } else if !self.is_session() && (1..=QUICK_RETRIES).contains(&self.short_lives) {
-            Backoff::new(RETRY.0, RETRY.0).next(jitter())
+            Backoff::new(RETRY.0, RETRY.0).next(fastrand::u64(..))
         } else {
-            self.backoff.next(jitter())
+            self.backoff.next(fastrand::u64(..))
         };
         let retry_in = humantime::format_duration(round(delay));
         if permanent || error.cause == Cause::Undecodable {
@@ -552,12 +479,12 @@ impl Links {
     }
 
     /// A publishing link, whose client identifier ends in `name`: runs until the observer stops.
-    pub fn lane(
+    pub fn publisher(
         &self,
         lane: usize,
         name: &str,
         publish_window: usize,
-        events: mpsc::Sender<LaneEvent>,
+        events: mpsc::Sender<PublisherEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let client_id = Secret::new(format!("{}-pub-{name}", self.settings.client_id.reveal()));
         let link = self.link(client_id, Session::Clean, publish_window);
@@ -852,7 +779,7 @@ fn check_granted(
 async fn run_lane(
     mut link: Link,
     lane: usize,
-    events: mpsc::Sender<LaneEvent>,
+    events: mpsc::Sender<PublisherEvent>,
     mut pioneered: watch::Receiver<bool>,
 ) {
     tokio::select! {
@@ -876,8 +803,8 @@ async fn run_lane(
                 let recycle = CancellationToken::new();
                 let silence = link.silence(&connected);
                 let progress = Progress::default();
-                let up = LaneEvent::Up {
-                    lane,
+                let up = PublisherEvent::Up {
+                    publisher: lane,
                     client,
                     connected,
                     recycle: recycle.clone(),
@@ -888,7 +815,9 @@ async fn run_lane(
                 let renew = async {
                     link.renewal(token_ends).await;
                     // Whoever took the events is gone: then this ends, too.
-                    let _ = events.send(LaneEvent::Renewing { lane }).await;
+                    let _ = events
+                        .send(PublisherEvent::Renewing { publisher: lane })
+                        .await;
                     std::future::pending().await
                 };
                 let ended = tokio::select! {
@@ -903,8 +832,8 @@ async fn run_lane(
                     Ok(()) => LinkError::new(Cause::Renewed, RENEWED),
                     Err(error) => link.explain(error),
                 };
-                let down = LaneEvent::Down {
-                    lane,
+                let down = PublisherEvent::Down {
+                    publisher: lane,
                     error: error.clone(),
                 };
                 if events.send(down).await.is_err() {
@@ -924,15 +853,15 @@ async fn pump_lane(
     progress: &Progress,
     connection: &mut Connection,
     lane: usize,
-    events: &mpsc::Sender<LaneEvent>,
+    events: &mpsc::Sender<PublisherEvent>,
 ) -> Result<(), LinkError> {
     loop {
         let event = connection.next().await?;
         progress.made();
         match event {
             Event::Confirmed { token, outcome } => {
-                let confirmed = LaneEvent::Confirmed {
-                    lane,
+                let confirmed = PublisherEvent::Confirmed {
+                    publisher: lane,
                     token,
                     outcome,
                 };
@@ -944,24 +873,5 @@ async fn pump_lane(
             Event::Disconnected => return Ok(()),
             Event::Connected(_) | Event::Subscribed(_) | Event::Message(_) | Event::Other => {}
         }
-    }
-}
-
-/// Says that the session is connected, and at first how long the broker will keep it.
-pub fn log_connected(connected: &Connected, asked: Session, is_first: bool) {
-    info!(protocol = %connected.protocol, session_present = connected.session_present, "connected");
-    if let (Some(kept), Session::Persistent(asked)) = (connected.session_expiry, asked)
-        && kept < asked
-        && is_first
-    {
-        let (kept, asked) = (
-            humantime::format_duration(kept).to_string(),
-            humantime::format_duration(asked).to_string(),
-        );
-        warn!(
-            kept,
-            asked,
-            "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost"
-        );
     }
 }

@@ -5,3 +5,5 @@
 
 pub mod link;
 pub mod probe_client;
+pub mod publisher;
+pub mod session;

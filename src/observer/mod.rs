@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::announce::StatusReporter;
-use crate::connections::link::{
-    LaneEvent, LinkSettings, Links, SESSION_EVENTS, SessionEvent, jitter, log_connected,
-};
+use crate::connections::link::{LinkSettings, Links};
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::{SESSION_EVENTS, SessionEvent, log_connected};
 use crate::delivery::ledger::{
     Ack, Admission, EntryId, FailedWhat, LaneEnd, Ledger, Made, Message, PublishId,
 };
@@ -389,7 +389,7 @@ pub async fn run(
         } else {
             lane.to_string()
         };
-        let link = links.lane(lane, &name, publish_window, lane_tx.clone());
+        let link = links.publisher(lane, &name, publish_window, lane_tx.clone());
         tasks.spawn(async move {
             link.await;
             "publisher"
@@ -487,7 +487,7 @@ const NOT_YET: Connected = Connected {
 
 struct Inputs {
     session_rx: mpsc::Receiver<SessionEvent>,
-    lane_rx: mpsc::Receiver<LaneEvent>,
+    lane_rx: mpsc::Receiver<PublisherEvent>,
     tasks: JoinSet<&'static str>,
     links_stop: CancellationToken,
     store_stop: CancellationToken,
@@ -611,7 +611,7 @@ impl Observer {
                 _ = inputs.tasks.join_next() => {}
                 Some(event) = inputs.lane_rx.recv() => {
                     // One that has just come up must go again.
-                    if let LaneEvent::Up { client, .. } = &event {
+                    if let PublisherEvent::Up { client, .. } = &event {
                         let _ = client.disconnect();
                     }
                     self.handle_lane(event);
@@ -792,7 +792,7 @@ impl Observer {
     fn handle_answer(&mut self, answered: Answered) {
         let (now, wall) = clock();
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.handle_answer(answered, now, wall, jitter());
+            dispatcher.handle_answer(answered, now, wall, fastrand::u64(..));
         }
     }
 
@@ -1091,10 +1091,10 @@ impl Observer {
         }
     }
 
-    fn handle_lane(&mut self, event: LaneEvent) {
+    fn handle_lane(&mut self, event: PublisherEvent) {
         match event {
-            LaneEvent::Confirmed {
-                lane,
+            PublisherEvent::Confirmed {
+                publisher: lane,
                 token,
                 outcome,
             } => {
@@ -1113,8 +1113,8 @@ impl Observer {
                     }
                 }
             }
-            LaneEvent::Up {
-                lane,
+            PublisherEvent::Up {
+                publisher: lane,
                 client,
                 connected,
                 recycle,
@@ -1133,12 +1133,15 @@ impl Observer {
                 self.health.set_lane(lane, None);
                 self.probe_session();
             }
-            LaneEvent::Renewing { lane } => {
+            PublisherEvent::Renewing { publisher: lane } => {
                 if let Some(lane) = &mut self.lanes[lane] {
                     lane.renewal = Renewal::Leaving;
                 }
             }
-            LaneEvent::Down { lane, error } => {
+            PublisherEvent::Down {
+                publisher: lane,
+                error,
+            } => {
                 let end = match error.cause {
                     Cause::Closed | Cause::NotAuthorized | Cause::Other => LaneEnd::Closed,
                     Cause::TimedOut => LaneEnd::TimedOut,

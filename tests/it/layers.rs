@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::bed::root;
 
 /// Each folder of `src` and its layer. A file may use folders of a lower layer, and its own.
-const LAYERS: [(&str, u8); 12] = [
+const LAYERS: [(&str, u8); 13] = [
     ("protocol", 1),
     ("auth", 2),
     ("rules", 2),
@@ -21,12 +21,16 @@ const LAYERS: [(&str, u8); 12] = [
     ("config", 6),
     ("observer", 7),
     ("commands", 8),
+    ("guide", 8),
 ];
 
 /// Folders that do no I/O and read no clock.
 const PURE: [&str; 4] = ["protocol", "rules", "auth", "delivery"];
 /// What a pure folder must not name.
 const IMPURE: [&str; 5] = ["tokio", "rusqlite", "rumqttc", "reqwest", "SystemTime::now"];
+
+/// How code names the MQTT client crate, which only the folder `mqtt` may do.
+const MQTT_CRATE: [&str; 2] = ["rumqttc::", "use rumqttc"];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
@@ -80,6 +84,9 @@ fn every_import_points_down_and_the_core_is_pure() {
                 if used != folder && layer(&used).is_some_and(|used| used >= own) {
                     faults.push(format!("{place}\n    {folder} (layer {own}) uses {used}"));
                 }
+            }
+            if folder != "mqtt" && MQTT_CRATE.iter().any(|word| code.contains(word)) {
+                faults.push(format!("{place}\n    only src/mqtt names the MQTT client crate"));
             }
             if PURE.contains(&folder) && IMPURE.iter().any(|word| code.contains(word)) {
                 faults.push(format!("{place}\n    {folder} is pure"));
