@@ -1,7 +1,7 @@
-//! `chat21-observer`: reads the command line, runs the command, and turns its error into an exit code.
+//! `chat21-observer`: starts the command line.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chat21_observer::commands::cli::main()
+    chat21_observer::commands::main()
 }

@@ -1,10 +1,9 @@
-//! `demo`: a broker, the observer and two users in one process, so that the first command needs nothing installed.
+//! `demo`: a broker, the observer and two users in one process, so that the first command a newcomer
+//! types needs nothing installed.
 //!
-//! The broker is rumqttd. It keeps nothing on disk and loses messages to acknowledgements out of order (the observer sends them in
-//! order), which is good enough to try things out and no more; but it is a library, small without its default features, and
-//! from the hands that make the client crate.
-
-#![expect(clippy::print_stdout, reason = "the conversation is the result")]
+//! The broker is rumqttd: a library, small without its default features, by the authors of the
+//! client crate. It keeps nothing on disk, and loses messages that are acknowledged out of order
+//! (the observer acknowledges in order). Good enough to try things out, and for no more.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -13,79 +12,47 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::cli::DemoArgs;
+use super::output::Output;
+use super::trial;
 use crate::config::{Config, Flags};
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::Session;
-use crate::observer::{self, Reporting, Setup};
+use crate::observer::{self, Ready};
 use crate::protocol::topic::{TopicFilter, TopicName};
-use crate::store::{StoreLocation, StoreSettings};
 use crate::telemetry;
 use crate::telemetry::LogFormat;
 
 /// The port MQTT clients look for a broker on.
 const MQTT_PORT: u16 = 1883;
-/// How long the observer or a message may take.
+/// How long the observer may take to get ready, and a message to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs the conversation; stays up for others to join in, unless `once`.
-///
-/// # Errors
-/// A port that is taken, or a conversation that did not come off.
-pub async fn run(once: bool, port: Option<u16>) -> anyhow::Result<ExitCode> {
+/// Runs the conversation. Stays up for others to join in, unless it is to run once.
+pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Auto, "warn");
-    let port = free_port(port)?;
+    let port = free_port(args.port)?;
     start_broker(port).context("the embedded broker does not start")?;
     let broker = format!("mqtt://127.0.0.1:{port}");
-    println!("broker    {broker}  (embedded, no login)");
+    out.line(format_args!("broker    {broker}  (embedded, no login)"))?;
 
     let flags = Flags::from([
         ("broker", vec![broker]),
         ("protocol", vec!["3.1.1".to_owned()]),
-        // Nothing is kept there: the store lives in memory.
+        // Nothing is kept there: the store is in memory.
         ("state-dir", vec![".".to_owned()]),
     ]);
     let config = Config::load(&flags, &|_| None, None)?;
-    let setup = Setup {
-        name: config.name.clone(),
-        links: config.visitor_links("demo"),
-        router: config.router.clone(),
-        policy: watch::channel(config.router.policy.clone()).1,
-        consult: None,
-        store: config.store.clone().map(|settings| StoreSettings {
-            place: StoreLocation::Memory,
-            ..settings
-        }),
-        publishers: 1,
-        ack_timeout: config.ack_timeout,
-        drain_timeout: Duration::from_secs(1),
-        reset_session: false,
-        http_listen: None,
-        webhooks: None,
-        reporting: Reporting {
-            status: true,
-            ..Reporting::default()
-        },
-    };
+    let mut setup = trial::setup(&config);
+    setup.reporting.status = true;
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();
     let observing = observer::run(setup, stop.clone(), ready_tx);
     let talking = async {
-        let talked = async {
-            tokio::time::timeout(PATIENCE, ready_rx)
-                .await
-                .context("the observer did not get ready")??;
-            println!("observer  ready, layouts inbox, chat21, chat21-v1\n");
-            converse(&config).await?;
-            if !once {
-                invite(port);
-                tokio::signal::ctrl_c().await?;
-            }
-            anyhow::Ok(())
-        };
-        let talked = talked.await;
+        let talked = Stage { config, out }.play(ready_rx, args, port).await;
         stop.cancel();
         talked
     };
@@ -107,6 +74,7 @@ fn free_port(wanted: Option<u16>) -> anyhow::Result<u16> {
     }
 }
 
+/// Starts the broker on a thread of its own, where it runs to the end of the process.
 fn start_broker(port: u16) -> anyhow::Result<()> {
     let connections = rumqttd::ConnectionSettings {
         connection_timeout_ms: 60_000,
@@ -116,10 +84,9 @@ fn start_broker(port: u16) -> anyhow::Result<()> {
         external_auth: None,
         dynamic_filters: true,
     };
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let server = rumqttd::ServerSettings {
         name: "demo".to_owned(),
-        listen,
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         tls: None,
         next_connection_delay_ms: 1,
         connections,
@@ -131,122 +98,144 @@ fn start_broker(port: u16) -> anyhow::Result<()> {
         max_segment_count: 4,
         ..rumqttd::RouterConfig::default()
     };
-    let config = rumqttd::Config {
+    let mut broker = rumqttd::Broker::new(rumqttd::Config {
         router,
         v4: Some(HashMap::from([("demo".to_owned(), server)])),
         ..rumqttd::Config::default()
+    });
+    let serve = move || {
+        if let Err(error) = broker.start() {
+            tracing::error!(%error, "the embedded broker has ended");
+        }
     };
-    let mut broker = rumqttd::Broker::new(config);
-    // It runs to the end of the process.
     std::thread::Builder::new()
         .name("broker".to_owned())
-        .spawn(move || {
-            if let Err(error) = broker.start() {
-                tracing::error!(%error, "the embedded broker has ended");
-            }
-        })?;
+        .spawn(serve)?;
     Ok(())
 }
 
-/// Alice and Bob, in the layout of today's clients and in the seed's.
-async fn converse(config: &Config) -> anyhow::Result<()> {
-    let mut alice = enter(config, "alice").await?;
-    let mut bob = enter(config, "bob").await?;
-    let chat21 = |sender: &str, recipient: &str| {
-        format!("apps/tilechat/outgoing/users/{sender}/messages/{recipient}/outgoing")
-    };
-    say(
-        &mut alice,
-        "alice",
-        &chat21("alice", "bob"),
-        r#"{"text":"Hi Bob, is this thing on?","type":"text"}"#,
-    )
-    .await?;
-    hear(&mut alice, "alice").await?;
-    let first = hear(&mut bob, "bob").await?;
-    say(
-        &mut bob,
-        "bob",
-        &chat21("bob", "alice"),
-        r#"{"text":"Loud and clear.","type":"text"}"#,
-    )
-    .await?;
-    hear(&mut bob, "bob").await?;
-    hear(&mut alice, "alice").await?;
-    // Bob has seen it: Alice is told.
-    let seen = format!(
-        "apps/tilechat/users/bob/messages/alice/{}/update",
-        id_of(&first)?
-    );
-    say(&mut bob, "bob", &seen, r#"{"status":300}"#).await?;
-    hear(&mut alice, "alice").await?;
+/// The path that `sender` writes to `recipient` on, in the layout of today's clients.
+fn chat21(sender: &str, recipient: &str) -> String {
+    format!("apps/tilechat/outgoing/users/{sender}/messages/{recipient}/outgoing")
+}
+
+/// What the two users share.
+struct Stage {
+    config: Config,
+    out: Output,
+}
+
+impl Stage {
+    async fn play(
+        &self,
+        ready: oneshot::Receiver<Ready>,
+        args: &DemoArgs,
+        port: u16,
+    ) -> anyhow::Result<()> {
+        tokio::time::timeout(PATIENCE, ready)
+            .await
+            .context("the observer did not get ready")??;
+        self.out
+            .line("observer  ready, layouts inbox, chat21, chat21-v1\n")?;
+        let mut alice = User::enter(self, "alice").await?;
+        let mut bob = User::enter(self, "bob").await?;
+        converse(&mut alice, &mut bob).await?;
+        alice.client.leave().await;
+        bob.client.leave().await;
+        if !args.once {
+            self.out.line(invitation(port))?;
+            tokio::signal::ctrl_c().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Alice and Bob, in the layout of today's clients and at last in the inbox layout.
+async fn converse(alice: &mut User, bob: &mut User) -> anyhow::Result<()> {
+    let question = r#"{"text":"Hi Bob, is this thing on?","type":"text"}"#;
+    alice.say(&chat21("alice", "bob"), question).await?;
+    alice.hear().await?;
+    let first = bob.hear().await?;
+    let answer = r#"{"text":"Loud and clear.","type":"text"}"#;
+    bob.say(&chat21("bob", "alice"), answer).await?;
+    bob.hear().await?;
+    alice.hear().await?;
+    // Bob has read it: Alice gets the receipt.
+    let id = id_of(&first)?;
+    let receipt = format!("apps/tilechat/users/bob/messages/alice/{id}/update");
+    bob.say(&receipt, r#"{"status":300}"#).await?;
+    alice.hear().await?;
     let group = r#"{"text":"Both of you!","group":{"members":{"bob":1}}}"#;
-    say(&mut alice, "alice", &chat21("alice", "group-1"), group).await?;
-    hear(&mut alice, "alice").await?;
-    hear(&mut bob, "bob").await?;
+    alice.say(&chat21("alice", "group-1"), group).await?;
+    alice.hear().await?;
+    bob.hear().await?;
     // What Bob would see on a new phone.
     let fetch = "apps/tilechat/users/bob/inbox/fetch";
-    say(&mut bob, "bob", fetch, r#"{"convers_with":"alice"}"#).await?;
+    bob.say(fetch, r#"{"convers_with":"alice"}"#).await?;
     for _ in 0..3 {
-        hear(&mut bob, "bob").await?;
+        bob.hear().await?;
     }
-    say(
-        &mut alice,
-        "alice",
-        "/apps/tilechat/users/alice/bob/messages/outgoing",
-        "any bytes, in the inbox layout",
-    )
-    .await?;
-    hear(&mut bob, "bob").await?;
-    say(
-        &mut alice,
-        "alice",
-        &chat21("alice", "bob"),
-        "this is no JSON",
-    )
-    .await?;
-    hear(&mut alice, "alice").await?;
-    alice.leave().await;
-    bob.leave().await;
-    Ok(())
-}
-
-async fn enter(config: &Config, name: &str) -> anyhow::Result<ProbeClient> {
-    let mut visitor = ProbeClient::connect(config.visitor_links(name), Session::Clean).await?;
-    let filters = [
-        format!("apps/tilechat/users/{name}/#"),
-        format!("/apps/tilechat/users/{name}/#"),
-    ];
-    visitor
-        .subscribe(&filters.map(|filter| TopicFilter::parse(&filter).expect("a filter")))
+    let inbox = "/apps/tilechat/users/alice/bob/messages/outgoing";
+    alice.say(inbox, "any bytes, in the inbox layout").await?;
+    bob.hear().await?;
+    alice
+        .say(&chat21("alice", "bob"), "this is no JSON")
         .await?;
-    Ok(visitor)
-}
-
-async fn say(user: &mut ProbeClient, name: &str, topic: &str, text: &str) -> anyhow::Result<()> {
-    println!("{name:<5} ->  {topic}\n          {text}");
-    user.publish(
-        TopicName::parse(topic)?,
-        Bytes::copy_from_slice(text.as_bytes()),
-    )
-    .await?;
+    alice.hear().await?;
     Ok(())
 }
 
-/// What he is told next. A user who subscribes to all of his own paths sees what he writes to some of them: that is passed over.
-async fn hear(user: &mut ProbeClient, name: &str) -> anyhow::Result<Bytes> {
-    loop {
-        let received = user
-            .message(PATIENCE)
-            .await
-            .with_context(|| format!("{name} heard nothing"))?;
-        let topic = String::from_utf8_lossy(&received.topic);
-        let own = ["/outgoing", "/update", "/fetch"];
-        if !own.iter().any(|last| topic.ends_with(last)) {
-            println!(
-                "{name:<5} <-  {topic}\n          {}",
-                String::from_utf8_lossy(&received.payload)
-            );
+/// A user, and the client they are connected with.
+struct User {
+    name: &'static str,
+    client: ProbeClient,
+    out: Output,
+}
+
+impl User {
+    /// Connects, and subscribes to all of the user's own paths, as clients do.
+    async fn enter(stage: &Stage, name: &'static str) -> anyhow::Result<Self> {
+        let links = stage.config.visitor_links(name);
+        let mut client = ProbeClient::connect(links, Session::Clean).await?;
+        let filters = [
+            format!("apps/tilechat/users/{name}/#"),
+            format!("/apps/tilechat/users/{name}/#"),
+        ];
+        let filters = filters.map(|filter| TopicFilter::parse(&filter).expect("a filter"));
+        client.subscribe(&filters).await?;
+        let out = stage.out;
+        Ok(Self { name, client, out })
+    }
+
+    async fn say(&mut self, topic: &str, text: &str) -> anyhow::Result<()> {
+        let name = self.name;
+        self.out
+            .line(format_args!("{name:<5} ->  {topic}\n          {text}"))?;
+        let payload = Bytes::copy_from_slice(text.as_bytes());
+        self.client
+            .publish(TopicName::parse(topic)?, payload)
+            .await?;
+        Ok(())
+    }
+
+    /// The payload of the next message from the observer. What the user writes under their own
+    /// paths comes back to them, too, and is passed over.
+    async fn hear(&mut self) -> anyhow::Result<Bytes> {
+        let name = self.name;
+        loop {
+            let received = self
+                .client
+                .message(PATIENCE)
+                .await
+                .with_context(|| format!("{name} heard nothing"))?;
+            let topic = String::from_utf8_lossy(&received.topic);
+            let own = ["/outgoing", "/update", "/fetch"];
+            if own.iter().any(|last| topic.ends_with(last)) {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&received.payload);
+            self.out
+                .line(format_args!("{name:<5} <-  {topic}\n          {text}"))?;
             return Ok(received.payload);
         }
     }
@@ -258,11 +247,13 @@ fn id_of(message: &[u8]) -> anyhow::Result<String> {
     Ok(id.context("a message without an id")?.to_owned())
 }
 
-fn invite(port: u16) {
+/// How to join in, as lines to be pasted.
+fn invitation(port: u16) -> String {
     let at = format!("-h 127.0.0.1 -p {port}");
-    println!(
+    let to_bob = chat21("you", "bob");
+    format!(
         "\nJoin in from other terminals (Ctrl-C here ends it):\n  \
          mosquitto_sub {at} -v -q 1 -t 'apps/tilechat/users/bob/#'\n  \
-         mosquitto_pub {at} -q 1 -t apps/tilechat/outgoing/users/you/messages/bob/outgoing -m '{{\"text\":\"hello\"}}'"
-    );
+         mosquitto_pub {at} -q 1 -t {to_bob} -m '{{\"text\":\"hello\"}}'"
+    )
 }

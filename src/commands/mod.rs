@@ -1,15 +1,112 @@
 //! The command line: one file a command.
 //!
 //! Owns arguments, output and exit codes. Leaves the work to the layers below.
+//!
+//! `cli` defines the commands, this file runs them, and each command prints through `output`.
 
-#![expect(clippy::print_stdout, reason = "this is where results are printed")]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the reader has gone: print through `output`"
+)]
 
-pub mod check;
-pub mod cli;
+mod acl;
+mod block;
+mod check;
+mod cli;
+mod completions;
 #[cfg(feature = "demo")]
-pub mod demo;
-pub mod explain;
-mod stored;
+mod demo;
+mod explain;
+mod group;
+mod guide;
+mod health;
+mod input;
+mod man;
+mod output;
+mod run;
+mod settings;
+mod store;
 mod token;
-pub mod watch;
-mod webhooks;
+mod trial;
+mod watch;
+mod webhook;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use self::cli::{Cli, Command};
+use self::output::{Output, OutputError};
+use crate::config::{Config, ConfigErrors};
+use crate::telemetry;
+
+/// The exit code of mistakes in the arguments (clap's) and in the settings.
+const USAGE: u8 = 2;
+
+/// Runs the command that the process was started with.
+///
+/// Exit codes: 0 done, 1 failed (or the verdict is "no"), 2 a mistake in arguments or settings.
+pub fn main() -> ExitCode {
+    let out = Output;
+    execute(&Cli::parse().command, out).unwrap_or_else(|error| report(&error, out))
+}
+
+fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(settings) => in_runtime(run::run(settings, out)),
+        Command::Explain(args) => explain::run(args, out),
+        Command::Check(args) => in_runtime(check::run(args, out)),
+        Command::Store(command) => store::run(command, out),
+        Command::Group(command) => group::run(command, out),
+        Command::Block(command) => block::run(command, out),
+        Command::Webhook(command) => webhook::run(command, out),
+        Command::Watch(args) => in_runtime(watch::run(args, out)),
+        Command::Token(command) => token::run(command, out),
+        Command::Acl(args) => acl::run(args, out),
+        Command::Health(settings) => in_runtime(health::run(settings, out)),
+        Command::Guide(args) => guide::run(args, out),
+        Command::Man(args) => man::run(args, out),
+        Command::Completions(args) => completions::run(args, out),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => in_runtime(demo::run(args, out)),
+    }
+}
+
+/// Tells the operator what went wrong, and returns the exit code for it.
+fn report(error: &anyhow::Error, out: Output) -> ExitCode {
+    if matches!(error.downcast_ref(), Some(OutputError::Closed)) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
+        let count = errors.0.len();
+        let plural = if count == 1 { "" } else { "s" };
+        out.message(format!(
+            "error: {count} mistake{plural} in the settings\n{errors}"
+        ));
+        return ExitCode::from(USAGE);
+    }
+    out.message(format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+/// One thread carries a message all the way: with two connections and a few microseconds of work a
+/// message, passing messages between threads costs more than it gains.
+fn in_runtime<F: Future<Output = anyhow::Result<ExitCode>>>(body: F) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(body)
+}
+
+/// Logs errors only, unless the settings ask for more: the result is what the command prints.
+fn init_quiet_log(config: &Config) {
+    let level = if config.log_level == "info" {
+        "error"
+    } else {
+        &config.log_level
+    };
+    telemetry::init(config.log_format, level);
+}

@@ -743,7 +743,7 @@ impl SessionPump<'_> {
 /// Every filter must be granted, at QoS 1: else messages would be lost, or never come.
 fn check_granted(
     filters: &[Subscription],
-    granted: &[Result<u8, String>],
+    granted: &[Result<u8, crate::mqtt::ReasonCode>],
 ) -> Result<(), LinkError> {
     if granted.len() != filters.len() {
         let text = format!(

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::link::{LinkSettings, Links};
-use crate::mqtt::{Cause, Client, Connected, Delivery, Event, LinkError, Session};
+use crate::mqtt::{Cause, Client, Connected, Delivery, Event, LinkError, ReasonCode, Session};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
@@ -105,7 +105,7 @@ impl ProbeClient {
     pub async fn subscribe(
         &mut self,
         filters: &[TopicFilter],
-    ) -> Result<Vec<Result<u8, String>>, LinkError> {
+    ) -> Result<Vec<Result<u8, ReasonCode>>, LinkError> {
         let asked = |filter: &TopicFilter| Subscription {
             filter: filter.clone(),
             retained: false,
@@ -121,7 +121,7 @@ impl ProbeClient {
     pub async fn subscribe_to(
         &mut self,
         filters: &[Subscription],
-    ) -> Result<Vec<Result<u8, String>>, LinkError> {
+    ) -> Result<Vec<Result<u8, ReasonCode>>, LinkError> {
         self.client
             .subscribe(filters)
             .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;

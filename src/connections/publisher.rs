@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::mqtt::{Client, Connected, LinkError};
+use crate::mqtt::{Client, Connected, LinkError, ReasonCode};
 
 /// What a publishing link reports.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub enum PublisherEvent {
         /// The publish.
         token: u64,
         /// The reason, if it was refused.
-        outcome: Result<(), String>,
+        outcome: Result<(), ReasonCode>,
     },
     /// Its token ends soon, and there is a new one: to be disconnected as soon as nothing is under way.
     Renewing {

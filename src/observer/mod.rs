@@ -1108,7 +1108,7 @@ impl Observer {
                         self.ledger.handle_confirmed(id);
                     }
                     Err(reason) => {
-                        self.metrics.not_confirmed(&reason);
+                        self.metrics.not_confirmed(reason.as_str());
                         self.ledger.handle_refused(id, Refusal::Unauthorized);
                     }
                 }

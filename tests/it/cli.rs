@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use chat21_observer::guide::CHAPTERS;
 use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
@@ -618,6 +619,29 @@ fn manual_pages_are_printed_for_every_command() {
     assert_eq!(
         (code, err.as_str()),
         (1, "error: there is no command \"walk\"\n")
+    );
+}
+
+#[test]
+fn guide_lists_its_chapters_and_prints_each() {
+    let (code, list, err) = run(&["guide"], &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(list.lines().count(), CHAPTERS.len());
+    for (chapter, line) in CHAPTERS.iter().zip(list.lines()) {
+        let words: Vec<&str> = line.splitn(2, ' ').map(str::trim).collect();
+        assert_eq!(words, [chapter.name, chapter.title]);
+        let printed = run(&["guide", chapter.name], &[]);
+        assert_eq!(printed, (0, chapter.text.to_owned(), String::new()));
+    }
+    let (code, out, err) = run(&["guide", "nonsense"], &[]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    let names: Vec<&str> = CHAPTERS.iter().map(|chapter| chapter.name).collect();
+    assert_eq!(
+        err,
+        format!(
+            "error: the guide has no chapter \"nonsense\"; its chapters are {}\n",
+            names.join(", ")
+        )
     );
 }
 

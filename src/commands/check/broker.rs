@@ -1,0 +1,184 @@
+//! What `check` tries of the broker itself: login, subscriptions, sessions, the window, redelivery
+//! and identifiers.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::report::Report;
+use super::{GLIMPSE, PATIENCE, connect};
+use crate::config::Config;
+use crate::connections::link::LinkSettings;
+use crate::mqtt::{Connected, LinkError, Session};
+use crate::protocol::topic::{TopicFilter, TopicName};
+
+/// Messages sent to see how many the broker sends ahead of their acknowledgements.
+const AHEAD: usize = 64;
+/// A session that the broker keeps for the next step, and not much longer.
+const KEPT: Session = Session::Persistent(Duration::from_secs(60));
+
+const NOT_KEPT: &str =
+    "not kept while away: what is sent while the observer restarts would be lost";
+const LIMITS_THROUGHPUT: &str =
+    "which limits the throughput (RabbitMQ: mqtt.prefetch; Mosquitto: max_inflight_messages)";
+const NO_DOTS: &str =
+    "users with a \".\" in their identifier cannot be addressed on this broker (RabbitMQ)";
+
+pub(super) async fn login_and_subscribe(
+    config: &Config,
+    links: &LinkSettings,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let mut client = connect(links.clone(), Session::Clean).await?;
+    report.ok("login", limits(&client.connected));
+    let subscriptions = config.router.layouts.filters().into_iter();
+    let filters: Vec<TopicFilter> = subscriptions.map(|wanted| wanted.filter).collect();
+    for (filter, granted) in filters.iter().zip(client.subscribe(&filters).await?) {
+        let name = format!("subscribe {filter}");
+        match granted {
+            Ok(1..) => report.ok(name, "granted at QoS 1"),
+            Ok(0) => report.failed(name, "granted at QoS 0 only: messages could be lost"),
+            Err(reason) => report.failed(name, reason),
+        }
+    }
+    client.leave().await;
+    Ok(())
+}
+
+/// The version of MQTT, and the limits the broker has named.
+fn limits(connected: &Connected) -> String {
+    let mut text = connected.protocol.to_string();
+    if connected.receive_maximum < usize::from(u16::MAX) {
+        let count = connected.receive_maximum;
+        let _ = write!(text, ", takes {count} publishes at a time");
+    }
+    if let Some(bytes) = connected.max_packet_bytes {
+        let _ = write!(text, ", packets up to {bytes} bytes");
+    }
+    text
+}
+
+/// Whether the broker keeps a session while its client is away.
+pub(super) async fn session(links: &LinkSettings, report: &mut Report) -> Result<(), LinkError> {
+    let filter = TopicFilter::parse("observer/check/session").expect("a filter");
+    let mut first = connect(links.clone(), KEPT).await?;
+    first.subscribe(&[filter]).await?;
+    first.leave().await;
+    let second = connect(links.clone(), links.session).await?;
+    let (present, expiry) = (
+        second.connected.session_present,
+        second.connected.session_expiry,
+    );
+    second.leave().await;
+    discard_session(links).await?;
+    match (present, expiry) {
+        (true, Some(expiry)) => {
+            let expiry = humantime::format_duration(expiry);
+            report.ok("session", format!("kept while away, for {expiry} at most"));
+        }
+        (true, None) => report.ok("session", "kept while away"),
+        (false, _) => report.failed("session", NOT_KEPT),
+    }
+    Ok(())
+}
+
+async fn discard_session(links: &LinkSettings) -> Result<(), LinkError> {
+    connect(links.clone(), Session::Clean).await?.leave().await;
+    Ok(())
+}
+
+/// How many messages the broker sends ahead of the acknowledgements, and whether those that were
+/// never acknowledged come again.
+pub(super) async fn window_and_redelivery(
+    config: &Config,
+    links: &LinkSettings,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let topic = format!("observer/{}/check/ahead", config.name);
+    let filter = TopicFilter::parse(&topic).expect("a topic name is a filter");
+    let name = TopicName::parse(&topic).expect("a name is a topic level");
+    let mut reader = connect(links.clone(), KEPT).await?.without_acks();
+    reader.subscribe(&[filter]).await?;
+    let mut writer = connect(config.visitor_links("check-ahead"), Session::Clean).await?;
+    for _ in 0..AHEAD {
+        writer.publish(name.clone(), Bytes::new()).await?;
+    }
+    writer.leave().await;
+    let mut sent = 0;
+    while sent < AHEAD && reader.delivery(GLIMPSE).await.is_ok() {
+        sent += 1;
+    }
+    // Gone without a disconnect, as after a crash.
+    drop(reader);
+    if sent == AHEAD {
+        report.ok(
+            "window",
+            format!("sends {AHEAD} messages or more ahead of their acknowledgements"),
+        );
+    } else {
+        report.note(
+            "window",
+            format!("sends {sent} messages ahead of their acknowledgements, {LIMITS_THROUGHPUT}"),
+        );
+    }
+    redelivery(links, report).await
+}
+
+async fn redelivery(links: &LinkSettings, report: &mut Report) -> Result<(), LinkError> {
+    let mut reader = connect(links.clone(), KEPT).await?;
+    let (mut came, mut marked) = (0, 0);
+    while came < AHEAD
+        && let Ok(delivery) = reader.delivery(GLIMPSE).await
+    {
+        came += 1;
+        marked += usize::from(delivery.dup);
+    }
+    reader.leave().await;
+    discard_session(links).await?;
+    let text = format!(
+        "{came} of {AHEAD} messages that were not acknowledged come again, \
+         {marked} of them marked DUP"
+    );
+    if came == AHEAD {
+        report.ok("redelivery", text);
+    } else {
+        report.failed("redelivery", format!("{text}: messages can be lost"));
+    }
+    Ok(())
+}
+
+/// Whether a `.` in a topic arrives as it was sent.
+pub(super) async fn identifiers(
+    config: &Config,
+    links: &LinkSettings,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let root = format!("observer/{}/check", config.name);
+    let filter = TopicFilter::parse(&format!("{root}/#")).expect("a filter");
+    let sent = format!("{root}/john.doe");
+    let name = TopicName::parse(&sent).expect("a topic");
+    let mut client = connect(links.clone(), Session::Clean).await?;
+    client.subscribe(&[filter]).await?;
+    client.publish(name, Bytes::new()).await?;
+    let arrived = client.message(PATIENCE).await;
+    client.leave().await;
+    match arrived {
+        Ok(received) if received.topic == sent.as_str() => report.ok(
+            "identifiers",
+            "a \".\" in an identifier arrives as it was sent",
+        ),
+        Ok(received) => {
+            let topic = String::from_utf8_lossy(&received.topic);
+            report.note(
+                "identifiers",
+                format!("{sent:?} arrives as {topic:?}: {NO_DOTS}"),
+            );
+        }
+        Err(error) => report.failed(
+            "identifiers",
+            format!("{sent:?} did not come back: {error}"),
+        ),
+    }
+    Ok(())
+}

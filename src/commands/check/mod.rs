@@ -1,0 +1,189 @@
+//! `check`: connects, and proves step by step that messages would pass.
+//!
+//! It leaves a running observer alone: it logs in under client identifiers of its own, and serves
+//! an app of its own. This file owns the order of the steps and their report; `broker` tries what
+//! the broker does, `round_trip` an observer, `probe` what an ordinary user can reach.
+
+mod broker;
+mod probe;
+mod report;
+mod round_trip;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use self::probe::Probe;
+use self::report::Report;
+use super::cli::{CheckArgs, ProbeArgs};
+use super::init_quiet_log;
+use super::output::Output;
+use crate::config::{Config, Credentials};
+use crate::connections::link::LinkSettings;
+use crate::connections::probe_client::ProbeClient;
+use crate::mqtt::{Cause, LinkError, Session};
+use crate::store::{Stats, Store, StoreError, StoreLocation};
+use crate::telemetry::clock::Clock;
+
+/// How long a message may take there and back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for something that may not come.
+const GLIMPSE: Duration = Duration::from_millis(700);
+
+const NO_PROBE: &str = "what ordinary users can reach was not tried: give one's credentials \
+                        (--probe-token-file, or --probe-user and --probe-password-file)";
+
+pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = args.settings.load()?;
+    init_quiet_log(&config);
+    let probe = read_probe(&args.probe, &config)?;
+    let report = check(&config, probe.as_ref()).await;
+    let text = match args.format.json {
+        true => format!("{}\n", serde_json::to_string_pretty(report.steps())?),
+        false => report.table(&config.broker),
+    };
+    let code = match report.failures() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    };
+    Ok(out.verdict(&text, code)?)
+}
+
+/// The ordinary user whose reach is to be tried, if one is given.
+fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>> {
+    let (credentials, claims) = match (&args.probe_token_file, &args.probe_password_file) {
+        (Some(file), _) => {
+            let credentials =
+                Credentials::of_file(None, file.as_ref()).map_err(anyhow::Error::msg)?;
+            let claims = credentials.claims();
+            (credentials, claims)
+        }
+        (None, Some(file)) => {
+            let credentials = Credentials::of_file(args.probe_user.as_deref(), file.as_ref());
+            (credentials.map_err(anyhow::Error::msg)?, None)
+        }
+        (None, None) => return Ok(None),
+    };
+    let (sub, app_id) = claims.map_or((None, None), |claims| (claims.sub, claims.app_id));
+    let user = args.probe_user.clone().or(sub);
+    let first_app = || config.router.layouts.apps().first().cloned();
+    let app = args.probe_app.clone().or(app_id).or_else(first_app);
+    Ok(Some(Probe {
+        user: user.context("the token does not say whom it is for: give --probe-user")?,
+        app: app.context("the probe's app is not known: give --probe-app")?,
+        credentials,
+    }))
+}
+
+/// Tries everything in order, and stops where going on makes no sense.
+async fn check(config: &Config, probe: Option<&Probe>) -> Report {
+    let mut report = Report::default();
+    for warning in &config.warnings {
+        report.note("settings", warning);
+    }
+    check_clock(config, &mut report);
+    check_store(config, &mut report);
+    if let Err(error) = Box::pin(check_connected(config, probe, &mut report)).await {
+        report.failed("stopped here", error.to_string());
+    }
+    report
+}
+
+async fn check_connected(
+    config: &Config,
+    probe: Option<&Probe>,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let links = config.visitor_links("check");
+    broker::login_and_subscribe(config, &links, report).await?;
+    broker::session(&links, report).await?;
+    Box::pin(round_trip::run(config, &links, report)).await?;
+    broker::identifiers(config, &links, report).await?;
+    Box::pin(broker::window_and_redelivery(config, &links, report)).await?;
+    match probe {
+        Some(probe) => Box::pin(probe::run(config, probe, report)).await,
+        None => {
+            report.note("probe", NO_PROBE);
+            Ok(())
+        }
+    }
+}
+
+fn check_clock(config: &Config, report: &mut Report) {
+    let now = UNIX_EPOCH + Duration::from_millis(Clock.now().wall.as_millis());
+    let now = humantime::format_rfc3339_seconds(now);
+    let credentials = config.credentials();
+    if let Some(expired) = credentials.token_expired() {
+        report.failed("clock", format!("{now}: {expired}"));
+    } else if let Some(left) = credentials.token_remaining() {
+        let left = humantime::format_duration(left);
+        report.ok("clock", format!("{now}, the token ends in {left}"));
+    } else {
+        report.ok("clock", now.to_string());
+    }
+}
+
+/// Whether the store can be written to, or can be made where there is none yet.
+fn check_store(config: &Config, report: &mut Report) {
+    let Some(StoreLocation::File(path)) = config.store.as_ref().map(|settings| &settings.place)
+    else {
+        report.note("store", "none: direct messages pass, and little else");
+        return;
+    };
+    let place = path.display();
+    if !path.exists() {
+        let dir = path.ancestors().skip(1).find(|dir| dir.is_dir());
+        match dir.map(try_file_in) {
+            Some(Ok(())) => report.ok(
+                "store",
+                format!("{place} is not there yet: the observer makes it"),
+            ),
+            Some(Err(_)) | None => report.failed("store", format!("{place} cannot be made there")),
+        }
+        return;
+    }
+    match try_store(path) {
+        Ok(stats) => report.ok(
+            "store",
+            format!(
+                "{place} can be written to, and holds {} messages",
+                stats.messages
+            ),
+        ),
+        Err(error) => {
+            let cause = match error.source() {
+                Some(cause) => format!(": {cause}"),
+                None => String::new(),
+            };
+            report.failed("store", format!("{place}: {error}{cause}"));
+        }
+    }
+}
+
+fn try_store(path: &Path) -> Result<Stats, StoreError> {
+    let mut store = Store::open_shared(path)?;
+    store.try_write()?;
+    store.stats(path)
+}
+
+/// Makes a file in the directory, and removes it.
+fn try_file_in(dir: &Path) -> std::io::Result<()> {
+    let path = dir.join(format!(".chat21-observer-check-{}", std::process::id()));
+    std::fs::write(&path, "")?;
+    std::fs::remove_file(&path)
+}
+
+/// Connects. Tries again once where the broker closes at first: RabbitMQ 3.10 does so while it
+/// still clears up the last connection of that client identifier.
+async fn connect(links: LinkSettings, session: Session) -> Result<ProbeClient, LinkError> {
+    match ProbeClient::connect(links.clone(), session).await {
+        Err(error) if error.cause == Cause::Closed => {
+            tokio::time::sleep(GLIMPSE).await;
+            ProbeClient::connect(links, session).await
+        }
+        client => client,
+    }
+}

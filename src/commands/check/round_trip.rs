@@ -1,0 +1,234 @@
+//! The round trips of `check`: an observer for an app of its own, and a user who writes to another.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::report::Report;
+use super::{GLIMPSE, PATIENCE, connect};
+use crate::commands::trial;
+use crate::config::Config;
+use crate::connections::link::LinkSettings;
+use crate::connections::probe_client::ProbeClient;
+use crate::mqtt::{Cause, LinkError, Session};
+use crate::observer::{self, Ready, Setup};
+use crate::protocol::layout::{Address, Controls, Layout, TopicMap};
+use crate::protocol::topic::{TopicFilter, TopicName};
+use crate::rules::router::Router;
+
+const NOT_TRIED: &str = "not tried: its paths belong to one app, and its users may be writing";
+const DEAF: &str = "what an observer sends to itself does not come back (a broker may grant a \
+                    subscription and deliver nothing): may this user read and write everything, \
+                    observer/# too?";
+
+pub(super) async fn run(
+    config: &Config,
+    links: &LinkSettings,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config
+        .router
+        .layouts
+        .iter()
+        .cloned()
+        .partition(|layout| layout.fixed_app().is_some());
+    for layout in fixed {
+        report.note(format!("round trip {}", layout.outgoing()), NOT_TRIED);
+    }
+    if layouts.is_empty() {
+        return Ok(());
+    }
+    let app = own_app(links);
+    let setup = setup(config, &layouts, &app);
+    let trips = RoundTrips {
+        router: setup.router.clone(),
+        layouts,
+        app,
+        controls: config.controls,
+    };
+    let stop = CancellationToken::new();
+    let (ready_tx, ready_rx) = oneshot::channel();
+    let observing = observer::run(setup, stop.clone(), ready_tx);
+    let (_, tried) = tokio::join!(observing, async {
+        let tried = trips.run(links, ready_rx, report).await;
+        stop.cancel();
+        tried
+    });
+    tried
+}
+
+/// An app that nobody else uses: named after the random end of the client identifier.
+fn own_app(links: &LinkSettings) -> String {
+    let id = links.client_id.reveal();
+    let random = id.rsplit('-').next().unwrap_or_default();
+    format!("check-{}", random.get(..8).unwrap_or_default())
+}
+
+/// An observer that serves `app` alone.
+fn setup(config: &Config, layouts: &[Layout], app: &str) -> Setup {
+    let layouts = TopicMap::new(layouts.to_vec(), vec![app.to_owned()], &[], config.controls);
+    let router = Router {
+        layouts: layouts.expect("proven for every app when the settings were read"),
+        dead_letter_topic: None,
+        ..config.router.clone()
+    };
+    Setup {
+        links: LinkSettings {
+            session: Session::Clean,
+            ..config.visitor_links("check-observer")
+        },
+        policy: watch::channel(router.policy.clone()).1,
+        router,
+        ack_timeout: PATIENCE,
+        ..trial::setup(config)
+    }
+}
+
+/// What is sent to the observer, and where.
+struct RoundTrips {
+    router: Router,
+    layouts: Vec<Layout>,
+    app: String,
+    controls: Controls,
+}
+
+impl RoundTrips {
+    async fn run(
+        &self,
+        links: &LinkSettings,
+        ready: oneshot::Receiver<Ready>,
+        report: &mut Report,
+    ) -> Result<(), LinkError> {
+        // The observer itself would try for ever.
+        if !matches!(tokio::time::timeout(PATIENCE, ready).await, Ok(Ok(_))) {
+            return Err(LinkError::new(Cause::TimedOut, DEAF));
+        }
+        let mut user = connect(links.clone(), Session::Clean).await?;
+        for layout in &self.layouts {
+            self.message(layout, &mut user, report).await?;
+        }
+        if self.controls != Controls::Off {
+            self.receipt_and_fetch(&mut user, report).await?;
+        }
+        user.leave().await;
+        Ok(())
+    }
+
+    /// A message from one user to another.
+    async fn message(
+        &self,
+        layout: &Layout,
+        user: &mut ProbeClient,
+        report: &mut Report,
+    ) -> Result<(), LinkError> {
+        let outgoing = layout
+            .outgoing()
+            .as_str()
+            .replace("{app}", &self.app)
+            .replace("{sender}", "check-a")
+            .replace("{recipient}", "check-b");
+        let name = format!("round trip {outgoing}");
+        let address = match self.router.layouts.parse(&outgoing) {
+            Ok(Address::Outgoing(address)) => address,
+            other => {
+                report.failed(name, format!("read as {other:?}"));
+                return Ok(());
+            }
+        };
+        let inbox = layout.inbox_topic(address.app, address.recipient, address.sender);
+        let filter = TopicFilter::parse(inbox.as_str()).expect("a topic name is a filter");
+        user.subscribe(&[filter]).await?;
+        let sent = tokio::time::Instant::now();
+        let topic = TopicName::parse(&outgoing).expect("it was parsed as a topic");
+        user.publish(topic, Bytes::from_static(br#"{"text":"check"}"#))
+            .await?;
+        let arrived = user.message(PATIENCE).await;
+        let took = sent.elapsed();
+        match arrived {
+            Ok(received) if received.topic == inbox.as_str() => {
+                report_arrival(name, inbox.as_str(), took, user, report).await;
+            }
+            Ok(received) => {
+                let topic = String::from_utf8_lossy(&received.topic);
+                report.failed(name, format!("arrived on {topic:?} instead of {inbox}"));
+            }
+            Err(error) => report.failed(name, format!("did not arrive in {inbox}: {error}")),
+        }
+        Ok(())
+    }
+
+    /// What the store is for: a receipt for a message that a service has put into an inbox, and a
+    /// fetch of it.
+    async fn receipt_and_fetch(
+        &self,
+        user: &mut ProbeClient,
+        report: &mut Report,
+    ) -> Result<(), LinkError> {
+        let app = &self.app;
+        let own = |path: &str| format!("apps/{app}/users/{path}");
+        let inject = format!("apps/observer/{app}/users/check-c/messages/check-d/delivered");
+        let message = r#"{"message_id":"check","sender":"check-d","text":"check","status":150}"#;
+        for (publish, payload, answer) in [
+            (inject, message, own("check-c/messages/check-d/clientadded")),
+            (
+                own("check-c/messages/check-d/check/update"),
+                r#"{"status":200}"#,
+                own("check-d/messages/check-c/check/clientupdated"),
+            ),
+            (
+                own("check-c/inbox/fetch"),
+                "{}",
+                own("check-c/inbox/clientupdated"),
+            ),
+        ] {
+            let name = format!("round trip {publish}");
+            match ask(user, &publish, payload, &answer).await? {
+                Ok(()) => report.ok(name, format!("answered on {answer}")),
+                Err(error) => report.failed(name, format!("not answered on {answer}: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says that a message has arrived, and whether it comes again.
+async fn report_arrival(
+    name: String,
+    inbox: &str,
+    took: Duration,
+    user: &mut ProbeClient,
+    report: &mut Report,
+) {
+    let arrived = format!("arrived in {inbox} after {took:.1?}");
+    match user.message(GLIMPSE).await {
+        Err(_) => report.ok(name, arrived),
+        Ok(_) => report.note(
+            name,
+            format!("{arrived}, and again: another observer serves this broker"),
+        ),
+    }
+}
+
+/// Publishes, and waits for the answer. The inner error says why none came.
+async fn ask(
+    user: &mut ProbeClient,
+    topic: &str,
+    payload: &'static str,
+    answer: &str,
+) -> Result<Result<(), LinkError>, LinkError> {
+    let filter = TopicFilter::parse(answer).expect("a topic name is a filter");
+    user.subscribe(&[filter]).await?;
+    let topic = TopicName::parse(topic).expect("made of levels");
+    user.publish(topic, Bytes::from_static(payload.as_bytes()))
+        .await?;
+    // A fetch brings the message itself first.
+    loop {
+        match user.message(PATIENCE).await {
+            Ok(received) if received.topic == answer => return Ok(Ok(())),
+            Ok(_) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}

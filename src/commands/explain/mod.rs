@@ -1,0 +1,213 @@
+//! `explain`: says what the observer would do with a publish, and why.
+//!
+//! It looks into the store and connects to nothing. This file runs the observer's own rules and
+//! collects what they lead to; `report` is what is printed, `words` puts reasons and writes into
+//! words, `topic` what the topic says.
+
+mod report;
+mod topic;
+mod words;
+
+use std::hash::RandomState;
+use std::process::ExitCode;
+
+use serde_json::value::RawValue;
+
+use self::report::{Explanation, Published};
+use super::cli::ExplainArgs;
+use super::output::Output;
+use crate::config::Config;
+use crate::protocol::id::MessageIds;
+use crate::protocol::layout::TopicMap;
+use crate::protocol::message::Received;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::request::Request;
+use crate::protocol::topic::amqp_key;
+use crate::rules::facts::{FactSource, NoStore};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::router::Router;
+use crate::rules::webhook_event::{self, Event};
+use crate::store::{Store, StoreError, StoreLocation};
+use crate::telemetry::clock::Clock;
+
+/// Copies for many, and webhook events, that are shown; further copies are counted.
+const SHOWN: usize = 5;
+
+pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = args.settings.load()?;
+    let explanation = explain(&config, &args.topic, args.payload.as_deref())?;
+    let text = match args.format.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&explanation)?),
+        false => explanation.text(),
+    };
+    let code = match explanation.reason {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    };
+    Ok(out.verdict(&text, code)?)
+}
+
+/// Explains a publish of `payload` to `topic`; without a payload, of what is usual there.
+fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explanation, StoreError> {
+    let now = Clock.now().wall;
+    let router = &config.router;
+    let mut notes = vec![];
+    let mut store = open_store(config, &mut notes)?;
+    let parsed = router.layouts.parse(topic);
+    let payload = payload.unwrap_or_else(|| parsed.as_ref().map_or("", words::usual_payload));
+    let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
+    received.cut_to(config.policy_file.max_payload_bytes());
+    let id = MessageIds::new(RandomState::new()).next(now);
+    let request = router.read(&received);
+    notes.extend(topic::notes(&router.layouts, topic));
+    let arrival = Arrival {
+        received: &received,
+        id,
+        acknowledgement: Acknowledgement::Expected,
+    };
+    let plan = match (&request, &mut store) {
+        (Ok(request), Some(store)) => plan(router, request, &arrival, store, &mut notes)?,
+        (Ok(request), None) => {
+            let Ok(plan) = plan(router, request, &arrival, &mut NoStore, &mut notes);
+            plan
+        }
+        (Err(refusal), _) => router.refuse(&received, &(*refusal).into(), now),
+    };
+    let because = match (&parsed, plan.refusal) {
+        (_, None) => None,
+        (Err(error), _) if config.store.is_none() => Some(format!(
+            "{error}; without a store (--store none) only outgoing paths are read"
+        )),
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(_), Some(reason)) => Some(words::because(reason, request.as_ref().ok(), config)),
+    };
+    let mut effects = Effects::of(&plan);
+    effects.fan_out(&plan, &router.layouts, store.as_ref())?;
+    Ok(Explanation {
+        topic: topic.to_owned(),
+        amqp_routing_key: amqp_key(topic),
+        payload: payload.to_owned(),
+        verdict: effects.verdict(&plan),
+        reason: plan.refusal.map(Refusal::as_str),
+        because,
+        message: parsed
+            .ok()
+            .map(|address| topic::describe(&router.layouts, topic, &address)),
+        writes: effects.writes,
+        publishes: effects.publishes,
+        more_publishes: effects.more_publishes,
+        webhooks: effects.webhooks,
+        notes,
+    })
+}
+
+/// The plan for a request, and a note about the group it goes to.
+fn plan<'a, S: FactSource>(
+    router: &Router,
+    request: &'a Request<'a>,
+    arrival: &Arrival<'_>,
+    source: &mut S,
+    notes: &mut Vec<String>,
+) -> Result<Plan<'a>, S::Error> {
+    let plan = router.plan(request, arrival, source)?;
+    notes.extend(words::group_note(request, &plan, source)?);
+    Ok(plan)
+}
+
+/// The store there is, or an empty one in its place; `None` where the settings ask for none.
+fn open_store(config: &Config, notes: &mut Vec<String>) -> Result<Option<Store>, StoreError> {
+    let Some(settings) = &config.store else {
+        return Ok(None);
+    };
+    if let StoreLocation::File(path) = &settings.place {
+        if path.exists() {
+            let store = Store::open_shared(path)?;
+            return Ok(Some(store.redelivering(settings.redeliver)));
+        }
+        notes.push(format!(
+            "there is no store at {} yet: as if it were empty",
+            path.display()
+        ));
+    }
+    Store::open(&StoreLocation::Memory, settings.redeliver).map(Some)
+}
+
+/// What a plan leads to.
+#[derive(Default)]
+struct Effects {
+    writes: Vec<String>,
+    publishes: Vec<Published>,
+    /// Publishes beyond those that are shown.
+    more_publishes: usize,
+    webhooks: Vec<Box<RawValue>>,
+}
+
+impl Effects {
+    /// What is done at once.
+    fn of(plan: &Plan<'_>) -> Self {
+        let publishes = plan.publishes.iter().chain(&plan.answers);
+        Self {
+            writes: plan.writes.iter().filter_map(words::write).collect(),
+            publishes: publishes.map(Published::from).collect(),
+            more_publishes: 0,
+            webhooks: bodies(&plan.events),
+        }
+    }
+
+    /// Adds what is done in steps.
+    fn fan_out(
+        &mut self,
+        plan: &Plan<'_>,
+        layouts: &TopicMap,
+        store: Option<&Store>,
+    ) -> Result<(), StoreError> {
+        let limit = self.publishes.len() + SHOWN;
+        let mut rest = plan.fan_out.clone();
+        while let Some(fan_out) = rest.take() {
+            let page = match (fan_out.query(), store) {
+                (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
+                _ => None,
+            };
+            let step = fan_out.step(layouts, page);
+            for publish in &step.publishes {
+                if self.publishes.len() < limit {
+                    self.publishes.push(publish.into());
+                } else {
+                    self.more_publishes += 1;
+                }
+            }
+            if !step.writes.is_empty() {
+                let count = step.writes.len();
+                self.writes
+                    .push(format!("{count} copies in timelines, status 150"));
+            }
+            if self.webhooks.len() < SHOWN {
+                self.webhooks.extend(bodies(&step.events));
+            }
+            rest = step.rest;
+        }
+        self.webhooks.truncate(SHOWN);
+        Ok(())
+    }
+
+    fn verdict(&self, plan: &Plan<'_>) -> &'static str {
+        if plan.refusal.is_some() {
+            "refused"
+        } else if !self.publishes.is_empty() {
+            "forwarded"
+        } else if !self.writes.is_empty() {
+            "stored"
+        } else {
+            "nothing to do"
+        }
+    }
+}
+
+/// Events as webhooks would be sent them.
+fn bodies(events: &[Event]) -> Vec<Box<RawValue>> {
+    let body = |event: &Event| {
+        let data = String::from_utf8_lossy(&event.data);
+        serde_json::from_slice(&webhook_event::body(&event.head, &data)).ok()
+    };
+    events.iter().filter_map(body).collect()
+}

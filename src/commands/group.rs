@@ -1,0 +1,107 @@
+//! `group`: lists, shows, sets and removes stored groups, also while the observer runs.
+
+use std::process::ExitCode;
+
+use super::cli::{Format, GroupArgs, GroupCommand};
+use super::input::{app_id, read_input, user_id};
+use super::output::Output;
+use super::store::open_store;
+use crate::config::Config;
+use crate::protocol::group::Group;
+use crate::protocol::id::AppId;
+use crate::protocol::refusal::Refusal;
+use crate::rules::checks::check_recipients;
+use crate::store::Store;
+
+/// What a file for `group set` holds.
+const GROUP_FORM: &str =
+    r#"not an object with "members" whose keys are users, such as {"members":{"alice":1}}"#;
+
+pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        GroupCommand::List {
+            app,
+            format,
+            settings,
+        } => {
+            let store = open_store(&settings.load()?)?;
+            list(&store, app.as_deref(), format, out)?;
+        }
+        GroupCommand::Show { group, settings } => {
+            let store = open_store(&settings.load()?)?;
+            check_ids(group)?;
+            show(&store, group, out)?;
+        }
+        GroupCommand::Set {
+            group,
+            file,
+            settings,
+        } => {
+            let config = settings.load()?;
+            let mut store = open_store(&config)?;
+            let app = check_ids(group)?;
+            let (body, members) = read_group(&config, app, file)?;
+            store.set_group(&group.app, &group.group, &body)?;
+            out.line(format_args!(
+                "{} {} {members} members",
+                group.app, group.group
+            ))?;
+        }
+        GroupCommand::Remove { group, settings } => {
+            let mut store = open_store(&settings.load()?)?;
+            check_ids(group)?;
+            if !store.remove_group(&group.app, &group.group)? {
+                return Err(missing(group));
+            }
+            out.line(format_args!("{} {} removed", group.app, group.group))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(store: &Store, app: Option<&str>, format: &Format, out: Output) -> anyhow::Result<()> {
+    let groups = store.groups(app)?;
+    if format.json {
+        out.json(&groups)?;
+        return Ok(());
+    }
+    for group in &groups {
+        out.line(format_args!(
+            "{} {} {} members",
+            group.app, group.id, group.members
+        ))?;
+    }
+    Ok(())
+}
+
+fn show(store: &Store, group: &GroupArgs, out: Output) -> anyhow::Result<()> {
+    let body = store
+        .group_body(&group.app, &group.group)?
+        .ok_or_else(|| missing(group))?;
+    out.line(body)?;
+    Ok(())
+}
+
+/// Reads a group object from a file, and checks it. Returns it with the number of its members.
+fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(String, usize)> {
+    let body = read_input(file)?;
+    let check = || -> Result<usize, Refusal> {
+        let group = Group::parse(&body)?;
+        let policy = &config.router.policy;
+        check_recipients(policy.rules(app), policy.broker_kind, &group.members)?;
+        Ok(group.members.len())
+    };
+    let members = check().map_err(|reason| anyhow::anyhow!("{file}: {GROUP_FORM}: {reason}"))?;
+    Ok((body.trim().to_owned(), members))
+}
+
+fn missing(group: &GroupArgs) -> anyhow::Error {
+    let GroupArgs { app, group } = group;
+    anyhow::anyhow!("app {app:?} has no stored group {group:?}")
+}
+
+fn check_ids(group: &GroupArgs) -> anyhow::Result<AppId<'_>> {
+    let app = app_id(&group.app)?;
+    user_id("group", &group.group)?;
+    Ok(app)
+}

@@ -1,0 +1,205 @@
+//! `run`: the observer itself, until a signal stops it.
+//!
+//! Owns the step from settings to an observer's [`Setup`], the line on standard output that says it
+//! is ready, the signals, and the rereading of the policy file. Leaves the work to `observer`.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::output::Output;
+use super::settings::SettingsArgs;
+use crate::config::{Config, PolicyFile};
+use crate::observer::{self, Ready, Reporting, Setup};
+use crate::protocol::layout::Layout;
+use crate::rules::policy::Policy;
+use crate::store::StoreLocation;
+use crate::telemetry;
+
+/// Remaining lifetime of a token below which the start warns of it.
+const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
+/// How often to look whether the policy file has changed.
+const REREAD: Duration = Duration::from_secs(1);
+
+impl From<&Config> for Setup {
+    /// Everything but what makes a run of its own: the links are a probe's, which disturbs no
+    /// running observer, the policy does not change, and nobody supervises it.
+    fn from(config: &Config) -> Self {
+        Self {
+            name: config.name.clone(),
+            links: config.visitor_links("observer"),
+            router: config.router.clone(),
+            policy: watch::channel(config.router.policy.clone()).1,
+            consult: config.consult.clone(),
+            store: config.store.clone(),
+            publishers: config.publishers,
+            ack_timeout: config.ack_timeout,
+            drain_timeout: config.drain_timeout,
+            reset_session: config.reset_session,
+            http_listen: config.http_listen,
+            webhooks: config.webhooks.clone(),
+            reporting: Reporting {
+                status: config.status,
+                supervised: false,
+                trace: config.trace,
+                stats_interval: config.stats_interval,
+                log_level: None,
+            },
+        }
+    }
+}
+
+pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = settings.load()?;
+    let log = telemetry::init(config.log_format, &config.log_level);
+    log_warnings(&config);
+    let (policy_tx, policy) = watch::channel(config.router.policy.clone());
+    let mut setup = Setup::from(&config);
+    setup.links = config.links()?;
+    setup.policy = policy;
+    setup.reporting.supervised = true;
+    setup.reporting.log_level = log.map(|log| (config.log_level.clone(), log));
+
+    let signals = Signals::listen()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let stop = CancellationToken::new();
+    let (ready_tx, ready_rx) = oneshot::channel();
+    tokio::select! {
+        stopped = observer::run(setup, stop.clone(), ready_tx) => {
+            stopped?;
+            Ok(ExitCode::SUCCESS)
+        }
+        never = print_ready(&config, ready_rx, out) => match never {},
+        never = reread(&config.policy_file, &policy_tx, hangup) => match never {},
+        never = signals.stop(&stop) => match never {},
+    }
+}
+
+fn log_warnings(config: &Config) {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    if let Some(warning) = config.identity_warning() {
+        warn!("{warning}");
+    }
+    let left = config.credentials().token_remaining();
+    if let Some(left) = left.filter(|left| *left < ENDS_SOON) {
+        let left = humantime::format_duration(left);
+        warn!(%left, "the token ends soon: the broker will close the connection then");
+    }
+}
+
+/// The two signals that stop the observer.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Stops the observer at the first signal, and ends the process at the second: whoever sends
+    /// two does not want to wait for what is under way.
+    async fn stop(mut self, stop: &CancellationToken) -> Infallible {
+        self.next().await;
+        stop.cancel();
+        self.next().await;
+        std::process::exit(1)
+    }
+}
+
+/// Prints that the observer is ready, once it is.
+async fn print_ready(config: &Config, ready: oneshot::Receiver<Ready>, out: Output) -> Infallible {
+    if let Ok(ready) = ready.await {
+        // Whoever closed standard output does not want the line.
+        let _ = out.line(ready_line(config, &ready));
+    }
+    std::future::pending().await
+}
+
+fn ready_line(config: &Config, ready: &Ready) -> String {
+    let session = match ready.connected.session_present {
+        true => "resumed",
+        false => "new",
+    };
+    // Layouts of one name, one for each app, are one to the operator.
+    let mut layouts: Vec<&str> = vec![];
+    for name in config.router.layouts.iter().map(Layout::name) {
+        if !layouts.contains(&name) {
+            layouts.push(name);
+        }
+    }
+    let store = match config.store.as_ref().map(|settings| &settings.place) {
+        Some(StoreLocation::File(path)) => format!(", store {}", path.display()),
+        Some(StoreLocation::Memory) | None => ", no store".to_owned(),
+    };
+    let http = match ready.http {
+        Some(http) => format!(", health on http://{http}/readyz"),
+        None => String::new(),
+    };
+    format!(
+        "ready: {} ({}), session {session}, layouts {}{store}{http}",
+        config.broker,
+        ready.connected.protocol,
+        layouts.join(" ")
+    )
+}
+
+/// Rereads the policy file when it has changed, and on SIGHUP. A faulty file is logged, and the
+/// rules in force stay.
+async fn reread(
+    file: &PolicyFile,
+    policy: &watch::Sender<Arc<Policy>>,
+    mut hangup: Signal,
+) -> Infallible {
+    let (mut applied, mut seen) = (file.first_stamp(), None);
+    let mut ticks = tokio::time::interval(REREAD);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = ticks.tick(), if file.path().is_some() => false,
+        };
+        let Some(path) = file.path() else {
+            info!("SIGHUP: there is no policy file to read again (--policy-file)");
+            continue;
+        };
+        let now = file.stamp();
+        // A file that is still being written may look complete and hold fewer rules: wait until it
+        // has not changed between two looks.
+        let settled = seen.replace(now.clone()).as_ref() == Some(&now);
+        if !asked && (now == applied || !settled) {
+            continue;
+        }
+        applied = now;
+        match file.read() {
+            Ok(read) => {
+                info!(file = %path.display(), apps = read.apps.len(), "new rules are in force");
+                policy.send_replace(Arc::new(read));
+            }
+            Err(errors) => {
+                for fault in errors.0 {
+                    error!(%fault, "the policy file is faulty: the rules there were stay in force");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `store`: counts, exports, prunes and checks what is stored, also while the observer runs.
+//!
+//! Also finds the store for the other commands that work on it (`group`, `block`, `webhook`).
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use super::cli::{Format, StoreCommand, TimelineArgs};
+use super::output::{Output, OutputError};
+use super::settings::SettingsArgs;
+use crate::config::Config;
+use crate::protocol::time::UnixMillis;
+use crate::store::{Stats, Store, StoreLocation};
+use crate::telemetry::clock::Clock;
+
+pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        StoreCommand::Stats { format, settings } => stats(format, settings, out),
+        StoreCommand::Export { timeline, settings } => export(timeline, settings, out),
+        StoreCommand::Prune { age, settings } => prune(age, settings, out),
+        StoreCommand::Check(settings) => check(settings, out),
+    }
+}
+
+/// The file in which an observer with these settings stores.
+fn store_path(config: &Config) -> anyhow::Result<&Path> {
+    match config.store.as_ref().map(|settings| &settings.place) {
+        Some(StoreLocation::File(path)) => Ok(path),
+        Some(StoreLocation::Memory) | None => anyhow::bail!("there is no store (--store none)"),
+    }
+}
+
+/// Opens the store of an observer with these settings, which may be running.
+pub(super) fn open_store(config: &Config) -> anyhow::Result<Store> {
+    Ok(Store::open_shared(store_path(config)?)?)
+}
+
+fn stats(format: &Format, settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = settings.load()?;
+    let path = store_path(&config)?;
+    let stats = open_store(&config)?.stats(path)?;
+    if format.json {
+        out.json(&stats)?;
+    } else {
+        out.text(&stats_text(path, &stats))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(
+    timeline: &TimelineArgs,
+    settings: &SettingsArgs,
+    out: Output,
+) -> anyhow::Result<ExitCode> {
+    let store = open_store(&settings.load()?)?;
+    let TimelineArgs { app, user, other } = timeline;
+    let mut lines = out.buffered();
+    let written = store.export(app, user, other.as_deref(), |line| {
+        lines.write_all(line)?;
+        lines.write_all(b"\n")
+    })?;
+    written
+        .and_then(|()| lines.flush())
+        .map_err(OutputError::from)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn prune(age: &str, settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let mut store = open_store(&settings.load()?)?;
+    let parsed = humantime::parse_duration(age)
+        .with_context(|| format!("{age:?} is not a time such as 90d"))?;
+    let pruned = store.prune_before(before(Clock.now().wall, parsed))?;
+    out.line(format_args!(
+        "{pruned} messages deleted that were older than {age}"
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The moment `age` before `now`, or the beginning of Unix time.
+fn before(now: UnixMillis, age: Duration) -> UnixMillis {
+    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis::new(now.as_millis().saturating_sub(age))
+}
+
+fn check(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = settings.load()?;
+    let path = store_path(&config)?;
+    let faults = open_store(&config)?.check()?;
+    if faults.is_empty() {
+        out.line(format_args!("{} is sound", path.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = format!("{}\n", faults.join("\n"));
+    Ok(out.verdict(&text, ExitCode::FAILURE)?)
+}
+
+fn stats_text(path: &Path, stats: &Stats) -> String {
+    let mut text = format!("{}\n", path.display());
+    for (name, value) in [
+        ("messages", stats.messages.to_string()),
+        ("copies", stats.copies.to_string()),
+        ("conversations", stats.conversations.to_string()),
+        ("inboxes", stats.inboxes.to_string()),
+        ("groups", stats.groups.to_string()),
+        ("blocks", stats.blocks.to_string()),
+        ("bans", stats.bans.to_string()),
+        ("clients", stats.clients.to_string()),
+        ("oldest", date(stats.oldest)),
+        ("newest", date(stats.newest)),
+        ("used bytes", stats.used_bytes.to_string()),
+        ("file bytes", stats.file_bytes.to_string()),
+    ] {
+        let _ = writeln!(text, "{name:<14}{value}");
+    }
+    text
+}
+
+/// A stored time, to the second; `-` where there is none.
+fn date(millis: Option<i64>) -> String {
+    match millis.and_then(|millis| u64::try_from(millis).ok()) {
+        Some(millis) => {
+            let time = UNIX_EPOCH + Duration::from_millis(millis);
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        None => "-".to_owned(),
+    }
+}

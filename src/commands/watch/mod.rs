@@ -1,0 +1,287 @@
+//! `watch`: shows the messages that a running observer handles, from anywhere the broker is reached.
+//!
+//! It reads the observer's trace lines, and asks the observer to publish them for as long as
+//! somebody watches. Leaves the look of a line to `text`.
+
+mod text;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use self::text::{line_text, shown, status_text};
+use super::cli::{Format, WatchArgs};
+use super::init_quiet_log;
+use super::output::{Output, OutputError};
+use crate::config::Config;
+use crate::connections::probe_client::ProbeClient;
+use crate::delivery::backoff::Backoff;
+use crate::mqtt::{Cause, LinkError, Session};
+use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+use crate::telemetry::status::{Line, ServiceTopics, Status};
+
+/// For how long the observer is asked to trace, as it reads it.
+const TRACE_FOR: &str = "60s";
+/// How often it is asked again: well before the time is over.
+const ASK_EVERY: Duration = Duration::from_secs(20);
+/// How long to wait for the observer's status before saying that there is none.
+const STATUS: Duration = Duration::from_secs(3);
+/// Shortest and longest wait between two attempts to connect.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// Shows messages until it is interrupted or nobody reads them any more. Connects again when the
+/// connection is lost.
+pub(super) async fn run(args: &WatchArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = args.settings.load()?;
+    init_quiet_log(&config);
+    let filters = Filters {
+        users: &args.users,
+        outcomes: &args.outcomes,
+    };
+    tokio::select! {
+        ended = watch(&config, filters, &args.format, out) => ended?,
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Which messages are shown.
+#[derive(Clone, Copy, Debug)]
+struct Filters<'a> {
+    /// From or to one of these users or groups; all, if there are none.
+    users: &'a [String],
+    /// With one of these outcomes; all, if there are none.
+    outcomes: &'a [String],
+}
+
+impl Filters<'_> {
+    fn show(self, line: &Line) -> bool {
+        let is = |user: &String| {
+            let user = Some(user);
+            line.sender.as_ref() == user || line.recipient.as_ref() == user
+        };
+        let user = self.users.is_empty() || self.users.iter().any(is);
+        let outcome = self.outcomes.is_empty() || self.outcomes.contains(&line.outcome);
+        user && outcome
+    }
+}
+
+/// Why a visit to the broker ended.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+async fn watch(
+    config: &Config,
+    filters: Filters<'_>,
+    format: &Format,
+    out: Output,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let ended = async {
+            let watcher = Watcher::connect(config, filters, format, out).await?;
+            watcher.run(&mut backoff).await
+        };
+        let error = match ended.await {
+            Ok(()) => return Ok(()),
+            Err(WatchError::Output(error)) => return Err(error.into()),
+            Err(WatchError::Link(error)) if error.is_permanent() => return Err(error.into()),
+            Err(WatchError::Link(error)) => error,
+        };
+        let wait = backoff.next(fastrand::u64(..));
+        // Whole milliseconds, to be printed.
+        let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
+        out.message(format_args!(
+            "not connected to {}: {error}; again in {}",
+            config.broker,
+            humantime::format_duration(wait)
+        ));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Whether the observer has been heard of during this visit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Its status may still come.
+    Waiting,
+    /// Its status has come, or the operator knows that it has not.
+    Settled,
+}
+
+/// One connection to the broker.
+struct Watcher<'a> {
+    config: &'a Config,
+    filters: Filters<'a>,
+    format: &'a Format,
+    out: Output,
+    client: ProbeClient,
+    topics: ServiceTopics,
+    began: Instant,
+    ask_at: Instant,
+    heard: Heard,
+    /// The status line printed last, to print changes only.
+    printed_status: String,
+}
+
+impl<'a> Watcher<'a> {
+    async fn connect(
+        config: &'a Config,
+        filters: Filters<'a>,
+        format: &'a Format,
+        out: Output,
+    ) -> Result<Self, LinkError> {
+        let mut client =
+            ProbeClient::connect(config.visitor_links("watch"), Session::Clean).await?;
+        let topics = ServiceTopics::new(&config.name, "");
+        subscribe(&mut client, &topics).await?;
+        let began = Instant::now();
+        Ok(Self {
+            config,
+            filters,
+            format,
+            out,
+            client,
+            topics,
+            began,
+            ask_at: began,
+            heard: Heard::Waiting,
+            printed_status: String::new(),
+        })
+    }
+
+    /// Prints lines until that fails, or the connection does.
+    async fn run(mut self, backoff: &mut Backoff) -> Result<(), WatchError> {
+        loop {
+            let now = Instant::now();
+            if now >= self.ask_at {
+                self.ask_for_trace().await?;
+                backoff.reset();
+                self.ask_at = now + ASK_EVERY;
+            }
+            let until = match self.heard {
+                Heard::Waiting => self.ask_at.min(self.began + STATUS),
+                Heard::Settled => self.ask_at,
+            };
+            let limit = until.saturating_duration_since(now);
+            match self.client.message(limit).await {
+                Ok(received) if received.topic == self.topics.status.as_str() => {
+                    self.handle_status(&received.payload);
+                }
+                Ok(received) => {
+                    if let Err(error) = self.print(&received.payload) {
+                        self.client.leave().await;
+                        return Err(error.into());
+                    }
+                }
+                Err(error) if error.cause == Cause::TimedOut => self.note_silence(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn ask_for_trace(&mut self) -> Result<(), LinkError> {
+        let control = TopicName::parse(&self.topics.control_trace()).expect("a topic name");
+        let payload = Bytes::from_static(TRACE_FOR.as_bytes());
+        let asked = self.client.publish(control.clone(), payload).await;
+        asked.map_err(|error| {
+            let text = format!("{error} (may this user publish to {control}?)");
+            LinkError::new(error.cause, text)
+        })
+    }
+
+    fn handle_status(&mut self, payload: &[u8]) {
+        self.heard = Heard::Settled;
+        let Ok(status) = serde_json::from_slice::<Status>(payload) else {
+            return;
+        };
+        // An observer that has just started does not know that somebody watches.
+        if status.online && !status.trace {
+            self.ask_at = Instant::now();
+        }
+        let text = status_text(&self.config.name, &self.config.broker, &status);
+        // Not again where only something has changed that the line does not tell.
+        if text != self.printed_status {
+            self.out.message(&text);
+            self.printed_status = text;
+        }
+    }
+
+    /// Says once that no observer has left a status.
+    fn note_silence(&mut self) {
+        if self.heard == Heard::Waiting && Instant::now() >= self.began + STATUS {
+            self.heard = Heard::Settled;
+            self.out.message(format_args!(
+                "no observer called {:?} has left word of itself at {} (--name)",
+                self.config.name, self.config.broker
+            ));
+        }
+    }
+
+    /// Prints a line of trace, if it passes the filters.
+    fn print(&self, payload: &[u8]) -> Result<(), OutputError> {
+        // Another version of the observer may add fields. What does not parse is no line.
+        let Ok(line) = serde_json::from_slice::<Line>(payload) else {
+            return Ok(());
+        };
+        if !self.filters.show(&line) {
+            return Ok(());
+        }
+        if self.format.json {
+            // JSON may hold control characters above ASCII unescaped.
+            self.out.line(shown(&String::from_utf8_lossy(payload)))
+        } else {
+            self.out.coloured_line(&line_text(&line))
+        }
+    }
+}
+
+/// Subscribes to the observer's status and to its lines of trace.
+async fn subscribe(client: &mut ProbeClient, topics: &ServiceTopics) -> Result<(), LinkError> {
+    let filter = |text: &str| Subscription {
+        filter: TopicFilter::parse(text).expect("a filter"),
+        retained: true,
+    };
+    let wanted = [filter(&topics.trace("+")), filter(topics.status.as_str())];
+    let granted = client.subscribe_to(&wanted).await?;
+    for (wanted, granted) in wanted.iter().zip(granted) {
+        if let Err(reason) = granted {
+            let filter = wanted.filter.as_str();
+            let text = format!("subscription to {filter:?} was refused: {reason}");
+            return Err(LinkError::new(Cause::NotAuthorized, text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text::tests::{FORWARDED, line};
+    use super::*;
+
+    #[test]
+    fn filters_are_by_either_side_and_by_outcome() {
+        let line = line(FORWARDED);
+        let shows = |users: &[&str], outcomes: &[&str]| {
+            let texts = |texts: &[&str]| -> Vec<String> {
+                texts.iter().map(|text| (*text).to_owned()).collect()
+            };
+            let (users, outcomes) = (texts(users), texts(outcomes));
+            let filters = Filters {
+                users: &users,
+                outcomes: &outcomes,
+            };
+            filters.show(&line)
+        };
+        assert!(shows(&[], &[]));
+        assert!(shows(&["bob"], &[]) && shows(&["x", "alice"], &["forwarded"]));
+        assert!(!shows(&["carol"], &[]) && !shows(&["bob"], &["refused"]));
+    }
+}

@@ -1,0 +1,134 @@
+//! What `watch` prints, as text for a terminal.
+//!
+//! Everything in it may come from users: characters a terminal would obey are printed as escapes.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::telemetry::status::{Line, Status};
+
+/// The observer's own word on how it is.
+pub(super) fn status_text(name: &str, broker: &str, status: &Status) -> String {
+    let word = match (status.online, status.ready) {
+        (true, true) => "online, ready".to_owned(),
+        (true, false) => format!("online, not ready: {}", shown(&status.faults.join("; "))),
+        (false, _) => "offline: what users write waits at the broker".to_owned(),
+    };
+    let version = match &status.version {
+        Some(version) => format!(" {}", shown(version)),
+        None => String::new(),
+    };
+    format!("{name}{version} on {broker}: {word}")
+}
+
+/// Whether a terminal would obey the character: control characters, and those that change the
+/// direction of the text after them.
+fn is_command(c: char) -> bool {
+    let turns = ['\u{200e}', '\u{200f}', '\u{061c}'].contains(&c)
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c);
+    c.is_control() || turns
+}
+
+/// Text that somebody else made, safe to print. JSON stays JSON.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_command(c) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A line of trace on one line, with colours.
+pub(super) fn line_text(line: &Line) -> String {
+    let colour = match line.outcome.as_str() {
+        "forwarded" => AnsiColor::Green,
+        "refused" => AnsiColor::Red,
+        _ => AnsiColor::Yellow,
+    };
+    let outcome = Style::new().fg_color(Some(colour.into()));
+    let dim = Style::new().dimmed();
+    let what = line.layout.as_deref().unwrap_or(&line.kind);
+    let mut text = format!(
+        "{dim}{}{dim:#} {outcome}{:<9}{outcome:#} {:<12} {}  {} us",
+        clock(line.at),
+        shown(&line.outcome),
+        shown(what),
+        route(line),
+        line.micros,
+    );
+    if let Some(reason) = &line.reason {
+        let _ = write!(text, "  {outcome}{}{outcome:#}", shown(reason));
+    } else if line.publishes > 0 {
+        let plural = if line.publishes == 1 { "" } else { "es" };
+        let _ = write!(text, "  {} publish{plural}", line.publishes);
+    }
+    if let Some(id) = &line.message_id {
+        let _ = write!(text, "  {dim}{}{dim:#}", shown(id));
+    }
+    text
+}
+
+/// The time of day, in UTC. The reader knows which day it is.
+fn clock(millis: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(millis);
+    let time = humantime::format_rfc3339_millis(time).to_string();
+    time.get(11..23).unwrap_or(&time).to_owned()
+}
+
+/// Who wrote to whom, or the topic where it does not tell.
+fn route(line: &Line) -> String {
+    let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
+    let Some(app) = &line.app else {
+        return shown(&line.topic);
+    };
+    let sender = match &line.sender {
+        Some(sender) => shown(sender),
+        None => "(service)".to_owned(),
+    };
+    let recipient = match &line.recipient {
+        Some(recipient) => format!(" -> {}", shown(recipient)),
+        None => String::new(),
+    };
+    format!(
+        "{dim}{}{dim:#} {bold}{sender}{recipient}{bold:#}",
+        shown(app)
+    )
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::commands::watch) fn line(text: &str) -> Line {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn plain(line: &Line) -> String {
+        anstream::adapter::strip_str(&line_text(line)).to_string()
+    }
+
+    pub(in crate::commands::watch) const FORWARDED: &str = r#"{"at":1700000000123,"outcome":"forwarded","kind":"message","layout":"chat21","app":"tilechat","sender":"alice",
+        "recipient":"bob","topic":"apps/tilechat/outgoing/users/alice/messages/bob/outgoing","message_id":"m1","to":["x"],"publishes":2,
+        "payload_bytes":12,"micros":1830}"#;
+
+    #[test]
+    fn a_line_says_who_wrote_to_whom_and_what_became_of_it() {
+        assert_eq!(
+            plain(&line(FORWARDED)),
+            "22:13:20.123 forwarded chat21       tilechat alice -> bob  1830 us  2 publishes  m1"
+        );
+        let refused = r#"{"at":0,"outcome":"refused","reason":"malformed-topic","kind":"unknown","topic":"a/\u001b[2Jb","publishes":0,
+            "payload_bytes":1,"micros":9,"more":"of a later version"}"#;
+        assert_eq!(
+            plain(&line(refused)),
+            "00:00:00.000 refused   unknown      a/\\u001b[2Jb  9 us  malformed-topic"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! `webhook`: lists, retries and drops webhook deliveries, also while the observer runs.
+
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::cli::{DeliveryArgs, Format, WebhookCommand};
+use super::output::Output;
+use super::store::open_store;
+use crate::protocol::time::UnixMillis;
+use crate::store::{Selection, Store, WebhookRow};
+use crate::telemetry::clock::Clock;
+
+pub(super) fn run(command: &WebhookCommand, out: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        WebhookCommand::List {
+            given_up,
+            format,
+            settings,
+        } => {
+            let store = open_store(&settings.load()?)?;
+            let which = match given_up {
+                true => Selection::GivenUp,
+                false => Selection::All,
+            };
+            list(&store, &which, format, out)?;
+        }
+        WebhookCommand::Retry(args) => {
+            let mut store = open_store(&args.settings.load()?)?;
+            let which = selection(args);
+            let count = store.retry_webhooks(&which, Clock.now().wall)?;
+            check_found(&which, count)?;
+            out.line(format_args!("{count} deliveries are tried again"))?;
+        }
+        WebhookCommand::Drop(args) => {
+            let mut store = open_store(&args.settings.load()?)?;
+            let which = selection(args);
+            let count = store.drop_webhooks(&which)?;
+            check_found(&which, count)?;
+            out.line(format_args!("{count} deliveries are forgotten"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The deliveries that the arguments mean: without any, those that were given up.
+fn selection(args: &DeliveryArgs) -> Selection {
+    if args.all {
+        Selection::All
+    } else if args.ids.is_empty() {
+        Selection::GivenUp
+    } else {
+        Selection::Ids(args.ids.clone())
+    }
+}
+
+/// An id that no delivery has is an error; no delivery that was given up is none.
+fn check_found(which: &Selection, count: usize) -> anyhow::Result<()> {
+    match which {
+        Selection::Ids(ids) if count == 0 => {
+            anyhow::bail!("no delivery has the id {}", ids.join(" or "))
+        }
+        Selection::Ids(_) | Selection::GivenUp | Selection::All => Ok(()),
+    }
+}
+
+fn list(store: &Store, which: &Selection, format: &Format, out: Output) -> anyhow::Result<()> {
+    let deliveries = store.webhooks(which)?;
+    if format.json {
+        out.json(&deliveries)?;
+        return Ok(());
+    }
+    let now = Clock.now().wall;
+    for delivery in &deliveries {
+        out.line(line(delivery, now))?;
+    }
+    Ok(())
+}
+
+fn line(delivery: &WebhookRow, now: UnixMillis) -> String {
+    let millis = u64::try_from(delivery.created_at).unwrap_or(0);
+    let created = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis));
+    let error = match &delivery.error {
+        Some(error) => format!(": {error}"),
+        None => String::new(),
+    };
+    format!(
+        "{} {created} {} {} {}, {} attempts{error}",
+        delivery.id,
+        delivery.event_type,
+        delivery.endpoint,
+        state(delivery.due, now),
+        delivery.attempts,
+    )
+}
+
+/// `due` is when the delivery is next attempted, in milliseconds since 1970; `None`: never.
+fn state(due: Option<i64>, now: UnixMillis) -> String {
+    let Some(due) = due else {
+        return "given up".to_owned();
+    };
+    let left = u64::try_from(due)
+        .unwrap_or(0)
+        .saturating_sub(now.as_millis());
+    if left == 0 {
+        return "waits".to_owned();
+    }
+    let left = Duration::from_secs(left.div_ceil(1000));
+    format!("again in {}", humantime::format_duration(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_waits_rests_or_is_given_up() {
+        let now = UnixMillis::new(10_000);
+        assert_eq!(state(None, now), "given up");
+        assert_eq!(state(Some(10_000), now), "waits");
+        assert_eq!(state(Some(-1), now), "waits");
+        assert_eq!(state(Some(10_001), now), "again in 1s");
+        assert_eq!(state(Some(100_000), now), "again in 1m 30s");
+    }
+}
