@@ -32,7 +32,7 @@ use crate::connections::link::LinkSettings;
 use crate::http::decision_service;
 use crate::http::webhook;
 use crate::mqtt::{Protocol, Session, Transport};
-use crate::protocol::layout::{Controls, Layout, PayloadMode, TopicMap};
+use crate::protocol::layout::{Controls, Layout, LayoutSpec, PayloadMode, SenderCopy, TopicMap};
 use crate::protocol::topic::{BrokerKind, TopicName};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
@@ -852,14 +852,18 @@ fn read_router(
             CustomPayload::Verbatim => PayloadMode::Verbatim,
             CustomPayload::Envelope => PayloadMode::Envelope,
         };
-        match Layout::new(
-            &layout.name,
-            &layout.outgoing,
-            &layout.inbox,
+        let sender_copy = match layout.sender_copy {
+            true => SenderCopy::Publish,
+            false => SenderCopy::Skip,
+        };
+        match Layout::new(LayoutSpec {
+            name: &layout.name,
+            outgoing: &layout.outgoing,
+            inbox: &layout.inbox,
             payload,
-            layout.sender_copy,
-            layout.app.as_deref(),
-        ) {
+            sender_copy,
+            app: layout.app.as_deref(),
+        }) {
             Ok(layout) => layouts.push(layout),
             Err(error) => reader.errors.push(ConfigError {
                 place: format!("custom-layout {:?}", layout.name),

@@ -1,8 +1,10 @@
-//! The delay before attempt *n* to reach a broker.
+//! The delay before the next attempt to reach a broker or an endpoint.
+//!
+//! Owns the step from one delay to the next. Leaves the waiting to the caller.
 
 use std::time::Duration;
 
-/// Exponential back-off with jitter: each delay lies between half of the current step and the whole of it.
+/// Exponential back-off with jitter: each delay is between half of the present step and all of it.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -33,7 +35,7 @@ impl Backoff {
     }
 }
 
-/// Between half of `delay` and the whole of it.
+/// A delay between half of `delay` and all of it.
 fn jittered(delay: Duration, jitter: u64) -> Duration {
     let half = delay / 2;
     let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX - 1);

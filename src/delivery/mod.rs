@@ -1,8 +1,11 @@
 //! Which publish waits for what, and which message may be acknowledged.
 //!
-//! Owns the ledger of messages under way and the pace of retries. Leaves connections to
-//! [`connections`](crate::connections). Pure: no I/O, no clock; time is an argument.
+//! Owns the ledger of messages under way, the publish queues, and the pace of retries. Leaves
+//! connections to [`connections`](crate::connections). Pure: no I/O, no clock; time is an argument.
 
 pub mod backoff;
 pub mod ledger;
 pub mod pending;
+pub mod publish_queue;
+mod redelivery;
+pub mod watermark;

@@ -7,19 +7,19 @@ use crate::protocol::id::MessageId;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::Refused;
 
-/// A message to be decided on.
+/// A message between its admission and the decision on it.
 #[derive(Clone, Debug)]
 pub struct PendingMessage {
-    /// Where its publishes belong.
+    /// Its entry in the ledger, to which its publishes will belong.
     pub entry: EntryId,
-    /// The message.
+    /// Topic and payload. The decision service may have replaced the payload.
     pub received: Received,
     /// The id it was given.
     pub id: MessageId,
-    /// What a redelivery of it would be known by, if there can be one.
+    /// What a redelivery of it is recognised by; `None` at QoS 0, where nothing is delivered again.
     pub fingerprint: Option<u64>,
     /// Whether it has come before, under the same id.
     pub repeated: bool,
-    /// Why it is not to pass, unless it has before.
+    /// Why it is to be refused, unless it turns out that it has passed before.
     pub refused: Option<Refused>,
 }

@@ -8,7 +8,8 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::{GOODBYE, Inputs, Observer, Renewal, clock};
-use crate::delivery::ledger::{Made, Message};
+use crate::delivery::ledger::Message;
+use crate::delivery::publish_queue::Purpose;
 use crate::http::decision_service::DecisionService;
 use crate::http::webhook::WebhookDispatcher;
 use crate::protocol::message::Received;
@@ -42,7 +43,7 @@ impl Observer {
             since: now,
         };
         let entry = self.ledger.insert(message, None);
-        self.ledger.add(entry, vec![publish], Made::Answer);
+        self.ledger.add(entry, vec![publish], Purpose::Notice);
         self.ledger.decided(entry);
     }
 

@@ -22,16 +22,16 @@ use self::announce::StatusReporter;
 use crate::connections::link::{LinkSettings, Links};
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::{SESSION_EVENTS, SessionEvent, log_connected};
-use crate::delivery::ledger::{
-    Ack, Admission, EntryId, FailedWhat, LaneEnd, Ledger, Made, Message, PublishId,
-};
+use crate::delivery::ledger::{Ack, Admission, EntryId, Failed, Ledger, Message};
 use crate::delivery::pending::PendingMessage;
+use crate::delivery::publish_queue::{PublishId, PublisherEnd, Purpose};
+use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::http::decision_service::{self, DecisionService, Verdict};
 use crate::http::server;
 use crate::http::webhook::{self, Answered, WebhookDispatcher};
 use crate::mqtt::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
-use crate::protocol::id::{MessageId, MessageIds};
+use crate::protocol::id::MessageIds;
 use crate::protocol::layout::{Address, Kind};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
@@ -176,7 +176,7 @@ struct Observer {
     unfinished: usize,
     /// Whether the batch the store has may take a step of them.
     stepped: bool,
-    acknowledged: Acknowledged,
+    acknowledged: AcknowledgedWatermark,
     ids: MessageIds,
     session: Option<Session>,
     lanes: Vec<Option<Lane>>,
@@ -213,31 +213,6 @@ impl ProcessorHandle {
             Self::Inline(_) => std::future::pending().await,
             Self::Threaded { handle, .. } => handle.events.recv().await,
         }
-    }
-}
-
-/// What the store is told of acknowledgements. It lags: an ack handed to the connection is not at the broker yet, and what the store
-/// takes for acknowledged is not recognised when it comes again after a kill.
-#[derive(Default)]
-struct Acknowledged {
-    told: Option<MessageId>,
-    /// What was acknowledged one tick ago, and two.
-    lagging: [Option<MessageId>; 2],
-}
-
-impl Acknowledged {
-    fn tick(&mut self, last: Option<MessageId>) {
-        self.lagging = [last, self.lagging[0]];
-    }
-
-    /// The connection is gone, and with it acks that may not have arrived.
-    fn session_lost(&mut self) {
-        self.lagging = [None; 2];
-    }
-
-    /// What the store is to be told, if that is news.
-    fn news(&self) -> Option<MessageId> {
-        self.lagging[1].filter(|id| self.told < Some(*id))
     }
 }
 
@@ -406,7 +381,7 @@ pub async fn run(
             ProcessorHandle::Inline(Box::new(processor))
         }
         Some((store, retention)) => {
-            ledger.expect(store.unacknowledged().map_err(DaemonError::Store)?);
+            ledger.expect(&store.unacknowledged().map_err(DaemonError::Store)?);
             if let Some(last) = store.last_id().map_err(DaemonError::Store)? {
                 ids.resume_after(last);
             }
@@ -428,7 +403,7 @@ pub async fn run(
         waiting: vec![],
         unfinished: 0,
         stepped: false,
-        acknowledged: Acknowledged::default(),
+        acknowledged: AcknowledgedWatermark::default(),
         ids,
         session: None,
         lanes: (0..lanes).map(|_| None).collect(),
@@ -753,7 +728,7 @@ impl Observer {
             self.metrics.disconnected(LinkRole::Session);
         }
         self.ledger.handle_session_lost();
-        self.acknowledged.session_lost();
+        self.acknowledged.handle_session_lost();
     }
 
     /// Sends a message to ourselves when nothing has come for a while, and judges whether it came back. Only while nothing else is
@@ -967,7 +942,7 @@ impl Observer {
         let (received, _) = self.ledger.message(entry);
         let address = self.router.address(received);
         if self.meter.may_answer(address.as_ref(), reason, clock().0) {
-            self.ledger.add(entry, answers, Made::Answer);
+            self.ledger.add(entry, answers, Purpose::Notice);
         } else {
             self.metrics.unanswered();
         }
@@ -987,7 +962,7 @@ impl Observer {
 
     fn decide_some(&mut self) -> bool {
         let (now, wall) = clock();
-        let room_for_many = self.ledger.room_for_many();
+        let room_for_many = self.ledger.room_for_bulk();
         let more = self.unfinished > 0 && room_for_many >= STEP;
         let news = self.acknowledged.news();
         let finished = self.ledger.settled_up_to();
@@ -1021,7 +996,7 @@ impl Observer {
                     ..next_batch(&mut self.waiting, room_for_many, &self.router.policy, wall)
                 });
                 *busy = true;
-                self.acknowledged.told = self.acknowledged.told.max(news);
+                self.acknowledged.mark_stored(news);
                 false
             }
             ProcessorHandle::Inline(_) | ProcessorHandle::Threaded { .. } => false,
@@ -1073,8 +1048,8 @@ impl Observer {
                 let (_, id) = self.ledger.message(entry);
                 self.tracer.decided(id, None, &for_many);
             }
-            self.ledger.add(entry, publishes, Made::Copies);
-            self.ledger.add(entry, for_many, Made::ForMany);
+            self.ledger.add(entry, publishes, Purpose::Copy);
+            self.ledger.add(entry, for_many, Purpose::BulkCopy);
             self.answer(entry, refusal, answers);
             if done {
                 self.ledger.decided(entry);
@@ -1099,7 +1074,7 @@ impl Observer {
                 outcome,
             } => {
                 let id = PublishId {
-                    lane,
+                    publisher: lane,
                     sequence: token,
                 };
                 match outcome {
@@ -1124,7 +1099,7 @@ impl Observer {
                 // One less than the broker takes: rumqttc stops reading our requests at its limit, a DISCONNECT among them.
                 let takes = connected.receive_maximum.saturating_sub(1).max(1);
                 self.ledger
-                    .handle_lane_up(lane, takes.min(self.publish_window));
+                    .handle_publisher_up(lane, takes.min(self.publish_window));
                 self.lanes[lane] = Some(Lane {
                     client,
                     recycle,
@@ -1143,8 +1118,8 @@ impl Observer {
                 error,
             } => {
                 let end = match error.cause {
-                    Cause::Closed | Cause::NotAuthorized | Cause::Other => LaneEnd::Closed,
-                    Cause::TimedOut => LaneEnd::TimedOut,
+                    Cause::Closed | Cause::NotAuthorized | Cause::Other => PublisherEnd::Closed,
+                    Cause::TimedOut => PublisherEnd::TimedOut,
                     Cause::ProtocolVersion
                     | Cause::BadCredentials
                     | Cause::BadClientId
@@ -1155,9 +1130,9 @@ impl Observer {
                     | Cause::ClosedOnSubscribe
                     | Cause::Undecodable
                     | Cause::Unreachable
-                    | Cause::Tls => LaneEnd::Unrelated,
+                    | Cause::Tls => PublisherEnd::Unrelated,
                 };
-                self.ledger.handle_lane_down(lane, end);
+                self.ledger.handle_publisher_down(lane, end);
                 if self.lanes[lane].take().is_some() {
                     self.metrics.disconnected(LinkRole::Publisher);
                 }
@@ -1208,21 +1183,7 @@ impl Observer {
                 break;
             };
             self.tracer.decided(failed.id, Some(failed.refusal), &[]);
-            self.metrics
-                .publish_refused(&failed.received, failed.refusal, failed.what);
-            let publishes = match failed.what {
-                FailedWhat::Answer | FailedWhat::FurtherCopy => vec![],
-                FailedWhat::Copy => {
-                    let address = self.router.address(&failed.received);
-                    if self.meter.may_answer(address.as_ref(), failed.refusal, now) {
-                        let refused = failed.refusal.into();
-                        self.router.refuse(&failed.received, &refused, wall).answers
-                    } else {
-                        self.metrics.unanswered();
-                        vec![]
-                    }
-                }
-            };
+            let publishes = self.notices_of(&failed, now, wall);
             self.ledger.resolve(failed, publishes);
         }
         self.acknowledge();
@@ -1240,6 +1201,25 @@ impl Observer {
                 }
             }
         }
+    }
+
+    /// What its sender is told of a publish that the broker does not take.
+    fn notices_of(&mut self, failed: &Failed, now: Instant, wall: UnixMillis) -> Vec<Publish> {
+        if failed.told_before {
+            return vec![];
+        }
+        self.metrics
+            .publish_refused(&failed.received, failed.refusal, failed.purpose);
+        if failed.purpose == Purpose::Notice {
+            return vec![];
+        }
+        let address = self.router.address(&failed.received);
+        if !self.meter.may_answer(address.as_ref(), failed.refusal, now) {
+            self.metrics.unanswered();
+            return vec![];
+        }
+        let refused = failed.refusal.into();
+        self.router.refuse(&failed.received, &refused, wall).answers
     }
 
     fn acknowledge(&mut self) {

@@ -3,7 +3,7 @@
 //! Owns which fields no patch may change. Leaves what a patch makes of a stored conversation to
 //! `rules`.
 
-use crate::protocol::message::{EnvelopeError, Members, parse_object};
+use crate::protocol::json::{EnvelopeError, Members, parse_object};
 
 /// Fields that identify a conversation or say who wrote what: no patch changes them.
 const IDENTITY: [&str; 7] = [

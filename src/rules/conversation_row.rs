@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 
-use crate::protocol::message::{Members, Status, parse_object, raw};
+use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::message::Status;
 use crate::protocol::patch::Patch;
 
 /// Fields that every new message sets, besides those it brings: a patch made before it no longer counts.

@@ -212,7 +212,7 @@ impl Copies {
             app,
             inbox_of: id,
             convers_with: &self.group,
-            message: "",
+            message_id: "",
         });
         if self.raises_events {
             let copied = Copied {

@@ -22,7 +22,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
-use crate::delivery::ledger::FailedWhat;
+use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Cause;
 use crate::protocol::id::MessageId;
 use crate::protocol::layout::Kind;
@@ -164,7 +164,7 @@ impl Stats {
 
     /// The reasons there were, and how often.
     pub fn reasons(&self) -> impl Iterator<Item = (Refusal, u64)> {
-        let counted = Refusal::ALL.into_iter().zip(self.refused);
+        let counted = Refusal::ALL.iter().copied().zip(self.refused);
         counted.filter(|(_, count)| *count > 0)
     }
 
@@ -514,8 +514,7 @@ impl Metrics {
 
     /// A message came.
     pub fn received(&self, kind: Kind, at_least_once: bool) {
-        let at = Kind::ALL.iter().position(|listed| *listed == kind);
-        self.0.received[at.expect("the list is complete")][usize::from(at_least_once)].inc();
+        self.0.received[kind as usize][usize::from(at_least_once)].inc();
     }
 
     /// A message was given to the ledger to be forwarded.
@@ -578,17 +577,16 @@ impl Metrics {
     }
 
     /// The broker will not take a publish made of a message.
-    pub fn publish_refused(&self, received: &Received, reason: Refusal, what: FailedWhat) {
-        match (what, reason) {
-            (FailedWhat::FurtherCopy, _) => {}
+    pub fn publish_refused(&self, received: &Received, reason: Refusal, purpose: Purpose) {
+        match (purpose, reason) {
             // What is too large any user can cause; what is not permitted the operator has to mend.
-            (FailedWhat::Answer, Refusal::TooLarge) => {
+            (Purpose::Notice, Refusal::TooLarge) => {
                 debug!("a dead letter is larger than the broker takes: it is lost")
             }
-            (FailedWhat::Answer, _) => {
+            (Purpose::Notice, _) => {
                 error!(%reason, "the broker does not take a notice, a dead letter, the status or a message to ourselves: may this user publish everywhere?");
             }
-            (FailedWhat::Copy, _) => {
+            (Purpose::Copy | Purpose::BulkCopy, _) => {
                 if reason == Refusal::Unauthorized {
                     error!(
                         "the broker does not take a message that was forwarded: may this user publish into every inbox?"

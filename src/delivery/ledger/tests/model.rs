@@ -1,0 +1,306 @@
+//! A model of a broker, and steps in any order: no ack comes early, twice, out of order or for
+//! another connection.
+
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::delivery::publish_queue::PublisherEnd;
+
+/// What may happen to a ledger.
+#[derive(Clone, Debug)]
+enum Step {
+    Deliver {
+        text: u8,
+        copies: usize,
+    },
+    DeliverQos0 {
+        copies: usize,
+    },
+    Decide(Purpose, bool),
+    HandOut(usize),
+    Confirm(usize),
+    Refuse(usize),
+    PublisherLost(usize, PublisherEnd),
+    PublisherUp(usize),
+    SessionLost {
+        broker_keeps: bool,
+        acks_arrive: usize,
+    },
+}
+
+fn purpose() -> impl Strategy<Value = Purpose> {
+    prop::sample::select(vec![Purpose::Copy, Purpose::BulkCopy])
+}
+
+fn end() -> impl Strategy<Value = PublisherEnd> {
+    prop::sample::select(vec![
+        PublisherEnd::Closed,
+        PublisherEnd::TimedOut,
+        PublisherEnd::Unrelated,
+    ])
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..4_u8, 0..4_usize).prop_map(|(text, copies)| Step::Deliver { text, copies }),
+        1 => (1..3_usize).prop_map(|copies| Step::DeliverQos0 { copies }),
+        6 => (purpose(), any::<bool>()).prop_map(|(purpose, whole)| Step::Decide(purpose, whole)),
+        6 => (0..3_usize).prop_map(Step::HandOut),
+        8 => (0..50_usize).prop_map(Step::Confirm),
+        1 => (0..50_usize).prop_map(Step::Refuse),
+        1 => (0..3_usize, end()).prop_map(|(publisher, end)| Step::PublisherLost(publisher, end)),
+        2 => (0..3_usize).prop_map(Step::PublisherUp),
+        1 => (any::<bool>(), 0..5_usize).prop_map(|(broker_keeps, acks_arrive)| {
+            Step::SessionLost { broker_keeps, acks_arrive }
+        }),
+    ]
+}
+
+/// A broker's view of one session, and the check of every promise at every step.
+struct World {
+    ledger: Ledger,
+    publisher_up: [bool; 3],
+    connection: u64,
+    next_message: u64,
+    /// What the broker holds unacknowledged, in order: message and fingerprint.
+    queue: VecDeque<(u64, u64)>,
+    /// What it has delivered on this connection: message and packet identifier.
+    delivered: VecDeque<(u64, u16)>,
+    /// Acks the broker has been sent on this connection but may lose.
+    in_doubt: usize,
+    /// Every forward ever begun: its fingerprint, how many publishes it needs, and how many are
+    /// confirmed.
+    forwards: Vec<(u64, usize, usize)>,
+    /// The messages acknowledged, by fingerprint.
+    settled: HashMap<u64, HashSet<u64>>,
+    under_way: Vec<(PublishId, usize)>,
+    /// What waits for the store.
+    undecided: VecDeque<(EntryId, Vec<Publish>)>,
+    ids: MessageIds,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut ledger = Ledger::new(2, 8, TIMEOUT);
+        ledger.handle_session_up(false);
+        Self {
+            ledger,
+            publisher_up: [false; 3],
+            undecided: VecDeque::new(),
+            connection: 1,
+            next_message: 0,
+            queue: VecDeque::new(),
+            delivered: VecDeque::new(),
+            in_doubt: 0,
+            forwards: vec![],
+            settled: HashMap::new(),
+            under_way: vec![],
+            ids: MessageIds::new(RandomState::new()),
+        }
+    }
+
+    fn publishes(forward: usize, copies: usize) -> Vec<Publish> {
+        let one = |n| Publish {
+            topic: TopicName::parse(&format!("to/{n}")).unwrap(),
+            payload: Bytes::copy_from_slice(&forward.to_be_bytes()),
+            user_properties: vec![],
+            retain: false,
+        };
+        (0..copies).map(one).collect()
+    }
+
+    fn deliver(&mut self, message: u64, fingerprint: u64, copies: usize, dup: bool) {
+        let packet_id = u16::try_from(self.delivered.len() + self.in_doubt + 1).unwrap();
+        let ack = Ack {
+            connection: self.connection,
+            packet_id,
+        };
+        self.delivered.push_back((message, packet_id));
+        let admission = self.ledger.admit(ack, fingerprint, dup);
+        if admission != Admission::Resumed {
+            let id = if let Admission::Repeated(id) = admission {
+                id
+            } else {
+                self.ids.next(UnixMillis::new(1))
+            };
+            self.begin(id, fingerprint, copies, Some(ack));
+        }
+        self.take_acks();
+    }
+
+    fn begin(&mut self, id: MessageId, fingerprint: u64, copies: usize, ack: Option<Ack>) {
+        let forward = self.forwards.len();
+        self.forwards.push((fingerprint, copies, 0));
+        let message = message(&forward.to_string(), id, fingerprint);
+        let entry = self.ledger.insert(message, ack);
+        self.undecided
+            .push_back((entry, Self::publishes(forward, copies)));
+    }
+
+    /// The store has written something down: some of what a message leads to, or the last of it.
+    fn decide(&mut self, purpose: Purpose, whole: bool) {
+        let Some((entry, publishes)) = self.undecided.front_mut() else {
+            return;
+        };
+        let all = if whole {
+            publishes.len()
+        } else {
+            publishes.len() / 2
+        };
+        let some = publishes.drain(..all).collect();
+        let entry = *entry;
+        self.ledger.add(entry, some, purpose);
+        if whole {
+            self.undecided.pop_front();
+            self.ledger.decided(entry);
+        }
+    }
+
+    fn take_acks(&mut self) {
+        while let Some(ack) = self.ledger.poll_ack() {
+            assert_eq!(
+                ack.connection, self.connection,
+                "an ack of a connection that is gone"
+            );
+            let (message, packet_id) = self.delivered.pop_front().expect("an ack for nothing");
+            assert_eq!(packet_id, ack.packet_id, "acks out of order");
+            // Equal texts cannot be told apart, so they are counted: each message acknowledged has
+            // a complete forward of its own.
+            let fingerprint = self
+                .queue
+                .iter()
+                .find(|(queued, _)| *queued == message)
+                .expect("the broker holds it")
+                .1;
+            let settled = self.settled.entry(fingerprint).or_default();
+            settled.insert(message);
+            let complete = self
+                .forwards
+                .iter()
+                .filter(|(of, needed, confirmed)| *of == fingerprint && confirmed >= needed)
+                .count();
+            assert!(
+                complete >= settled.len(),
+                "{} acknowledged, {complete} forwarded",
+                settled.len()
+            );
+            self.in_doubt += 1;
+        }
+    }
+
+    fn run(&mut self, step: &Step) {
+        match *step {
+            Step::Deliver { text, copies } => {
+                if self.ledger.has_room() {
+                    let message = self.next_message;
+                    self.next_message += 1;
+                    // Few texts, so that equal ones stand side by side.
+                    self.queue
+                        .push_back((message, u64::from(text) * 10 + copies as u64));
+                    self.deliver(message, u64::from(text) * 10 + copies as u64, copies, false);
+                }
+            }
+            Step::DeliverQos0 { copies } => {
+                if self.ledger.has_room() {
+                    let id = self.ids.next(UnixMillis::new(1));
+                    self.begin(id, u64::MAX, copies, None);
+                }
+            }
+            Step::Decide(made, whole) => self.decide(made, whole),
+            Step::HandOut(publisher) => {
+                if let Some((id, publish)) = self.ledger.poll_publish(publisher, start()) {
+                    self.under_way.push((
+                        id,
+                        usize::from_be_bytes(publish.payload[..].try_into().unwrap()),
+                    ));
+                }
+            }
+            Step::Confirm(n) => {
+                if !self.under_way.is_empty() {
+                    let (id, forward) = self.under_way.swap_remove(n % self.under_way.len());
+                    self.forwards[forward].2 += 1;
+                    self.ledger.handle_confirmed(id);
+                }
+            }
+            Step::Refuse(n) => {
+                if !self.under_way.is_empty() {
+                    let (id, _) = self.under_way.swap_remove(n % self.under_way.len());
+                    self.ledger.handle_refused(id, Refusal::Unauthorized);
+                }
+            }
+            Step::PublisherLost(publisher, end) => {
+                if self.publisher_up[publisher] {
+                    self.publisher_up[publisher] = false;
+                    self.under_way.retain(|(id, _)| id.publisher != publisher);
+                    self.ledger.handle_publisher_down(publisher, end);
+                }
+            }
+            Step::PublisherUp(publisher) => {
+                if !self.publisher_up[publisher] {
+                    self.publisher_up[publisher] = true;
+                    self.ledger.handle_publisher_up(publisher, 5);
+                }
+            }
+            Step::SessionLost {
+                broker_keeps,
+                acks_arrive,
+            } => self.lose_session(broker_keeps, acks_arrive),
+        }
+        while let Some(failed) = self.ledger.poll_failed() {
+            // What was refused counts as answered.
+            let forward: usize = std::str::from_utf8(&failed.received.payload)
+                .unwrap()
+                .parse()
+                .unwrap();
+            self.forwards[forward].2 += 1;
+            self.ledger.resolve(failed, vec![]);
+        }
+        self.take_acks();
+    }
+
+    fn lose_session(&mut self, broker_keeps: bool, acks_arrive: usize) {
+        let arrived = self.in_doubt.min(acks_arrive);
+        self.queue.drain(..arrived);
+        self.in_doubt = 0;
+        self.delivered.clear();
+        self.ledger.handle_session_lost();
+        self.connection += 1;
+        self.ledger.handle_session_up(broker_keeps);
+        if !broker_keeps {
+            self.queue.clear();
+        }
+        for (message, fingerprint) in self.queue.clone() {
+            let copies = usize::try_from(fingerprint % 10).unwrap();
+            self.deliver(message, fingerprint, copies, true);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn no_ack_comes_early_twice_out_of_order_or_for_another_connection(
+        steps in prop::collection::vec(step(), 0..120)
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.run(step);
+        }
+        // Then nothing fails any more: everything is confirmed, so everything is acknowledged and
+        // nothing is left.
+        for publisher in 0..3 {
+            world.run(&Step::PublisherUp(publisher));
+        }
+        for _ in 0..2_000 {
+            world.run(&Step::Decide(Purpose::Copy, true));
+            for publisher in 0..3 {
+                world.run(&Step::HandOut(publisher));
+            }
+            world.run(&Step::Confirm(0));
+        }
+        prop_assert!(world.delivered.is_empty(), "not acknowledged: {:?}", world.delivered);
+        prop_assert!(world.ledger.is_empty());
+    }
+}
