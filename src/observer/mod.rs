@@ -332,7 +332,7 @@ pub async fn run(
         None => None,
     };
     let publish_window = window * PUBLISHES_PER_MESSAGE;
-    let topics = ServiceTopics::new(&setup.name, setup.links.client_id.reveal());
+    let topics = ServiceTopics::new(&setup.name, setup.links.client_id.expose_secret());
     let mut filters = setup.router.layouts.filters();
     filters.extend(topics.subscriptions());
     let asked = setup.links.session;
