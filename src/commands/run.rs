@@ -19,7 +19,7 @@ use super::settings::SettingsArgs;
 use crate::config::{Config, PolicyFile};
 use crate::observer::{self, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
 use crate::telemetry;
 use crate::telemetry::clock::Clock;

@@ -34,7 +34,7 @@ use crate::http::webhook;
 use crate::mqtt::{Protocol, Session, Transport};
 use crate::protocol::layout::{Controls, Layout, LayoutSpec, PayloadMode, SenderCopy, TopicMap};
 use crate::protocol::topic::{BrokerKind, TopicName};
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::{EventKind, EventKinds};
 use crate::store::{Retention, StoreLocation, StoreSettings};

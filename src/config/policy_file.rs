@@ -10,8 +10,8 @@ use super::{ConfigError, ConfigErrors, Reader, flattened, no_scalars, parse_payl
 use super::{read_toml, scalars, unknown};
 use crate::protocol::id::AppId;
 use crate::protocol::topic::BrokerKind;
-use crate::rules::checks::{GroupSenders, Policy, Rules};
-use crate::rules::rate_limit::Rate;
+use crate::rules::policy::{GroupSenders, Policy, Rules};
+use crate::rules::token_bucket::Rate;
 
 type Values = BTreeMap<&'static str, (Vec<String>, String)>;
 

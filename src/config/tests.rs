@@ -392,7 +392,7 @@ fn what_needs_a_store_is_refused_without_one() {
     );
     assert!(matches!(
         config.router.policy.rules.group_senders,
-        crate::rules::checks::GroupSenders::Anybody
+        crate::rules::policy::GroupSenders::Anybody
     ));
 }
 
@@ -441,7 +441,7 @@ fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() 
     assert!(shop.privileged_senders.contains("bot"));
     assert_eq!(
         shop.group_senders,
-        crate::rules::checks::GroupSenders::Anybody
+        crate::rules::policy::GroupSenders::Anybody
     );
 
     // Read again, faulty: every mistake, with its place.

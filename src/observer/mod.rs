@@ -36,11 +36,12 @@ use crate::protocol::layout::{Address, Kind};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Policy;
 use crate::rules::fan_out::STEP;
+use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
-use crate::rules::router::{Decoded, Router};
+use crate::rules::router::Router;
 use crate::store::{OutboxRequest, Store, StoreError, StoreLocation, StoreSettings};
 use crate::telemetry::health::Health;
 use crate::telemetry::service_topics::{ServiceTopic, ServiceTopics};
@@ -889,11 +890,8 @@ impl Observer {
         };
         // Its memory is shared: what is asked about borrows from it.
         let received = job.received.clone();
-        match self.router.decode(&received) {
-            Ok(Decoded {
-                address: Address::Outgoing(outgoing),
-                ..
-            }) => {
+        match self.router.read(&received) {
+            Ok(Request::Verbatim { outgoing, .. } | Request::Message { outgoing, .. }) => {
                 if let Some(job) = consultant.ask(&outgoing, job) {
                     let refused = Refused {
                         detail: Some("too many messages of this conversation wait".into()),
@@ -924,7 +922,7 @@ impl Observer {
             return Ok(());
         }
         match self.router.address(received) {
-            Some(address) => self.meter.count(&address, &self.router.policy, now),
+            Some(address) => self.meter.charge(&address, &self.router.policy, now),
             None => Ok(()),
         }
     }

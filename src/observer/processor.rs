@@ -17,16 +17,18 @@ use tracing::{debug, error, info};
 use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Address, PayloadMode};
+use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Policy;
+use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, STEP, Step};
-use crate::rules::plan::Write;
-use crate::rules::router::{Decoded, Facts, Plan, Router};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::policy::Policy;
+use crate::rules::router::Router;
 use crate::rules::webhook_event::Event as WebhookEvent;
+use crate::rules::write::Write;
 use crate::store::{
     Checkpointer, Origin, OutboxReply, OutboxRequest, Retention, Store, StoreError, Written,
 };
@@ -329,19 +331,25 @@ impl Processor {
             .refused
             .as_ref()
             .filter(|_| matches!(received, Cow::Borrowed(_)));
-        let decoded = match refused {
+        let request = match refused {
             Some(refused) => Err(refused.clone()),
-            None => self.router.decode(&received).map_err(Refused::from),
+            None => self.router.read(&received).map_err(Refused::from),
         };
-        let plan = match &decoded {
-            Ok(decoded) => {
-                let facts = match &mut self.persistence.store {
-                    Some(store) => store.facts(decoded)?,
-                    None => facts_without_store(decoded),
-                };
-                self.router.plan(decoded, &received, facts, job.id)
+        let arrival = Arrival {
+            received: &received,
+            id: job.id,
+            acknowledgement: match job.fingerprint {
+                Some(_) => Acknowledgement::Expected,
+                None => Acknowledgement::None,
+            },
+        };
+        let plan = match (&request, &mut self.persistence.store) {
+            (Ok(request), Some(store)) => self.router.plan(request, &arrival, store)?,
+            (Ok(request), None) => {
+                let Ok(plan) = self.router.plan(request, &arrival, &mut NoStore);
+                plan
             }
-            Err(refused) => self.router.refuse(&received, refused, job.id.time()),
+            (Err(refused), _) => self.router.refuse(&received, refused, job.id.time()),
         };
         let Plan {
             publishes,
@@ -448,31 +456,6 @@ impl Persistence {
             }
         }
         Ok(())
-    }
-}
-
-/// What a pure forwarder knows: nothing but what a message brings along.
-pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
-    match &decoded.address {
-        Address::Outgoing(outgoing)
-            if outgoing.recipient.is_group()
-                && outgoing.layout.payload() == PayloadMode::Envelope =>
-        {
-            Facts::Group {
-                group: None,
-                blocked_by: vec![],
-                transient: false,
-            }
-        }
-        Address::Outgoing(_)
-        | Address::Receipt(..)
-        | Address::Conversation(_)
-        | Address::Archive(_)
-        | Address::Presence { .. }
-        | Address::Block(_)
-        | Address::Fetch { .. }
-        | Address::Inject(_)
-        | Address::Groups { .. } => Facts::Nothing,
     }
 }
 
