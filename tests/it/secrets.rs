@@ -246,7 +246,7 @@ fn what_is_written_for_debugging_holds_no_secret() {
         let config = Config::load(&given, &|_| None, None).unwrap();
         let text = format!("{config:?} {:?}", config.links().unwrap());
         silent("Debug", &text, &[PASSWORD, KEY, IN_URL]);
-        let minted = config.credentials().read(UnixMillis::new(0)).unwrap();
+        let minted = config.broker.credentials.read(UnixMillis::new(0)).unwrap();
         silent(
             "Debug",
             &format!("{minted:?}"),
