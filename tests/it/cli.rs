@@ -35,7 +35,7 @@ fn explain_says_what_would_be_done_and_why() {
         "AMQP key   apps.tilechat.outgoing.users.alice.messages.bob.outgoing",
         "layout     chat21 (envelope)",
         "sender     alice   may write here with scope rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
-        "recipient  bob   reads his inbox with scope rabbitmq.read:*/*/apps.tilechat.users.bob.*",
+        "recipient  bob   reads their inbox with scope rabbitmq.read:*/*/apps.tilechat.users.bob.*",
         "verdict    forwarded",
         "publishes  apps/tilechat/users/bob/messages/alice/clientadded",
     ] {
