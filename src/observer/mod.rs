@@ -674,7 +674,7 @@ impl Observer {
                 client,
                 connected,
             } => {
-                log_connected(&connected, self.asked, connection == 1);
+                log_connected(&connected, self.asked, connection);
                 if !connected.session_present && connection > 1 {
                     warn!(
                         "the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost"
