@@ -14,10 +14,11 @@ use crate::store::{Delivery, Waiting};
 
 /// How long a failing endpoint is left alone: the first rest, and the longest.
 pub(super) const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Events that fail one after another, each with an answer, before their endpoint counts as failing.
+/// Events that fail one after another, each with an answer, before their endpoint counts as
+/// failing.
 const FAILURES: u32 = 3;
-/// Distance from one event that a failing endpoint is tried with to the next: a prime, so that every
-/// event gets its turn.
+/// Distance from one event that a failing endpoint is tried with to the next: a prime, so that
+/// every event gets its turn.
 const PROBE_STEP: usize = 13;
 
 /// What is to be told to one endpoint, and how the endpoint fares.
@@ -116,8 +117,8 @@ impl EndpointQueue {
         self.rests_until = self.rests_until.max(Some(until));
     }
 
-    /// The next delivery to post: the oldest. A failing endpoint is tried with another one each time,
-    /// because the oldest events may be the ones that bring it down.
+    /// The next delivery to post: the oldest. A failing endpoint is tried with another one each
+    /// time, because the oldest events may be the ones that bring it down.
     pub(super) fn next(&mut self) -> Option<Delivery> {
         if !self.fails() || self.ready.is_empty() {
             return self.ready.pop_front();

@@ -1,8 +1,8 @@
 //! Webhooks: tells HTTP endpoints of what has happened (`protocol.md`, section 6).
 //!
-//! Owns posting events and judging the answers. Events wait in the outbox of the store; the observer
-//! fetches those that are due, has them posted here, and writes the results back. No message waits for
-//! an endpoint, and no endpoint waits for another.
+//! Owns posting events and judging the answers. Events wait in the outbox of the store; the
+//! observer fetches those that are due, has them posted here, and writes the results back. No
+//! message waits for an endpoint, and no endpoint waits for another.
 
 mod endpoint;
 mod endpoint_queue;
@@ -19,6 +19,7 @@ pub use self::endpoint::{Endpoint, EndpointError, Settings, SigningKeyError, sig
 use self::endpoint_queue::{EndpointQueue, REST};
 use self::post::{Answer, Failure, FailureScope, headers, seconds_or_date};
 use crate::delivery::backoff::Backoff;
+use crate::http::client::service_client;
 use crate::protocol::time::UnixMillis;
 use crate::store::{Delivery, DeliveryResult, Demand, Disposition, OutboxReply, OutboxRequest};
 use crate::telemetry::{Metrics, WebhookOutcome};
@@ -69,7 +70,7 @@ impl WebhookDispatcher {
     /// # Panics
     /// If the secret of `settings` is none that [`signing_key`] accepts.
     pub fn new(settings: Settings, metrics: Metrics, now: Instant) -> Result<Self, reqwest::Error> {
-        let client = crate::http::server::client(settings.timeout)?;
+        let client = service_client(settings.timeout)?;
         let key = settings.secret.as_ref().map(|secret| {
             let key = signing_key(secret.expose_secret()).expect("checked with the settings");
             Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &key))
@@ -144,8 +145,8 @@ impl WebhookDispatcher {
         }
     }
 
-    /// The outbox has replied. `dropped` counts, for each endpoint, events that were dropped because too
-    /// many wait.
+    /// The outbox has replied. `dropped` counts, for each endpoint, events that were dropped
+    /// because too many wait.
     pub fn handle_given(
         &mut self,
         reply: OutboxReply,
@@ -200,8 +201,8 @@ impl WebhookDispatcher {
         }
     }
 
-    /// The next answer. Waits for ever while nothing is under way. Safe to cancel: the task keeps its
-    /// answer.
+    /// The next answer. Waits for ever while nothing is under way. Safe to cancel: the task keeps
+    /// its answer.
     ///
     /// # Panics
     /// If a posting task has panicked.
@@ -280,7 +281,8 @@ impl WebhookDispatcher {
             }
             Answer::Failed(mut failure) => {
                 queue.failed(delivery.seq, &failure, now, jitter);
-                // If several events fail one after another, the endpoint is to blame, not each event.
+                // If several events fail one after another, the endpoint is to blame, not each
+                // event.
                 if queue.fails() {
                     failure.scope = FailureScope::Endpoint;
                 }

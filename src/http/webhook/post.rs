@@ -9,10 +9,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
+use crate::http::client::root_cause;
 use crate::protocol::time::UnixMillis;
 use crate::store::Delivery;
 
-/// Bytes of an answer that are read, so that the connection can be used again. Nobody looks at them.
+/// Bytes of an answer that are read, so that the connection can be used again. Nobody looks at
+/// them.
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// The answer to one attempt.
@@ -107,19 +109,12 @@ pub(super) async fn post(request: reqwest::RequestBuilder) -> Answer {
     }
 }
 
-/// The cause of an error, without the URL, which may hold a secret.
+/// What went wrong, for people.
 fn describe(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
+    match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => format!("no answer: {}", root_cause(error)),
     }
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    format!("no answer: {text}")
 }
 
 /// Reads `Retry-After`, which is a number of seconds or a date (RFC 9110, 10.2.3).
