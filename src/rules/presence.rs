@@ -4,9 +4,9 @@
 //! when they are given them (`protocol.md`, section 4, *Presence* and *Offline recipients*). Leaves
 //! publishing the missed messages to [`history`](crate::rules::history).
 
+use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
-use crate::protocol::request::PresenceChange;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
 use crate::rules::history::Range;
