@@ -33,6 +33,7 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Patched;
+use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
@@ -581,12 +582,7 @@ impl Store {
             self.last_written = Some((message.id.as_ref().into(), seq));
             return Ok(());
         }
-        // Never back, and never at a stand for long: pages end where a millisecond does.
-        self.newest = if origin.now < self.newest {
-            UnixMillis::new(self.newest.as_millis() + 1)
-        } else {
-            origin.now
-        };
+        self.newest = stored_at(self.newest, origin.now);
         self.connection
             .prepare_cached(
                 "INSERT INTO message (message_id, app, sender, recipient, layout, stored_at, fingerprint, body)
