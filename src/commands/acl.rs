@@ -11,8 +11,8 @@ use super::output::Output;
 use crate::auth::acl::{self, Part, RabbitMq, RabbitMqVersion};
 use crate::config::Config;
 
-const NO_APPS: &str = "warning: without --app a user may write in any app, and each has its own \
-                       rates, bans and groups: name those there are";
+const NO_APPS: &str = "warning: without --app users may write in any app, and each app has its \
+                       own rates, bans and groups: name your apps with --app";
 
 pub(super) fn run(args: &AclArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;

@@ -92,6 +92,6 @@ fn ban(args: &BanArgs, change: Change, out: Output) -> anyhow::Result<()> {
 
 fn note_unchanged(changed: bool, out: Output) {
     if !changed {
-        out.message("that was so before");
+        out.message("nothing has changed: that was so before");
     }
 }

@@ -553,7 +553,7 @@ fn watch_says_when_there_is_nobody_to_watch() {
     child.wait().unwrap();
     assert!(
         said.starts_with(
-            "no observer called \"nobody-has-this\" has left word of itself at mqtt://"
+            "no observer called \"nobody-has-this\" has published a status at mqtt://"
         ),
         "{said}"
     );

@@ -20,7 +20,7 @@ use crate::telemetry::clock::Clock;
 
 const NO_KEY: &str = "there is no key to sign with: give --jwt-key-file \
                       (the secret, or a private key in PEM or as a JWK)";
-const FORCE: &str = "(--force makes the token even so)";
+const FORCE: &str = "(--force mints the token anyway)";
 
 pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode> {
     let token = match command {
