@@ -133,7 +133,7 @@ impl SigningKey {
     /// # Errors
     /// [`KeyError`], which repeats nothing of the key.
     pub fn parse(text: &Secret, algorithm: Option<&str>) -> Result<Self, KeyError> {
-        let text = text.reveal().trim();
+        let text = text.expose_secret().trim();
         if text.is_empty() {
             return Err(KeyError::Empty);
         }

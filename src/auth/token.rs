@@ -197,16 +197,29 @@ impl Claims {
         Some(UnixMillis::new(millis))
     }
 
-    /// How long the token is still good at `now`, or how long ago it ended. `None`, if it never ends.
-    pub fn remaining(&self, now: UnixMillis) -> Option<Result<Duration, Duration>> {
+    /// Whether the token is valid at `now`, to the second.
+    pub fn validity(&self, now: UnixMillis) -> Validity {
+        let Some(ends) = self.ends() else {
+            return Validity::Unlimited;
+        };
         let now = Duration::from_secs(now.as_millis() / 1000);
-        let end = Duration::from_secs(self.ends()?.as_millis() / 1000);
-        Some(
-            end.checked_sub(now)
-                .filter(|left| !left.is_zero())
-                .ok_or_else(|| now.saturating_sub(end)),
-        )
+        let end = Duration::from_secs(ends.as_millis() / 1000);
+        match end.checked_sub(now) {
+            Some(left) if !left.is_zero() => Validity::Remaining(left),
+            Some(_) | None => Validity::Expired(now.saturating_sub(end)),
+        }
     }
+}
+
+/// How long a token is valid, seen from one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It never ends.
+    Unlimited,
+    /// It is valid for this much longer.
+    Remaining(Duration),
+    /// It ended this long ago.
+    Expired(Duration),
 }
 
 #[cfg(test)]
@@ -324,18 +337,18 @@ mod tests {
         .unwrap();
         assert_eq!(claims.sub.as_deref(), Some("observer"));
         assert_eq!(
-            claims.remaining(UnixMillis::new(900_000)),
-            Some(Ok(Duration::from_secs(100)))
+            claims.validity(UnixMillis::new(900_000)),
+            Validity::Remaining(Duration::from_secs(100))
         );
         assert_eq!(
-            claims.remaining(UnixMillis::new(1_060_000)),
-            Some(Err(Duration::from_secs(60)))
+            claims.validity(UnixMillis::new(1_060_000)),
+            Validity::Expired(Duration::from_secs(60))
         );
         assert_eq!(
             peek(&token(serde_json::json!({})))
                 .unwrap()
-                .remaining(UnixMillis::new(0)),
-            None
+                .validity(UnixMillis::new(0)),
+            Validity::Unlimited
         );
         assert_eq!(peek("no token"), None);
         assert_eq!(peek(""), None);

@@ -22,6 +22,7 @@ use crate::protocol::layout::Layout;
 use crate::rules::checks::Policy;
 use crate::store::StoreLocation;
 use crate::telemetry;
+use crate::telemetry::clock::Clock;
 
 /// Remaining lifetime of a token below which the start warns of it.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
@@ -89,7 +90,7 @@ fn log_warnings(config: &Config) {
     if let Some(warning) = config.identity_warning() {
         warn!("{warning}");
     }
-    let left = config.credentials().token_remaining();
+    let left = config.credentials().token_remaining(Clock.now().wall);
     if let Some(left) = left.filter(|left| *left < ENDS_SOON) {
         let left = humantime::format_duration(left);
         warn!(%left, "the token ends soon: the broker will close the connection then");

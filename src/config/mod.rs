@@ -3,8 +3,8 @@
 //! Every value is checked before the first error is reported, so that one start shows all mistakes.
 
 mod compatible;
-mod credentials;
 mod endpoint;
+mod login;
 mod policy_file;
 mod settings;
 mod webhooks;
@@ -17,22 +17,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::hmac;
 use serde::Deserialize;
 
-pub use self::credentials::{Credentials, Minter};
-use self::credentials::{read_credentials, read_minter};
 use self::endpoint::{BareTransport, parse_broker_url, parse_proxy, read_tls};
+use self::login::{read_credentials, read_minter};
 pub use self::policy_file::PolicyFile;
 use self::settings::ALSO;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
 use self::webhooks::read_webhooks;
-use crate::auth::secret::Secret;
+use crate::auth::credentials::{Credentials, Derivation, Minter};
+use crate::auth::secret::{Secret, hex, random_id};
 use crate::connections::link::LinkSettings;
 use crate::http::decision_service;
 use crate::http::webhook;
 use crate::mqtt::{Protocol, Session, Transport};
-use crate::protocol::layout::{Controls, Layout, PayloadMode, TopicMap};
+use crate::protocol::layout::{Controls, Layout, LayoutSpec, PayloadMode, SenderCopy, TopicMap};
 use crate::protocol::topic::{BrokerKind, TopicName};
 use crate::rules::checks::Policy;
 use crate::rules::router::Router;
@@ -145,6 +145,14 @@ pub struct Config {
     state_dir_given: bool,
 }
 
+/// Warned of where the client identifier is derived from a token.
+const IDENTITY_CHANGES: &str = "no state directory can be written to, so the session's identity is \
+    made of the token: with another token it is another session, and what waits in the old one is \
+    never forwarded (give --state-dir or --client-id)";
+/// Warned of where there is nothing to derive the client identifier from.
+const IDENTITY_GUESSABLE: &str = "no state directory can be written to and there is no password, \
+    so the session's client identifier can be guessed (give --state-dir or --client-id)";
+
 /// A setting that is true or false, and has a value all the same: other programs' variables do.
 const BOOL: &[(&str, bool)] = &[
     ("true", true),
@@ -193,6 +201,14 @@ impl Reader<'_> {
 
     fn is_given(&self, name: &str) -> bool {
         self.values.contains_key(name)
+    }
+
+    /// The values given on the command line: none if the setting comes from elsewhere.
+    fn flag_texts(&self, name: &str) -> &[String] {
+        match self.values.get(name) {
+            Some((texts, place)) if place.starts_with("--") => texts,
+            Some(_) | None => &[],
+        }
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
@@ -370,20 +386,24 @@ impl Config {
         if self.client_id.is_some() || kept() {
             return None;
         }
-        self.links.credentials.as_identity()
+        match self.links.credentials.derivation() {
+            Derivation::Stable => None,
+            Derivation::ChangesWithToken => Some(IDENTITY_CHANGES),
+            Derivation::Guessable => Some(IDENTITY_GUESSABLE),
+        }
     }
 
     /// The same settings for a short visit that must not disturb the running observer: with an identifier of its own.
     pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
         LinkSettings {
-            client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_text())),
+            client_id: Secret::new(format!("{}-{purpose}-{}", self.name, random_id())),
             ..self.links.clone()
         }
     }
 
     /// A client identifier for an ordinary user who is only tried: behind his own, so that narrow permissions allow it.
     pub fn probe_client_id(&self, user: &str) -> Secret {
-        Secret::new(format!("{user}.check-{}", random_text()))
+        Secret::new(format!("{user}.check-{}", random_id()))
     }
 
     /// What makes tokens, if there is a key.
@@ -418,12 +438,12 @@ impl Config {
             Some(Err(_)) | None => {}
         }
         // No place to keep a secret: one is made of a secret that is there already, and comes out the same at the next start.
-        let secret = self.links.credentials.lasting();
+        let secret = self.links.credentials.stored_secret();
         let key = hmac::Key::new(
             hmac::HMAC_SHA256,
             secret
                 .as_ref()
-                .map_or(&b""[..], |secret| secret.reveal().as_bytes()),
+                .map_or(&b""[..], |secret| secret.expose_secret().as_bytes()),
         );
         let tag = hmac::sign(
             &key,
@@ -431,16 +451,6 @@ impl Config {
         );
         Ok(format!("{}-{}", self.name, hex(&tag.as_ref()[..16])))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn random_text() -> String {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).expect("the system has randomness");
-    hex(&bytes)
 }
 
 /// The random suffix kept in `dir`, made at the first start.
@@ -455,7 +465,7 @@ fn kept_suffix(dir: &Path, name: &str) -> Result<String, String> {
         Err(error) => return Err(fault("read", error)),
     }
     std::fs::create_dir_all(dir).map_err(|error| fault("make the directory of", error))?;
-    let suffix = random_text();
+    let suffix = random_id();
     write_private(&path, &suffix).map_err(|error| fault("write", error))?;
     Ok(suffix)
 }
@@ -655,7 +665,9 @@ fn build(
     );
     let log_level = reader
         .parse("log-level", |text| {
-            telemetry::filter(text).map(|_| text.to_owned())
+            telemetry::filter(text)
+                .map(|_| text.to_owned())
+                .map_err(|error| error.to_string())
         })
         .unwrap_or_default();
     let state_dir_given = reader.is_given("state-dir");
@@ -852,14 +864,18 @@ fn read_router(
             CustomPayload::Verbatim => PayloadMode::Verbatim,
             CustomPayload::Envelope => PayloadMode::Envelope,
         };
-        match Layout::new(
-            &layout.name,
-            &layout.outgoing,
-            &layout.inbox,
+        let sender_copy = match layout.sender_copy {
+            true => SenderCopy::Publish,
+            false => SenderCopy::Skip,
+        };
+        match Layout::new(LayoutSpec {
+            name: &layout.name,
+            outgoing: &layout.outgoing,
+            inbox: &layout.inbox,
             payload,
-            layout.sender_copy,
-            layout.app.as_deref(),
-        ) {
+            sender_copy,
+            app: layout.app.as_deref(),
+        }) {
             Ok(layout) => layouts.push(layout),
             Err(error) => reader.errors.push(ConfigError {
                 place: format!("custom-layout {:?}", layout.name),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::protocol::id::AppId;
+use crate::protocol::time::UnixMillis;
 use std::collections::HashMap;
 
 fn load(
@@ -152,9 +153,9 @@ fn credentials_come_from_one_place() {
         load(flags, env, None).map(|config| {
             config
                 .credentials()
-                .read()
+                .read(UnixMillis::new(0))
                 .unwrap()
-                .map(|(user, secret)| (user, secret.reveal().to_owned()))
+                .map(|(user, secret)| (user, secret.expose_secret().to_owned()))
         })
     };
     let pair = |user: &str, password: &str| Ok(Some((user.to_owned(), password.to_owned())));
@@ -245,7 +246,7 @@ fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
 fn the_client_identifier_is_kept_or_derived_and_warned_of() {
     let dir = tempfile::TempDir::new().unwrap();
     let state = dir.path().join("deep/state").display().to_string();
-    let id = |config: &Config| config.links().unwrap().client_id.reveal().to_owned();
+    let id = |config: &Config| config.links().unwrap().client_id.expose_secret().to_owned();
     let kept = load(&[("state-dir", &state)], &[], None).unwrap();
     assert_eq!(
         (id(&kept).len(), id(&kept)),
@@ -538,8 +539,12 @@ fn the_variables_of_chat21_server_work_or_are_named() {
     .unwrap();
     assert_eq!(config.broker, "mqtt://rabbit:1883");
     assert_eq!(config.credentials().username(), Some("ignored"));
-    let (_, secret) = config.credentials().read().unwrap().unwrap();
-    assert_eq!(secret.reveal(), "p@ss");
+    let (_, secret) = config
+        .credentials()
+        .read(UnixMillis::new(0))
+        .unwrap()
+        .unwrap();
+    assert_eq!(secret.expose_secret(), "p@ss");
     assert_eq!(config.http_listen, Some(([127, 0, 0, 1], 9191).into()));
     assert_eq!(config.controls, Controls::WithoutPresence);
     assert_eq!(config.router.layouts.apps(), ["tilechat"]);

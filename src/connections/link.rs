@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use crate::auth::credentials::Credentials;
 use crate::auth::secret::Secret;
 use crate::auth::token;
-use crate::config::Credentials;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::{SHED_QOS_0_AT, SessionEvent};
 use crate::delivery::backoff::Backoff;
@@ -26,6 +26,7 @@ use crate::mqtt::{
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::{Subscription, TopicFilter};
+use crate::telemetry::clock::Clock;
 use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
 
@@ -257,11 +258,11 @@ impl Link {
         let credentials = self
             .settings
             .credentials
-            .read()
-            .map_err(|error| LinkError::new(Cause::BadCredentials, error))?;
+            .read(Clock.now().wall)
+            .map_err(|error| LinkError::new(Cause::BadCredentials, error.to_string()))?;
         let token = credentials
             .as_ref()
-            .and_then(|(_, secret)| token::peek(secret.reveal()));
+            .and_then(|(_, secret)| token::peek(secret.expose_secret()));
         let token_ends = token.and_then(|claims| claims.ends());
         let protocol = self.chooser.protocol();
         let mut attempt = self.connect(credentials.clone()).await;
@@ -290,7 +291,8 @@ impl Link {
         let (Some(ends), true) = (token_ends, credentials.can_renew()) else {
             return std::future::pending().await;
         };
-        let left = credentials.time_until(ends);
+        let now = Clock.now().wall.as_millis();
+        let left = Duration::from_millis(ends.as_millis().saturating_sub(now));
         tokio::time::sleep(left / 5 * 4).await;
         while !credentials.is_renewed(ends) {
             tokio::time::sleep((left / 50).max(Duration::from_secs(1))).await;
@@ -328,7 +330,7 @@ impl Link {
         match self
             .settings
             .credentials
-            .token_expired()
+            .token_expired(Clock.now().wall)
             .filter(|_| may_be_age)
         {
             Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
@@ -378,8 +380,12 @@ impl Link {
             );
         }
         // A token that was refused for its age, and has been renewed since, is worth trying at once.
-        let renewed =
-            error.cause == Cause::Expired && self.settings.credentials.token_expired().is_none();
+        let renewed = error.cause == Cause::Expired
+            && self
+                .settings
+                .credentials
+                .token_expired(Clock.now().wall)
+                .is_none();
         let permanent = (error.is_permanent() && !renewed) || self.undecodable > UNDECODABLE_TRIES;
         let delay = if fight || permanent {
             self.slow.next(fastrand::u64(..))
@@ -486,7 +492,10 @@ impl Links {
         publish_window: usize,
         events: mpsc::Sender<PublisherEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let client_id = Secret::new(format!("{}-pub-{name}", self.settings.client_id.reveal()));
+        let client_id = Secret::new(format!(
+            "{}-pub-{name}",
+            self.settings.client_id.expose_secret()
+        ));
         let link = self.link(client_id, Session::Clean, publish_window);
         let pioneered = self.pioneered.subscribe();
         run_lane(link, lane, events, pioneered).instrument(info_span!("publisher", lane))

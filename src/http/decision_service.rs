@@ -333,9 +333,9 @@ fn read(answer: &[u8], payload: &Bytes) -> Result<Verdict, String> {
         Decision::Refuse => {
             let reason = match answer.reason {
                 None => Refusal::Unauthorized,
-                Some(word) => Refusal::ALL
-                    .into_iter()
-                    .find(|reason| reason.as_str() == word)
+                Some(word) => word
+                    .parse::<Refusal>()
+                    .ok()
                     // The sender would be told.
                     .filter(|reason| *reason != Refusal::Blocked)
                     .ok_or_else(|| format!("{word:?} is no reason for a refusal of its"))?,

@@ -294,7 +294,7 @@ impl WebhookDispatcher {
             given_up: 0,
         };
         let key = settings.secret.as_ref().map(|secret| {
-            let key = signing_key(secret.reveal()).expect("checked with the settings");
+            let key = signing_key(secret.expose_secret()).expect("checked with the settings");
             Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &key))
         });
         Ok(Self {

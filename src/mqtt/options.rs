@@ -155,7 +155,7 @@ impl ConnectOptions {
         let auth = match &proxy.credentials {
             Some((username, password)) => rumqttc::ProxyAuth::Basic {
                 username: username.clone(),
-                password: password.reveal().to_owned(),
+                password: password.expose_secret().to_owned(),
             },
             None => rumqttc::ProxyAuth::None,
         };
@@ -170,7 +170,7 @@ impl ConnectOptions {
     /// User name and password as the crate takes them.
     pub(super) fn login(&self) -> Option<(&str, &str)> {
         let (username, password) = self.credentials.as_ref()?;
-        Some((username, password.reveal()))
+        Some((username, password.expose_secret()))
     }
 
     pub(super) fn network_options(&self) -> rumqttc::NetworkOptions {

@@ -30,7 +30,7 @@ const TOPIC_NOT_UTF8: &str = "a topic that is not UTF-8 was delivered, \
 /// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
 pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
     let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.client_id.reveal(), host, port);
+    let mut mqtt = MqttOptions::new(options.client_id.expose_secret(), host, port);
     mqtt.set_transport(options.crate_transport())
         .set_keep_alive(options.keep_alive)
         .set_clean_session(options.session == Session::Clean)

@@ -36,7 +36,7 @@ const PROPERTY_NOT_UTF8: &str = "a message with a property that is not UTF-8 was
 /// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
 pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
     let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.client_id.reveal(), host, port);
+    let mut mqtt = MqttOptions::new(options.client_id.expose_secret(), host, port);
     // Topic aliases are never offered: the crate reports aliased publishes without their topic.
     mqtt.set_transport(options.crate_transport())
         .set_keep_alive(options.keep_alive)

@@ -12,7 +12,9 @@ use crate::observer::setup::Reporting;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::telemetry::clock::Now;
-use crate::telemetry::status::{self, Command, ServiceTopics, Status, Switch};
+use crate::telemetry::control::{Command, CommandError, Switch};
+use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::status::{self, Status};
 use crate::telemetry::systemd::Service;
 use crate::telemetry::{Load, LogLevel};
 
@@ -111,9 +113,9 @@ impl StatusReporter {
         true
     }
 
-    fn set_log_level(&mut self, level: String) -> Result<(), String> {
+    fn set_log_level(&mut self, level: String) -> Result<(), CommandError> {
         let Some((present, log)) = &mut self.log_level else {
-            return Err("the log is not the observer's".to_owned());
+            return Err(CommandError::NoLog);
         };
         log.set(&level)?;
         info!(%level, "another log level (control/log-level)");

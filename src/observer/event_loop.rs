@@ -32,7 +32,7 @@ use crate::rules::checks::Policy;
 use crate::store::thread;
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
-use crate::telemetry::status::ServiceTopic;
+use crate::telemetry::service_topics::ServiceTopic;
 
 /// Events taken before the ledger is asked what to do: enough to share the cost of a wake-up, few
 /// enough to stay prompt.

@@ -13,7 +13,8 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Now;
-use crate::telemetry::status::{Line, Switch, Tracer};
+use crate::telemetry::control::Switch;
+use crate::telemetry::trace::{Line, Tracer};
 
 /// Counts what becomes of messages, and traces it.
 pub(super) struct Journal {

@@ -102,7 +102,7 @@ impl Publishers {
                     recycle,
                     renewal: Renewal::NotDue,
                 });
-                self.health.set_lane(publisher, None);
+                self.health.set_publisher(publisher, None);
             }
             PublisherEvent::Renewing { publisher } => {
                 if let Some(publisher) = &mut self.publishers[publisher] {
@@ -114,7 +114,8 @@ impl Publishers {
                 if self.publishers[publisher].take().is_some() {
                     self.metrics.disconnected(LinkRole::Publisher);
                 }
-                self.health.set_lane(publisher, Some(error.to_string()));
+                self.health
+                    .set_publisher(publisher, Some(error.to_string()));
             }
         }
     }

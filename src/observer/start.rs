@@ -34,7 +34,9 @@ use crate::rules::router::Router;
 use crate::store::{Retention, Store, StoreLocation, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
-use crate::telemetry::status::{ServiceTopics, Status, Tracer};
+use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::status::Status;
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{Metrics, Stats};
 
 /// Runs an observer until `stop` is cancelled, then lets what is under way finish, and disconnects.
@@ -148,7 +150,7 @@ impl Parts {
                 .map_err(ObserverError::Consult)?,
             health: Health::new(publishers),
             metrics,
-            topics: ServiceTopics::new(&setup.name, setup.links.client_id.reveal()),
+            topics: ServiceTopics::new(&setup.name, setup.links.client_id.expose_secret()),
             window,
             publish_window: window * PUBLISHES_PER_MESSAGE,
             publishers,

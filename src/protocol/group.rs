@@ -1,4 +1,7 @@
-//! Groups: a recipient that fans out. Who is a member, and what a service says when it stores one.
+//! Groups: recipients that fan out to their members.
+//!
+//! Owns reading group objects and group updates, and the set of users in them. Where a group comes
+//! from, and who gets a message, is decided in `rules`.
 
 use std::sync::Arc;
 
@@ -6,53 +9,52 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::id::UserId;
-use crate::protocol::message::{Members, parse_object};
+use crate::protocol::json::{Members, parse_object};
 use crate::protocol::refusal::Refusal;
 
-/// Users, each once, in the order of their identifiers.
+/// A set of users, in the order of their identifiers. A clone is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Users(Arc<[Box<str>]>);
 
 impl Users {
-    /// From the keys of an object such as `{"u1":1,"u2":1}`.
+    /// The users in the keys of an object such as `{"u1":1,"u2":1}`.
     ///
     /// # Errors
-    /// The reason for which a key can be nobody's identifier: as a topic level it would lead elsewhere.
+    /// The reason for a refusal, if a key is not an identifier: it would become a topic level, and
+    /// the message would go elsewhere.
     fn from_keys(members: Members) -> Result<Self, Refusal> {
         let check = |id: String| match UserId::parse(&id) {
             Ok(_) => Ok(id.into_boxed_str()),
             Err(error) => Err(Refusal::from(error)),
         };
-        members
-            .into_keys()
-            .map(check)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        // The keys of a map are sorted, and each is there once.
+        let users: Result<_, Refusal> = members.into_keys().map(check).collect();
+        Ok(Self(users?))
     }
 
-    /// All of them, in order.
+    /// The users, in order.
     pub fn as_slice(&self) -> &[Box<str>] {
         &self.0
     }
 
-    /// How many they are.
+    /// The number of users.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is nobody.
+    /// Whether there are no users.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `user` is one of them.
+    /// Whether `user` is in the set.
     pub fn contains(&self, user: &str) -> bool {
         self.0
             .binary_search_by(|member| (**member).cmp(user))
             .is_ok()
     }
 
-    /// These and `user`.
+    /// This set with `user` added.
     #[must_use]
     pub fn and(&self, user: &str) -> Self {
         match self.0.binary_search_by(|member| (**member).cmp(user)) {
@@ -79,7 +81,7 @@ impl FromIterator<Box<str>> for Users {
     }
 }
 
-/// A group object, read as far as the observer needs it.
+/// The members of a group object that the observer reads.
 #[derive(Deserialize)]
 struct Fields<'a> {
     uid: Option<String>,
@@ -87,10 +89,10 @@ struct Fields<'a> {
     members: Option<&'a RawValue>,
 }
 
-/// A group as the store knows it, or as a message brings it along.
+/// A group, from the store or from a message that brings it along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Who gets what is written to it.
+    /// Who gets the messages to the group.
     pub members: Users,
 }
 
@@ -98,13 +100,15 @@ impl Group {
     /// Reads a group object.
     ///
     /// # Errors
-    /// [`Refusal::NotAnObject`] for what is none or whose `members` are none, and what [`Users`] says of its members.
+    /// [`Refusal::NotAnObject`] if the text or its `members` is not an object, and the reason for a
+    /// refusal if a member is not an identifier.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let (_, members) = read(text)?;
         Ok(Self { members })
     }
 }
 
+/// Reads the identifier and the members of a group object.
 fn read(text: &str) -> Result<(Option<String>, Users), Refusal> {
     if !text.trim_start().starts_with('{') {
         return Err(Refusal::NotAnObject);
@@ -117,16 +121,16 @@ fn read(text: &str) -> Result<(Option<String>, Users), Refusal> {
     Ok((fields.uid, members))
 }
 
-/// What a service says of a group (`protocol.md`, section 2).
+/// What a service writes to store a group (`protocol.md`, section 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupUpdate {
     /// The group's identifier (`uid`).
     pub id: Box<str>,
-    /// Who belongs to it from now on.
+    /// The members of the group from now on.
     pub members: Users,
-    /// The group object, as the service wrote it: what is stored, and told to those concerned.
+    /// The group object as the service wrote it. It is stored, and sent to those to notify.
     pub body: Box<str>,
-    /// Who is to be told.
+    /// Who is notified of the change (`notify_to`).
     pub notify: Users,
 }
 
@@ -134,7 +138,7 @@ impl GroupUpdate {
     /// Reads a payload.
     ///
     /// # Errors
-    /// The reason for which it is refused.
+    /// The reason for a refusal.
     pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
         let mut object = parse_object(payload)?;
         let body = object.remove("group").ok_or(Refusal::NotAGroup)?;
@@ -160,7 +164,8 @@ mod tests {
 
     #[test]
     fn a_group_update_is_read_or_refused_for_what_it_lacks() {
-        let update = GroupUpdate::parse(br#"{"group":{"uid":"group-1","name":"x","members":{"b":1,"a":1}},"notify_to":{"a":1}}"#).unwrap();
+        let payload = br#"{"group":{"uid":"group-1","name":"x","members":{"b":1,"a":1}},"notify_to":{"a":1}}"#;
+        let update = GroupUpdate::parse(payload).unwrap();
         assert_eq!(
             (&*update.id, update.members.len(), update.notify.as_slice()),
             ("group-1", 2, &["a".into()][..])

@@ -3,13 +3,29 @@
 //! Owns the rules of `protocol.md` for reading and writing topics and payloads. Leaves what becomes
 //! of a message to [`rules`](crate::rules). Pure: no I/O, no clock, no SQL, no MQTT client.
 
-pub mod control;
+pub mod address;
+pub mod amqp;
+pub mod control_payload;
+pub mod control_topic;
+pub mod envelope;
 pub mod group;
 pub mod id;
+pub mod injected;
+pub(crate) mod json;
 pub mod layout;
 pub mod message;
+pub mod message_id;
+pub mod permissions;
+mod proof;
 pub mod publish;
 pub mod refusal;
+pub mod status;
 pub(crate) mod template;
 pub mod time;
 pub mod topic;
+pub mod topic_map;
+
+pub use control_payload as control;
+
+#[cfg(test)]
+mod testing;

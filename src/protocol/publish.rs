@@ -1,6 +1,7 @@
-//! A message on its way out: topic, payload, MQTT 5 user properties, retain flag.
+//! A message on its way out: topic name, payload, MQTT 5 user properties, RETAIN flag.
 //!
-//! Who gets it is decided in `rules`; how it is sent and confirmed is `delivery`'s and `mqtt`'s part.
+//! Who gets it is decided in `rules`; how it is sent and confirmed is the part of `delivery` and
+//! `mqtt`.
 
 use bytes::Bytes;
 
@@ -9,18 +10,19 @@ use crate::protocol::topic::TopicName;
 /// One message to publish, at QoS 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
-    /// Where to.
+    /// The topic to publish to.
     pub topic: TopicName,
-    /// What.
+    /// The payload.
     pub payload: Bytes,
-    /// MQTT 5 user properties; MQTT 3.1.1 has no place for them.
+    /// MQTT 5 user properties. They are dropped over MQTT 3.1.1, which has none.
     pub user_properties: Vec<(String, String)>,
-    /// Whether the broker is to keep it for those who subscribe later: only what the observer says of itself is.
+    /// Whether the broker stores the message for later subscribers. Only the observer's own status
+    /// is retained.
     pub retain: bool,
 }
 
 impl Publish {
-    /// Without user properties, and not retained.
+    /// A message without user properties that is not retained.
     pub fn new(topic: TopicName, payload: Bytes) -> Self {
         Self {
             topic,

@@ -1,98 +1,70 @@
-//! The closed list of reasons for a refusal.
+//! Refusals: the closed list of reasons why a message is not forwarded (`protocol.md`, section 5).
 //!
-//! A refusal is an answer, not an error: the message is acknowledged, counted, its sender told (`protocol.md`, section 5).
+//! Owns the reasons and their words. A refusal is an answer, not an error: the message is
+//! acknowledged and counted, and its sender is told. When a message is refused is decided in `rules`.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::protocol::id::IdError;
-use crate::protocol::message::EnvelopeError;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
-/// Why a message is not forwarded (`protocol.md`, section 5): the same word in logs, notices, metrics and `explain`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use crate::protocol::id::IdError;
+use crate::protocol::json::EnvelopeError;
+
+/// Why a message is not forwarded. Logs, notices, metrics and `explain` use the same word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Refusal {
-    /// The topic has the form of no layout, is not UTF-8, or one of its identifiers is none.
+    /// The topic fits no layout, is not UTF-8, or holds a level that is not an identifier.
     MalformedTopic,
-    /// An identifier is a word the topic tree uses itself.
+    /// An identifier is a word that the topic tree uses itself.
     ReservedIdentifier,
-    /// The broker stored this message (RETAIN flag): it would come again with every reconnect.
+    /// The broker had stored the message (RETAIN flag) and would deliver it on each reconnect.
     Retained,
-    /// The payload is over the limit, nested too deep, or of too many values.
+    /// The payload is over the limit, nested too deep, or has too many values.
     TooLarge,
-    /// The sender writes more than he may.
+    /// The sender sends more than they may.
     RateLimited,
-    /// The sender may not write at all: the operator has banned him.
+    /// The operator has banned the sender.
     Banned,
-    /// The recipient does not want to hear the sender, who is not told.
+    /// The recipient blocks the sender. The sender is not told.
     Blocked,
     /// The payload of an envelope layout is not JSON.
     NotJson,
     /// The payload of an envelope layout is JSON, but not an object.
     NotAnObject,
-    /// A message for a group that is none, or a group object that says of no group.
+    /// The recipient of a group message is not a group, or a group object is incomplete.
     NotAGroup,
-    /// The sender is no member of the group he writes to.
+    /// The sender is not a member of the group they write to.
     NotAMember,
     /// The message would go to more users than are allowed.
     TooManyRecipients,
-    /// The payload of a control topic does not say what that topic is for, or says it of a message that is not there.
+    /// The payload does not say what its control topic is for, or names a message that is not there.
     BadStatus,
-    /// An identifier the broker cannot carry.
+    /// The broker cannot carry an identifier.
     Unroutable,
-    /// The broker refused the forward, or the operator's decision service did.
+    /// The broker refused the forward, or the operator's decision service refused the message.
     Unauthorized,
 }
 
 impl Refusal {
-    /// Every reason.
-    pub const ALL: [Self; 15] = [
-        Self::MalformedTopic,
-        Self::ReservedIdentifier,
-        Self::Retained,
-        Self::TooLarge,
-        Self::RateLimited,
-        Self::Banned,
-        Self::Blocked,
-        Self::NotJson,
-        Self::NotAnObject,
-        Self::NotAGroup,
-        Self::NotAMember,
-        Self::TooManyRecipients,
-        Self::BadStatus,
-        Self::Unroutable,
-        Self::Unauthorized,
-    ];
+    /// Every reason, in the order of declaration.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The reason as it stands on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MalformedTopic => "malformed-topic",
-            Self::ReservedIdentifier => "reserved-identifier",
-            Self::Retained => "retained",
-            Self::TooLarge => "too-large",
-            Self::RateLimited => "rate-limited",
-            Self::Banned => "banned",
-            Self::Blocked => "blocked",
-            Self::NotJson => "not-json",
-            Self::NotAnObject => "not-an-object",
-            Self::NotAGroup => "not-a-group",
-            Self::NotAMember => "not-a-member",
-            Self::TooManyRecipients => "too-many-recipients",
-            Self::BadStatus => "bad-status",
-            Self::Unroutable => "unroutable",
-            Self::Unauthorized => "unauthorized",
-        }
+        self.into()
     }
 }
 
-/// A refusal, and what else its sender is told.
+/// A refusal with what else its sender is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Why.
+    /// Why the message is refused.
     pub reason: Refusal,
-    /// When the same may be tried again.
+    /// How long to wait before the same message may succeed.
     pub retry_after: Option<Duration>,
-    /// The words of whoever decided so.
+    /// What is wrong, in words for the sender.
     pub detail: Option<Box<str>>,
 }
 
@@ -128,6 +100,39 @@ impl From<EnvelopeError> for Refusal {
         match error {
             EnvelopeError::NotJson => Self::NotJson,
             EnvelopeError::NotAnObject => Self::NotAnObject,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_the_word_of_the_contract() {
+        let words: Vec<&str> = Refusal::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(
+            words,
+            [
+                "malformed-topic",
+                "reserved-identifier",
+                "retained",
+                "too-large",
+                "rate-limited",
+                "banned",
+                "blocked",
+                "not-json",
+                "not-an-object",
+                "not-a-group",
+                "not-a-member",
+                "too-many-recipients",
+                "bad-status",
+                "unroutable",
+                "unauthorized",
+            ]
+        );
+        for reason in Refusal::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
         }
     }
 }

@@ -1,85 +1,109 @@
-//! Templates: topics with named levels, from which filters are made, topics formatted, and topics read back.
+//! Templates: topics with named levels, such as `apps/{app}/users/{sender}/{recipient}/messages`.
+//!
+//! Owns their syntax, and what is made of them: filters, topic names, the levels found in a topic
+//! name, and whether two templates can meet. Which templates there are is decided elsewhere.
 
 use std::fmt;
+use std::mem;
 
-use crate::protocol::id::{self, AppId, ClientId, IdError, MessageKey, UserId};
+use crate::protocol::address::Timeline;
+use crate::protocol::id::{AppId, ClientId, MessageKey, RawLevel, UserId};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
-/// The level a refused message is answered on, in place of the inbox template's last (`protocol.md`, section 5).
+/// The last level of a topic on which a sender is told of a refusal (`protocol.md`, section 5).
 pub const CLIENT_REJECTED: &str = "clientrejected";
 
-/// A named level of a template.
+/// What stands at a named level. A message on an outgoing path belongs to the timeline of its
+/// sender with its recipient, so these are the names of a timeline on every side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
+    /// `{app}`.
     App,
-    /// `{sender}` on the way in.
-    Sender,
-    /// `{recipient}` on the way in.
-    Recipient,
-    /// `{inbox_of}`, or `{recipient}` on the way out; `{user}` where it is his own topic.
+    /// `{inbox_of}` or `{user}`; `{sender}` of an outgoing path, `{recipient}` of an inbox.
     InboxOf,
-    /// `{convers_with}`, or `{sender}` on the way out.
+    /// `{convers_with}`, `{other}` or `{group}`; `{recipient}` of an outgoing path, `{sender}` of
+    /// an inbox.
     ConversWith,
     /// `{message_id}` of a receipt.
-    Message,
+    MessageId,
     /// `{client_id}` of a presence.
-    Client,
+    ClientId,
 }
 
+impl Name {
+    /// Whether a literal level could be an identifier that stands at this name.
+    fn permits(self, text: &str) -> bool {
+        match self {
+            Self::App => AppId::parse(text).is_ok(),
+            Self::InboxOf | Self::ConversWith => UserId::parse(text).is_ok(),
+            Self::MessageId => MessageKey::parse(text).is_ok(),
+            Self::ClientId => ClientId::parse(text).is_ok(),
+        }
+    }
+}
+
+/// One level of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
+pub(crate) enum TemplateLevel {
+    /// Text that stands in the topic as it is.
     Literal(Box<str>),
+    /// An identifier.
     Named(Name),
 }
 
-/// Which of a layout's two templates is meant.
+/// What a template is for. It decides which names it may have, and what they mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// The topics of a layout that users write to.
     Outgoing,
+    /// The topics of a layout that the observer writes to.
     Inbox,
     /// A topic of `protocol.md`, sections 2 and 4.
     Control,
 }
 
-/// A topic with named levels, such as `apps/{app}/users/{sender}/{recipient}/messages/outgoing`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
-    pub(crate) text: String,
-    pub(crate) levels: Vec<Level>,
-    pattern: Pattern,
-}
+impl Side {
+    /// What the name in braces means, or `None` if there is no such name on this side.
+    fn name(self, spelled: &str) -> Option<Name> {
+        Some(match (self, spelled) {
+            (_, "app") => Name::App,
+            (Self::Outgoing, "sender") => Name::InboxOf,
+            (Self::Outgoing, "recipient") => Name::ConversWith,
+            (Self::Inbox, "inbox_of" | "recipient") => Name::InboxOf,
+            (Self::Inbox, "convers_with" | "sender") => Name::ConversWith,
+            (Self::Control, "user" | "inbox_of") => Name::InboxOf,
+            (Self::Control, "convers_with" | "other" | "group") => Name::ConversWith,
+            (Self::Control, "message_id") => Name::MessageId,
+            (Self::Control, "client_id") => Name::ClientId,
+            (Self::Outgoing | Self::Inbox | Self::Control, _) => return None,
+        })
+    }
 
-/// The levels once more, as a topic is compared with them: each name with the text before it, slashes and all, and the text behind
-/// the last name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern {
-    names: Vec<(Box<str>, Name)>,
-    tail: Box<str>,
-}
-
-impl From<&[Level]> for Pattern {
-    fn from(levels: &[Level]) -> Self {
-        let (mut names, mut text) = (vec![], String::new());
-        for (at, level) in levels.iter().enumerate() {
-            if at > 0 {
-                text.push('/');
-            }
-            match level {
-                Level::Literal(literal) => text.push_str(literal),
-                Level::Named(name) => names.push((std::mem::take(&mut text).into(), *name)),
-            }
+    /// The names a template of this side may have, for an error text.
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Outgoing | Self::Control => "{app}, {sender}, {recipient}",
+            Self::Inbox => "{app}, {inbox_of} or {recipient}, {convers_with} or {sender}",
         }
-        Self {
-            names,
-            tail: text.into(),
+    }
+
+    /// The names that a template of this side has exactly once, and how an error text spells them.
+    fn needed(self) -> &'static [(Name, &'static str)] {
+        match self {
+            Self::Outgoing => &[(Name::InboxOf, "sender"), (Name::ConversWith, "recipient")],
+            Self::Inbox => &[
+                (Name::InboxOf, "inbox_of"),
+                (Name::ConversWith, "convers_with"),
+            ],
+            Self::Control => &[],
         }
     }
 }
 
-/// Why a set of layouts cannot be used.
+/// Why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    /// A level in braces that is not one of the names this side knows.
+pub enum TemplateError {
+    /// A level in braces is not one of the names this side knows.
     #[error("template {template:?}: {{{name}}} is not a level it can have ({allowed})")]
     UnknownName {
         /// The template as written.
@@ -89,9 +113,10 @@ pub enum LayoutError {
         /// What may stand there.
         allowed: &'static str,
     },
-    /// A level that is neither a name in braces nor plain text.
+    /// A level is neither a name in braces nor plain text.
     #[error(
-        "template {template:?}: level {level:?} may not hold wildcards, braces or control characters"
+        "template {template:?}: \
+         level {level:?} may not hold wildcards, braces or control characters"
     )]
     BadLevel {
         /// The template as written.
@@ -99,7 +124,7 @@ pub enum LayoutError {
         /// The level at fault.
         level: String,
     },
-    /// A name that must be there exactly once (`{app}`: at most once).
+    /// A name does not stand there exactly once (`{app}`: at most once).
     #[error("template {template:?}: {{{name}}} stands {times} times in it, not once")]
     Times {
         /// The template as written.
@@ -109,148 +134,102 @@ pub enum LayoutError {
         /// How often it was found.
         times: usize,
     },
-    /// The last level of an inbox template is replaced in refusals, so it must be plain text.
+    /// The last level of an inbox template is a name. Refusals replace this level, so it must be
+    /// plain text.
     #[error(
-        "template {template:?}: its last level must be plain text, because refusals are sent with {CLIENT_REJECTED:?} in its place"
+        "template {template:?}: its last level must be plain text, \
+         because refusals are sent with {CLIENT_REJECTED:?} in its place"
     )]
     LastLevel {
         /// The template as written.
         template: String,
     },
-    /// No `{app}` in the outgoing template, and no app named beside it.
-    #[error(
-        "layout {layout:?}: template {template:?} has no {{app}}, so the layout must name its app (`app = \"…\"`)"
-    )]
-    NoApp {
-        /// The layout's name.
-        layout: String,
-        /// The outgoing template.
-        template: String,
-    },
-    /// The app named for a layout or by `--app` is no identifier.
-    #[error("app {app:?} {error}")]
-    BadApp {
-        /// The app as written.
-        app: String,
-        /// The rule it breaks.
-        error: IdError,
-    },
-    /// What is published there would be received again, for ever.
-    #[error(
-        "loop: what is published to {published:?} would be received again through {subscribed:?}"
-    )]
-    Loop {
-        /// The template or topic published to.
-        published: String,
-        /// The outgoing template whose filter matches it.
-        subscribed: String,
-    },
-    /// A broker may deliver such a topic twice, and which layout is meant is unclear.
-    #[error("overlap: one topic can match both {first:?} and {second:?}")]
-    Overlap {
-        /// One outgoing template.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// Nothing to subscribe to.
-    #[error("no layout is enabled")]
-    None,
+}
+
+/// A topic with named levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    levels: Vec<TemplateLevel>,
+    pattern: Pattern,
+}
+
+/// The levels of a template in the form in which a topic is compared with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern {
+    /// Each name with the text before it, slashes included.
+    names: Vec<(Box<str>, Name)>,
+    /// The text behind the last name.
+    tail: Box<str>,
+}
+
+impl Pattern {
+    fn new(levels: &[TemplateLevel]) -> Self {
+        let (mut names, mut text) = (vec![], String::new());
+        for (at, level) in levels.iter().enumerate() {
+            if at > 0 {
+                text.push('/');
+            }
+            match level {
+                TemplateLevel::Literal(literal) => text.push_str(literal),
+                TemplateLevel::Named(name) => names.push((mem::take(&mut text).into(), *name)),
+            }
+        }
+        Self {
+            names,
+            tail: text.into(),
+        }
+    }
 }
 
 impl Template {
-    pub(crate) fn of(text: String, levels: Vec<Level>) -> Self {
-        let pattern = Pattern::from(&*levels);
+    fn new(text: String, levels: Vec<TemplateLevel>) -> Self {
         Self {
+            pattern: Pattern::new(&levels),
             text,
             levels,
-            pattern,
         }
     }
 
-    pub(crate) fn parse(text: &str, side: Side) -> Result<Self, LayoutError> {
+    /// The template of a single topic, without names.
+    pub(crate) fn literal(topic: &TopicName) -> Self {
+        let levels = topic.as_str().split('/');
+        let levels = levels.map(|level| TemplateLevel::Literal(level.into()));
+        Self::new(topic.as_str().to_owned(), levels.collect())
+    }
+
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// [`TemplateError`] names the template and the rule it breaks.
+    pub(crate) fn parse(text: &str, side: Side) -> Result<Self, TemplateError> {
         let levels = text
             .split('/')
-            .map(|level| Self::parse_level(text, level, side))
+            .map(|level| parse_level(text, level, side))
             .collect::<Result<Vec<_>, _>>()?;
-        let template = Self::of(text.to_owned(), levels);
-        let needed: &[(Name, &'static str)] = match side {
-            Side::Outgoing => &[(Name::Sender, "sender"), (Name::Recipient, "recipient")],
-            Side::Inbox => &[
-                (Name::InboxOf, "inbox_of"),
-                (Name::ConversWith, "convers_with"),
-            ],
-            Side::Control => &[],
+        let template = Self::new(text.to_owned(), levels);
+        let wrong_times = |name, times| TemplateError::Times {
+            template: text.to_owned(),
+            name,
+            times,
         };
-        for &(name, spelled) in needed {
-            let times = template.count(name);
-            if times != 1 {
-                return Err(LayoutError::Times {
-                    template: text.to_owned(),
-                    name: spelled,
-                    times,
-                });
+        for &(name, spelled) in side.needed() {
+            match template.count(name) {
+                1 => {}
+                times => return Err(wrong_times(spelled, times)),
             }
         }
-        let times = template.count(Name::App);
-        if times > 1 {
-            return Err(LayoutError::Times {
-                template: text.to_owned(),
-                name: "app",
-                times,
-            });
+        match template.count(Name::App) {
+            0 | 1 => {}
+            times => return Err(wrong_times("app", times)),
         }
-        if side == Side::Inbox && !matches!(template.levels.last(), Some(Level::Literal(_))) {
-            return Err(LayoutError::LastLevel {
+        let last = template.levels.last();
+        if side == Side::Inbox && !matches!(last, Some(TemplateLevel::Literal(_))) {
+            return Err(TemplateError::LastLevel {
                 template: text.to_owned(),
             });
         }
         Ok(template)
-    }
-
-    fn parse_level(template: &str, level: &str, side: Side) -> Result<Level, LayoutError> {
-        if let Some(name) = level
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-        {
-            return Ok(Level::Named(match (side, name) {
-                (_, "app") => Name::App,
-                (Side::Outgoing, "sender") => Name::Sender,
-                (Side::Outgoing, "recipient") => Name::Recipient,
-                (Side::Inbox, "inbox_of" | "recipient") => Name::InboxOf,
-                (Side::Inbox, "convers_with" | "sender") => Name::ConversWith,
-                (Side::Control, "user" | "inbox_of") => Name::InboxOf,
-                (Side::Control, "convers_with" | "other" | "group") => Name::ConversWith,
-                (Side::Control, "message_id") => Name::Message,
-                (Side::Control, "client_id") => Name::Client,
-                (Side::Outgoing | Side::Inbox | Side::Control, _) => {
-                    return Err(LayoutError::UnknownName {
-                        template: template.to_owned(),
-                        name: name.to_owned(),
-                        allowed: match side {
-                            Side::Outgoing | Side::Control => "{app}, {sender}, {recipient}",
-                            Side::Inbox => {
-                                "{app}, {inbox_of} or {recipient}, {convers_with} or {sender}"
-                            }
-                        },
-                    });
-                }
-            }));
-        }
-        if level.contains(['+', '#', '{', '}']) || level.chars().any(char::is_control) {
-            return Err(LayoutError::BadLevel {
-                template: template.to_owned(),
-                level: level.to_owned(),
-            });
-        }
-        Ok(Level::Literal(level.into()))
-    }
-
-    pub(crate) fn count(&self, name: Name) -> usize {
-        self.levels
-            .iter()
-            .filter(|level| **level == Level::Named(name))
-            .count()
     }
 
     /// The template as it was written.
@@ -258,143 +237,184 @@ impl Template {
         &self.text
     }
 
-    /// The filter of this template: `{app}` as `app` if that is given, every other name as `+`.
+    pub(crate) fn levels(&self) -> &[TemplateLevel] {
+        &self.levels
+    }
+
+    fn count(&self, name: Name) -> usize {
+        let levels = self.levels.iter();
+        let named = levels.filter(|level| **level == TemplateLevel::Named(name));
+        named.count()
+    }
+
+    /// Whether `{app}` stands in it.
+    pub(crate) fn has_app(&self) -> bool {
+        self.count(Name::App) > 0
+    }
+
+    /// Whether any name stands in it.
+    pub(crate) fn has_names(&self) -> bool {
+        !self.pattern.names.is_empty()
+    }
+
+    /// The filter of this template: `app` at `{app}` if it is given, `+` at every other name.
     pub(crate) fn filter(&self, app: Option<&str>) -> TopicFilter {
-        let levels: Vec<&str> = self
-            .levels
-            .iter()
-            .map(|level| match level {
-                Level::Literal(text) => text,
-                Level::Named(Name::App) => app.unwrap_or("+"),
-                Level::Named(_) => "+",
-            })
-            .collect();
+        let levels = self.levels.iter().map(|level| match level {
+            TemplateLevel::Literal(text) => text,
+            TemplateLevel::Named(Name::App) => app.unwrap_or("+"),
+            TemplateLevel::Named(_) => "+",
+        });
+        let levels: Vec<&str> = levels.collect();
         TopicFilter::parse(&levels.join("/")).expect("a checked template makes a filter")
     }
 
-    /// This template with one more level after `name`: what RabbitMQ makes of a `.` in that identifier.
-    pub(crate) fn split_at(&self, name: Name) -> Self {
-        let at = self
-            .levels
-            .iter()
-            .position(|level| *level == Level::Named(name))
-            .expect("checked when parsed")
-            + 1;
+    /// This template with one more level after `name`, or `None` if it has no such name.
+    ///
+    /// RabbitMQ turns a `.` in an identifier into such a level.
+    pub(crate) fn split_at(&self, name: Name) -> Option<Self> {
+        let named = TemplateLevel::Named(name);
+        let at = self.levels.iter().position(|level| *level == named)?;
         let mut levels = self.levels.clone();
-        levels.insert(at, Level::Named(name));
-        Self::of(
-            format!("{} with a \".\" in an identifier", self.text),
-            levels,
-        )
+        levels.insert(at, named);
+        let text = format!("{} with a \".\" in an identifier", self.text);
+        Some(Self::new(text, levels))
+    }
+
+    /// This template with another last level.
+    pub(crate) fn with_last(&self, last: &str) -> Self {
+        let mut levels = self.levels.clone();
+        *levels.last_mut().expect("a template has a level") = TemplateLevel::Literal(last.into());
+        let cut = self.text.rfind('/').map_or(0, |at| at + 1);
+        Self::new(format!("{}{last}", &self.text[..cut]), levels)
     }
 
     /// Whether some topic with permitted identifiers fits both templates.
     pub(crate) fn meets(&self, other: &Self) -> bool {
+        use TemplateLevel::{Literal, Named};
+        let mut pairs = self.levels.iter().zip(&other.levels);
         self.levels.len() == other.levels.len()
-            && self
-                .levels
-                .iter()
-                .zip(&other.levels)
-                .all(|pair| match pair {
-                    (Level::Literal(a), Level::Literal(b)) => a == b,
-                    (Level::Named(name), Level::Literal(text))
-                    | (Level::Literal(text), Level::Named(name)) => name.permits(text),
-                    (Level::Named(_), Level::Named(_)) => true,
-                })
+            && pairs.all(|pair| match pair {
+                (Literal(one), Literal(other)) => one == other,
+                (Named(name), Literal(text)) | (Literal(text), Named(name)) => name.permits(text),
+                (Named(_), Named(_)) => true,
+            })
     }
 
-    /// The topic with these names, which are checked identifiers.
+    /// The topic name with these identifiers at the template's names.
     pub(crate) fn format(&self, names: &Names<'_>) -> TopicName {
         let mut topic = String::with_capacity(
             self.text.len()
                 + names.app.as_str().len()
                 + names.inbox_of.len()
                 + names.convers_with.len()
-                + names.message.len(),
+                + names.message_id.len(),
         );
         for (before, name) in &self.pattern.names {
             topic.push_str(before);
             topic.push_str(match name {
                 Name::App => names.app.as_str(),
-                Name::InboxOf | Name::Recipient => names.inbox_of,
-                Name::ConversWith | Name::Sender => names.convers_with,
-                Name::Message | Name::Client => names.message,
+                Name::InboxOf => names.inbox_of,
+                Name::ConversWith => names.convers_with,
+                Name::MessageId => names.message_id,
+                // The observer writes to no topic with a client identifier.
+                Name::ClientId => "",
             });
         }
         topic.push_str(&self.pattern.tail);
         TopicName::from_checked(topic)
     }
 
-    /// This template with another last level.
-    pub(crate) fn with_last(&self, last: &str) -> Self {
-        let mut levels = self.levels.clone();
-        *levels.last_mut().expect("a template has a level") = Level::Literal(last.into());
-        let cut = self.text.rfind('/').map_or(0, |at| at + 1);
-        Self::of(format!("{}{last}", &self.text[..cut]), levels)
-    }
-
-    /// Whether it names a level so.
-    pub(crate) fn has(&self, name: Name) -> bool {
-        self.count(name) > 0
-    }
-
-    /// The levels of `topic` that stand at this template's names, if the rest is equal. The end is compared first: it differs most.
+    /// The levels of `topic` that stand at this template's names, if the other levels are equal.
     pub(crate) fn captures<'t>(&self, topic: &'t str) -> Option<Captures<'t>> {
         let mut found = Captures::default();
+        // The end is compared first, because templates differ there most.
         let mut rest = topic.strip_suffix(&*self.pattern.tail)?;
         for (before, name) in &self.pattern.names {
-            rest = rest.strip_prefix(&**before)?;
-            let (level, behind) = id::Level::head(rest);
+            let (level, behind) = RawLevel::head(rest.strip_prefix(&**before)?);
             rest = behind;
             match name {
                 Name::App => found.app = level,
-                Name::Sender | Name::ConversWith => found.sender = level,
-                Name::Recipient | Name::InboxOf => found.recipient = level,
-                Name::Message | Name::Client => found.other = level,
+                Name::InboxOf => found.inbox_of = level,
+                Name::ConversWith => found.convers_with = level,
+                Name::MessageId => found.message_id = level,
+                Name::ClientId => found.client_id = level,
             }
         }
         rest.is_empty().then_some(found)
     }
-}
 
-impl Name {
-    /// Whether a literal level could be this name's identifier.
-    fn permits(self, text: &str) -> bool {
-        match self {
-            Self::App => AppId::parse(text).is_ok(),
-            Self::Sender | Self::Recipient | Self::InboxOf | Self::ConversWith => {
-                UserId::parse(text).is_ok()
-            }
-            Self::Message => MessageKey::parse(text).is_ok(),
-            Self::Client => ClientId::parse(text).is_ok(),
+    /// [`captures`](Self::captures) for a caller who has counted the levels of `topic`.
+    pub(crate) fn captures_of<'t>(&self, topic: &'t str, levels: usize) -> Option<Captures<'t>> {
+        if self.levels.len() == levels {
+            self.captures(topic)
+        } else {
+            None
         }
     }
-}
-
-/// The levels of a topic that stand at a template's names.
-#[derive(Default)]
-pub(crate) struct Captures<'t> {
-    pub(crate) app: id::Level<'t>,
-    /// At `{sender}` or `{convers_with}`.
-    pub(crate) sender: id::Level<'t>,
-    /// At `{recipient}` or `{inbox_of}`.
-    pub(crate) recipient: id::Level<'t>,
-    /// At `{message_id}` or `{client_id}`.
-    pub(crate) other: id::Level<'t>,
-}
-
-/// What stands at a template's names when a topic is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Names<'a> {
-    pub(crate) app: AppId<'a>,
-    pub(crate) inbox_of: &'a str,
-    pub(crate) convers_with: &'a str,
-    /// At `{message_id}`.
-    pub(crate) message: &'a str,
 }
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// Reads one level of `template`.
+fn parse_level(template: &str, level: &str, side: Side) -> Result<TemplateLevel, TemplateError> {
+    let braced = level.strip_prefix('{');
+    if let Some(name) = braced.and_then(|rest| rest.strip_suffix('}')) {
+        return match side.name(name) {
+            Some(name) => Ok(TemplateLevel::Named(name)),
+            None => Err(TemplateError::UnknownName {
+                template: template.to_owned(),
+                name: name.to_owned(),
+                allowed: side.allowed(),
+            }),
+        };
+    }
+    if level.contains(['+', '#', '{', '}']) || level.chars().any(char::is_control) {
+        return Err(TemplateError::BadLevel {
+            template: template.to_owned(),
+            level: level.to_owned(),
+        });
+    }
+    Ok(TemplateLevel::Literal(level.into()))
+}
+
+/// The levels of a topic name that stand at a template's names, not checked yet. A name that the
+/// template does not have is empty.
+#[derive(Default)]
+pub(crate) struct Captures<'t> {
+    pub(crate) app: RawLevel<'t>,
+    pub(crate) inbox_of: RawLevel<'t>,
+    pub(crate) convers_with: RawLevel<'t>,
+    pub(crate) message_id: RawLevel<'t>,
+    pub(crate) client_id: RawLevel<'t>,
+}
+
+/// The identifiers that stand at a template's names in a topic that is written. All of them have
+/// been checked; a name that the template does not have is ignored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) app: AppId<'a>,
+    pub(crate) inbox_of: &'a str,
+    pub(crate) convers_with: &'a str,
+    pub(crate) message_id: &'a str,
+}
+
+impl<'a> Names<'a> {
+    /// The names of a topic without a message id.
+    pub(crate) fn of(app: AppId<'a>, inbox_of: UserId<'a>, convers_with: UserId<'a>) -> Self {
+        Self {
+            app,
+            inbox_of: inbox_of.as_str(),
+            convers_with: convers_with.as_str(),
+            message_id: "",
+        }
+    }
+
+    /// The names of a topic about a timeline.
+    pub(crate) fn of_timeline(timeline: &Timeline<'a>) -> Self {
+        Self::of(timeline.app, timeline.inbox_of, timeline.convers_with)
     }
 }

@@ -1,4 +1,6 @@
-//! Wall-clock time as the wire has it. Nothing here reads a clock: the edge does, and hands the time in.
+//! Wall-clock time as it stands on the wire.
+//!
+//! Owns the unit. No clock is read here: the edge reads it and hands the time in.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,12 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct UnixMillis(u64);
 
 impl UnixMillis {
-    /// From a number of milliseconds.
+    /// The time that many milliseconds after 1970-01-01 UTC.
     pub const fn new(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// The number of milliseconds.
+    /// The number of milliseconds since 1970-01-01 UTC.
     pub const fn as_millis(self) -> u64 {
         self.0
     }

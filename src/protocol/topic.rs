@@ -1,14 +1,13 @@
-//! Topic names and topic filters, kept apart as types, and what a given broker can carry.
+//! Topic names and topic filters, kept apart as types.
 //!
-//! Matching is our own: rumqttc's `matches` panics on a topic whose first character has more than one byte.
+//! Owns their syntax and the matching of one against the other. The matching is our own because
+//! rumqttc's `matches` panics on a topic whose first character has more than one byte.
 
+pub use crate::protocol::amqp::{BrokerKind, CarryError, amqp_key};
 use std::fmt;
 
 /// The longest topic MQTT can encode, in bytes (MQTT 3.1.1, 1.5.3).
 pub const MAX_TOPIC_BYTES: usize = 65_535;
-
-/// The longest AMQP routing key, in bytes. RabbitMQ carries a longer MQTT topic from MQTT to MQTT, but AMQP cannot name it.
-pub const MAX_ROUTING_KEY_BYTES: usize = 255;
 
 /// Why a text is not a topic name or filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +26,7 @@ pub enum TopicError {
         /// The first character that may not be there.
         character: char,
     },
-    /// `+` or `#` beside other characters in one level, or `#` before the last.
+    /// A wildcard beside other characters in one level, or `#` before the last level.
     #[error(
         "filter {0:?} has a wildcard that is not a whole level, or \"#\" before its last level"
     )]
@@ -50,12 +49,12 @@ fn check(text: &str, forbidden: impl Fn(char) -> bool) -> Result<(), TopicError>
     }
 }
 
-/// What is published to: no wildcards, nothing a broker would close the connection for.
+/// A topic to publish to: no wildcards, and nothing for which a broker would close the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TopicName(String);
 
 impl TopicName {
-    /// Checks a topic name that comes from outside, from the configuration say.
+    /// Checks a topic name that comes from outside, such as from the configuration.
     ///
     /// # Errors
     /// [`TopicError`], for an empty or overlong topic, a wildcard or a control character.
@@ -64,7 +63,7 @@ impl TopicName {
         Ok(Self(text.to_owned()))
     }
 
-    /// From levels that are identifiers or literals of a checked template.
+    /// A topic name whose levels are checked identifiers and literals of a checked template.
     pub(crate) fn from_checked(text: String) -> Self {
         debug_assert!(Self::parse(&text).is_ok(), "{text:?} is not a topic name");
         Self(text)
@@ -82,7 +81,7 @@ impl fmt::Display for TopicName {
     }
 }
 
-/// What is subscribed to.
+/// A pattern of topics to subscribe to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicFilter(String);
 
@@ -133,79 +132,13 @@ impl fmt::Display for TopicFilter {
     }
 }
 
-/// What is asked of the broker: a filter, always at QoS 1.
+/// A subscription to ask of the broker, always at QoS 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// Which topics.
+    /// The topics to subscribe to.
     pub filter: TopicFilter,
-    /// Whether what the broker has stored there is wanted too. MQTT 3.1.1 does not ask, and delivers it.
+    /// Whether retained messages are wanted too. MQTT 3.1.1 has no such choice and delivers them.
     pub retained: bool,
-}
-
-/// The AMQP routing key (or binding key) that RabbitMQ makes of an MQTT topic (or filter).
-///
-/// Seen on RabbitMQ 3.10.8 and 4.0.5: `/` becomes `.` and back, `+` becomes `*` and back, and a `.` stays, so that it comes
-/// out as a level break.
-pub fn amqp_key(topic: &str) -> String {
-    topic
-        .chars()
-        .map(|c| {
-            if c == '/' {
-                '.'
-            } else if c == '+' {
-                '*'
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// What the broker does to topics on their way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BrokerKind {
-    /// Topics arrive as they were sent.
-    Any,
-    /// RabbitMQ: topics travel as AMQP routing keys.
-    RabbitMq,
-}
-
-/// Why a broker cannot carry a topic.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CarryError {
-    /// RabbitMQ turns `.` into a level break, and `*` into `+`.
-    #[error("{0:?} holds {1:?}, which RabbitMQ turns into {to:?}", to = if *.1 == '.' { '/' } else { '+' })]
-    Rewritten(String, char),
-    /// Longer than [`MAX_ROUTING_KEY_BYTES`].
-    #[error(
-        "a topic of {0} bytes is longer than an AMQP routing key can be ({MAX_ROUTING_KEY_BYTES})"
-    )]
-    TooLong(usize),
-}
-
-impl BrokerKind {
-    /// Whether `topic` arrives as it was sent, and can be named by everyone.
-    ///
-    /// # Errors
-    /// [`CarryError`] says what becomes of it instead.
-    pub fn carries(self, topic: &str) -> Result<(), CarryError> {
-        if self == Self::Any {
-            return Ok(());
-        }
-        if topic.len() > MAX_ROUTING_KEY_BYTES {
-            return Err(CarryError::TooLong(topic.len()));
-        }
-        match topic
-            .split('/')
-            .find_map(|level| level.find(['.', '*']).map(|at| (level, &level[at..])))
-        {
-            Some((level, rest)) => Err(CarryError::Rewritten(
-                level.to_owned(),
-                if rest.starts_with('.') { '.' } else { '*' },
-            )),
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -236,27 +169,6 @@ mod tests {
             TopicName::parse(&"x".repeat(65_536)),
             Err(TopicError::TooLong(65_536))
         );
-    }
-
-    #[test]
-    fn rabbitmq_cannot_carry_dots_stars_and_long_topics() {
-        let on = |topic: &str| BrokerKind::RabbitMq.carries(topic);
-        assert_eq!(on("apps/a/x"), Ok(()));
-        assert_eq!(
-            on("apps/john.doe/x"),
-            Err(CarryError::Rewritten("john.doe".into(), '.'))
-        );
-        assert_eq!(
-            on("apps/a*b/x"),
-            Err(CarryError::Rewritten("a*b".into(), '*'))
-        );
-        assert_eq!(on(&"x".repeat(256)), Err(CarryError::TooLong(256)));
-        assert_eq!(BrokerKind::Any.carries("apps/john.doe/x"), Ok(()));
-        assert_eq!(
-            on("john.doe").unwrap_err().to_string(),
-            r#""john.doe" holds '.', which RabbitMQ turns into '/'"#
-        );
-        assert_eq!(amqp_key("/apps/+/users"), ".apps.*.users");
     }
 
     /// Slow and obvious: the definition of MQTT 3.1.1, 4.7, as a recursion on lists of levels.

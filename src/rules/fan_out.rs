@@ -273,7 +273,7 @@ impl FanOut {
                         app,
                         inbox_of: id,
                         convers_with: &copies.group,
-                        message: "",
+                        message_id: "",
                     });
                     if copies.told_of {
                         let copied = Copied {

@@ -206,6 +206,7 @@ fn errors_help_and_results_hold_no_secret() {
 #[test]
 fn what_is_written_for_debugging_holds_no_secret() {
     use chat21_observer::config::{Config, Flags};
+    use chat21_observer::protocol::time::UnixMillis;
     let dir = tempfile::TempDir::new().unwrap();
     let key = dir.path().join("key");
     std::fs::write(&key, KEY).unwrap();
@@ -234,7 +235,7 @@ fn what_is_written_for_debugging_holds_no_secret() {
         let config = Config::load(&given, &|_| None, None).unwrap();
         let text = format!("{config:?} {:?}", config.links().unwrap());
         silent("Debug", &text, &[PASSWORD, KEY, IN_URL]);
-        let minted = config.credentials().read().unwrap();
+        let minted = config.credentials().read(UnixMillis::new(0)).unwrap();
         silent(
             "Debug",
             &format!("{minted:?}"),

@@ -44,18 +44,18 @@ fn every_algorithm_signs_and_is_recognised_and_no_other_key_is() {
             let key = SigningKey::parse(&text, Some(algorithm)).unwrap();
             assert_eq!(key.weakness(), None);
             let token = key.sign(&json!({"sub": "alice"}), Some("key-1"));
-            let header = jsonwebtoken::decode_header(token.reveal()).unwrap();
+            let header = jsonwebtoken::decode_header(token.expose_secret()).unwrap();
             assert_eq!(
                 (format!("{:?}", header.alg), header.kid.as_deref()),
                 (algorithm.to_owned(), Some("key-1"))
             );
-            assert!(key.has_signed(token.reveal()), "{algorithm}");
-            let (body, signature) = token.reveal().rsplit_once('.').unwrap();
+            assert!(key.has_signed(token.expose_secret()), "{algorithm}");
+            let (body, signature) = token.expose_secret().rsplit_once('.').unwrap();
             let first = if signature.starts_with('A') { 'Q' } else { 'A' };
             let forged = format!("{body}.{first}{}", &signature[1..]);
             assert!(!key.has_signed(&forged), "{algorithm}");
             if let Some(other) = before.replace(key) {
-                assert!(!other.has_signed(token.reveal()) || other.algorithm() == algorithm);
+                assert!(!other.has_signed(token.expose_secret()) || other.algorithm() == algorithm);
             }
             tried.push(algorithm);
         }
@@ -81,7 +81,7 @@ fn a_jwk_says_what_it_is_for() {
         "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
     });
     let key = SigningKey::parse(&secret(&ed.to_string()), None).unwrap();
-    assert!(key.has_signed(key.sign(&json!({}), None).reveal()));
+    assert!(key.has_signed(key.sign(&json!({}), None).expose_secret()));
     // RFC 7515, appendix A.3.
     let ec = json!({
         "kty": "EC", "crv": "P-256",
@@ -91,7 +91,7 @@ fn a_jwk_says_what_it_is_for() {
     });
     let key = SigningKey::parse(&secret(&ec.to_string()), None).unwrap();
     assert_eq!(key.algorithm(), "ES256");
-    assert!(key.has_signed(key.sign(&json!({}), None).reveal()));
+    assert!(key.has_signed(key.sign(&json!({}), None).expose_secret()));
 }
 
 #[test]

@@ -21,7 +21,8 @@ use self::report::Report;
 use super::cli::{CheckArgs, ProbeArgs};
 use super::init_quiet_log;
 use super::output::Output;
-use crate::config::{Config, Credentials};
+use crate::auth::credentials::Credentials;
+use crate::config::Config;
 use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
@@ -56,14 +57,13 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
 fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>> {
     let (credentials, claims) = match (&args.probe_token_file, &args.probe_password_file) {
         (Some(file), _) => {
-            let credentials =
-                Credentials::of_file(None, file.as_ref()).map_err(anyhow::Error::msg)?;
+            let credentials = Credentials::of_file(None, file.as_ref())?;
             let claims = credentials.claims();
             (credentials, claims)
         }
         (None, Some(file)) => {
             let credentials = Credentials::of_file(args.probe_user.as_deref(), file.as_ref());
-            (credentials.map_err(anyhow::Error::msg)?, None)
+            (credentials?, None)
         }
         (None, None) => return Ok(None),
     };
@@ -113,12 +113,13 @@ async fn check_connected(
 }
 
 fn check_clock(config: &Config, report: &mut Report) {
-    let now = UNIX_EPOCH + Duration::from_millis(Clock.now().wall.as_millis());
+    let wall = Clock.now().wall;
+    let now = UNIX_EPOCH + Duration::from_millis(wall.as_millis());
     let now = humantime::format_rfc3339_seconds(now);
     let credentials = config.credentials();
-    if let Some(expired) = credentials.token_expired() {
+    if let Some(expired) = credentials.token_expired(wall) {
         report.failed("clock", format!("{now}: {expired}"));
-    } else if let Some(left) = credentials.token_remaining() {
+    } else if let Some(left) = credentials.token_remaining(wall) {
         let left = humantime::format_duration(left);
         report.ok("clock", format!("{now}, the token ends in {left}"));
     } else {

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::report::Report;
 use super::{GLIMPSE, connect};
-use crate::config::{Config, Credentials};
+use crate::auth::credentials::Credentials;
+use crate::config::Config;
 use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};

@@ -61,7 +61,7 @@ pub(super) async fn run(
 
 /// An app that nobody else uses: named after the random end of the client identifier.
 fn own_app(links: &LinkSettings) -> String {
-    let id = links.client_id.reveal();
+    let id = links.client_id.expose_secret();
     let random = id.rsplit('-').next().unwrap_or_default();
     format!("check-{}", random.get(..8).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use jsonwebtoken::dangerous::insecure_decode;
 use jsonwebtoken::{Header, TokenData};
 use serde_json::{Map, Value};
 
-use crate::auth::token;
+use crate::auth::token::{self, Validity};
 use crate::commands::cli::Format;
 use crate::commands::input::read_input;
 use crate::commands::output::Output;
@@ -31,24 +31,29 @@ pub(super) fn run(
     let decoded = insecure_decode::<Value>(token.trim())
         .map_err(|_| anyhow::anyhow!("{file}: not a JSON Web Token"))?;
     let signed = signed(config, &token)?;
-    let left = token::peek(&token).and_then(|claims| claims.remaining(Clock.now().wall));
-    let validity = match left {
-        None => "it never ends".to_owned(),
-        Some(Ok(left)) => format!("good for another {}", humantime::format_duration(left)),
-        Some(Err(ago)) => format!("ended {} ago", humantime::format_duration(ago)),
+    let validity = match token::peek(&token) {
+        Some(claims) => claims.validity(Clock.now().wall),
+        None => Validity::Unlimited,
+    };
+    let validity_text = match validity {
+        Validity::Unlimited => "it never ends".to_owned(),
+        Validity::Remaining(left) => {
+            format!("good for another {}", humantime::format_duration(left))
+        }
+        Validity::Expired(ago) => format!("ended {} ago", humantime::format_duration(ago)),
     };
     let text = if format.json {
         let report = serde_json::json!({
             "header": decoded.header,
             "claims": decoded.claims,
-            "validity": validity,
+            "validity": validity_text,
             "signed_with_this_key": signed.as_bool(),
         });
         format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
-        table(&decoded, &validity, signed)?
+        table(&decoded, &validity_text, signed)?
     };
-    let bad = signed == Signed::WithAnother || matches!(left, Some(Err(_)));
+    let bad = signed == Signed::WithAnother || matches!(validity, Validity::Expired(_));
     let code = if bad {
         ExitCode::FAILURE
     } else {
@@ -80,7 +85,7 @@ fn signed(config: &Config, token: &str) -> anyhow::Result<Signed> {
     let Some(minter) = config.minter() else {
         return Ok(Signed::Unknown);
     };
-    let key = minter.key().map_err(anyhow::Error::msg)?;
+    let key = minter.key()?;
     Ok(match key.has_signed(token) {
         true => Signed::WithThis,
         false => Signed::WithAnother,

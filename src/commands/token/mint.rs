@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::auth::credentials::Minter;
+use crate::auth::secret::Secret;
 use crate::auth::signing::SigningKey;
-use crate::auth::token::{Grant, Scopes, Sessions};
+use crate::auth::token::{Grant, Scopes, Sessions, Stamp};
 use crate::commands::cli::{MintArgs, MintCommand, MintUserArgs};
 use crate::commands::input::{app_id, user_id};
 use crate::commands::output::Output;
-use crate::config::{Config, Minter};
+use crate::config::Config;
+use crate::telemetry::clock::Clock;
 
 const NO_KEY: &str = "there is no key to sign with: give --jwt-key-file \
                       (the secret, or a private key in PEM or as a JWK)";
@@ -38,9 +41,7 @@ pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode
                     },
                 }
             };
-            minting.minter.mint(&minting.key, minting.ttl, |stamp| {
-                Grant::user(&args.app, &args.user, scopes, stamp)
-            })
+            minting.mint(|stamp| Grant::user(&args.app, &args.user, scopes, stamp))
         }
         MintCommand::Service {
             name,
@@ -49,12 +50,10 @@ pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode
         } => {
             let config = settings.load()?;
             let minting = Minting::new(&config, mint, out)?;
-            minting.minter.mint(&minting.key, minting.ttl, |stamp| {
-                Grant::service(name, stamp)
-            })
+            minting.mint(|stamp| Grant::service(name, stamp))
         }
     };
-    out.line(token.reveal())?;
+    out.line(token.expose_secret())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,7 +68,7 @@ impl<'c> Minting<'c> {
     /// Refuses a key that is public, unless forced; warns of one that is weak.
     fn new(config: &'c Config, args: &MintArgs, out: Output) -> anyhow::Result<Self> {
         let minter = config.minter().context(NO_KEY)?;
-        let key = minter.key().map_err(anyhow::Error::msg)?;
+        let key = minter.key()?;
         if key.is_published() && !args.force {
             anyhow::bail!("{} {FORCE}", key.weakness().unwrap_or_default());
         }
@@ -82,6 +81,11 @@ impl<'c> Minting<'c> {
             .filter(|ttl| ttl.as_secs() > 0)
             .with_context(|| format!("--ttl {ttl:?} is not a time such as 30d"))?;
         Ok(Self { minter, key, ttl })
+    }
+
+    fn mint(&self, grant: impl FnOnce(&Stamp<'_>) -> Grant) -> Secret {
+        let now = Clock.now().wall;
+        self.minter.mint(&self.key, now, self.ttl, grant)
     }
 }
 

@@ -379,7 +379,7 @@ fn every_reason_has_a_message_that_causes_it() {
     }
     for reason in Refusal::ALL {
         assert!(
-            cases.iter().any(|(_, caused, _)| *caused == reason),
+            cases.iter().any(|(_, caused, _)| caused == reason),
             "nothing causes {reason}"
         );
     }

@@ -1,21 +1,28 @@
-//! What the payloads of the control topics say (`protocol.md`, section 2): receipts, presence, blocks, fetches.
+//! The payloads of the control topics (`protocol.md`, section 2): receipts, presence, blocks,
+//! fetches.
+//!
+//! Owns reading them. Group updates are read in `group`, injected messages in `injected`; what
+//! becomes of any of them is decided in `rules`.
 
 use serde::Deserialize;
 
 use crate::protocol::id::UserId;
-use crate::protocol::message::{Members, Status, parse_object};
+use crate::protocol::json::{Members, parse_object};
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 
-/// Messages a fetch gives when it does not say how many, and the most it gives.
-const FETCH_LIMIT: (usize, usize) = (100, 1_000);
+/// How many messages a fetch returns if it does not say.
+const DEFAULT_FETCH_LIMIT: usize = 100;
+/// How many messages a fetch returns at most.
+const MAX_FETCH_LIMIT: usize = 1_000;
 
 /// How far the owner of a timeline says a message got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
-    /// His client has it.
+    /// One of the owner's clients has it.
     Received,
-    /// He has seen it.
+    /// The owner has seen it.
     Seen,
 }
 
@@ -23,16 +30,18 @@ impl Receipt {
     /// Reads a payload such as `{"status":200}`.
     ///
     /// # Errors
-    /// The reason for which it is refused; [`Refusal::BadStatus`] for any other status.
+    /// The reason for a refusal; [`Refusal::BadStatus`] for a status other than 200 and 300.
     pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
-        match raw_number(&parse_object(payload)?, "status") {
+        let members = parse_object(payload)?;
+        let status = members.get("status").map(|status| status.get());
+        match status.and_then(|status| status.parse::<i64>().ok()) {
             Some(200) => Ok(Self::Received),
             Some(300) => Ok(Self::Seen),
             _ => Err(Refusal::BadStatus),
         }
     }
 
-    /// What his own copy becomes, at least.
+    /// The status that the owner's copy gets, unless it is higher already.
     pub fn own(self) -> Status {
         match self {
             Self::Received => Status::Received,
@@ -40,7 +49,7 @@ impl Receipt {
         }
     }
 
-    /// What the sender's copy becomes, at least, and what the sender is told.
+    /// The status that the sender's copy gets, unless it is higher already. The sender is told it.
     pub fn peers(self) -> Status {
         match self {
             Self::Received => Status::ReturnReceipt,
@@ -49,40 +58,36 @@ impl Receipt {
     }
 }
 
-fn raw_number(fields: &Members, name: &str) -> Option<i64> {
-    fields.get(name)?.get().parse().ok()
-}
-
-fn flag(fields: &Members, name: &str) -> Option<bool> {
-    match fields.get(name)?.get() {
+fn flag(members: &Members, name: &str) -> Option<bool> {
+    match members.get(name)?.get() {
         "true" => Some(true),
         "false" => Some(false),
         _ => None,
     }
 }
 
-/// Whether a client is there: `{"connected":true}` or `{"disconnected":true}`. Clearing a retained presence, with an empty payload,
-/// says that it is gone.
+/// Reads `{"connected":true}` or `{"disconnected":true}`: whether a client is connected.
+///
+/// An empty payload clears a retained presence, and means that the client is gone.
 ///
 /// # Errors
-/// The reason for which it is refused.
+/// The reason for a refusal; [`Refusal::BadStatus`] if both members are there, or neither.
 pub fn parse_presence(payload: &[u8]) -> Result<bool, Refusal> {
     if payload.is_empty() {
         return Ok(false);
     }
-    let fields = parse_object(payload)?;
-    match (flag(&fields, "connected"), flag(&fields, "disconnected")) {
+    let members = parse_object(payload)?;
+    match (flag(&members, "connected"), flag(&members, "disconnected")) {
         (Some(connected), None) => Ok(connected),
         (None, Some(disconnected)) => Ok(!disconnected),
-        // Both or neither: it does not say which.
         _ => Err(Refusal::BadStatus),
     }
 }
 
-/// Whether a user blocks another: `{"blocked":true}` or `false`.
+/// Reads `{"blocked":true}` or `{"blocked":false}`: whether a user blocks another.
 ///
 /// # Errors
-/// The reason for which it is refused.
+/// The reason for a refusal.
 pub fn parse_block(payload: &[u8]) -> Result<bool, Refusal> {
     flag(&parse_object(payload)?, "blocked").ok_or(Refusal::BadStatus)
 }
@@ -90,19 +95,22 @@ pub fn parse_block(payload: &[u8]) -> Result<bool, Refusal> {
 /// Which stored messages a user asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
-    /// Only what came to the observer after this.
+    /// Only messages that the observer stored after this time.
     pub since: UnixMillis,
-    /// Only one conversation's.
+    /// Only messages of the conversation with this user or group.
     pub convers_with: Option<Box<str>>,
-    /// At most as many, give or take those of the last millisecond.
+    /// At most this many messages. The page may be longer, so that it does not end inside a
+    /// millisecond.
     pub limit: usize,
 }
 
 impl Fetch {
-    /// Reads a payload such as `{"since":1800000000000,"convers_with":"bob","limit":50}`; nothing of it need be there.
+    /// Reads a payload such as `{"since":1800000000000,"convers_with":"bob","limit":50}`.
+    ///
+    /// Every member is optional, and so is the object. A limit out of range is brought into it.
     ///
     /// # Errors
-    /// The reason for which it is refused.
+    /// The reason for a refusal.
     pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
         struct Fields {
@@ -111,16 +119,17 @@ impl Fetch {
             limit: Option<usize>,
         }
         let object: &[u8] = if payload.is_empty() { b"{}" } else { payload };
+        // Only to tell what is not an object from an object with wrong members.
         parse_object(object)?;
         let fields: Fields = serde_json::from_slice(object).map_err(|_| Refusal::BadStatus)?;
         if let Some(peer) = &fields.convers_with {
             UserId::parse(peer)?;
         }
-        let (usual, most) = FETCH_LIMIT;
+        let limit = fields.limit.unwrap_or(DEFAULT_FETCH_LIMIT);
         Ok(Self {
             since: UnixMillis::new(fields.since.unwrap_or(0)),
             convers_with: fields.convers_with,
-            limit: fields.limit.unwrap_or(usual).clamp(1, most),
+            limit: limit.clamp(1, MAX_FETCH_LIMIT),
         })
     }
 }

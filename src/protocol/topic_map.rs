@@ -1,0 +1,373 @@
+//! The topic map: all topics that the observer reads and writes, proven to never meet.
+//!
+//! Owns reading a topic name, the filters to subscribe to, and the topics of refusals and
+//! notifications. Reading a topic name borrows from it and allocates nothing. What a message at an
+//! address leads to is decided in `rules`.
+
+use std::collections::HashSet;
+
+use crate::protocol::address::{Address, Outgoing, ParseError, Timeline};
+use crate::protocol::control_topic::{
+    ControlTemplates, ControlTopic, Controls, Notification, NotificationTemplates,
+};
+use crate::protocol::id::{AppId, ClientId, IdError, MessageKey, RawLevel, UserId};
+use crate::protocol::layout::{BadApp, Layout};
+use crate::protocol::proof::{self, ProofError};
+use crate::protocol::template::{Captures, Names, Template};
+use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+
+/// The layouts, control topics and notification topics in use, proven to neither loop nor overlap.
+#[derive(Clone, Debug)]
+pub struct TopicMap {
+    layouts: Vec<Layout>,
+    /// The control topics that are served.
+    controls: Vec<ControlTemplates>,
+    notifications: NotificationTemplates,
+    /// The topics in which RabbitMQ has split an identifier at its `.`: see [`proof`].
+    splits: Vec<Template>,
+    /// The tenants served; all of them if empty.
+    apps: Vec<String>,
+}
+
+/// Why layouts cannot be used together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicMapError {
+    /// The list of layouts is empty.
+    #[error("no layout is enabled")]
+    NoLayout,
+    /// A tenant to serve (`--app`) is not an identifier.
+    #[error(transparent)]
+    BadApp(#[from] BadApp),
+    /// Two templates meet that must not.
+    #[error(transparent)]
+    Unsound(#[from] ProofError),
+}
+
+impl TopicMap {
+    /// Proves the layouts sound together with the control topics.
+    ///
+    /// `apps` are the tenants served, all of them if empty. `also_published` are topics the
+    /// observer publishes to besides those of the layouts, such as the dead-letter topic.
+    ///
+    /// # Errors
+    /// [`TopicMapError::Unsound`] if a topic the observer publishes to matches a filter it
+    /// subscribes to, or a topic with permitted identifiers matches two of its filters. The other
+    /// variants are about the arguments alone.
+    pub fn new(
+        layouts: Vec<Layout>,
+        apps: Vec<String>,
+        also_published: &[TopicName],
+        controls: Controls,
+    ) -> Result<Self, TopicMapError> {
+        if layouts.is_empty() {
+            return Err(TopicMapError::NoLayout);
+        }
+        for app in &apps {
+            BadApp::check(app)?;
+        }
+        let mut map = Self {
+            layouts,
+            controls: controls.templates(),
+            notifications: NotificationTemplates::new(),
+            splits: vec![],
+            apps,
+        };
+        let read = map.templates_read();
+        let published = map.templates_published(also_published);
+        proof::check_overlaps(&read)?;
+        proof::check_loops(&read, &published)?;
+        map.splits = proof::split_templates(&read, &published);
+        Ok(map)
+    }
+
+    fn templates_read(&self) -> Vec<&Template> {
+        let outgoing = self.layouts.iter().map(Layout::outgoing);
+        let controls = self.controls.iter().map(|control| &control.read);
+        outgoing.chain(controls).collect()
+    }
+
+    fn templates_published(&self, also_published: &[TopicName]) -> Vec<Template> {
+        let mut published = vec![];
+        for layout in &self.layouts {
+            published.extend([layout.inbox().clone(), layout.rejected().clone()]);
+        }
+        let rejected = self.controls.iter().map(|control| &control.rejected);
+        published.extend(rejected.flatten().cloned());
+        published.extend_from_slice(self.notifications_in_use());
+        published.extend(also_published.iter().map(Template::literal));
+        published
+    }
+
+    /// The notification templates. Nobody is notified while the control topics are off.
+    pub(super) fn notifications_in_use(&self) -> &[Template] {
+        if self.controls.is_empty() {
+            &[]
+        } else {
+            self.notifications.as_slice()
+        }
+    }
+
+    /// The layouts, in the order in which they are tried.
+    pub fn iter(&self) -> impl Iterator<Item = &Layout> {
+        self.layouts.iter()
+    }
+
+    /// The control topics that are served.
+    pub(super) fn controls(&self) -> &[ControlTemplates] {
+        &self.controls
+    }
+
+    /// The layout of that name, if it is in use.
+    pub fn named(&self, name: &str) -> Option<&Layout> {
+        self.layouts.iter().find(|layout| layout.name() == name)
+    }
+
+    /// The layout into whose inboxes a topic leads, if the observer writes to such a topic.
+    pub fn inbox_layout(&self, topic: &str) -> Option<&Layout> {
+        let mut layouts = self.layouts.iter();
+        layouts.find(|layout| layout.inbox().captures(topic).is_some())
+    }
+
+    /// The tenants served; all of them if empty.
+    pub fn apps(&self) -> &[String] {
+        &self.apps
+    }
+
+    /// The topic on which the owner of `timeline` is notified of `what`.
+    ///
+    /// `message_id` is the id of the message concerned, or empty if there is none.
+    pub fn told(&self, what: Notification, timeline: &Timeline<'_>, message_id: &str) -> TopicName {
+        let names = Names::of_timeline(timeline);
+        self.notifications.format(
+            what,
+            &Names {
+                message_id,
+                ..names
+            },
+        )
+    }
+
+    /// The topic on which the sender of `address` is told of a refusal, if there is one.
+    pub fn rejected(&self, address: &Address<'_>) -> Option<TopicName> {
+        match address {
+            Address::Outgoing(outgoing) => Some(outgoing.layout.rejected_topic(
+                outgoing.app,
+                outgoing.sender,
+                outgoing.recipient,
+            )),
+            Address::Receipt(timeline, message) => {
+                self.control_rejected(ControlTopic::Receipt, timeline, message.as_str())
+            }
+            Address::Conversation(timeline) => {
+                self.control_rejected(ControlTopic::Conversation, timeline, "")
+            }
+            Address::Archive(timeline) => {
+                self.control_rejected(ControlTopic::Archive, timeline, "")
+            }
+            Address::Block(timeline) => self.control_rejected(ControlTopic::Block, timeline, ""),
+            Address::Fetch { app, user } => {
+                // The template has no level for the other side.
+                let timeline = Timeline {
+                    app: *app,
+                    inbox_of: *user,
+                    convers_with: *user,
+                };
+                self.control_rejected(ControlTopic::Fetch, &timeline, "")
+            }
+            Address::Presence { .. } | Address::Inject(_) | Address::Groups { .. } => None,
+        }
+    }
+
+    fn control_rejected(
+        &self,
+        topic: ControlTopic,
+        timeline: &Timeline<'_>,
+        message_id: &str,
+    ) -> Option<TopicName> {
+        let mut controls = self.controls.iter();
+        let control = controls.find(|control| control.topic == topic)?;
+        let names = Names::of_timeline(timeline);
+        let template = control.rejected.as_ref()?;
+        Some(template.format(&Names {
+            message_id,
+            ..names
+        }))
+    }
+
+    /// Every filter to subscribe to, each once.
+    pub fn filters(&self) -> Vec<Subscription> {
+        let outgoing = self.layouts.iter().map(|layout| (layout.outgoing(), false));
+        // Presence is the one topic whose messages the broker may have stored; on every other
+        // topic a retained message is refused.
+        let controls = self.controls.iter().map(|control| {
+            let retained = control.topic == ControlTopic::Presence;
+            (&control.read, retained)
+        });
+        let splits = self.splits.iter().map(|split| (split, false));
+        let apps: Vec<Option<&str>> = match &self.apps[..] {
+            [] => vec![None],
+            apps => apps.iter().map(|app| Some(app.as_str())).collect(),
+        };
+        let mut seen = HashSet::new();
+        let mut filters = vec![];
+        for (template, retained) in outgoing.chain(controls).chain(splits) {
+            for app in &apps {
+                let filter = template.filter(*app);
+                if seen.insert(filter.clone()) {
+                    filters.push(Subscription { filter, retained });
+                }
+            }
+        }
+        filters
+    }
+
+    /// The filters that an earlier run with other settings may have left in the session.
+    ///
+    /// These are the filters of all built-in layouts and control topics, for every app, without
+    /// those of this map.
+    pub fn retired_filters(&self) -> Vec<TopicFilter> {
+        let built_in = Layout::BUILT_IN
+            .iter()
+            .filter_map(|name| Layout::built_in(name))
+            .flatten()
+            .collect();
+        let all = Self::new(built_in, vec![], &[], Controls::Served)
+            .expect("the built-in layouts are sound");
+        let subscribed = self.filters().into_iter();
+        let current: HashSet<TopicFilter> = subscribed.map(|asked| asked.filter).collect();
+        let all = all.filters().into_iter().map(|asked| asked.filter);
+        all.filter(|filter| !current.contains(filter)).collect()
+    }
+
+    /// What a topic name says.
+    ///
+    /// # Errors
+    /// [`ParseError`] says why a message on this topic is refused. If several templates fit, it is
+    /// the error of the first.
+    pub fn parse<'a>(&'a self, topic: &'a str) -> Result<Address<'a>, ParseError<'a>> {
+        let mut first_error = None;
+        // The number of levels tells most templates apart, and is cheaper than a comparison.
+        let levels = topic.bytes().filter(|byte| *byte == b'/').count() + 1;
+        for layout in &self.layouts {
+            let Some(found) = layout.outgoing().captures_of(topic, levels) else {
+                continue;
+            };
+            match self.check_outgoing(layout, &found) {
+                Ok(outgoing) => return Ok(Address::Outgoing(outgoing)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        for control in &self.controls {
+            let Some(found) = control.read.captures_of(topic, levels) else {
+                continue;
+            };
+            match self.check_control(control.topic, &found) {
+                Ok(address) => return Ok(address),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| self.why_unknown(topic, levels)))
+    }
+
+    /// Why no template that is read fits a topic of that many levels.
+    fn why_unknown(&self, topic: &str, levels: usize) -> ParseError<'static> {
+        let mut splits = self.splits.iter();
+        if splits.any(|split| split.captures_of(topic, levels).is_some()) {
+            ParseError::SplitId
+        } else {
+            ParseError::NoLayout
+        }
+    }
+
+    fn check_outgoing<'a>(
+        &self,
+        layout: &'a Layout,
+        found: &Captures<'a>,
+    ) -> Result<Outgoing<'a>, ParseError<'a>> {
+        let app = match layout.fixed_app() {
+            Some(fixed) => AppId::parse(fixed).map_err(bad("app", fixed))?,
+            None => app(found)?,
+        };
+        let outgoing = Outgoing {
+            layout,
+            app,
+            sender: user("sender", found.inbox_of)?,
+            recipient: user("recipient", found.convers_with)?,
+        };
+        // A layout that names its app serves it, whatever `--app` says.
+        if layout.fixed_app().is_none() {
+            self.check_served(app)?;
+        }
+        Ok(outgoing)
+    }
+
+    fn check_control<'a>(
+        &self,
+        topic: ControlTopic,
+        found: &Captures<'a>,
+    ) -> Result<Address<'a>, ParseError<'a>> {
+        let app = app(found)?;
+        self.check_served(app)?;
+        let owner = || user("user", found.inbox_of);
+        let timeline = || {
+            Ok(Timeline {
+                app,
+                inbox_of: owner()?,
+                convers_with: user("other user or group", found.convers_with)?,
+            })
+        };
+        Ok(match topic {
+            ControlTopic::Receipt => {
+                let timeline = timeline()?;
+                let id = MessageKey::from_level(found.message_id);
+                let id = id.map_err(bad("message id", found.message_id.as_str()))?;
+                Address::Receipt(timeline, id)
+            }
+            ControlTopic::Conversation => Address::Conversation(timeline()?),
+            ControlTopic::Archive => Address::Archive(timeline()?),
+            ControlTopic::Presence => {
+                let user = owner()?;
+                let client = ClientId::from_level(found.client_id)
+                    .map_err(bad("client id", found.client_id.as_str()))?;
+                Address::Presence { app, user, client }
+            }
+            ControlTopic::Block => Address::Block(timeline()?),
+            ControlTopic::Fetch => {
+                let user = owner()?;
+                Address::Fetch { app, user }
+            }
+            ControlTopic::Inject => Address::Inject(timeline()?),
+            ControlTopic::Groups => Address::Groups { app },
+        })
+    }
+
+    fn check_served<'a>(&self, app: AppId<'a>) -> Result<(), ParseError<'a>> {
+        let app = app.as_str();
+        if self.apps.is_empty() || self.apps.iter().any(|served| served == app) {
+            Ok(())
+        } else {
+            Err(ParseError::OtherApp(app))
+        }
+    }
+}
+
+/// The tenant that a topic names.
+fn app<'a>(found: &Captures<'a>) -> Result<AppId<'a>, ParseError<'a>> {
+    AppId::from_level(found.app).map_err(bad("app", found.app.as_str()))
+}
+
+/// The user or group at one level of a topic. `which` names the level in the error.
+fn user<'a>(which: &'static str, level: RawLevel<'a>) -> Result<UserId<'a>, ParseError<'a>> {
+    UserId::from_level(level).map_err(bad(which, level.as_str()))
+}
+
+fn bad<'a>(which: &'static str, level: &'a str) -> impl FnOnce(IdError) -> ParseError<'a> {
+    move |error| ParseError::BadId {
+        which,
+        level,
+        error,
+    }
+}
+
+#[cfg(test)]
+mod tests;
