@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::protocol::group::Group;
 use crate::protocol::id::AppId;
 use crate::protocol::refusal::Refusal;
+use crate::rules::checks::check_recipients;
 use crate::store::Store;
 
 /// What a file for `group set` holds.
@@ -86,8 +87,8 @@ fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(St
     let body = read_input(file)?;
     let check = || -> Result<usize, Refusal> {
         let group = Group::parse(&body)?;
-        let policy = &config.router.policy;
-        policy.check_recipients(app, &group.members)?;
+        let policy = &config.rules.router.policy;
+        check_recipients(policy.rules(app), policy.broker_kind, &group.members)?;
         Ok(group.members.len())
     };
     let members = check().map_err(|reason| anyhow::anyhow!("{file}: {GROUP_FORM}: {reason}"))?;

@@ -28,7 +28,7 @@ use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::publish::Publish;
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::store::thread;
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;

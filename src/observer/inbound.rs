@@ -20,10 +20,11 @@ use crate::protocol::layout::Address;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
-use crate::rules::router::{Decoded, Router};
+use crate::rules::router::Router;
 use crate::store::OutboxRequest;
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Now;
@@ -179,7 +180,7 @@ impl Inbound {
         };
         let policy = &self.router.policy;
         let counted = match address.filter(|_| policy.limits_rates()) {
-            Some(address) => self.limits.count(&address, policy, now.instant),
+            Some(address) => self.limits.charge(&address, policy, now.instant),
             None => Ok(()),
         };
         let pending = PendingMessage {
@@ -210,11 +211,10 @@ impl Inbound {
         };
         // A cheap clone: it shares the payload's memory.
         let received = pending.received.clone();
-        let turned_away = match self.router.decode(&received) {
-            Ok(Decoded {
-                address: Address::Outgoing(outgoing),
-                ..
-            }) => service.ask(&outgoing, pending),
+        let turned_away = match self.router.read(&received) {
+            Ok(Request::Verbatim { outgoing, .. } | Request::Message { outgoing, .. }) => {
+                service.ask(&outgoing, pending)
+            }
             Ok(_) | Err(_) => return self.waiting.push(pending),
         };
         if let Some(pending) = turned_away {

@@ -21,9 +21,11 @@ use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Policy;
+use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, STEP, Step};
-use crate::rules::router::{Decoded, Facts, Plan, Router};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::policy::Policy;
+use crate::rules::router::Router;
 use crate::store::thread::{self, Probe, Pruned};
 use crate::store::{Origin, OutboxReply, OutboxRequest, Retention, StoreError};
 use crate::telemetry::Metrics;
@@ -225,19 +227,25 @@ impl Processor {
         let received = self.as_stored(message)?;
         // What has passed before passes again, whatever speaks against it now.
         let is_stored = matches!(received, Cow::Owned(_));
-        let decoded = match &message.refused {
+        let request = match &message.refused {
             Some(refused) if !is_stored => Err(refused.clone()),
-            Some(_) | None => self.router.decode(&received).map_err(Refused::from),
+            Some(_) | None => self.router.read(&received).map_err(Refused::from),
         };
-        let plan = match &decoded {
-            Ok(decoded) => {
-                let facts = match self.persistence.as_store_mut() {
-                    Some(store) => store.facts(decoded)?,
-                    None => facts_without_store(decoded),
-                };
-                self.router.plan(decoded, &received, facts, message.id)
+        let arrival = Arrival {
+            received: &received,
+            id: message.id,
+            acknowledgement: match message.fingerprint {
+                Some(_) => Acknowledgement::Expected,
+                None => Acknowledgement::None,
+            },
+        };
+        let plan = match (&request, self.persistence.as_store_mut()) {
+            (Ok(request), Some(store)) => self.router.plan(request, &arrival, store)?,
+            (Ok(request), None) => {
+                let Ok(plan) = self.router.plan(request, &arrival, &mut NoStore);
+                plan
             }
-            Err(refused) => self.router.refuse(&received, refused, message.id.time()),
+            (Err(refused), _) => self.router.refuse(&received, refused, message.id.time()),
         };
         let Plan {
             publishes,
@@ -382,31 +390,6 @@ impl thread::Work for Processor {
 
     fn now(&self) -> Instant {
         self.clock.now().instant
-    }
-}
-
-/// The facts of a pure forwarder: it knows nothing but what the message says.
-pub fn facts_without_store(decoded: &Decoded<'_>) -> Facts {
-    match &decoded.address {
-        Address::Outgoing(outgoing)
-            if outgoing.recipient.is_group()
-                && outgoing.layout.payload() == PayloadMode::Envelope =>
-        {
-            Facts::Group {
-                group: None,
-                blocked_by: vec![],
-                transient: false,
-            }
-        }
-        Address::Outgoing(_)
-        | Address::Receipt(..)
-        | Address::Conversation(_)
-        | Address::Archive(_)
-        | Address::Presence { .. }
-        | Address::Block(_)
-        | Address::Fetch { .. }
-        | Address::Inject(_)
-        | Address::Groups { .. } => Facts::Nothing,
     }
 }
 

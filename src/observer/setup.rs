@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::connections::link::LinkSettings;
 use crate::http::{decision_service, webhook};
 use crate::mqtt::{Connected, LinkError};
-use crate::rules::checks::Policy;
+use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{StoreError, StoreSettings};
 use crate::telemetry::{LogLevel, Stats};

@@ -161,13 +161,6 @@ impl<'a> Address<'a> {
         }
     }
 
-    /// Whether a banned user may still send this.
-    ///
-    /// Presence is accepted from banned users: it comes from the client's will, not from the user.
-    pub fn is_for_the_banned(&self) -> bool {
-        matches!(self, Self::Presence { .. })
-    }
-
     /// The outgoing path, if the message came on one.
     pub fn outgoing(&self) -> Option<&Outgoing<'a>> {
         match self {

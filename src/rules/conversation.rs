@@ -1,212 +1,161 @@
-//! The rules of a conversation row: what a message, a patch and an archiving make of it, and how it looks to its owner.
+//! What a user changes in their list of conversations: a patch, and archiving.
 //!
-//! A row is the last listed message of a timeline, its copy's status, two flags, and what its owner has patched over it. The store
-//! keeps these apart; here they are put together (`protocol.md`, sections 3 and 4).
+//! Owns who is told (`protocol.md`, section 4, *Conversation patch* and *Archive*). Leaves what a row
+//! looks like to [`conversation_row`](crate::rules::conversation_row).
 
-use bytes::Bytes;
+use crate::protocol::layout::{Notification, Timeline};
+use crate::protocol::patch::Patch;
+use crate::protocol::refusal::Refusal;
+use crate::rules::conversation_row::Row;
+use crate::rules::facts::FactSource;
+use crate::rules::plan::{Context, Plan};
+use crate::rules::webhook_event::{Event, EventKind};
+use crate::rules::write::Write;
 
-use crate::protocol::message::{EnvelopeError, Members, Status, parse_object, raw};
-
-/// Fields that say which row it is, or what was said: no patch changes them.
-const IDENTITY: [&str; 7] = [
-    "app_id",
-    "conversWith",
-    "key",
-    "message_id",
-    "recipient",
-    "sender",
-    "timelineOf",
-];
-
-/// Fields a new message sets anew, whatever was patched over them before, besides its own.
-const SET_BY_A_MESSAGE: [&str; 4] = ["archived", "is_new", "last_message_text", "status"];
-
-/// A conversation as the store has it.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Row {
-    /// The last listed message, without its status, and the status of the owner's copy.
-    pub last: Option<(Box<str>, Status)>,
-    /// Whether there is something in it that its owner has not opened.
-    pub is_new: bool,
-    /// Whether it stands in the archive.
-    pub archived: bool,
-    /// What its owner has patched over it: an object.
-    pub patch: Option<Box<str>>,
-    /// Whether a message came after the last patch.
-    pub patch_is_older: bool,
+/// What the plan of a patch or of archiving depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The conversation. An empty row if none is stored: it may be older than the store, and its
+    /// owner still wants to change it.
+    pub(super) row: Row,
 }
 
-/// What a patch makes of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Patched {
-    /// From now on, if the patch says so.
-    pub is_new: Option<bool>,
-    /// From now on, if the patch says so.
-    pub archived: Option<bool>,
-    /// All that is patched over the row, as an object.
-    pub patch: String,
-    /// What the owner's clients are told: his patch, without what no patch changes, and which row it is about.
-    pub told: Bytes,
-}
-
-/// A patch of a conversation, as its owner sent it.
-#[derive(Clone, Debug)]
-pub struct Patch(Members);
-
-impl Patch {
-    /// Reads a payload; fields that no patch changes are dropped.
-    ///
-    /// # Errors
-    /// [`EnvelopeError`], if it is no object.
-    pub fn parse(payload: &[u8]) -> Result<Self, EnvelopeError> {
-        let mut fields = parse_object(payload)?;
-        for name in IDENTITY {
-            fields.remove(name);
-        }
-        Ok(Self(fields))
+impl Facts {
+    pub(super) fn look_up<S: FactSource>(
+        timeline: &Timeline<'_>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let row = source.conversation(timeline)?.unwrap_or_default();
+        Ok(Self { row })
     }
 }
 
-impl Row {
-    /// What is patched over the row and still counts: a message that came later has set its own fields anew.
-    fn standing_patch(&self) -> Members {
-        let mut patch = self.patch.as_deref().map(object).unwrap_or_default();
-        if self.patch_is_older {
-            let message = self
-                .last
-                .as_ref()
-                .map(|(body, _)| object(body))
-                .unwrap_or_default();
-            patch.retain(|name, _| {
-                !message.contains_key(name) && !SET_BY_A_MESSAGE.contains(&&**name)
-            });
-        }
-        patch
+/// The fields are stored, and the owner's clients are told.
+pub(super) fn plan_patch<'a>(
+    timeline: &Timeline<'a>,
+    patch: &Patch,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Result<Plan<'a>, Refusal> {
+    let (inbox_of, convers_with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
+    let patched = facts.row.patched(patch, inbox_of, convers_with);
+    // Patches add up: a conversation must not grow without a bound.
+    if patched.patch.len() > context.rules.max_payload_bytes {
+        return Err(Refusal::TooLarge);
     }
-
-    /// The row with `patch` laid over it. `inbox_of` and `convers_with` say which row it is.
-    pub fn patched(&self, patch: &Patch, inbox_of: &str, convers_with: &str) -> Patched {
-        let flag = |name: &str| match patch.0.get(name).map(|value| value.get()) {
-            Some("true") => Some(true),
-            Some("false") => Some(false),
-            _ => None,
-        };
-        let mut standing = self.standing_patch();
-        let mut told = patch.0.clone();
-        standing.extend(patch.0.clone());
-        told.insert("timelineOf".to_owned(), raw(inbox_of));
-        told.insert("conversWith".to_owned(), raw(convers_with));
-        Patched {
-            is_new: flag("is_new"),
-            archived: flag("archived"),
-            patch: serde_json::to_string(&standing).expect("raw members serialise"),
-            told: serde_json::to_vec(&told)
-                .expect("raw members serialise")
-                .into(),
-        }
-    }
-
-    /// The row as deployed clients expect it.
-    pub fn to_json(&self, inbox_of: &str, convers_with: &str) -> Bytes {
-        let mut fields = Members::new();
-        if let Some((body, status)) = &self.last {
-            fields = object(body);
-            if let Some(text) = fields.get("text").cloned() {
-                fields.insert("last_message_text".to_owned(), text);
-            }
-            fields.insert("status".to_owned(), raw(&status.code()));
-        }
-        // A patch of the flags stands in the flags, too.
-        fields.extend(self.standing_patch());
-        fields.insert("is_new".to_owned(), raw(&self.is_new));
-        fields.insert("archived".to_owned(), raw(&self.archived));
-        fields.insert("conversWith".to_owned(), raw(convers_with));
-        fields.insert("key".to_owned(), raw(convers_with));
-        fields.insert("timelineOf".to_owned(), raw(inbox_of));
-        serde_json::to_vec(&fields)
-            .expect("raw members serialise")
-            .into()
-    }
+    let told = patched.told.clone();
+    Ok(Plan {
+        publishes: vec![context.notify(Notification::Conversation, timeline, told)],
+        writes: vec![Write::Patch(*timeline, patched)],
+        ..Plan::default()
+    })
 }
 
-/// An object that was checked when it was stored.
-fn object(text: &str) -> Members {
-    parse_object(text.as_bytes()).unwrap_or_default()
+/// The conversation leaves the list and comes into the archive. `topic` is the request's topic name.
+pub(super) fn plan_archive<'a>(
+    timeline: &Timeline<'a>,
+    topic: &str,
+    facts: Facts,
+    context: &Context<'_>,
+) -> Plan<'a> {
+    let was_archived = facts.row.archived;
+    let row = Row {
+        archived: true,
+        ..facts.row
+    };
+    let row = row.to_json(timeline.inbox_of.as_str(), timeline.convers_with.as_str());
+    let mut plan = Plan {
+        publishes: [
+            Notification::ConversationDeleted,
+            Notification::ConversationArchived,
+        ]
+        .map(|what| context.notify(what, timeline, row.clone()))
+        .into(),
+        writes: vec![Write::Archive(*timeline)],
+        ..Plan::default()
+    };
+    if !was_archived {
+        plan.events = context
+            .event(EventKind::ConversationArchived, || {
+                let basis = context.id.to_string();
+                Event::of_archive(*timeline, row, topic, &basis, context.now())
+            })
+            .into_iter()
+            .collect();
+    }
+    plan
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use crate::protocol::message::Status;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{body, plan_with, received, router};
+    use serde_json::json;
 
-    fn row() -> Row {
-        Row {
-            last: Some((
-                r#"{"text":"hi","sender":"a","attributes":{"k":1}}"#.into(),
-                Status::Delivered,
-            )),
-            is_new: true,
-            ..Row::default()
+    /// A conversation of bob with alice.
+    fn stored(row: Row) -> InMemory {
+        InMemory {
+            conversations: [(("bob", "alice"), row)].into(),
+            ..InMemory::default()
         }
     }
 
-    fn value(bytes: &Bytes) -> Value {
-        serde_json::from_slice(bytes).unwrap()
-    }
-
     #[test]
-    fn a_row_is_its_last_message_and_what_the_clients_expect() {
-        assert_eq!(
-            value(&row().to_json("b", "a")),
-            json!({"text": "hi", "last_message_text": "hi", "sender": "a", "attributes": {"k": 1}, "status": 150, "is_new": true, "archived": false,
-                   "conversWith": "a", "key": "a", "timelineOf": "b"})
-        );
-    }
-
-    #[test]
-    fn a_patch_lies_over_the_row_until_a_message_sets_its_fields_anew() {
-        let patch = Patch::parse(
-            br#"{"is_new":false,"text":"mine","colour":"red","sender":"eve","timelineOf":"x"}"#,
-        )
-        .unwrap();
-        let patched = row().patched(&patch, "b", "a");
-        assert_eq!((patched.is_new, patched.archived), (Some(false), None));
-        assert_eq!(
-            value(&patched.told),
-            json!({"is_new": false, "text": "mine", "colour": "red", "timelineOf": "b", "conversWith": "a"})
-        );
-        let mut after = Row {
-            is_new: false,
-            patch: Some(patched.patch.into()),
-            ..row()
+    fn a_conversation_is_patched_and_archived_for_its_owner_alone() {
+        let row = Row {
+            last: Some((r#"{"text":"hi"}"#.into(), Status::Delivered)),
+            is_new: true,
+            ..Row::default()
         };
-        let seen = value(&after.to_json("b", "a"));
-        assert_eq!(
-            (
-                &seen["text"],
-                &seen["colour"],
-                &seen["is_new"],
-                &seen["sender"]
-            ),
-            (&json!("mine"), &json!("red"), &json!(false), &json!("a"))
+        let patch = received(
+            b"apps/a/users/bob/conversations/alice/update",
+            br#"{"is_new":false}"#,
         );
-        after.patch_is_older = true;
-        after.is_new = true;
-        let seen = value(&after.to_json("b", "a"));
+        let patched = plan_with(router(), &patch, stored(row.clone()));
         assert_eq!(
-            (&seen["text"], &seen["colour"], &seen["is_new"]),
-            (&json!("hi"), &json!("red"), &json!(true))
+            patched.publishes[0].topic.as_str(),
+            "apps/a/users/bob/conversations/alice/clientupdated"
         );
-        let again = after.patched(&Patch::parse(b"{\"k\":1}").unwrap(), "b", "a");
         assert_eq!(
-            serde_json::from_str::<Value>(&again.patch).unwrap(),
-            json!({"colour": "red", "k": 1})
+            body(&patched.publishes[0]),
+            json!({"is_new": false, "timelineOf": "bob", "conversWith": "alice"})
         );
-    }
-
-    #[test]
-    fn a_patch_that_is_no_object_is_refused() {
-        assert_eq!(Patch::parse(b"[]").err(), Some(EnvelopeError::NotAnObject));
-        assert_eq!(Patch::parse(b"").err(), Some(EnvelopeError::NotJson));
+        let archive = received(b"apps/a/users/bob/conversations/alice/archive", b"whatever");
+        let archived = plan_with(router(), &archive, stored(row));
+        let topics: Vec<_> = archived
+            .publishes
+            .iter()
+            .map(|publish| publish.topic.as_str())
+            .collect();
+        assert_eq!(
+            topics,
+            [
+                "apps/a/users/bob/conversations/alice/clientdeleted",
+                "apps/a/users/bob/archived_conversations/alice/clientadded"
+            ]
+        );
+        for whole in &archived.publishes {
+            assert_eq!(
+                (&body(whole)["archived"], &body(whole)["last_message_text"]),
+                (&json!(true), &json!("hi"))
+            );
+        }
+        let unknown = plan_with(router(), &archive, InMemory::default());
+        assert_eq!(
+            body(&unknown.publishes[0]),
+            json!({"archived": true, "is_new": false, "conversWith": "alice", "key": "alice", "timelineOf": "bob"})
+        );
+        let growing = Row {
+            patch: Some(json!({ "k": "x".repeat(100) }).to_string().into()),
+            ..Row::default()
+        };
+        let refused = plan_with(router(), &patch, stored(growing));
+        assert_eq!(
+            refused.refusal,
+            Some(Refusal::TooLarge),
+            "a row does not grow without bound"
+        );
     }
 }

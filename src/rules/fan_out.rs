@@ -1,7 +1,9 @@
-//! What goes to many: the copies of a group message, what a group's members are told, stored messages published again.
+//! What goes to many, or much that goes to one: made and published in steps.
 //!
-//! A group of ten thousand is not made at once, but in steps, each when there is room for it: the payload is held once, and what waits
-//! behind a step hardly notices it.
+//! Owns the steps: copies of a group message, notices about a group, pages of stored messages. A group
+//! of ten thousand is not handled at once but step by step, each when there is room for it: the
+//! payload is held once, and what waits behind a step hardly notices it. Leaves when the next step is
+//! taken to `observer`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,38 +14,34 @@ use crate::protocol::control::Fetch;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::layout::{Notification, Timeline, TopicMap};
-use crate::protocol::message::{Body, Status};
+use crate::protocol::message::Status;
 use crate::protocol::publish::Publish;
 use crate::protocol::template::{Names, Template};
 use crate::protocol::time::UnixMillis;
-use crate::rules::plan::{Copy, Write};
+use crate::rules::history::{History, Next, Page, PageQuery, Range};
 use crate::rules::webhook_event::{Copied, Event, EventKind};
+use crate::rules::write::{Listing, TimelineCopy, Write};
 
-/// Members, or stored messages, that one step of a fan-out takes: enough to share the cost of a transaction, few enough that what
-/// waits behind it does not notice.
+/// How many members or stored messages one step takes: enough to share the cost of a transaction, few
+/// enough that what waits behind it does not notice.
 pub const STEP: usize = 32;
 
-/// Something that goes to many, or much that goes to one: carried out in steps of [`STEP`], of which each is written down and
-/// published before the next is made.
+/// What is left of something that goes out in steps of [`STEP`]. Each step is written down and
+/// published before the next one is made.
 #[derive(Clone, Debug)]
 pub struct FanOut {
     app: Box<str>,
-    what: Many,
+    work: Work,
 }
 
 #[derive(Clone, Debug)]
-enum Many {
+enum Work {
     Copies(Copies),
-    Notify {
-        group: Box<str>,
-        users: Users,
-        next: usize,
-        payload: Bytes,
-    },
+    Notices(Notices),
     History(History),
 }
 
-/// The copies of a group message that its members get.
+/// The copies of a group message that members get.
 #[derive(Clone, Debug)]
 struct Copies {
     group: Box<str>,
@@ -51,67 +49,21 @@ struct Copies {
     inbox: Arc<Template>,
     users: Users,
     next: usize,
-    /// Who is left out: `hiddenFor`, and who blocks the sender.
-    without: Users,
+    /// Who gets no copy.
+    left_out: Users,
     payload: Bytes,
-    listed: bool,
+    listing: Listing,
     written_at: UnixMillis,
-    told_of: bool,
+    raises_events: bool,
 }
 
-/// Stored messages of one user, published again.
+/// What users are told about a group.
 #[derive(Clone, Debug)]
-struct History {
-    user: Box<str>,
-    query: PageQuery,
-    /// How many more, and what the user is told at the end, if it is a fetch.
-    fetch: Option<Fetched>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fetched {
-    left: usize,
-    done: usize,
-    newest: UnixMillis,
-}
-
-/// Which stored messages of a user come next.
-#[derive(Clone, Debug)]
-pub struct PageQuery {
-    /// Behind this place in the store.
-    pub after: i64,
-    /// Up to this one.
-    pub last: i64,
-    /// Only one conversation's.
-    pub convers_with: Option<Box<str>>,
-    /// How many, give or take those of the last millisecond.
-    pub limit: usize,
-}
-
-/// Stored messages of a user, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// The messages.
-    pub messages: Vec<Stored>,
-    /// Where the next page begins.
-    pub next: i64,
-    /// Whether there is one.
-    pub more: bool,
-}
-
-/// A stored message, as one of its timelines has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// The other side of that timeline.
-    pub convers_with: Box<str>,
-    /// The layout it came in.
-    pub layout: Box<str>,
-    /// All but its status.
-    pub body: Body,
-    /// How far this copy got.
-    pub status: Status,
-    /// When the observer stored it.
-    pub stored_at: UnixMillis,
+struct Notices {
+    group: Box<str>,
+    users: Users,
+    next: usize,
+    payload: Bytes,
 }
 
 /// One step of a fan-out.
@@ -121,297 +73,218 @@ pub struct Step<'a> {
     pub publishes: Vec<Publish>,
     /// What is written down before.
     pub writes: Vec<Write<'a>>,
-    /// What webhooks are told of.
+    /// What webhooks are told.
     pub events: Vec<Event>,
-    /// What is left to do; nothing at the end.
+    /// What is left to do; `None` at the end.
     pub rest: Option<FanOut>,
 }
 
 /// What all copies of a group message have in common.
 #[derive(Clone, Debug)]
-pub struct GroupMessage<'a> {
-    /// The group.
-    pub group: UserId<'a>,
-    /// The message.
-    pub message_id: &'a str,
-    /// Where the copies go.
-    pub inbox: &'a Template,
-    /// What goes there.
-    pub payload: Bytes,
-    /// Whether it shows in lists of conversations.
-    pub listed: bool,
-    /// When the message was written.
-    pub written_at: UnixMillis,
-    /// Whether webhooks are told of each copy.
-    pub told_of: bool,
+pub(super) struct GroupMessage<'a> {
+    pub(super) group: UserId<'a>,
+    pub(super) message_id: &'a str,
+    /// The topics that the copies are published on.
+    pub(super) inbox: &'a Template,
+    pub(super) payload: Bytes,
+    pub(super) listing: Listing,
+    pub(super) written_at: UnixMillis,
+    /// Whether any webhook wants an event for each copy.
+    pub(super) raises_events: bool,
 }
 
 impl FanOut {
-    /// The group whose copies these are: a later message to it must wait, so that each member gets them in order.
-    pub fn group(&self) -> Option<(&str, &str)> {
-        match &self.what {
-            Many::Copies(copies) => Some((&self.app, &copies.group)),
-            Many::Notify { .. } | Many::History(_) => None,
-        }
+    /// The copies of a group message for `users`, except those `left_out`.
+    pub(super) fn copies(
+        app: AppId<'_>,
+        message: GroupMessage<'_>,
+        users: Users,
+        left_out: Users,
+    ) -> Self {
+        let work = Work::Copies(Copies {
+            group: message.group.as_str().into(),
+            message_id: message.message_id.into(),
+            inbox: Arc::new(message.inbox.clone()),
+            users,
+            next: 0,
+            left_out,
+            payload: message.payload,
+            listing: message.listing,
+            written_at: message.written_at,
+            raises_events: message.raises_events,
+        });
+        Self::new(app, work)
     }
 
-    /// The stored messages that the next step publishes, if it is one that does.
-    pub fn query(&self) -> Option<(AppId<'_>, UserId<'_>, PageQuery)> {
-        match &self.what {
-            Many::Copies(_) | Many::Notify { .. } => None,
-            Many::History(history) => {
-                let left = history.fetch.map_or(STEP, |fetch| fetch.left);
-                let query = PageQuery {
-                    limit: left.min(STEP),
-                    ..history.query.clone()
-                };
-                Some((self.app(), user(&history.user), query))
-            }
-        }
+    /// Tells users about a group that a service has stored.
+    pub(super) fn notify(app: AppId<'_>, update: &GroupUpdate) -> Self {
+        let work = Work::Notices(Notices {
+            group: update.id.clone(),
+            users: update.notify.clone(),
+            next: 0,
+            payload: Bytes::copy_from_slice(update.body.as_bytes()),
+        });
+        Self::new(app, work)
+    }
+
+    /// The stored messages that a user asks for.
+    pub(super) fn fetch(app: AppId<'_>, user: UserId<'_>, range: Range, fetch: &Fetch) -> Self {
+        Self::new(app, Work::History(History::fetch(user, range, fetch)))
+    }
+
+    /// The messages that a user missed.
+    pub(super) fn missed(app: AppId<'_>, user: UserId<'_>, range: Range) -> Self {
+        Self::new(app, Work::History(History::missed(user, range)))
+    }
+
+    fn new(app: AppId<'_>, work: Work) -> Self {
+        let app = app.as_str().into();
+        Self { app, work }
     }
 
     fn app(&self) -> AppId<'_> {
         AppId::parse(&self.app).expect("it came from an identifier")
     }
 
-    /// The copies that `users` get, but for those in `without`.
-    pub fn copies(app: AppId<'_>, message: GroupMessage<'_>, users: Users, without: Users) -> Self {
-        Self {
-            app: app.as_str().into(),
-            what: Many::Copies(Copies {
-                group: message.group.as_str().into(),
-                message_id: message.message_id.into(),
-                inbox: Arc::new(message.inbox.clone()),
-                users,
-                next: 0,
-                without,
-                payload: message.payload,
-                listed: message.listed,
-                written_at: message.written_at,
-                told_of: message.told_of,
-            }),
+    /// App and group of the copies, if these are copies of a group message. A later message to the
+    /// same group must wait, so that each member gets the messages in order.
+    pub fn group(&self) -> Option<(&str, &str)> {
+        match &self.work {
+            Work::Copies(copies) => Some((&self.app, &copies.group)),
+            Work::Notices(_) | Work::History(_) => None,
         }
     }
 
-    /// Those whom a service wants to know of a group.
-    pub fn notify(app: AppId<'_>, update: &GroupUpdate) -> Self {
-        Self {
-            app: app.as_str().into(),
-            what: Many::Notify {
-                group: update.id.clone(),
-                users: update.notify.clone(),
-                next: 0,
-                payload: Bytes::copy_from_slice(update.body.as_bytes()),
-            },
+    /// The stored messages that the next step needs, if it needs any.
+    pub fn query(&self) -> Option<(AppId<'_>, UserId<'_>, PageQuery)> {
+        match &self.work {
+            Work::Copies(_) | Work::Notices(_) => None,
+            Work::History(history) => Some((self.app(), history.user(), history.query(STEP))),
         }
     }
 
-    fn with(&self, what: Many) -> Self {
-        Self {
-            app: self.app.clone(),
-            what,
-        }
-    }
-
-    /// Stored messages of `user` between two places, published again: at his wish, or because he missed them.
-    pub fn history(
-        app: AppId<'_>,
-        user: UserId<'_>,
-        (after, last): (i64, i64),
-        fetch: Option<&Fetch>,
-    ) -> Self {
-        let history = History {
-            user: user.as_str().into(),
-            query: PageQuery {
-                after,
-                last,
-                convers_with: fetch.and_then(|fetch| fetch.convers_with.clone()),
-                limit: STEP,
-            },
-            fetch: fetch.map(|fetch| Fetched {
-                left: fetch.limit,
-                done: 0,
-                newest: fetch.since,
-            }),
-        };
-        Self {
-            app: app.as_str().into(),
-            what: Many::History(history),
-        }
-    }
-
-    /// The next step; `page` is what the store gave for [`FanOut::query`].
+    /// The next step. `page` is what the store has given for [`FanOut::query`].
     pub fn step(&self, layouts: &TopicMap, page: Option<Page>) -> Step<'_> {
         let app = self.app();
-        match (&self.what, page) {
-            (Many::Copies(copies), _) => {
-                let (users, rest) = slice(&copies.users, copies.next);
-                let convers_with = user(&copies.group);
-                let wanted = |id: &&str| **id != *copies.group && !copies.without.contains(id);
-                let mut step = Step {
-                    rest: rest.map(|next| {
-                        self.with(Many::Copies(Copies {
-                            next,
-                            ..copies.clone()
-                        }))
-                    }),
-                    ..Step::default()
-                };
-                for id in users.iter().map(|id| &**id).filter(wanted) {
-                    let timeline = Timeline {
-                        app,
-                        inbox_of: user(id),
-                        convers_with,
-                    };
-                    step.writes.push(Write::Copy(Copy {
-                        timeline,
-                        message_id: Cow::Borrowed(&copies.message_id),
-                        status: Status::Delivered,
-                        listed: copies.listed,
-                    }));
-                    let topic = copies.inbox.format(&Names {
-                        app,
-                        inbox_of: id,
-                        convers_with: &copies.group,
-                        message_id: "",
-                    });
-                    if copies.told_of {
-                        let copied = Copied {
-                            timeline,
-                            message_id: &copies.message_id,
-                            recipient: &copies.group,
-                            topic: topic.as_str(),
-                            payload: &copies.payload,
-                            one_of_many: true,
-                        };
-                        let kind = EventKind::MessageDelivered;
-                        step.events
-                            .push(Event::of_copy(kind, copied, copies.written_at));
-                    }
-                    step.publishes
-                        .push(Publish::new(topic, copies.payload.clone()));
-                }
-                step
-            }
-            (
-                Many::Notify {
-                    group,
-                    users,
-                    next,
-                    payload,
-                },
-                _,
-            ) => {
-                let (some, rest) = slice(users, *next);
-                let told = |id: &str| {
-                    let timeline = Timeline {
-                        app,
-                        inbox_of: user(id),
-                        convers_with: user(group),
-                    };
-                    Publish::new(
-                        layouts.told(Notification::Group, &timeline, ""),
-                        payload.clone(),
-                    )
-                };
-                Step {
-                    publishes: some.iter().map(|id| told(id)).collect(),
-                    writes: vec![],
-                    events: vec![],
-                    rest: rest.map(|next| {
-                        self.with(Many::Notify {
-                            next,
-                            group: group.clone(),
-                            users: users.clone(),
-                            payload: payload.clone(),
-                        })
-                    }),
-                }
-            }
-            (Many::History(history), page) => {
-                self.history_step(layouts, history, page.unwrap_or_default())
-            }
+        match &self.work {
+            Work::Copies(copies) => copies.step(app),
+            Work::Notices(notices) => notices.step(app, layouts),
+            Work::History(history) => history_step(history, app, layouts, page),
         }
-    }
-
-    fn history_step<'s>(
-        &'s self,
-        layouts: &TopicMap,
-        history: &'s History,
-        page: Page,
-    ) -> Step<'s> {
-        let app = self.app();
-        let inbox_of = user(&history.user);
-        let mut step = Step::default();
-        let mut fetch = history.fetch;
-        for stored in &page.messages {
-            // Somebody may have edited it.
-            let Ok(convers_with) = UserId::parse(&stored.convers_with) else {
-                continue;
-            };
-            let timeline = Timeline {
-                app,
-                inbox_of,
-                convers_with,
-            };
-            let topic = match layouts.named(&stored.layout) {
-                Some(layout) => layout.inbox_topic(app, inbox_of, timeline.convers_with),
-                None => layouts.told(Notification::Message, &timeline, ""),
-            };
-            let payload = match &mut fetch {
-                Some(fetch) => {
-                    fetch.left = fetch.left.saturating_sub(1);
-                    fetch.done += 1;
-                    fetch.newest = fetch.newest.max(stored.stored_at);
-                    stored.body.as_history(stored.status)
-                }
-                // He has not had it yet: it looks as it did when he was away.
-                None => stored.body.with_status(stored.status),
-            };
-            step.publishes.push(Publish::new(topic, payload));
-        }
-        let full = fetch.is_some_and(|fetch| fetch.left == 0);
-        if page.more && !full {
-            step.rest = Some(self.with(Many::History(History {
-                user: history.user.clone(),
-                query: PageQuery {
-                    after: page.next,
-                    ..history.query.clone()
-                },
-                fetch,
-            })));
-        } else if let Some(fetch) = fetch {
-            let told = serde_json::json!({
-                "fetched": fetch.done,
-                "more": page.more,
-                "next": fetch.newest.as_millis(),
-            });
-            let told = told.to_string().into();
-            let timeline = Timeline {
-                app,
-                inbox_of,
-                convers_with: inbox_of,
-            };
-            step.publishes.push(Publish::new(
-                layouts.told(Notification::Inbox, &timeline, ""),
-                told,
-            ));
-        } else {
-            step.writes.push(Write::Redelivered {
-                app,
-                user: inbox_of,
-            });
-        }
-        step
     }
 }
 
-/// An identifier that was checked when it came in.
+impl Copies {
+    fn step<'a>(&'a self, app: AppId<'a>) -> Step<'a> {
+        let (users, next) = slice(&self.users, self.next);
+        let mut step = Step {
+            rest: next.map(|next| {
+                let rest = Self {
+                    next,
+                    ..self.clone()
+                };
+                FanOut::new(app, Work::Copies(rest))
+            }),
+            ..Step::default()
+        };
+        for id in users {
+            // The group may be listed among its members: its own copy is there already.
+            if **id != *self.group && !self.left_out.contains(id) {
+                self.add_copy(&mut step, app, id);
+            }
+        }
+        step
+    }
+
+    fn add_copy<'a>(&'a self, step: &mut Step<'a>, app: AppId<'a>, id: &'a str) {
+        let timeline = Timeline {
+            app,
+            inbox_of: user(id),
+            convers_with: user(&self.group),
+        };
+        step.writes.push(Write::Copy(TimelineCopy {
+            timeline,
+            message_id: Cow::Borrowed(&self.message_id),
+            status: Status::Delivered,
+            listing: self.listing,
+        }));
+        let topic = self.inbox.format(&Names {
+            app,
+            inbox_of: id,
+            convers_with: &self.group,
+            message_id: "",
+        });
+        if self.raises_events {
+            let copied = Copied {
+                timeline,
+                message_id: &self.message_id,
+                recipient: &self.group,
+                topic: topic.as_str(),
+                payload: &self.payload,
+                one_of_many: true,
+            };
+            let kind = EventKind::MessageDelivered;
+            step.events
+                .push(Event::of_copy(kind, copied, self.written_at));
+        }
+        step.publishes
+            .push(Publish::new(topic, self.payload.clone()));
+    }
+}
+
+impl Notices {
+    fn step<'a>(&'a self, app: AppId<'a>, layouts: &TopicMap) -> Step<'a> {
+        let (users, next) = slice(&self.users, self.next);
+        let notice = |id: &str| {
+            let timeline = Timeline {
+                app,
+                inbox_of: user(id),
+                convers_with: user(&self.group),
+            };
+            let topic = layouts.told(Notification::Group, &timeline, "");
+            Publish::new(topic, self.payload.clone())
+        };
+        Step {
+            publishes: users.iter().map(|id| notice(id)).collect(),
+            rest: next.map(|next| {
+                let rest = Self {
+                    next,
+                    ..self.clone()
+                };
+                FanOut::new(app, Work::Notices(rest))
+            }),
+            ..Step::default()
+        }
+    }
+}
+
+fn history_step<'a>(
+    history: &'a History,
+    app: AppId<'a>,
+    layouts: &TopicMap,
+    page: Option<Page>,
+) -> Step<'a> {
+    let (publishes, next) = history.step(app, layouts, &page.unwrap_or_default());
+    let mut step = Step {
+        publishes,
+        ..Step::default()
+    };
+    match next {
+        Next::Page(rest) => step.rest = Some(FanOut::new(app, Work::History(rest))),
+        Next::Fetched => {}
+        Next::Redelivered => step.writes.push(Write::Redelivered {
+            app,
+            user: history.user(),
+        }),
+    }
+    step
+}
+
 fn user(id: &str) -> UserId<'_> {
     UserId::parse(id).expect("it was checked when it came in")
 }
 
-/// The users of one step, and where the next begins, if there is one.
+/// The users of one step, and the index at which the next one begins, if there is one.
 fn slice(users: &Users, from: usize) -> (&[Box<str>], Option<usize>) {
     let all = users.as_slice();
     let to = (from + STEP).min(all.len());

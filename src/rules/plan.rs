@@ -1,89 +1,101 @@
-//! What a plan asks for: publishes to be made, and what is to be written down before.
+//! What becomes of a request: everything that is to be published and written down.
+//!
+//! Owns the form of a plan and of what every plan may look at. Each kind of request makes its plan in
+//! its own file. Leaves carrying a plan out, and when to acknowledge, to `observer` and `delivery`.
 
-use std::borrow::Cow;
+use bytes::Bytes;
+use serde::Serialize;
 
-use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::{Body, Status};
-use crate::rules::conversation::Patched;
+use crate::protocol::id::MessageId;
+use crate::protocol::layout::{Notification, Timeline, TopicMap};
+use crate::protocol::message::Received;
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::BrokerKind;
+use crate::rules::fan_out::FanOut;
+use crate::rules::policy::Rules;
+use crate::rules::webhook_event::{Event, EventKind, EventKinds};
+use crate::rules::write::Write;
 
-/// Something to write down. Writing the same again changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write<'a> {
-    /// A message, once for all its copies.
-    Message(NewMessage<'a>),
-    /// A copy in a timeline.
-    Copy(Copy<'a>),
-    /// A copy got at least so far.
-    Raise {
-        /// Whose copy.
-        timeline: Timeline<'a>,
-        /// Of which message.
-        message_id: &'a str,
-        /// How far.
-        status: Status,
-    },
-    /// A user has patched a conversation.
-    Patch(Timeline<'a>, Patched),
-    /// A user has archived a conversation.
-    Archive(Timeline<'a>),
-    /// A user's client has come or gone.
-    Presence {
-        /// The tenant.
-        app: AppId<'a>,
-        /// The user.
-        user: UserId<'a>,
-        /// His client.
-        client: &'a str,
-        /// Whether it is there.
-        connected: bool,
-    },
-    /// A user has been given what he missed: unless the acknowledgement of what brought it about says so.
-    Redelivered {
-        /// The tenant.
-        app: AppId<'a>,
-        /// The user.
-        user: UserId<'a>,
-    },
-    /// A user blocks another, or no longer.
-    Block(Timeline<'a>, bool),
-    /// A group, as a service made it.
-    Group {
-        /// The tenant.
-        app: AppId<'a>,
-        /// The group.
-        id: &'a str,
-        /// The group object.
-        body: &'a str,
-    },
+/// What becomes of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Plan<'a> {
+    /// What is published. The request is acknowledged when all of it is confirmed.
+    pub publishes: Vec<Publish>,
+    /// What is published about a refusal, to the sender and as a dead letter, unless there have been
+    /// too many lately.
+    pub answers: Vec<Publish>,
+    /// What is written down before anything is published.
+    pub writes: Vec<Write<'a>>,
+    /// What goes to many, in steps.
+    pub fan_out: Option<FanOut>,
+    /// What webhooks are told.
+    pub events: Vec<Event>,
+    /// Why the request is refused, if it is. A sender who is blocked is refused, and yet gets their
+    /// own copy.
+    pub refusal: Option<Refusal>,
 }
 
-/// A message to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewMessage<'a> {
-    /// The tenant.
-    pub app: AppId<'a>,
-    /// Its id.
-    pub id: Cow<'a, str>,
-    /// Who wrote it; empty if a service did not say.
-    pub sender: Cow<'a, str>,
-    /// Whom it is for.
-    pub recipient: &'a str,
-    /// The layout it came in; empty for none.
-    pub layout: &'a str,
-    /// All but its status.
-    pub body: Body,
+/// The arrival of the request that a plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The message that brought the request.
+    pub received: &'a Received,
+    /// The id it was given. Its time counts as the time of the request: planned again after a crash,
+    /// the request comes out the same.
+    pub id: MessageId,
+    /// Whether the broker waits for an acknowledgement.
+    pub acknowledgement: Acknowledgement,
 }
 
-/// One timeline's copy of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Copy<'a> {
-    /// Which timeline.
-    pub timeline: Timeline<'a>,
-    /// Of which message.
-    pub message_id: Cow<'a, str>,
-    /// How far it got.
-    pub status: Status,
-    /// Whether it shows in the list of conversations.
-    pub listed: bool,
+/// Whether the broker waits for an acknowledgement of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// QoS 1 or 2: until it is acknowledged, the broker delivers it again after a crash.
+    Expected,
+    /// QoS 0: it comes once or never.
+    None,
+}
+
+/// What every plan may look at, besides its request and its facts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context<'c> {
+    pub(super) layouts: &'c TopicMap,
+    /// The rules of the request's app.
+    pub(super) rules: &'c Rules,
+    pub(super) broker_kind: BrokerKind,
+    /// The kinds of event that any webhook wants.
+    pub(super) events: EventKinds,
+    pub(super) id: MessageId,
+    pub(super) acknowledgement: Acknowledgement,
+}
+
+impl Context<'_> {
+    /// The time of the request.
+    pub(super) fn now(&self) -> UnixMillis {
+        self.id.time()
+    }
+
+    /// Tells a user's clients about something that concerns one of their timelines.
+    pub(super) fn notify(
+        &self,
+        what: Notification,
+        timeline: &Timeline<'_>,
+        payload: Bytes,
+    ) -> Publish {
+        Publish::new(self.layouts.told(what, timeline, ""), payload)
+    }
+
+    /// The event that `make` makes, if a webhook wants that kind.
+    pub(super) fn event(&self, kind: EventKind, make: impl FnOnce() -> Event) -> Option<Event> {
+        self.events.contains(kind).then(make)
+    }
+}
+
+/// A JSON payload of the observer's own.
+pub(super) fn json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value)
+        .expect("plain fields serialise")
+        .into()
 }

@@ -1,4 +1,7 @@
-//! What webhooks are told of: events and their bodies (`protocol.md`, section 6). Who is told, and when, is `webhook.rs`'s business.
+//! What webhooks are told: events, and the bodies that are posted (`protocol.md`, section 6).
+//!
+//! Owns their form and their ids. Leaves which endpoint gets an event, and when, to `http` and the
+//! store's outbox.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -6,22 +9,23 @@ use serde::Serialize;
 
 use crate::protocol::id::AppId;
 use crate::protocol::layout::Timeline;
+use crate::protocol::request::PresenceChange;
 use crate::protocol::time::UnixMillis;
 
 /// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
-    /// A message stands in its sender's timeline, or in its group's own.
+    /// The sender's timeline has its copy of a message, or the group's own timeline has.
     MessageSent,
-    /// A message stands in a recipient's timeline.
+    /// A recipient's timeline has its copy of a message.
     MessageDelivered,
-    /// A recipient's client has a message.
+    /// A recipient's client has received a message.
     MessageReceived,
-    /// The sender of a message is told how far it got.
+    /// The sender of a message is told that it was received or seen.
     MessageReturnReceipt,
     /// A conversation has been archived.
     ConversationArchived,
-    /// A user's first client has come, or his last has gone.
+    /// A user's first client has connected, or their last one has gone.
     PresenceChange,
 }
 
@@ -36,7 +40,7 @@ impl EventKind {
         Self::PresenceChange,
     ];
 
-    /// As it stands in `event_type`.
+    /// The word for it in `event_type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MessageSent => "message-sent",
@@ -49,12 +53,12 @@ impl EventKind {
     }
 }
 
-/// Some of the kinds.
+/// A set of kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventKinds(u8);
 
 impl EventKinds {
-    /// Whether `kind` is one of them.
+    /// Whether `kind` is in the set.
     pub fn contains(self, kind: EventKind) -> bool {
         self.0 & (1 << kind as u8) != 0
     }
@@ -69,21 +73,23 @@ impl FromIterator<EventKind> for EventKinds {
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// The kind of event.
     pub kind: EventKind,
-    /// The same for the same event, however often it is told: in the form of a UUID.
+    /// An id in the form of a UUID. The same event has the same id, however often it is posted.
     pub id: String,
-    /// The timeline whose copy it is about, if it is about a copy: it has happened if that copy is new.
+    /// The owner of the copy that this event reports, if it reports one. The event is dropped if that
+    /// copy was stored before.
     pub copy_of: Option<Box<str>>,
-    /// What is posted, a JSON object, but for its member `data`: the copies of a message to a group differ in this alone.
+    /// The body without its member `data`: a JSON object. The events of a group message's copies differ
+    /// in this alone.
     pub head: String,
-    /// That member: JSON.
+    /// The value of the member `data`: JSON.
     pub data: Bytes,
-    /// What others with the same data know it by, if there are any.
+    /// A key that events with the same `data` share, if there are such events.
     pub shared: Option<String>,
 }
 
-/// What is posted: `head` with the member `data`.
+/// The body to post: `head` with the member `data`.
 pub fn body(head: &str, data: &str) -> Bytes {
     let head = head.strip_suffix('}').unwrap_or(head);
     let comma = if head == "{" { "" } else { "," };
@@ -131,25 +137,26 @@ struct AboutUser<'a> {
     user_id: &'a str,
 }
 
-/// A message's copy, as an event has it.
+/// A copy of a message, as an event reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied<'a> {
-    /// Which timeline it is in.
+    /// The timeline that holds it.
     pub timeline: Timeline<'a>,
     /// The message's id.
     pub message_id: &'a str,
-    /// Whom the message was written to, a user or a group.
+    /// The user or group that the message was written to.
     pub recipient: &'a str,
-    /// Where the copy was published.
+    /// The topic that the copy was published on.
     pub topic: &'a str,
-    /// The copy itself: a JSON object.
+    /// The copy: a JSON object.
     pub payload: &'a Bytes,
-    /// Whether it is one of many that are alike.
+    /// Whether the message has many copies with the same payload.
     pub one_of_many: bool,
 }
 
 impl Event {
-    /// `basis` stands for what brought it about: the id of a message.
+    /// `basis` tells apart events of the same kind about the same user or copy: the id of the message
+    /// that caused the event, say.
     fn new(
         kind: EventKind,
         app: AppId<'_>,
@@ -161,7 +168,7 @@ impl Event {
         let mut digest = digest::Context::new(&digest::SHA256);
         for part in [kind.as_str(), app.as_str(), who, basis] {
             digest.update(part.as_bytes());
-            // No identifier holds it.
+            // An identifier never holds this byte: "bo" with "b1" differs from "bob" with "1".
             digest.update(b"\0");
         }
         let mut id = [0; 16];
@@ -176,7 +183,8 @@ impl Event {
         }
     }
 
-    /// A copy of a message stands in a timeline: [`EventKind::MessageSent`] or [`EventKind::MessageDelivered`].
+    /// A timeline has its copy of a message: [`EventKind::MessageSent`] or
+    /// [`EventKind::MessageDelivered`].
     pub fn of_copy(kind: EventKind, copied: Copied<'_>, now: UnixMillis) -> Self {
         let Timeline { app, inbox_of, .. } = copied.timeline;
         let head = AboutMessage {
@@ -200,17 +208,17 @@ impl Event {
         }
     }
 
-    /// A message got further: [`EventKind::MessageReceived`], or [`EventKind::MessageReturnReceipt`] with what its sender is told.
-    /// `recipient` is whose receipt it is, `patch` a JSON object.
+    /// The owner of a timeline has received or seen a message in it. The kind is
+    /// [`EventKind::MessageReceived`], or [`EventKind::MessageReturnReceipt`] for what its sender is
+    /// told. `patch` is a JSON object.
     pub fn of_receipt(
         kind: EventKind,
         timeline: Timeline<'_>,
-        recipient: &str,
         message_id: &str,
         patch: Bytes,
         now: UnixMillis,
     ) -> Self {
-        let app = timeline.app;
+        let (app, recipient) = (timeline.app, timeline.inbox_of.as_str());
         let head = AboutMessage {
             event_type: kind.as_str(),
             created_at: now.as_millis(),
@@ -220,12 +228,13 @@ impl Event {
             extras: None,
             delivered_to: None,
         };
-        // Received and seen are two events.
+        // A message can be received and seen later: the patch tells the two events apart.
         let basis = format!("{message_id} {}", String::from_utf8_lossy(&patch));
         Self::new(kind, app, recipient, &basis, &head, patch)
     }
 
-    /// A conversation has been archived. `row` is a JSON object, `topic` where its owner asked for it, `basis` the id of his wish.
+    /// A conversation has been archived. `row` is a JSON object, `topic` the topic name of the request,
+    /// `basis` the id of the request.
     pub fn of_archive(
         timeline: Timeline<'_>,
         row: Bytes,
@@ -250,18 +259,22 @@ impl Event {
         Self::new(kind, timeline.app, who, basis, &head, row)
     }
 
-    /// A user is there, or is not any more. `basis` is the id of what his client, or its will, said.
+    /// A user's first client has connected, or their last one has gone. `basis` is the id of the
+    /// presence event.
     pub fn of_presence(
         app: AppId<'_>,
         user: &str,
-        online: bool,
+        change: PresenceChange,
         basis: &str,
         now: UnixMillis,
     ) -> Self {
         let kind = EventKind::PresenceChange;
         let head = AboutUser {
             event_type: kind.as_str(),
-            presence: if online { "online" } else { "offline" },
+            presence: match change {
+                PresenceChange::Connected => "online",
+                PresenceChange::Disconnected => "offline",
+            },
             created_at: now.as_millis(),
             app_id: app.as_str(),
             user_id: user,
@@ -270,7 +283,7 @@ impl Event {
     }
 }
 
-/// A topic as AMQP has it: its receivers split it by dots.
+/// A topic name in AMQP's form: receivers of these events split it at dots.
 fn dotted(topic: &str) -> String {
     topic.replace('/', ".")
 }
@@ -319,7 +332,7 @@ mod tests {
         );
         let patch = Bytes::from_static(br#"{"status":250}"#);
         let kind = EventKind::MessageReturnReceipt;
-        let event = Event::of_receipt(kind, timeline(), "bob", "m1", patch, now);
+        let event = Event::of_receipt(kind, timeline(), "m1", patch, now);
         assert_eq!(
             body(&event),
             json!({"event_type": "message-return-receipt", "createdAt": 5, "recipient_id": "bob", "app_id": "tilechat", "message_id": "m1",
@@ -334,7 +347,13 @@ mod tests {
                    "convers_with": "alice", "data": {"archived": true},
                    "extras": {"topic": "apps.tilechat.users.bob.conversations.alice.archive"}})
         );
-        let event = Event::of_presence(timeline().app, "bob", false, "w1", now);
+        let event = Event::of_presence(
+            timeline().app,
+            "bob",
+            PresenceChange::Disconnected,
+            "w1",
+            now,
+        );
         assert_eq!(
             body(&event),
             json!({"event_type": "presence-change", "presence": "offline", "createdAt": 5, "app_id": "tilechat", "user_id": "bob", "data": true})
@@ -343,11 +362,12 @@ mod tests {
 
     #[test]
     fn ids_tell_events_apart_and_stay_the_same() {
-        let event = |user: &str, online, basis: &str, now| {
-            Event::of_presence(timeline().app, user, online, basis, UnixMillis::new(now)).id
+        let event = |user: &str, basis: &str, now| {
+            let (app, change) = (timeline().app, PresenceChange::Connected);
+            Event::of_presence(app, user, change, basis, UnixMillis::new(now)).id
         };
-        assert_eq!(event("bob", true, "1", 1), event("bob", true, "1", 2));
-        assert_ne!(event("bob", true, "1", 1), event("bob", true, "2", 1));
-        assert_ne!(event("bob", true, "1", 1), event("bo", true, "b1", 1));
+        assert_eq!(event("bob", "1", 1), event("bob", "1", 2));
+        assert_ne!(event("bob", "1", 1), event("bob", "2", 1));
+        assert_ne!(event("bob", "1", 1), event("bo", "b1", 1));
     }
 }

@@ -16,8 +16,10 @@ use chat21_observer::protocol::message::Received;
 use chat21_observer::protocol::refusal::Refusal;
 use chat21_observer::protocol::time::UnixMillis;
 use chat21_observer::protocol::topic::BrokerKind;
-use chat21_observer::rules::checks::{Policy, Rules};
-use chat21_observer::rules::router::{Facts, Router};
+use chat21_observer::rules::facts::NoStore;
+use chat21_observer::rules::plan::{Acknowledgement, Arrival};
+use chat21_observer::rules::policy::{Policy, Rules};
+use chat21_observer::rules::router::Router;
 use chat21_observer::rules::webhook_event::EventKinds;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -96,9 +98,13 @@ fn messages(c: &mut Criterion) {
         let received = Received::new(topic.into(), payload.clone().into(), false);
         c.bench_function(&format!("decode and plan 300 bytes, {name}"), |b| {
             b.iter(|| {
-                let decoded = router.decode(black_box(&received)).expect("served");
-                let facts = Facts::Direct { blocked: false };
-                let plan = router.plan(&decoded, &received, facts, ids.next(now));
+                let request = router.read(black_box(&received)).expect("served");
+                let arrival = Arrival {
+                    received: &received,
+                    id: ids.next(now),
+                    acknowledgement: Acknowledgement::Expected,
+                };
+                let Ok(plan) = router.plan(&request, &arrival, &mut NoStore);
                 black_box(plan.publishes.len())
             });
         });

@@ -17,13 +17,15 @@ use self::report::{Explanation, Published};
 use super::cli::ExplainArgs;
 use super::output::Output;
 use crate::config::Config;
-use crate::observer::processor::facts_without_store;
 use crate::protocol::id::MessageIds;
 use crate::protocol::layout::TopicMap;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::request::Request;
 use crate::protocol::topic::amqp_key;
-use crate::rules::router::Plan;
+use crate::rules::facts::{FactSource, NoStore};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::router::Router;
 use crate::rules::webhook_event::{self, Event};
 use crate::store::{Store, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
@@ -48,27 +50,28 @@ pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
 /// Explains a publish of `payload` to `topic`; without a payload, of what is usual there.
 fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explanation, StoreError> {
     let now = Clock.now().wall;
-    let router = &config.router;
+    let router = &config.rules.router;
     let mut notes = vec![];
     let mut store = open_store(config, &mut notes)?;
     let parsed = router.layouts.parse(topic);
     let payload = payload.unwrap_or_else(|| parsed.as_ref().map_or("", words::usual_payload));
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-    received.cut_to(config.policy_file.max_payload_bytes());
+    received.cut_to(config.rules.policy_file.max_payload_bytes());
     let id = MessageIds::new(RandomState::new()).next(now);
-    let decoded = router.decode(&received);
+    let request = router.read(&received);
     notes.extend(topic::notes(&router.layouts, topic));
-    let plan = match &decoded {
-        Ok(decoded) => {
-            let facts = match &mut store {
-                Some(store) => store.facts(decoded)?,
-                None => facts_without_store(decoded),
-            };
-            let plan = router.plan(decoded, &received, facts.clone(), id);
-            notes.extend(words::facts_note(&facts, &plan));
+    let arrival = Arrival {
+        received: &received,
+        id,
+        acknowledgement: Acknowledgement::Expected,
+    };
+    let plan = match (&request, &mut store) {
+        (Ok(request), Some(store)) => plan(router, request, &arrival, store, &mut notes)?,
+        (Ok(request), None) => {
+            let Ok(plan) = plan(router, request, &arrival, &mut NoStore, &mut notes);
             plan
         }
-        Err(refusal) => router.refuse(&received, &(*refusal).into(), now),
+        (Err(refusal), _) => router.refuse(&received, &(*refusal).into(), now),
     };
     let because = match (&parsed, plan.refusal) {
         (_, None) => None,
@@ -76,7 +79,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
             "{error}; without a store (--store none) only outgoing paths are read"
         )),
         (Err(error), _) => Some(error.to_string()),
-        (Ok(_), Some(reason)) => Some(words::because(reason, decoded.as_ref().ok(), config)),
+        (Ok(_), Some(reason)) => Some(words::because(reason, request.as_ref().ok(), config)),
     };
     let mut effects = Effects::of(&plan);
     effects.fan_out(&plan, &router.layouts, store.as_ref())?;
@@ -96,6 +99,19 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         webhooks: effects.webhooks,
         notes,
     })
+}
+
+/// The plan for a request, and a note about the group it goes to.
+fn plan<'a, S: FactSource>(
+    router: &Router,
+    request: &'a Request<'a>,
+    arrival: &Arrival<'_>,
+    source: &mut S,
+    notes: &mut Vec<String>,
+) -> Result<Plan<'a>, S::Error> {
+    let plan = router.plan(request, arrival, source)?;
+    notes.extend(words::group_note(request, &plan, source)?);
+    Ok(plan)
 }
 
 /// The store there is, or an empty one in its place; `None` where the settings ask for none.
@@ -131,7 +147,7 @@ impl Effects {
     fn of(plan: &Plan<'_>) -> Self {
         let publishes = plan.publishes.iter().chain(&plan.answers);
         Self {
-            writes: plan.writes.iter().map(words::write).collect(),
+            writes: plan.writes.iter().filter_map(words::write).collect(),
             publishes: publishes.map(Published::from).collect(),
             more_publishes: 0,
             webhooks: bodies(&plan.events),

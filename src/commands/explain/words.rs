@@ -3,8 +3,11 @@
 use crate::config::Config;
 use crate::protocol::layout::Address;
 use crate::protocol::refusal::Refusal;
-use crate::rules::plan::Write;
-use crate::rules::router::{Decoded, Facts, Plan};
+use crate::protocol::request::{BlockChange, Request};
+use crate::rules::facts::{FactSource, GroupLookup};
+use crate::rules::group_message;
+use crate::rules::plan::Plan;
+use crate::rules::write::{Listing, Write};
 
 /// What is usually sent there.
 pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
@@ -24,11 +27,11 @@ pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
     }
 }
 
-pub(super) fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &Config) -> String {
-    let policy = &config.router.policy;
-    let app = decoded.map(|decoded| decoded.address.app());
+pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &Config) -> String {
+    let policy = &config.rules.router.policy;
+    let app = request.map(|request| request.address().app());
     let rules = app.map_or(&policy.rules, |app| policy.rules(app));
-    match (reason, decoded) {
+    match (reason, request) {
         (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)".to_owned(),
         (Refusal::Blocked, _) => "the recipient blocks the sender, who is not told".to_owned(),
         (Refusal::NotAGroup, Some(_)) if config.store.is_none() => {
@@ -37,11 +40,11 @@ pub(super) fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &C
         (Refusal::NotAGroup, _) => "the recipient is no group: its name does not contain \"group-\", and none is stored under it".to_owned(),
         (Refusal::NotAMember, _) => "the sender is no member of the stored group (--groups-membership, --privileged-senders)".to_owned(),
         (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", rules.max_recipients),
-        (Refusal::BadStatus, Some(decoded)) if matches!(decoded.address, Address::Receipt(..)) => {
+        (Refusal::BadStatus, Some(Request::Receipt { .. })) => {
             "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
         }
         (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
-        (Refusal::TooLarge, Some(decoded)) if matches!(decoded.address, Address::Block(_)) => {
+        (Refusal::TooLarge, Some(Request::Block { .. })) => {
             "he blocks as many as he may".to_owned()
         }
         (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
@@ -59,36 +62,45 @@ pub(super) fn because(reason: Refusal, decoded: Option<&Decoded<'_>>, config: &C
     }
 }
 
-pub(super) fn facts_note(facts: &Facts, plan: &Plan<'_>) -> Option<String> {
-    match facts {
-        Facts::Group {
-            group: Some(group), ..
-        } => Some(format!("a stored group of {}", group.members.len())),
-        Facts::Group { group: None, .. } if plan.refusal.is_none() => Some(
+/// Which group a message goes to, if it goes to one.
+pub(super) fn group_note<S: FactSource>(
+    request: &Request<'_>,
+    plan: &Plan<'_>,
+    source: &mut S,
+) -> Result<Option<String>, S::Error> {
+    let Request::Message { outgoing, .. } = request else {
+        return Ok(None);
+    };
+    if plan.refusal == Some(Refusal::Banned) {
+        return Ok(None);
+    }
+    let Some(facts) = group_message::Facts::look_up(outgoing, source)? else {
+        return Ok(None);
+    };
+    Ok(match facts.group {
+        GroupLookup::Stored(group) => Some(format!("a stored group of {}", group.members.len())),
+        GroupLookup::NotStored | GroupLookup::NoStore if plan.refusal.is_none() => Some(
             "no stored group: it goes to those written into the message, else to the sender alone"
                 .to_owned(),
         ),
-        Facts::Nothing
-        | Facts::Banned
-        | Facts::Direct { .. }
-        | Facts::Group { .. }
-        | Facts::Receipt(_)
-        | Facts::Conversation(_)
-        | Facts::Blocks { .. }
-        | Facts::Presence { .. }
-        | Facts::Fetch { .. } => None,
-    }
+        GroupLookup::NotStored | GroupLookup::NoStore => None,
+    })
 }
 
-pub(super) fn write(write: &Write<'_>) -> String {
-    match write {
+/// A write in words. `None` for a note of a user's absence: it follows from the client that is there
+/// or gone.
+pub(super) fn write(write: &Write<'_>) -> Option<String> {
+    Some(match write {
         Write::Message(message) => format!("message {}, once", message.id),
         Write::Copy(copy) => format!(
             "copy in the timeline of {} with {}, status {}{}",
             copy.timeline.inbox_of,
             copy.timeline.convers_with,
             copy.status.code(),
-            if copy.listed { "" } else { ", not listed" }
+            match copy.listing {
+                Listing::Listed => "",
+                Listing::Unlisted => ", not listed",
+            }
         ),
         Write::Raise {
             timeline, status, ..
@@ -109,23 +121,19 @@ pub(super) fn write(write: &Write<'_>) -> String {
                 timeline.inbox_of, timeline.convers_with
             )
         }
-        Write::Presence {
-            user, connected, ..
-        } => format!(
-            "a client of {user} {}",
-            if *connected { "is there" } else { "is gone" }
-        ),
+        Write::ClientConnected(client) => format!("a client of {} is there", client.user),
+        Write::ClientGone(client) => format!("a client of {} is gone", client.user),
+        Write::Absence { .. } => return None,
         Write::Redelivered { user, .. } => format!("{user} has been given what he missed"),
-        Write::Block(timeline, blocked) => format!(
+        Write::Block(timeline, change) => format!(
             "{} {} {}",
             timeline.inbox_of,
-            if *blocked {
-                "blocks"
-            } else {
-                "no longer blocks"
+            match change {
+                BlockChange::Block => "blocks",
+                BlockChange::Unblock => "no longer blocks",
             },
             timeline.convers_with
         ),
         Write::Group { id, .. } => format!("group {id}"),
-    }
+    })
 }

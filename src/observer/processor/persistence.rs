@@ -3,8 +3,8 @@
 //! Owns the store, or without one the outbox in memory. Leaves transactions and their failures to
 //! the processor.
 
-use crate::rules::plan::Write;
 use crate::rules::webhook_event::Event as WebhookEvent;
+use crate::rules::write::Write;
 use crate::store::{Origin, Store, StoreError, Written};
 
 /// Where the writes of plans and the events for webhooks go.

@@ -7,7 +7,7 @@ use crate::delivery::pending::PendingMessage;
 use crate::protocol::id::MessageIds;
 use crate::protocol::layout::{Controls, Layout, TopicMap};
 use crate::protocol::topic::BrokerKind;
-use crate::rules::checks::{GroupSenders, Policy, Rules};
+use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
 use crate::store::Selection;
 use crate::store::Store;

@@ -1,101 +1,26 @@
-//! Looks up the facts that a plan depends on.
+//! Answers the questions that the rules ask about stored facts.
+//!
+//! Owns the SQL of each answer. Which request needs which facts, and what follows from them, is
+//! decided in [`rules`](crate::rules).
 
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, Row as SqlRow, params};
 
-use super::{BLOCKS, Groups, REDELIVERED, Store, StoreError, names, status, unix};
+use super::{Groups, REDELIVERED, Store, StoreError, names, status, unix};
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::{Address, Timeline};
+use crate::protocol::layout::Timeline;
 use crate::protocol::time::UnixMillis;
-use crate::rules::checks::Content;
-use crate::rules::conversation::Row;
-use crate::rules::router::{Decoded, Facts, ReceiptTarget};
+use crate::rules::conversation_row::Row;
+use crate::rules::facts::{
+    Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, Redelivery, StoredCopy,
+};
 
-impl Store {
-    /// What a plan for a message depends on.
-    ///
-    /// # Errors
-    /// [`StoreError::Sql`].
-    pub fn facts(&mut self, decoded: &Decoded<'_>) -> Result<Facts, StoreError> {
-        if let Some(sender) = decoded.address.sender()
-            && !decoded.address.is_for_the_banned()
-            && self.bans(decoded.address.app(), sender)?
-        {
-            return Ok(Facts::Banned);
-        }
-        match &decoded.address {
-            Address::Outgoing(outgoing) => {
-                let (app, sender, recipient) = (outgoing.app, outgoing.sender, outgoing.recipient);
-                if !matches!(decoded.content, Content::Verbatim) {
-                    let group = self.group(app, recipient)?;
-                    if group.is_some() || recipient.is_group() {
-                        return Ok(Facts::Group {
-                            group,
-                            blocked_by: self.blocked_by(app, sender)?,
-                            transient: true,
-                        });
-                    }
-                }
-                let blocked = sender != recipient && self.blocks(app, recipient, sender)?;
-                Ok(Facts::Direct { blocked })
-            }
-            Address::Receipt(timeline, message) => {
-                Ok(Facts::Receipt(self.receipted(timeline, message.as_str())?))
-            }
-            Address::Conversation(timeline) | Address::Archive(timeline) => {
-                Ok(Facts::Conversation(self.conversation(timeline)?))
-            }
-            Address::Presence { app, user, client } => self.presence(*app, *user, client.as_str()),
-            Address::Fetch { .. } => {
-                let Content::Fetch(fetch) = &decoded.content else {
-                    return Ok(Facts::Nothing);
-                };
-                let since = fetch.since;
-                Ok(Facts::Fetch {
-                    after: self.seq_at(since)?,
-                    last: self.last()?,
-                })
-            }
-            Address::Block(timeline) => {
-                let full = self
-                    .connection
-                    .prepare_cached(
-                        "SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT 1 OFFSET ?",
-                    )?
-                    .exists(params![
-                        timeline.app.as_str(),
-                        timeline.inbox_of.as_str(),
-                        BLOCKS - 1
-                    ])?;
-                Ok(Facts::Blocks { full })
-            }
-            Address::Inject(_) | Address::Groups { .. } => Ok(Facts::Nothing),
-        }
-    }
+impl FactSource for Store {
+    type Error = StoreError;
 
-    pub(super) fn group(
-        &mut self,
-        app: AppId<'_>,
-        id: UserId<'_>,
-    ) -> Result<Option<Arc<Group>>, StoreError> {
-        let key = Groups::key(app.as_str(), id.as_str());
-        if let Some(known) = self.groups.known.get(key.as_str()) {
-            return Ok(known.clone());
-        }
-        let body: Option<String> = self
-            .connection
-            .prepare_cached("SELECT body FROM chat_group WHERE app = ? AND group_id = ?")?
-            .query_row([app.as_str(), id.as_str()], |row| row.get(0))
-            .optional()?;
-        // It was checked when it was stored.
-        let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
-        self.groups.insert(key, group.clone());
-        Ok(group)
-    }
-
-    pub(super) fn bans(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
+    fn is_banned(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
         let any = match self.bans {
             Some(any) => any,
             None => self
@@ -113,8 +38,28 @@ impl Store {
         Ok(banned.exists([app.as_str(), user.as_str()])?)
     }
 
-    pub(super) fn blocks(
-        &self,
+    fn group(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<GroupLookup, StoreError> {
+        let lookup = |group| match group {
+            Some(group) => GroupLookup::Stored(group),
+            None => GroupLookup::NotStored,
+        };
+        let key = Groups::key(app.as_str(), id.as_str());
+        if let Some(known) = self.groups.known.get(key.as_str()) {
+            return Ok(lookup(known.clone()));
+        }
+        let body: Option<String> = self
+            .connection
+            .prepare_cached("SELECT body FROM chat_group WHERE app = ? AND group_id = ?")?
+            .query_row([app.as_str(), id.as_str()], |row| row.get(0))
+            .optional()?;
+        // The body was checked when it was stored.
+        let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
+        self.groups.insert(key, group.clone());
+        Ok(lookup(group))
+    }
+
+    fn blocks(
+        &mut self,
         app: AppId<'_>,
         user: UserId<'_>,
         other: UserId<'_>,
@@ -125,8 +70,8 @@ impl Store {
         Ok(statement.exists([app.as_str(), other.as_str(), user.as_str()])?)
     }
 
-    pub(super) fn blocked_by(
-        &self,
+    fn blocked_by(
+        &mut self,
         app: AppId<'_>,
         sender: UserId<'_>,
     ) -> Result<Vec<Box<str>>, StoreError> {
@@ -137,12 +82,32 @@ impl Store {
         Ok(users.collect::<Result<_, _>>()?)
     }
 
-    pub(super) fn receipted(
+    fn count_blocked(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let count: i64 = self
+            .connection
+            .prepare_cached(
+                "SELECT count(*) FROM
+                 (SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT ?)",
+            )?
+            .query_row(params![app.as_str(), user.as_str(), limit], |row| {
+                row.get(0)
+            })?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    fn copy(
         &mut self,
         timeline: &Timeline<'_>,
         message_id: &str,
-    ) -> Result<Option<ReceiptTarget>, StoreError> {
-        let found = self
+    ) -> Result<Option<StoredCopy>, StoreError> {
+        let [app, inbox_of, convers_with] = names(timeline);
+        let copy = self
             .connection
             .prepare_cached(
                 // CROSS JOIN fixes the order: SQLite would scan the whole inbox instead.
@@ -150,30 +115,20 @@ impl Store {
                  ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
                  WHERE m.message_id = ?4 AND m.app = ?1",
             )?
-            .query_row(
-                params![
-                    timeline.app.as_str(),
-                    timeline.inbox_of.as_str(),
-                    timeline.convers_with.as_str(),
-                    message_id
-                ],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
+            .query_row(params![app, inbox_of, convers_with, message_id], |row| {
+                Ok(StoredCopy {
+                    sender: row.get(0)?,
+                    status: status(row.get(1)?),
+                })
+            })
             .optional()?;
-        let Some((sender, mine)) = found else {
-            return Ok(None);
-        };
-        let peer = timeline.convers_with;
-        Ok(Some(ReceiptTarget {
-            sender,
-            mine: status(mine),
-            in_group: peer.is_group() || self.group(timeline.app, peer)?.is_some(),
-        }))
+        Ok(copy)
     }
 
-    pub(super) fn conversation(&self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
+    fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq FROM conversation c
+            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq
+             FROM conversation c
              LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of AND t.seq = c.seq
              LEFT JOIN message m ON m.seq = c.seq
              WHERE c.app = ? AND c.inbox_of = ? AND c.convers_with = ?",
@@ -191,61 +146,43 @@ impl Store {
         Ok(statement.query_row(names(timeline), row).optional()?)
     }
 
-    pub(super) fn presence(
-        &self,
+    fn clients(
+        &mut self,
         app: AppId<'_>,
         user: UserId<'_>,
-        client: &str,
-    ) -> Result<Facts, StoreError> {
-        let others: i64 = self
+    ) -> Result<Vec<ConnectedClient>, StoreError> {
+        let mut statement = self
             .connection
-            .prepare_cached(
-                "SELECT count(*) FROM presence WHERE app = ? AND user = ? AND client_id <> ?",
-            )?
-            .query_row([app.as_str(), user.as_str(), client], |row| row.get(0))?;
-        let known = self
-            .connection
-            .prepare_cached("SELECT 1 FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
-            .exists([app.as_str(), user.as_str(), client])?;
-        let absence = self.absence(app, user)?;
-        let missed_since = match absence {
-            // Never seen before.
-            None => Some(0),
-            Some((seq, redelivered)) => (!redelivered).then_some(seq),
-        };
-        Ok(Facts::Presence {
-            known,
-            others: usize::try_from(others).unwrap_or(0),
-            missed_since: missed_since.filter(|_| self.redeliver),
-            last: self.last()?,
-        })
+            .prepare_cached("SELECT client_id, since FROM presence WHERE app = ? AND user = ?")?;
+        let clients = statement.query_map([app.as_str(), user.as_str()], |row| {
+            Ok(ConnectedClient {
+                id: row.get(0)?,
+                since: unix(row.get(1)?),
+            })
+        })?;
+        Ok(clients.collect::<Result<_, _>>()?)
     }
 
-    /// Behind which place a user has missed messages, and whether he has been given them.
-    pub(super) fn absence(
-        &self,
-        app: AppId<'_>,
-        user: UserId<'_>,
-    ) -> Result<Option<(i64, bool)>, StoreError> {
-        let found: Option<(i64, Option<String>)> = self
+    fn absence(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<Option<Absence>, StoreError> {
+        let absence = self
             .connection
             .prepare_cached("SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?")?
             .query_row([app.as_str(), user.as_str()], |row| {
-                Ok((row.get(0)?, row.get(1)?))
+                let redelivered_by: Option<String> = row.get(1)?;
+                Ok(Absence {
+                    since: row.get(0)?,
+                    redelivery: redelivery(redelivered_by.as_deref()),
+                })
             })
             .optional()?;
-        Ok(found.map(|(seq, by)| {
-            let done = by.as_deref() == Some(REDELIVERED);
-            let by = by.and_then(|by| MessageId::parse(&by));
-            (
-                seq,
-                done || by.is_some() && by <= self.acknowledged.max(self.finished),
-            )
-        }))
+        Ok(absence)
     }
 
-    /// The last place that is taken.
-    pub(super) fn last(&self) -> Result<i64, StoreError> {
+    fn finished_up_to(&mut self) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.acknowledged.max(self.finished))
+    }
+
+    fn last_position(&mut self) -> Result<i64, StoreError> {
         let last: Option<i64> = self
             .connection
             .prepare_cached("SELECT max(seq) FROM message")?
@@ -253,12 +190,12 @@ impl Store {
         Ok(last.unwrap_or(0))
     }
 
-    /// The last place that was taken by `time`: found by halving, for times rise with places.
-    pub(super) fn seq_at(&self, time: UnixMillis) -> Result<i64, StoreError> {
+    /// Found by halving the log: times rise with positions.
+    fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
+        let (mut known, mut unknown) = (0, self.last_position()?);
         let mut statement = self.connection.prepare_cached(
             "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1",
         )?;
-        let (mut known, mut unknown) = (0, self.last()?);
         while known < unknown {
             let middle = known + (unknown - known + 1) / 2;
             let found: Option<(i64, i64)> = statement
@@ -270,5 +207,23 @@ impl Store {
             }
         }
         Ok(known)
+    }
+
+    fn offline_delivery(&self) -> OfflineDelivery {
+        if self.redeliver {
+            OfflineDelivery::Redeliver
+        } else {
+            OfflineDelivery::Broker
+        }
+    }
+}
+
+/// What the column `absence.redelivered_by` says.
+fn redelivery(redelivered_by: Option<&str>) -> Redelivery {
+    match redelivered_by {
+        None => Redelivery::Due,
+        Some(REDELIVERED) => Redelivery::Done,
+        // Somebody may have edited it.
+        Some(id) => MessageId::parse(id).map_or(Redelivery::Due, Redelivery::With),
     }
 }

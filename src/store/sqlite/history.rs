@@ -6,7 +6,7 @@ use super::{PAGE_BYTES, ROWS_PER_PAGE, Store, StoreError, status, unix};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message::Body;
 use crate::protocol::time::UnixMillis;
-use crate::rules::fan_out::{Page, PageQuery, Stored};
+use crate::rules::history::{Page, PageQuery, Stored};
 
 impl Store {
     /// The next stored messages of a user, oldest first.

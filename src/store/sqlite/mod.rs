@@ -28,9 +28,10 @@ use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, MessageId};
 use crate::protocol::layout::Timeline;
 use crate::protocol::message::{Status, parse_object};
+use crate::protocol::request::BlockChange;
 use crate::protocol::time::UnixMillis;
-use crate::rules::conversation::Patched;
-use crate::rules::plan::{Copy, NewMessage, Write};
+use crate::rules::conversation_row::Patched;
+use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
 
 /// The migrations, in order; never changed once released. The number of those applied is the database's `user_version`.
 const MIGRATIONS: [&str; 3] = [
@@ -49,10 +50,6 @@ const WAL_PAGES: u32 = 16_000;
 /// Groups remembered, known and unknown ones, and their members in all; beyond that all are forgotten and read anew.
 const REMEMBERED_GROUPS: usize = 10_000;
 const REMEMBERED_MEMBERS: usize = 1_000_000;
-/// Clients of one user that count as present: a bound on what he can make us keep. The oldest gives way.
-const CLIENTS: usize = 64;
-/// Users that one user may block: a bound on what he can make us keep.
-const BLOCKS: i64 = 10_000;
 /// Stands for a message id in `absence.redelivered_by` where nothing will be acknowledged.
 const REDELIVERED: &str = "done";
 /// Bytes of bodies in one page, give or take one message.
@@ -551,27 +548,18 @@ impl Store {
                     .execute(names(timeline))?;
                 Ok(())
             }
-            Write::Presence {
-                app,
-                user,
-                client,
-                connected,
-            } => self.write_presence(*app, *user, client, *connected, origin),
-            Write::Redelivered { app, user } => {
-                self.connection
-                    .prepare_cached(
-                        "UPDATE absence SET redelivered_by = ? WHERE app = ? AND user = ? AND redelivered_by IS NULL",
-                    )?
-                    .execute([REDELIVERED, app.as_str(), user.as_str()])?;
-                Ok(())
-            }
-            Write::Block(timeline, blocked) => {
+            Write::ClientConnected(client) => self.write_client_connected(client, origin.now),
+            Write::ClientGone(client) => self.write_client_gone(client),
+            Write::Absence { app, user, absence } => self.write_absence(*app, *user, *absence),
+            Write::Redelivered { app, user } => self.write_redelivered(*app, *user),
+            Write::Block(timeline, change) => {
                 let [app, other, inbox_of] = [
                     timeline.app.as_str(),
                     timeline.convers_with.as_str(),
                     timeline.inbox_of.as_str(),
                 ];
-                self.write_block(app, other, inbox_of, *blocked).map(drop)
+                let blocked = *change == BlockChange::Block;
+                self.write_block(app, other, inbox_of, blocked).map(drop)
             }
             Write::Group { app, id, body } => self.write_group(app.as_str(), id, body),
         };
@@ -648,7 +636,7 @@ impl Store {
         Ok(found)
     }
 
-    fn write_copy(&mut self, copy: &Copy<'_>) -> Result<Written, StoreError> {
+    fn write_copy(&mut self, copy: &TimelineCopy<'_>) -> Result<Written, StoreError> {
         let timeline = &copy.timeline;
         // Pruned while its group's copies were still under way: there is nothing to refer to.
         let Some(seq) = self.place_of_message(timeline.app, &copy.message_id)? else {
@@ -661,7 +649,7 @@ impl Store {
                 "INSERT OR IGNORE INTO timeline (app, inbox_of, seq, convers_with, status) VALUES (?, ?, ?, ?, ?)",
             )?
             .execute(params![app, inbox_of, seq, convers_with, copy.status.code()])?;
-        if copy.listed {
+        if copy.listing == Listing::Listed {
             // What came again is followed again by what was said of it since, in the same order.
             self.connection
                 .prepare_cached(

@@ -1,74 +1,87 @@
-//! Writes who is online, and since when a user has missed messages.
+//! Writes which clients are connected, and since when a user has missed messages.
+//!
+//! Owns the tables `presence` and `absence`. What follows from a client that connects or disconnects
+//! is decided in `rules/presence.rs`.
 
 use rusqlite::params;
 
-use super::{CLIENTS, Origin, REDELIVERED, Store, StoreError, millis};
+use super::{REDELIVERED, Store, StoreError, millis};
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::time::UnixMillis;
+use crate::rules::facts::{Absence, Redelivery};
+use crate::rules::write::UserClient;
 
 impl Store {
-    pub(super) fn write_presence(
+    /// Notes that a client has been connected since `now`.
+    pub(super) fn write_client_connected(
+        &self,
+        client: &UserClient<'_>,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO presence (app, user, client_id, since)
+                 VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                client.app.as_str(),
+                client.user.as_str(),
+                client.client,
+                millis(now)
+            ])?;
+        Ok(())
+    }
+
+    /// Notes that a client is not connected any more.
+    pub(super) fn write_client_gone(&self, client: &UserClient<'_>) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached("DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
+            .execute(params![
+                client.app.as_str(),
+                client.user.as_str(),
+                client.client
+            ])?;
+        Ok(())
+    }
+
+    /// Notes a user's absence in place of the note there was.
+    pub(super) fn write_absence(
         &self,
         app: AppId<'_>,
         user: UserId<'_>,
-        client: &str,
-        connected: bool,
-        origin: &Origin,
+        absence: Absence,
     ) -> Result<(), StoreError> {
-        let (app_id, user_id) = (app.as_str(), user.as_str());
-        let count = || -> Result<i64, StoreError> {
-            Ok(self
-                .connection
-                .prepare_cached("SELECT count(*) FROM presence WHERE app = ? AND user = ?")?
-                .query_row([app_id, user_id], |row| row.get(0))?)
+        let redelivered_by = match absence.redelivery {
+            Redelivery::Due => None,
+            Redelivery::With(event) => Some(event.to_string()),
+            Redelivery::Done => Some(REDELIVERED.to_owned()),
         };
-        let absence = self.absence(app, user)?;
-        let set_absence = |seq: i64, redelivered_by: Option<String>| -> Result<(), StoreError> {
-            self.connection
-                .prepare_cached("INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by) VALUES (?, ?, ?, ?)")?
-                .execute(params![app_id, user_id, seq, redelivered_by])?;
-            Ok(())
-        };
-        if connected {
-            self.connection
-                .prepare_cached("INSERT OR REPLACE INTO presence (app, user, client_id, since) VALUES (?, ?, ?, ?)")?
-                .execute(params![app_id, user_id, client, millis(origin.now)])?;
-            let surplus = count()? - i64::try_from(CLIENTS).expect("a small number");
-            if surplus > 0 {
-                self.connection
-                    .prepare_cached(
-                        "DELETE FROM presence WHERE app = ?1 AND user = ?2 AND client_id IN
-                         (SELECT client_id FROM presence WHERE app = ?1 AND user = ?2 AND client_id <> ?3 ORDER BY since LIMIT ?4)",
-                    )?
-                    .execute(params![app_id, user_id, client, surplus])?;
-            }
-            let since = match absence {
-                Some((_, true)) => return Ok(()),
-                Some((seq, false)) => seq,
-                None => 0,
-            };
-            // He is given what he missed with this very event: its acknowledgement says that he has been. At QoS 0 there is none, and
-            // the last step says so.
-            let by = match (self.redeliver, origin.fingerprint) {
-                (false, _) => Some(REDELIVERED.to_owned()),
-                (true, Some(_)) => Some(origin.id.to_string()),
-                (true, None) => None,
-            };
-            set_absence(since, by)?;
-        } else {
-            let gone = self
-                .connection
-                .prepare_cached(
-                    "DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?",
-                )?
-                .execute([app_id, user_id, client])?;
-            if gone > 0 && count()? == 0 {
-                match absence {
-                    // He went before he had been given everything.
-                    Some((seq, false)) => set_absence(seq, None)?,
-                    Some((_, true)) | None => set_absence(self.last()?, None)?,
-                }
-            }
-        }
+        self.connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by)
+                 VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                app.as_str(),
+                user.as_str(),
+                absence.since,
+                redelivered_by
+            ])?;
+        Ok(())
+    }
+
+    /// Notes that a user has been given what they missed, unless the end of a presence event tells.
+    pub(super) fn write_redelivered(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(
+                "UPDATE absence SET redelivered_by = ?
+                 WHERE app = ? AND user = ? AND redelivered_by IS NULL",
+            )?
+            .execute([REDELIVERED, app.as_str(), user.as_str()])?;
         Ok(())
     }
 }

@@ -15,10 +15,12 @@ use crate::protocol::layout::{Controls, Layout, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::topic::BrokerKind;
-use crate::rules::checks::{Policy, Rules};
-use crate::rules::fan_out::Page;
-use crate::rules::fan_out::PageQuery;
-use crate::rules::router::Facts;
+use crate::rules::block::MAX_BLOCKED;
+use crate::rules::facts::FactSource;
+use crate::rules::history::Page;
+use crate::rules::history::PageQuery;
+use crate::rules::policy::{Policy, Rules};
+use crate::rules::presence;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKind;
 
@@ -319,9 +321,9 @@ fn pages_keep_what_came_in_one_millisecond_together() {
     assert_eq!(sizes(4), [6, 4]);
     let with_z = page(store, "x", 0, 100, Some("z"));
     assert_eq!((with_z.messages.len(), with_z.more), (5, false));
-    assert_eq!(store.seq_at(UnixMillis::new(NOW)).unwrap(), 3);
-    assert_eq!(store.seq_at(UnixMillis::new(0)).unwrap(), 0);
-    assert_eq!(store.seq_at(UnixMillis::new(u64::MAX)).unwrap(), 10);
+    assert_eq!(store.position_at(UnixMillis::new(NOW)).unwrap(), 3);
+    assert_eq!(store.position_at(UnixMillis::new(0)).unwrap(), 0);
+    assert_eq!(store.position_at(UnixMillis::new(u64::MAX)).unwrap(), 10);
 }
 
 #[test]
@@ -521,11 +523,8 @@ fn what_was_missed_is_given_until_it_has_been_given() {
     bench.store().redeliver = true;
     let missed = |bench: &mut Bench| {
         let (app, user) = (AppId::parse("a").unwrap(), user("y"));
-        let facts = bench.store().presence(app, user, "phone").unwrap();
-        let Facts::Presence { missed_since, .. } = facts else {
-            panic!("{facts:?}")
-        };
-        missed_since
+        let facts = presence::Facts::look_up(app, user, bench.store()).unwrap();
+        facts.to_redeliver_since()
     };
     for n in 0..3 {
         bench.take(
@@ -823,7 +822,7 @@ fn a_user_can_block_so_many_and_no_more() {
         bench.refusal(&format!("a/users/alice/blocked/{other}/update"), payload)
     };
     let (on, off) = (r#"{"blocked":true}"#, r#"{"blocked":false}"#);
-    for n in 0..BLOCKS {
+    for n in 0..MAX_BLOCKED {
         assert_eq!(block(&n.to_string(), on), None);
     }
     assert_eq!(block("one-more", on), Some(Refusal::TooLarge));

@@ -1,0 +1,277 @@
+//! A request: what a user, their client's will or a service asks for, by topic and payload together.
+//!
+//! Owns which payload belongs to which topic. What the topic alone says is an [`Address`]: that is
+//! enough to count a request or to refuse it when its payload cannot be read. What becomes of a
+//! request is decided in `rules`.
+
+use bytes::Bytes;
+
+use crate::protocol::control::{Fetch, Receipt, parse_block, parse_presence};
+use crate::protocol::group::GroupUpdate;
+use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
+use crate::protocol::layout::{Address, Outgoing, PayloadMode, Timeline};
+use crate::protocol::message::{Envelope, Injected, Received, Status};
+use crate::protocol::patch::Patch;
+use crate::protocol::refusal::Refusal;
+
+/// One variant for each row of `protocol.md`, section 2, and two for messages (section 1).
+#[derive(Clone, Debug)]
+pub enum Request<'a> {
+    /// A message in a layout that forwards payloads unread.
+    Verbatim {
+        /// Sender and recipient.
+        outgoing: Outgoing<'a>,
+        /// The bytes to forward.
+        payload: &'a Bytes,
+    },
+    /// A message in a layout whose payloads are JSON objects.
+    Message {
+        /// Sender and recipient, a user or a group.
+        outgoing: Outgoing<'a>,
+        /// The client's object.
+        envelope: Envelope<'a>,
+    },
+    /// A user has received or seen a message.
+    Receipt {
+        /// The user's timeline that holds the message.
+        timeline: Timeline<'a>,
+        /// The message's id.
+        message: MessageKey<'a>,
+        /// Received or seen.
+        receipt: Receipt,
+    },
+    /// A user changes one of their conversations.
+    Patch {
+        /// The conversation.
+        timeline: Timeline<'a>,
+        /// The fields to set.
+        patch: Patch,
+    },
+    /// A user archives one of their conversations. The payload does not matter.
+    Archive {
+        /// The conversation.
+        timeline: Timeline<'a>,
+        /// The request's topic name, which webhooks are told.
+        topic: &'a str,
+    },
+    /// A user's client has connected or disconnected.
+    Presence {
+        /// The app.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+        /// The client.
+        client: ClientId<'a>,
+        /// Which of the two.
+        change: PresenceChange,
+    },
+    /// A user blocks another user, or stops blocking them.
+    Block {
+        /// The user who blocks (`inbox_of`) and the other one (`convers_with`).
+        timeline: Timeline<'a>,
+        /// Which of the two.
+        change: BlockChange,
+    },
+    /// A user asks for stored messages.
+    Fetch {
+        /// The app.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+        /// Which messages.
+        fetch: Fetch,
+    },
+    /// A service puts a message into one timeline.
+    Inject {
+        /// The timeline.
+        timeline: Timeline<'a>,
+        /// The message.
+        message: Injected,
+        /// The message's bytes: they are published as they came.
+        payload: &'a Bytes,
+    },
+    /// A service stores a group.
+    GroupUpdate {
+        /// The app.
+        app: AppId<'a>,
+        /// The group, and who is told about it.
+        update: GroupUpdate,
+    },
+}
+
+/// What happened to a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceChange {
+    /// The client is there.
+    Connected,
+    /// The client is gone: it said so, or the broker published its will.
+    Disconnected,
+}
+
+/// What a user wants of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockChange {
+    /// The other user's messages are kept from this user.
+    Block,
+    /// They are delivered again.
+    Unblock,
+}
+
+impl<'a> Request<'a> {
+    /// Reads the payload that belongs to `address`, which is what the topic of `received` says.
+    ///
+    /// # Errors
+    /// The reason for which the payload is refused.
+    pub fn parse(address: Address<'a>, received: &'a Received) -> Result<Self, Refusal> {
+        let payload = &received.payload;
+        Ok(match address {
+            Address::Outgoing(outgoing) => match outgoing.layout.payload() {
+                PayloadMode::Verbatim => Self::Verbatim { outgoing, payload },
+                PayloadMode::Envelope => {
+                    let envelope = Envelope::parse(payload)?;
+                    Self::Message { outgoing, envelope }
+                }
+            },
+            Address::Receipt(timeline, message) => Self::Receipt {
+                timeline,
+                message,
+                receipt: Receipt::parse(payload)?,
+            },
+            Address::Conversation(timeline) => Self::Patch {
+                timeline,
+                patch: Patch::parse(payload)?,
+            },
+            Address::Archive(timeline) => Self::Archive {
+                timeline,
+                topic: str::from_utf8(&received.topic).map_err(|_| Refusal::MalformedTopic)?,
+            },
+            Address::Presence { app, user, client } => Self::Presence {
+                app,
+                user,
+                client,
+                change: match parse_presence(payload)? {
+                    true => PresenceChange::Connected,
+                    false => PresenceChange::Disconnected,
+                },
+            },
+            Address::Block(timeline) => Self::Block {
+                timeline,
+                change: match parse_block(payload)? {
+                    true => BlockChange::Block,
+                    false => BlockChange::Unblock,
+                },
+            },
+            Address::Fetch { app, user } => Self::Fetch {
+                app,
+                user,
+                fetch: Fetch::parse(payload)?,
+            },
+            Address::Inject(timeline) => {
+                let message = Injected::parse(payload)?;
+                if message.status != Some(Status::Delivered) {
+                    return Err(Refusal::BadStatus);
+                }
+                Self::Inject {
+                    timeline,
+                    message,
+                    payload,
+                }
+            }
+            Address::Groups { app } => Self::GroupUpdate {
+                app,
+                update: GroupUpdate::parse(payload)?,
+            },
+        })
+    }
+
+    /// What the request's topic says.
+    pub fn address(&self) -> Address<'a> {
+        match self {
+            Self::Verbatim { outgoing, .. } | Self::Message { outgoing, .. } => {
+                Address::Outgoing(*outgoing)
+            }
+            Self::Receipt {
+                timeline, message, ..
+            } => Address::Receipt(*timeline, *message),
+            Self::Patch { timeline, .. } => Address::Conversation(*timeline),
+            Self::Archive { timeline, .. } => Address::Archive(*timeline),
+            Self::Presence {
+                app, user, client, ..
+            } => Address::Presence {
+                app: *app,
+                user: *user,
+                client: *client,
+            },
+            Self::Block { timeline, .. } => Address::Block(*timeline),
+            Self::Fetch { app, user, .. } => Address::Fetch {
+                app: *app,
+                user: *user,
+            },
+            Self::Inject { timeline, .. } => Address::Inject(*timeline),
+            Self::GroupUpdate { app, .. } => Address::Groups { app: *app },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::layout::{Controls, Layout, TopicMap};
+
+    /// Each row of `protocol.md`, section 2, with a payload that belongs there.
+    const REQUESTS: [(&str, &str); 11] = [
+        ("/apps/a/users/alice/bob/messages/outgoing", "not JSON"),
+        ("apps/a/users/alice/messages/bob/outgoing", "{}"),
+        (
+            "apps/a/users/alice/messages/bob/m1/update",
+            r#"{"status":200}"#,
+        ),
+        (
+            "apps/a/users/alice/conversations/bob/update",
+            r#"{"is_new":false}"#,
+        ),
+        ("apps/a/users/alice/conversations/bob/archive", "whatever"),
+        ("apps/a/users/alice/presence/phone", r#"{"connected":true}"#),
+        ("apps/a/users/alice/presence/phone", ""),
+        (
+            "apps/a/users/alice/blocked/bob/update",
+            r#"{"blocked":true}"#,
+        ),
+        ("apps/a/users/alice/inbox/fetch", ""),
+        (
+            "apps/observer/a/users/alice/messages/bob/delivered",
+            r#"{"status":150}"#,
+        ),
+        (
+            "apps/observer/a/groups/update",
+            r#"{"group":{"uid":"group-1"}}"#,
+        ),
+    ];
+
+    #[test]
+    fn a_request_keeps_what_its_topic_says() {
+        let layouts = Layout::BUILT_IN
+            .iter()
+            .flat_map(|name| Layout::built_in(name).unwrap())
+            .collect();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        for (topic, payload) in REQUESTS {
+            let received = Received::new(topic.into(), payload.into(), false);
+            let address = layouts.parse(topic).unwrap();
+            let request = Request::parse(address, &received).unwrap();
+            assert_eq!(request.address(), address, "{topic}");
+        }
+    }
+
+    #[test]
+    fn what_a_service_injects_must_be_delivered() {
+        let layouts = Layout::built_in("chat21").unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let topic = "apps/observer/a/users/alice/messages/bob/delivered";
+        for payload in [r#"{"status":200}"#, "{}"] {
+            let received = Received::new(topic.into(), payload.into(), false);
+            let request = Request::parse(layouts.parse(topic).unwrap(), &received);
+            assert_eq!(request.err(), Some(Refusal::BadStatus), "{payload}");
+        }
+    }
+}

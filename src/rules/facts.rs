@@ -1,0 +1,248 @@
+//! The facts that plans depend on, as questions to a store.
+//!
+//! Owns the questions and the form of the answers. Each kind of request asks its own, in its own
+//! file. Leaves the answers to an implementation of [`FactSource`]: the store's, or [`NoStore`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use crate::protocol::group::Group;
+use crate::protocol::id::{AppId, MessageId, UserId};
+use crate::protocol::layout::Timeline;
+use crate::protocol::message::Status;
+use crate::protocol::time::UnixMillis;
+use crate::rules::conversation_row::Row;
+
+#[cfg(test)]
+pub(crate) mod in_memory;
+
+/// Answers questions about what is stored. Answers include everything written before the question.
+///
+/// The *log* is the list of stored messages in the order they were stored; a *position* in it is a
+/// number above 0 that is never given twice.
+pub trait FactSource {
+    /// Why a question cannot be answered now. The request is decided later then.
+    type Error;
+
+    /// Whether an operator has banned this user from the app.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn is_banned(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, Self::Error>;
+
+    /// The group of that identifier.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn group(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<GroupLookup, Self::Error>;
+
+    /// Whether `user` blocks `other`.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn blocks(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        other: UserId<'_>,
+    ) -> Result<bool, Self::Error>;
+
+    /// The users who block `sender`.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn blocked_by(
+        &mut self,
+        app: AppId<'_>,
+        sender: UserId<'_>,
+    ) -> Result<Vec<Box<str>>, Self::Error>;
+
+    /// How many users `user` blocks. Counting may stop at `limit`.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn count_blocked(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, Self::Error>;
+
+    /// A timeline's copy of a message.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn copy(
+        &mut self,
+        timeline: &Timeline<'_>,
+        message_id: &str,
+    ) -> Result<Option<StoredCopy>, Self::Error>;
+
+    /// A conversation.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, Self::Error>;
+
+    /// The connected clients of a user, in any order.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn clients(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<ConnectedClient>, Self::Error>;
+
+    /// What is noted of a user's absence; `None` for a user who has never been present.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn absence(&mut self, app: AppId<'_>, user: UserId<'_>)
+    -> Result<Option<Absence>, Self::Error>;
+
+    /// The message up to which everything is done: whatever it and all before it led to is
+    /// confirmed by the broker.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn finished_up_to(&mut self) -> Result<Option<MessageId>, Self::Error>;
+
+    /// The last position of the log that is taken; 0 for an empty log.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn last_position(&mut self) -> Result<i64, Self::Error>;
+
+    /// The last position of the log that was taken at `time` or before; 0 if none was.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn position_at(&mut self, time: UnixMillis) -> Result<i64, Self::Error>;
+
+    /// What users get who come back after they were away.
+    fn offline_delivery(&self) -> OfflineDelivery;
+}
+
+/// What is known of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupLookup {
+    /// A service has stored it.
+    Stored(Arc<Group>),
+    /// There is a store, and no such group is in it.
+    NotStored,
+    /// There is no store that would know the group.
+    NoStore,
+}
+
+/// A copy of a message in one timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCopy {
+    /// Who wrote the message.
+    pub sender: Box<str>,
+    /// How far this copy got.
+    pub status: Status,
+}
+
+/// A client that is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectedClient {
+    /// Its client identifier.
+    pub id: Box<str>,
+    /// When it connected.
+    pub since: UnixMillis,
+}
+
+/// What is noted of the time a user is away, or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// The user has missed the messages behind this position of the log.
+    pub since: i64,
+    /// Whether the user has been given those messages.
+    pub redelivery: Redelivery,
+}
+
+/// Whether a user has been given the messages they missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redelivery {
+    /// They have not.
+    Due,
+    /// They have, once this presence event is finished: it brings the messages with it.
+    With(MessageId),
+    /// They have.
+    Done,
+}
+
+/// What users get who come back after they were away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfflineDelivery {
+    /// What the broker kept for them.
+    Broker,
+    /// What the observer forwarded meanwhile, published again.
+    Redeliver,
+}
+
+/// The facts of an observer without a store: it knows what a message brings along, nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoStore;
+
+impl FactSource for NoStore {
+    type Error = Infallible;
+
+    fn is_banned(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
+    fn group(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<GroupLookup, Infallible> {
+        Ok(GroupLookup::NoStore)
+    }
+
+    fn blocks(&mut self, _: AppId<'_>, _: UserId<'_>, _: UserId<'_>) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
+    fn blocked_by(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Vec<Box<str>>, Infallible> {
+        Ok(vec![])
+    }
+
+    fn count_blocked(
+        &mut self,
+        _: AppId<'_>,
+        _: UserId<'_>,
+        _: usize,
+    ) -> Result<usize, Infallible> {
+        Ok(0)
+    }
+
+    fn copy(&mut self, _: &Timeline<'_>, _: &str) -> Result<Option<StoredCopy>, Infallible> {
+        Ok(None)
+    }
+
+    fn conversation(&mut self, _: &Timeline<'_>) -> Result<Option<Row>, Infallible> {
+        Ok(None)
+    }
+
+    fn clients(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Vec<ConnectedClient>, Infallible> {
+        Ok(vec![])
+    }
+
+    fn absence(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Option<Absence>, Infallible> {
+        Ok(None)
+    }
+
+    fn finished_up_to(&mut self) -> Result<Option<MessageId>, Infallible> {
+        Ok(None)
+    }
+
+    fn last_position(&mut self) -> Result<i64, Infallible> {
+        Ok(0)
+    }
+
+    fn position_at(&mut self, _: UnixMillis) -> Result<i64, Infallible> {
+        Ok(0)
+    }
+
+    fn offline_delivery(&self) -> OfflineDelivery {
+        OfflineDelivery::Broker
+    }
+}

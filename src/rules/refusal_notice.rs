@@ -1,0 +1,195 @@
+//! What is published about a refusal: the notice to the sender, and the dead letter.
+//!
+//! Owns both payloads (`protocol.md`, section 5). Leaves how often a sender is told to
+//! [`rate_limit`](crate::rules::rate_limit).
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+
+use crate::protocol::layout::{Address, TopicMap};
+use crate::protocol::message::Received;
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refused;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::TopicName;
+use crate::rules::plan::json;
+
+/// The longest user property of a dead letter, in bytes. MQTT allows 65,535; nobody reads that far.
+const MAX_PROPERTY_BYTES: usize = 1_024;
+
+#[derive(Serialize)]
+struct Notice<'a> {
+    reason: &'a str,
+    recipient: &'a str,
+    received_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct DeadLetter<'a> {
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    topic: &'a str,
+    received_at: u64,
+    payload_bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+/// Tells the sender. `None` where the sender is a service or has no topic to be told on.
+pub(super) fn notice(
+    layouts: &TopicMap,
+    address: &Address<'_>,
+    refused: &Refused,
+    now: UnixMillis,
+) -> Option<Publish> {
+    let reason = refused.reason.as_str();
+    let notice = Notice {
+        reason,
+        recipient: address.other_side(),
+        received_at: now.as_millis(),
+        retry_after_ms: refused.retry_after.map(millis_rounded_up),
+        detail: refused.detail.as_deref(),
+    };
+    Some(Publish {
+        topic: layouts.rejected(address)?,
+        payload: json(&notice),
+        user_properties: vec![("reason".to_owned(), reason.to_owned())],
+        retain: false,
+    })
+}
+
+/// A sender who tries again after this time must not be too early.
+fn millis_rounded_up(wait: Duration) -> u64 {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    millis.saturating_add(1)
+}
+
+/// Keeps the refused message for the operator. A payload over the limit is left out: the dead letter
+/// must not break the limits of the broker.
+pub(super) fn dead_letter(
+    topic: &TopicName,
+    received: &Received,
+    refused: &Refused,
+    now: UnixMillis,
+) -> Publish {
+    let reason = refused.reason.as_str();
+    let text = str::from_utf8(&received.payload);
+    let is_whole = received.payload.len() == received.payload_bytes;
+    let received_on = String::from_utf8_lossy(&received.topic);
+    let letter = DeadLetter {
+        reason,
+        detail: refused.detail.as_deref(),
+        topic: &received_on,
+        received_at: now.as_millis(),
+        payload_bytes: received.payload_bytes,
+        payload: text.ok().filter(|_| is_whole),
+        payload_base64: (is_whole && text.is_err())
+            .then(|| BASE64_STANDARD.encode(&received.payload)),
+    };
+    Publish {
+        topic: topic.clone(),
+        payload: json(&letter),
+        user_properties: vec![
+            ("reason".to_owned(), reason.to_owned()),
+            ("topic".to_owned(), as_property(&received_on)),
+        ],
+        retain: false,
+    }
+}
+
+/// A text that may stand in a user property. MQTT has no control characters in its strings (MQTT 5,
+/// 1.5.4): a broker closes the connection over one.
+fn as_property(text: &str) -> String {
+    let mut property: String = text
+        .chars()
+        .take(MAX_PROPERTY_BYTES)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    property.truncate(property.floor_char_boundary(MAX_PROPERTY_BYTES));
+    property
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::refusal::Refusal;
+    use crate::rules::test_support::{NOW, body, plan, received, router};
+    use serde_json::json;
+
+    #[test]
+    fn a_dead_letter_holds_text_as_text_bytes_as_base64_and_nothing_over_the_limit() {
+        let letter =
+            |payload: &[u8]| body(plan(&received(b"\xff/x", payload)).answers.last().unwrap());
+        assert_eq!(
+            (&letter(b"hi")["payload"], &letter(b"hi")["topic"]),
+            (&json!("hi"), &json!("\u{fffd}/x"))
+        );
+        assert_eq!(letter(b"\xff\xfe")["payload_base64"], json!("//4="));
+        let large = letter(&[b'x'; 101]);
+        assert_eq!(
+            (
+                large.get("payload"),
+                large.get("payload_base64"),
+                &large["payload_bytes"]
+            ),
+            (None, None, &json!(101))
+        );
+    }
+
+    #[test]
+    fn a_hostile_topic_makes_no_property_that_mqtt_cannot_encode() {
+        let topic = [
+            b"apps/a/outgoing/users/alice/messages/".as_slice(),
+            &[1; 60_000],
+            b"/outgoing",
+        ]
+        .concat();
+        let plan = plan(&received(&topic, b"{}"));
+        let (key, value) = &plan.answers[0].user_properties[1];
+        assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
+    }
+
+    #[test]
+    fn a_sender_is_told_on_their_own_inbox_topic() {
+        let plan = plan(&received(
+            b"/apps/a/users/alice/bob/messages/outgoing",
+            &[b'x'; 101],
+        ));
+        assert_eq!(
+            plan.answers[0].topic.as_str(),
+            "/apps/a/users/alice/bob/messages/clientrejected"
+        );
+        assert_eq!(
+            body(&plan.answers[0]),
+            json!({"reason": "too-large", "recipient": "bob", "received_at": NOW.as_millis()})
+        );
+        let refused = Refused {
+            retry_after: Some(Duration::from_micros(1_500_500)),
+            detail: Some("too quick".into()),
+            ..Refusal::RateLimited.into()
+        };
+        let message = received(b"apps/a/users/alice/messages/bob/outgoing", b"{}");
+        let notice = &router().refuse(&message, &refused, NOW).answers[0];
+        assert_eq!(
+            body(notice),
+            json!({
+                "reason": "rate-limited", "recipient": "bob", "received_at": NOW.as_millis(),
+                "retry_after_ms": 1_501, "detail": "too quick"
+            })
+        );
+        assert_eq!(
+            notice.user_properties,
+            [("reason".to_owned(), "rate-limited".to_owned())]
+        );
+    }
+}
