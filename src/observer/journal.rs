@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::delivery::ledger::{Failed, Finished};
-use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Address, Kind};
+use crate::protocol::address::{Address, Kind};
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::telemetry::Metrics;

@@ -10,7 +10,7 @@ use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
 use crate::observer::webhooks::Webhooks;
-use crate::protocol::id::MessageId;
+use crate::protocol::message_id::MessageId;
 use crate::rules::fan_out::STEP;
 use crate::store::thread;
 use crate::telemetry::clock::Now;

@@ -96,7 +96,7 @@ impl Session {
         ledger: &mut Ledger,
     ) {
         let is_first = number == 1;
-        log_connected(&connected, self.asked, is_first);
+        log_connected(&connected, self.asked, number);
         if !connected.session_present && !is_first {
             warn!(
                 "the broker has not kept the session: messages that arrived while it was away, or \

@@ -29,7 +29,7 @@ use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers};
 use crate::observer::session::Session;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
-use crate::protocol::id::MessageIds;
+use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
 use crate::store::{Retention, Store, StoreLocation, thread};
 use crate::telemetry::clock::{Clock, Now};

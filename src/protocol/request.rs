@@ -1,4 +1,5 @@
-//! A request: what a user, their client's will or a service asks for, by topic and payload together.
+//! A request: what a user, their client's will or a service asks for, by topic and payload
+//! together.
 //!
 //! Owns which payload belongs to which topic. What the topic alone says is an [`Address`]: that is
 //! enough to count a request or to refuse it when its payload cannot be read. What becomes of a
@@ -6,13 +7,17 @@
 
 use bytes::Bytes;
 
-use crate::protocol::control::{Fetch, Receipt, parse_block, parse_presence};
+use crate::protocol::address::{Address, Outgoing, Timeline};
+use crate::protocol::control_payload::{Fetch, Receipt, parse_block, parse_presence};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::group::GroupUpdate;
 use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
-use crate::protocol::layout::{Address, Outgoing, PayloadMode, Timeline};
-use crate::protocol::message::{Envelope, Injected, Received, Status};
+use crate::protocol::injected::Injected;
+use crate::protocol::layout::PayloadMode;
+use crate::protocol::message::Received;
 use crate::protocol::patch::Patch;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 
 /// One variant for each row of `protocol.md`, section 2, and two for messages (section 1).
 #[derive(Clone, Debug)]
@@ -216,7 +221,9 @@ impl<'a> Request<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, TopicMap};
+    use crate::protocol::control_topic::Controls;
+    use crate::protocol::layout::Layout;
+    use crate::protocol::topic_map::TopicMap;
 
     /// Each row of `protocol.md`, section 2, with a payload that belongs there.
     const REQUESTS: [(&str, &str); 11] = [

@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 
-use crate::protocol::control::Receipt;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::Receipt;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::id::{MessageKey, UserId};
-use crate::protocol::layout::{Notification, Timeline};
-use crate::protocol::message::Status;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 use crate::rules::facts::{FactSource, GroupLookup, StoredCopy};
 use crate::rules::plan::{Context, Plan, json};
 use crate::rules::webhook_event::{Event, EventKind};
@@ -95,8 +96,8 @@ struct PlannedReceipt<'a, 'c> {
 }
 
 impl<'a> PlannedReceipt<'a, '_> {
-    /// The group's own copy is raised. Its members are not told: each message would be followed by as
-    /// many receipts as the group has members.
+    /// The group's own copy is raised. Its members are not told: each message would be followed by
+    /// as many receipts as the group has members.
     fn in_group(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let of_group = self.timeline_of(self.timeline.convers_with, self.timeline.convers_with);
@@ -104,8 +105,8 @@ impl<'a> PlannedReceipt<'a, '_> {
         plan
     }
 
-    /// The peer's copy is raised, and the peer is told. In a conversation with oneself both copies are
-    /// the same one.
+    /// The peer's copy is raised, and the peer is told. In a conversation with oneself both copies
+    /// are the same one.
     fn in_conversation(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let (user, peer) = (self.timeline.inbox_of, self.timeline.convers_with);
@@ -122,7 +123,8 @@ impl<'a> PlannedReceipt<'a, '_> {
             plan.events
                 .extend(self.event(EventKind::MessageReturnReceipt, &payload));
         }
-        // Also for a receipt that comes again: the observer may have crashed before it told the peer.
+        // Also for a receipt that comes again: the observer may have crashed before it told the
+        // peer.
         let topic = self
             .context
             .layouts

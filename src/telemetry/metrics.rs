@@ -157,7 +157,8 @@ impl Metrics {
         if dropped.is_power_of_two() {
             warn!(
                 dropped,
-                "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not"
+                "more QoS 0 messages than can be forwarded: some are dropped; \
+                 what is sent at QoS 1 is not"
             );
         }
     }

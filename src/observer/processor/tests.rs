@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::delivery::pending::PendingMessage;
-use crate::protocol::id::MessageIds;
 use crate::protocol::layout::{Controls, Layout, TopicMap};
+use crate::protocol::message_id::MessageIds;
 use crate::protocol::topic::BrokerKind;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;

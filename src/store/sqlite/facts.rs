@@ -8,9 +8,10 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, Row as SqlRow, params};
 
 use super::{Groups, REDELIVERED, Store, StoreError, names, status, unix};
+use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::Timeline;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::{
