@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::protocol::address::{Address, Outgoing, Timeline};
-use crate::protocol::control_payload::{Fetch, Receipt, parse_block, parse_presence};
+use crate::protocol::control_payload::{BlockChange, Fetch, PresenceChange, Receipt};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::group::GroupUpdate;
 use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
@@ -104,24 +104,6 @@ pub enum Request<'a> {
     },
 }
 
-/// What happened to a client's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceChange {
-    /// The client is there.
-    Connected,
-    /// The client is gone: it said so, or the broker published its will.
-    Disconnected,
-}
-
-/// What a user wants of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockChange {
-    /// The other user's messages are kept from this user.
-    Block,
-    /// They are delivered again.
-    Unblock,
-}
-
 impl<'a> Request<'a> {
     /// Reads the payload that belongs to `address`, which is what the topic of `received` says.
     ///
@@ -154,17 +136,11 @@ impl<'a> Request<'a> {
                 app,
                 user,
                 client,
-                change: match parse_presence(payload)? {
-                    true => PresenceChange::Connected,
-                    false => PresenceChange::Disconnected,
-                },
+                change: PresenceChange::parse(payload)?,
             },
             Address::Block(timeline) => Self::Block {
                 timeline,
-                change: match parse_block(payload)? {
-                    true => BlockChange::Block,
-                    false => BlockChange::Unblock,
-                },
+                change: BlockChange::parse(payload)?,
             },
             Address::Fetch { app, user } => Self::Fetch {
                 app,

@@ -4,9 +4,9 @@
 //! what a block keeps back to `direct.rs` and `group_message.rs`.
 
 use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::control_topic::Notification;
 use crate::protocol::refusal::Refusal;
-use crate::protocol::request::BlockChange;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Context, Plan, json};
 use crate::rules::write::Write;

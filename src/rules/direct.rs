@@ -111,7 +111,7 @@ pub(super) fn plan_message<'a>(
         let copy = PlannedCopy {
             timeline,
             status,
-            listing: copies::listing(&envelope.wishes),
+            listing: copies::listing(&envelope.options),
             message_id: &message_id,
             recipient: outgoing.recipient.as_str(),
             publish: publish(outgoing, &timeline, body.with_status(status)),

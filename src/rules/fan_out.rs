@@ -243,7 +243,7 @@ impl Notices {
                 inbox_of: user(id),
                 convers_with: user(&self.group),
             };
-            let topic = layouts.told(Notification::Group, &timeline, "");
+            let topic = layouts.notification_topic(Notification::Group, &timeline, "");
             Publish::new(topic, self.payload.clone())
         };
         Step {

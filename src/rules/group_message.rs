@@ -53,7 +53,7 @@ pub(super) fn plan<'a>(
     let users = recipients(outgoing, envelope, &facts.group, context)?;
     let body = copies::body(outgoing, envelope, context);
     let message_id = context.id.to_string();
-    let listing = copies::listing(&envelope.wishes);
+    let listing = copies::listing(&envelope.options);
     let (layout, app, group) = (outgoing.layout, outgoing.app, outgoing.recipient);
     let mut plan = Plan {
         fan_out: Some(FanOut::copies(
@@ -126,7 +126,7 @@ fn left_out(sender: UserId<'_>, envelope: &Envelope<'_>, blocked_by: Vec<Box<str
         .into_iter()
         .filter(|user| **user != *sender.as_str());
     blocked_by
-        .chain(envelope.wishes.hidden_for.clone())
+        .chain(envelope.options.hidden_for.clone())
         .collect()
 }
 

@@ -163,7 +163,7 @@ impl History {
             let timeline = self.timeline(app, convers_with);
             let topic = match layouts.named(&stored.layout) {
                 Some(layout) => layout.inbox_topic(app, timeline.inbox_of, convers_with),
-                None => layouts.told(Notification::Message, &timeline, ""),
+                None => layouts.notification_topic(Notification::Message, &timeline, ""),
             };
             publishes.push(Publish::new(topic, purpose.payload(stored)));
         }
@@ -186,7 +186,7 @@ impl History {
         match purpose {
             Purpose::Fetch(progress) => {
                 let inbox = self.timeline(app, self.user());
-                let topic = layouts.told(Notification::Inbox, &inbox, "");
+                let topic = layouts.notification_topic(Notification::Inbox, &inbox, "");
                 publishes.push(Publish::new(topic, progress.summary(page.more)));
                 (publishes, Next::Fetched)
             }

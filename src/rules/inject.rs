@@ -52,7 +52,7 @@ fn plan_with_id<'a>(
     let copy = PlannedCopy {
         timeline: *timeline,
         status: Status::Delivered,
-        listing: copies::listing(&message.wishes),
+        listing: copies::listing(&message.options),
         message_id,
         recipient: message.recipient.as_deref().unwrap_or(inbox_of),
         publish: context.notify(Notification::Message, timeline, payload),

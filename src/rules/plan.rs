@@ -87,7 +87,7 @@ impl Context<'_> {
         timeline: &Timeline<'_>,
         payload: Bytes,
     ) -> Publish {
-        Publish::new(self.layouts.told(what, timeline, ""), payload)
+        Publish::new(self.layouts.notification_topic(what, timeline, ""), payload)
     }
 
     /// The event that `make` makes, if a webhook wants that kind.

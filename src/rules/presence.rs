@@ -6,9 +6,9 @@
 
 use std::borrow::Cow;
 
+use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
-use crate::protocol::request::PresenceChange;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
 use crate::rules::history::Range;

@@ -63,7 +63,7 @@ pub(super) fn plan<'a>(
         .copy
         .filter(|copy| may_send_receipt(timeline, copy))
         .ok_or(Refusal::BadStatus)?;
-    if copy.status > receipt.own() {
+    if copy.status > receipt.own_status() {
         // A later receipt was here first.
         return Ok(Plan::default());
     }
@@ -71,7 +71,7 @@ pub(super) fn plan<'a>(
         timeline: *timeline,
         message_id: message.as_str(),
         receipt,
-        raises_events: copy.status < receipt.own(),
+        raises_events: copy.status < receipt.own_status(),
         context,
     };
     Ok(match facts.peer {
@@ -101,7 +101,8 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn in_group(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let of_group = self.timeline_of(self.timeline.convers_with, self.timeline.convers_with);
-        plan.writes.push(self.raise(of_group, self.receipt.peers()));
+        plan.writes
+            .push(self.raise(of_group, self.receipt.peer_status()));
         plan
     }
 
@@ -112,9 +113,9 @@ impl<'a> PlannedReceipt<'a, '_> {
         let (user, peer) = (self.timeline.inbox_of, self.timeline.convers_with);
         let with_oneself = user == peer;
         let status = if with_oneself {
-            self.receipt.own()
+            self.receipt.own_status()
         } else {
-            self.receipt.peers()
+            self.receipt.peer_status()
         };
         let of_peer = self.timeline_of(peer, user);
         let payload = self.payload(peer, status);
@@ -125,10 +126,11 @@ impl<'a> PlannedReceipt<'a, '_> {
         }
         // Also for a receipt that comes again: the observer may have crashed before it told the
         // peer.
-        let topic = self
-            .context
-            .layouts
-            .told(Notification::Receipt, &of_peer, self.message_id);
+        let topic = self.context.layouts.notification_topic(
+            Notification::Receipt,
+            &of_peer,
+            self.message_id,
+        );
         plan.publishes.push(Publish::new(topic, payload));
         plan
     }
@@ -137,9 +139,9 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn own_copy(&self) -> Plan<'a> {
         let mut plan = Plan::default();
         plan.writes
-            .push(self.raise(self.timeline, self.receipt.own()));
+            .push(self.raise(self.timeline, self.receipt.own_status()));
         if self.receipt == Receipt::Received {
-            let payload = self.payload(self.timeline.inbox_of, self.receipt.own());
+            let payload = self.payload(self.timeline.inbox_of, self.receipt.own_status());
             plan.events
                 .extend(self.event(EventKind::MessageReceived, &payload));
         }

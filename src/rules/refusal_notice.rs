@@ -62,7 +62,7 @@ pub(super) fn notice(
         detail: refused.detail.as_deref(),
     };
     Some(Publish {
-        topic: layouts.rejected(address)?,
+        topic: layouts.rejected_topic(address)?,
         payload: json(&notice),
         user_properties: vec![("reason".to_owned(), reason.to_owned())],
         retain: false,

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::AppId;
-use crate::protocol::request::PresenceChange;
 use crate::protocol::time::UnixMillis;
 
 /// A kind of event.

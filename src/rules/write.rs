@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::request::BlockChange;
 use crate::protocol::status::Status;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::Absence;

@@ -12,7 +12,7 @@ use prometheus::{
 
 use super::metrics::WebhookOutcome;
 use crate::mqtt::Cause;
-use crate::protocol::layout::Kind;
+use crate::protocol::address::Kind;
 use crate::protocol::refusal::Refusal;
 
 /// Seconds to forward a message: a broker takes one or two milliseconds, a group of ten thousand

@@ -14,9 +14,9 @@ use super::families::Families;
 use super::stats::{Load, Stats};
 use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Cause;
-use crate::protocol::id::MessageId;
-use crate::protocol::layout::Kind;
+use crate::protocol::address::Kind;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refusal;
 
 /// A connection of the observer to the broker.

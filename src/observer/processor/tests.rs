@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::delivery::pending::PendingMessage;
-use crate::protocol::layout::{Controls, Layout, TopicMap};
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::layout::Layout;
 use crate::protocol::message_id::MessageIds;
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
 use crate::store::Selection;

@@ -3,8 +3,8 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{PAGE_BYTES, ROWS_PER_PAGE, Store, StoreError, status, unix};
+use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::message::Body;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery, Stored};
 

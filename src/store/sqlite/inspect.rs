@@ -7,8 +7,10 @@ use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 
 use super::{Retention, Store, StoreError};
+use crate::protocol::envelope::Body;
 use crate::protocol::group::Group;
-use crate::protocol::message::{Body, Status, parse_object};
+use crate::protocol::json::parse_object;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 
 /// Between two steps of pruning.

@@ -24,11 +24,13 @@ pub use self::outbox::{
     WebhookRow,
 };
 pub use self::retention::Retention;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::group::Group;
-use crate::protocol::id::{AppId, MessageId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::{Status, parse_object};
-use crate::protocol::request::BlockChange;
+use crate::protocol::id::AppId;
+use crate::protocol::json::parse_object;
+use crate::protocol::message_id::MessageId;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Patched;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
