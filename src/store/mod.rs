@@ -3,5 +3,6 @@
 //! What becomes of a message is decided in `rules`; when a batch is committed is decided in `observer`.
 
 mod sqlite;
+pub mod thread;
 
 pub use self::sqlite::*;

@@ -36,7 +36,8 @@ fn explain_says_what_would_be_done_and_why() {
         "layout     chat21 (envelope)",
         "sender     alice   may write here with scope \
         rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
-        "recipient  bob   reads their inbox with scope rabbitmq.read:*/*/apps.tilechat.users.bob.*",
+        "recipient  bob   reads their inbox with scope \
+        rabbitmq.read:*/*/apps.tilechat.users.bob.*",
         "verdict    forwarded",
         "publishes  apps/tilechat/users/bob/messages/alice/clientadded",
     ] {

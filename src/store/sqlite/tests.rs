@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
-use crate::observer::processor::{Batch, Decided, Processor};
+use crate::observer::processor::{Batch, Decided, Persistence, Processor};
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
 use crate::protocol::id::UserId;
@@ -55,7 +55,11 @@ impl Bench {
     fn new(place: &StoreLocation) -> Self {
         let store = Store::open(place, false).unwrap();
         Self {
-            processor: Processor::new(router(), Some(store)),
+            processor: Processor::new(
+                router(),
+                Persistence::store(store),
+                crate::telemetry::Metrics::new(&[]),
+            ),
             ids: MessageIds::new(RandomState::new()),
             now: NOW,
             qos_0: false,
@@ -101,7 +105,7 @@ impl Bench {
         let topic = format!("apps/{topic}");
         let received = Received::new(topic.into(), payload.to_owned().into(), false);
         let batch = Batch {
-            jobs: vec![PendingMessage {
+            messages: vec![PendingMessage {
                 entry: EntryId::for_tests(0),
                 received,
                 id,
@@ -109,7 +113,7 @@ impl Bench {
                 repeated,
                 refused,
             }],
-            room_for_many: 10_000,
+            room_for_bulk: 10_000,
             acknowledged: None,
             finished: None,
             policy: policy(),
@@ -232,7 +236,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let id = bench.ids.next(UnixMillis::new(NOW));
     let batch = Batch {
-        jobs: vec![PendingMessage {
+        messages: vec![PendingMessage {
             entry: crate::delivery::ledger::EntryId::for_tests(0),
             received: Received::new(
                 Bytes::from_static(b"apps/a/users/x/messages/group-1/outgoing"),
@@ -244,7 +248,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
             repeated: false,
             refused: None,
         }],
-        room_for_many: 100,
+        room_for_bulk: 100,
         acknowledged: None,
         finished: None,
         policy: policy(),
@@ -265,12 +269,12 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
             format!("{{\"x\":\"{}\"}}", "y".repeat(100_000)).into(),
             false,
         ),
-        ..batch.jobs[0].clone()
+        ..batch.messages[0].clone()
     };
     let error = bench
         .processor
         .process(&Batch {
-            jobs: vec![batch.jobs[0].clone(), large],
+            messages: vec![batch.messages[0].clone(), large],
             ..batch.clone()
         })
         .unwrap_err();
@@ -283,7 +287,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         .unwrap();
     let decided = bench.processor.process(&batch).unwrap().decided;
     assert_eq!(
-        (decided.len(), decided[0].for_many.len(), decided[0].done),
+        (decided.len(), decided[0].bulk.len(), decided[0].done),
         (1, 1, true)
     );
     assert_eq!(bench.store().dump().unwrap().len(), 4);
