@@ -4,6 +4,7 @@
 //! store. Leaves settings to `config` and `commands`: an observer takes a [`Setup`].
 
 mod announce;
+mod dots;
 mod event_loop;
 mod inbound;
 mod journal;
