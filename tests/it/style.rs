@@ -10,7 +10,7 @@ const LINE: usize = 100;
 const FILE: usize = 600;
 
 /// Files of `src` with lines still too long. To become empty.
-const OPEN_LINES: [&str; 65] = [
+const OPEN_LINES: [&str; 60] = [
     "src/auth/acl.rs",
     "src/auth/signing.rs",
     "src/auth/signing/tests.rs",
@@ -31,15 +31,10 @@ const OPEN_LINES: [&str; 65] = [
     "src/connections/probe_client.rs",
     "src/connections/publisher.rs",
     "src/connections/session.rs",
-    "src/delivery/redelivery.rs",
     "src/http/decision_service.rs",
     "src/http/mod.rs",
     "src/http/server.rs",
     "src/http/webhook.rs",
-    "src/observer/announce.rs",
-    "src/observer/mod.rs",
-    "src/observer/processor.rs",
-    "src/observer/processor/tests.rs",
     "src/protocol/request.rs",
     "src/rules/block.rs",
     "src/rules/checks.rs",
@@ -82,8 +77,6 @@ const OPEN_LINES: [&str; 65] = [
 const OPEN_FILES: [&str; 6] = [
     "src/connections/link.rs",
     "src/http/webhook.rs",
-    "src/observer/mod.rs",
-    "src/observer/processor.rs",
     "src/store/sqlite/mod.rs",
     "src/store/sqlite/outbox.rs",
 ];
