@@ -37,7 +37,7 @@ use crate::protocol::topic::{BrokerKind, TopicName};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::{EventKind, EventKinds};
-use crate::store::{Retention, StoreLocation, StoreSettings};
+use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
 use crate::telemetry;
 use crate::telemetry::LogFormat;
 
@@ -696,7 +696,11 @@ fn build(
             );
         }
     }
-    if !presence && store.as_ref().is_some_and(|store| store.redeliver) {
+    if !presence
+        && store
+            .as_ref()
+            .is_some_and(|store| store.offline == OfflineDelivery::Redeliver)
+    {
         reader.fail(
             "offline",
             "redeliver needs presence, and --presence-enabled is false",
@@ -787,7 +791,11 @@ fn read_store(
     name: &str,
     warnings: &mut Vec<String>,
 ) -> Option<StoreSettings> {
-    let redeliver = reader.choice("offline", &[("broker", false), ("redeliver", true)]);
+    let choices = [
+        ("broker", OfflineDelivery::Broker),
+        ("redeliver", OfflineDelivery::Redeliver),
+    ];
+    let offline = reader.choice("offline", &choices);
     let age = reader.parse("retain", |text| match humantime::parse_duration(text) {
         // What is not acknowledged yet, and what a client has just asked for, must not go.
         Ok(age) if age >= Duration::from_secs(60) => Ok(age),
@@ -809,7 +817,7 @@ fn read_store(
                     );
                 }
             }
-            if redeliver {
+            if offline == OfflineDelivery::Redeliver {
                 reader.fail(
                     "offline",
                     "redeliver needs a store, and there is none (--store none)",
@@ -829,9 +837,9 @@ fn read_store(
         }
     };
     Some(StoreSettings {
-        place: StoreLocation::File(place),
+        location: StoreLocation::File(place),
         retention,
-        redeliver,
+        offline,
     })
 }
 

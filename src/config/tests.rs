@@ -316,7 +316,7 @@ fn the_store_is_where_it_is_said_to_be_or_in_the_state_directory() {
         load(flags, env, None)
             .unwrap()
             .store
-            .map(|store| store.place)
+            .map(|store| store.location)
     };
     let file = |path: &str| Some(StoreLocation::File(path.into()));
     assert_eq!(place(&[("store", "/x/y.db")], &[]), file("/x/y.db"));

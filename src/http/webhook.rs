@@ -20,7 +20,8 @@ use crate::delivery::backoff::Backoff;
 use crate::protocol::time::UnixMillis;
 use crate::rules::webhook_event::EventKinds;
 use crate::store::{
-    Delivery, DeliveryResult, Demand, Disposition, OutboxReply, OutboxRequest, Waiting,
+    Delivery, DeliveryResult, Demand, Disposition, FailureScope, OutboxReply, OutboxRequest,
+    Waiting,
 };
 use crate::telemetry::{Metrics, WebhookOutcome};
 
@@ -345,7 +346,7 @@ impl WebhookDispatcher {
             room.push(Demand {
                 endpoint,
                 deliveries,
-                in_hand: line.in_hand.clone(),
+                in_flight: line.in_hand.clone(),
             });
         }
         for (line, room) in self.lines.iter_mut().zip(&room) {
@@ -355,10 +356,10 @@ impl WebhookDispatcher {
         }
         let age = u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX);
         OutboxRequest {
-            settled: std::mem::take(&mut self.settled),
+            results: std::mem::take(&mut self.settled),
             recovered: std::mem::take(&mut self.recovered),
-            room,
-            not_before: UnixMillis::new(wall.as_millis().saturating_sub(age)),
+            demands: room,
+            expire_before: UnixMillis::new(wall.as_millis().saturating_sub(age)),
         }
     }
 
@@ -495,7 +496,11 @@ impl WebhookDispatcher {
         let later = |wait: Duration, error, whole| Disposition::Later {
             due: UnixMillis::new(wall.as_millis() + millis(wait)),
             error,
-            whole,
+            scope: if whole {
+                FailureScope::Endpoint
+            } else {
+                FailureScope::Event
+            },
         };
         let (outcome, how) = match answer {
             Answer::Taken => {
@@ -528,7 +533,7 @@ impl WebhookDispatcher {
         self.settled.push(DeliveryResult {
             endpoint: at,
             seq: delivery.seq,
-            how,
+            disposition: how,
         });
         self.post(now, wall);
     }
@@ -680,9 +685,9 @@ mod tests {
         }
         let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
         outbox_request
-            .settled
+            .results
             .into_iter()
-            .map(|settled| settled.how)
+            .map(|result| result.disposition)
             .collect()
     }
 
@@ -754,7 +759,7 @@ mod tests {
         settle(dispatcher, now, &[(4, failed(false)), (5, failed(false))]);
         assert!(dispatcher.lines[0].fails() && dispatcher.lines[0].rests(now));
         let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
-        assert_eq!(outbox_request.room[0].deliveries, 0);
+        assert_eq!(outbox_request.demands[0].deliveries, 0);
         let later = now + REST.0;
         assert!(!dispatcher.lines[0].rests(later));
         settle(dispatcher, later, &[]);

@@ -42,7 +42,7 @@ use crate::rules::fan_out::STEP;
 use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::Router;
-use crate::store::{OutboxRequest, Store, StoreError, StoreLocation, StoreSettings};
+use crate::store::{self, Access, Endpoints, OutboxRequest, StoreError, StoreSettings};
 use crate::telemetry::health::Health;
 use crate::telemetry::status::{ServiceTopic, ServiceTopics, Status, Tracer};
 use crate::telemetry::systemd::Service;
@@ -280,14 +280,18 @@ pub async fn run(
     let endpoints = endpoints.unwrap_or_default();
     let max_bytes = webhooks.as_ref().map_or(0, |settings| settings.max_bytes);
     let metrics = Metrics::new(&endpoints);
+    let endpoints = Endpoints {
+        names: endpoints,
+        max_bytes,
+    };
     let began = clock();
     // Before anything is read: what cannot be stored must not be taken.
     let store = match &setup.store {
         Some(settings) => {
-            let store = Store::open(&settings.place, settings.redeliver);
-            let store = store.map_err(DaemonError::Store)?;
-            let store = store.with_webhooks(endpoints.clone(), max_bytes);
-            let left_over = store.left_over().map_err(DaemonError::Store)?;
+            let store = store::open(&settings.location, Access::Exclusive, settings.offline);
+            let mut store = store.map_err(DaemonError::Store)?;
+            store.set_endpoints(endpoints.clone());
+            let left_over = store.orphaned().map_err(DaemonError::Store)?;
             if left_over > 0 {
                 warn!(
                     left_over,
@@ -300,8 +304,9 @@ pub async fn run(
     };
     let outbox = match (&store, &webhooks) {
         (None, Some(_)) => {
-            let outbox = Store::open(&StoreLocation::Memory, false).map_err(DaemonError::Store)?;
-            Some(outbox.with_webhooks(endpoints, max_bytes))
+            let mut outbox = store::outbox_in_memory().map_err(DaemonError::Store)?;
+            outbox.set_endpoints(endpoints);
+            Some(outbox)
         }
         (Some(_), _) | (None, None) => None,
     };
@@ -628,7 +633,7 @@ impl Observer {
                 handle.process(Batch {
                     acknowledged: last,
                     outbox_request: OutboxRequest {
-                        room: vec![],
+                        demands: vec![],
                         ..outbox_request
                     },
                     ..next_batch(&mut vec![], 0, &self.router.policy, wall)

@@ -30,7 +30,8 @@ use crate::rules::router::Router;
 use crate::rules::webhook_event::Event as WebhookEvent;
 use crate::rules::write::Write;
 use crate::store::{
-    Checkpointer, Origin, OutboxReply, OutboxRequest, Retention, Store, StoreError, Written,
+    Committed, Origin, Outbox, OutboxReply, OutboxRequest, Probe, Retention, Store, StoreError,
+    UPKEEP_DUE, Written,
 };
 use crate::telemetry::Metrics;
 
@@ -107,9 +108,9 @@ struct Queue {
 /// What is written down, and where.
 #[derive(Debug, Default)]
 struct Persistence {
-    store: Option<Store>,
+    store: Option<Box<dyn Store>>,
     /// Without a store: what webhooks are to be told of, in memory.
-    outbox: Option<Store>,
+    outbox: Option<Box<dyn Outbox>>,
     /// Events of this batch that have given way to others, for each endpoint of webhooks.
     dropped: Vec<u64>,
 }
@@ -128,7 +129,7 @@ pub struct Processor {
 
 impl Processor {
     /// With a store, or as a pure forwarder.
-    pub fn new(router: Router, store: Option<Store>) -> Self {
+    pub fn new(router: Router, store: Option<Box<dyn Store>>) -> Self {
         Self {
             router,
             persistence: Persistence {
@@ -143,7 +144,7 @@ impl Processor {
 
     /// The same with an outbox in memory, for want of a store.
     #[must_use]
-    pub fn with_outbox(mut self, outbox: Option<Store>) -> Self {
+    pub fn with_outbox(mut self, outbox: Option<Box<dyn Outbox>>) -> Self {
         self.persistence.outbox = outbox;
         self
     }
@@ -155,8 +156,8 @@ impl Processor {
     }
 
     #[cfg(test)]
-    pub(crate) fn store_mut(&mut self) -> Option<&mut Store> {
-        self.persistence.store.as_mut()
+    pub(crate) fn store_mut(&mut self) -> Option<&mut dyn Store> {
+        Some(self.persistence.store.as_mut()?.as_mut())
     }
 
     /// Decides on a batch. With a store, what is returned is written down.
@@ -193,7 +194,7 @@ impl Processor {
         if let Some(store) = &mut self.persistence.store {
             let since = clock().0;
             // What only looks is not worth measuring.
-            if store.commit()? {
+            if store.commit()? == Committed::Changed {
                 self.metrics.committed(since.elapsed(), batch.jobs.len());
             }
         }
@@ -204,12 +205,12 @@ impl Processor {
     ///
     /// # Errors
     /// [`StoreError`]: it would not.
-    pub fn probe(&mut self, writes: bool) -> Result<(), StoreError> {
+    pub fn probe(&mut self, probe: Probe) -> Result<(), StoreError> {
         let Some(store) = &mut self.persistence.store else {
             return Ok(());
         };
-        let tried = store.probe(writes);
-        self.written += usize::from(writes);
+        let tried = store.probe(probe);
+        self.written += usize::from(probe == Probe::Write);
         if tried.is_err() {
             self.metrics.store_failed();
             store.rollback();
@@ -344,7 +345,7 @@ impl Processor {
             },
         };
         let plan = match (&request, &mut self.persistence.store) {
-            (Ok(request), Some(store)) => self.router.plan(request, &arrival, store)?,
+            (Ok(request), Some(store)) => self.router.plan(request, &arrival, store.as_mut())?,
             (Ok(request), None) => {
                 let Ok(plan) = self.router.plan(request, &arrival, &mut NoStore);
                 plan
@@ -420,8 +421,12 @@ impl Processor {
 
 impl Persistence {
     /// What webhooks are to be told of, if there are any.
-    fn outbox(&mut self) -> Option<&mut Store> {
-        self.store.as_mut().or(self.outbox.as_mut())
+    fn outbox(&mut self) -> Option<&mut dyn Outbox> {
+        match (&mut self.store, &mut self.outbox) {
+            (Some(store), _) => Some(store.as_mut()),
+            (None, Some(outbox)) => Some(outbox.as_mut()),
+            (None, None) => None,
+        }
     }
 
     /// Writes down what a plan says, and what webhooks are to be told of it. What has happened before, and has come again, they have
@@ -476,7 +481,7 @@ pub enum SpawnError {
     /// The system gives none.
     #[error("cannot start a thread")]
     Thread(#[from] std::io::Error),
-    /// The checkpointer cannot open the store.
+    /// Its upkeep cannot open the store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -519,15 +524,15 @@ pub fn spawn(
     let (events_tx, events_rx) = mpsc::channel(4);
     // Asked for again while it runs, it runs once more.
     let (due_tx, due_rx) = thread_mpsc::sync_channel(1);
-    let checkpointer = match &processor.persistence.store {
-        Some(store) => store.checkpointer()?,
+    let upkeep = match &processor.persistence.store {
+        Some(store) => store.upkeep()?,
         None => None,
     };
-    if let Some(checkpointer) = checkpointer {
+    if let Some(mut upkeep) = upkeep {
         let run = move || {
             while due_rx.recv().is_ok() {
                 // What it could not move the next one does, or in the end the store's thread.
-                if let Err(fault) = checkpointer.run() {
+                if let Err(fault) = upkeep.run() {
                     debug!(error = %fault, "checkpoint");
                 }
             }
@@ -584,7 +589,7 @@ impl Worker {
             let wait = next.saturating_duration_since(clock().0);
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    let parts = batch.jobs.len() + batch.outbox_request.settled.len();
+                    let parts = batch.jobs.len() + batch.outbox_request.results.len();
                     if (1..ENOUGH).contains(&parts) {
                         let early = last.and_then(|last| SPACING.checked_sub(last.elapsed()));
                         std::thread::sleep(early.unwrap_or_default());
@@ -607,7 +612,7 @@ impl Worker {
                 Err(thread_mpsc::RecvTimeoutError::Timeout) => {}
                 Err(thread_mpsc::RecvTimeoutError::Disconnected) => return,
             }
-            if self.processor.written >= Checkpointer::DUE {
+            if self.processor.written >= UPKEEP_DUE {
                 self.processor.written = 0;
                 // One that is asked for already will do.
                 let _ = self.checkpoint_due.try_send(());
@@ -617,8 +622,12 @@ impl Worker {
             }
             if clock().0 >= tried + PROBE {
                 probes += 1;
-                let writes = probes.is_multiple_of(PROBES_PER_WRITE);
-                if self.attempt(|processor| processor.probe(writes)).is_none() {
+                let probe = if probes.is_multiple_of(PROBES_PER_WRITE) {
+                    Probe::Write
+                } else {
+                    Probe::Lock
+                };
+                if self.attempt(|processor| processor.probe(probe)).is_none() {
                     return;
                 }
                 tried = clock().0;

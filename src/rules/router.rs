@@ -55,7 +55,7 @@ impl Router {
     ///
     /// # Errors
     /// The source's own: nothing is decided then.
-    pub fn plan<'a, S: FactSource>(
+    pub fn plan<'a, S: FactSource + ?Sized>(
         &self,
         request: &'a Request<'a>,
         arrival: &Arrival<'_>,
@@ -81,7 +81,7 @@ impl Router {
     }
 
     /// Looks up the facts of a request and makes its plan.
-    fn decide<'a, S: FactSource>(
+    fn decide<'a, S: FactSource + ?Sized>(
         &self,
         request: &'a Request<'a>,
         context: &Context<'_>,
