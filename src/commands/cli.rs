@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::settings::SettingsArgs;
-use crate::telemetry::status::Outcome;
+use crate::telemetry::trace::Outcome;
 
 /// Turns an MQTT broker into a Chat21 messaging backend: what users write to their outgoing paths,
 /// it publishes into inboxes

@@ -665,7 +665,9 @@ fn build(
     );
     let log_level = reader
         .parse("log-level", |text| {
-            telemetry::filter(text).map(|_| text.to_owned())
+            telemetry::filter(text)
+                .map(|_| text.to_owned())
+                .map_err(|error| error.to_string())
         })
         .unwrap_or_default();
     let state_dir_given = reader.is_given("state-dir");

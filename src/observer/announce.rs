@@ -16,7 +16,9 @@ use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
 use crate::telemetry::Load;
-use crate::telemetry::status::{self, Command, Status};
+use crate::telemetry::control::{Command, CommandError};
+use crate::telemetry::status::{self, Status};
+use crate::telemetry::trace::Line;
 
 /// Time for the status that says that it is gone, however long the rest has taken.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -124,7 +126,7 @@ impl Observer {
             .is_some_and(|lane| lane.client.publish_unconfirmed(publish))
     }
 
-    pub(super) fn trace(&self, line: &status::Line) {
+    pub(super) fn trace(&self, line: &Line) {
         if !self.publish_unconfirmed(&line.publish(&self.topics)) {
             self.metrics.trace_dropped();
         }
@@ -142,10 +144,7 @@ impl Observer {
                 Ok(())
             }
             Command::LogLevel(level) => {
-                let log = self
-                    .log_level
-                    .as_mut()
-                    .ok_or("the log is not the observer's")?;
+                let log = self.log_level.as_mut().ok_or(CommandError::NoLog)?;
                 log.1.set(&level)?;
                 info!(%level, "another log level (control/log-level)");
                 log.0 = level;

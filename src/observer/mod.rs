@@ -44,8 +44,10 @@ use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::Router;
 use crate::store::{self, Access, Endpoints, OutboxRequest, StoreError, StoreSettings};
 use crate::telemetry::health::Health;
-use crate::telemetry::status::{ServiceTopic, ServiceTopics, Status, Tracer};
+use crate::telemetry::service_topics::{ServiceTopic, ServiceTopics};
+use crate::telemetry::status::Status;
 use crate::telemetry::systemd::Service;
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{LinkRole, LogLevel, Metrics, Stats};
 
 /// Events handled before the ledger is asked what to do: enough to share the cost of a wake-up, few enough to stay prompt.
@@ -1110,7 +1112,7 @@ impl Observer {
                     recycle,
                     renewal: Renewal::Staying,
                 });
-                self.health.set_lane(lane, None);
+                self.health.set_publisher(lane, None);
                 self.probe_session();
             }
             PublisherEvent::Renewing { publisher: lane } => {
@@ -1141,7 +1143,7 @@ impl Observer {
                 if self.lanes[lane].take().is_some() {
                     self.metrics.disconnected(LinkRole::Publisher);
                 }
-                self.health.set_lane(lane, Some(error.to_string()));
+                self.health.set_publisher(lane, Some(error.to_string()));
             }
         }
     }

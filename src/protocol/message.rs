@@ -3,7 +3,7 @@
 pub use crate::protocol::envelope::{Body, Envelope, Owned, SendOptions};
 pub use crate::protocol::injected::Injected;
 pub use crate::protocol::json::EnvelopeError;
-pub(crate) use crate::protocol::json::{Members, parse_object, raw};
+pub(crate) use crate::protocol::json::{parse_object, raw};
 pub use crate::protocol::status::Status;
 use bytes::Bytes;
 

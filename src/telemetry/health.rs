@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-/// Whether messages pass, kept up to date by the daemon.
+/// Whether messages pass. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
 
@@ -12,48 +12,51 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     session: Option<String>,
     store: Option<String>,
-    lanes: Vec<Option<String>>,
+    publishers: Vec<Option<String>>,
 }
 
 impl Health {
-    /// Nothing is connected yet.
-    pub fn new(lanes: usize) -> Self {
+    /// Nothing is connected yet. `publishers` counts the publishing connections.
+    pub fn new(publishers: usize) -> Self {
         let waiting = || Some("not connected yet".to_owned());
         Self(Arc::new(Mutex::new(State {
             session: waiting(),
             store: None,
-            lanes: (0..lanes).map(|_| waiting()).collect(),
+            publishers: (0..publishers).map(|_| waiting()).collect(),
         })))
     }
 
-    /// The session receives, or why it does not.
+    /// The session receives messages (`None`), or why it does not.
     pub fn set_session(&self, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").session = fault;
     }
 
-    /// The store works, or why it does not.
+    /// The store works (`None`), or why it does not.
     pub fn set_store(&self, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").store = fault;
     }
 
-    /// A publishing connection is up, or why it is not.
-    pub fn set_lane(&self, lane: usize, fault: Option<String>) {
-        self.0.lock().expect("nobody panics holding it").lanes[lane] = fault;
+    /// A publishing connection is up (`None`), or why it is not.
+    ///
+    /// # Panics
+    /// If there is no such connection.
+    pub fn set_publisher(&self, publisher: usize, fault: Option<String>) {
+        self.0.lock().expect("nobody panics holding it").publishers[publisher] = fault;
     }
 
-    /// What keeps messages from passing; nothing, if they do.
+    /// Everything that keeps messages from passing; empty if they pass.
     pub fn faults(&self) -> Vec<String> {
         let state = self.0.lock().expect("nobody panics holding it");
         let session = state
             .session
             .iter()
             .map(|fault| format!("session: {fault}"));
-        let lanes = state.lanes.iter().enumerate().filter_map(|(lane, fault)| {
-            fault
-                .as_ref()
-                .map(|fault| format!("publisher {lane}: {fault}"))
+        let publishers = state.publishers.iter().enumerate();
+        let publishers = publishers.filter_map(|(number, fault)| {
+            let fault = fault.as_ref()?;
+            Some(format!("publisher {number}: {fault}"))
         });
         let store = state.store.iter().map(|fault| format!("store: {fault}"));
-        session.chain(store).chain(lanes).collect()
+        session.chain(store).chain(publishers).collect()
     }
 }

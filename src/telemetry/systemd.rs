@@ -1,15 +1,17 @@
-//! What the service manager is told (`sd_notify(3)`): that the observer is ready, how it is, that it is alive, that it stops. Without one
-//! (`NOTIFY_SOCKET` is not set) nothing happens.
+//! What the service manager is told (`sd_notify(3)`): ready, status, alive, stopping.
+//!
+//! Owns when to say what. Without a service manager (`NOTIFY_SOCKET` is not set) nothing happens.
 
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tracing::debug;
 
-/// An observer that cannot get ready for so long has started all the same: it is up, tries on, and its status says why. A broker that is
-/// away must not keep the machine from booting, nor have the observer killed for it.
+/// After this time the observer counts as started even if it is not ready: it runs and keeps trying, and
+/// its status says why. A broker that is away must keep neither the machine from booting nor the observer
+/// from running.
 const STARTED: Duration = Duration::from_secs(30);
-/// Signs of life in one interval of the watchdog.
+/// Watchdog messages in one interval of the watchdog.
 const SIGNS: u32 = 3;
 
 /// The service manager's view of this process.
@@ -20,13 +22,14 @@ pub struct Service {
     started: bool,
     stopping: bool,
     status: String,
-    /// How often a sign of life is due, and when the last was given.
+    /// How often a watchdog message is due.
     watchdog: Option<Duration>,
+    /// When the last one was sent.
     alive: Instant,
 }
 
 impl Service {
-    /// `supervised`: whether there may be a service manager, which is asked for nothing.
+    /// `supervised` says whether this process may talk to a service manager.
     pub fn new(supervised: bool, now: Instant) -> Self {
         let watchdog = sd_notify::watchdog_enabled().filter(|_| supervised);
         Self {
@@ -40,7 +43,8 @@ impl Service {
         }
     }
 
-    /// To be called often: gives signs of life, and says what has changed, until the observer stops. Ready, if there are no `faults`.
+    /// Sends the watchdog message when it is due, and the status when it has changed. Call it often. The
+    /// observer is ready if there are no `faults`.
     pub fn tick(&mut self, faults: &[String], under_way: usize, now: Instant) {
         if !self.supervised {
             return;
@@ -49,7 +53,7 @@ impl Service {
             && now >= self.alive + interval
         {
             self.alive = now;
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
         if self.stopping {
             return;
@@ -60,27 +64,27 @@ impl Service {
             format!("not ready: {}", faults.join("; "))
         };
         if status != self.status {
-            tell(&[NotifyState::Status(&status)]);
+            notify(&[NotifyState::Status(&status)]);
             self.status = status;
         }
         if !self.started && (faults.is_empty() || now >= self.began + STARTED) {
             self.started = true;
-            tell(&[NotifyState::Ready]);
+            notify(&[NotifyState::Ready]);
         }
     }
 
-    /// The observer stops.
+    /// The observer is stopping.
     pub fn stopping(&mut self, under_way: usize) {
         self.stopping = true;
         if self.supervised {
             let status = format!("stopping, {under_way} messages under way");
-            tell(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+            notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
         }
     }
 }
 
-fn tell(what: &[NotifyState<'_>]) {
-    // Nothing depends on it.
+fn notify(what: &[NotifyState<'_>]) {
+    // Nothing depends on the service manager.
     if let Err(error) = sd_notify::notify(what) {
         debug!(%error, "the service manager is not told");
     }

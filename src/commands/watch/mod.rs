@@ -20,7 +20,9 @@ use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
-use crate::telemetry::status::{Line, ServiceTopics, Status};
+use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::status::Status;
+use crate::telemetry::trace::Line;
 
 /// For how long the observer is asked to trace, as it reads it.
 const TRACE_FOR: &str = "60s";

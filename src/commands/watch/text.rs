@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::telemetry::status::{Line, Status};
+use crate::telemetry::status::Status;
+use crate::telemetry::trace::Line;
 
 /// The observer's own word on how it is.
 pub(super) fn status_text(name: &str, broker: &str, status: &Status) -> String {

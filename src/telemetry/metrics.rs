@@ -1,0 +1,318 @@
+//! Metrics, with one function for each thing that happens: it counts it and writes its log line.
+//!
+//! Owns the counting. The families stand in `families.rs`; HTTP serves the text.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use tracing::{debug, error, warn};
+
+use super::families::Families;
+use super::stats::{Load, Stats};
+use crate::delivery::publish_queue::Purpose;
+use crate::mqtt::Cause;
+use crate::protocol::id::MessageId;
+use crate::protocol::layout::Kind;
+use crate::protocol::message::Received;
+use crate::protocol::refusal::Refusal;
+
+/// A connection of the observer to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkRole {
+    /// The connection that receives messages and acknowledges them.
+    Session,
+    /// A connection that publishes.
+    Publisher,
+}
+
+/// What became of one attempt to deliver an event to an endpoint, or of the event itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookOutcome {
+    /// The endpoint answered 2xx.
+    Delivered,
+    /// The endpoint gave no answer, or 429 or 5xx: the event is tried again.
+    Retried,
+    /// The endpoint gave a final answer: 3xx, or 4xx other than 429.
+    Refused,
+    /// The event became too old.
+    Expired,
+    /// The queue was full: the oldest event was given up.
+    Dropped,
+}
+
+impl WebhookOutcome {
+    /// Every outcome.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Delivered,
+        Self::Retried,
+        Self::Refused,
+        Self::Expired,
+        Self::Dropped,
+    ];
+
+    /// The label's value.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retried => "retried",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// What is counted and measured. Clones share the counts.
+#[derive(Clone)]
+pub struct Metrics(Arc<Families>);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// All at zero. `endpoints` are the names of the webhooks' endpoints.
+    pub fn new(endpoints: &[String]) -> Self {
+        Self(Arc::new(Families::new(endpoints)))
+    }
+
+    /// All metrics in Prometheus' text format, version 0.0.4.
+    pub fn text(&self) -> String {
+        let families = self.0.registry.gather();
+        let text = TextEncoder::new().encode_to_string(&families);
+        text.expect("what was registered can be written")
+    }
+
+    /// What has happened to messages so far.
+    pub fn stats(&self) -> Stats {
+        let messages = &self.0.messages;
+        let mut refused = [0; Refusal::ALL.len()];
+        for (count, counter) in refused.iter_mut().zip(&messages.refused) {
+            *count = counter.get();
+        }
+        Stats {
+            forwarded: messages.forwarded.get(),
+            refused,
+            resumed: messages.resumed.get(),
+            repeated: messages.repeated.get(),
+            unanswered: messages.unanswered.get(),
+        }
+    }
+}
+
+/// Messages.
+impl Metrics {
+    /// A message came, at QoS 1 (`at_least_once`) or QoS 0.
+    pub fn received(&self, kind: Kind, at_least_once: bool) {
+        self.0.messages.received[kind as usize][usize::from(at_least_once)].inc();
+    }
+
+    /// A message was handed to the ledger, with the publishes made of it so far.
+    pub fn forwarded(&self, received: &Received, id: MessageId, publishes: usize) {
+        self.0.messages.forwarded.inc();
+        debug!(topic = %lossy(received), message_id = %id, publishes, outcome = "forwarded");
+    }
+
+    /// Every copy of a message is confirmed, `took` after the message was read.
+    pub fn finished(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.0.messages.forward_seconds.observe(seconds);
+    }
+
+    /// A message was refused.
+    pub fn refused(&self, received: &Received, reason: Refusal) {
+        self.0.messages.refused[reason as usize].inc();
+        let payload_bytes = received.payload_bytes;
+        debug!(topic = %lossy(received), %reason, payload_bytes, outcome = "refused");
+    }
+
+    /// A message came again that is still in the ledger.
+    pub fn resumed(&self, received: &Received) {
+        self.0.messages.resumed.inc();
+        debug!(topic = %lossy(received), outcome = "resumed");
+    }
+
+    /// A message came again, and is forwarded again under its id.
+    pub fn repeated(&self, received: &Received, id: MessageId) {
+        self.0.messages.repeated.inc();
+        debug!(topic = %lossy(received), message_id = %id, outcome = "repeated");
+    }
+
+    /// Nobody is told of a refusal, because its sender was told of too many.
+    pub fn unanswered(&self) {
+        self.0.messages.unanswered.inc();
+    }
+
+    /// A QoS 0 message was dropped, because too many wait.
+    pub fn qos_0_dropped(&self) {
+        let counter = &self.0.messages.qos_0_dropped;
+        counter.inc();
+        let dropped = counter.get();
+        // Users can cause this at will: one line each time the number doubles.
+        if dropped.is_power_of_two() {
+            warn!(
+                dropped,
+                "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not"
+            );
+        }
+    }
+
+    /// The broker confirmed a publish.
+    pub fn confirmed(&self) {
+        self.0.messages.confirmed.inc();
+    }
+
+    /// The broker refused a publish, for this reason.
+    pub fn not_confirmed(&self, reason: &str) {
+        self.0.messages.not_confirmed.inc();
+        debug!(%reason, "a publish was refused");
+    }
+
+    /// The broker does not take a publish made of a message.
+    pub fn publish_refused(&self, received: &Received, reason: Refusal, purpose: Purpose) {
+        match (purpose, reason) {
+            // Any user can cause what is too large; what is not permitted the operator has to mend.
+            (Purpose::Notice, Refusal::TooLarge) => {
+                debug!("a dead letter is larger than the broker takes: it is lost")
+            }
+            (Purpose::Notice, _) => {
+                error!(%reason, "{NOTICE_REFUSED}");
+            }
+            (Purpose::Copy | Purpose::BulkCopy, _) => {
+                if reason == Refusal::Unauthorized {
+                    error!("{COPY_REFUSED}");
+                }
+                self.refused(received, reason);
+            }
+        }
+    }
+}
+
+const NOTICE_REFUSED: &str = "the broker does not take a notice, a dead letter, the status or a \
+    message to ourselves: may this user publish everywhere?";
+const COPY_REFUSED: &str = "the broker does not take a message that was forwarded: may this user \
+    publish into every inbox?";
+
+/// Connections, and how much is under way.
+impl Metrics {
+    /// A connection is up.
+    pub fn connected(&self, link: LinkRole) {
+        self.0.connections.connected[link as usize].inc();
+    }
+
+    /// A connection that was up has ended.
+    pub fn disconnected(&self, link: LinkRole) {
+        self.0.connections.connected[link as usize].dec();
+    }
+
+    /// Whether the broker had kept the session when the observer connected.
+    pub fn session_present(&self, present: bool) {
+        self.0.connections.session_present.set(present.into());
+    }
+
+    /// A connection has ended or could not be made, and another is made.
+    pub fn reconnects(&self, link: LinkRole, cause: Cause) {
+        let at = Cause::ALL.iter().position(|listed| *listed == cause);
+        let at = at.expect("the list is complete");
+        self.0.connections.reconnects[link as usize][at].inc();
+    }
+
+    /// Whether messages pass.
+    pub fn ready(&self, ready: bool) {
+        self.0.connections.ready.set(ready.into());
+    }
+
+    /// How much is under way.
+    pub fn load(&self, load: &Load) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let families = &self.0.load;
+        families.inflight_messages.set(number(load.messages));
+        families.inflight_publishes.set(number(load.publishes));
+        families.oldest_seconds.set(load.oldest.as_secs_f64());
+        let depths = [load.read_ahead, load.waiting, load.asked, load.fan_outs];
+        for (gauge, depth) in families.queues.iter().zip(depths) {
+            gauge.set(number(depth));
+        }
+    }
+
+    /// A line of trace was not published.
+    pub fn trace_dropped(&self) {
+        self.0.traces_dropped.inc();
+    }
+}
+
+/// The store.
+impl Metrics {
+    /// The store has committed a batch of so many messages.
+    pub fn committed(&self, took: Duration, messages: usize) {
+        self.0.store.commit_seconds.observe(took.as_secs_f64());
+        if messages > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+            self.0.store.commit_messages.observe(messages as f64);
+        }
+    }
+
+    /// A transaction of the store has failed.
+    pub fn store_failed(&self) {
+        self.0.store.failures.inc();
+    }
+}
+
+/// Webhooks. `endpoint` counts from 0, in the order of the settings.
+impl Metrics {
+    /// What became of an event, or of an attempt to deliver it.
+    pub fn webhook(&self, endpoint: usize, outcome: WebhookOutcome) {
+        if let Some(families) = self.0.endpoints.get(endpoint) {
+            families.deliveries[outcome as usize].inc();
+        }
+    }
+
+    /// An endpoint will never get `count` events: they were too old, or too many.
+    pub fn webhooks_lost(&self, endpoint: usize, name: &str, outcome: WebhookOutcome, count: u64) {
+        let Some(families) = self.0.endpoints.get(endpoint).filter(|_| count > 0) else {
+            return;
+        };
+        let counter = &families.deliveries[outcome as usize];
+        let before = counter.get();
+        counter.inc_by(count);
+        let lost = before + count;
+        // One line each time the number doubles.
+        if before == 0 || lost.ilog2() > before.ilog2() {
+            let why = match outcome {
+                WebhookOutcome::Expired => "they are too old (--webhook-max-age)",
+                WebhookOutcome::Delivered
+                | WebhookOutcome::Retried
+                | WebhookOutcome::Refused
+                | WebhookOutcome::Dropped => "too many wait (--webhook-queue)",
+            };
+            warn!(
+                endpoint = name,
+                lost, why, "a webhook endpoint will never be told of some events"
+            );
+        }
+    }
+
+    /// How long an endpoint took to answer.
+    pub fn webhook_answered(&self, endpoint: usize, took: Duration) {
+        if let Some(families) = self.0.endpoints.get(endpoint) {
+            families.seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    /// How much waits for an endpoint.
+    pub fn webhook_queue(&self, endpoint: usize, events: i64, bytes: i64) {
+        if let Some(families) = self.0.endpoints.get(endpoint) {
+            families.queue_events.set(events);
+            families.queue_bytes.set(bytes);
+        }
+    }
+}
+
+fn lossy(received: &Received) -> Cow<'_, str> {
+    String::from_utf8_lossy(&received.topic)
+}

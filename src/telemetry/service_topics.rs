@@ -1,0 +1,111 @@
+//! The observer's own topics, below `observer/{name}/` (`protocol.md`, section 8).
+//!
+//! Owns their names, and tells them from everybody else's.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+
+/// The topics below `observer/{name}/`.
+#[derive(Clone, Debug)]
+pub struct ServiceTopics {
+    prefix: String,
+    /// The observer sends messages to itself here. The last level is a hash of the client identifier,
+    /// which stays secret.
+    pub probe: TopicName,
+    /// The retained status.
+    pub status: TopicName,
+    /// Counters, from time to time.
+    pub stats: TopicName,
+}
+
+/// A message on one of the observer's own topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceTopic<'t> {
+    /// From the observer to itself.
+    Probe,
+    /// From an operator who wants something changed. Holds the topic's last level.
+    Control(&'t str),
+    /// What the observer published itself; it comes back where a layout's filter matches it.
+    Echo,
+}
+
+impl ServiceTopics {
+    /// The topics of the observer called `name`.
+    ///
+    /// # Panics
+    /// If `name` is not a topic level.
+    pub fn new(name: &str, client_id: &str) -> Self {
+        let prefix = format!("observer/{name}/");
+        let topic = |last: &str| TopicName::parse(&format!("{prefix}{last}")).expect("a level");
+        let mut hasher = DefaultHasher::new();
+        client_id.hash(&mut hasher);
+        Self {
+            probe: topic(&format!("probe/{:016x}", hasher.finish())),
+            status: topic("status"),
+            stats: topic("stats"),
+            prefix,
+        }
+    }
+
+    /// The filters the session subscribes to besides those of the layouts.
+    pub fn subscriptions(&self) -> [Subscription; 2] {
+        let probe = self.probe.as_str().to_owned();
+        [probe, format!("{}control/+", self.prefix)].map(|filter| Subscription {
+            filter: TopicFilter::parse(&filter).expect("a filter"),
+            retained: false,
+        })
+    }
+
+    /// The topic of the trace of one outcome; `+` for all.
+    pub fn trace(&self, outcome: &str) -> String {
+        format!("{}trace/{outcome}", self.prefix)
+    }
+
+    /// The topic on which tracing is switched on and off.
+    pub fn control_trace(&self) -> String {
+        format!("{}control/trace", self.prefix)
+    }
+
+    /// What a topic means, if it is one of the observer's own.
+    pub fn own<'t>(&self, topic: &'t [u8]) -> Option<ServiceTopic<'t>> {
+        let rest = topic.strip_prefix(self.prefix.as_bytes())?;
+        if topic == self.probe.as_str().as_bytes() {
+            return Some(ServiceTopic::Probe);
+        }
+        let control = rest.strip_prefix(b"control/");
+        Some(match control.and_then(|what| str::from_utf8(what).ok()) {
+            Some(what) => ServiceTopic::Control(what),
+            None => ServiceTopic::Echo,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_topics_are_told_from_others() {
+        let topics = ServiceTopics::new("observer", "secret");
+        assert_eq!(
+            topics.own(topics.probe.as_str().as_bytes()),
+            Some(ServiceTopic::Probe)
+        );
+        assert_eq!(
+            topics.own(b"observer/observer/control/trace"),
+            Some(ServiceTopic::Control("trace"))
+        );
+        assert_eq!(
+            topics.own(b"observer/observer/status"),
+            Some(ServiceTopic::Echo)
+        );
+        assert_eq!(
+            topics.own(b"observer/observer/control/\xff"),
+            Some(ServiceTopic::Echo)
+        );
+        assert_eq!(topics.own(b"observer/other/control/trace"), None);
+        assert_eq!(topics.own(b"apps/observer/x"), None);
+        assert!(!topics.probe.as_str().contains("secret"));
+    }
+}

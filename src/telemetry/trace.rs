@@ -1,0 +1,276 @@
+//! Trace: one line of JSON for each message, on `observer/{name}/trace/{outcome}`.
+//!
+//! Owns collecting the lines. The observer publishes them, `watch` reads them.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::ledger::Finished;
+use crate::protocol::id::MessageId;
+use crate::protocol::layout::{Address, Kind};
+use crate::protocol::message::Received;
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::TopicName;
+use crate::telemetry::control::Switch;
+use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::status::json;
+
+/// Topics named in one line of trace; a group message has thousands.
+const TRACED_TOPICS: usize = 8;
+/// Characters of a topic in a line of trace: a refused topic may have 65,535.
+const TRACED_CHARACTERS: usize = 300;
+
+/// What became of a message: the last level of its trace topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its publishes and writes were made.
+    Forwarded,
+    /// It was refused, for a reason.
+    Refused,
+    /// It came again, and was forwarded again under its id.
+    Repeated,
+    /// It came again while it was still under way.
+    Resumed,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 4] = [
+        Self::Forwarded,
+        Self::Refused,
+        Self::Repeated,
+        Self::Resumed,
+    ];
+
+    /// The word in the topic and in the line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Refused => "refused",
+            Self::Repeated => "repeated",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
+/// One line of trace: everything about a message but its text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// When the message was finished, in milliseconds since 1970.
+    pub at: u64,
+    /// `forwarded`, `refused`, `repeated` or `resumed`.
+    pub outcome: String,
+    /// The reason of a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The kind of message: see [`Kind`].
+    pub kind: String,
+    /// The layout of a message to a user or a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
+    /// The app, if the topic names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The sender, by the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// The other user or group concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// The topic it came on, cut to [`TRACED_CHARACTERS`].
+    pub topic: String,
+    /// The id the observer gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// The first topics it was published to, at most [`TRACED_TOPICS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<String>,
+    /// The number of publishes made of it.
+    pub publishes: usize,
+    /// The size of its payload, in bytes.
+    pub payload_bytes: usize,
+    /// Microseconds from reading it to the last confirmation.
+    pub micros: u64,
+}
+
+/// A traced message that is not finished.
+#[derive(Debug, Default)]
+struct Open {
+    reason: Option<Refusal>,
+    repeated: bool,
+    to: Vec<String>,
+    publishes: usize,
+}
+
+/// Collects the lines of trace, while tracing is on.
+#[derive(Debug, Default)]
+pub struct Tracer {
+    always: bool,
+    until: Option<Instant>,
+    open: HashMap<MessageId, Open>,
+}
+
+impl Tracer {
+    /// On until it is switched off (`always`), or off until it is asked for.
+    pub fn new(always: bool) -> Self {
+        Self {
+            always,
+            ..Self::default()
+        }
+    }
+
+    /// Whether messages are traced now.
+    pub fn is_on(&self) -> bool {
+        self.always || self.until.is_some()
+    }
+
+    /// Switches tracing on or off.
+    pub fn switch(&mut self, switch: Switch, now: Instant) {
+        match switch {
+            Switch::On => self.always = true,
+            Switch::Off => *self = Self::default(),
+            // Two people who watch do not shorten each other's time.
+            Switch::For(time) => self.until = self.until.max(now.checked_add(time)),
+        }
+    }
+
+    /// Ends tracing when the time it was asked for is over.
+    pub fn tick(&mut self, now: Instant) {
+        self.until = self.until.filter(|until| now < *until);
+        if !self.is_on() {
+            self.open.clear();
+        }
+    }
+
+    /// A message is being decided on.
+    pub fn begin(&mut self, id: MessageId, repeated: bool) {
+        if self.is_on() {
+            let open = Open {
+                repeated,
+                ..Open::default()
+            };
+            self.open.insert(id, open);
+        }
+    }
+
+    /// More publishes were made of a message, or it was refused.
+    pub fn decided(&mut self, id: MessageId, reason: Option<Refusal>, publishes: &[Publish]) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        open.reason = open.reason.or(reason);
+        open.publishes += publishes.len();
+        let room = TRACED_TOPICS.saturating_sub(open.to.len());
+        let topics = publishes.iter().take(room);
+        open.to
+            .extend(topics.map(|publish| publish.topic.as_str().to_owned()));
+    }
+
+    /// A message is finished. Returns its line, if it is traced.
+    pub fn finished(
+        &mut self,
+        finished: &Finished,
+        address: Option<&Address<'_>>,
+        now: Instant,
+        wall: UnixMillis,
+    ) -> Option<Line> {
+        let message = &finished.message;
+        let open = self.open.remove(&message.id)?;
+        let outcome = match (open.reason, open.repeated) {
+            (Some(_), _) => Outcome::Refused,
+            (None, true) => Outcome::Repeated,
+            (None, false) => Outcome::Forwarded,
+        };
+        let took = now.saturating_duration_since(message.since);
+        Some(Line {
+            reason: open.reason.map(|reason| reason.as_str().to_owned()),
+            message_id: Some(message.id.to_string()),
+            to: open.to,
+            publishes: open.publishes,
+            micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            ..line(outcome, &message.received, address, wall)
+        })
+    }
+
+    /// A message came again while it was under way.
+    pub fn resumed(
+        &self,
+        received: &Received,
+        address: Option<&Address<'_>>,
+        wall: UnixMillis,
+    ) -> Option<Line> {
+        self.is_on()
+            .then(|| line(Outcome::Resumed, received, address, wall))
+    }
+}
+
+fn line(
+    outcome: Outcome,
+    received: &Received,
+    address: Option<&Address<'_>>,
+    wall: UnixMillis,
+) -> Line {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let outgoing = address.and_then(Address::outgoing);
+    Line {
+        at: wall.as_millis(),
+        outcome: outcome.as_str().to_owned(),
+        reason: None,
+        kind: address
+            .map_or(Kind::Unknown, Address::kind)
+            .as_str()
+            .to_owned(),
+        layout: outgoing.map(|outgoing| outgoing.layout.name().to_owned()),
+        app: address.map(|address| address.app().as_str().to_owned()),
+        sender: address
+            .and_then(Address::sender)
+            .map(|sender| sender.as_str().to_owned()),
+        recipient: address.and_then(|address| some(address.other_side())),
+        topic: String::from_utf8_lossy(&received.topic)
+            .chars()
+            .take(TRACED_CHARACTERS)
+            .collect(),
+        message_id: None,
+        to: vec![],
+        publishes: 0,
+        payload_bytes: received.payload_bytes,
+        micros: 0,
+    }
+}
+
+impl Line {
+    /// The message that publishes this line.
+    pub fn publish(&self, topics: &ServiceTopics) -> Publish {
+        let topic = TopicName::parse(&topics.trace(&self.outcome)).expect("a level each");
+        Publish::new(topic, json(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn tracing_ends_when_its_time_is_over_and_not_before() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let mut tracer = Tracer::new(false);
+        tracer.switch(Switch::For(minute), now);
+        tracer.switch(Switch::For(minute / 2), now);
+        tracer.tick(now + minute / 2);
+        assert!(tracer.is_on());
+        tracer.tick(now + minute);
+        assert!(!tracer.is_on());
+        tracer.switch(Switch::On, now);
+        tracer.tick(now + minute);
+        assert!(tracer.is_on());
+        tracer.switch(Switch::Off, now);
+        assert!(!tracer.is_on());
+    }
+}
