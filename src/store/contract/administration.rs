@@ -39,7 +39,7 @@ pub(crate) fn bans_and_blocks_say_whether_they_changed_something_and_are_listed<
     assert_eq!(store.blocked(None, None).unwrap(), [ban, block.clone()]);
     for user in ["alice", "bob"] {
         let listed = store.blocked(Some("a"), Some(user)).unwrap();
-        assert_eq!(listed, [block.clone()], "{user}");
+        assert_eq!(listed, std::slice::from_ref(&block), "{user}");
     }
     assert_eq!(store.blocked(Some("b"), None).unwrap(), []);
 }

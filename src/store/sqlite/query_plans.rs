@@ -21,9 +21,12 @@ const ALL: [&[Statement]; 10] = [
     write::STATEMENTS,
 ];
 
-/// What the planner believes of the tables, as rows of `sqlite_stat1`. Each index: rows in all, and
-/// rows that share the first column, the first two, and so on.
-const STATISTICS: [(&str, &[(&str, &str, &str)]); 3] = [
+/// A row of `sqlite_stat1`: table, index, and its numbers: rows in all, then rows that share the first
+/// column, the first two, and so on.
+type Statistic = (&'static str, &'static str, &'static str);
+
+/// What the planner may believe of the tables.
+const STATISTICS: [(&str, &[Statistic]); 3] = [
     ("nothing", &[]),
     (
         "a store that is almost empty",
@@ -69,7 +72,7 @@ const STATISTICS: [(&str, &[(&str, &str, &str)]); 3] = [
     ),
 ];
 
-fn store_with(statistics: &[(&str, &str, &str)]) -> SqliteStore {
+fn store_with(statistics: &[Statistic]) -> SqliteStore {
     let location = StoreLocation::Memory;
     let store = SqliteStore::open(&location, Access::Exclusive, OfflineDelivery::Broker).unwrap();
     let connection = store.connection.raw();
