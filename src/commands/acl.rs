@@ -17,7 +17,7 @@ const NO_APPS: &str = "warning: without --app a user may write in any app, and e
 pub(super) fn run(args: &AclArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
     let parts = parts(args, &config);
-    if config.router.layouts.apps().is_empty() {
+    if config.rules.router.layouts.apps().is_empty() {
         out.message(NO_APPS);
     }
     if let Some(name) = &args.part {
@@ -40,19 +40,19 @@ pub(super) fn run(args: &AclArgs, out: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn parts(args: &AclArgs, config: &Config) -> Vec<Part> {
-    let layouts = &config.router.layouts;
-    let observer = config.credentials().username().unwrap_or("observer");
+    let layouts = &config.rules.router.layouts;
+    let observer = config.broker.credentials.username().unwrap_or("observer");
     match args.broker {
         AclBroker::RabbitMq => {
-            let minter = config.minter();
+            let minter = config.broker.minter.as_ref();
             let about = RabbitMq {
                 observer,
                 audience: minter.map_or("rabbitmq", |minter| &minter.audience),
                 key_id: minter
                     .and_then(|minter| minter.key_id.as_deref())
                     .unwrap_or("tiledesk-key"),
-                window: config.window,
-                session_expiry: config.session_expiry().as_secs(),
+                window: config.broker.window,
+                session_expiry: config.broker.session_expiry.as_secs(),
                 before_3_13: args.before_3_13,
             };
             acl::rabbitmq(layouts, &about)

@@ -92,7 +92,7 @@ fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(St
     let body = read_input(file)?;
     let check = || -> Result<usize, Refusal> {
         let group = Group::parse(&body)?;
-        let policy = &config.router.policy;
+        let policy = &config.rules.router.policy;
         check_recipients(policy.rules(app), policy.broker_kind, &group.members)?;
         Ok(group.members.len())
     };

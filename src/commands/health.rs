@@ -9,7 +9,7 @@ use crate::http::server;
 
 pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
-    let Some(mut address) = config.http_listen else {
+    let Some(mut address) = config.http.listen else {
         anyhow::bail!("health is switched off (--http-listen none)")
     };
     if address.ip().is_unspecified() {

@@ -103,10 +103,10 @@ fn in_runtime<F: Future<Output = anyhow::Result<ExitCode>>>(body: F) -> anyhow::
 
 /// Logs errors only, unless the settings ask for more: the result is what the command prints.
 fn init_quiet_log(config: &Config) {
-    let level = if config.log_level == "info" {
+    let level = if config.reporting.log_level == "info" {
         "error"
     } else {
-        &config.log_level
+        &config.reporting.log_level
     };
-    telemetry::init(config.log_format, level);
+    telemetry::init(config.reporting.log_format, level);
 }

@@ -36,21 +36,21 @@ impl From<&Config> for Setup {
         Self {
             name: config.name.clone(),
             links: config.visitor_links("observer"),
-            router: config.router.clone(),
-            policy: watch::channel(config.router.policy.clone()).1,
-            consult: config.consult.clone(),
+            router: config.rules.router.clone(),
+            policy: watch::channel(config.rules.router.policy.clone()).1,
+            consult: config.rules.decision_service.clone(),
             store: config.store.clone(),
-            publishers: config.publishers,
-            ack_timeout: config.ack_timeout,
-            drain_timeout: config.drain_timeout,
-            reset_session: config.reset_session,
-            http_listen: config.http_listen,
+            publishers: config.broker.publishers,
+            ack_timeout: config.broker.ack_timeout,
+            drain_timeout: config.broker.drain_timeout,
+            reset_session: config.broker.reset_session,
+            http_listen: config.http.listen,
             webhooks: config.webhooks.clone(),
             reporting: Reporting {
-                status: config.status,
+                status: config.reporting.status,
                 supervised: false,
-                trace: config.trace,
-                stats_interval: config.stats_interval,
+                trace: config.reporting.trace,
+                stats_interval: config.reporting.stats_interval,
                 log_level: None,
             },
         }
@@ -59,14 +59,14 @@ impl From<&Config> for Setup {
 
 pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
-    let log = telemetry::init(config.log_format, &config.log_level);
+    let log = telemetry::init(config.reporting.log_format, &config.reporting.log_level);
     log_warnings(&config);
-    let (policy_tx, policy) = watch::channel(config.router.policy.clone());
+    let (policy_tx, policy) = watch::channel(config.rules.router.policy.clone());
     let mut setup = Setup::from(&config);
     setup.links = config.links()?;
     setup.policy = policy;
     setup.reporting.supervised = true;
-    setup.reporting.log_level = log.map(|log| (config.log_level.clone(), log));
+    setup.reporting.log_level = log.map(|log| (config.reporting.log_level.clone(), log));
 
     let signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -78,7 +78,7 @@ pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<
             Ok(ExitCode::SUCCESS)
         }
         never = print_ready(&config, ready_rx, out) => match never {},
-        never = reread(&config.policy_file, &policy_tx, hangup) => match never {},
+        never = reread(&config.rules.policy_file, &policy_tx, hangup) => match never {},
         never = signals.stop(&stop) => match never {},
     }
 }
@@ -90,7 +90,7 @@ fn log_warnings(config: &Config) {
     if let Some(warning) = config.identity_warning() {
         warn!("{warning}");
     }
-    let left = config.credentials().token_remaining(Clock.now().wall);
+    let left = config.broker.credentials.token_remaining(Clock.now().wall);
     if let Some(left) = left.filter(|left| *left < ENDS_SOON) {
         let left = humantime::format_duration(left);
         warn!(%left, "the token ends soon: the broker will close the connection then");
@@ -144,7 +144,7 @@ fn ready_line(config: &Config, ready: &Ready) -> String {
     };
     // Layouts of one name, one for each app, are one to the operator.
     let mut layouts: Vec<&str> = vec![];
-    for name in config.router.layouts.iter().map(Layout::name) {
+    for name in config.rules.router.layouts.iter().map(Layout::name) {
         if !layouts.contains(&name) {
             layouts.push(name);
         }
@@ -159,7 +159,7 @@ fn ready_line(config: &Config, ready: &Ready) -> String {
     };
     format!(
         "ready: {} ({}), session {session}, layouts {}{store}{http}",
-        config.broker,
+        config.broker.address,
         ready.connected.protocol,
         layouts.join(" ")
     )

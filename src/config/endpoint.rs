@@ -1,103 +1,161 @@
-//! How the broker is reached: its address, a proxy on the way, and whom to trust.
+//! Addresses: of the broker, and of an HTTP proxy before it.
+//!
+//! Owns taking these URLs apart. No error repeats the URL, which may hold a password.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
-use super::Reader;
 use crate::auth::secret::Secret;
-use crate::mqtt::Proxy;
+use crate::mqtt::{Proxy, Transport};
 
-/// How the broker is reached, TLS settings aside.
-pub(super) enum BareTransport {
-    Tcp { host: String, port: u16 },
-    Tls { host: String, port: u16 },
-    Ws { url: String },
-    Wss { url: String },
+/// Why a URL is not the address of a broker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BrokerUrlError {
+    #[error("not a URL ({0}); {BROKER_RULE}")]
+    NotAUrl(url::ParseError),
+    #[error("scheme {0:?} is none of mqtt, mqtts, ws, wss; {BROKER_RULE}")]
+    Scheme(String),
+    #[error("no host; {BROKER_RULE}")]
+    NoHost,
+    #[error("{0}:// has no path; {BROKER_RULE}")]
+    Path(String),
+    #[error("an IPv6 address works with mqtt:// only: give {0} a name")]
+    Ipv6(String),
+    #[error(transparent)]
+    Encoding(#[from] EncodingError),
 }
 
-/// A broker's address, taken apart.
+/// Why a URL is not the address of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ProxyError {
+    #[error("not a URL ({0}); {PROXY_RULE}")]
+    NotAUrl(url::ParseError),
+    #[error("scheme {0:?}: {PROXY_RULE}")]
+    Scheme(String),
+    #[error("{PROXY_RULE}")]
+    NoHost,
+    #[error(transparent)]
+    Encoding(#[from] EncodingError),
+}
+
+/// User or password of a URL cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("user or password is not percent-encoded UTF-8")]
+pub(super) struct EncodingError;
+
+const BROKER_RULE: &str =
+    "a broker is given as mqtt://, mqtts://, ws:// or wss://HOST[:PORT][/PATH]";
+const PROXY_RULE: &str = "a proxy is given as http://[USER:PASSWORD@]HOST:PORT";
+
+/// How MQTT is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
+enum Scheme {
+    #[strum(serialize = "mqtt", serialize = "tcp")]
+    Mqtt,
+    #[strum(serialize = "mqtts", serialize = "ssl")]
+    Mqtts,
+    Ws,
+    Wss,
+}
+
+impl Scheme {
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Mqtt => 1883,
+            Self::Mqtts => 8883,
+            Self::Ws => 80,
+            Self::Wss => 443,
+        }
+    }
+
+    fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// The address of a broker, taken apart.
 pub(super) struct BrokerUrl {
-    pub(super) transport: BareTransport,
+    scheme: Scheme,
+    host: String,
+    port: u16,
+    /// Without user and password.
+    url: url::Url,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
-    /// The address as an operator may see it: no user, no password.
-    pub(super) shown: String,
 }
 
-/// User or password of a URL.
-fn decode(text: &str) -> Result<String, String> {
+impl BrokerUrl {
+    /// The address as it may be shown: without user and password.
+    pub(super) fn shown(&self) -> String {
+        if self.scheme.is_websocket() {
+            self.url.to_string()
+        } else {
+            format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
+        }
+    }
+
+    /// How a connection is opened. `tls` is used if the scheme asks for it.
+    pub(super) fn transport(self, tls: Arc<rustls::ClientConfig>) -> Transport {
+        let Self {
+            host, port, url, ..
+        } = self;
+        match self.scheme {
+            Scheme::Mqtt => Transport::Tcp { host, port },
+            Scheme::Mqtts => Transport::Tls { host, port, tls },
+            Scheme::Ws => Transport::Ws { url: url.into() },
+            Scheme::Wss => Transport::Wss {
+                url: url.into(),
+                tls,
+            },
+        }
+    }
+}
+
+/// User or password of a URL, decoded.
+fn decode(text: &str) -> Result<String, EncodingError> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
     decoded
         .map(std::borrow::Cow::into_owned)
-        .map_err(|_| "user or password is not percent-encoded UTF-8".to_owned())
+        .map_err(|_| EncodingError)
 }
 
-/// Takes a broker's address apart. What is wrong with it is said without repeating it: it may hold a password.
-pub(super) fn parse_broker_url(text: &str) -> Result<BrokerUrl, String> {
-    const RULE: &str = "a broker is given as mqtt://, mqtts://, ws:// or wss://HOST[:PORT][/PATH]";
-    // The text is not repeated: it may hold a password.
-    let mut url = url::Url::parse(text).map_err(|error| format!("not a URL ({error}); {RULE}"))?;
-    let port = match url.scheme() {
-        "mqtt" | "tcp" => 1883,
-        "mqtts" | "ssl" => 8883,
-        "ws" => 80,
-        "wss" => 443,
-        other => {
-            return Err(format!(
-                "scheme {other:?} is none of mqtt, mqtts, ws, wss; {RULE}"
-            ));
-        }
-    };
-    let host = url
-        .host_str()
-        .filter(|host| !host.is_empty())
-        .ok_or_else(|| format!("no host; {RULE}"))?
-        .to_owned();
-    let port = url.port().unwrap_or(port);
+pub(super) fn parse_broker_url(text: &str) -> Result<BrokerUrl, BrokerUrlError> {
+    let mut url = url::Url::parse(text).map_err(BrokerUrlError::NotAUrl)?;
+    let scheme = Scheme::from_str(url.scheme())
+        .map_err(|_| BrokerUrlError::Scheme(url.scheme().to_owned()))?;
+    let host = url.host_str().filter(|host| !host.is_empty());
+    let host = host.ok_or(BrokerUrlError::NoHost)?.to_owned();
+    let port = url.port().unwrap_or(scheme.default_port());
     let username = Some(decode(url.username())?).filter(|name| !name.is_empty());
     let password = url.password().map(decode).transpose()?.map(Secret::new);
-    let cleared = url.set_username("").and_then(|()| url.set_password(None));
-    cleared.map_err(|()| format!("no host; {RULE}"))?;
-    let is_web = matches!(url.scheme(), "ws" | "wss");
-    if !is_web && (!matches!(url.path(), "" | "/") || url.query().is_some()) {
-        return Err(format!("{}:// has no path; {RULE}", url.scheme()));
+    url.set_username("")
+        .and_then(|()| url.set_password(None))
+        .map_err(|()| BrokerUrlError::NoHost)?;
+    let has_path = !matches!(url.path(), "" | "/") || url.query().is_some();
+    if has_path && !scheme.is_websocket() {
+        return Err(BrokerUrlError::Path(url.scheme().to_owned()));
     }
-    if host.starts_with('[') && !matches!(url.scheme(), "mqtt" | "tcp") {
-        return Err(format!(
-            "an IPv6 address works with mqtt:// only: give {host} a name"
-        ));
+    if host.starts_with('[') && scheme != Scheme::Mqtt {
+        return Err(BrokerUrlError::Ipv6(host));
     }
-    let shown = if is_web {
-        url.to_string()
-    } else {
-        format!("{}://{host}:{port}", url.scheme())
-    };
-    let transport = match url.scheme() {
-        "mqtt" | "tcp" => BareTransport::Tcp { host, port },
-        "mqtts" | "ssl" => BareTransport::Tls { host, port },
-        "ws" => BareTransport::Ws {
-            url: url.to_string(),
-        },
-        _ => BareTransport::Wss {
-            url: url.to_string(),
-        },
-    };
     Ok(BrokerUrl {
-        transport,
+        scheme,
+        host,
+        port,
+        url,
         username,
         password,
-        shown,
     })
 }
 
-/// Takes a proxy's address apart.
-pub(super) fn parse_proxy(text: &str) -> Result<Proxy, String> {
-    const RULE: &str = "a proxy is given as http://[USER:PASSWORD@]HOST:PORT";
-    let url = url::Url::parse(text).map_err(|error| format!("not a URL ({error}); {RULE}"))?;
+pub(super) fn parse_proxy(text: &str) -> Result<Proxy, ProxyError> {
+    let url = url::Url::parse(text).map_err(ProxyError::NotAUrl)?;
     if url.scheme() != "http" {
-        return Err(format!("scheme {:?}: {RULE}", url.scheme()));
+        return Err(ProxyError::Scheme(url.scheme().to_owned()));
     }
-    let host = url.host_str().ok_or(RULE)?.to_owned();
-    let port = url.port_or_known_default().ok_or(RULE)?;
+    let host = url.host_str().ok_or(ProxyError::NoHost)?.to_owned();
+    let port = url.port_or_known_default().ok_or(ProxyError::NoHost)?;
     let credentials = match (decode(url.username())?, url.password()) {
         (user, None) if user.is_empty() => None,
         (user, password) => Some((user, Secret::new(decode(password.unwrap_or_default())?))),
@@ -109,120 +167,75 @@ pub(super) fn parse_proxy(text: &str) -> Result<Proxy, String> {
     })
 }
 
-/// The TLS settings, made even if the broker is reached without, so that a faulty file is reported either way.
-pub(super) fn read_tls(
-    reader: &mut Reader<'_>,
-    warnings: &mut Vec<String>,
-) -> Option<Arc<rustls::ClientConfig>> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+#[cfg(test)]
+mod tests {
+    use super::BROKER_RULE as RULE;
+    use crate::config::testing::load;
 
-    fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-        let found = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| format!("cannot read {path}: {error}"))?;
-        if found.is_empty() {
-            Err(format!("{path} holds no certificate"))
-        } else {
-            Ok(found)
+    #[test]
+    fn broker_addresses_are_taken_apart() {
+        let shown =
+            |url: &str| load(&[("broker", url)], &[], None).map(|config| config.broker.address);
+        assert_eq!(shown("mqtt://host"), Ok("mqtt://host:1883".to_owned()));
+        assert_eq!(
+            shown("mqtts://user:pa%40ss@host"),
+            Ok("mqtts://host:8883".to_owned())
+        );
+        assert_eq!(
+            shown("ws://user@host:15675/ws?x=1"),
+            Ok("ws://host:15675/ws?x=1".to_owned())
+        );
+        assert_eq!(
+            shown("mqtt://[::1]:1884"),
+            Ok("mqtt://[::1]:1884".to_owned())
+        );
+        for (url, want) in [
+            (
+                "host:1883",
+                format!("scheme \"host\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+            ),
+            (
+                "amqp://host",
+                format!("scheme \"amqp\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+            ),
+            (
+                "secret-without-scheme",
+                format!("not a URL (relative URL without a base); {RULE}"),
+            ),
+            ("mqtt://host/path", format!("mqtt:// has no path; {RULE}")),
+            (
+                "wss://[::1]/ws",
+                "an IPv6 address works with mqtt:// only: give [::1] a name".to_owned(),
+            ),
+            ("mqtt://", format!("no host; {RULE}")),
+        ] {
+            assert_eq!(shown(url), Err(vec![format!("--broker: {want}")]), "{url}");
         }
+        assert_eq!(
+            RULE,
+            "a broker is given as mqtt://, mqtts://, ws:// or wss://HOST[:PORT][/PATH]"
+        );
     }
-    let mut roots = rustls::RootCertStore::empty();
-    match reader.parse("ca-file", certificates) {
-        Some(trusted) => {
-            for certificate in trusted {
-                if let Err(error) = roots.add(certificate) {
-                    reader.fail(
-                        "ca-file",
-                        format!("holds a certificate that cannot be trusted: {error}"),
-                    );
-                }
-            }
+
+    #[test]
+    fn mistakes_in_a_proxy_are_named_without_repeating_it() {
+        for (url, want) in [
+            (
+                "socks5://h:1",
+                "scheme \"socks5\": a proxy is given as http://",
+            ),
+            ("geheim", "not a URL (relative URL without a base); a proxy"),
+            (
+                "http://%ff@h:1",
+                "user or password is not percent-encoded UTF-8",
+            ),
+        ] {
+            let errors = load(&[("proxy", url)], &[], None).unwrap_err();
+            assert!(
+                errors[0].starts_with(&format!("--proxy: {want}")),
+                "{errors:?}"
+            );
+            assert!(!errors[0].contains("geheim"));
         }
-        // A bad certificate among the system's is the system's matter: it is left out.
-        None => {
-            let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("the provider has TLS 1.2 and 1.3");
-    let builder = if reader.switch("tls-insecure") {
-        warnings.push("--tls-insecure: the broker's certificate is not checked; whoever is on the way can read and change everything, passwords too".to_owned());
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAnything(provider)))
-    } else {
-        builder.with_root_certificates(roots)
-    };
-    let chain = reader.parse("client-cert", certificates);
-    let key = reader.parse("client-key", |path| {
-        PrivateKeyDer::from_pem_file(path).map_err(|error| format!("cannot read {path}: {error}"))
-    });
-    for (one, other) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
-        if reader.is_given(one) && !reader.is_given(other) {
-            reader.fail(one, format!("needs --{other} beside it"));
-        }
-    }
-    let config = match (chain, key) {
-        (Some(chain), Some(key)) => match builder.with_client_auth_cert(chain, key) {
-            Ok(config) => config,
-            Err(error) => {
-                reader.fail("client-cert", format!("does not fit --client-key: {error}"));
-                return None;
-            }
-        },
-        _ => builder.with_no_client_auth(),
-    };
-    Some(Arc::new(config))
-}
-
-/// What `--tls-insecure` asks for.
-#[derive(Debug)]
-struct AcceptAnything(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for AcceptAnything {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &rustls::pki_types::CertificateDer<'_>,
-        _intermediates: &[rustls::pki_types::CertificateDer<'_>],
-        _server_name: &rustls::pki_types::ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls::pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

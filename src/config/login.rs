@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Reader;
+use super::endpoint::BrokerUrl;
+use super::reader::Reader;
 use super::settings::variable;
 use crate::auth::credentials::{Credentials, Minter, SecretSource};
 use crate::auth::secret::Secret;
@@ -16,11 +17,7 @@ use crate::auth::token;
 const URLS: [&str; 4] = ["broker", "proxy", "policy-url", "webhook-endpoints"];
 
 /// The key that makes tokens, if one is given.
-pub(super) fn read_minter(
-    reader: &mut Reader<'_>,
-    name: &str,
-    warnings: &mut Vec<String>,
-) -> Option<Minter> {
+pub(super) fn read_minter(reader: &mut Reader<'_>, name: &str) -> Option<Minter> {
     let ttl = reader.duration(
         "jwt-ttl",
         Duration::from_secs(10)..=Duration::from_secs(10 * 365 * 24 * 3600),
@@ -34,7 +31,11 @@ pub(super) fn read_minter(
         name: name.to_owned(),
     };
     match minter.key() {
-        Ok(key) => warnings.extend(key.weakness().map(|weak| format!("--jwt-key-file: {weak}"))),
+        Ok(key) => {
+            if let Some(weakness) = key.weakness() {
+                reader.warn(format!("--jwt-key-file: {weakness}"));
+            }
+        }
         Err(fault) => reader.fail("jwt-key-file", fault),
     }
     Some(minter)
@@ -43,12 +44,13 @@ pub(super) fn read_minter(
 /// The login: user name and secret from their settings, or else from the broker's URL.
 pub(super) fn read_credentials(
     reader: &mut Reader<'_>,
-    (url_username, url_password): (Option<String>, Option<Secret>),
+    url: Option<&BrokerUrl>,
     minter: Option<Minter>,
-    warnings: &mut Vec<String>,
 ) -> Credentials {
-    warnings.extend(warnings_of_visible_secrets(reader));
+    warn_of_visible_secrets(reader);
+    let url_username = url.and_then(|url| url.username.clone());
     let username = reader.text("username").or(url_username);
+    let url_password = url.and_then(|url| url.password.clone());
     let mut given = given_sources(reader, url_password).into_iter();
     let (first, second) = (given.next(), given.next());
     if let (Some((first, _)), Some((second, _))) = (&first, &second) {
@@ -96,29 +98,24 @@ fn given_sources(
 }
 
 /// Warns of each secret that stands on the command line, where other users of the machine see it.
-fn warnings_of_visible_secrets(reader: &Reader<'_>) -> Vec<String> {
-    let mut warnings = vec![];
+fn warn_of_visible_secrets(reader: &mut Reader<'_>) {
     for name in ["password", "token"] {
         if !reader.flag_texts(name).is_empty() {
-            warnings.push(format!(
+            reader.warn(format!(
                 "--{name} can be read in the process list: use {} or --{name}-file",
                 variable(name)
             ));
         }
     }
     for name in URLS {
-        if reader
-            .flag_texts(name)
-            .iter()
-            .any(|url| holds_secret(name, url))
-        {
-            warnings.push(format!(
+        let mut urls = reader.flag_texts(name).iter();
+        if urls.any(|url| holds_secret(name, url)) {
+            reader.warn(format!(
                 "what is secret in --{name} can be read in the process list: use {}",
                 variable(name)
             ));
         }
     }
-    warnings
 }
 
 /// Whether a URL holds a password, or a query that may be one.
@@ -129,4 +126,59 @@ fn holds_secret(name: &str, url: &str) -> bool {
         .map_or("", |(login, _)| login);
     let has_query = url.contains('?') && !matches!(name, "broker" | "proxy");
     login.contains(':') || has_query
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::load;
+    use crate::protocol::time::UnixMillis;
+
+    #[test]
+    fn credentials_come_from_one_place() {
+        let login = |flags: &[(&'static str, &str)], env: &[(&str, &str)]| {
+            load(flags, env, None).map(|config| {
+                config
+                    .broker
+                    .credentials
+                    .read(UnixMillis::new(0))
+                    .unwrap()
+                    .map(|(user, secret)| (user, secret.expose_secret().to_owned()))
+            })
+        };
+        let pair = |user: &str, password: &str| Ok(Some((user.to_owned(), password.to_owned())));
+        assert_eq!(login(&[], &[]), Ok(None));
+        assert_eq!(
+            login(&[("broker", "mqtt://u:p&w%3D@h")], &[]),
+            pair("u", "p&w=")
+        );
+        assert_eq!(
+            login(&[("username", "observer")], &[("OBSERVER_PASSWORD", "pw")]),
+            pair("observer", "pw")
+        );
+        assert_eq!(
+            login(&[], &[("OBSERVER_PASSWORD", "pw"), ("OBSERVER_TOKEN_FILE", "/nowhere")]),
+            Err(vec!["OBSERVER_TOKEN_FILE: a password or token is given here and by password: one of them is enough".to_owned()])
+        );
+        assert_eq!(
+            login(&[("token", "no token")], &[]),
+            Err(vec!["--token: is not a JSON Web Token".to_owned()])
+        );
+        assert_eq!(
+            login(&[("password-file", "/nowhere")], &[]),
+            Err(vec![
+                "--password-file: cannot read /nowhere: No such file or directory (os error 2)"
+                    .to_owned()
+            ])
+        );
+        let config = load(&[("password", "visible")], &[], None).unwrap();
+        assert!(
+            config.warnings[0].contains("process list"),
+            "{:?}",
+            config.warnings
+        );
+        assert!(
+            !format!("{config:?}").contains("visible"),
+            "Debug shows a password"
+        );
+    }
 }

@@ -1,32 +1,37 @@
-//! The rules: from the settings, and from a file beside them that is read again while the observer runs.
+//! The policy file: checks for all apps and for single apps, read again while the observer runs.
+//!
+//! Owns laying the file over the settings, and the tables `[app.NAME]` over the rest of the file.
+//! Reading one set of checks is the business of `checks.rs`; when to read the file again is decided
+//! by its user.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::settings::{RULES, SETTINGS};
-use super::{ConfigError, ConfigErrors, Reader, flattened, no_scalars, parse_payload_size};
-use super::{read_toml, scalars, unknown};
+use super::checks::read_rules;
+use super::error::{ConfigError, ConfigErrors};
+use super::file::{flattened, no_scalars, read_toml, scalars, unknown_key};
+use super::reader::{Given, Origin, Reader, Values};
+use super::settings::{RULES, find};
 use crate::protocol::id::AppId;
 use crate::protocol::topic::BrokerKind;
-use crate::rules::policy::{GroupSenders, Policy, Rules};
-use crate::rules::token_bucket::Rate;
+use crate::rules::policy::{Policy, Rules};
 
-type Values = BTreeMap<&'static str, (Vec<String>, String)>;
+/// Lists to which a policy file adds. Any other value replaces the one that was given before.
+const ADDED: [&str; 2] = ["banned", "privileged-senders"];
 
-/// Where the rules come from: `--policy-file` over the other settings, the tables `[app.NAME]` in it over the rest of it.
+/// Where the checks come from: the settings, and the file of `--policy-file` over them.
 #[derive(Clone, Debug)]
 pub struct PolicyFile {
     path: Option<PathBuf>,
+    /// The values of the settings that a policy file may hold, too.
     settings: Values,
     broker_kind: BrokerKind,
     max_payload_bytes: usize,
-    /// The version that was read at the start.
+    /// The version of the file that was read at the start.
     first: Option<Stamp>,
 }
 
-/// Which version of a file is there: another one, if any of it differs.
+/// Identifies a version of a file: if any part differs, it is another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     modified: SystemTime,
@@ -35,12 +40,12 @@ pub struct Stamp {
 }
 
 impl PolicyFile {
-    /// The rules at the start; mistakes go to `reader`.
+    /// The checks at the start. Mistakes are reported to `reader`.
     pub(super) fn first_read(reader: &mut Reader<'_>, broker_kind: BrokerKind) -> (Self, Policy) {
-        let is_rule = |name: &&'static str| RULES.contains(name);
-        let settings = reader.values.iter().filter(|(name, _)| is_rule(name));
+        let settings = reader.values.iter();
         let settings = settings
-            .map(|(name, value)| (*name, value.clone()))
+            .filter(|(name, _)| RULES.contains(name))
+            .map(|(name, given)| (*name, given.clone()))
             .collect();
         let rules = read_rules(reader);
         let mut source = Self {
@@ -50,22 +55,20 @@ impl PolicyFile {
             max_payload_bytes: rules.max_payload_bytes,
             first: None,
         };
+        // Taken before the file is read: a change in between is then noticed later.
         source.first = source.stamp();
         match source.read() {
             Ok(policy) => (source, policy),
             Err(ConfigErrors(errors)) => {
-                // A mistake in the settings has been found already.
-                for error in errors {
-                    if !reader.errors.contains(&error) {
-                        reader.errors.push(error);
-                    }
-                }
+                // A mistake in the settings is found twice: above, and by reading the file.
+                add_new(&mut reader.errors, errors);
                 (source, Policy::new(broker_kind, rules))
             }
         }
     }
 
-    /// The largest payload that any rule may allow, in bytes: what comes in is cut to it.
+    /// The largest payload that any check may let pass, in bytes. It bounds the memory of the
+    /// observer, so a policy file cannot raise it.
     pub fn max_payload_bytes(&self) -> usize {
         self.max_payload_bytes
     }
@@ -75,7 +78,7 @@ impl PolicyFile {
         self.path.as_deref()
     }
 
-    /// Which version of the file is there; `None` for none that can be seen.
+    /// The version of the file that is there now; `None` if there is no file.
     pub fn stamp(&self) -> Option<Stamp> {
         use std::os::unix::fs::MetadataExt;
         let found = std::fs::metadata(self.path.as_ref()?).ok()?;
@@ -86,12 +89,12 @@ impl PolicyFile {
         })
     }
 
-    /// Which version of the file was there at the start, before it was read.
+    /// The version of the file that was there just before it was first read.
     pub fn first_stamp(&self) -> Option<Stamp> {
         self.first.clone()
     }
 
-    /// Reads the rules.
+    /// Reads the file, and lays it over the settings.
     ///
     /// # Errors
     /// Every mistake in the file.
@@ -109,36 +112,12 @@ impl PolicyFile {
                     fault: "app is not a table such as [app.tilechat]".to_owned(),
                 }),
             }
-            overlay(&mut values, table, path, "", &mut errors);
+            let overlay = Overlay { path, prefix: "" };
+            errors.extend(overlay.lay_over(&mut values, table));
         }
         let mut policy = Policy::new(self.broker_kind, self.rules(&values, &mut errors));
         for (app, table) in apps {
-            let path = self.path.as_deref().unwrap_or(Path::new(""));
-            let place = format!("app.{app} in {}", path.display());
-            let mut fail = |fault: String| {
-                let place = place.clone();
-                errors.push(ConfigError { place, fault });
-            };
-            if let Err(error) = AppId::parse(&app) {
-                fail(format!("app {app:?} {error}"));
-                continue;
-            }
-            let toml::Value::Table(table) = table else {
-                fail("is not a table of rules".to_owned());
-                continue;
-            };
-            let mut values = values.clone();
-            let before = errors.len();
-            overlay(
-                &mut values,
-                table,
-                path,
-                &format!("app.{app}."),
-                &mut errors,
-            );
-            // A mistake that holds for all apps is said once.
-            if errors.len() == before {
-                let rules = self.rules(&values, &mut errors);
+            if let Some(rules) = self.app_rules(&app, table, values.clone(), &mut errors) {
                 policy.apps.insert(app.into(), rules);
             }
         }
@@ -150,138 +129,199 @@ impl PolicyFile {
         }
     }
 
-    fn rules(&self, values: &Values, errors: &mut Vec<ConfigError>) -> Rules {
-        let mut reader = Reader {
-            values: values.clone(),
-            env: &|_| None,
-            errors: vec![],
+    /// The checks of one app, from its table over `values`; `None` after a mistake in the table.
+    fn app_rules(
+        &self,
+        app: &str,
+        table: toml::Value,
+        mut values: Values,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<Rules> {
+        let path = self.path.as_deref()?;
+        let fail = |fault: String| ConfigError {
+            place: format!("app.{app} in {}", path.display()),
+            fault,
         };
+        if let Err(error) = AppId::parse(app) {
+            errors.push(fail(format!("app {app:?} {error}")));
+            return None;
+        }
+        let toml::Value::Table(table) = table else {
+            errors.push(fail("is not a table of rules".to_owned()));
+            return None;
+        };
+        let prefix = &format!("app.{app}.");
+        let found = Overlay { path, prefix }.lay_over(&mut values, table);
+        if !found.is_empty() {
+            errors.extend(found);
+            return None;
+        }
+        Some(self.rules(&values, errors))
+    }
+
+    fn rules(&self, values: &Values, errors: &mut Vec<ConfigError>) -> Rules {
+        let mut reader = Reader::new(&|_| None);
+        reader.values = values.clone();
         let rules = read_rules(&mut reader);
         if rules.max_payload_bytes > self.max_payload_bytes {
             reader.fail(
                 "max-payload",
                 format!(
-                    "is more than the {} bytes of --max-payload, which bounds the memory of the whole observer",
+                    "is more than the {} bytes of --max-payload, which bounds the memory of the \
+                     whole observer",
                     self.max_payload_bytes
                 ),
             );
         }
-        for error in reader.errors {
-            if !errors.contains(&error) {
-                errors.push(error);
-            }
-        }
+        // A mistake in what holds for all apps is found again for each app.
+        add_new(errors, reader.errors);
         rules
     }
 }
 
-/// Lists that are added to what holds already; anything else takes its place.
-const ADDED: [&str; 2] = ["banned", "privileged-senders"];
-
-/// What a list holds already: what was given, or its default.
-fn given(values: &Values, name: &str) -> Vec<String> {
-    let default = SETTINGS.iter().find(|setting| setting.name == name);
-    match values.get(name) {
-        Some((texts, _)) => texts.clone(),
-        None => default
-            .map(|setting| setting.default.to_owned())
-            .into_iter()
-            .collect(),
-    }
-}
-
-fn overlay(
-    values: &mut Values,
-    table: toml::Table,
-    path: &Path,
-    prefix: &str,
-    errors: &mut Vec<ConfigError>,
-) {
-    for (key, value) in flattened(table) {
-        let place = format!("{prefix}{key} in {}", path.display());
-        let name = RULES.iter().find(|name| **name == key);
-        match (name, scalars(&value)) {
-            (Some(name), Some(mut texts)) => {
-                if ADDED.contains(name) {
-                    // Who is banned everywhere is banned here, too.
-                    texts.extend(given(values, name));
-                }
-                values.insert(name, (texts, place));
-            }
-            (Some(_), None) => errors.push(ConfigError {
-                place,
-                fault: no_scalars(&key),
-            }),
-            (None, _) => errors.push(ConfigError {
-                place,
-                fault: format!(
-                    "{}; a policy file holds {}",
-                    unknown(&key, RULES.iter().copied()),
-                    RULES.join(", ")
-                ),
-            }),
+/// Adds the mistakes that are not there yet.
+fn add_new(errors: &mut Vec<ConfigError>, found: Vec<ConfigError>) {
+    for error in found {
+        if !errors.contains(&error) {
+            errors.push(error);
         }
     }
 }
 
-fn read_rules(reader: &mut Reader<'_>) -> Rules {
-    let most = |reader: &mut Reader<'_>, name: &str| {
-        let parse = |text: &str| match text.parse() {
-            Ok(number @ 1..=1_000_000) => Ok(number),
-            _ => Err(format!("{text:?} is not a whole number from 1 to 1000000")),
-        };
-        reader.parse(name, parse).unwrap_or(1)
-    };
-    let set = |reader: &Reader<'_>, name: &str| {
-        let texts = reader.texts(name).into_iter();
-        texts.map(String::into_boxed_str).collect()
-    };
-    let longest = Duration::from_secs(100 * 365 * 24 * 3600);
-    Rules {
-        max_payload_bytes: reader.parse("max-payload", parse_payload_size).unwrap_or(1),
-        max_depth: most(reader, "max-depth"),
-        max_values: most(reader, "max-values"),
-        max_recipients: most(reader, "max-recipients"),
-        group_senders: reader.choice(
-            "groups-membership",
-            &[
-                ("members", GroupSenders::Members),
-                ("open", GroupSenders::Anybody),
-            ],
-        ),
-        privileged_senders: set(reader, "privileged-senders"),
-        banned: set(reader, "banned"),
-        rate: read_rate(reader),
-        believed: (
-            reader.duration("timestamp-past", Duration::ZERO..=longest),
-            reader.duration("timestamp-future", Duration::ZERO..=longest),
-        ),
+/// A table of a policy file, and where it stands.
+struct Overlay<'a> {
+    path: &'a Path,
+    /// What stands before its keys in an error: `app.NAME.`.
+    prefix: &'a str,
+}
+
+impl Overlay<'_> {
+    /// Lays the table over `values`. Returns the mistakes in it.
+    fn lay_over(&self, values: &mut Values, table: toml::Table) -> Vec<ConfigError> {
+        let mut errors = vec![];
+        for (key, value) in flattened(table) {
+            let place = format!("{}{key} in {}", self.prefix, self.path.display());
+            let Some(name) = RULES.iter().find(|name| **name == key) else {
+                let unknown = unknown_key(&key, RULES.iter().copied());
+                let fault = format!("{unknown}; a policy file holds {}", RULES.join(", "));
+                errors.push(ConfigError { place, fault });
+                continue;
+            };
+            let Some(mut texts) = scalars(&value) else {
+                let fault = no_scalars(&key);
+                errors.push(ConfigError { place, fault });
+                continue;
+            };
+            if ADDED.contains(name) {
+                texts.extend(texts_before(values, name));
+            }
+            let given = Given {
+                texts,
+                origin: Origin::File,
+                place,
+            };
+            values.insert(name, given);
+        }
+        errors
     }
 }
 
-fn read_rate(reader: &mut Reader<'_>) -> Option<Rate> {
-    let mut number = |name: &str| {
-        let parse = |text: &str| match (text, text.parse::<NonZeroU32>()) {
-            ("none", _) => Ok(None),
-            (_, Ok(number)) if number.get() <= 60_000_000 => Ok(Some(number)),
-            _ => Err(format!(
-                "{text:?} is neither a whole number from 1 to 60000000 nor none"
-            )),
-        };
-        reader.parse(name, parse)
-    };
-    let (per_minute, burst) = (number("rate-per-minute")?, number("rate-burst"));
-    let given = reader.is_given("rate-per-minute");
-    match (per_minute, burst.flatten()) {
-        (Some(per_minute), burst) => Some(Rate {
-            burst: burst.unwrap_or(per_minute),
-            per_minute,
-        }),
-        // Half a rate is one: as much a minute as at once.
-        (None, Some(burst)) if !given => Some(Rate {
-            burst,
-            per_minute: burst,
-        }),
-        (None, _) => None,
+/// The items of a list before the policy file adds to it: as given, or the default.
+fn texts_before(values: &Values, name: &str) -> Vec<String> {
+    match values.get(name) {
+        Some(given) => given.texts.clone(),
+        None => vec![find(name).default.to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::load;
+    use crate::protocol::id::AppId;
+    use crate::rules::policy::GroupSenders;
+
+    #[test]
+    fn a_policy_file_goes_over_the_settings_and_an_apps_table_over_the_rest_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        let text = r#"
+            max-payload = "64KiB"
+            banned = ["mallory"]
+            rate-per-minute = 600
+            [groups]
+            membership = "open"
+            [app.shop]
+            max-payload = "1KiB"
+            banned = ["troll"]
+            rate-per-minute = "none"
+            privileged-senders = ["bot"]
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let flag = path.to_str().unwrap();
+        let flags = [
+            ("policy-file", flag),
+            ("max-depth", "9"),
+            ("max-payload", "100KiB"),
+        ];
+        let config = load(&flags, &[("BUCKET_MSG_CAPACITY", "30")], None).unwrap();
+        let policy = &config.rules.router.policy;
+        let shop = policy.rules(AppId::parse("shop").unwrap());
+        let other = policy.rules(AppId::parse("tilechat").unwrap());
+        let rate = other.rate.unwrap();
+        assert_eq!((rate.burst.get(), rate.per_minute.get()), (30, 600));
+        assert_eq!(
+            (
+                shop.max_payload_bytes,
+                shop.max_depth,
+                shop.rate,
+                shop.banned.len()
+            ),
+            (1 << 10, 9, None, 2)
+        );
+        assert_eq!(
+            (other.max_payload_bytes, other.privileged_senders.len()),
+            (64 << 10, 1)
+        );
+        assert!(shop.privileged_senders.contains("bot"));
+        assert_eq!(shop.group_senders, GroupSenders::Anybody);
+
+        // Read again, faulty: every mistake, with its place.
+        let stamp = config.rules.policy_file.stamp();
+        let text =
+            "max-payload = \"1MiB\"\nbaned = [\"x\"]\n[app.shop]\nmax-depth = 0\n[app.\"a/b\"]\n";
+        std::fs::write(&path, text).unwrap();
+        assert_ne!(config.rules.policy_file.stamp(), stamp);
+        let errors = config.rules.policy_file.read().unwrap_err().to_string();
+        for said in [
+            "max-payload in ",
+            "is more than the 102400 bytes of --max-payload",
+            "\"baned\" is not a setting",
+            "app.shop.max-depth in ",
+            "\"0\" is not a whole number from 1",
+            "app \"a/b\" holds",
+        ] {
+            assert!(errors.contains(said), "{said} in {errors}");
+        }
+        assert_eq!(errors.lines().count(), 4, "{errors}");
+        std::fs::write(&path, "max-depth = ").unwrap();
+        assert!(
+            config
+                .rules
+                .policy_file
+                .read()
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
+        // At the start it is a mistake in the settings, among the others.
+        let more = [&flags[..], &[("rate-burst", "0")]].concat();
+        let errors = load(&more, &[], None).unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(
+            load(&flags, &[], None)
+                .unwrap_err()
+                .iter()
+                .any(|error| error.contains("line 1"))
+        );
     }
 }

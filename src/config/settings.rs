@@ -436,8 +436,8 @@ pub const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// Variables other programs of this family use for the same thing.
-pub(super) const ALSO: &[(&str, &str)] = &[
+/// Environment variables that other programs of this family use for the same setting.
+pub(super) const ALIASES: &[(&str, &str)] = &[
     ("app", "APP_ID"),
     ("log-level", "LOG_LEVEL"),
     ("http-listen", "METRICS_PORT"),
@@ -464,6 +464,14 @@ pub(super) const RULES: &[&str] = &[
     "timestamp-past",
     "timestamp-future",
 ];
+
+/// The setting of that name.
+pub(super) fn find(name: &str) -> &'static Setting {
+    let mut settings = SETTINGS.iter();
+    settings
+        .find(|setting| setting.name == name)
+        .expect("every setting stands in the table")
+}
 
 /// The environment variable of a setting.
 pub fn variable(name: &str) -> String {

@@ -11,8 +11,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// How long anything may take before a test fails: generous, for a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use crate::wire::PATIENCE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broker {
@@ -191,7 +190,7 @@ pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T 
         if let Some(have) = have() {
             return have;
         }
-        assert!(start.elapsed() < PATIENCE * 2, "{what}: not in time");
+        assert!(start.elapsed() < PATIENCE, "{what}: not in time");
         // Nothing here could wake us.
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -243,6 +242,13 @@ pub(crate) fn binary() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// Sends a signal by the shell's own `kill`: the program of that name need not be installed.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let line = format!("kill -{name} {pid}");
+    let status = Command::new("sh").args(["-c", &line]).status().unwrap();
+    assert!(status.success(), "{line}");
 }
 
 impl Observer {
@@ -357,11 +363,16 @@ impl Observer {
     }
 
     pub(crate) fn wait_log(&self, wanted: &str) {
+        self.wait_log_times(wanted, 1);
+    }
+
+    /// Waits until that has been logged so often.
+    pub(crate) fn wait_log_times(&self, wanted: &str, times: usize) {
         let start = Instant::now();
-        while !self.log().contains(wanted) {
+        while self.log().matches(wanted).count() < times {
             assert!(
                 start.elapsed() < PATIENCE,
-                "{wanted:?} is not in the log:\n{}",
+                "{wanted:?} is not in the log {times} times:\n{}",
                 self.log()
             );
             // Polling a file: there is nothing to wait on.
@@ -369,26 +380,38 @@ impl Observer {
         }
     }
 
+    /// How long it said it would wait before each attempt to connect again.
+    pub(crate) fn retries(&self) -> Vec<Duration> {
+        let log = self.log();
+        let fields = log.split("retry_in=").skip(1);
+        let value = |field: &str| {
+            let end = field.find(['\n', '"']).unwrap_or(field.len());
+            humantime::parse_duration(field[..end].trim()).unwrap()
+        };
+        fields.map(value).collect()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &self.pid().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+    fn signal(&self, name: &str) {
+        signal(self.pid(), name);
     }
 
     /// SIGHUP.
     pub(crate) fn hang_up(&self) {
-        self.signal("-HUP");
+        self.signal("HUP");
     }
 
     /// SIGTERM, and what it says on its way out.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
-        self.signal("-TERM");
+        self.signal("TERM");
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.wait();
         (status, self.log())
     }
@@ -409,11 +432,31 @@ impl Observer {
         }
     }
 
-    /// SIGKILL, and started again.
-    pub(crate) fn kill_and_restart(&mut self) {
+    /// SIGSTOP: it does nothing until it is killed or thawed.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// SIGKILL, and started again.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// Started again, after it was killed or stopped.
+    pub(crate) fn restart(&mut self) {
         self.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
         self.wait_ready();
     }

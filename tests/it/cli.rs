@@ -8,7 +8,7 @@ use chat21_observer::guide::CHAPTERS;
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 use serde_json::Value;
 
-use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
+use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, signal, var, wait_for};
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     let Output {
@@ -476,16 +476,7 @@ fn health_follows_the_broker() {
         "{err}"
     );
     broker.control("start");
-    let start = std::time::Instant::now();
-    while health().0 != 0 {
-        assert!(
-            start.elapsed() < crate::bed::PATIENCE,
-            "not ready again:\n{}",
-            observer.log()
-        );
-        // Readiness is asked for, not told.
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    wait_for("readiness", || (health().0 == 0).then_some(()));
     observer.stop();
     let (code, _, err) = health();
     assert!(code == 1 && err.contains("no observer answers"), "{err}");
@@ -525,7 +516,7 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
     // The lines it prints work when they are pasted.
-    let mut subscriber = shell(&subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"))
+    let mut subscriber = shell(&subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 180"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -548,10 +539,7 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
         "{heard}"
     );
     subscriber.wait().unwrap();
-    Command::new("kill")
-        .args(["-INT", &demo.0.id().to_string()])
-        .status()
-        .unwrap();
+    signal(demo.0.id(), "INT");
     assert!(demo.0.wait().unwrap().success());
 }
 

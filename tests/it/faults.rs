@@ -2,30 +2,37 @@
 
 use std::time::Duration;
 
-use crate::bed::{Broker, Observer, fresh_app};
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
 use crate::load::{Load, Path, Plan, users};
 use crate::wire::Wire;
 
-fn plan(broker: Broker, app: &str, rate: u32) -> Plan {
-    Plan {
+/// 4,000 messages, of which a quarter may be sent at first.
+fn load(broker: Broker, app: &str) -> Load {
+    Load::start(Plan {
         broker,
         app: app.to_owned(),
         senders: users(0..10),
         recipients: users(10..20),
         paths: vec![Path::Inbox, Path::Chat21],
         per_pair: 20,
-        rate: Some(rate),
-    }
+        allowed: Some(1_000),
+    })
 }
 
-/// Killed three times under load, and started again: nothing lost, order kept.
+/// Messages that are under way at each fault.
+const UNDER_WAY: usize = 100;
+
+/// Killed three times with messages under way, and started again: nothing lost, order kept.
 fn kill_9_loses_nothing(broker: Broker) {
     let _shared = broker.shared();
     let app = fresh_app();
     let mut observer = Observer::start(broker, &app, &[]);
-    let load = Load::start(plan(broker, &app, 100));
+    let load = load(broker, &app);
     for quarter in 1..4 {
-        load.wait_arrived(load.expected() * quarter / 4);
+        load.allow(load.expected() * quarter / 4);
+        load.wait_arrived(load.expected() * quarter / 4 - UNDER_WAY);
+        observer.freeze();
+        load.wait_under_way(UNDER_WAY);
         observer.kill_and_restart();
         assert!(
             observer.ready.contains("session resumed"),
@@ -33,6 +40,7 @@ fn kill_9_loses_nothing(broker: Broker) {
             observer.ready
         );
     }
+    load.allow(load.expected());
     let expected = load.expected();
     let account = load.finish();
     println!(
@@ -62,10 +70,14 @@ fn a_broker_restart_loses_nothing(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
     let mut observer = Observer::start(broker, &app, &[]);
-    let load = Load::start(plan(broker, &app, 100));
-    load.wait_arrived(load.expected() / 3);
+    let load = load(broker, &app);
+    load.wait_arrived(load.expected() / 5);
+    observer.freeze();
+    load.wait_under_way(UNDER_WAY);
     broker.control("stop");
+    observer.thaw();
     observer.wait_log("not connected");
+    load.allow(load.expected());
     broker.control("start");
     let expected = load.expected();
     let account = load.finish();
@@ -103,17 +115,17 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
     let _shared = broker.shared();
     let app = fresh_app();
     let mut observer = Observer::start(broker, &app, &[]);
-    let load = Load::start(plan(broker, &app, 200));
-    load.wait_arrived(load.expected() / 3);
+    let load = load(broker, &app);
+    load.wait_arrived(load.expected() / 5);
     let (status, log) = observer.stop();
     assert!(
         status.success() && log.contains("left_unacknowledged="),
         "{log}"
     );
-    // Messages come meanwhile: the time has to pass.
-    std::thread::sleep(Duration::from_millis(500));
-    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
-    observer.wait_ready();
+    // Messages come meanwhile.
+    load.wait_under_way(UNDER_WAY);
+    load.allow(load.expected());
+    observer.restart();
     let expected = load.expected();
     let account = load.finish();
     assert_eq!(
@@ -128,9 +140,13 @@ fn a_memory_alarm_is_waited_out(broker: Broker) {
     let app = fresh_app();
     let mut observer =
         Observer::start(broker, &app, &["--ack-timeout", "3s", "--keep-alive", "5s"]);
-    let load = Load::start(plan(broker, &app, 100));
-    load.wait_arrived(load.expected() / 4);
+    let load = load(broker, &app);
+    load.wait_arrived(load.expected() / 5);
+    observer.freeze();
+    load.wait_under_way(UNDER_WAY);
     broker.alarm(true);
+    observer.thaw();
+    load.allow(load.expected());
     // The alarm has to last longer than the limits.
     std::thread::sleep(Duration::from_secs(12));
     broker.alarm(false);
@@ -188,7 +204,7 @@ fn other_settings_leave_no_old_filters_in_the_session() {
         .unwrap();
     user.publish_confirmed(Path::Chat21.outgoing(&app, "u00", "u00"), b"{}")
         .unwrap();
-    assert!(user.message(Duration::from_secs(20)).is_some());
+    assert!(user.message(PATIENCE).is_some());
     assert_eq!(
         user.message(Duration::from_secs(1)),
         None,

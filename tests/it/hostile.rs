@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bed::{Broker, Observer, fresh_app};
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
 use crate::load::Path;
 use crate::wire::{Wire, publish_packet};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const GLIMPSE: Duration = Duration::from_millis(800);
 
 /// A broker, an observer that keeps dead letters, the service user who reads them, and two users.

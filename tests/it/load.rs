@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::bed::{Broker, PATIENCE};
+use crate::bed::{Broker, PATIENCE, wait_for};
 use crate::wire::Wire;
 
 /// A layout as a user sees it.
@@ -70,8 +70,8 @@ pub(crate) struct Plan {
     /// For each message a sender writes in turn: which paths, and how many a pair.
     pub(crate) paths: Vec<Path>,
     pub(crate) per_pair: usize,
-    /// Messages a second and sender; `None`: as fast as it goes.
-    pub(crate) rate: Option<u32>,
+    /// Messages that all senders together may send before [`Load::allow`]; `None`: all of them.
+    pub(crate) allowed: Option<usize>,
 }
 
 pub(crate) fn users(range: std::ops::Range<usize>) -> Vec<String> {
@@ -89,7 +89,10 @@ struct Seen {
 pub(crate) struct Load {
     plan: Plan,
     seen: Arc<Mutex<Seen>>,
+    /// Messages that are sent and confirmed to their senders.
     sent: Arc<AtomicUsize>,
+    /// Messages that each sender may send.
+    allowed: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     expected: usize,
@@ -110,11 +113,13 @@ impl Load {
         let load = Self {
             seen: Arc::default(),
             sent: Arc::default(),
+            allowed: Arc::default(),
             over: Arc::default(),
             threads: vec![],
             expected,
             plan,
         };
+        load.allow(load.plan.allowed.unwrap_or(expected));
         load.run()
     }
 
@@ -138,14 +143,32 @@ impl Load {
         }
         for user in self.plan.senders.clone() {
             let (plan, sent, over) = (self.plan.clone(), self.sent.clone(), self.over.clone());
-            self.threads
-                .push(std::thread::spawn(move || send(&plan, &user, &sent, &over)));
+            let allowed = self.allowed.clone();
+            self.threads.push(std::thread::spawn(move || {
+                send(&plan, &user, &sent, &allowed, &over)
+            }));
         }
         self
     }
 
     pub(crate) fn expected(&self) -> usize {
         self.expected
+    }
+
+    /// So many messages may be sent in all, each sender its share.
+    pub(crate) fn allow(&self, count: usize) {
+        let share = count.div_ceil(self.plan.senders.len());
+        self.allowed.store(share, Ordering::SeqCst);
+    }
+
+    /// Lets senders go on until so many messages are sent that have not arrived. Nothing may arrive
+    /// meanwhile: the observer is frozen or away.
+    pub(crate) fn wait_under_way(&self, count: usize) {
+        let sent = || self.sent.load(Ordering::SeqCst);
+        self.allow(sent().max(self.arrived()) + 2 * count);
+        wait_for("messages under way", || {
+            (sent() >= self.arrived() + count).then_some(())
+        });
     }
 
     /// How many different messages have arrived.
@@ -296,7 +319,7 @@ fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) 
 /// Messages a sender has on the way to the broker at a time.
 const SEND_WINDOW: usize = 50;
 
-fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
+fn send(plan: &Plan, user: &str, sent: &AtomicUsize, allowed: &AtomicUsize, over: &AtomicBool) {
     let login = plan.broker.login(&plan.app, user);
     let client_id = format!("{}-{user}-s", plan.app);
     let all: Vec<(String, Vec<u8>)> = (0..plan.per_pair)
@@ -313,7 +336,6 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
         })
         .collect();
     let mut done = vec![false; all.len()];
-    let start = Instant::now();
     while !over.load(Ordering::Relaxed) && done.contains(&false) {
         let Ok(mut wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, true) else {
             // The broker is being restarted.
@@ -324,10 +346,8 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, over: &AtomicBool) {
         let mut todo: std::collections::VecDeque<usize> =
             (0..all.len()).filter(|n| !done[*n]).collect();
         while !over.load(Ordering::Relaxed) && (!todo.is_empty() || !under_way.is_empty()) {
-            let due = plan.rate.map_or(usize::MAX, |rate| {
-                usize::try_from(u128::from(rate) * start.elapsed().as_millis() / 1000).unwrap()
-            });
-            while under_way.len() < SEND_WINDOW && todo.front().is_some_and(|n| *n <= due) {
+            let due = allowed.load(Ordering::SeqCst);
+            while under_way.len() < SEND_WINDOW && todo.front().is_some_and(|n| *n < due) {
                 let n = todo.pop_front().unwrap();
                 match wire.publish(&all[n].0, &all[n].1) {
                     Ok(id) => drop(under_way.insert(id, n)),

@@ -24,6 +24,7 @@ mod protocol;
 mod readme;
 mod redteam;
 mod refusals;
+mod relay;
 mod reporting;
 mod secrets;
 mod store;

@@ -25,7 +25,7 @@ fn ten_thousand_in_each_layout(broker: Broker, protocol: &str, transport: &str) 
         recipients: users(20..40),
         paths: vec![Path::Inbox, Path::Chat21, Path::Chat21V1],
         per_pair: 25,
-        rate: None,
+        allowed: None,
     };
     let load = Load::start(plan);
     assert_eq!(load.expected(), 30_000);

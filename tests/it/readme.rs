@@ -9,12 +9,10 @@ use std::time::Duration;
 use chat21_observer::config::{SETTINGS, Takes, variable};
 use chat21_observer::guide::{CHAPTERS, chapter};
 
-use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, var};
+use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, root, service_token, var};
 use crate::cli::shell;
 use crate::load::Path;
 use crate::wire::Wire;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The README, then every chapter of the guide.
 fn documents() -> String {
@@ -270,7 +268,7 @@ fn the_mosquitto_lines_show_a_conversation() {
         ),
     ] {
         let subscriber = shell(&bedded(
-            &subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"),
+            &subscribe.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 180"),
         ))
         .stdout(Stdio::piped())
         .spawn()
@@ -290,7 +288,7 @@ fn the_mosquitto_lines_show_a_conversation() {
     assert!(shell(&bedded(control)).status().unwrap().success());
     observer.wait_log("another log level (control/log-level) level=debug");
     let output = shell(&bedded(
-        &own.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 20"),
+        &own.replace("mosquitto_sub", "mosquitto_sub -C 1 -W 180"),
     ))
     .output()
     .unwrap();

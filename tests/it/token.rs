@@ -1,13 +1,14 @@
 //! RabbitMQ with JSON Web Tokens: what the broker enforces for users, and the observer's own token.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::bed::{Broker, Observer, fresh_app, service_token, user_token};
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app, service_token, user_token, wait_for};
 use crate::load::Path;
 use crate::wire::Wire;
 
 const GLIMPSE: Duration = Duration::from_millis(1500);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The shortest wait before another attempt where somebody has to change something first.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// The main job: a user publishes with a real token on his outgoing path, the recipient gets it in his inbox; neither can do more.
 fn users_stay_in_their_own_prefix(broker: Broker) {
@@ -101,12 +102,9 @@ fn an_expired_token_is_named_and_tried_slowly(broker: Broker) {
     let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &fresh_app()]);
     observer.spawn(&[("OBSERVER_TOKEN", &service_token(-120))]);
     observer.wait_log("the token expired 2m");
-    // What is counted is attempts within a time: it has to pass.
-    std::thread::sleep(Duration::from_secs(4));
-    let log = observer.log();
-    let attempts = log.matches("not connected").count();
-    assert!(attempts <= 2, "{attempts} attempts within seconds:\n{log}");
-    assert!(log.contains("retry_in"), "{log}");
+    observer.wait_log("retry_in=");
+    let retries = observer.retries();
+    assert!(retries.iter().all(|wait| *wait >= SLOW), "{retries:?}");
     let (status, log) = observer.stop();
     assert!(status.success(), "{log}");
 }
@@ -129,7 +127,7 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     let app = fresh_app();
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("token");
-    std::fs::write(&file, format!("{}\n", service_token(20))).unwrap();
+    std::fs::write(&file, format!("{}\n", service_token(30))).unwrap();
     let mut observer = Observer::prepare(&[
         "--broker",
         &broker.url(false),
@@ -160,11 +158,9 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     alice
         .publish_confirmed(Path::Chat21.outgoing(&app, "alice", "alice"), b"{}")
         .unwrap();
-    let start = Instant::now();
     assert!(
-        alice.message(Duration::from_secs(60)).is_some(),
-        "it does not come back after {:?}:\n{}",
-        start.elapsed(),
+        alice.message(PATIENCE).is_some(),
+        "it does not come back:\n{}",
         observer.log()
     );
 }
@@ -178,10 +174,11 @@ fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app]);
     observer.spawn(&[("OBSERVER_TOKEN", &user_token(&app, "alice", 3600))]);
     observer.wait_log("may this user read the outgoing paths of all users?");
-    // What is counted is attempts within a time: it has to pass.
-    std::thread::sleep(Duration::from_secs(3));
-    let attempts = observer.log().matches("not connected").count();
-    assert!(attempts <= 3, "{attempts} attempts:\n{}", observer.log());
+    let retries = wait_for("a long wait", || {
+        let retries = observer.retries();
+        retries.iter().any(|wait| *wait >= SLOW).then_some(retries)
+    });
+    assert!(retries.len() <= 3, "{retries:?}:\n{}", observer.log());
 }
 
 /// A file of its own for what is secret.
@@ -341,7 +338,7 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
         "--jwt-key-file",
         &key,
         "--jwt-ttl",
-        "15s",
+        "20s",
     ]);
     observer.spawn(&[]);
     observer.wait_ready();
@@ -351,9 +348,13 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     alice
         .subscribe(&[&format!("apps/{app}/users/alice/#")])
         .unwrap();
-    // Two renewals of each connection, and past the end of the first token.
-    let (start, mut sent) = (Instant::now(), 0_u64);
-    while start.elapsed() < Duration::from_secs(32) {
+    // Two renewals of each of three connections: past the end of the first token.
+    let renewals = || {
+        let log = observer.log();
+        log.matches("connecting again with a new token").count()
+    };
+    let mut sent = 0_u64;
+    while renewals() < 6 {
         let topic = Path::Chat21.outgoing(&app, "alice", "alice");
         alice
             .publish_confirmed(topic, format!("{{\"n\":{sent}}}"))
@@ -376,11 +377,7 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
         arrived.len()
     );
     let (_, log) = observer.stop();
-    let renewed = log.matches("connecting again with a new token").count();
-    assert!(
-        renewed >= 6 && !log.contains("not connected"),
-        "{renewed} renewals:\n{log}"
-    );
+    assert!(!log.contains("not connected"), "{log}");
 }
 
 /// PyJWT reads what we sign with keys of every kind, in PEM and as JWK; `token inspect` knows whose they are.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use crate::bed::{Broker, Observer, fresh_app, wait_for};
 use crate::http::{Answer, Request, Server, free_port, get};
 use crate::protocol::Scene;
+
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// What came: which delivery, what, when.
 #[derive(Clone)]
@@ -60,6 +63,23 @@ impl Service {
             let ids: std::collections::HashSet<_> = told.iter().map(|told| &told.id).collect();
             (ids.len() >= deliveries).then(|| told.clone())
         })
+    }
+}
+
+/// Lets so many answers out as it is told to; the others wait.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<usize>, Condvar)>);
+
+impl Gate {
+    fn open(&self, count: usize) {
+        *self.0.0.lock().unwrap() += count;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let free = self.0.0.lock().unwrap();
+        let mut free = self.0.1.wait_while(free, |free| *free == 0).unwrap();
+        *free -= 1;
     }
 }
 
@@ -214,7 +234,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         )
     });
     let (hanging, hanging_url) = Service::start(0, move |request, before| {
-        first(Answer::Hangs(Duration::from_secs(5)), before, request)
+        first(Answer::Hangs(NEVER), before, request)
     });
     let (closing, closing_url) = Service::start(0, move |request, before| {
         first(Answer::Closes, before, request)
@@ -243,7 +263,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         "--webhook-events",
         "message-sent",
         "--webhook-timeout",
-        "500ms",
+        "4s",
         "--http-listen",
         &listen,
     ];
@@ -513,8 +533,11 @@ fn what_was_not_told_before_a_kill_is_told_after_it_with_the_same_id() {
 #[test]
 fn an_orderly_stop_tells_nothing_twice_and_starts_nothing_new() {
     let _shared = Broker::Mosquitto.shared();
-    let (service, url) = Service::start(0, |_, _| {
-        Answer::Later(Duration::from_millis(100), 200, String::new())
+    let gate = Gate::default();
+    let keeper = gate.clone();
+    let (service, url) = Service::start(0, move |_, _| {
+        keeper.pass();
+        Answer::Says(200, String::new())
     });
     let app = fresh_app();
     let args = [
@@ -522,8 +545,10 @@ fn an_orderly_stop_tells_nothing_twice_and_starts_nothing_new() {
         &url,
         "--webhook-concurrency",
         "3",
+        "--webhook-timeout",
+        "300s",
         "--drain-timeout",
-        "60s",
+        "300s",
     ];
     let mut observer = Observer::start(Broker::Mosquitto, &app, &args);
     let (mut alice, topic) = alice(&app);
@@ -532,14 +557,18 @@ fn an_orderly_stop_tells_nothing_twice_and_starts_nothing_new() {
             .publish_confirmed(&topic, json!({"n": n}).to_string())
             .unwrap();
     }
-    for _ in 0..3 {
-        service.wait(service.told().len() + 5);
-        observer.stop();
-        let told = service.told().len();
-        assert!(told < 150, "it does not wait for the rest");
-        observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
-        observer.wait_ready();
+    for round in 1..=3 {
+        // Five are answered, and three are under way when it stops: these it waits for.
+        gate.open(5);
+        service.wait(8 * round);
+        crate::bed::signal(observer.pid(), "TERM");
+        observer.wait_log_times("stopping: no new messages", round);
+        gate.open(3);
+        assert!(observer.ended().0.success());
+        assert_eq!(service.told().len(), 8 * round, "it starts nothing new");
+        observer.restart();
     }
+    gate.open(200);
     let told = service.wait(200);
     let events = by_event(&told);
     assert!(
@@ -630,7 +659,7 @@ fn of_too_much_the_oldest_gives_way_and_what_is_too_old_is_given_up() {
         "--http-listen",
         &listen,
         "--webhook-max-age",
-        "6s",
+        "15s",
     ];
     let scene = Scene::new(Broker::Mosquitto, &args);
     let mut alice = scene.user("u00");

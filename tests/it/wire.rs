@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+/// How long anything may take before a test fails: generous, for a machine that is busy with others.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
 /// A packet: its first byte, and what follows the length.
 pub(crate) type Packet = (u8, Vec<u8>);
 
@@ -153,7 +156,7 @@ impl Wire {
         text(&mut body, login.0.as_bytes());
         text(&mut body, login.1.as_bytes());
         wire.send(&packet(0x10, &body)).map_err(|_| 255_u8)?;
-        match wire.read_packet(Duration::from_secs(20)) {
+        match wire.read_packet(PATIENCE) {
             Ok(Some((CONNACK, body))) if body[1] == 0 => {
                 wire.session_present = body[0] & 1 == 1;
                 Ok(wire)
@@ -249,7 +252,7 @@ impl Wire {
             body.push(1);
         }
         self.send(&packet(0x82, &body))?;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some((SUBACK, body)) = self.step(Duration::from_secs(1))? {
                 return Ok(body[2..].to_vec());
@@ -281,7 +284,7 @@ impl Wire {
         payload: impl AsRef<[u8]>,
     ) -> io::Result<()> {
         let id = self.publish(topic, payload)?;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while !self.confirmed.contains(&id) {
             if Instant::now() > deadline {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -290,6 +293,18 @@ impl Wire {
         }
         self.confirmed.retain(|confirmed| *confirmed != id);
         Ok(())
+    }
+
+    /// Reads until the broker has confirmed `count` publishes in all, or has closed the connection.
+    pub(crate) fn dealt_with(&mut self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.confirmed.len() < count && self.step(Duration::from_secs(1)).is_ok() {
+            let confirmed = self.confirmed.len();
+            assert!(
+                Instant::now() < deadline,
+                "{confirmed} of {count} publishes are confirmed"
+            );
+        }
     }
 
     /// The next message, if one comes within `limit`.
@@ -337,7 +352,7 @@ pub(crate) fn publish_v5(
     text(&mut body, login.0.as_bytes());
     text(&mut body, login.1.as_bytes());
     wire.send(&packet(0x10, &body)).unwrap();
-    let (first, connack) = wire.read_packet(Duration::from_secs(20)).unwrap().unwrap();
+    let (first, connack) = wire.read_packet(PATIENCE).unwrap().unwrap();
     assert_eq!((first, connack[1]), (CONNACK, 0));
     let mut body = vec![];
     text(&mut body, topic);
@@ -345,11 +360,5 @@ pub(crate) fn publish_v5(
     body.extend_from_slice(properties);
     body.extend_from_slice(payload);
     wire.send(&packet(0x32, &body)).unwrap();
-    assert_eq!(
-        wire.read_packet(Duration::from_secs(20))
-            .unwrap()
-            .unwrap()
-            .0,
-        PUBACK
-    );
+    assert_eq!(wire.read_packet(PATIENCE).unwrap().unwrap().0, PUBACK);
 }

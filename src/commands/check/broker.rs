@@ -32,7 +32,7 @@ pub(super) async fn login_and_subscribe(
 ) -> Result<(), LinkError> {
     let mut client = connect(links.clone(), Session::Clean).await?;
     report.ok("login", limits(&client.connected));
-    let subscriptions = config.router.layouts.filters().into_iter();
+    let subscriptions = config.rules.router.layouts.filters().into_iter();
     let filters: Vec<TopicFilter> = subscriptions.map(|wanted| wanted.filter).collect();
     for (filter, granted) in filters.iter().zip(client.subscribe(&filters).await?) {
         let name = format!("subscribe {filter}");

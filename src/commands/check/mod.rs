@@ -44,7 +44,7 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
     let report = check(&config, probe.as_ref()).await;
     let text = match args.format.json {
         true => format!("{}\n", serde_json::to_string_pretty(report.steps())?),
-        false => report.table(&config.broker),
+        false => report.table(&config.broker.address),
     };
     let code = match report.failures() {
         0 => ExitCode::SUCCESS,
@@ -69,7 +69,7 @@ fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>
     };
     let (sub, app_id) = claims.map_or((None, None), |claims| (claims.sub, claims.app_id));
     let user = args.probe_user.clone().or(sub);
-    let first_app = || config.router.layouts.apps().first().cloned();
+    let first_app = || config.rules.router.layouts.apps().first().cloned();
     let app = args.probe_app.clone().or(app_id).or_else(first_app);
     Ok(Some(Probe {
         user: user.context("the token does not say whom it is for: give --probe-user")?,
@@ -116,7 +116,7 @@ fn check_clock(config: &Config, report: &mut Report) {
     let wall = Clock.now().wall;
     let now = UNIX_EPOCH + Duration::from_millis(wall.as_millis());
     let now = humantime::format_rfc3339_seconds(now);
-    let credentials = config.credentials();
+    let credentials = &config.broker.credentials;
     if let Some(expired) = credentials.token_expired(wall) {
         report.failed("clock", format!("{now}: {expired}"));
     } else if let Some(left) = credentials.token_remaining(wall) {

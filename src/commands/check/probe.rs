@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::report::Report;
 use super::{GLIMPSE, connect};
 use crate::auth::credentials::Credentials;
-use crate::config::Config;
+use crate::config::{Config, probe_client_id};
 use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
@@ -56,7 +56,7 @@ pub(super) async fn run(
     // A client identifier that begins with the user's: narrow permissions ask for it.
     let links = LinkSettings {
         credentials: probe.credentials.clone(),
-        client_id: config.probe_client_id(&probe.user),
+        client_id: probe_client_id(&probe.user),
         ..service.clone()
     };
     match connect(links.clone(), Session::Clean).await {
@@ -75,7 +75,7 @@ pub(super) async fn run(
         links,
         service: connect(service, Session::Clean).await?,
     };
-    let paths = config.router.layouts.user_paths_of(&probe.app);
+    let paths = config.rules.router.layouts.user_paths_of(&probe.app);
     scene.own(&paths, report).await?;
     scene.others(&paths, report).await?;
     scene.service.leave().await;

@@ -29,6 +29,7 @@ pub(super) async fn run(
     report: &mut Report,
 ) -> Result<(), LinkError> {
     let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config
+        .rules
         .router
         .layouts
         .iter()
@@ -46,7 +47,7 @@ pub(super) async fn run(
         router: setup.router.clone(),
         layouts,
         app,
-        controls: config.controls,
+        controls: config.rules.controls,
     };
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();
@@ -68,11 +69,16 @@ fn own_app(links: &LinkSettings) -> String {
 
 /// An observer that serves `app` alone.
 fn setup(config: &Config, layouts: &[Layout], app: &str) -> Setup {
-    let layouts = TopicMap::new(layouts.to_vec(), vec![app.to_owned()], &[], config.controls);
+    let layouts = TopicMap::new(
+        layouts.to_vec(),
+        vec![app.to_owned()],
+        &[],
+        config.rules.controls,
+    );
     let router = Router {
         layouts: layouts.expect("proven for every app when the settings were read"),
         dead_letter_topic: None,
-        ..config.router.clone()
+        ..config.rules.router.clone()
     };
     Setup {
         links: LinkSettings {

@@ -50,13 +50,13 @@ pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
 /// Explains a publish of `payload` to `topic`; without a payload, of what is usual there.
 fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explanation, StoreError> {
     let now = Clock.now().wall;
-    let router = &config.router;
+    let router = &config.rules.router;
     let mut notes = vec![];
     let mut store = open_store(config, &mut notes)?;
     let parsed = router.layouts.parse(topic);
     let payload = payload.unwrap_or_else(|| parsed.as_ref().map_or("", words::usual_payload));
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
-    received.cut_to(config.policy_file.max_payload_bytes());
+    received.cut_to(config.rules.policy_file.max_payload_bytes());
     let id = MessageIds::new(RandomState::new()).next(now);
     let request = router.read(&received);
     notes.extend(topic::notes(&router.layouts, topic));

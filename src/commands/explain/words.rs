@@ -28,7 +28,7 @@ pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
 }
 
 pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &Config) -> String {
-    let policy = &config.router.policy;
+    let policy = &config.rules.router.policy;
     let app = request.map(|request| request.address().app());
     let rules = app.map_or(&policy.rules, |app| policy.rules(app));
     match (reason, request) {

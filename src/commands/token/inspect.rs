@@ -82,7 +82,7 @@ impl Signed {
 }
 
 fn signed(config: &Config, token: &str) -> anyhow::Result<Signed> {
-    let Some(minter) = config.minter() else {
+    let Some(minter) = config.broker.minter.as_ref() else {
         return Ok(Signed::Unknown);
     };
     let key = minter.key()?;

@@ -28,7 +28,7 @@ pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode
             let config = args.settings.load()?;
             let minting = Minting::new(&config, &args.mint, out)?;
             check_reach(args, out)?;
-            let paths = config.router.layouts.user_paths_of(&args.app);
+            let paths = config.rules.router.layouts.user_paths_of(&args.app);
             let scopes = if args.deployed_scopes {
                 Scopes::Deployed
             } else {
@@ -67,7 +67,7 @@ struct Minting<'c> {
 impl<'c> Minting<'c> {
     /// Refuses a key that is public, unless forced; warns of one that is weak.
     fn new(config: &'c Config, args: &MintArgs, out: Output) -> anyhow::Result<Self> {
-        let minter = config.minter().context(NO_KEY)?;
+        let minter = config.broker.minter.as_ref().context(NO_KEY)?;
         let key = minter.key()?;
         if key.is_published() && !args.force {
             anyhow::bail!("{} {FORCE}", key.weakness().unwrap_or_default());

@@ -102,7 +102,7 @@ async fn watch(
         let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
         out.message(format_args!(
             "not connected to {}: {error}; again in {}",
-            config.broker,
+            config.broker.address,
             humantime::format_duration(wait)
         ));
         tokio::time::sleep(wait).await;
@@ -208,7 +208,7 @@ impl<'a> Watcher<'a> {
         if status.online && !status.trace {
             self.ask_at = Instant::now();
         }
-        let text = status_text(&self.config.name, &self.config.broker, &status);
+        let text = status_text(&self.config.name, &self.config.broker.address, &status);
         // Not again where only something has changed that the line does not tell.
         if text != self.printed_status {
             self.out.message(&text);
@@ -222,7 +222,7 @@ impl<'a> Watcher<'a> {
             self.heard = Heard::Settled;
             self.out.message(format_args!(
                 "no observer called {:?} has left word of itself at {} (--name)",
-                self.config.name, self.config.broker
+                self.config.name, self.config.broker.address
             ));
         }
     }

@@ -1,0 +1,96 @@
+//! The section of the broker: address, login, session, and limits of the connections.
+//!
+//! Owns reading these settings. What a connection is opened with is put together in `links.rs`,
+//! because it also depends on other sections.
+
+use std::time::Duration;
+
+use super::endpoint::{parse_broker_url, parse_proxy};
+use super::identity::Identity;
+use super::login;
+use super::reader::Reader;
+use super::tls::read_tls;
+use crate::auth::credentials::{Credentials, Minter};
+use crate::mqtt::{Protocol, Proxy, Transport};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// The longest keep-alive interval that MQTT can express.
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
+/// The longest session expiry interval that MQTT 5 can express.
+const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How the broker is reached, and as whom.
+#[derive(Clone, Debug)]
+pub struct BrokerSection {
+    /// The address as it may be shown: without user and password.
+    pub address: String,
+    /// User name, and password or token.
+    pub credentials: Credentials,
+    /// The key that makes tokens, if there is one (`--jwt-key-file`).
+    pub minter: Option<Minter>,
+    /// The most messages received and not acknowledged at a time.
+    pub window: u16,
+    /// How many connections publish, beside the one that receives.
+    pub publishers: usize,
+    /// A publish that is not confirmed within this time is sent again on a new connection.
+    pub ack_timeout: Duration,
+    /// How long a stop waits for messages in progress.
+    pub drain_timeout: Duration,
+    /// How long the broker is asked to keep the session while the observer is away.
+    pub session_expiry: Duration,
+    /// Whether to discard the messages that the broker holds for the observer.
+    pub reset_session: bool,
+    pub(super) transport: Transport,
+    pub(super) proxy: Option<Proxy>,
+    /// The version of MQTT; `None` takes the newest that the broker speaks.
+    pub(super) protocol: Option<Protocol>,
+    pub(super) identity: Identity,
+    pub(super) keep_alive: Duration,
+    pub(super) connect_timeout: Duration,
+}
+
+impl BrokerSection {
+    pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<Self> {
+        let url = reader.parse("broker", parse_broker_url);
+        let tls = read_tls(reader);
+        let proxy = reader.parse("proxy", parse_proxy);
+        let protocol = reader.choice(
+            "protocol",
+            &[
+                ("auto", None),
+                ("5", Some(Protocol::V5)),
+                ("3.1.1", Some(Protocol::V311)),
+            ],
+        );
+        let minter = login::read_minter(reader, name);
+        let credentials = login::read_credentials(reader, url.as_ref(), minter.clone());
+        let identity = Identity::read(reader, name);
+        let window = reader.number("window", 1..=10_000);
+        let publishers = usize::from(reader.number("publishers", 1..=32));
+        let keep_alive = reader.duration("keep-alive", 5 * SECOND..=MAX_KEEP_ALIVE);
+        let connect_timeout = reader.duration("connect-timeout", SECOND..=600 * SECOND);
+        let ack_timeout = reader.duration("ack-timeout", SECOND..=HOUR);
+        let drain_timeout = reader.duration("drain-timeout", Duration::ZERO..=HOUR);
+        let session_expiry = reader.duration("session-expiry", SECOND..=MAX_SESSION_EXPIRY);
+        let reset_session = reader.switch("reset-session");
+        let (url, tls) = (url?, tls?);
+        Some(Self {
+            address: url.shown(),
+            credentials,
+            minter,
+            window,
+            publishers,
+            ack_timeout,
+            drain_timeout,
+            session_expiry,
+            reset_session,
+            transport: url.transport(tls),
+            proxy,
+            protocol,
+            identity,
+            keep_alive,
+            connect_timeout,
+        })
+    }
+}

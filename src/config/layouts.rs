@@ -1,0 +1,176 @@
+//! The settings of the layouts, the apps and the dead-letter topic.
+//!
+//! Owns finding the layouts and reporting what a broker cannot carry. That they do not contradict
+//! each other is proven in `protocol`.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::reader::Reader;
+use crate::protocol::layout::{Controls, Layout, LayoutSpec, PayloadMode, SenderCopy, TopicMap};
+use crate::protocol::topic::{BrokerKind, TopicName};
+use crate::rules::policy::Policy;
+use crate::rules::router::Router;
+use crate::rules::webhook_event::EventKinds;
+
+/// A `[[custom-layout]]` table of the configuration file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct CustomLayout {
+    name: String,
+    outgoing: String,
+    inbox: String,
+    payload: CustomPayload,
+    #[serde(default)]
+    sender_copy: bool,
+    app: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CustomPayload {
+    Verbatim,
+    Envelope,
+}
+
+/// The router; `None` if the layouts contradict each other.
+pub(super) fn read_router(
+    reader: &mut Reader<'_>,
+    controls: Controls,
+    policy: Policy,
+    events: EventKinds,
+) -> Option<Router> {
+    let dead_letter_topic = reader.parse("dead-letter-topic", TopicName::parse);
+    let mut layouts = read_built_in(reader);
+    layouts.extend(read_custom(reader));
+    check_broker_kind(reader, policy.broker_kind, &layouts);
+    let published: Vec<TopicName> = dead_letter_topic.iter().cloned().collect();
+    match TopicMap::new(layouts, reader.texts("app"), &published, controls) {
+        Ok(layouts) => Some(Router {
+            layouts,
+            policy: Arc::new(policy),
+            dead_letter_topic,
+            events,
+        }),
+        Err(error) => {
+            reader.fail("layouts", error);
+            None
+        }
+    }
+}
+
+fn read_built_in(reader: &mut Reader<'_>) -> Vec<Layout> {
+    let mut layouts = vec![];
+    for name in reader.texts("layouts") {
+        match Layout::built_in(&name) {
+            Some(built_in) => layouts.extend(built_in),
+            None if name == "none" => {}
+            None => reader.fail(
+                "layouts",
+                format!("{name:?} is none of {}, none", Layout::BUILT_IN.join(", ")),
+            ),
+        }
+    }
+    layouts
+}
+
+fn read_custom(reader: &mut Reader<'_>) -> Vec<Layout> {
+    let mut layouts = vec![];
+    for custom in std::mem::take(&mut reader.custom_layouts) {
+        let payload = match custom.payload {
+            CustomPayload::Verbatim => PayloadMode::Verbatim,
+            CustomPayload::Envelope => PayloadMode::Envelope,
+        };
+        let sender_copy = match custom.sender_copy {
+            true => SenderCopy::Publish,
+            false => SenderCopy::Skip,
+        };
+        let spec = LayoutSpec {
+            name: &custom.name,
+            outgoing: &custom.outgoing,
+            inbox: &custom.inbox,
+            payload,
+            sender_copy,
+            app: custom.app.as_deref(),
+        };
+        match Layout::new(spec) {
+            Ok(layout) => layouts.push(layout),
+            Err(error) => reader.fail_at(format!("custom-layout {:?}", custom.name), error),
+        }
+    }
+    layouts
+}
+
+/// Reports apps and templates that the broker cannot carry.
+fn check_broker_kind(reader: &mut Reader<'_>, broker_kind: BrokerKind, layouts: &[Layout]) {
+    let given = reader.texts("app");
+    let fixed = layouts.iter().filter_map(Layout::fixed_app);
+    for app in given.iter().map(String::as_str).chain(fixed) {
+        if let Err(error) = broker_kind.carries(app) {
+            reader.fail_at("app".to_owned(), error);
+        }
+    }
+    for layout in layouts {
+        for text in [layout.outgoing().as_str(), layout.inbox().as_str()] {
+            if let Err(error) = broker_kind.carries(text) {
+                reader.fail("broker-kind", format!("template {text:?}: {error}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::load;
+
+    #[test]
+    fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
+        let file = "layouts = \"none\"\n[[custom-layout]]\nname = \"mine\"\noutgoing = \"out/{app}/{sender}/{recipient}\"\ninbox = \"in/{app}/{recipient}/{sender}/new\"\npayload = \"verbatim\"\n";
+        let config = load(&[], &[], Some(file)).unwrap();
+        assert_eq!(
+            config
+                .rules
+                .router
+                .layouts
+                .parse("out/a/x/y")
+                .unwrap()
+                .outgoing()
+                .unwrap()
+                .layout
+                .name(),
+            "mine"
+        );
+        let looping = file.replace("in/{app}", "out/{app}").replace("/new", "");
+        assert_eq!(
+            load(&[], &[], Some(&looping)).unwrap_err()[0],
+            "custom-layout \"mine\": template \"out/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place"
+        );
+        let dotted = file.replace("out/{app}", "o.ut/{app}");
+        assert_eq!(
+            load(&[("broker-kind", "rabbitmq")], &[], Some(&dotted)).unwrap_err(),
+            [
+                "--broker-kind: template \"o.ut/{app}/{sender}/{recipient}\": \"o.ut\" holds '.', which RabbitMQ turns into '/'"
+            ]
+        );
+        assert_eq!(
+            load(&[("broker-kind", "rabbitmq"), ("app", "my.app")], &[], None).unwrap_err(),
+            ["app: \"my.app\" holds '.', which RabbitMQ turns into '/'"]
+        );
+        assert_eq!(
+            load(
+                &[("dead-letter-topic", "apps/x/users/a/messages/b/outgoing")],
+                &[],
+                None
+            )
+            .unwrap_err(),
+            [
+                "--layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+            ]
+        );
+        let unknown = format!("{file}sendercopy = true\n");
+        assert!(
+            load(&[], &[], Some(&unknown)).unwrap_err()[0].contains("unknown field `sendercopy`")
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! From the settings to what connections are opened with.
+//!
+//! Owns the client identifiers of the observer and of its short visits. What a link does with the
+//! settings is the business of `connections`.
+
+use super::Config;
+use super::error::{ConfigError, ConfigErrors};
+use crate::auth::secret::{Secret, random_id};
+use crate::connections::link::LinkSettings;
+use crate::mqtt::Session;
+
+impl Config {
+    /// The settings of the observer's connections. Finds the client identifier, or makes it.
+    ///
+    /// # Errors
+    /// `--state-dir` cannot be read or written.
+    pub fn links(&self) -> Result<LinkSettings, ConfigErrors> {
+        let broker = &self.broker;
+        match broker.identity.client_id(&broker.credentials) {
+            Ok(client_id) => Ok(self.links_with(client_id)),
+            Err(error) => Err(ConfigErrors(vec![ConfigError {
+                place: "--state-dir".to_owned(),
+                fault: error.to_string(),
+            }])),
+        }
+    }
+
+    /// The settings of a short visit beside the running observer, whose session it must not take.
+    pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
+        let client_id = format!("{}-{purpose}-{}", self.name, random_id());
+        self.links_with(Secret::new(client_id))
+    }
+
+    /// A warning if [`Config::links`] has to derive the client identifier, and that is risky.
+    pub fn identity_warning(&self) -> Option<&'static str> {
+        self.broker.identity.warning(&self.broker.credentials)
+    }
+
+    fn links_with(&self, client_id: Secret) -> LinkSettings {
+        let broker = &self.broker;
+        LinkSettings {
+            transport: broker.transport.clone(),
+            proxy: broker.proxy.clone(),
+            protocol: broker.protocol,
+            credentials: broker.credentials.clone(),
+            client_id,
+            keep_alive: broker.keep_alive,
+            connect_timeout: broker.connect_timeout,
+            session: Session::Persistent(broker.session_expiry),
+            window: broker.window,
+            max_payload_bytes: self.rules.policy_file.max_payload_bytes(),
+            will: None,
+        }
+    }
+}

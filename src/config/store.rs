@@ -1,0 +1,183 @@
+//! The section of the store: where messages are kept, and for how long.
+//!
+//! Owns reading these settings, and the mistakes of using without a store what needs one. Keeping
+//! messages is the business of `store`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::identity::StateDir;
+use super::reader::Reader;
+use super::values::{ValueError, parse_size};
+use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
+
+/// The least `--retain`: messages that are not acknowledged yet, and those that a client has just
+/// asked for, must not be deleted.
+const MIN_AGE: Duration = Duration::from_secs(60);
+const MIN_BYTES: u64 = 1 << 20;
+
+const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
+    conversations, archiving, presence, blocking, fetching and what services inject are off; direct \
+    messages and groups written into the message pass";
+const NO_STATE_DIR: &str = "there is no state directory ($HOME is not set): give a path, or none \
+    to forward only";
+const NOTHING_TO_DELETE: &str = "there is nothing to delete without a store (--store none)";
+const REDELIVER_NEEDS_STORE: &str = "redeliver needs a store, and there is none (--store none)";
+
+/// Where and how messages are kept; `None` for `--store none`, and after a mistake.
+pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings> {
+    let choices = [
+        ("broker", OfflineDelivery::Broker),
+        ("redeliver", OfflineDelivery::Redeliver),
+    ];
+    let offline = reader.choice("offline", &choices);
+    let retention = Retention {
+        age: reader.parse("retain", parse_age),
+        bytes: reader.parse("retain-size", parse_retained_size),
+    };
+    let state_dir = StateDir::read(reader);
+    let path = match (reader.text("store"), state_dir.path()) {
+        (Some(path), _) if path == "none" => {
+            for name in ["retain", "retain-size"] {
+                if reader.text(name).is_some() {
+                    reader.fail(name, NOTHING_TO_DELETE);
+                }
+            }
+            if offline == OfflineDelivery::Redeliver {
+                reader.fail("offline", REDELIVER_NEEDS_STORE);
+            }
+            reader.warn(NO_STORE);
+            return None;
+        }
+        (Some(path), _) => PathBuf::from(path),
+        (None, Some(dir)) => dir.join(format!("{name}.db")),
+        (None, None) => {
+            reader.fail("store", NO_STATE_DIR);
+            return None;
+        }
+    };
+    Some(StoreSettings {
+        location: StoreLocation::File(path),
+        retention,
+        offline,
+    })
+}
+
+fn parse_age(text: &str) -> Result<Duration, ValueError> {
+    match humantime::parse_duration(text) {
+        Ok(age) if age >= MIN_AGE => Ok(age),
+        Ok(_) => Err(ValueError::TooSmall {
+            text: text.to_owned(),
+            least: "1m",
+        }),
+        Err(error) => Err(ValueError::Duration {
+            text: text.to_owned(),
+            example: "90d",
+            error,
+        }),
+    }
+}
+
+fn parse_retained_size(text: &str) -> Result<u64, ValueError> {
+    match parse_size(text)? {
+        bytes if bytes >= MIN_BYTES => Ok(bytes),
+        _ => Err(ValueError::TooSmall {
+            text: text.to_owned(),
+            least: "1MiB",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::load;
+    use crate::rules::policy::GroupSenders;
+
+    #[test]
+    fn the_store_is_where_it_is_said_to_be_or_in_the_state_directory() {
+        let place = |flags: &[(&'static str, &str)], env: &[(&str, &str)]| {
+            load(flags, env, None)
+                .unwrap()
+                .store
+                .map(|store| store.location)
+        };
+        let file = |path: &str| Some(StoreLocation::File(path.into()));
+        assert_eq!(place(&[("store", "/x/y.db")], &[]), file("/x/y.db"));
+        assert_eq!(
+            place(&[("state-dir", "/s"), ("name", "second")], &[]),
+            file("/s/second.db")
+        );
+        assert_eq!(
+            place(&[], &[("STATE_DIRECTORY", "/var/lib/o")]),
+            file("/var/lib/o/observer.db")
+        );
+        assert_eq!(place(&[("store", "none")], &[]), None);
+        assert_eq!(
+            load(&[], &[("HOME", "")], None).unwrap_err(),
+            [
+                "--store: there is no state directory ($HOME is not set): give a path, or none to forward only"
+            ]
+        );
+        let none = load(&[("store", "none")], &[], None).unwrap();
+        assert!(
+            none.warnings[0].contains("fetching and what services inject are off"),
+            "{:?}",
+            none.warnings
+        );
+        assert!(
+            !none
+                .rules
+                .router
+                .layouts
+                .filters()
+                .iter()
+                .any(|asked| asked.filter.as_str().contains("presence"))
+        );
+    }
+
+    #[test]
+    fn what_needs_a_store_is_refused_without_one() {
+        let flags = [
+            ("store", "none"),
+            ("retain", "90d"),
+            ("retain-size", "1GiB"),
+            ("offline", "redeliver"),
+        ];
+        assert_eq!(
+            load(&flags, &[], None).unwrap_err(),
+            [
+                "--retain: there is nothing to delete without a store (--store none)",
+                "--retain-size: there is nothing to delete without a store (--store none)",
+                "--offline: redeliver needs a store, and there is none (--store none)",
+            ]
+        );
+        assert_eq!(
+            load(
+                &[
+                    ("retain", "5s"),
+                    ("retain-size", "7"),
+                    ("max-recipients", "0")
+                ],
+                &[],
+                None
+            )
+            .unwrap_err(),
+            [
+                "--retain: \"5s\" is less than 1m",
+                "--retain-size: \"7\" is less than 1MiB",
+                "--max-recipients: \"0\" is not a whole number from 1 to 1000000",
+            ]
+        );
+        let file = "retain = \"90d\"\n[groups]\nmembership = \"open\"\n";
+        let config = load(&[], &[], Some(file)).unwrap();
+        assert_eq!(
+            config.store.unwrap().retention.age,
+            Some(Duration::from_secs(90 * 86_400))
+        );
+        assert!(matches!(
+            config.rules.router.policy.rules.group_senders,
+            GroupSenders::Anybody
+        ));
+    }
+}
