@@ -32,13 +32,18 @@ pub enum BrokerKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CarryError {
     /// The level holds a character that RabbitMQ changes: `.` into a level break, `*` into `+`.
-    #[error("{0:?} holds {1:?}, which RabbitMQ turns into {to:?}", to = if *.1 == '.' { '/' } else { '+' })]
+    #[error("{0:?} holds {1:?}, which RabbitMQ turns into {to:?}", to = rewritten(*.1))]
     Rewritten(String, char),
     /// Longer than [`MAX_ROUTING_KEY_BYTES`].
     #[error(
         "a topic of {0} bytes is longer than an AMQP routing key can be ({MAX_ROUTING_KEY_BYTES})"
     )]
     TooLong(usize),
+}
+
+/// What RabbitMQ turns a character of a topic into, once there and back.
+fn rewritten(character: char) -> char {
+    if character == '.' { '/' } else { '+' }
 }
 
 impl BrokerKind {

@@ -164,16 +164,14 @@ mod tests {
 
     #[test]
     fn a_group_update_is_read_or_refused_for_what_it_lacks() {
-        let payload = br#"{"group":{"uid":"group-1","name":"x","members":{"b":1,"a":1}},"notify_to":{"a":1}}"#;
-        let update = GroupUpdate::parse(payload).unwrap();
+        let object = r#"{"uid":"group-1","name":"x","members":{"b":1,"a":1}}"#;
+        let payload = format!(r#"{{"group":{object},"notify_to":{{"a":1}}}}"#);
+        let update = GroupUpdate::parse(payload.as_bytes()).unwrap();
         assert_eq!(
             (&*update.id, update.members.len(), update.notify.as_slice()),
             ("group-1", 2, &["a".into()][..])
         );
-        assert_eq!(
-            &*update.body,
-            r#"{"uid":"group-1","name":"x","members":{"b":1,"a":1}}"#
-        );
+        assert_eq!(&*update.body, object);
         for (payload, want) in [
             ("{}", Refusal::NotAGroup),
             (r#"{"group":{"members":{}}}"#, Refusal::NotAGroup),

@@ -1,7 +1,8 @@
-//! Layouts: one way in for a message, and the way out that belongs to it (`protocol.md`, section 1).
+//! Layouts: one way in for a message, and the way out that belongs to it.
 //!
-//! Owns the built-in layouts and the rules for a custom one. How a template is written is
-//! `template`'s part; whether several layouts fit together is decided in `topic_map`.
+//! Owns the built-in layouts and the rules for a custom one (`protocol.md`, section 1). How a
+//! template is written is `template`'s part; whether several layouts fit together is decided in
+//! `topic_map`.
 
 use strum::{EnumString, VariantNames};
 
@@ -324,12 +325,14 @@ mod tests {
             (
                 "a/{app}/{from}/{recipient}",
                 "b/{app}/{recipient}/{sender}/in",
-                "template \"a/{app}/{from}/{recipient}\": {from} is not a level it can have ({app}, {sender}, {recipient})",
+                "template \"a/{app}/{from}/{recipient}\": \
+             {from} is not a level it can have ({app}, {sender}, {recipient})",
             ),
             (
                 "a/{app}/{sender}/{recipient}/#",
                 "b/{app}/{recipient}/{sender}/in",
-                "template \"a/{app}/{sender}/{recipient}/#\": level \"#\" may not hold wildcards, braces or control characters",
+                "template \"a/{app}/{sender}/{recipient}/#\": \
+             level \"#\" may not hold wildcards, braces or control characters",
             ),
             (
                 "a/{app}/{sender}",
@@ -339,17 +342,20 @@ mod tests {
             (
                 "a/{app}/{sender}/{recipient}",
                 "b/{app}/{recipient}/{sender}",
-                "template \"b/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place",
+                "template \"b/{app}/{recipient}/{sender}\": its last level must be plain text, \
+             because refusals are sent with \"clientrejected\" in its place",
             ),
             (
                 "a/{sender}/{recipient}",
                 "b/{recipient}/{sender}/in",
-                "layout \"mine\": template \"a/{sender}/{recipient}\" has no {app}, so the layout must name its app (`app = \"…\"`)",
+                "layout \"mine\": template \"a/{sender}/{recipient}\" has no {app}, \
+             so the layout must name its app (`app = \"…\"`)",
             ),
             (
                 "a/x{sender}/{recipient}",
                 "b/{recipient}/{sender}/in",
-                "template \"a/x{sender}/{recipient}\": level \"x{sender}\" may not hold wildcards, braces or control characters",
+                "template \"a/x{sender}/{recipient}\": \
+             level \"x{sender}\" may not hold wildcards, braces or control characters",
             ),
         ] {
             assert_eq!(custom(outgoing, inbox).unwrap_err().to_string(), want);

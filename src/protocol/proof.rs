@@ -115,7 +115,8 @@ mod tests {
         .unwrap();
         assert_eq!(
             without_controls(vec![looping]).unwrap_err().to_string(),
-            "loop: what is published to \"chat/{app}/{recipient}/{sender}/box\" would be received again through \"chat/{app}/{sender}/{recipient}/box\""
+            "loop: what is published to \"chat/{app}/{recipient}/{sender}/box\" \
+             would be received again through \"chat/{app}/{sender}/{recipient}/box\""
         );
         let rejects_into_itself = custom(
             "c/{app}/{sender}/{recipient}/clientrejected",
@@ -139,7 +140,9 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "loop: what is published to \"apps/dead/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+            "loop: what is published to \"apps/dead/users/a/messages/b/outgoing\" \
+             would be received again through \
+             \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
         );
     }
 
@@ -158,7 +161,8 @@ mod tests {
         assert!(without_controls(vec![one.clone()]).is_ok());
         assert_eq!(
             without_controls(vec![one, two]).unwrap_err().to_string(),
-            "overlap: one topic can match both \"c/{app}/{sender}/{recipient}/out\" and \"c/{app}/{sender}/bob/{recipient}\""
+            "overlap: one topic can match both \"c/{app}/{sender}/{recipient}/out\" \
+             and \"c/{app}/{sender}/bob/{recipient}\""
         );
         let v1 = Layout::built_in("chat21-v1").unwrap().remove(0);
         let near = custom(
@@ -176,7 +180,8 @@ mod tests {
         );
         assert_eq!(
             meets.unwrap_err().to_string(),
-            "template \"apps/{app}/users/{sender}/messages/{recipient}/{app}\": {app} stands 2 times in it, not once"
+            "template \"apps/{app}/users/{sender}/messages/{recipient}/{app}\": \
+             {app} stands 2 times in it, not once"
         );
     }
 }

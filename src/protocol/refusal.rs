@@ -1,7 +1,7 @@
 //! Refusals: the closed list of reasons why a message is not forwarded (`protocol.md`, section 5).
 //!
 //! Owns the reasons and their words. A refusal is an answer, not an error: the message is
-//! acknowledged and counted, and its sender is told. When a message is refused is decided in `rules`.
+//! acknowledged and counted, and its sender is told. `rules` decides when a message is refused.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub enum Refusal {
     NotAMember,
     /// The message would go to more users than are allowed.
     TooManyRecipients,
-    /// The payload does not say what its control topic is for, or names a message that is not there.
+    /// The payload lacks what its control topic is for, or is about a message that is not there.
     BadStatus,
     /// The broker cannot carry an identifier.
     Unroutable,

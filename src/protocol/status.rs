@@ -1,6 +1,6 @@
 //! The status of one copy of a message (`protocol.md`, section 3).
 //!
-//! Owns the numbers on the wire and their order. Which copy gets which status is decided in `rules`.
+//! Owns the numbers on the wire and their order. `rules` decides which copy gets which status.
 
 use strum::VariantArray;
 

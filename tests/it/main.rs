@@ -20,6 +20,7 @@ mod layers;
 mod link;
 mod load;
 mod matrix;
+mod pipes;
 mod protocol;
 mod readme;
 mod redteam;

@@ -2,18 +2,31 @@ use super::*;
 use crate::protocol::address::{Address, ParseError, Timeline};
 use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
 use crate::protocol::layout::Layout;
-use crate::protocol::testing::{built_in, filters};
+use crate::protocol::testing::{built_in, without_controls};
+use crate::protocol::topic::Subscription;
 use crate::protocol::topic_map::TopicMap;
 
-/// Each row of `protocol.md`, section 2, with its filter, and where its sender is told of a refusal.
-#[test]
-fn the_control_topics_are_read_as_the_contract_says() {
-    let map = built_in(Layout::BUILT_IN);
-    let timeline = Timeline {
+/// The timeline of user `u` with `p` in app `a`.
+fn timeline() -> Timeline<'static> {
+    Timeline {
         app: AppId::parse("a").unwrap(),
         inbox_of: UserId::parse("u").unwrap(),
         convers_with: UserId::parse("p").unwrap(),
-    };
+    }
+}
+
+/// The subscriptions through which a publish to `topic` comes back.
+fn subscriptions(map: &TopicMap, topic: &str) -> Vec<Subscription> {
+    let all = map.filters().into_iter();
+    all.filter(|asked| asked.filter.matches(topic)).collect()
+}
+
+/// Each row of `protocol.md`, section 2: topic, filter, address, and where its sender is told of a
+/// refusal.
+#[test]
+fn the_control_topics_are_read_as_the_contract_says() {
+    let map = built_in(Layout::BUILT_IN);
+    let timeline = timeline();
     let (app, user) = (timeline.app, timeline.inbox_of);
     for (topic, filter, want, rejected) in [
         (
@@ -70,11 +83,7 @@ fn the_control_topics_are_read_as_the_contract_says() {
         ),
     ] {
         assert_eq!(map.parse(topic), Ok(want), "{topic}");
-        let matching: Vec<_> = map
-            .filters()
-            .into_iter()
-            .filter(|asked| asked.filter.matches(topic))
-            .collect();
+        let matching = subscriptions(&map, topic);
         let [asked] = &matching[..] else {
             panic!("{topic}: {matching:?}")
         };
@@ -85,12 +94,15 @@ fn the_control_topics_are_read_as_the_contract_says() {
         let told = map.rejected(&want);
         assert_eq!(told.as_ref().map(TopicName::as_str), rejected);
         for told in told.iter().map(TopicName::as_str) {
-            assert!(
-                !filters(&map).iter().any(|filter| filter.matches(told)),
-                "{told} comes back"
-            );
+            assert_eq!(subscriptions(&map, told).len(), 0, "{told} comes back");
         }
     }
+}
+
+#[test]
+fn users_are_notified_on_the_topics_of_the_contract() {
+    let map = built_in(Layout::BUILT_IN);
+    let timeline = timeline();
     for (what, want) in [
         (
             Notification::Message,
@@ -121,11 +133,13 @@ fn the_control_topics_are_read_as_the_contract_says() {
     ] {
         let told = map.told(what, &timeline, "m1");
         assert_eq!(told.as_str(), want);
-        assert!(
-            !filters(&map).iter().any(|filter| filter.matches(want)),
-            "{want} comes back"
-        );
+        assert_eq!(subscriptions(&map, want).len(), 0, "{want} comes back");
     }
+}
+
+#[test]
+fn a_faulty_control_topic_is_received_once_and_says_why() {
+    let map = built_in(Layout::BUILT_IN);
     for (topic, error) in [
         (
             "apps/a/users/u/messages/p/m+/update",
@@ -137,30 +151,23 @@ fn the_control_topics_are_read_as_the_contract_says() {
         ),
         (
             "apps/a/users/john/doe/inbox/fetch",
-            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+            "the topic has one level too many: \
+             on RabbitMQ a \".\" in an identifier becomes a level break",
         ),
         (
             "apps/a/users/u/conversations/john/doe/archive",
-            "the topic has one level too many: on RabbitMQ a \".\" in an identifier becomes a level break",
+            "the topic has one level too many: \
+             on RabbitMQ a \".\" in an identifier becomes a level break",
         ),
     ] {
         assert_eq!(map.parse(topic).unwrap_err().to_string(), error, "{topic}");
-        assert_eq!(
-            map.filters()
-                .into_iter()
-                .filter(|asked| asked.filter.matches(topic))
-                .count(),
-            1,
-            "{topic}"
-        );
+        assert_eq!(subscriptions(&map, topic).len(), 1, "{topic}");
     }
-    let off = TopicMap::new(
-        Layout::built_in("chat21").unwrap(),
-        vec![],
-        &[],
-        Controls::Off,
-    )
-    .unwrap();
+}
+
+#[test]
+fn control_topics_that_are_off_are_not_read_and_their_filters_are_retired() {
+    let off = without_controls(Layout::built_in("chat21").unwrap()).unwrap();
     assert_eq!(
         off.parse("apps/a/users/u/inbox/fetch"),
         Err(ParseError::NoLayout)

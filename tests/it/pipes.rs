@@ -1,0 +1,315 @@
+//! Every command that prints, with a reader that has gone (`| head -1`): it ends quietly.
+//!
+//! The broker for `run`, `check` and `watch` is the one of `demo`, so that this needs no test bed.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::bed::{PATIENCE, binary, wait_for};
+use crate::http::{Answer, Server};
+use crate::wire::{Wire, packet};
+
+const TOPIC: &str = "apps/a/outgoing/users/alice/messages/bob/outgoing";
+const RECEIPT: &str = "apps/a/users/bob/messages/alice/m1/update";
+
+/// Command lines, with the exit code that stands although nobody reads.
+///
+/// `DIR` is a directory with a store, a key, a token and a group. Commands that need a broker are
+/// in tests of their own.
+const COMMANDS: &[(&str, i32)] = &[
+    ("--help", 0),
+    ("--version", 0),
+    ("help", 0),
+    ("run --help", 0),
+    ("explain TOPIC --state-dir DIR", 0),
+    ("explain TOPIC --state-dir DIR --json", 0),
+    ("explain RECEIPT --state-dir DIR", 1),
+    ("store stats --state-dir DIR", 0),
+    ("store stats --state-dir DIR --json", 0),
+    ("store export a alice --state-dir DIR", 0),
+    ("store prune 90d --state-dir DIR", 0),
+    ("store check --state-dir DIR", 0),
+    ("group set a group-1 DIR/group.json --state-dir DIR", 0),
+    ("group list --state-dir DIR", 0),
+    ("group list --json --state-dir DIR", 0),
+    ("group show a group-1 --state-dir DIR", 0),
+    ("group remove a group-1 --state-dir DIR", 0),
+    ("block set a alice bob --state-dir DIR", 0),
+    ("block set a alice bob --state-dir DIR", 0),
+    ("block ban a eve --state-dir DIR", 0),
+    ("block list --state-dir DIR", 0),
+    ("block list --json --state-dir DIR", 0),
+    ("block clear a alice bob --state-dir DIR", 0),
+    ("block unban a eve --state-dir DIR", 0),
+    ("webhook list --state-dir DIR", 0),
+    ("webhook list --json --state-dir DIR", 0),
+    ("webhook retry --state-dir DIR", 0),
+    ("webhook drop --state-dir DIR", 0),
+    ("token mint user a alice --jwt-key-file DIR/key", 0),
+    ("token mint service --jwt-key-file DIR/key", 0),
+    ("token inspect DIR/token", 0),
+    ("token inspect DIR/token --json", 0),
+    // The key is another: the verdict is no.
+    ("token inspect DIR/token --jwt-key-file DIR/key", 1),
+    ("acl rabbitmq", 0),
+    ("acl mosquitto", 0),
+    ("acl emqx --part acl", 0),
+    ("check --broker mqtt://127.0.0.1:1", 1),
+    ("check --json --broker mqtt://127.0.0.1:1", 1),
+    ("guide", 0),
+    ("guide protocol", 0),
+    ("man", 0),
+    ("man token mint user", 0),
+    ("completions bash", 0),
+    ("completions zsh", 0),
+    ("completions fish", 0),
+    ("completions elvish", 0),
+    ("completions powershell", 0),
+    ("demo --once --port 0", 0),
+];
+
+/// Commands of the other tests here.
+const ELSEWHERE: &[&str] = &["run", "health", "watch"];
+
+/// A claim of 2100, signed with another key than the tests'.
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDB9.c2lnbmF0dXJl";
+
+/// A pipe that nobody reads any more.
+fn broken_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+/// What is asked for once there is nobody to read it: exit code and standard error.
+fn unread(command: &mut Command) -> (i32, String) {
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let code = output.status.code();
+    let code = code.unwrap_or_else(|| panic!("ended by a signal: {:?}", output.status));
+    (code, String::from_utf8(output.stderr).unwrap())
+}
+
+fn words(line: &str, dir: &Path) -> Vec<String> {
+    let dir = dir.to_str().unwrap();
+    line.split(' ')
+        .map(|word| {
+            word.replace("DIR", dir)
+                .replace("TOPIC", TOPIC)
+                .replace("RECEIPT", RECEIPT)
+        })
+        .collect()
+}
+
+#[test]
+fn every_command_ends_quietly_when_its_reader_has_gone() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    file("key", "a secret of the tests, long enough for HS256");
+    file("token", TOKEN);
+    file("group.json", r#"{"members":{"alice":1}}"#);
+    let place = chat21_observer::store::StoreLocation::File(dir.path().join("observer.db"));
+    drop(chat21_observer::store::Store::open(&place, false).unwrap());
+    let mut faults = vec![];
+    for (line, wanted) in COMMANDS {
+        let (code, err) = unread(binary().args(words(line, dir.path())));
+        if code != *wanted || err.contains("panicked") || err.contains("error") {
+            faults.push(format!(
+                "{line}: exit code {code} instead of {wanted}\n{err}"
+            ));
+        }
+        // Nor is the reader of standard error missed: `2>&1 | head -1`.
+        let both = binary()
+            .args(words(line, dir.path()))
+            .stdin(Stdio::null())
+            .stdout(broken_pipe())
+            .stderr(broken_pipe())
+            .status()
+            .unwrap();
+        // What was there the first time may not be there the second.
+        if !matches!(both.code(), Some(0 | 1)) {
+            faults.push(format!("{line} 2>&1: {both}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The leaves of the tree of commands, as `--help` shows it.
+fn leaves(path: &[&str]) -> Vec<String> {
+    let output = binary().args(path).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return vec![path.join(" ")];
+    };
+    let names = list.lines().take_while(|line| !line.is_empty());
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .flat_map(|name| leaves(&[path, &[name]].concat()))
+        .collect()
+}
+
+#[test]
+fn no_command_is_left_out() {
+    let is_tried = |leaf: &str| {
+        let mut lines = COMMANDS.iter().map(|(line, _)| *line);
+        let begins = |line: &str| {
+            let rest = line.strip_prefix(leaf);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        ELSEWHERE.contains(&leaf) || lines.any(begins)
+    };
+    let all: BTreeSet<String> = leaves(&[]).into_iter().collect();
+    assert!(all.len() > 20, "{all:?}");
+    let missing: Vec<_> = all.iter().filter(|leaf| !is_tried(leaf)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn health_ends_quietly() {
+    let server = Server::start(|_, _| Answer::Says(200, "ready".to_owned()));
+    let address = server.url.split('/').nth(2).unwrap().to_owned();
+    let health = unread(binary().args(["health", "--http-listen", &address]));
+    assert_eq!(health, (0, String::new()));
+}
+
+/// The broker and the observer of `demo`, which stay up until this is dropped.
+struct Demo {
+    child: Child,
+    port: u16,
+}
+
+impl Demo {
+    fn start() -> Self {
+        let mut child = binary()
+            .args(["demo", "--port", "0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        let port = first.split("127.0.0.1:").nth(1).unwrap();
+        let port = port.split(' ').next().unwrap().parse().unwrap();
+        let ready = lines.find(|line| line.as_ref().unwrap().starts_with("observer  ready"));
+        assert!(ready.is_some());
+        // Somebody has to read on: it would end quietly.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, port }
+    }
+
+    fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// A client of MQTT 3.1.1 without a login. This broker insists on a keep-alive.
+    fn user(&self) -> Wire {
+        let mut wire = Wire::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap());
+        let clean_session = 2;
+        let keep_alive = [0, 60];
+        let head = [b"\0\x04MQTT\x04".as_slice(), &[clean_session], &keep_alive];
+        let body = [&head.concat(), b"\0\x05pipes".as_slice()].concat();
+        wire.send(&packet(0x10, &body)).unwrap();
+        let (_, answer) = wire.read_packet(PATIENCE).unwrap().unwrap();
+        assert_eq!(answer, [0, 0], "the connection is accepted");
+        wire
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a child that should end by itself; returns its exit code and standard error.
+fn ended(mut child: Child) -> (Option<i32>, String) {
+    let mut err = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    let status = wait_for("the end of the command", || child.try_wait().unwrap());
+    stderr.read_to_string(&mut err).unwrap();
+    (status.code(), err)
+}
+
+#[test]
+fn watch_ends_quietly_at_the_first_message() {
+    let demo = Demo::start();
+    let child = binary()
+        .args(["watch", "--protocol", "3.1.1", "--broker", &demo.url()])
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut user = demo.user();
+    let mut child = Some(child);
+    let child = wait_for("the first line", || {
+        // There is no telling from outside when it has subscribed.
+        user.publish_confirmed(TOPIC, "{}").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let has_ended = child.as_mut().unwrap().try_wait().unwrap().is_some();
+        has_ended.then(|| child.take().unwrap())
+    });
+    let (code, err) = ended(child);
+    assert!(
+        code == Some(0) && !err.contains("panicked"),
+        "{code:?} {err}"
+    );
+}
+
+/// An observer that nobody listens to goes on working.
+#[test]
+fn run_works_on_and_check_keeps_its_verdict() {
+    let demo = Demo::start();
+    let url = demo.url();
+    let dir = tempfile::TempDir::new().unwrap();
+    let settings = [
+        ["--broker", &url],
+        ["--protocol", "3.1.1"],
+        ["--name", "pipes"],
+        ["--app", "pipes"],
+        ["--state-dir", dir.path().to_str().unwrap()],
+    ]
+    .concat();
+    let mut child = binary()
+        .arg("run")
+        .args(&settings)
+        .args(["--http-listen", "none", "--log-format", "text"])
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut user = demo.user();
+    user.subscribe(&["apps/pipes/users/bob/#"]).unwrap();
+    wait_for("a message through it", || {
+        user.publish_confirmed(
+            "apps/pipes/outgoing/users/alice/messages/bob/outgoing",
+            "{}",
+        )
+        .unwrap();
+        user.message(Duration::from_millis(200))
+    });
+    assert!(child.try_wait().unwrap().is_none());
+    // The broker of `demo` does not bring up again all that `check` asks for.
+    let (code, err) = unread(binary().arg("check").args(&settings));
+    assert!(code < 2 && err.is_empty(), "{code}: {err}");
+    let stopped = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(stopped.success());
+    let (code, err) = ended(child);
+    assert!(
+        code == Some(0) && !err.contains("panicked"),
+        "{code:?} {err}"
+    );
+}
