@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use crate::protocol::layout::{PathLevel, TopicMap, UserPaths};
+use crate::protocol::permissions::{PathLevel, UserPaths};
+use crate::protocol::topic_map::TopicMap;
 
 /// Stands for the user where a script will have him in a variable; no path holds it.
 const USER: char = '\u{1}';
@@ -299,7 +300,8 @@ fn erlang_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout};
+    use crate::protocol::control_topic::Controls;
+    use crate::protocol::layout::Layout;
 
     #[test]
     fn what_mosquitto_permits_follows_the_layouts_and_apps() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::layout::{PathLevel, UserPaths};
+use crate::protocol::permissions::{PathLevel, UserPaths};
 use crate::protocol::time::UnixMillis;
 
 /// The key's name as a claim, as Chat21's own servers write it (`protocol.md`, section 7).
@@ -225,7 +225,9 @@ pub enum Validity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, TopicMap};
+    use crate::protocol::control_topic::Controls;
+    use crate::protocol::layout::Layout;
+    use crate::protocol::topic_map::TopicMap;
     use jsonwebtoken::{EncodingKey, Header, encode};
 
     fn layouts() -> TopicMap {

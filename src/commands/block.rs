@@ -6,7 +6,7 @@ use super::cli::{BanArgs, BlockArgs, BlockCommand, Format};
 use super::input::{app_id, user_id};
 use super::output::Output;
 use super::store::open_store;
-use crate::protocol::request::BlockChange;
+use crate::protocol::control_payload::BlockChange;
 use crate::store::{Administration, BanChange};
 use crate::telemetry::clock::Clock;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::output::Output;
 use super::settings::SettingsArgs;
-use crate::http::server;
+use crate::http::client;
 
 pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
@@ -15,7 +15,7 @@ pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<
     if address.ip().is_unspecified() {
         address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
     }
-    server::probe(address).await.map_err(anyhow::Error::msg)?;
+    client::probe(address).await?;
     out.line("ready")?;
     Ok(ExitCode::SUCCESS)
 }

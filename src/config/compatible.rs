@@ -154,7 +154,7 @@ fn decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use crate::config::testing::load;
-    use crate::protocol::layout::Controls;
+    use crate::protocol::control_topic::Controls;
     use crate::protocol::time::UnixMillis;
     use crate::rules::webhook_event::EventKind;
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::http::decision_service::Settings;
+use crate::http::decision_service::{OnFailure, Settings};
 
 /// The text does not repeat the URL, which may hold a secret.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Settings> {
         Duration::from_millis(10)..=Duration::from_secs(60),
     );
     let concurrency = usize::from(reader.number("policy-concurrency", 1..=1_000));
-    let open = reader.choice("policy-failure", &[("closed", false), ("open", true)]);
+    let on_failure = reader.choice(
+        "policy-failure",
+        &[("closed", OnFailure::Refuse), ("open", OnFailure::Pass)],
+    );
     let url = reader.parse("policy-url", |text| match reqwest::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
         Ok(_) | Err(_) => Err(UrlError),
@@ -28,6 +31,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Settings> {
         url,
         timeout,
         concurrency,
-        open,
+        on_failure,
     })
 }

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::reader::Reader;
-use crate::protocol::layout::{Controls, Layout, LayoutSpec, PayloadMode, SenderCopy, TopicMap};
-use crate::protocol::topic::{BrokerKind, TopicName};
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::layout::{Layout, LayoutSpec, PayloadMode, SenderCopy};
+use crate::protocol::topic::TopicName;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKinds;

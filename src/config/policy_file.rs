@@ -12,8 +12,8 @@ use super::error::{ConfigError, ConfigErrors};
 use super::file::{flattened, no_scalars, read_toml, scalars, unknown_key};
 use super::reader::{Given, Origin, Reader, Values};
 use super::settings::{RULES, find};
+use crate::protocol::amqp::BrokerKind;
 use crate::protocol::id::AppId;
-use crate::protocol::topic::BrokerKind;
 use crate::rules::policy::{Policy, Rules};
 
 /// Lists to which a policy file adds. Any other value replaces the one that was given before.

@@ -8,7 +8,7 @@ use super::reader::Reader;
 use super::values::parse_size;
 use crate::auth::secret::Secret;
 use crate::http::webhook::{self, Endpoint};
-use crate::protocol::layout::Controls;
+use crate::protocol::control_topic::Controls;
 use crate::rules::webhook_event::{EventKind, EventKinds};
 
 /// An event that chat21-server lists and never raises.

@@ -1,35 +1,51 @@
-//! A short visit to a broker as an ordinary client: what `check` and `demo` do to see messages pass.
+//! A short-lived ordinary client: what `check`, `demo` and `watch` use to see messages pass.
+//!
+//! Owns waiting for one answer at a time. Leaves what is asked, and what the answer means, to
+//! [`commands`](crate::commands).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::connections::link::{LinkSettings, Links};
-use crate::mqtt::{Cause, Client, Connected, Delivery, Event, LinkError, ReasonCode, Session};
+use super::connector::{Connector, LiveConnection};
+use super::link::LinkSettings;
+use super::version::VersionChooser;
+use crate::mqtt::{
+    Cause, Client, Connected, Connection, Delivery, Event, LinkError, ReasonCode, Session,
+    SubmitError,
+};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
-use crate::telemetry::Metrics;
-use crate::telemetry::health::Health;
 
-/// How long a visitor waits for each answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the broker may take for each answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events read before the client takes them.
+const EVENTS: usize = 64;
 
-/// A connected client. Messages that come while it waits for an answer are kept.
+/// Whether a client acknowledges the messages it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acks {
+    Sent,
+    Withheld,
+}
+
+/// A connected client. It keeps the messages that come while it waits for an answer.
 #[derive(Debug)]
 pub struct ProbeClient {
     client: Client,
     events: mpsc::Receiver<Result<Event, LinkError>>,
     kept: VecDeque<Delivery>,
-    acknowledges: bool,
+    acks: Acks,
     pump: JoinHandle<()>,
+    /// How many publishes were made: the token of the last one.
     published: u64,
-    /// What the broker said.
+    /// What the broker said when it accepted the connection.
     pub connected: Connected,
 }
 
@@ -39,30 +55,22 @@ impl ProbeClient {
     /// # Errors
     /// [`LinkError`], if that does not succeed.
     pub async fn connect(settings: LinkSettings, session: Session) -> Result<Self, LinkError> {
-        let (client, mut connection, connected) = Links::new(
-            settings,
-            Health::new(0),
-            Metrics::new(&[]),
-            CancellationToken::new(),
-        )
-        .visit(session)
-        .await?;
-        let (events_tx, events) = mpsc::channel(64);
-        let pump = tokio::spawn(async move {
-            loop {
-                let event = connection.next().await;
-                let over = matches!(event, Err(_) | Ok(Event::Disconnected));
-                if events_tx.send(event).await.is_err() || over {
-                    return;
-                }
-            }
-        });
+        let window = settings.window;
+        let version = Arc::new(VersionChooser::new(settings.protocol));
+        let connector = Connector::once(Arc::new(settings), version, session);
+        let LiveConnection {
+            client,
+            connection,
+            connected,
+            ..
+        } = connector.connect(window).await?;
+        let (events_tx, events) = mpsc::channel(EVENTS);
         Ok(Self {
             client,
             events,
             kept: VecDeque::new(),
-            acknowledges: true,
-            pump,
+            acks: Acks::Sent,
+            pump: tokio::spawn(pump(connection, events_tx)),
             published: 0,
             connected,
         })
@@ -71,62 +79,62 @@ impl ProbeClient {
     /// Takes messages, and never acknowledges one.
     #[must_use]
     pub fn without_acks(mut self) -> Self {
-        self.acknowledges = false;
+        self.acks = Acks::Withheld;
         self
     }
 
+    /// Waits for the next event, and acknowledges it if it is a message.
     async fn next(&mut self, limit: Duration) -> Result<Event, LinkError> {
-        let gone = || LinkError::new(Cause::Closed, "the connection is closed");
         match timeout(limit, self.events.recv()).await {
-            Ok(event) => match event.unwrap_or_else(|| Err(gone()))? {
-                Event::Message(delivery) => {
-                    if let Some(packet_id) = delivery.packet_id.filter(|_| self.acknowledges) {
-                        self.client.acknowledge(packet_id).map_err(|_| gone())?;
-                    }
-                    Ok(Event::Message(delivery))
-                }
-                event @ (Event::Connected(_)
-                | Event::Subscribed(_)
-                | Event::Confirmed { .. }
-                | Event::Disconnected
-                | Event::Other) => Ok(event),
-            },
-            Err(_) => Err(LinkError::new(
-                Cause::TimedOut,
-                format!("no answer within {}", humantime::format_duration(limit)),
-            )),
+            Ok(Some(event)) => {
+                let event = event?;
+                self.acknowledge(&event)?;
+                Ok(event)
+            }
+            Ok(None) => Err(closed()),
+            Err(_) => Err(no_answer(limit)),
         }
     }
 
-    /// Subscribes at QoS 1. Returns the answer for each filter: the QoS granted, or the reason it was refused.
+    fn acknowledge(&self, event: &Event) -> Result<(), LinkError> {
+        if let Event::Message(delivery) = event
+            && let Some(packet_id) = delivery.packet_id
+            && self.acks == Acks::Sent
+        {
+            self.client.acknowledge(packet_id).map_err(not_sent)?;
+        }
+        Ok(())
+    }
+
+    /// Subscribes at QoS 1, without retained messages. Returns the answer for each filter: the QoS
+    /// granted, or why it was refused.
     ///
     /// # Errors
-    /// [`LinkError`], if there is no answer: RabbitMQ closes on what is not permitted.
+    /// [`LinkError`], if there is no answer. RabbitMQ closes the connection on a filter that is not
+    /// permitted.
     pub async fn subscribe(
         &mut self,
         filters: &[TopicFilter],
     ) -> Result<Vec<Result<u8, ReasonCode>>, LinkError> {
-        let asked = |filter: &TopicFilter| Subscription {
+        let without_retained = |filter: &TopicFilter| Subscription {
             filter: filter.clone(),
             retained: false,
         };
-        self.subscribe_to(&filters.iter().map(asked).collect::<Vec<_>>())
-            .await
+        let filters: Vec<_> = filters.iter().map(without_retained).collect();
+        self.subscribe_to(&filters).await
     }
 
-    /// The same; it says whether what the broker has kept is wanted, too.
+    /// The same for filters that each say whether retained messages are wanted.
     ///
     /// # Errors
-    /// [`LinkError`], if there is no answer.
+    /// As [`subscribe`](Self::subscribe).
     pub async fn subscribe_to(
         &mut self,
         filters: &[Subscription],
     ) -> Result<Vec<Result<u8, ReasonCode>>, LinkError> {
-        self.client
-            .subscribe(filters)
-            .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
+        self.client.subscribe(filters).map_err(not_sent)?;
         loop {
-            match self.next(PATIENCE).await? {
+            match self.next(ANSWER_TIMEOUT).await? {
                 Event::Subscribed(granted) => return Ok(granted),
                 Event::Message(delivery) => self.kept.push_back(delivery),
                 Event::Connected(_)
@@ -146,15 +154,13 @@ impl ProbeClient {
         self.published += 1;
         self.client
             .publish(self.published, &publish)
-            .map_err(|_| LinkError::new(Cause::Closed, "the connection is closed"))?;
+            .map_err(not_sent)?;
         loop {
-            match self.next(PATIENCE).await? {
+            match self.next(ANSWER_TIMEOUT).await? {
                 Event::Confirmed { token, outcome } if token == self.published => {
                     return outcome.map_err(|reason| {
-                        LinkError::new(
-                            Cause::NotAuthorized,
-                            format!("the broker refused the publish: {reason}"),
-                        )
+                        let text = format!("the broker refused the publish: {reason}");
+                        LinkError::new(Cause::NotAuthorized, text)
                     });
                 }
                 Event::Message(delivery) => self.kept.push_back(delivery),
@@ -175,7 +181,7 @@ impl ProbeClient {
         Ok(self.delivery(limit).await?.received)
     }
 
-    /// The same, with what MQTT says of it.
+    /// The same, with its packet identifier and DUP flag.
     ///
     /// # Errors
     /// [`LinkError`], if none comes.
@@ -183,19 +189,27 @@ impl ProbeClient {
         if let Some(kept) = self.kept.pop_front() {
             return Ok(kept);
         }
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            if let Event::Message(delivery) = self.next(left).await? {
-                return Ok(delivery);
+        // Safe to cut short: an event is either still in the channel, or has been handled.
+        let delivery = async {
+            loop {
+                if let Event::Message(delivery) = self.next(limit).await? {
+                    return Ok(delivery);
+                }
             }
+        };
+        match timeout(limit, delivery).await {
+            Ok(delivery) => delivery,
+            Err(_) => Err(no_answer(limit)),
         }
     }
 
     /// Disconnects in order.
     pub async fn leave(mut self) {
         if self.client.disconnect().is_ok() {
-            while !matches!(self.next(PATIENCE).await, Err(_) | Ok(Event::Disconnected)) {}
+            while !matches!(
+                self.next(ANSWER_TIMEOUT).await,
+                Err(_) | Ok(Event::Disconnected)
+            ) {}
         }
     }
 }
@@ -204,4 +218,31 @@ impl Drop for ProbeClient {
     fn drop(&mut self) {
         self.pump.abort();
     }
+}
+
+/// Reads and writes all the time, whether the client waits for something or not.
+async fn pump(mut connection: Connection, events: mpsc::Sender<Result<Event, LinkError>>) {
+    loop {
+        let event = connection.next().await;
+        let is_last = matches!(event, Err(_) | Ok(Event::Disconnected));
+        if events.send(event).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn closed() -> LinkError {
+    LinkError::new(Cause::Closed, "the connection is closed")
+}
+
+fn not_sent(error: SubmitError) -> LinkError {
+    match error {
+        SubmitError::Gone => closed(),
+        SubmitError::TooLarge => LinkError::new(Cause::Other, error.to_string()),
+    }
+}
+
+fn no_answer(limit: Duration) -> LinkError {
+    let limit = humantime::format_duration(limit);
+    LinkError::new(Cause::TimedOut, format!("no answer within {limit}"))
 }

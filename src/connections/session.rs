@@ -1,34 +1,67 @@
 //! The session: the connection that subscribes, receives and acknowledges.
+//!
+//! Owns the session's link: SUBSCRIBE and its answer, and how far it reads ahead. Leaves the pauses
+//! between connections to `link.rs`, and what a message means to [`observer`](crate::observer).
 
-use tokio::sync::OwnedSemaphorePermit;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::mqtt::{Client, Connected, Delivery, LinkError, Session};
+use super::connector::LiveConnection;
+use super::link::{Link, observer_ended, renewed};
+use crate::mqtt::{
+    Cause, Client, Connected, Connection, Delivery, Event, LinkError, Protocol, ReasonCode,
+    Session, Transport,
+};
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::{Subscription, TopicFilter};
+use crate::telemetry::clock::Clock;
 
-/// What the session's link may report before the daemon takes it: a message for each packet identifier there is, and some words.
+/// Room for what the session's link reports before the observer takes it: a message for each packet
+/// identifier there is, and a few other events.
 pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
-/// Messages read and not yet taken by the daemon from which on QoS 0 is dropped: reading has to go on, for acks and pings.
-pub(super) const SHED_QOS_0_AT: usize = 2_000;
+/// Events that wait for the observer, from which on QoS 0 messages are dropped. Reading has to go
+/// on for the sake of acks and pings.
+const SHED_QOS_0_AT: usize = 2_000;
+/// Kibibytes of payload that wait for the observer, from which on nothing more is read.
+const KIB_READ_AHEAD: usize = 64 << 10;
+
+const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
+const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: \
+    may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
+const WEBSOCKET_HINT: &str = "; over WebSocket a waiting message of more than 16 MiB looks the \
+    same: limit packets in the broker, and discard it with --reset-session or read it over mqtt://";
+const NEITHER_VERSION: &str = "neither version gets past it: \
+    start once with --reset-session, which discards the messages that wait";
+const OTHER_VERSION: &str = "switching to the other version";
+const ONE_VERSION: &str = "use --protocol auto, \
+    or start once with --reset-session, which discards the messages that wait";
+
 /// What the session's link reports.
 #[derive(Debug)]
 pub enum SessionEvent {
     /// Connected; messages may come from now on.
     Up {
-        /// Counts the connections of this session.
+        /// The number of this connection: 1 for the first of the session's link.
         connection: u64,
-        /// What acknowledges on it.
+        /// Acknowledges on this connection.
         client: Client,
         /// What the broker said.
         connected: Connected,
     },
-    /// Every filter is granted.
+    /// The broker has granted every filter.
     Subscribed {
-        /// On which connection.
+        /// The number of the connection.
         connection: u64,
     },
-    /// Its token ends soon, and there is a new one: to be disconnected. What is acknowledged from then on would not arrive.
+    /// The token of the connection ends soon, and there is a new one: disconnect. An ack handed
+    /// over after the DISCONNECT does not arrive.
     Renewing {
-        /// Which connection.
+        /// The number of the connection.
         connection: u64,
     },
     /// A message, and its share of what may be read ahead.
@@ -37,21 +70,296 @@ pub enum SessionEvent {
     Down(LinkError),
 }
 
-/// Says that the session is connected, and at first how long the broker will keep it.
-pub fn log_connected(connected: &Connected, asked: Session, is_first: bool) {
-    info!(protocol = %connected.protocol, session_present = connected.session_present, "connected");
+/// The link of the session.
+pub(super) struct SessionLink {
+    link: Link,
+    filters: Vec<Subscription>,
+    /// Filters that an earlier run may have left in the session.
+    retired: Vec<TopicFilter>,
+    events: mpsc::Sender<SessionEvent>,
+    publishers_may_start: watch::Sender<bool>,
+    /// One permit for each kibibyte that may still be read ahead.
+    read_ahead: Arc<Semaphore>,
+    /// The number of the present connection, or of the last one.
+    connection: u64,
+}
+
+impl SessionLink {
+    pub(super) fn new(
+        link: Link,
+        filters: Vec<Subscription>,
+        retired: Vec<TopicFilter>,
+        events: mpsc::Sender<SessionEvent>,
+        publishers_may_start: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            link,
+            filters,
+            retired,
+            events,
+            publishers_may_start,
+            read_ahead: Arc::new(Semaphore::new(KIB_READ_AHEAD)),
+            connection: 0,
+        }
+    }
+
+    /// Connects again and again, until the observer stops.
+    pub(super) async fn run(mut self) {
+        while let Some(attempt) = self.link.attempt().await {
+            let (error, lived) = match attempt {
+                Err(error) => (self.with_websocket_hint(error), None),
+                Ok(live) => {
+                    let since = Clock.now().instant;
+                    let Some(error) = self.serve(live).await else {
+                        return;
+                    };
+                    (error, Some(Clock.now().instant - since))
+                }
+            };
+            self.link.health.set_session(Some(error.to_string()));
+            if self
+                .report(SessionEvent::Down(error.clone()))
+                .await
+                .is_err()
+                || self.link.pause(&error, lived).await.is_break()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Uses one connection until it ends. Returns why it ended; nothing, if the observer stops.
+    async fn serve(&mut self, live: LiveConnection) -> Option<LinkError> {
+        let LiveConnection {
+            client,
+            mut connection,
+            connected,
+            token_ends,
+        } = live;
+        self.connection += 1;
+        self.publishers_may_start.send_replace(true);
+        let max_silence = self.link.max_silence(&connected);
+        // The losing futures are dropped, and the connection with them: nothing is polled again.
+        let ended = tokio::select! {
+            ended = self.pump(&mut connection, client, connected) => ended,
+            error = self.link.watchdog.wait_for_silence(max_silence) => Err(error),
+            never = self.announce_renewal(token_ends) => match never {},
+        };
+        match ended {
+            Ok(()) => {
+                let is_stopping = self.link.stop.is_cancelled();
+                connection.close().await;
+                (!is_stopping).then(renewed)
+            }
+            Err(error) => Some(self.explain(error, connected.protocol)),
+        }
+    }
+
+    /// Subscribes, and reports what happens until the connection fails, or our DISCONNECT is out.
+    async fn pump(
+        &self,
+        connection: &mut Connection,
+        client: Client,
+        connected: Connected,
+    ) -> Result<(), LinkError> {
+        self.subscribe(&client, &connected)?;
+        self.report(SessionEvent::Up {
+            connection: self.connection,
+            client,
+            connected,
+        })
+        .await?;
+        let mut is_subscribed = false;
+        loop {
+            let event = match connection.next().await {
+                Ok(event) => event,
+                // RabbitMQ 3.10 answers a forbidden SUBSCRIBE by closing, with no SUBACK.
+                Err(error) if error.cause == Cause::Closed && !is_subscribed => {
+                    let cause = Cause::ClosedOnSubscribe;
+                    return Err(LinkError::new(cause, CLOSED_ON_SUBSCRIBE));
+                }
+                Err(error) => return Err(error),
+            };
+            self.link.watchdog.feed();
+            match event {
+                Event::Message(delivery) => self.pass_on(delivery).await?,
+                Event::Subscribed(granted) => {
+                    check_granted(&self.filters, &granted)?;
+                    is_subscribed = true;
+                    let connection = self.connection;
+                    self.report(SessionEvent::Subscribed { connection }).await?;
+                }
+                Event::Disconnected => return Ok(()),
+                Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
+            }
+        }
+    }
+
+    fn subscribe(&self, client: &Client, connected: &Connected) -> Result<(), LinkError> {
+        let closed = |_| LinkError::new(Cause::Closed, CLOSED_BEFORE_SUBSCRIBE);
+        if self.connection == 1 && connected.session_present {
+            // A session outlives the settings that its filters were made from.
+            for filter in &self.retired {
+                client.unsubscribe(filter).map_err(closed)?;
+            }
+        }
+        client.subscribe(&self.filters).map_err(closed)
+    }
+
+    /// Says that there is a new token, once there is one. Then the observer disconnects.
+    async fn announce_renewal(&self, token_ends: Option<UnixMillis>) -> Infallible {
+        self.link.wait_for_new_token(token_ends).await;
+        let connection = self.connection;
+        // If the observer has ended, the next report finds out.
+        let _ = self.report(SessionEvent::Renewing { connection }).await;
+        std::future::pending().await
+    }
+
+    /// Passes a message to the observer.
+    ///
+    /// The channel has room for every message that waits for an ack, so that reading goes on
+    /// however busy the observer is: acks and pings go out between the reads. Only too many bytes
+    /// stop it.
+    async fn pass_on(&self, mut delivery: Delivery) -> Result<(), LinkError> {
+        let settings = &self.link.connector.settings;
+        delivery.received.cut_to(settings.max_payload_bytes);
+        let waiting = self.events.max_capacity() - self.events.capacity();
+        if delivery.packet_id.is_none() && waiting >= SHED_QOS_0_AT {
+            self.link.metrics.qos_0_dropped();
+            return Ok(());
+        }
+        let share = self.share_of(delivery.received.payload.len()).await;
+        self.report(SessionEvent::Message(delivery, share)).await
+    }
+
+    /// Waits until a payload of this size may be read ahead.
+    async fn share_of(&self, payload_bytes: usize) -> OwnedSemaphorePermit {
+        let kib = (payload_bytes >> 10) + 1;
+        let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
+        loop {
+            let share = self.read_ahead.clone().acquire_many_owned(kib);
+            match timeout(Duration::from_secs(1), share).await {
+                Ok(share) => return share.expect("the semaphore is never closed"),
+                // It is the observer that is slow, and not the broker.
+                Err(_) => self.link.watchdog.feed(),
+            }
+        }
+    }
+
+    async fn report(&self, event: SessionEvent) -> Result<(), LinkError> {
+        let sent = self.events.send(event).await;
+        sent.map_err(|_| observer_ended())
+    }
+
+    /// Adds what the broker does not say, and what to do about it.
+    fn explain(&mut self, error: LinkError, protocol: Protocol) -> LinkError {
+        if error.cause == Cause::Undecodable {
+            return self.with_remedy(error, protocol);
+        }
+        let is_closed_on_subscribe = error.cause == Cause::ClosedOnSubscribe;
+        let error = self.with_websocket_hint(error);
+        let mut error = self.link.connector.explain(error);
+        // Once, the broker may just be going down.
+        if is_closed_on_subscribe
+            && self.link.retry.handle_closed_on_subscribe() > 1
+            && error.cause == Cause::ClosedOnSubscribe
+        {
+            error.cause = Cause::NotAuthorized;
+        }
+        error
+    }
+
+    /// Switches to the version of MQTT that can decode the packet, if that may be done.
+    fn with_remedy(&self, error: LinkError, protocol: Protocol) -> LinkError {
+        let other = self.link.connector.version.handle_undecodable(protocol);
+        let remedy = if self.link.retry.gave_up_decoding() {
+            NEITHER_VERSION
+        } else if other.is_some() {
+            OTHER_VERSION
+        } else {
+            ONE_VERSION
+        };
+        LinkError::new(error.cause, format!("{}: {remedy}", error.text))
+    }
+
+    /// The WebSocket library ends a connection on a packet over 16 MiB, and gives no reason.
+    fn with_websocket_hint(&self, mut error: LinkError) -> LinkError {
+        let is_websocket = match self.link.connector.settings.transport {
+            Transport::Ws { .. } | Transport::Wss { .. } => true,
+            Transport::Tcp { .. } | Transport::Tls { .. } => false,
+        };
+        if is_websocket && matches!(error.cause, Cause::Closed | Cause::ClosedOnSubscribe) {
+            error.text.push_str(WEBSOCKET_HINT);
+        }
+        error
+    }
+}
+
+/// Every filter must be granted at QoS 1. Otherwise messages would be lost, or never come.
+fn check_granted(
+    filters: &[Subscription],
+    granted: &[Result<u8, ReasonCode>],
+) -> Result<(), LinkError> {
+    if granted.len() != filters.len() {
+        let (answers, asked) = (granted.len(), filters.len());
+        let text = format!("SUBACK answers {answers} filters of {asked}");
+        return Err(LinkError::new(Cause::Other, text));
+    }
+    for (asked, granted) in filters.iter().zip(granted) {
+        let filter = asked.filter.as_str();
+        let text = match granted {
+            Ok(1..) => continue,
+            Ok(qos) => format!("subscription to {filter:?} was granted QoS {qos} only"),
+            Err(reason) => format!("subscription to {filter:?} was refused: {reason}"),
+        };
+        return Err(LinkError::new(Cause::NotAuthorized, text));
+    }
+    Ok(())
+}
+
+/// Says that the session is connected; on its first `connection` also if the broker will keep the
+/// session for a shorter time than `asked`.
+pub fn log_connected(connected: &Connected, asked: Session, connection: u64) {
+    info!(
+        protocol = %connected.protocol,
+        session_present = connected.session_present,
+        "connected"
+    );
     if let (Some(kept), Session::Persistent(asked)) = (connected.session_expiry, asked)
         && kept < asked
-        && is_first
+        && connection == 1
     {
-        let (kept, asked) = (
-            humantime::format_duration(kept).to_string(),
-            humantime::format_duration(asked).to_string(),
-        );
+        let kept = humantime::format_duration(kept).to_string();
+        let asked = humantime::format_duration(asked).to_string();
         warn!(
             kept,
             asked,
-            "the broker keeps the session for a shorter time: what arrives while the observer is away for longer is lost"
+            "the broker keeps the session for a shorter time: \
+             what arrives while the observer is away for longer is lost"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(texts: &[&str]) -> Vec<Subscription> {
+        let filter = |text: &&str| Subscription {
+            filter: TopicFilter::parse(text).unwrap(),
+            retained: false,
+        };
+        texts.iter().map(filter).collect()
+    }
+
+    #[test]
+    fn every_filter_must_be_granted_at_qos_1() {
+        let filters = filters(&["a/#", "b/#"]);
+        assert_eq!(check_granted(&filters, &[Ok(1), Ok(2)]), Ok(()));
+        let error = check_granted(&filters, &[Ok(1), Ok(0)]).unwrap_err();
+        assert_eq!(error.cause, Cause::NotAuthorized);
+        assert!(error.text.contains("\"b/#\" was granted QoS 0"), "{error}");
+        let error = check_granted(&filters, &[Ok(1)]).unwrap_err();
+        assert_eq!(error.cause, Cause::Other);
     }
 }

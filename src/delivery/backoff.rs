@@ -1,10 +1,12 @@
 //! The delay before the next attempt to reach a broker or an endpoint.
 //!
-//! Owns the step from one delay to the next. Leaves the waiting to the caller.
+//! Owns the growth of delays and their jitter. Leaves the random numbers and the waiting to the
+//! caller.
 
 use std::time::Duration;
 
-/// Exponential back-off with jitter: each delay is between half of the present step and all of it.
+/// Exponential back-off with jitter: each delay lies between half of the current step and the whole
+/// of it.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -13,7 +15,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Doubling from `first` to `longest`. A `longest` below `first` is taken as `first`.
+    /// Doubles from `first` to `longest`. A `longest` below `first` counts as `first`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -29,15 +31,15 @@ impl Backoff {
         jittered(step, jitter)
     }
 
-    /// To be called once an attempt has proved good.
+    /// Starts again from the shortest delay. To be called once an attempt has proved good.
     pub fn reset(&mut self) {
         self.step = self.first;
     }
 }
 
-/// A delay between half of `delay` and all of it.
-fn jittered(delay: Duration, jitter: u64) -> Duration {
-    let half = delay / 2;
+/// A delay between half of `longest` and the whole of it; `jitter` is a fresh random number.
+pub(crate) fn jittered(longest: Duration, jitter: u64) -> Duration {
+    let half = longest / 2;
     let spread = u64::try_from(half.as_micros()).unwrap_or(u64::MAX - 1);
     half + Duration::from_micros(jitter % (spread + 1))
 }

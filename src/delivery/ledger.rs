@@ -28,8 +28,8 @@ use crate::delivery::publish_queue::{
     Completed, PublishId, PublishQueues, PublisherEnd, Purpose, QueuedPublish,
 };
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
-use crate::protocol::id::MessageId;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 

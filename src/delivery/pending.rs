@@ -3,8 +3,8 @@
 //! Owns what travels with it from admission to its plan.
 
 use crate::delivery::ledger::EntryId;
-use crate::protocol::id::MessageId;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refused;
 
 /// A message between its admission and the decision on it.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::protocol::id::MessageId;
+use crate::protocol::message_id::MessageId;
 
 /// How many messages are remembered in case they come again: one for each packet identifier.
 const REMEMBERED: usize = 65_535;

@@ -3,7 +3,7 @@
 //! Owns the delay between an ack that is handed out and one that counts. Leaves to the
 //! [`ledger`](crate::delivery::ledger) which messages are acknowledged.
 
-use crate::protocol::id::MessageId;
+use crate::protocol::message_id::MessageId;
 
 /// Delays the acknowledged watermark by two ticks: an ack handed to the socket may still be lost.
 /// What the store takes for acknowledged is not recognised if it comes again after a kill.
@@ -42,7 +42,7 @@ mod tests {
     use std::hash::RandomState;
 
     use super::*;
-    use crate::protocol::id::MessageIds;
+    use crate::protocol::message_id::MessageIds;
     use crate::protocol::time::UnixMillis;
 
     #[test]

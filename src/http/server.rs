@@ -1,17 +1,18 @@
-//! Health and metrics over HTTP: `/livez` says that the process runs, `/readyz` whether messages pass, and if not, why; `/metrics` is
-//! for Prometheus.
+//! The endpoint for health and metrics.
+//!
+//! `/livez` says that the process runs, `/readyz` whether messages pass and if not why, `/metrics`
+//! is for Prometheus. Owns serving them; the answers come from [`telemetry`](crate::telemetry).
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -23,7 +24,7 @@ const MAX_CONNECTIONS: usize = 16;
 /// Limit for one connection: a probe asks once and leaves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves health and metrics until dropped.
+/// Serves health and metrics until it is dropped.
 pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -33,7 +34,7 @@ pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
             .await
             .expect("the semaphore is never closed");
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, say: that passes.
+            // For example out of file descriptors. That passes.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -46,7 +47,7 @@ pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), answer);
-            // What goes wrong here is the client's matter.
+            // A broken connection concerns only its client.
             let _ = timeout(PATIENCE, connection).await;
             drop(slot);
         });
@@ -82,66 +83,9 @@ fn answer(
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    // The version of Prometheus' text format; the rest is text, too.
+    // The version belongs to Prometheus' text format. The other answers are plain text, too.
     let text = "text/plain; version=0.0.4; charset=utf-8";
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(text));
     response
-}
-
-/// What asks an operator's own services: it follows no redirects, uses no proxy, and each answer has to come within `limit`. Connects to nothing yet.
-///
-/// # Errors
-/// TLS that cannot be set up.
-pub fn client(limit: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    // There may be one already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    reqwest::Client::builder()
-        .timeout(limit)
-        .redirect(reqwest::redirect::Policy::none())
-        // They are near, and a proxy that answers for them would be taken at its word.
-        .no_proxy()
-        // Node closes after five: one that is closed as it is used would look like a failure.
-        .pool_idle_timeout(Duration::from_secs(4))
-        .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
-        .build()
-}
-
-/// Asks a running observer for its readiness.
-///
-/// # Errors
-/// Its answer, if it is not ready, or why there is none.
-pub async fn probe(address: SocketAddr) -> Result<(), String> {
-    let ask = async {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| format!("no observer answers on {address}: {error}"))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
-        let request = Request::get("/readyz")
-            .header("host", address.to_string())
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let ready = response.status() == StatusCode::OK;
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
-        if ready {
-            Ok(())
-        } else {
-            Err(String::from_utf8_lossy(&body).trim().to_owned())
-        }
-    };
-    timeout(PATIENCE, ask)
-        .await
-        .unwrap_or_else(|_| Err(format!("{address} does not answer")))
 }

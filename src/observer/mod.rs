@@ -31,9 +31,9 @@ use crate::http::server;
 use crate::http::webhook::{self, Answered, WebhookDispatcher};
 use crate::mqtt::{Cause, Client, Connected, Delivery, LinkError, SubmitError};
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
-use crate::protocol::id::MessageIds;
-use crate::protocol::layout::{Address, Kind};
+use crate::protocol::address::{Address, Kind};
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageIds;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
@@ -679,7 +679,7 @@ impl Observer {
                 client,
                 connected,
             } => {
-                log_connected(&connected, self.asked, connection == 1);
+                log_connected(&connected, self.asked, connection);
                 if !connected.session_present && connection > 1 {
                     warn!(
                         "the broker has not kept the session: what arrived while it was away, or was not acknowledged, may be lost"

@@ -16,9 +16,9 @@ use tracing::{debug, error, info};
 
 use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
-use crate::protocol::id::MessageId;
 use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;

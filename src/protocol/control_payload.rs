@@ -42,7 +42,7 @@ impl Receipt {
     }
 
     /// The status that the owner's copy gets, unless it is higher already.
-    pub fn own(self) -> Status {
+    pub fn own_status(self) -> Status {
         match self {
             Self::Received => Status::Received,
             Self::Seen => Status::Seen,
@@ -50,7 +50,7 @@ impl Receipt {
     }
 
     /// The status that the sender's copy gets, unless it is higher already. The sender is told it.
-    pub fn peers(self) -> Status {
+    pub fn peer_status(self) -> Status {
         match self {
             Self::Received => Status::ReturnReceipt,
             Self::Seen => Status::Seen,
@@ -66,30 +66,56 @@ fn flag(members: &Members, name: &str) -> Option<bool> {
     }
 }
 
-/// Reads `{"connected":true}` or `{"disconnected":true}`: whether a client is connected.
-///
-/// An empty payload clears a retained presence, and means that the client is gone.
-///
-/// # Errors
-/// The reason for a refusal; [`Refusal::BadStatus`] if both members are there, or neither.
-pub fn parse_presence(payload: &[u8]) -> Result<bool, Refusal> {
-    if payload.is_empty() {
-        return Ok(false);
-    }
-    let members = parse_object(payload)?;
-    match (flag(&members, "connected"), flag(&members, "disconnected")) {
-        (Some(connected), None) => Ok(connected),
-        (None, Some(disconnected)) => Ok(!disconnected),
-        _ => Err(Refusal::BadStatus),
+/// What happened to a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceChange {
+    /// The client is there.
+    Connected,
+    /// The client is gone: it said so, or the broker published its will.
+    Disconnected,
+}
+
+impl PresenceChange {
+    /// Reads a payload such as `{"connected":true}` or `{"disconnected":true}`.
+    ///
+    /// An empty payload clears a retained presence, and means that the client is gone.
+    ///
+    /// # Errors
+    /// The reason for a refusal; [`Refusal::BadStatus`] if both members are there, or neither.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
+        if payload.is_empty() {
+            return Ok(Self::Disconnected);
+        }
+        let members = parse_object(payload)?;
+        match (flag(&members, "connected"), flag(&members, "disconnected")) {
+            (Some(true), None) | (None, Some(false)) => Ok(Self::Connected),
+            (Some(false), None) | (None, Some(true)) => Ok(Self::Disconnected),
+            (Some(_), Some(_)) | (None, None) => Err(Refusal::BadStatus),
+        }
     }
 }
 
-/// Reads `{"blocked":true}` or `{"blocked":false}`: whether a user blocks another.
-///
-/// # Errors
-/// The reason for a refusal.
-pub fn parse_block(payload: &[u8]) -> Result<bool, Refusal> {
-    flag(&parse_object(payload)?, "blocked").ok_or(Refusal::BadStatus)
+/// What a user wants of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockChange {
+    /// The other user's messages are kept from this user.
+    Block,
+    /// They are delivered again.
+    Unblock,
+}
+
+impl BlockChange {
+    /// Reads `{"blocked":true}` or `{"blocked":false}`.
+    ///
+    /// # Errors
+    /// The reason for a refusal.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
+        match flag(&parse_object(payload)?, "blocked") {
+            Some(true) => Ok(Self::Block),
+            Some(false) => Ok(Self::Unblock),
+            None => Err(Refusal::BadStatus),
+        }
+    }
 }
 
 /// Which stored messages a user asks for.
@@ -152,9 +178,9 @@ mod tests {
             assert_eq!(Receipt::parse(payload.as_bytes()), want, "{payload}");
         }
         for (payload, want) in [
-            (r#"{"connected":true}"#, Ok(true)),
-            (r#"{"disconnected":true}"#, Ok(false)),
-            ("", Ok(false)),
+            (r#"{"connected":true}"#, Ok(PresenceChange::Connected)),
+            (r#"{"disconnected":true}"#, Ok(PresenceChange::Disconnected)),
+            ("", Ok(PresenceChange::Disconnected)),
             (
                 r#"{"connected":true,"disconnected":true}"#,
                 Err(Refusal::BadStatus),
@@ -162,14 +188,14 @@ mod tests {
             ("{}", Err(Refusal::BadStatus)),
             ("x", Err(Refusal::NotJson)),
         ] {
-            assert_eq!(parse_presence(payload.as_bytes()), want, "{payload}");
+            assert_eq!(PresenceChange::parse(payload.as_bytes()), want, "{payload}");
         }
         assert_eq!(
             (
-                parse_block(br#"{"blocked":true}"#),
-                parse_block(br#"{"blocked":1}"#)
+                BlockChange::parse(br#"{"blocked":true}"#),
+                BlockChange::parse(br#"{"blocked":1}"#)
             ),
-            (Ok(true), Err(Refusal::BadStatus))
+            (Ok(BlockChange::Block), Err(Refusal::BadStatus))
         );
         let fetch = |since, peer: Option<&str>, limit| {
             Ok(Fetch {

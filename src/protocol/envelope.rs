@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::json::EnvelopeError;
+use crate::protocol::json::ObjectError;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
@@ -79,7 +79,7 @@ pub struct Envelope<'p> {
     /// Whether the client says that this is for a group (`"channel_type":"group"`).
     pub says_group: bool,
     /// What the client asks of the observer (`attributes`).
-    pub wishes: SendOptions,
+    pub options: SendOptions,
     /// The group that the message brings along (`group`), as the client wrote it.
     pub group: Option<&'p RawValue>,
 }
@@ -153,7 +153,7 @@ impl<'p> Visitor<'p> for EnvelopeVisitor<'p> {
             kept: Vec::with_capacity(4),
             timestamp: None,
             says_group: false,
-            wishes: SendOptions::default(),
+            options: SendOptions::default(),
             group: None,
         };
         // Where the previous member ends in the source.
@@ -187,14 +187,14 @@ impl<'p> Envelope<'p> {
     /// Reads a payload. Every byte is checked to be JSON; nesting costs no stack.
     ///
     /// # Errors
-    /// [`EnvelopeError`] tells JSON that is not an object from what is not JSON.
-    pub fn parse(payload: &'p [u8]) -> Result<Self, EnvelopeError> {
-        let source = std::str::from_utf8(payload).map_err(|_| EnvelopeError::NotJson)?;
+    /// [`ObjectError`] tells JSON that is not an object from what is not JSON.
+    pub fn parse(payload: &'p [u8]) -> Result<Self, ObjectError> {
+        let source = std::str::from_utf8(payload).map_err(|_| ObjectError::NotJson)?;
         let mut json = serde_json::Deserializer::from_str(source);
         let envelope = json
             .deserialize_map(EnvelopeVisitor { source })
             .and_then(|envelope| json.end().map(|()| envelope));
-        envelope.map_err(|_| EnvelopeError::of(payload))
+        envelope.map_err(|_| ObjectError::of(payload))
     }
 
     /// Takes what the observer needs from one member. Of two members with the same name the last
@@ -208,7 +208,7 @@ impl<'p> Envelope<'p> {
                 let kind: Option<String> = serde_json::from_str(text).ok();
                 self.says_group |= kind.is_some_and(|kind| kind == "group");
             }
-            Field::Attributes => self.wishes = SendOptions::read(value),
+            Field::Attributes => self.options = SendOptions::read(value),
             Field::Group => self.group = Some(value).filter(|_| text != "null"),
             Field::Owned | Field::Other => {}
         }
@@ -386,28 +386,28 @@ mod tests {
 
     #[test]
     fn what_attributes_ask_for_is_read_however_it_is_spelled() {
-        let wishes = |hidden_for: Option<&str>, unlisted| SendOptions {
+        let options = |hidden_for: Option<&str>, unlisted| SendOptions {
             hidden_for: hidden_for.map(Into::into),
             unlisted,
         };
         for (attributes, want) in [
-            (r#"{"hiddenFor":"bob"}"#, wishes(Some("bob"), false)),
+            (r#"{"hiddenFor":"bob"}"#, options(Some("bob"), false)),
             (
                 r#"{"hidden\u0046or":"b\u006fb","x":{"updateconversation":false}}"#,
-                wishes(Some("bob"), false),
+                options(Some("bob"), false),
             ),
-            (r#"{"updateconversation":false}"#, wishes(None, true)),
-            (r#"{"updateconversation":true}"#, wishes(None, false)),
+            (r#"{"updateconversation":false}"#, options(None, true)),
+            (r#"{"updateconversation":true}"#, options(None, false)),
             (
                 r#"{"updateconversation":"false","hiddenFor":7}"#,
-                wishes(None, false),
+                options(None, false),
             ),
-            (r#"["hiddenFor"]"#, wishes(None, false)),
-            ("null", wishes(None, false)),
+            (r#"["hiddenFor"]"#, options(None, false)),
+            ("null", options(None, false)),
         ] {
             let payload = format!(r#"{{"attributes":{attributes}}}"#);
             assert_eq!(
-                Envelope::parse(payload.as_bytes()).unwrap().wishes,
+                Envelope::parse(payload.as_bytes()).unwrap().options,
                 want,
                 "{payload}"
             );
@@ -438,15 +438,15 @@ mod tests {
     #[test]
     fn what_is_no_object_is_told_from_what_is_no_json() {
         for (payload, want) in [
-            (&b"[1]"[..], EnvelopeError::NotAnObject),
-            (b"null", EnvelopeError::NotAnObject),
-            (b"\"{}\"", EnvelopeError::NotAnObject),
-            (b"", EnvelopeError::NotJson),
-            (b"hello", EnvelopeError::NotJson),
-            (b"{\"a\":}", EnvelopeError::NotJson),
-            (b"{\"a\":1} x", EnvelopeError::NotJson),
-            (b"{\"a\":\"\xff\"}", EnvelopeError::NotJson),
-            (b"{'a':1}", EnvelopeError::NotJson),
+            (&b"[1]"[..], ObjectError::NotAnObject),
+            (b"null", ObjectError::NotAnObject),
+            (b"\"{}\"", ObjectError::NotAnObject),
+            (b"", ObjectError::NotJson),
+            (b"hello", ObjectError::NotJson),
+            (b"{\"a\":}", ObjectError::NotJson),
+            (b"{\"a\":1} x", ObjectError::NotJson),
+            (b"{\"a\":\"\xff\"}", ObjectError::NotJson),
+            (b"{'a':1}", ObjectError::NotJson),
         ] {
             assert_eq!(
                 Envelope::parse(payload).err(),
@@ -463,7 +463,7 @@ mod tests {
         assert!(Envelope::parse(deep.as_bytes()).is_ok());
         assert_eq!(
             Envelope::parse("[".repeat(500_000).as_bytes()).err(),
-            Some(EnvelopeError::NotJson)
+            Some(ObjectError::NotJson)
         );
     }
 

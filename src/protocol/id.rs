@@ -4,7 +4,6 @@
 //! name is read; after that its type is the proof. It borrows from the topic name, so refusing a
 //! message costs no allocation. What a whole topic means is decided in `topic_map`.
 
-pub use crate::protocol::message_id::{MessageId, MessageIds};
 use std::fmt;
 
 /// The longest identifier, in bytes: as long as an AMQP routing key, in which RabbitMQ carries a

@@ -5,7 +5,7 @@
 use serde_json::value::RawValue;
 
 use crate::protocol::envelope::{Body, SendOptions};
-use crate::protocol::json::{EnvelopeError, Members, parse_object, raw};
+use crate::protocol::json::{Members, ObjectError, parse_object, raw};
 use crate::protocol::status::Status;
 
 /// A whole message, as the service wrote it.
@@ -22,15 +22,15 @@ pub struct Injected {
     /// Its `status`, if there is such a status.
     pub status: Option<Status>,
     /// What its `attributes` ask for.
-    pub wishes: SendOptions,
+    pub options: SendOptions,
 }
 
 impl Injected {
     /// Reads a payload.
     ///
     /// # Errors
-    /// [`EnvelopeError`] tells JSON that is not an object from what is not JSON.
-    pub fn parse(payload: &[u8]) -> Result<Self, EnvelopeError> {
+    /// [`ObjectError`] tells JSON that is not an object from what is not JSON.
+    pub fn parse(payload: &[u8]) -> Result<Self, ObjectError> {
         let mut members = parse_object(payload)?;
         let status = members.remove("status");
         let code = status.and_then(|status| status.get().parse().ok());
@@ -40,7 +40,7 @@ impl Injected {
             sender: text(&members, "sender"),
             recipient: text(&members, "recipient"),
             status: code.and_then(Status::from_code),
-            wishes: attributes.map_or_else(SendOptions::default, |value| SendOptions::read(value)),
+            options: attributes.map_or_else(SendOptions::default, |value| SendOptions::read(value)),
             body: body(&members),
         })
     }
@@ -93,6 +93,6 @@ mod tests {
             (None, &br#"{"status":100}"#[..])
         );
         assert_eq!(bare.with_id("i").body.as_str(), r#"{"message_id":"i"}"#);
-        assert_eq!(Injected::parse(b"[]"), Err(EnvelopeError::NotAnObject));
+        assert_eq!(Injected::parse(b"[]"), Err(ObjectError::NotAnObject));
     }
 }

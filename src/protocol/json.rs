@@ -11,7 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 /// Why a payload is not a JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EnvelopeError {
+pub enum ObjectError {
     /// It is not JSON, not UTF-8, or has something behind the JSON text.
     #[error("the payload is not JSON")]
     NotJson,
@@ -20,7 +20,7 @@ pub enum EnvelopeError {
     NotAnObject,
 }
 
-impl EnvelopeError {
+impl ObjectError {
     /// Why `payload`, which could not be read as an object, is none.
     pub(super) fn of(payload: &[u8]) -> Self {
         if serde_json::from_slice::<IgnoredAny>(payload).is_ok() {
@@ -35,8 +35,8 @@ impl EnvelopeError {
 pub(crate) type Members = BTreeMap<String, Box<RawValue>>;
 
 /// Reads an object without looking into its members.
-pub(crate) fn parse_object(payload: &[u8]) -> Result<Members, EnvelopeError> {
-    serde_json::from_slice(payload).map_err(|_| EnvelopeError::of(payload))
+pub(crate) fn parse_object(payload: &[u8]) -> Result<Members, ObjectError> {
+    serde_json::from_slice(payload).map_err(|_| ObjectError::of(payload))
 }
 
 /// A value as a member of an object.

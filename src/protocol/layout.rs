@@ -10,11 +10,7 @@ use crate::protocol::id::{AppId, IdError, UserId};
 use crate::protocol::template::{Names, Side};
 use crate::protocol::topic::TopicName;
 
-pub use crate::protocol::address::{Address, Kind, Outgoing, ParseError, Timeline};
-pub use crate::protocol::control_topic::{Controls, Notification};
-pub use crate::protocol::permissions::{PathLevel, UserPaths};
 pub use crate::protocol::template::{CLIENT_REJECTED, Template, TemplateError};
-pub use crate::protocol::topic_map::TopicMap;
 
 /// What the observer does with a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

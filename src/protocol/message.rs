@@ -1,10 +1,5 @@
 //! A message as the broker delivered it: topic, payload, RETAIN flag, nothing of it read yet.
 
-pub use crate::protocol::envelope::{Body, Envelope, Owned, SendOptions};
-pub use crate::protocol::injected::Injected;
-pub use crate::protocol::json::EnvelopeError;
-pub(crate) use crate::protocol::json::{parse_object, raw};
-pub use crate::protocol::status::Status;
 use bytes::Bytes;
 
 /// A message as the broker delivered it.

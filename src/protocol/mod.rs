@@ -27,7 +27,5 @@ pub mod time;
 pub mod topic;
 pub mod topic_map;
 
-pub use control_payload as control;
-
 #[cfg(test)]
 mod testing;

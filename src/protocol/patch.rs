@@ -3,7 +3,7 @@
 //! Owns which fields no patch may change. Leaves what a patch makes of a stored conversation to
 //! `rules`.
 
-use crate::protocol::json::{EnvelopeError, Members, parse_object};
+use crate::protocol::json::{Members, ObjectError, parse_object};
 
 /// Fields that identify a conversation or say who wrote what: no patch changes them.
 const IDENTITY: [&str; 7] = [
@@ -24,8 +24,8 @@ impl Patch {
     /// Reads a payload, and drops the fields that no patch may change.
     ///
     /// # Errors
-    /// [`EnvelopeError`], if the payload is no JSON object.
-    pub fn parse(payload: &[u8]) -> Result<Self, EnvelopeError> {
+    /// [`ObjectError`], if the payload is no JSON object.
+    pub fn parse(payload: &[u8]) -> Result<Self, ObjectError> {
         let mut fields = parse_object(payload)?;
         for name in IDENTITY {
             fields.remove(name);
@@ -45,8 +45,8 @@ mod tests {
 
     #[test]
     fn a_patch_that_is_no_object_is_refused() {
-        assert_eq!(Patch::parse(b"[]").err(), Some(EnvelopeError::NotAnObject));
-        assert_eq!(Patch::parse(b"").err(), Some(EnvelopeError::NotJson));
+        assert_eq!(Patch::parse(b"[]").err(), Some(ObjectError::NotAnObject));
+        assert_eq!(Patch::parse(b"").err(), Some(ObjectError::NotJson));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::protocol::id::IdError;
-use crate::protocol::json::EnvelopeError;
+use crate::protocol::json::ObjectError;
 
 /// Why a message is not forwarded. Logs, notices, metrics and `explain` use the same word for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
@@ -95,11 +95,11 @@ impl From<IdError> for Refusal {
     }
 }
 
-impl From<EnvelopeError> for Refusal {
-    fn from(error: EnvelopeError) -> Self {
+impl From<ObjectError> for Refusal {
+    fn from(error: ObjectError) -> Self {
         match error {
-            EnvelopeError::NotJson => Self::NotJson,
-            EnvelopeError::NotAnObject => Self::NotAnObject,
+            ObjectError::NotJson => Self::NotJson,
+            ObjectError::NotAnObject => Self::NotAnObject,
         }
     }
 }

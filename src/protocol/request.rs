@@ -1,4 +1,5 @@
-//! A request: what a user, their client's will or a service asks for, by topic and payload together.
+//! A request: what a user, their client's will or a service asks for, by topic and payload
+//! together.
 //!
 //! Owns which payload belongs to which topic. What the topic alone says is an [`Address`]: that is
 //! enough to count a request or to refuse it when its payload cannot be read. What becomes of a
@@ -6,13 +7,17 @@
 
 use bytes::Bytes;
 
-use crate::protocol::control::{Fetch, Receipt, parse_block, parse_presence};
+use crate::protocol::address::{Address, Outgoing, Timeline};
+use crate::protocol::control_payload::{BlockChange, Fetch, PresenceChange, Receipt};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::group::GroupUpdate;
 use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
-use crate::protocol::layout::{Address, Outgoing, PayloadMode, Timeline};
-use crate::protocol::message::{Envelope, Injected, Received, Status};
+use crate::protocol::injected::Injected;
+use crate::protocol::layout::PayloadMode;
+use crate::protocol::message::Received;
 use crate::protocol::patch::Patch;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 
 /// One variant for each row of `protocol.md`, section 2, and two for messages (section 1).
 #[derive(Clone, Debug)]
@@ -99,24 +104,6 @@ pub enum Request<'a> {
     },
 }
 
-/// What happened to a client's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresenceChange {
-    /// The client is there.
-    Connected,
-    /// The client is gone: it said so, or the broker published its will.
-    Disconnected,
-}
-
-/// What a user wants of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockChange {
-    /// The other user's messages are kept from this user.
-    Block,
-    /// They are delivered again.
-    Unblock,
-}
-
 impl<'a> Request<'a> {
     /// Reads the payload that belongs to `address`, which is what the topic of `received` says.
     ///
@@ -149,17 +136,11 @@ impl<'a> Request<'a> {
                 app,
                 user,
                 client,
-                change: match parse_presence(payload)? {
-                    true => PresenceChange::Connected,
-                    false => PresenceChange::Disconnected,
-                },
+                change: PresenceChange::parse(payload)?,
             },
             Address::Block(timeline) => Self::Block {
                 timeline,
-                change: match parse_block(payload)? {
-                    true => BlockChange::Block,
-                    false => BlockChange::Unblock,
-                },
+                change: BlockChange::parse(payload)?,
             },
             Address::Fetch { app, user } => Self::Fetch {
                 app,
@@ -216,7 +197,9 @@ impl<'a> Request<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, TopicMap};
+    use crate::protocol::control_topic::Controls;
+    use crate::protocol::layout::Layout;
+    use crate::protocol::topic_map::TopicMap;
 
     /// Each row of `protocol.md`, section 2, with a payload that belongs there.
     const REQUESTS: [(&str, &str); 11] = [

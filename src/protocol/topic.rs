@@ -3,7 +3,6 @@
 //! Owns their syntax and the matching of one against the other. The matching is our own because
 //! rumqttc's `matches` panics on a topic whose first character has more than one byte.
 
-pub use crate::protocol::amqp::{BrokerKind, CarryError, amqp_key};
 use std::fmt;
 
 /// The longest topic MQTT can encode, in bytes (MQTT 3.1.1, 1.5.3).

@@ -136,7 +136,12 @@ impl TopicMap {
     /// The topic on which the owner of `timeline` is notified of `what`.
     ///
     /// `message_id` is the id of the message concerned, or empty if there is none.
-    pub fn told(&self, what: Notification, timeline: &Timeline<'_>, message_id: &str) -> TopicName {
+    pub fn notification_topic(
+        &self,
+        what: Notification,
+        timeline: &Timeline<'_>,
+        message_id: &str,
+    ) -> TopicName {
         let names = Names::of_timeline(timeline);
         self.notifications.format(
             what,
@@ -148,7 +153,7 @@ impl TopicMap {
     }
 
     /// The topic on which the sender of `address` is told of a refusal, if there is one.
-    pub fn rejected(&self, address: &Address<'_>) -> Option<TopicName> {
+    pub fn rejected_topic(&self, address: &Address<'_>) -> Option<TopicName> {
         match address {
             Address::Outgoing(outgoing) => Some(outgoing.layout.rejected_topic(
                 outgoing.app,
@@ -156,15 +161,15 @@ impl TopicMap {
                 outgoing.recipient,
             )),
             Address::Receipt(timeline, message) => {
-                self.control_rejected(ControlTopic::Receipt, timeline, message.as_str())
+                self.rejected_control(ControlTopic::Receipt, timeline, message.as_str())
             }
             Address::Conversation(timeline) => {
-                self.control_rejected(ControlTopic::Conversation, timeline, "")
+                self.rejected_control(ControlTopic::Conversation, timeline, "")
             }
             Address::Archive(timeline) => {
-                self.control_rejected(ControlTopic::Archive, timeline, "")
+                self.rejected_control(ControlTopic::Archive, timeline, "")
             }
-            Address::Block(timeline) => self.control_rejected(ControlTopic::Block, timeline, ""),
+            Address::Block(timeline) => self.rejected_control(ControlTopic::Block, timeline, ""),
             Address::Fetch { app, user } => {
                 // The template has no level for the other side.
                 let timeline = Timeline {
@@ -172,13 +177,13 @@ impl TopicMap {
                     inbox_of: *user,
                     convers_with: *user,
                 };
-                self.control_rejected(ControlTopic::Fetch, &timeline, "")
+                self.rejected_control(ControlTopic::Fetch, &timeline, "")
             }
             Address::Presence { .. } | Address::Inject(_) | Address::Groups { .. } => None,
         }
     }
 
-    fn control_rejected(
+    fn rejected_control(
         &self,
         topic: ControlTopic,
         timeline: &Timeline<'_>,

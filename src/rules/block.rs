@@ -1,11 +1,12 @@
 //! A user blocks another user, or stops blocking them.
 //!
-//! Owns how many users one may block, and who is told (`protocol.md`, section 4, *Block*). Leaves what
-//! a block keeps back to `direct.rs` and `group_message.rs`.
+//! Owns how many users one may block, and who is told (`protocol.md`, section 4, *Block*). Leaves
+//! what a block keeps back to `direct.rs` and `group_message.rs`.
 
-use crate::protocol::layout::{Notification, Timeline};
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::refusal::Refusal;
-use crate::protocol::request::BlockChange;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Context, Plan, json};
 use crate::rules::write::Write;
@@ -52,4 +53,52 @@ pub(super) fn plan<'a>(
         writes: vec![Write::Block(*timeline, change)],
         ..Plan::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{body, plan_with, received, router, timeline};
+
+    fn by_alice(payload: &[u8], more_blocked: usize) -> Plan<'static> {
+        let topic = b"apps/a/users/alice/blocked/bob/update";
+        let source = InMemory {
+            more_blocked,
+            ..InMemory::default()
+        };
+        plan_with(router(), &received(topic, payload), source)
+    }
+
+    #[test]
+    fn a_block_is_stored_and_the_one_who_blocks_is_told() {
+        for (payload, change) in [
+            (&br#"{"blocked":true}"#[..], BlockChange::Block),
+            (br#"{"blocked":false}"#, BlockChange::Unblock),
+        ] {
+            let plan = by_alice(payload, 0);
+            assert_eq!(
+                plan.writes,
+                [Write::Block(timeline("alice", "bob"), change)]
+            );
+            let [told] = &plan.publishes[..] else {
+                panic!("{plan:?}")
+            };
+            assert_eq!(
+                told.topic.as_str(),
+                "apps/a/users/alice/blocked/bob/clientupdated"
+            );
+            let blocked = change == BlockChange::Block;
+            assert_eq!(body(told), serde_json::json!({ "blocked": blocked }));
+        }
+    }
+
+    #[test]
+    fn so_many_users_can_be_blocked_and_no_more() {
+        let on = br#"{"blocked":true}"#;
+        assert_eq!(by_alice(on, MAX_BLOCKED - 1).refusal, None);
+        assert_eq!(by_alice(on, MAX_BLOCKED).refusal, Some(Refusal::TooLarge));
+        let off = br#"{"blocked":false}"#;
+        assert_eq!(by_alice(off, MAX_BLOCKED).refusal, None);
+    }
 }

@@ -1,21 +1,24 @@
 //! The checks that every request passes, in the order they apply.
 //!
 //! Owns [`read_request`], which is that order. Three checks stand elsewhere: the sender's rate is
-//! charged before, in [`rate_limit`](crate::rules::rate_limit); facts of the store are checked after,
-//! by the plan of each kind of request; whether the broker can carry what is published is checked
-//! last, in [`router`](crate::rules::router).
+//! charged before, in [`rate_limit`](crate::rules::rate_limit); facts of the store are checked
+//! after, by the plan of each kind of request; whether the broker can carry what is published is
+//! checked last, in [`router`](crate::rules::router).
 
+use crate::protocol::address::{Address, ParseError};
+use crate::protocol::amqp::BrokerKind;
 use crate::protocol::group::Users;
 use crate::protocol::id::UserId;
-use crate::protocol::layout::{Address, ParseError, PayloadMode, TopicMap};
+use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::request::Request;
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::policy::{Policy, Rules};
 
-/// Reads topic and payload, and applies every check that needs no fact. The cheap checks come first.
+/// Reads topic and payload, and applies every check that needs no fact. The cheap checks come
+/// first.
 ///
 /// # Errors
 /// The reason for which the request is refused.
@@ -154,8 +157,8 @@ impl Rules {
             let found = payload.iter().filter(|byte| wanted.contains(byte));
             found.count()
         };
-        // The quick count includes what stands inside texts: it can only be too high, and nearly every
-        // payload passes it.
+        // The quick count includes what stands inside texts: it can only be too high, and nearly
+        // every payload passes it.
         let (openers, commas) = (count(*b"{["), count(*b",:"));
         if openers <= self.max_depth && openers + commas <= self.max_values {
             return true;
@@ -240,7 +243,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_what_is_nested_too_deep_does_not_fit(value in any_json(), max_depth in 0_usize..8) {
+        fn exactly_what_is_nested_too_deep_does_not_fit(
+            value in any_json(),
+            max_depth in 0_usize..8,
+        ) {
             let rules = Rules { max_depth, ..Rules::default() };
             prop_assert_eq!(rules.fits(value.to_string().as_bytes()), depth(&value) <= max_depth);
         }

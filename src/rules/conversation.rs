@@ -1,9 +1,10 @@
 //! What a user changes in their list of conversations: a patch, and archiving.
 //!
-//! Owns who is told (`protocol.md`, section 4, *Conversation patch* and *Archive*). Leaves what a row
-//! looks like to [`conversation_row`](crate::rules::conversation_row).
+//! Owns who is told (`protocol.md`, section 4, *Conversation patch* and *Archive*). Leaves what a
+//! row looks like to [`conversation_row`](crate::rules::conversation_row).
 
-use crate::protocol::layout::{Notification, Timeline};
+use crate::protocol::address::Timeline;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::patch::Patch;
 use crate::protocol::refusal::Refusal;
 use crate::rules::conversation_row::Row;
@@ -51,7 +52,8 @@ pub(super) fn plan_patch<'a>(
     })
 }
 
-/// The conversation leaves the list and comes into the archive. `topic` is the request's topic name.
+/// The conversation leaves the list and comes into the archive. `topic` is the request's topic
+/// name.
 pub(super) fn plan_archive<'a>(
     timeline: &Timeline<'a>,
     topic: &str,
@@ -89,7 +91,7 @@ pub(super) fn plan_archive<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::Status;
+    use crate::protocol::status::Status;
     use crate::rules::facts::in_memory::InMemory;
     use crate::rules::test_support::{body, plan_with, received, router};
     use serde_json::json;
@@ -145,7 +147,10 @@ mod tests {
         let unknown = plan_with(router(), &archive, InMemory::default());
         assert_eq!(
             body(&unknown.publishes[0]),
-            json!({"archived": true, "is_new": false, "conversWith": "alice", "key": "alice", "timelineOf": "bob"})
+            json!({
+                "archived": true, "is_new": false,
+                "conversWith": "alice", "key": "alice", "timelineOf": "bob"
+            })
         );
         let growing = Row {
             patch: Some(json!({ "k": "x".repeat(100) }).to_string().into()),

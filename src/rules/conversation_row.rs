@@ -1,16 +1,18 @@
 //! A conversation as it stands in its owner's list, and what a patch makes of it.
 //!
-//! A row is made of the last listed message of a timeline, the status of the owner's copy, two flags,
-//! and the fields the owner has patched. The store keeps these apart; this file puts them together
-//! (`protocol.md`, sections 3 and 4). Who is told about a change is decided in `conversation.rs`.
+//! A row is made of the last listed message of a timeline, the status of the owner's copy, two
+//! flags, and the fields the owner has patched. The store keeps these apart; this file puts them
+//! together (`protocol.md`, sections 3 and 4). Who is told about a change is decided in
+//! `conversation.rs`.
 
 use bytes::Bytes;
 
 use crate::protocol::json::{Members, parse_object, raw};
-use crate::protocol::message::Status;
 use crate::protocol::patch::Patch;
+use crate::protocol::status::Status;
 
-/// Fields that every new message sets, besides those it brings: a patch made before it no longer counts.
+/// Fields that every new message sets, besides those it brings: a patch made before it no longer
+/// counts.
 const SET_BY_A_MESSAGE: [&str; 4] = ["archived", "is_new", "last_message_text", "status"];
 
 /// A conversation, as it is stored.
@@ -134,8 +136,11 @@ mod tests {
     fn a_row_is_its_last_message_and_what_the_clients_expect() {
         assert_eq!(
             value(&row().to_json("b", "a")),
-            json!({"text": "hi", "last_message_text": "hi", "sender": "a", "attributes": {"k": 1}, "status": 150, "is_new": true, "archived": false,
-                   "conversWith": "a", "key": "a", "timelineOf": "b"})
+            json!({
+                "text": "hi", "last_message_text": "hi", "sender": "a", "attributes": {"k": 1},
+                "status": 150, "is_new": true, "archived": false,
+                "conversWith": "a", "key": "a", "timelineOf": "b"
+            })
         );
     }
 
@@ -149,7 +154,10 @@ mod tests {
         assert_eq!((patched.is_new, patched.archived), (Some(false), None));
         assert_eq!(
             value(&patched.told),
-            json!({"is_new": false, "text": "mine", "colour": "red", "timelineOf": "b", "conversWith": "a"})
+            json!({
+                "is_new": false, "text": "mine", "colour": "red",
+                "timelineOf": "b", "conversWith": "a"
+            })
         );
         let mut after = Row {
             is_new: false,

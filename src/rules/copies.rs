@@ -1,13 +1,14 @@
 //! What messages of all kinds have in common: the stored message and its copies in timelines.
 //!
-//! Owns what belongs to one copy: a publish, a write and a webhook event. Leaves which timelines get
-//! a copy to `direct.rs`, `group_message.rs` and `inject.rs`.
+//! Owns what belongs to one copy: a publish, a write and a webhook event. Leaves which timelines
+//! get a copy to `direct.rs`, `group_message.rs` and `inject.rs`.
 
 use std::time::Duration;
 
-use crate::protocol::layout::{Outgoing, Timeline};
-use crate::protocol::message::{Body, Envelope, Owned, SendOptions, Status};
+use crate::protocol::address::{Outgoing, Timeline};
+use crate::protocol::envelope::{Body, Envelope, Owned, SendOptions};
 use crate::protocol::publish::Publish;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::plan::{Context, Plan};
 use crate::rules::policy::Rules;

@@ -1,14 +1,15 @@
 //! A message from one user to another: the plan of a verbatim and of an enveloped one.
 //!
-//! Owns who gets a copy (`protocol.md`, section 3, *Direct*) and what a block changes. Leaves messages
-//! to groups to [`group_message`](crate::rules::group_message).
+//! Owns who gets a copy (`protocol.md`, section 3, *Direct*) and what a block changes. Leaves
+//! messages to groups to [`group_message`](crate::rules::group_message).
 
 use bytes::Bytes;
 
-use crate::protocol::layout::{Outgoing, Timeline};
-use crate::protocol::message::{Envelope, Status};
+use crate::protocol::address::{Outgoing, Timeline};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 use crate::rules::copies::{self, PlannedCopy};
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Context, Plan};
@@ -32,9 +33,9 @@ impl Facts {
     }
 }
 
-/// The two sides of a direct message that get a copy, each with the other side and the status of its
-/// copy: the sender's own timeline, if the layout has one, and the recipient's, unless they block the
-/// sender. A message to oneself gives one copy.
+/// The two sides of a direct message that get a copy, each with the other side and the status of
+/// its copy: the sender's own timeline, if the layout has one, and the recipient's, unless they
+/// block the sender. A message to oneself gives one copy.
 fn sides<'a>(
     outgoing: &Outgoing<'a>,
     facts: Facts,
@@ -91,7 +92,8 @@ pub(super) fn plan_verbatim(
     plan
 }
 
-/// A message whose payload is an object: each side gets it with the observer's fields, and a status.
+/// A message whose payload is an object: each side gets it with the observer's fields, and a
+/// status.
 pub(super) fn plan_message<'a>(
     outgoing: &Outgoing<'a>,
     envelope: &Envelope<'_>,
@@ -109,7 +111,7 @@ pub(super) fn plan_message<'a>(
         let copy = PlannedCopy {
             timeline,
             status,
-            listing: copies::listing(&envelope.wishes),
+            listing: copies::listing(&envelope.options),
             message_id: &message_id,
             recipient: outgoing.recipient.as_str(),
             publish: publish(outgoing, &timeline, body.with_status(status)),

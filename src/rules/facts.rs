@@ -6,10 +6,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::Status;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 

@@ -1,29 +1,31 @@
 //! What goes to many, or much that goes to one: made and published in steps.
 //!
-//! Owns the steps: copies of a group message, notices about a group, pages of stored messages. A group
-//! of ten thousand is not handled at once but step by step, each when there is room for it: the
-//! payload is held once, and what waits behind a step hardly notices it. Leaves when the next step is
-//! taken to `observer`.
+//! Owns the steps: copies of a group message, notices about a group, pages of stored messages. A
+//! group of ten thousand is not handled at once but step by step, each when there is room for it:
+//! the payload is held once, and what waits behind a step hardly notices it. Leaves when the next
+//! step is taken to `observer`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::protocol::control::Fetch;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::Fetch;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Notification, Timeline, TopicMap};
-use crate::protocol::message::Status;
 use crate::protocol::publish::Publish;
+use crate::protocol::status::Status;
 use crate::protocol::template::{Names, Template};
 use crate::protocol::time::UnixMillis;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::history::{History, Next, Page, PageQuery, Range};
 use crate::rules::webhook_event::{Copied, Event, EventKind};
 use crate::rules::write::{Listing, TimelineCopy, Write};
 
-/// How many members or stored messages one step takes: enough to share the cost of a transaction, few
-/// enough that what waits behind it does not notice.
+/// How many members or stored messages one step takes: enough to share the cost of a transaction,
+/// few enough that what waits behind it does not notice.
 pub const STEP: usize = 32;
 
 /// What is left of something that goes out in steps of [`STEP`]. Each step is written down and
@@ -241,7 +243,7 @@ impl Notices {
                 inbox_of: user(id),
                 convers_with: user(&self.group),
             };
-            let topic = layouts.told(Notification::Group, &timeline, "");
+            let topic = layouts.notification_topic(Notification::Group, &timeline, "");
             Publish::new(topic, self.payload.clone())
         };
         Step {

@@ -3,12 +3,13 @@
 //! Owns when a message is for a group, and who its members are (`protocol.md`, section 3, *Group*).
 //! Leaves making thousands of copies to [`fan_out`](crate::rules::fan_out).
 
+use crate::protocol::address::{Outgoing, Timeline};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::group::{Group, Users};
 use crate::protocol::id::UserId;
-use crate::protocol::layout::{Outgoing, Timeline};
-use crate::protocol::message::{Envelope, Status};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 use crate::rules::checks::check_recipients;
 use crate::rules::copies::{self, PlannedCopy};
 use crate::rules::facts::{FactSource, GroupLookup};
@@ -52,7 +53,7 @@ pub(super) fn plan<'a>(
     let users = recipients(outgoing, envelope, &facts.group, context)?;
     let body = copies::body(outgoing, envelope, context);
     let message_id = context.id.to_string();
-    let listing = copies::listing(&envelope.wishes);
+    let listing = copies::listing(&envelope.options);
     let (layout, app, group) = (outgoing.layout, outgoing.app, outgoing.recipient);
     let mut plan = Plan {
         fan_out: Some(FanOut::copies(
@@ -117,14 +118,15 @@ fn recipients(
     })
 }
 
-/// Who gets no copy: members who block the sender, and the one that the sender hides the message from.
+/// Who gets no copy: members who block the sender, and the one that the sender hides the message
+/// from.
 fn left_out(sender: UserId<'_>, envelope: &Envelope<'_>, blocked_by: Vec<Box<str>>) -> Users {
     // Senders who block themselves still get their own messages.
     let blocked_by = blocked_by
         .into_iter()
         .filter(|user| **user != *sender.as_str());
     blocked_by
-        .chain(envelope.wishes.hidden_for.clone())
+        .chain(envelope.options.hidden_for.clone())
         .collect()
 }
 
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::protocol::topic::BrokerKind;
+    use crate::protocol::amqp::BrokerKind;
     use crate::rules::facts::NoStore;
     use crate::rules::facts::in_memory::InMemory;
     use crate::rules::policy::Policy;

@@ -1,15 +1,18 @@
-//! Stored messages of a user, published again: because the user asks for them, or because they missed
-//! them.
+//! Stored messages of a user, published again: because the user asks for them, or because they
+//! missed them.
 //!
 //! Owns which messages come, in which form, and what the user is told at the end (`protocol.md`,
 //! section 4, *Inbox fetch* and *Offline recipients*). Leaves reading a page to the store.
 
-use crate::protocol::control::Fetch;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::Fetch;
+use crate::protocol::control_topic::Notification;
+use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Notification, Timeline, TopicMap};
-use crate::protocol::message::{Body, Status};
 use crate::protocol::publish::Publish;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
+use crate::protocol::topic_map::TopicMap;
 
 /// A part of the log, by positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +163,7 @@ impl History {
             let timeline = self.timeline(app, convers_with);
             let topic = match layouts.named(&stored.layout) {
                 Some(layout) => layout.inbox_topic(app, timeline.inbox_of, convers_with),
-                None => layouts.told(Notification::Message, &timeline, ""),
+                None => layouts.notification_topic(Notification::Message, &timeline, ""),
             };
             publishes.push(Publish::new(topic, purpose.payload(stored)));
         }
@@ -183,7 +186,7 @@ impl History {
         match purpose {
             Purpose::Fetch(progress) => {
                 let inbox = self.timeline(app, self.user());
-                let topic = layouts.told(Notification::Inbox, &inbox, "");
+                let topic = layouts.notification_topic(Notification::Inbox, &inbox, "");
                 publishes.push(Publish::new(topic, progress.summary(page.more)));
                 (publishes, Next::Fetched)
             }
@@ -225,5 +228,101 @@ impl Progress {
             "next": self.newest.as_millis(),
         });
         summary.to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::{body, router};
+    use serde_json::json;
+
+    fn stored(text: &str, layout: &str, stored_at: u64) -> Stored {
+        Stored {
+            convers_with: "alice".into(),
+            layout: layout.into(),
+            body: Body::from_stored(json!({ "text": text }).to_string()),
+            status: Status::Delivered,
+            stored_at: UnixMillis::new(stored_at),
+        }
+    }
+
+    fn page(messages: Vec<Stored>, more: bool) -> Page {
+        let next = 7;
+        Page {
+            messages,
+            next,
+            more,
+        }
+    }
+
+    fn bob() -> (AppId<'static>, UserId<'static>, Range) {
+        let range = Range { after: 2, last: 9 };
+        let (app, user) = (AppId::parse("a").unwrap(), UserId::parse("bob").unwrap());
+        (app, user, range)
+    }
+
+    fn fetch(limit: usize) -> History {
+        let fetch = Fetch {
+            since: UnixMillis::new(5),
+            convers_with: None,
+            limit,
+        };
+        let (_, user, range) = bob();
+        History::fetch(user, range, &fetch)
+    }
+
+    #[test]
+    fn fetched_messages_are_marked_as_history_and_their_end_is_told() {
+        let (app, ..) = bob();
+        let layouts = router().layouts;
+        let messages = vec![stored("one", "chat21", 10), stored("two", "", 20)];
+        let (publishes, next) = fetch(100).step(app, &layouts, &page(messages, true));
+        assert_eq!(publishes.len(), 2);
+        for publish in &publishes {
+            assert_eq!(
+                publish.topic.as_str(),
+                "apps/a/users/bob/messages/alice/clientadded"
+            );
+            assert_eq!(body(publish)["__history"], json!(true));
+        }
+        let Next::Page(rest) = next else {
+            panic!("{next:?}")
+        };
+        let query = rest.query(32);
+        assert_eq!((query.after, query.last, query.limit), (7, 9, 32));
+        let last = page(vec![stored("three", "chat21", 30)], false);
+        let (publishes, next) = rest.step(app, &layouts, &last);
+        assert!(matches!(next, Next::Fetched));
+        let told = publishes.last().unwrap();
+        assert_eq!(told.topic.as_str(), "apps/a/users/bob/inbox/clientupdated");
+        assert_eq!(body(told), json!({"fetched": 3, "more": false, "next": 30}));
+    }
+
+    #[test]
+    fn a_fetch_ends_when_it_has_as_many_as_were_asked_for() {
+        let (app, ..) = bob();
+        let history = fetch(1);
+        assert_eq!(history.query(32).limit, 1);
+        let messages = page(vec![stored("one", "chat21", 10)], true);
+        let (publishes, next) = history.step(app, &router().layouts, &messages);
+        assert!(matches!(next, Next::Fetched));
+        assert_eq!(
+            body(&publishes[1]),
+            json!({"fetched": 1, "more": true, "next": 10})
+        );
+    }
+
+    #[test]
+    fn missed_messages_look_as_they_did_and_nobody_is_told_their_end() {
+        let (app, user, range) = bob();
+        let missed = page(vec![stored("one", "chat21", 10)], false);
+        let history = History::missed(user, range);
+        let (publishes, next) = history.step(app, &router().layouts, &missed);
+        assert!(matches!(next, Next::Redelivered));
+        let [publish] = &publishes[..] else {
+            panic!("{publishes:?}")
+        };
+        assert_eq!(body(publish), json!({"text": "one", "status": 150}));
     }
 }

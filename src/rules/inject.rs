@@ -1,12 +1,14 @@
 //! A service puts a message into one timeline.
 //!
-//! Owns what is published and stored of it (`protocol.md`, section 4, *Delivered (inject)*). It depends
-//! on no facts.
+//! Owns what is published and stored of it (`protocol.md`, section 4, *Delivered (inject)*). It
+//! depends on no facts.
 
 use bytes::Bytes;
 
-use crate::protocol::layout::{Notification, Timeline};
-use crate::protocol::message::{Injected, Status};
+use crate::protocol::address::Timeline;
+use crate::protocol::control_topic::Notification;
+use crate::protocol::injected::Injected;
+use crate::protocol::status::Status;
 use crate::rules::copies::{self, PlannedCopy};
 use crate::rules::plan::{Context, Plan};
 use crate::rules::write::{NewMessage, Write};
@@ -50,7 +52,7 @@ fn plan_with_id<'a>(
     let copy = PlannedCopy {
         timeline: *timeline,
         status: Status::Delivered,
-        listing: copies::listing(&message.wishes),
+        listing: copies::listing(&message.options),
         message_id,
         recipient: message.recipient.as_deref().unwrap_or(inbox_of),
         publish: context.notify(Notification::Message, timeline, payload),

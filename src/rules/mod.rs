@@ -1,11 +1,11 @@
 //! What becomes of a request: the checks, and one plan for each kind of request.
 //!
-//! Owns every decision about a message. Leaves reading the wire to [`protocol`](crate::protocol) and
-//! answering questions about facts to [`store`](crate::store). Pure: no I/O, no clock, no SQL, no MQTT
-//! client.
+//! Owns every decision about a message. Leaves reading the wire to [`protocol`](crate::protocol)
+//! and answering questions about facts to [`store`](crate::store). Pure: no I/O, no clock, no SQL,
+//! no MQTT client.
 //!
-//! Start with [`router`]: it reads a request ([`checks`]), looks up the facts of its kind ([`facts`]),
-//! and makes its plan ([`plan`]). Each kind of request has a file:
+//! Start with [`router`]: it reads a request ([`checks`]), looks up the facts of its kind
+//! ([`facts`]), and makes its plan ([`plan`]). Each kind of request has a file:
 //!
 //! | request | file |
 //! |---|---|

@@ -1,18 +1,21 @@
 //! What becomes of a request: everything that is to be published and written down.
 //!
-//! Owns the form of a plan and of what every plan may look at. Each kind of request makes its plan in
-//! its own file. Leaves carrying a plan out, and when to acknowledge, to `observer` and `delivery`.
+//! Owns the form of a plan and of what every plan may look at. Each kind of request makes its plan
+//! in its own file. Leaves carrying a plan out, and when to acknowledge, to `observer` and
+//! `delivery`.
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Notification, Timeline, TopicMap};
+use crate::protocol::address::Timeline;
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::fan_out::FanOut;
 use crate::rules::policy::Rules;
 use crate::rules::webhook_event::{Event, EventKind, EventKinds};
@@ -23,8 +26,8 @@ use crate::rules::write::Write;
 pub struct Plan<'a> {
     /// What is published. The request is acknowledged when all of it is confirmed.
     pub publishes: Vec<Publish>,
-    /// What is published about a refusal, to the sender and as a dead letter, unless there have been
-    /// too many lately.
+    /// What is published about a refusal, to the sender and as a dead letter, unless there have
+    /// been too many lately.
     pub answers: Vec<Publish>,
     /// What is written down before anything is published.
     pub writes: Vec<Write<'a>>,
@@ -42,8 +45,8 @@ pub struct Plan<'a> {
 pub struct Arrival<'a> {
     /// The message that brought the request.
     pub received: &'a Received,
-    /// The id it was given. Its time counts as the time of the request: planned again after a crash,
-    /// the request comes out the same.
+    /// The id it was given. Its time counts as the time of the request: planned again after a
+    /// crash, the request comes out the same.
     pub id: MessageId,
     /// Whether the broker waits for an acknowledgement.
     pub acknowledgement: Acknowledgement,
@@ -84,7 +87,7 @@ impl Context<'_> {
         timeline: &Timeline<'_>,
         payload: Bytes,
     ) -> Publish {
-        Publish::new(self.layouts.told(what, timeline, ""), payload)
+        Publish::new(self.layouts.notification_topic(what, timeline, ""), payload)
     }
 
     /// The event that `make` makes, if a webhook wants that kind.

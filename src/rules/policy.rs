@@ -1,13 +1,14 @@
 //! The settings that the checks go by: the rules of each app.
 //!
-//! Owns what an operator can allow or limit. Leaves applying it to [`checks`](crate::rules::checks),
-//! [`group_message`](crate::rules::group_message) and [`rate_limit`](crate::rules::rate_limit).
+//! Owns what an operator can allow or limit. Leaves applying it to
+//! [`checks`](crate::rules::checks), [`group_message`](crate::rules::group_message) and
+//! [`rate_limit`](crate::rules::rate_limit).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::protocol::amqp::BrokerKind;
 use crate::protocol::id::AppId;
-use crate::protocol::topic::BrokerKind;
 use crate::rules::token_bucket::Rate;
 
 /// One set of rules for every app, and other sets for some apps.

@@ -6,8 +6,9 @@
 
 use std::borrow::Cow;
 
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::request::PresenceChange;
+use crate::protocol::control_payload::PresenceChange;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
 use crate::rules::history::Range;
@@ -15,8 +16,8 @@ use crate::rules::plan::{Acknowledgement, Context, Plan};
 use crate::rules::webhook_event::{Event, EventKind};
 use crate::rules::write::{UserClient, Write};
 
-/// How many clients of one user count as connected: a bound on what a user can make us keep. When one
-/// more connects, the client that connected first gives way.
+/// How many clients of one user count as connected: a bound on what a user can make us keep. When
+/// one more connects, the client that connected first gives way.
 const MAX_CLIENTS: usize = 64;
 
 /// What the plan of a presence event depends on.
@@ -149,8 +150,8 @@ fn connected<'a>(client: UserClient<'a>, facts: &Facts, context: &Context<'_>) -
     plan.writes.extend(facts.missed_since().map(|since| {
         let redelivery = match (facts.offline_delivery, context.acknowledgement) {
             (OfflineDelivery::Broker, _) => Redelivery::Done,
-            // The user is given what they missed with this very event: once it is acknowledged, they
-            // have it.
+            // The user is given what they missed with this very event: once it is acknowledged,
+            // they have it.
             (OfflineDelivery::Redeliver, Acknowledgement::Expected) => Redelivery::With(context.id),
             // No acknowledgement will tell: the last step of the redelivery does.
             (OfflineDelivery::Redeliver, Acknowledgement::None) => Redelivery::Due,
@@ -185,4 +186,222 @@ fn disconnected<'a>(client: UserClient<'a>, facts: &Facts) -> Plan<'a> {
         });
     }
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::time::UnixMillis;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{NOW, id_at, plan_as, received, router};
+
+    const CONNECTED: PresenceChange = PresenceChange::Connected;
+    const DISCONNECTED: PresenceChange = PresenceChange::Disconnected;
+
+    fn client(id: &str, since: u64) -> ConnectedClient {
+        ConnectedClient {
+            id: id.into(),
+            since: UnixMillis::new(since),
+        }
+    }
+
+    /// Three messages are stored, and bob has these clients.
+    fn store(clients: &[&str]) -> InMemory {
+        let clients = clients.iter().map(|id| client(id, 1)).collect();
+        InMemory {
+            clients: [("bob", clients)].into(),
+            log: vec![NOW; 3],
+            redelivers: true,
+            ..InMemory::default()
+        }
+    }
+
+    fn with_absence(mut store: InMemory, since: i64, redelivery: Redelivery) -> InMemory {
+        store.absences.insert("bob", Absence { since, redelivery });
+        store
+    }
+
+    /// What becomes of an event of bob's phone.
+    fn phone(
+        change: PresenceChange,
+        acknowledgement: Acknowledgement,
+        store: InMemory,
+    ) -> Plan<'static> {
+        let payload: &[u8] = match change {
+            CONNECTED => br#"{"connected":true}"#,
+            DISCONNECTED => br#"{"disconnected":true}"#,
+        };
+        let received = received(b"apps/a/users/bob/presence/phone", payload);
+        plan_as(router(), &received, id_at(NOW), acknowledgement, store)
+    }
+
+    fn at_qos_1(change: PresenceChange, store: InMemory) -> Plan<'static> {
+        phone(change, Acknowledgement::Expected, store)
+    }
+
+    /// The absence that a plan notes.
+    fn noted(plan: &Plan<'_>) -> Option<Absence> {
+        plan.writes.iter().find_map(|write| {
+            let Write::Absence { absence, .. } = write else {
+                return None;
+            };
+            Some(*absence)
+        })
+    }
+
+    /// The clients that a plan says are gone.
+    fn gone<'p>(plan: &'p Plan<'_>) -> Vec<&'p str> {
+        let clients = plan.writes.iter().filter_map(|write| {
+            let Write::ClientGone(client) = write else {
+                return None;
+            };
+            Some(&*client.client)
+        });
+        clients.collect()
+    }
+
+    /// The part of the log that is published again.
+    fn redelivered(plan: &Plan<'_>) -> Option<(i64, i64)> {
+        let query = plan.fan_out.as_ref()?.query();
+        query.map(|(_, _, query)| (query.after, query.last))
+    }
+
+    #[test]
+    fn the_first_client_and_the_last_change_a_users_presence() {
+        for (change, clients, raises_event) in [
+            (CONNECTED, &[][..], true),
+            (CONNECTED, &["phone"], false),
+            (CONNECTED, &["laptop"], false),
+            (DISCONNECTED, &["phone"], true),
+            (DISCONNECTED, &["phone", "laptop"], false),
+            (DISCONNECTED, &[], false),
+            (DISCONNECTED, &["laptop"], false),
+        ] {
+            let plan = at_qos_1(change, store(clients));
+            let events: Vec<_> = plan.events.iter().map(|event| event.kind).collect();
+            let wanted = raises_event.then_some(EventKind::PresenceChange);
+            assert_eq!(events, Vec::from_iter(wanted), "{change:?} {clients:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_that_connected_first_gives_way_to_one_too_many() {
+        let mut store = store(&[]);
+        let clients = (1..=64).map(|n| client(&format!("c{n}"), 1_000 - n));
+        store.clients.insert("bob", clients.collect());
+        let plan = at_qos_1(CONNECTED, store);
+        assert_eq!(gone(&plan), ["c64"]);
+        let same_time = (1..=65).map(|n| client(&format!("c{n}"), 7));
+        let mut all: Vec<_> = same_time.collect();
+        all.push(client("phone", 1));
+        let mut store = InMemory::default();
+        store.clients.insert("bob", all);
+        let plan = at_qos_1(CONNECTED, store);
+        assert_eq!(gone(&plan), ["c1", "c10"], "never the one that connects");
+        assert_eq!(noted(&plan).unwrap().redelivery, Redelivery::Done);
+    }
+
+    #[test]
+    fn a_user_who_was_never_present_is_given_everything() {
+        let plan = at_qos_1(CONNECTED, store(&[]));
+        assert_eq!(redelivered(&plan), Some((0, 3)));
+        let absence = noted(&plan).unwrap();
+        assert_eq!(absence.since, 0);
+        assert!(matches!(absence.redelivery, Redelivery::With(_)));
+    }
+
+    #[test]
+    fn without_redelivery_a_user_is_given_nothing_and_it_counts_as_done() {
+        let store = InMemory {
+            redelivers: false,
+            ..store(&[])
+        };
+        let plan = at_qos_1(CONNECTED, store);
+        assert_eq!(redelivered(&plan), None);
+        let done = Absence {
+            since: 0,
+            redelivery: Redelivery::Done,
+        };
+        assert_eq!(noted(&plan), Some(done));
+    }
+
+    #[test]
+    fn at_qos_0_no_acknowledgement_tells_that_a_user_has_been_given_everything() {
+        let plan = phone(CONNECTED, Acknowledgement::None, store(&[]));
+        assert_eq!(redelivered(&plan), Some((0, 3)));
+        assert_eq!(noted(&plan).unwrap().redelivery, Redelivery::Due);
+    }
+
+    #[test]
+    fn only_the_first_client_brings_what_was_missed() {
+        let absent = |clients| with_absence(store(clients), 2, Redelivery::Due);
+        assert_eq!(redelivered(&at_qos_1(CONNECTED, absent(&[]))), Some((2, 3)));
+        let again = at_qos_1(CONNECTED, absent(&["phone"]));
+        assert_eq!(
+            redelivered(&again),
+            Some((2, 3)),
+            "a second will, or a crash"
+        );
+        assert_eq!(redelivered(&at_qos_1(CONNECTED, absent(&["laptop"]))), None);
+    }
+
+    #[test]
+    fn missed_messages_are_given_again_until_the_event_that_brought_them_is_finished() {
+        let (event, later) = (id_at(NOW), id_at(UnixMillis::new(NOW.as_millis() + 1)));
+        let earlier = id_at(UnixMillis::new(NOW.as_millis() - 1));
+        for (redelivery, finished_up_to, given) in [
+            (Redelivery::Due, Some(later), true),
+            (Redelivery::With(event), None, true),
+            (Redelivery::With(event), Some(earlier), true),
+            (Redelivery::With(event), Some(event), false),
+            (Redelivery::With(event), Some(later), false),
+            (Redelivery::Done, None, false),
+        ] {
+            let mut store = with_absence(store(&[]), 1, redelivery);
+            store.finished_up_to = finished_up_to;
+            let plan = at_qos_1(CONNECTED, store);
+            let wanted = given.then_some((1, 3));
+            assert_eq!(
+                redelivered(&plan),
+                wanted,
+                "{redelivery:?} {finished_up_to:?}"
+            );
+            assert_eq!(
+                noted(&plan).is_some(),
+                given,
+                "a closed absence stays as it is"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_client_leaves_an_absence_from_here_on() {
+        let plan = at_qos_1(
+            DISCONNECTED,
+            with_absence(store(&["phone"]), 1, Redelivery::Done),
+        );
+        let from_here = Absence {
+            since: 3,
+            redelivery: Redelivery::Due,
+        };
+        assert_eq!(
+            (noted(&plan), gone(&plan)),
+            (Some(from_here), vec!["phone"])
+        );
+        let others = at_qos_1(DISCONNECTED, store(&["phone", "laptop"]));
+        assert_eq!((noted(&others), gone(&others)), (None, vec!["phone"]));
+        let unknown = at_qos_1(DISCONNECTED, store(&[]));
+        assert_eq!(noted(&unknown), None, "not connected before");
+    }
+
+    #[test]
+    fn a_user_who_leaves_too_soon_still_misses_the_same() {
+        let store = with_absence(store(&["phone"]), 1, Redelivery::With(id_at(NOW)));
+        let plan = at_qos_1(DISCONNECTED, store);
+        let still = Absence {
+            since: 1,
+            redelivery: Redelivery::Due,
+        };
+        assert_eq!(noted(&plan), Some(still));
+    }
 }

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-use crate::protocol::layout::Address;
+use crate::protocol::address::Address;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::rules::policy::Policy;
 use crate::rules::token_bucket::{Limiter, Rate};
@@ -111,8 +111,10 @@ fn key(address: &Address<'_>) -> String {
 )]
 mod tests {
     use super::*;
-    use crate::protocol::layout::{Controls, Layout, TopicMap};
-    use crate::protocol::topic::BrokerKind;
+    use crate::protocol::amqp::BrokerKind;
+    use crate::protocol::control_topic::Controls;
+    use crate::protocol::layout::Layout;
+    use crate::protocol::topic_map::TopicMap;
     use crate::rules::policy::Rules;
 
     const MESSAGE: &str = "apps/a/users/alice/messages/bob/outgoing";

@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 
-use crate::protocol::control::Receipt;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::Receipt;
+use crate::protocol::control_topic::Notification;
 use crate::protocol::id::{MessageKey, UserId};
-use crate::protocol::layout::{Notification, Timeline};
-use crate::protocol::message::Status;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::status::Status;
 use crate::rules::facts::{FactSource, GroupLookup, StoredCopy};
 use crate::rules::plan::{Context, Plan, json};
 use crate::rules::webhook_event::{Event, EventKind};
@@ -62,7 +63,7 @@ pub(super) fn plan<'a>(
         .copy
         .filter(|copy| may_send_receipt(timeline, copy))
         .ok_or(Refusal::BadStatus)?;
-    if copy.status > receipt.own() {
+    if copy.status > receipt.own_status() {
         // A later receipt was here first.
         return Ok(Plan::default());
     }
@@ -70,7 +71,7 @@ pub(super) fn plan<'a>(
         timeline: *timeline,
         message_id: message.as_str(),
         receipt,
-        raises_events: copy.status < receipt.own(),
+        raises_events: copy.status < receipt.own_status(),
         context,
     };
     Ok(match facts.peer {
@@ -95,25 +96,26 @@ struct PlannedReceipt<'a, 'c> {
 }
 
 impl<'a> PlannedReceipt<'a, '_> {
-    /// The group's own copy is raised. Its members are not told: each message would be followed by as
-    /// many receipts as the group has members.
+    /// The group's own copy is raised. Its members are not told: each message would be followed by
+    /// as many receipts as the group has members.
     fn in_group(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let of_group = self.timeline_of(self.timeline.convers_with, self.timeline.convers_with);
-        plan.writes.push(self.raise(of_group, self.receipt.peers()));
+        plan.writes
+            .push(self.raise(of_group, self.receipt.peer_status()));
         plan
     }
 
-    /// The peer's copy is raised, and the peer is told. In a conversation with oneself both copies are
-    /// the same one.
+    /// The peer's copy is raised, and the peer is told. In a conversation with oneself both copies
+    /// are the same one.
     fn in_conversation(&self) -> Plan<'a> {
         let mut plan = self.own_copy();
         let (user, peer) = (self.timeline.inbox_of, self.timeline.convers_with);
         let with_oneself = user == peer;
         let status = if with_oneself {
-            self.receipt.own()
+            self.receipt.own_status()
         } else {
-            self.receipt.peers()
+            self.receipt.peer_status()
         };
         let of_peer = self.timeline_of(peer, user);
         let payload = self.payload(peer, status);
@@ -122,11 +124,13 @@ impl<'a> PlannedReceipt<'a, '_> {
             plan.events
                 .extend(self.event(EventKind::MessageReturnReceipt, &payload));
         }
-        // Also for a receipt that comes again: the observer may have crashed before it told the peer.
-        let topic = self
-            .context
-            .layouts
-            .told(Notification::Receipt, &of_peer, self.message_id);
+        // Also for a receipt that comes again: the observer may have crashed before it told the
+        // peer.
+        let topic = self.context.layouts.notification_topic(
+            Notification::Receipt,
+            &of_peer,
+            self.message_id,
+        );
         plan.publishes.push(Publish::new(topic, payload));
         plan
     }
@@ -135,9 +139,9 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn own_copy(&self) -> Plan<'a> {
         let mut plan = Plan::default();
         plan.writes
-            .push(self.raise(self.timeline, self.receipt.own()));
+            .push(self.raise(self.timeline, self.receipt.own_status()));
         if self.receipt == Receipt::Received {
-            let payload = self.payload(self.timeline.inbox_of, self.receipt.own());
+            let payload = self.payload(self.timeline.inbox_of, self.receipt.own_status());
             plan.events
                 .extend(self.event(EventKind::MessageReceived, &payload));
         }

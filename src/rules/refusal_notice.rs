@@ -9,12 +9,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::protocol::layout::{Address, TopicMap};
+use crate::protocol::address::Address;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refused;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::plan::json;
 
 /// The longest user property of a dead letter, in bytes. MQTT allows 65,535; nobody reads that far.
@@ -61,7 +62,7 @@ pub(super) fn notice(
         detail: refused.detail.as_deref(),
     };
     Some(Publish {
-        topic: layouts.rejected(address)?,
+        topic: layouts.rejected_topic(address)?,
         payload: json(&notice),
         user_properties: vec![("reason".to_owned(), reason.to_owned())],
         retain: false,
@@ -74,8 +75,8 @@ fn millis_rounded_up(wait: Duration) -> u64 {
     millis.saturating_add(1)
 }
 
-/// Keeps the refused message for the operator. A payload over the limit is left out: the dead letter
-/// must not break the limits of the broker.
+/// Keeps the refused message for the operator. A payload over the limit is left out: the dead
+/// letter must not break the limits of the broker.
 pub(super) fn dead_letter(
     topic: &TopicName,
     received: &Received,

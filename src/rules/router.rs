@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use crate::protocol::address::Address;
 use crate::protocol::id::AppId;
-use crate::protocol::layout::{Address, TopicMap};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Arrival, Context, Plan};
 use crate::rules::policy::Policy;
@@ -50,8 +51,8 @@ impl Router {
         checks::parse_topic(&self.layouts, received).ok()
     }
 
-    /// What becomes of a request. Planned again with the same id, and before anything else is written
-    /// down, it comes out the same.
+    /// What becomes of a request. Planned again with the same id, and before anything else is
+    /// written down, it comes out the same.
     ///
     /// # Errors
     /// The source's own: nothing is decided then.
@@ -161,8 +162,8 @@ impl Router {
         }
     }
 
-    /// A plan that is carried out although the request is refused: its sender is blocked, and is not
-    /// told. The operator is.
+    /// A plan that is carried out although the request is refused: its sender is blocked, and is
+    /// not told. The operator is.
     fn with_dead_letter<'a>(&self, mut plan: Plan<'a>, arrival: &Arrival<'_>) -> Plan<'a> {
         if let (Some(reason), Some(topic)) = (plan.refusal, &self.dead_letter_topic) {
             let (received, now) = (arrival.received, arrival.id.time());

@@ -31,12 +31,12 @@ impl Rate {
     }
 }
 
-/// A bucket for each key. Only the time at which a bucket will be full is kept; a full bucket needs no
-/// entry.
+/// A bucket for each key. Only the time at which a bucket will be full is kept; a full bucket needs
+/// no entry.
 ///
-/// The keys are held in two generations of `bound / 2` each. When the younger one is full, the older
-/// one is dropped. So the last `bound / 2` keys are always remembered, and any other key may start with
-/// a full bucket.
+/// The keys are held in two generations of `bound / 2` each. When the younger one is full, the
+/// older one is dropped. So the last `bound / 2` keys are always remembered, and any other key may
+/// start with a full bucket.
 #[derive(Debug)]
 pub struct Limiter {
     younger: HashMap<Box<str>, Instant>,
@@ -182,7 +182,10 @@ mod tests {
     proptest! {
         /// As many as a bucket that is filled in steps of a millisecond gives, for any arrivals.
         #[test]
-        fn it_is_a_token_bucket(burst in 1_u32..5, gaps in prop::collection::vec(0_u64..3_000, 1..60)) {
+        fn it_is_a_token_bucket(
+            burst in 1_u32..5,
+            gaps in prop::collection::vec(0_u64..3_000, 1..60),
+        ) {
             // One token a second: 1,000 parts of it.
             let (mut limiter, start) = (Limiter::new(2), Instant::now());
             let full = u64::from(burst) * 1_000;
@@ -190,7 +193,8 @@ mod tests {
             for gap in gaps {
                 at += gap;
                 parts = (parts + gap).min(full);
-                let taken = limiter.take("a", ONE, rate(burst, 60), start + Duration::from_millis(at));
+                let now = start + Duration::from_millis(at);
+                let taken = limiter.take("a", ONE, rate(burst, 60), now);
                 if parts >= 1_000 {
                     parts -= 1_000;
                     prop_assert_eq!(taken, Ok(()));

@@ -7,9 +7,9 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::AppId;
-use crate::protocol::layout::Timeline;
-use crate::protocol::request::PresenceChange;
 use crate::protocol::time::UnixMillis;
 
 /// A kind of event.
@@ -77,11 +77,11 @@ pub struct Event {
     pub kind: EventKind,
     /// An id in the form of a UUID. The same event has the same id, however often it is posted.
     pub id: String,
-    /// The owner of the copy that this event reports, if it reports one. The event is dropped if that
-    /// copy was stored before.
+    /// The owner of the copy that this event reports, if it reports one. The event is dropped if
+    /// that copy was stored before.
     pub copy_of: Option<Box<str>>,
-    /// The body without its member `data`: a JSON object. The events of a group message's copies differ
-    /// in this alone.
+    /// The body without its member `data`: a JSON object. The events of a group message's copies
+    /// differ in this alone.
     pub head: String,
     /// The value of the member `data`: JSON.
     pub data: Bytes,
@@ -155,8 +155,8 @@ pub struct Copied<'a> {
 }
 
 impl Event {
-    /// `basis` tells apart events of the same kind about the same user or copy: the id of the message
-    /// that caused the event, say.
+    /// `basis` tells apart events of the same kind about the same user: the id of the message that
+    /// caused the event, say.
     fn new(
         kind: EventKind,
         app: AppId<'_>,
@@ -209,8 +209,8 @@ impl Event {
     }
 
     /// The owner of a timeline has received or seen a message in it. The kind is
-    /// [`EventKind::MessageReceived`], or [`EventKind::MessageReturnReceipt`] for what its sender is
-    /// told. `patch` is a JSON object.
+    /// [`EventKind::MessageReceived`], or [`EventKind::MessageReturnReceipt`] for what its sender
+    /// is told. `patch` is a JSON object.
     pub fn of_receipt(
         kind: EventKind,
         timeline: Timeline<'_>,
@@ -233,8 +233,8 @@ impl Event {
         Self::new(kind, app, recipient, &basis, &head, patch)
     }
 
-    /// A conversation has been archived. `row` is a JSON object, `topic` the topic name of the request,
-    /// `basis` the id of the request.
+    /// A conversation has been archived. `row` is a JSON object, `topic` the topic name of the
+    /// request, `basis` the id of the request.
     pub fn of_archive(
         timeline: Timeline<'_>,
         row: Bytes,
@@ -326,26 +326,35 @@ mod tests {
         assert_eq!(event.copy_of.as_deref(), Some("bob"));
         assert_eq!(
             body(&event),
-            json!({"event_type": "message-delivered", "createdAt": 5, "recipient_id": "bob", "app_id": "tilechat", "message_id": "m1",
-                   "data": {"text": "hi", "status": 150},
-                   "extras": {"topic": "apps.tilechat.users.bob.messages.alice.clientadded"}, "delivered_to": "bob"})
+            json!({
+                "event_type": "message-delivered", "createdAt": 5, "recipient_id": "bob",
+                "app_id": "tilechat", "message_id": "m1",
+                "data": {"text": "hi", "status": 150},
+                "extras": {"topic": "apps.tilechat.users.bob.messages.alice.clientadded"},
+                "delivered_to": "bob"
+            })
         );
         let patch = Bytes::from_static(br#"{"status":250}"#);
         let kind = EventKind::MessageReturnReceipt;
         let event = Event::of_receipt(kind, timeline(), "m1", patch, now);
         assert_eq!(
             body(&event),
-            json!({"event_type": "message-return-receipt", "createdAt": 5, "recipient_id": "bob", "app_id": "tilechat", "message_id": "m1",
-                   "data": {"status": 250}})
+            json!({
+                "event_type": "message-return-receipt", "createdAt": 5, "recipient_id": "bob",
+                "app_id": "tilechat", "message_id": "m1", "data": {"status": 250}
+            })
         );
         let topic = "apps/tilechat/users/bob/conversations/alice/archive";
         let row = Bytes::from_static(b"{\"archived\":true}");
         let event = Event::of_archive(timeline(), row, topic, "w1", now);
         assert_eq!(
             body(&event),
-            json!({"event_type": "conversation-archived", "createdAt": 5, "app_id": "tilechat", "user_id": "bob", "recipient_id": "alice",
-                   "convers_with": "alice", "data": {"archived": true},
-                   "extras": {"topic": "apps.tilechat.users.bob.conversations.alice.archive"}})
+            json!({
+                "event_type": "conversation-archived", "createdAt": 5, "app_id": "tilechat",
+                "user_id": "bob", "recipient_id": "alice", "convers_with": "alice",
+                "data": {"archived": true},
+                "extras": {"topic": "apps.tilechat.users.bob.conversations.alice.archive"}
+            })
         );
         let event = Event::of_presence(
             timeline().app,
@@ -356,7 +365,10 @@ mod tests {
         );
         assert_eq!(
             body(&event),
-            json!({"event_type": "presence-change", "presence": "offline", "createdAt": 5, "app_id": "tilechat", "user_id": "bob", "data": true})
+            json!({
+                "event_type": "presence-change", "presence": "offline", "createdAt": 5,
+                "app_id": "tilechat", "user_id": "bob", "data": true
+            })
         );
     }
 

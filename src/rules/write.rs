@@ -1,14 +1,15 @@
 //! What a plan asks the store to write down.
 //!
-//! Owns the list of writes: each states a result, and none asks the store to decide anything. Leaves
-//! how they are stored to the store.
+//! Owns the list of writes: each states a result, and none asks the store to decide anything.
+//! Leaves how they are stored to the store.
 
 use std::borrow::Cow;
 
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::{Body, Status};
-use crate::protocol::request::BlockChange;
+use crate::protocol::status::Status;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::Absence;
 

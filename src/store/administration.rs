@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 
 use super::{ExportError, StoreError};
-use crate::protocol::request::BlockChange;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::time::UnixMillis;
 
 /// The operator's view of a store. An observer that runs sees a change with its next batch.

@@ -27,7 +27,8 @@ pub use self::outbox::{
 };
 pub use self::settings::{Access, OfflineDelivery, Retention, StoreLocation, StoreSettings};
 use self::sqlite::SqliteStore;
-use crate::protocol::id::{AppId, MessageId, UserId};
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::FactSource;
 use crate::rules::history::{Page, PageQuery};

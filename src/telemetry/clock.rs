@@ -1,6 +1,7 @@
 //! The one place that reads a clock.
 //!
-//! Owns both clocks of the process. The pure layers are handed the time; the edges hold a [`Clock`].
+//! Owns both clocks of the process. The pure layers are handed the time; the edges hold a
+//! [`Clock`].
 
 use std::time::{Instant, SystemTime};
 

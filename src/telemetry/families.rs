@@ -12,11 +12,11 @@ use prometheus::{
 
 use super::metrics::WebhookOutcome;
 use crate::mqtt::Cause;
-use crate::protocol::layout::Kind;
+use crate::protocol::address::Kind;
 use crate::protocol::refusal::Refusal;
 
-/// Seconds to forward a message: a broker takes one or two milliseconds, a group of ten thousand takes
-/// seconds.
+/// Seconds to forward a message: a broker takes one or two milliseconds, a group of ten thousand
+/// takes seconds.
 const FORWARD_BUCKETS: [f64; 15] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
@@ -201,7 +201,8 @@ impl MetricsBuilder {
             repeated: redelivered.with_label_values(&["repeated"]),
             unanswered: self.counter(
                 "observer_refusals_unanswered_total",
-                "Refusals of which nobody was told, because their sender had been told too much already.",
+                "Refusals of which nobody was told, \
+                 because their sender had been told too much already.",
             ),
             qos_0_dropped: self.counter(
                 "observer_qos0_dropped_total",

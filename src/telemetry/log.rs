@@ -100,8 +100,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sets the log up, on standard error. `level` is what [`filter`] takes. Returns `None`, and changes
-/// nothing, where a log is set up already.
+/// Sets the log up, on standard error. `level` is what [`filter`] takes. Returns `None`, and
+/// changes nothing, where a log is set up already.
 pub fn init(format: LogFormat, level: &str) -> Option<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter(level).unwrap_or_default());
     let terminal = std::io::stderr().is_terminal();

@@ -14,9 +14,9 @@ use super::families::Families;
 use super::stats::{Load, Stats};
 use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Cause;
-use crate::protocol::id::MessageId;
-use crate::protocol::layout::Kind;
+use crate::protocol::address::Kind;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refusal;
 
 /// A connection of the observer to the broker.
@@ -157,7 +157,8 @@ impl Metrics {
         if dropped.is_power_of_two() {
             warn!(
                 dropped,
-                "more QoS 0 messages than can be forwarded: some are dropped; what is sent at QoS 1 is not"
+                "more QoS 0 messages than can be forwarded: some are dropped; \
+                 what is sent at QoS 1 is not"
             );
         }
     }

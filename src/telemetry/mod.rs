@@ -1,7 +1,7 @@
 //! What the observer says of itself: log, metrics, health, status and trace over MQTT, systemd.
 //!
-//! Owns the words and figures, with one function for each thing that happens. Leaves serving them over
-//! HTTP to [`http`](crate::http) and publishing them to [`observer`](crate::observer).
+//! Owns the words and figures, with one function for each thing that happens. Leaves serving them
+//! over HTTP to [`http`](crate::http) and publishing them to [`observer`](crate::observer).
 
 pub mod clock;
 pub mod control;

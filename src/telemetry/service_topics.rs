@@ -10,8 +10,8 @@ use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
 #[derive(Clone, Debug)]
 pub struct ServiceTopics {
     prefix: String,
-    /// The observer sends messages to itself here. The last level is a hash of the client identifier,
-    /// which stays secret.
+    /// The observer sends messages to itself here. The last level is a hash of the client
+    /// identifier, which stays secret.
     pub probe: TopicName,
     /// The retained status.
     pub status: TopicName,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::debug;
 
-/// After this time the observer counts as started even if it is not ready: it runs and keeps trying, and
-/// its status says why. A broker that is away must keep neither the machine from booting nor the observer
-/// from running.
+/// After this time the observer counts as started even if it is not ready: it runs and keeps
+/// trying, and its status says why. A broker that is away must keep neither the machine from
+/// booting nor the observer from running.
 const STARTED: Duration = Duration::from_secs(30);
 /// Watchdog messages in one interval of the watchdog.
 const SIGNS: u32 = 3;
@@ -43,8 +43,8 @@ impl Service {
         }
     }
 
-    /// Sends the watchdog message when it is due, and the status when it has changed. Call it often. The
-    /// observer is ready if there are no `faults`.
+    /// Sends the watchdog message when it is due, and the status when it has changed. Call it
+    /// often. The observer is ready if there are no `faults`.
     pub fn tick(&mut self, faults: &[String], under_way: usize, now: Instant) {
         if !self.supervised {
             return;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::ledger::Finished;
-use crate::protocol::id::MessageId;
-use crate::protocol::layout::{Address, Kind};
+use crate::protocol::address::{Address, Kind};
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;

@@ -10,12 +10,14 @@ use std::hash::RandomState;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use chat21_observer::protocol::id::MessageIds;
-use chat21_observer::protocol::layout::{Controls, Layout, TopicMap};
+use chat21_observer::protocol::amqp::BrokerKind;
+use chat21_observer::protocol::control_topic::Controls;
+use chat21_observer::protocol::layout::Layout;
 use chat21_observer::protocol::message::Received;
+use chat21_observer::protocol::message_id::MessageIds;
 use chat21_observer::protocol::refusal::Refusal;
 use chat21_observer::protocol::time::UnixMillis;
-use chat21_observer::protocol::topic::BrokerKind;
+use chat21_observer::protocol::topic_map::TopicMap;
 use chat21_observer::rules::facts::NoStore;
 use chat21_observer::rules::plan::{Acknowledgement, Arrival};
 use chat21_observer::rules::policy::{Policy, Rules};

@@ -12,9 +12,11 @@ use std::hash::RandomState;
 use std::hint::black_box;
 use std::time::Instant;
 
-use chat21_observer::protocol::id::{AppId, MessageIds, UserId};
-use chat21_observer::protocol::layout::Timeline;
-use chat21_observer::protocol::message::{Body, Status};
+use chat21_observer::protocol::address::Timeline;
+use chat21_observer::protocol::envelope::Body;
+use chat21_observer::protocol::id::{AppId, UserId};
+use chat21_observer::protocol::message_id::MessageIds;
+use chat21_observer::protocol::status::Status;
 use chat21_observer::protocol::time::UnixMillis;
 use chat21_observer::rules::write::{Listing, NewMessage, TimelineCopy, Write};
 use chat21_observer::store::{self, Access, OfflineDelivery, Origin, Store, StoreLocation};

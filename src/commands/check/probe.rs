@@ -14,7 +14,7 @@ use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{PathLevel, UserPaths};
+use crate::protocol::permissions::{PathLevel, UserPaths};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
 /// Another user, whom the probe must not reach.

@@ -14,8 +14,11 @@ use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::observer::{self, Ready, Setup};
-use crate::protocol::layout::{Address, Controls, Layout, TopicMap};
+use crate::protocol::address::Address;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::layout::Layout;
 use crate::protocol::topic::{TopicFilter, TopicName};
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::router::Router;
 
 const NOT_TRIED: &str = "not tried: its paths belong to one app, and its users may be writing";

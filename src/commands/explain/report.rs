@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::protocol::amqp::amqp_key;
 use crate::protocol::publish::Publish;
-use crate::protocol::topic::amqp_key;
 
 /// What would become of a publish. Serialized, it is the command's JSON.
 #[derive(Debug, Serialize)]

@@ -1,9 +1,11 @@
 //! What a topic says by itself: kind, app, users, and the scopes that permit writing and reading it.
 
 use super::report::Message;
+use crate::protocol::address::Address;
+use crate::protocol::amqp::{BrokerKind, amqp_key};
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::layout::{Address, PayloadMode, TopicMap};
-use crate::protocol::topic::{BrokerKind, amqp_key};
+use crate::protocol::layout::PayloadMode;
+use crate::protocol::topic_map::TopicMap;
 
 /// What the operator should know of a topic, whatever its payload is.
 pub(super) fn notes(layouts: &TopicMap, topic: &str) -> Vec<String> {

@@ -1,9 +1,10 @@
 //! Reasons, facts and writes in words, and the payloads that are usual on each kind of topic.
 
 use crate::config::Config;
-use crate::protocol::layout::Address;
+use crate::protocol::address::Address;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::refusal::Refusal;
-use crate::protocol::request::{BlockChange, Request};
+use crate::protocol::request::Request;
 use crate::rules::facts::{FactSource, GroupLookup};
 use crate::rules::group_message;
 use crate::rules::plan::Plan;

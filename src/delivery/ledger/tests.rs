@@ -8,7 +8,7 @@ use std::hash::RandomState;
 use bytes::Bytes;
 
 use super::*;
-use crate::protocol::id::MessageIds;
+use crate::protocol::message_id::MessageIds;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 

@@ -3,9 +3,11 @@ use std::hash::RandomState;
 
 use super::*;
 use crate::delivery::pending::PendingMessage;
-use crate::protocol::id::MessageIds;
-use crate::protocol::layout::{Controls, Layout, TopicMap};
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::layout::Layout;
+use crate::protocol::message_id::MessageIds;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
 use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, StoreLocation};

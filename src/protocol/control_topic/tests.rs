@@ -91,7 +91,7 @@ fn the_control_topics_are_read_as_the_contract_says() {
             (asked.filter.as_str(), asked.retained),
             (filter, matches!(want, Address::Presence { .. }))
         );
-        let told = map.rejected(&want);
+        let told = map.rejected_topic(&want);
         assert_eq!(told.as_ref().map(TopicName::as_str), rejected);
         for told in told.iter().map(TopicName::as_str) {
             assert_eq!(subscriptions(&map, told).len(), 0, "{told} comes back");
@@ -131,7 +131,7 @@ fn users_are_notified_on_the_topics_of_the_contract() {
         (Notification::Inbox, "apps/a/users/u/inbox/clientupdated"),
         (Notification::Group, "apps/a/users/u/groups/p/clientupdated"),
     ] {
-        let told = map.told(what, &timeline, "m1");
+        let told = map.notification_topic(what, &timeline, "m1");
         assert_eq!(told.as_str(), want);
         assert_eq!(subscriptions(&map, want).len(), 0, "{want} comes back");
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::amqp::BrokerKind;
 use crate::rules::facts::NoStore;
 use crate::rules::facts::in_memory::InMemory;
 use crate::rules::plan::Acknowledgement;

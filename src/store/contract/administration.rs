@@ -1,7 +1,7 @@
 //! What an operator changes and lists.
 
 use super::{Feed, Maker, NOW};
-use crate::protocol::request::BlockChange;
+use crate::protocol::control_payload::BlockChange;
 use crate::protocol::time::UnixMillis;
 use crate::store::{BanChange, Blocked};
 

@@ -11,9 +11,11 @@ pub(crate) mod retention;
 use std::hash::RandomState;
 
 use super::{Origin, Store, Written};
-use crate::protocol::id::{AppId, MessageId, MessageIds, UserId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::{Body, Status};
+use crate::protocol::address::Timeline;
+use crate::protocol::envelope::Body;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::{MessageId, MessageIds};
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery};
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};

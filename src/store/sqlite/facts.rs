@@ -11,9 +11,10 @@ use super::connection::statements;
 use super::presence::REDELIVERED;
 use super::write::names;
 use super::{SqliteStore, StoreError, status, unix};
+use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::layout::Timeline;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::{

@@ -4,8 +4,10 @@ use rusqlite::params;
 
 use super::connection::statements;
 use super::{SqliteStore, StoreError, status, unix};
-use crate::protocol::id::{AppId, MessageId, UserId};
-use crate::protocol::message::{Body, Status};
+use crate::protocol::envelope::Body;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery, Stored};
 use crate::store::History;

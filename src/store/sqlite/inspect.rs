@@ -9,9 +9,10 @@ use rusqlite::{Row, params};
 
 use super::connection::{Statement, statements};
 use super::{SqliteStore, StoreError, millis, status};
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::envelope::Body;
 use crate::protocol::group::Group;
-use crate::protocol::message::{Body, parse_object};
-use crate::protocol::request::BlockChange;
+use crate::protocol::json::parse_object;
 use crate::protocol::time::UnixMillis;
 use crate::store::{
     Administration, BanChange, Blocked, ExportError, Retention, Stats, Store, StoredGroup,

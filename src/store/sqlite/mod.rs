@@ -27,8 +27,8 @@ use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Retention, Store, StoreError,
     StoreLocation, Upkeep, Written,
 };
-use crate::protocol::id::MessageId;
-use crate::protocol::message::Status;
+use crate::protocol::message_id::MessageId;
+use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::write::Write;
 

@@ -1,7 +1,7 @@
 //! Writes which clients are connected, and since when a user has missed messages.
 //!
-//! Owns the tables `presence` and `absence`. What follows from a client that connects or disconnects
-//! is decided in `rules/presence.rs`.
+//! Owns the tables `presence` and `absence`. What follows from a client that connects or
+//! disconnects is decided in `rules/presence.rs`.
 
 use rusqlite::params;
 

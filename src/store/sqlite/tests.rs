@@ -147,7 +147,7 @@ fn counts(store: &SqliteStore) -> (i64, i64, i64) {
 }
 
 fn write_message(store: &mut SqliteStore, body: &str) -> Result<Committed, StoreError> {
-    let mut ids = crate::protocol::id::MessageIds::new(std::hash::RandomState::new());
+    let mut ids = crate::protocol::message_id::MessageIds::new(std::hash::RandomState::new());
     let now = UnixMillis::new(NOW);
     let origin = Origin {
         id: ids.next(now),

@@ -4,10 +4,11 @@ use rusqlite::params;
 
 use super::connection::statements;
 use super::{LastWritten, Origin, SqliteStore, StoreError, Written, millis};
-use crate::protocol::id::{AppId, MessageId};
-use crate::protocol::layout::Timeline;
-use crate::protocol::message::parse_object;
-use crate::protocol::request::BlockChange;
+use crate::protocol::address::Timeline;
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::id::AppId;
+use crate::protocol::json::parse_object;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Patched;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};

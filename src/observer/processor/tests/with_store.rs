@@ -7,10 +7,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::*;
-use crate::protocol::id::{AppId, MessageIds, UserId};
-use crate::protocol::layout::{Controls, Layout, Timeline, TopicMap};
-use crate::protocol::request::BlockChange;
-use crate::protocol::topic::BrokerKind;
+use crate::protocol::address::Timeline;
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::layout::Layout;
+use crate::protocol::message_id::MessageIds;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::block::MAX_BLOCKED;
 use crate::rules::policy::Rules;
 use crate::rules::presence;

@@ -1,0 +1,166 @@
+//! Which version of MQTT to speak (`--protocol auto`).
+//!
+//! Owns the choice: it is made by trying, and kept for the life of the process. Leaves the attempts
+//! to `connector.rs`.
+
+use std::sync::{Mutex, MutexGuard};
+
+use crate::mqtt::{Cause, LinkError, Protocol};
+
+/// The version of MQTT that all connections of one observer speak.
+#[derive(Debug)]
+pub(super) struct VersionChooser {
+    /// The version the operator demands, if any.
+    fixed: Option<Protocol>,
+    state: Mutex<VersionState>,
+}
+
+#[derive(Debug)]
+struct VersionState {
+    /// The version of the next connection.
+    protocol: Protocol,
+    /// The broker has answered a CONNECT, so it speaks that version.
+    is_settled: bool,
+    /// The broker has answered a CONNECT of version 5.
+    speaks_5: bool,
+}
+
+impl VersionChooser {
+    /// Begins with version 5, unless `fixed` demands another.
+    pub(super) fn new(fixed: Option<Protocol>) -> Self {
+        Self {
+            fixed,
+            state: Mutex::new(VersionState {
+                protocol: Protocol::V5,
+                is_settled: false,
+                speaks_5: false,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, VersionState> {
+        self.state.lock().expect("nobody panics holding it")
+    }
+
+    /// The version of the next connection.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.fixed.unwrap_or(self.state().protocol)
+    }
+
+    /// The broker has answered a CONNECT of this version. Even a refusal settles the choice.
+    pub(super) fn handle_answer(&self, protocol: Protocol) {
+        let mut state = self.state();
+        state.is_settled = true;
+        state.speaks_5 |= protocol == Protocol::V5;
+    }
+
+    /// A connection failed before the broker accepted it. Returns the version to try at once, if
+    /// that may help.
+    ///
+    /// RabbitMQ before 3.13 closes the socket on a version 5 CONNECT, and other brokers answer in a
+    /// form that version 5 does not know. No answer at all tells nothing: a broker under a memory
+    /// alarm gives none.
+    pub(super) fn handle_failure(&self, protocol: Protocol, error: &LinkError) -> Option<Protocol> {
+        match error.cause {
+            Cause::BadCredentials
+            | Cause::NotAuthorized
+            | Cause::BadClientId
+            | Cause::Unavailable => {
+                self.handle_answer(protocol);
+                None
+            }
+            Cause::ProtocolVersion | Cause::Closed | Cause::Other => {
+                let mut state = self.state();
+                if state.is_settled || self.fixed.is_some() {
+                    return None;
+                }
+                state.protocol = other(protocol);
+                // After 3.1.1 has failed, too, version 5 is tried again, but not at once.
+                (protocol == Protocol::V5).then_some(state.protocol)
+            }
+            Cause::Unreachable
+            | Cause::Tls
+            | Cause::TimedOut
+            | Cause::TakenOver
+            | Cause::Expired
+            | Cause::Renewed
+            | Cause::ClosedOnSubscribe
+            | Cause::Undecodable => None,
+        }
+    }
+
+    /// A packet was delivered that cannot be decoded in this version. Returns the version of the
+    /// next connection, if that is the other one.
+    pub(super) fn handle_undecodable(&self, protocol: Protocol) -> Option<Protocol> {
+        let mut state = self.state();
+        if self.fixed.is_some() || !state.speaks_5 {
+            return None;
+        }
+        state.protocol = other(protocol);
+        Some(state.protocol)
+    }
+}
+
+fn other(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::V5 => Protocol::V311,
+        Protocol::V311 => Protocol::V5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(cause: Cause) -> LinkError {
+        LinkError::new(cause, "a failure")
+    }
+
+    #[test]
+    fn a_broker_that_closes_on_version_5_is_tried_with_3_1_1_at_once() {
+        let version = VersionChooser::new(None);
+        let closed = failure(Cause::Closed);
+        let next = version.handle_failure(Protocol::V5, &closed);
+        assert_eq!(next, Some(Protocol::V311));
+        assert_eq!(version.protocol(), Protocol::V311);
+        // Both fail: the broker may be starting, so version 5 gets its turn again, after a pause.
+        assert_eq!(version.handle_failure(Protocol::V311, &closed), None);
+        assert_eq!(version.protocol(), Protocol::V5);
+    }
+
+    #[test]
+    fn an_answer_settles_the_version() {
+        let version = VersionChooser::new(None);
+        let refused = failure(Cause::BadCredentials);
+        assert_eq!(version.handle_failure(Protocol::V5, &refused), None);
+        assert_eq!(
+            version.handle_failure(Protocol::V5, &failure(Cause::Closed)),
+            None
+        );
+        assert_eq!(version.protocol(), Protocol::V5);
+    }
+
+    #[test]
+    fn a_demanded_version_is_never_changed() {
+        let version = VersionChooser::new(Some(Protocol::V5));
+        assert_eq!(
+            version.handle_failure(Protocol::V5, &failure(Cause::Closed)),
+            None
+        );
+        version.handle_answer(Protocol::V5);
+        assert_eq!(version.handle_undecodable(Protocol::V5), None);
+        assert_eq!(version.protocol(), Protocol::V5);
+    }
+
+    #[test]
+    fn an_undecodable_packet_switches_where_the_broker_speaks_version_5() {
+        let version = VersionChooser::new(None);
+        version.handle_answer(Protocol::V311);
+        assert_eq!(version.handle_undecodable(Protocol::V311), None);
+        version.handle_answer(Protocol::V5);
+        let next = version.handle_undecodable(Protocol::V5);
+        assert_eq!(next, Some(Protocol::V311));
+        let next = version.handle_undecodable(Protocol::V311);
+        assert_eq!(next, Some(Protocol::V5));
+    }
+}

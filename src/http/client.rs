@@ -1,0 +1,87 @@
+//! HTTP clients: for operators' services, and for the health endpoint of a running observer.
+//!
+//! Owns their common settings and the words for what went wrong, which never hold a URL.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+/// Limit for the answer of a running observer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are closed after this time. Node closes them after five seconds: a connection
+/// that is closed just as it is used would look like a failure.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A client for operators' own services. It follows no redirects and uses no proxy; every answer
+/// must come within `limit`. It connects to nothing yet.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn service_client(limit: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    // It fails where a provider is installed already: then that one is used.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(limit)
+        .redirect(reqwest::redirect::Policy::none())
+        // The services are near, and the answer of a proxy would be taken for theirs.
+        .no_proxy()
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// The innermost cause of an error. The outer texts name the URL, which may hold a secret.
+pub(super) fn root_cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    text
+}
+
+/// Why a running observer is not ready, as far as can be told from outside.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// Its own answer: what keeps messages from passing.
+    #[error("{0}")]
+    NotReady(String),
+    /// Nothing answers at the address.
+    #[error("no observer answers on {address}: {cause}")]
+    Unreachable {
+        /// The address that was asked.
+        address: SocketAddr,
+        /// The system's reason.
+        cause: String,
+    },
+    /// There is a connection, but no answer within ten seconds.
+    #[error("{0} does not answer")]
+    Silent(SocketAddr),
+}
+
+/// Asks a running observer whether it is ready.
+///
+/// # Errors
+/// [`ProbeError`], if it is not, or gives no answer.
+pub async fn probe(address: SocketAddr) -> Result<(), ProbeError> {
+    let failed = |error: reqwest::Error| match error.is_timeout() {
+        true => ProbeError::Silent(address),
+        false => ProbeError::Unreachable {
+            address,
+            cause: root_cause(error),
+        },
+    };
+    let client = service_client(PROBE_TIMEOUT).map_err(failed)?;
+    let request = client.get(format!("http://{address}/readyz"));
+    let response = request.send().await.map_err(failed)?;
+    let status = response.status();
+    let text = response.text().await.map_err(failed)?;
+    match status {
+        StatusCode::OK => Ok(()),
+        _ => Err(ProbeError::NotReady(text.trim().to_owned())),
+    }
+}

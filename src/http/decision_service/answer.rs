@@ -1,0 +1,137 @@
+//! The answer of the decision service, and what it means for a message.
+//!
+//! Owns reading it. It does no I/O.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Verdict;
+use crate::protocol::json::{parse_object, raw};
+use crate::protocol::refusal::{Refusal, Refused};
+
+/// The answer on the wire.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    decision: Decision,
+    reason: Option<String>,
+    detail: Option<Box<str>>,
+    text: Option<Box<RawValue>>,
+    attributes: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Decision {
+    Allow,
+    Refuse,
+    Replace,
+}
+
+const FORM: &str = "its answer is not such as {\"decision\":\"allow\"}, \"refuse\" with \
+    \"reason\" and \"detail\", or \"replace\" with \"text\" and \"attributes\"";
+
+/// Why an answer is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AnswerError {
+    /// It has another form than an answer.
+    #[error("{FORM} (line {line}, column {column})")]
+    Form { line: usize, column: usize },
+    /// The word is not a reason, or is `blocked`, which the sender must not be told.
+    #[error("{0:?} is no reason for a refusal of its")]
+    Reason(String),
+    /// There are no fields to replace.
+    #[error("it replaces words of a message that is no JSON object")]
+    NothingToReplace,
+}
+
+/// Reads an answer about a message with this payload.
+pub(super) fn read(answer: &[u8], payload: &Bytes) -> Result<Verdict, AnswerError> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| AnswerError::Form {
+        line: error.line(),
+        column: error.column(),
+    })?;
+    match answer.decision {
+        Decision::Allow => Ok(Verdict::Pass),
+        Decision::Refuse => Ok(Verdict::Refuse(Refused {
+            detail: answer.detail,
+            ..reason(answer.reason)?.into()
+        })),
+        Decision::Replace => {
+            let members = parse_object(payload);
+            let mut members = members.map_err(|_| AnswerError::NothingToReplace)?;
+            for (name, value) in [("text", answer.text), ("attributes", answer.attributes)] {
+                if let Some(value) = value {
+                    members.insert(name.to_owned(), value);
+                }
+            }
+            Ok(Verdict::Replace(raw(&members).get().to_owned().into()))
+        }
+    }
+}
+
+fn reason(word: Option<String>) -> Result<Refusal, AnswerError> {
+    let Some(word) = word else {
+        return Ok(Refusal::Unauthorized);
+    };
+    match word.parse::<Refusal>() {
+        Ok(Refusal::Blocked) | Err(_) => Err(AnswerError::Reason(word)),
+        Ok(reason) => Ok(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn verdict(answer: &Value) -> Result<Verdict, AnswerError> {
+        let payload = Bytes::from_static(br#"{"text":"bad words","n":1,"text":"twice"}"#);
+        read(answer.to_string().as_bytes(), &payload)
+    }
+
+    #[test]
+    fn answers_are_read_or_named() {
+        assert_eq!(verdict(&json!({"decision": "allow"})), Ok(Verdict::Pass));
+        let refused = |reason: Refusal, detail: Option<&str>| {
+            Ok(Verdict::Refuse(Refused {
+                detail: detail.map(Into::into),
+                ..reason.into()
+            }))
+        };
+        assert_eq!(
+            verdict(&json!({"decision": "refuse"})),
+            refused(Refusal::Unauthorized, None)
+        );
+        assert_eq!(
+            verdict(&json!({"decision": "refuse", "reason": "banned", "detail": "spam"})),
+            refused(Refusal::Banned, Some("spam"))
+        );
+        let replaced =
+            verdict(&json!({"decision": "replace", "text": "***", "attributes": {"a": 1}}));
+        let Ok(Verdict::Replace(payload)) = replaced else {
+            panic!("{replaced:?}")
+        };
+        assert_eq!(
+            serde_json::from_slice::<Value>(&payload).unwrap(),
+            json!({"text": "***", "n": 1, "attributes": {"a": 1}})
+        );
+        assert!(!String::from_utf8_lossy(&payload).contains("twice"));
+        for (faulty, said) in [
+            (
+                json!({"decision": "refuse", "reason": "blocked"}),
+                "\"blocked\"",
+            ),
+            (json!({"decision": "refuse", "reason": "mood"}), "\"mood\""),
+            (json!({"decision": "perhaps"}), "is not such as"),
+            (json!({"allow": true}), "is not such as"),
+            (json!([]), "is not such as"),
+        ] {
+            let error = verdict(&faulty).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let bytes = Bytes::from_static(b"\xff");
+        assert!(read(br#"{"decision":"replace","text":"x"}"#, &bytes).is_err());
+    }
+}
