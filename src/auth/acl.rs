@@ -1,45 +1,79 @@
-//! `acl`: the configuration of a broker that enforces the rule the whole idea stands on: a user writes on his own outgoing paths and
-//! reads his own inbox, and nothing else. What it permits comes from the layouts in use.
+//! The configuration of a broker that keeps each user to their own paths: a user may write on their
+//! own outgoing paths and read their own inbox, and nothing else.
 //!
-//! The RabbitMQ and Mosquitto forms are loaded into the brokers of the test bed; EMQX's is checked for its syntax.
+//! Owns the forms for RabbitMQ, Mosquitto and EMQX. Which paths these are comes from the layouts in
+//! use. The first two forms are loaded into the brokers of the test bed; that for EMQX is only
+//! checked for its syntax.
 
 use std::fmt::Write as _;
 
 use crate::protocol::permissions::{PathLevel, UserPaths};
 use crate::protocol::topic_map::TopicMap;
 
-/// Stands for the user where a script will have him in a variable; no path holds it.
+/// Stands for the user in text that becomes a shell script; no path can hold this character.
 const USER: char = '\u{1}';
 
-/// A file, or a script, to be put somewhere.
+/// A file or script that an operator installs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// How it is asked for (`--part`).
+    /// Its name on the command line (`--part`).
     pub name: &'static str,
-    /// Where it goes.
+    /// Where it belongs, as a heading.
     pub place: &'static str,
-    /// What stands in it.
+    /// Its content.
     pub text: String,
 }
 
-/// What RabbitMQ's configuration depends on.
+/// RabbitMQ 3.13 renamed a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RabbitMqVersion {
+    /// 3.8 to 3.12.
+    Before3_13,
+    /// 3.13 and later.
+    Since3_13,
+}
+
+/// The settings that RabbitMQ's configuration depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct RabbitMq<'a> {
     /// The observer's user name.
     pub observer: &'a str,
     /// Whom tokens are for (`--jwt-audience`).
     pub audience: &'a str,
-    /// The key's name (`--jwt-key-id`).
+    /// The name of the key (`--jwt-key-id`).
     pub key_id: &'a str,
-    /// Messages sent ahead (`--window`).
+    /// The most messages in progress (`--window`).
     pub window: u16,
     /// How long sessions are kept, in seconds (`--session-expiry`).
     pub session_expiry: u64,
-    /// Whether it is one before 3.13, whose settings have other names.
-    pub before_3_13: bool,
+    /// The version of RabbitMQ.
+    pub version: RabbitMqVersion,
 }
 
-/// RabbitMQ: settings that hold either way, users with passwords, users with tokens.
+/// The longest session of RabbitMQ before 3.13, in milliseconds: its setting has 32 bits.
+const MAX_SUBSCRIPTION_TTL: u64 = u32::MAX as u64;
+
+const MOSQUITTO_CONF: &str = "\
+allow_anonymous false
+per_listener_settings false
+password_file /etc/mosquitto/passwd
+acl_file /etc/mosquitto/acl
+persistence true
+autosave_interval 1
+# By default messages beyond 1,000 are dropped without a word.
+max_queued_messages 0
+max_inflight_messages 500
+# Latency: 0.3 ms instead of 7.
+set_tcp_nodelay true
+# Without the next line, any user can take over the session of another, and read the messages that
+# wait in it, by connecting with its client identifier. With it a user has only one session; the
+# observer needs several, and so a listener of its own (per_listener_settings true). Alternatively, use
+# client identifiers that nobody can guess.
+# use_username_as_clientid true
+";
+
+/// For RabbitMQ: settings for any login, permissions of users with passwords, and the set-up for
+/// users with tokens.
 pub fn rabbitmq(layouts: &TopicMap, about: &RabbitMq<'_>) -> Vec<Part> {
     vec![
         Part {
@@ -54,9 +88,10 @@ pub fn rabbitmq(layouts: &TopicMap, about: &RabbitMq<'_>) -> Vec<Part> {
         },
         Part {
             name: "tokens",
-            place: "with tokens: rabbitmq.conf, and `rabbitmq-plugins enable rabbitmq_auth_backend_oauth2`",
+            place: "with tokens: rabbitmq.conf, and \
+                    `rabbitmq-plugins enable rabbitmq_auth_backend_oauth2`",
             text: "\
-# Who has a token is let in by it, anybody else by his password.
+# A token is tried first, then a password.
 auth_backends.1 = rabbit_auth_backend_oauth2
 auth_backends.2 = rabbit_auth_backend_internal
 "
@@ -64,35 +99,38 @@ auth_backends.2 = rabbit_auth_backend_internal
         },
         Part {
             name: "advanced",
-            place: "with tokens: advanced.config; then `chat21-observer token mint user APP USER` makes each user's",
+            place: "with tokens: advanced.config; then \
+                    `chat21-observer token mint user APP USER` makes each user's",
             text: rabbitmq_advanced(about),
         },
     ]
 }
 
 fn rabbitmq_conf(about: &RabbitMq<'_>) -> String {
-    let expiry = if about.before_3_13 {
-        // In milliseconds, of which the setting takes 32 bits.
-        let millis = about.session_expiry.saturating_mul(1000).min(4_294_967_295);
-        format!("mqtt.subscription_ttl = {millis}")
-    } else {
-        format!(
-            "mqtt.max_session_expiry_interval_seconds = {}",
-            about.session_expiry
-        )
+    let seconds = about.session_expiry;
+    let expiry = match about.version {
+        RabbitMqVersion::Before3_13 => {
+            let millis = seconds.saturating_mul(1000).min(MAX_SUBSCRIPTION_TTL);
+            format!("mqtt.subscription_ttl = {millis}")
+        }
+        RabbitMqVersion::Since3_13 => {
+            format!("mqtt.max_session_expiry_interval_seconds = {seconds}")
+        }
     };
     format!(
         "\
 mqtt.allow_anonymous = false
 mqtt.vhost = /
 mqtt.exchange = amq.topic
-# The observer's throughput: by default 10 messages are under way at a time.
+# For throughput: by default only 10 messages are in progress at a time.
 mqtt.prefetch = {window}
-# How long the observer, or a user, may be away and find what came meanwhile; a day by default.
+# How long messages wait for an observer or a user who is away; a day by default.
 {expiry}
-# Presence is retained by the clients' wish. Nothing of Chat21 needs RabbitMQ to keep it; then nobody can have anything kept:
+# Clients ask the broker to retain their presence. Chat21 does not need that. This switches retained
+# messages off for everybody:
 # mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_noop
-# Over AMQP a user may have any queue he names dead-letter into any inbox: no permission prevents that. Users must not reach this port.
+# Keep users away from the AMQP port: over AMQP a user can declare a queue that dead-letters into any
+# inbox, and no permission prevents that.
 # listeners.tcp.1 = 127.0.0.1:5672
 ",
         window = about.window
@@ -124,11 +162,16 @@ chat21_observer() {{
   $ctl clear_topic_permissions -p / "$1"
 }}
 
-# A user: his own sessions (client identifier NAME, or NAME with a "." and more behind it, one for each device), his own paths.
-# A user for whom this has not been done may read and write EVERYTHING: RabbitMQ permits what no topic permission speaks of.
+# A user may open their own sessions (client identifier NAME, or NAME with a "." and more behind it,
+# one for each device) and use their own paths.
+# Without this, a user may read and write EVERYTHING: RabbitMQ permits what no topic permission
+# mentions.
 chat21_user() {{
   case "$1" in
-    "" | -* | *[./+#*]*) echo "$1 is no name for a user: it reaches others' paths, or nobody's" >&2; return 1 ;;
+    "" | -* | *[./+#*]*)
+      echo "$1 cannot be the name of a user: it reaches the paths of others, or of nobody" >&2
+      return 1
+      ;;
   esac
   u=$(printf '%s' "$1" | sed 's/[][\.*^$+?(){{}}|]/\\&/g')
   q="mqtt-subscription-$u(\\..*)?qos[01]"
@@ -153,9 +196,11 @@ fn rabbitmq_advanced(about: &RabbitMq<'_>) -> String {
     let (audience, key) = (erlang_text(about.audience), erlang_text(about.key_id));
     format!(
         "\
-%% The key that tokens are signed with (--jwt-key-file), here for HS256 (HS384, HS512). The other half of a private key goes in as
+%% The key that tokens are signed with (--jwt-key-file), here for HS256 (HS384, HS512). For a private
+%% key, put its public half here:
 %% {key} => {{pem_file, \"/etc/rabbitmq/public.pem\"}}
-%% with its algorithm in the list. (Ed25519 on RabbitMQ 4: {{map, #{{<<\"kty\">> => <<\"OKP\">>, <<\"crv\">> => <<\"Ed25519\">>, <<\"x\">> => …}}}}.)
+%% and its algorithm into the list. For Ed25519 on RabbitMQ 4:
+%% {{map, #{{<<\"kty\">> => <<\"OKP\">>, <<\"crv\">> => <<\"Ed25519\">>, <<\"x\">> => …}}}}
 [{{rabbitmq_auth_backend_oauth2, [
    {{resource_server_id, {audience}}},
    {{key_config, [
@@ -170,7 +215,7 @@ fn rabbitmq_advanced(about: &RabbitMq<'_>) -> String {
     )
 }
 
-/// Mosquitto: an ACL file.
+/// For Mosquitto: settings, and an ACL file.
 pub fn mosquitto(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let paths = layouts.user_paths();
     let mut text = format!(
@@ -179,8 +224,9 @@ pub fn mosquitto(layouts: &TopicMap, observer: &str) -> Vec<Part> {
 user {observer}
 topic readwrite #
 
-# Everybody: his own paths. Mosquitto has tokens by way of plugins only: the user's name is his identifier. Give no user a name
-# with a \"/\" in it: \"alice/messages\" would stand for a part of alice's paths.
+# Every user may use their own paths. The user name is the user's identifier (only plugins bring
+# tokens to Mosquitto). Give no user a name with a \"/\": \"alice/messages\" would reach a part of
+# alice's paths.
 "
     );
     for path in &paths.reads {
@@ -189,28 +235,11 @@ topic readwrite #
     for path in &paths.writes {
         let _ = writeln!(text, "pattern write {}", mqtt_path(path, "%u"));
     }
-    let conf = "\
-allow_anonymous false
-per_listener_settings false
-password_file /etc/mosquitto/passwd
-acl_file /etc/mosquitto/acl
-persistence true
-autosave_interval 1
-# By default the newest messages over 1,000 are dropped in silence.
-max_queued_messages 0
-max_inflight_messages 500
-# Latency: 0.3 ms instead of 7.
-set_tcp_nodelay true
-# Without it any user can take another's session over, and read what waits in it, by connecting under its client identifier. With it
-# a user has one session: for the observer, which connects several times, that is one too few, so it needs a listener of its own
-# (per_listener_settings true). Client identifiers that cannot be guessed are the other way.
-# use_username_as_clientid true
-";
     vec![
         Part {
             name: "conf",
             place: "mosquitto.conf",
-            text: conf.to_owned(),
+            text: MOSQUITTO_CONF.to_owned(),
         },
         Part {
             name: "acl",
@@ -220,7 +249,7 @@ set_tcp_nodelay true
     ]
 }
 
-/// EMQX: its authorization file.
+/// For EMQX: an authorization file.
 pub fn emqx(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let paths = layouts.user_paths();
     let rule = |what: &str, topics: Vec<String>| {
@@ -238,7 +267,8 @@ pub fn emqx(layouts: &TopicMap, observer: &str) -> Vec<Part> {
         "\
 %% The observer may do everything.
 {{allow, {{username, {observer}}}, all, [\"#\"]}}.
-%% Everybody: his own paths. The user's name is his identifier; with tokens, let the username be the claim (verify_claims).
+%% Every user may use their own paths. The user name is the user's identifier; with tokens, check it
+%% against the claim (verify_claims).
 {}{}{{deny, all}}.
 ",
         rule("subscribe", topics(&paths.reads, "/#")),
@@ -247,11 +277,13 @@ pub fn emqx(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     );
     vec![Part {
         name: "acl",
-        place: "authorization of type file, such as etc/acl.conf; with authorization.no_match = deny",
+        place: "authorization of type file, such as etc/acl.conf; \
+                with authorization.no_match = deny",
         text,
     }]
 }
 
+/// A path with `user` at each user level and `+` where any level matches.
 fn mqtt_path(path: &[PathLevel<'_>], user: &str) -> String {
     let level = |level: &PathLevel<'_>| match level {
         PathLevel::Text(text) => (*text).to_owned(),
@@ -272,7 +304,7 @@ fn regex_escaped(text: &str) -> String {
     out
 }
 
-/// Text between double quotes, in which the shell is to put the user for [`USER`].
+/// Text for the inside of double quotes in a shell script, with `$u` at each [`USER`].
 fn shell_in_double_quotes(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {

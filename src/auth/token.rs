@@ -1,6 +1,7 @@
-//! JSON Web Tokens: what they say, and what the observer reads of its own. The broker verifies tokens; nothing here trusts one.
+//! JSON Web Tokens: what a new one says, and reading the claims of a given one.
 //!
-//! What RabbitMQ makes of scopes was seen on 3.10.8 and 4.0.5. How tokens are signed is `signing.rs`'s business.
+//! Owns claims and scopes. Signing is the business of `signing.rs`. The broker verifies tokens;
+//! nothing here trusts one. How RabbitMQ reads scopes was tested on 3.10.8 and 4.0.5.
 
 use std::time::Duration;
 
@@ -10,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::permissions::{PathLevel, UserPaths};
 use crate::protocol::time::UnixMillis;
 
-/// The key's name as a claim, as Chat21's own servers write it (`protocol.md`, section 7).
+/// The name of the key, as Chat21's own servers write it into a claim (protocol.md, section 7).
 const KEY_CLAIM: &str = "tiledesk-key";
 
-/// What has to be written otherwise in a part of a scope. A `*` is left: who is given one is given a wildcard.
+/// The characters that a part of a scope encodes. `*` is not among them, so a `*` in an identifier
+/// is a wildcard; whoever asks for such a token has been warned.
 const NOT_PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'*');
 
-/// What a token is made of.
+/// The claims of a new token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Grant {
-    /// Whom it is for.
     sub: String,
     user_id: String,
     client_id: String,
@@ -31,7 +32,6 @@ pub struct Grant {
     azp: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     app_id: Option<String>,
-    /// Tells tokens apart.
     jti: String,
     iat: u64,
     exp: u64,
@@ -45,96 +45,118 @@ pub struct Grant {
 /// How much a user's token permits.
 #[derive(Clone, Copy, Debug)]
 pub enum Scopes<'a> {
-    /// What MQTT needs, and no more.
+    /// Only what MQTT needs.
     Narrow {
-        /// What he may write and read.
+        /// The topics that the user may write and read.
         paths: &'a UserPaths<'a>,
         /// RabbitMQ's virtual host.
         vhost: &'a str,
-        /// Whose sessions he may have.
+        /// The sessions that the user may open.
         sessions: Sessions<'a>,
     },
-    /// What is deployed: all below his paths, on every exchange and queue.
+    /// What Chat21 has always given: everything below the user's paths, on every exchange and
+    /// queue.
     Deployed,
 }
 
-/// The sessions a user may have: on RabbitMQ a queue for each, which bears the client identifier.
+/// The sessions that a user may open. On RabbitMQ each is a queue named after the client
+/// identifier.
 #[derive(Clone, Copy, Debug)]
 pub enum Sessions<'a> {
-    /// Under this client identifier, or under it with a `.` and more behind, one for each device.
+    /// With this client identifier, or with it, a `.` and anything behind: one for each device.
     Of(&'a str),
-    /// Under any: others' sessions are safe as long as their client identifiers are not known.
+    /// With any. Sessions of others are safe as long as their client identifiers are not known.
     Any,
 }
 
-/// The time a token is made, how long it is good, and what tells it from others.
+/// When a token is made, for how long, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<'a> {
-    /// Now.
+    /// The present time.
     pub now: UnixMillis,
-    /// From now on.
+    /// How long the token is valid, from `now`.
     pub ttl: Duration,
-    /// Unique.
+    /// Tells the token from any other.
     pub id: &'a str,
-    /// Whom it is presented to: RabbitMQ's `resource_server_id`, which scopes begin with, too.
+    /// Whom it is presented to: RabbitMQ's `resource_server_id`, which scopes also begin with.
     pub audience: &'a str,
 }
 
+/// A part of a scope. RabbitMQ decodes scopes before it looks for wildcards.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NOT_PLAIN).to_string()
+}
+
+/// The scopes of [`Scopes::Deployed`].
+fn deployed_scopes(server: &str, app: &str, user: &str) -> Vec<String> {
+    let (app, user) = (encoded(app), encoded(user));
+    let own = format!("apps.{app}.users.{user}.*");
+    // In the oldest layout, topics begin with a slash, and routing keys with a dot.
+    vec![
+        format!("{server}.read:*/*/{own}"),
+        format!("{server}.write:*/*/{own}"),
+        format!("{server}.write:*/*/apps.{app}.outgoing.users.{user}.*"),
+        format!("{server}.read:*/*/.{own}"),
+        format!("{server}.write:*/*/.{own}"),
+        format!("{server}.configure:*/*/*"),
+    ]
+}
+
+/// The scopes for the topics of a user: everything below what they read, exactly what they write.
+fn topic_scopes(server: &str, user: &str, vhost: &str, paths: &UserPaths<'_>) -> Vec<String> {
+    let exchange = format!("{vhost}/amq.topic");
+    let key = |path: &Vec<PathLevel<'_>>| routing_key(path, user);
+    let reads = paths.reads.iter().map(key);
+    let reads = reads.map(|key| format!("{server}.read:{exchange}/{key}.*"));
+    let writes = paths.writes.iter().map(key);
+    let writes = writes.map(|key| format!("{server}.write:{exchange}/{key}"));
+    reads.chain(writes).collect()
+}
+
+/// The scopes for the queues of a user's sessions.
+fn queue_scopes(server: &str, vhost: &str, sessions: Sessions<'_>) -> Vec<String> {
+    // A queue for each QoS is written out: one wildcard for both would let "al" reach the queues
+    // of "alice".
+    let queues = match sessions {
+        Sessions::Of(id) => ["qos0", "qos1", ".*"]
+            .map(|end| format!("{}{end}", encoded(id)))
+            .to_vec(),
+        Sessions::Any => vec!["*".to_owned()],
+    };
+    let rights = |queue: &String| {
+        let queue = format!("{vhost}/mqtt-subscription-{queue}/*");
+        ["configure", "write", "read"].map(|right| format!("{server}.{right}:{queue}"))
+    };
+    queues.iter().flat_map(rights).collect()
+}
+
+/// A path of a user as RabbitMQ's MQTT plugin writes it.
+fn routing_key(path: &[PathLevel<'_>], user: &str) -> String {
+    let levels = path.iter().map(|level| match level {
+        PathLevel::Text(text) => encoded(text),
+        PathLevel::User => encoded(user),
+        PathLevel::Any => "*".to_owned(),
+    });
+    levels.collect::<Vec<_>>().join(".")
+}
+
 impl Grant {
-    /// A user's: he may read and write under his own paths, in every layout.
+    /// For a user, who may read and write their own paths in every layout.
     ///
-    /// Identifiers that hold a `.` or a `*` reach further: who asks for that has been warned.
+    /// An identifier with a `.` or a `*` reaches further: callers warn of that.
     pub fn user(app: &str, user: &str, scopes: Scopes<'_>, stamp: &Stamp<'_>) -> Self {
         let server = stamp.audience;
-        // RabbitMQ decodes scopes before it looks for wildcards.
-        let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN).to_string();
         let scope = match scopes {
-            Scopes::Deployed => {
-                let (app, user) = (encoded(app), encoded(user));
-                let own = format!("apps.{app}.users.{user}.*");
-                // The seed's layout begins with a slash.
-                vec![
-                    format!("{server}.read:*/*/{own}"),
-                    format!("{server}.write:*/*/{own}"),
-                    format!("{server}.write:*/*/apps.{app}.outgoing.users.{user}.*"),
-                    format!("{server}.read:*/*/.{own}"),
-                    format!("{server}.write:*/*/.{own}"),
-                    format!("{server}.configure:*/*/*"),
-                ]
-            }
+            Scopes::Deployed => deployed_scopes(server, app, user),
             Scopes::Narrow {
                 paths,
                 vhost,
                 sessions,
             } => {
                 let vhost = encoded(vhost);
-                let queues = match sessions {
-                    // A queue for each QoS. Written out: with a wildcard for both, "al" would reach the queues of "alice".
-                    Sessions::Of(id) => ["qos0", "qos1", ".*"]
-                        .map(|end| format!("{}{end}", encoded(id)))
-                        .to_vec(),
-                    Sessions::Any => vec!["*".to_owned()],
-                };
-                let on_queue = queues.iter().flat_map(|queue| {
-                    let queue = format!("{vhost}/mqtt-subscription-{queue}/*");
-                    ["configure", "write", "read"].map(|right| format!("{server}.{right}:{queue}"))
-                });
-                let key = |path: &Vec<PathLevel<'_>>| {
-                    let levels = path.iter().map(|level| match level {
-                        PathLevel::Text(text) => encoded(text),
-                        PathLevel::User => encoded(user),
-                        PathLevel::Any => "*".to_owned(),
-                    });
-                    levels.collect::<Vec<_>>().join(".")
-                };
-                let on_topic =
-                    |right: &str, key: String| format!("{server}.{right}:{vhost}/amq.topic/{key}");
-                let reads = paths
-                    .reads
-                    .iter()
-                    .map(|path| on_topic("read", format!("{}.*", key(path))));
-                let writes = paths.writes.iter().map(|path| on_topic("write", key(path)));
-                on_queue.chain(reads).chain(writes).collect()
+                let mut scopes = queue_scopes(server, &vhost, sessions);
+                scopes.extend(topic_scopes(server, user, &vhost, paths));
+                scopes
             }
         };
         Self {
@@ -144,21 +166,21 @@ impl Grant {
         }
     }
 
-    /// A service's, such as the observer: it may do everything.
+    /// For a service such as the observer, which may do everything.
     pub fn service(name: &str, stamp: &Stamp<'_>) -> Self {
         let server = stamp.audience;
         let scope = ["read", "write", "configure"].map(|right| format!("{server}.{right}:*/*/*"));
         Self::new(name, vec![server.to_owned()], scope.into(), stamp)
     }
 
-    fn new(who: &str, aud: Vec<String>, scope: Vec<String>, stamp: &Stamp<'_>) -> Self {
+    fn new(subject: &str, aud: Vec<String>, scope: Vec<String>, stamp: &Stamp<'_>) -> Self {
         let iat = stamp.now.as_millis() / 1000;
         Self {
-            sub: who.to_owned(),
-            user_id: who.to_owned(),
-            client_id: who.to_owned(),
-            cid: who.to_owned(),
-            azp: who.to_owned(),
+            sub: subject.to_owned(),
+            user_id: subject.to_owned(),
+            client_id: subject.to_owned(),
+            cid: subject.to_owned(),
+            azp: subject.to_owned(),
             app_id: None,
             jti: stamp.id.to_owned(),
             iat,
@@ -171,18 +193,18 @@ impl Grant {
     }
 }
 
-/// What of a token matters to whoever logs in with it.
+/// The claims that matter for a login with a given token.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Claims {
-    /// For which tenant, if it says so.
+    /// The tenant, if the token names one.
     pub app_id: Option<String>,
-    /// When it ends, in seconds since 1970; fractions are allowed (RFC 7519, NumericDate).
+    /// When it ends, in seconds since 1970. Fractions are allowed (RFC 7519, NumericDate).
     pub exp: Option<f64>,
     /// Whom it is for.
     pub sub: Option<String>,
 }
 
-/// Reads a token's claims without verifying them. `None`, if it is no token.
+/// Reads the claims of a token without verifying it. `None` if the text is not a token.
 pub fn peek(token: &str) -> Option<Claims> {
     jsonwebtoken::dangerous::insecure_decode::<Claims>(token.trim())
         .ok()
@@ -190,7 +212,7 @@ pub fn peek(token: &str) -> Option<Claims> {
 }
 
 impl Claims {
-    /// When it ends, if it does.
+    /// When the token ends; `None` if it never does.
     pub fn ends(&self) -> Option<UnixMillis> {
         let end = Duration::try_from_secs_f64(self.exp?.trunc()).unwrap_or(Duration::ZERO);
         let millis = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
@@ -244,7 +266,7 @@ mod tests {
     };
 
     #[test]
-    fn a_users_token_holds_what_chat21_wants_and_reaches_his_own_paths() {
+    fn a_users_token_holds_what_chat21_wants_and_reaches_their_own_paths() {
         let grant = Grant::user("tilechat", "alice", Scopes::Deployed, &STAMP);
         assert_eq!(
             serde_json::to_value(&grant).unwrap(),

@@ -8,11 +8,11 @@ use anyhow::Context;
 
 use super::cli::{AclArgs, AclBroker};
 use super::output::Output;
-use crate::auth::acl::{self, Part, RabbitMq};
+use crate::auth::acl::{self, Part, RabbitMq, RabbitMqVersion};
 use crate::config::Config;
 
-const NO_APPS: &str = "warning: without --app a user may write in any app, and each has its own \
-                       rates, bans and groups: name those there are";
+const NO_APPS: &str = "warning: without --app users may write in any app, and each app has its \
+                       own rates, bans and groups: name your apps with --app";
 
 pub(super) fn run(args: &AclArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
@@ -53,7 +53,10 @@ fn parts(args: &AclArgs, config: &Config) -> Vec<Part> {
                     .unwrap_or("tiledesk-key"),
                 window: config.broker.window,
                 session_expiry: config.broker.session_expiry.as_secs(),
-                before_3_13: args.before_3_13,
+                version: match args.before_3_13 {
+                    true => RabbitMqVersion::Before3_13,
+                    false => RabbitMqVersion::Since3_13,
+                },
             };
             acl::rabbitmq(layouts, &about)
         }

@@ -86,6 +86,6 @@ fn ban(args: &BanArgs, change: BanChange, out: Output) -> anyhow::Result<()> {
 
 fn note_unchanged(changed: bool, out: Output) {
     if !changed {
-        out.message("that was so before");
+        out.message("nothing has changed: that was so before");
     }
 }

@@ -30,29 +30,30 @@ pub(super) enum Command {
     /// Say what the observer would do with a publish to TOPIC, and why; connects to nothing
     Explain(ExplainArgs),
     /// Connect, and prove that messages would pass: login, session, subscriptions, a round trip;
-    /// with a probe user, that he reaches nothing of others'
+    /// with a probe user, that they reach no other user's messages
     Check(CheckArgs),
-    /// Look at what is stored, or delete what is old; safe while the observer runs
+    /// Count, export, prune or check what is stored; safe while the observer runs
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Look at and change stored groups; the running observer goes by it at once, and tells nobody
+    /// Show and change stored groups; a running observer applies a change at once and notifies
+    /// nobody of it
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Look at and change who may not write to whom; the running observer goes by it at once, and
-    /// tells nobody
+    /// Show and change blocks and bans; a running observer applies a change at once and notifies
+    /// nobody of it
     #[command(subcommand)]
     Block(BlockCommand),
-    /// Look at what services are still to be told, tell them again, or forget it; safe while the
-    /// observer runs
+    /// List, retry or drop webhook deliveries that wait or were given up; safe while the observer
+    /// runs
     #[command(subcommand)]
     Webhook(WebhookCommand),
     /// Show the messages that a running observer handles, as they pass: from anywhere, over MQTT
     Watch(WatchArgs),
-    /// Make tokens for RabbitMQ, or look into one
+    /// Mint tokens for RabbitMQ, or inspect one
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Print the broker's configuration that lets each user write on his own outgoing paths and
-    /// read his own inbox, and nothing else
+    /// Print the broker configuration that lets each user write to their own outgoing paths and
+    /// read their own inbox, and nothing else
     Acl(AclArgs),
     /// Ask the running observer whether it is ready (exit code 0 or 1)
     Health(SettingsArgs),
@@ -62,8 +63,7 @@ pub(super) enum Command {
     Man(ManArgs),
     /// Print a completion script
     Completions(CompletionsArgs),
-    /// Everything in one process, nothing to install: a broker, the observer, and two users who
-    /// talk
+    /// Run a broker, the observer and two users who talk, all in one process: nothing to install
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
 }
@@ -97,13 +97,13 @@ pub(super) struct ProbeArgs {
     /// an ordinary user's token
     #[arg(long, value_name = "FILE", conflicts_with = "probe_password_file")]
     pub(super) probe_token_file: Option<String>,
-    /// an ordinary user; with a token, whom it is for if not given
+    /// an ordinary user; the one the token is for if not given
     #[arg(long, value_name = "USER")]
     pub(super) probe_user: Option<String>,
-    /// file with his password
+    /// file with that user's password
     #[arg(long, value_name = "FILE", requires = "probe_user")]
     pub(super) probe_password_file: Option<String>,
-    /// his app; the token's, or the first of --app, if not given
+    /// that user's app; the token's, or the first of --app, if not given
     #[arg(long, value_name = "APP")]
     pub(super) probe_app: Option<String>,
 }
@@ -118,15 +118,15 @@ pub(super) struct Format {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreCommand {
-    /// Count what there is
+    /// Count messages, conversations, groups and the like
     Stats {
         #[command(flatten)]
         format: Format,
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Print a timeline, oldest message first, one JSON object a line; all of an inbox without
-    /// OTHER
+    /// Print a timeline, oldest message first, one JSON object a line; without OTHER the whole
+    /// inbox
     Export {
         #[command(flatten)]
         timeline: TimelineArgs,
@@ -135,7 +135,7 @@ pub(super) enum StoreCommand {
     },
     /// Delete messages older than AGE
     Prune {
-        /// such as 90d
+        /// an age such as 90d
         #[arg(id = "AGE")]
         age: String,
         #[command(flatten)]
@@ -150,19 +150,20 @@ pub(super) struct TimelineArgs {
     /// the app
     #[arg(id = "APP")]
     pub(super) app: String,
-    /// whose timeline, a user or a group
+    /// the owner of the timeline, a user or a group
     #[arg(id = "USER")]
     pub(super) user: String,
-    /// with whom, a user or a group (a group's own timeline is with itself)
+    /// the other side of the conversation, a user or a group (a group's own timeline is with
+    /// itself)
     #[arg(id = "OTHER")]
     pub(super) other: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GroupCommand {
-    /// List them, with how many members they have
+    /// List groups, with how many members they have
     List {
-        /// of this app only
+        /// only those of this app
         #[arg(id = "APP")]
         app: Option<String>,
         #[command(flatten)]
@@ -177,7 +178,7 @@ pub(super) enum GroupCommand {
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Store a group object, in place of the one there may be
+    /// Store a group object; it replaces a group of that name
     Set {
         #[command(flatten)]
         group: GroupArgs,
@@ -187,7 +188,7 @@ pub(super) enum GroupCommand {
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Forget a group
+    /// Delete a group
     Remove {
         #[command(flatten)]
         group: GroupArgs,
@@ -210,10 +211,10 @@ pub(super) struct GroupArgs {
 pub(super) enum BlockCommand {
     /// List bans and blocks
     List {
-        /// of this app only
+        /// only those of this app
         #[arg(id = "APP")]
         app: Option<String>,
-        /// that concern this user only, on either side
+        /// only those that concern this user, on either side
         #[arg(id = "USER")]
         user: Option<String>,
         #[command(flatten)]
@@ -221,13 +222,13 @@ pub(super) enum BlockCommand {
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Have USER block OTHER, as if he had said so
+    /// Make USER block OTHER, as if USER had asked for it
     Set(BlockArgs),
-    /// Have him block OTHER no longer
+    /// End USER's block of OTHER
     Clear(BlockArgs),
-    /// Refuse whatever USER says
+    /// Refuse what USER writes
     Ban(BanArgs),
-    /// Refuse it no longer
+    /// Lift the ban of USER
     Unban(BanArgs),
 }
 
@@ -239,7 +240,7 @@ pub(super) struct BlockArgs {
     /// the user
     #[arg(id = "USER")]
     pub(super) user: String,
-    /// whom he does not want to hear
+    /// the user whose messages USER does not get
     #[arg(id = "OTHER")]
     pub(super) other: String,
     #[command(flatten)]
@@ -270,11 +271,10 @@ pub(super) enum WebhookCommand {
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Have deliveries tried again, as soon as their service is asked next (one that fails rests
-    /// for up to half a minute, or for as long as it wished): those that were given up, if no ID
-    /// is given
+    /// Try deliveries again; without ID those that were given up. A service that fails is first
+    /// left alone for up to half a minute, or for as long as it asked
     Retry(DeliveryArgs),
-    /// Forget deliveries: those that were given up, if no ID is given
+    /// Delete deliveries; without ID those that were given up
     Drop(DeliveryArgs),
 }
 
@@ -283,7 +283,7 @@ pub(super) struct DeliveryArgs {
     /// a delivery's id, as list prints it and services see it (webhook-id)
     #[arg(id = "ID", num_args = 0..)]
     pub(super) ids: Vec<String>,
-    /// those that wait, too
+    /// also those that still wait
     #[arg(long, conflicts_with = "ID")]
     pub(super) all: bool,
     #[command(flatten)]
@@ -313,7 +313,7 @@ pub(super) enum TokenCommand {
     /// Print a token, signed with --jwt-key-file
     #[command(subcommand)]
     Mint(MintCommand),
-    /// Say what a token holds, until when it is good, and with --jwt-key-file whether that key has
+    /// Show what a token holds, until when it is valid, and with --jwt-key-file whether that key
     /// signed it
     Inspect {
         /// file with the token; - for standard input
@@ -328,9 +328,9 @@ pub(super) enum TokenCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MintCommand {
-    /// For a user: he may read and write under his own paths
+    /// For a user, who may read and write under their own paths
     User(MintUserArgs),
-    /// For a service, such as the observer: it may do everything
+    /// For a service such as the observer, which may do everything
     Service {
         /// its name
         #[arg(id = "NAME", default_value = "observer")]
@@ -350,18 +350,18 @@ pub(super) struct MintUserArgs {
     /// the user
     #[arg(id = "USER")]
     pub(super) user: String,
-    /// the MQTT client identifier he may use, also with a "." and more behind it; his own
-    /// identifier if not given
+    /// the MQTT client identifier the user may connect with, alone or followed by "." and more;
+    /// the user's own identifier if not given
     #[arg(long, value_name = "ID")]
     pub(super) session: Option<String>,
-    /// any client identifier, for clients that make theirs up, as the stock ones do: others'
-    /// sessions are safe as long as their identifiers are not known
+    /// allow any client identifier, for clients that generate theirs, as Chat21's do: another
+    /// user's session is safe only while its client identifier is not known
     #[arg(long, conflicts_with = "session")]
     pub(super) any_session: bool,
     /// RabbitMQ's virtual host for MQTT (mqtt.vhost)
     #[arg(long, value_name = "NAME", default_value = "/")]
     pub(super) vhost: String,
-    /// the scopes that Chat21 has always given: any session, and over AMQP every queue
+    /// use the scopes that Chat21 has always given: any session, and over AMQP every queue
     #[arg(long)]
     pub(super) deployed_scopes: bool,
     #[command(flatten)]
@@ -372,11 +372,11 @@ pub(super) struct MintUserArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MintArgs {
-    /// how long it is good
+    /// how long the token is valid
     #[arg(long, value_name = "TIME", default_value = "30d")]
     pub(super) ttl: String,
-    /// make it even so: with a secret that everybody knows, or for an identifier that may reach
-    /// others' paths
+    /// mint the token even with a secret that is published, or for an identifier that may reach
+    /// other users' paths
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -385,7 +385,7 @@ pub(super) struct MintArgs {
 pub(super) struct AclArgs {
     #[arg(id = "BROKER")]
     pub(super) broker: AclBroker,
-    /// print this file alone, as it is: conf, users, tokens, advanced, acl
+    /// print only this part: conf, users, tokens, advanced, acl
     #[arg(long, value_name = "NAME")]
     pub(super) part: Option<String>,
     /// for RabbitMQ 3.8 to 3.12, whose settings have other names
@@ -406,14 +406,14 @@ pub(super) enum AclBroker {
 
 #[derive(Debug, Args)]
 pub(super) struct GuideArgs {
-    /// such as install
+    /// a name from the list, such as install
     #[arg(id = "CHAPTER")]
     pub(super) chapter: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// such as run, or token mint user
+    /// a command such as run, or token mint user
     #[arg(id = "COMMAND", num_args = 0..)]
     pub(super) command: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! `demo`: a broker, the observer and two users in one process, so that the first command a newcomer
-//! types needs nothing installed.
+//! `demo`: a broker, the observer and two users in one process, so that the first command a
+//! newcomer types needs nothing installed.
 //!
 //! The broker is rumqttd: a library, small without its default features, by the authors of the
 //! client crate. It keeps nothing on disk, and loses messages that are acknowledged out of order

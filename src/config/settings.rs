@@ -1,4 +1,8 @@
-//! The table of settings: each is a flag, a variable and a key of the file, with one name, one default and one explanation.
+//! The table of settings: each is a flag, a variable and a key of the file, with one name, one
+//! default and one explanation.
+//!
+//! Owns names, defaults and help texts: `--help`, the manual page and the guide print this table.
+//! Which values are valid is the business of the other files of `config`.
 
 /// What a setting takes on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +89,8 @@ pub const SETTINGS: &[Setting] = &[
         "password",
         "TEXT",
         "",
-        "its password; others can see it in the process list: prefer the variable or --password-file",
+        "the password of that user; others can see it in the process list: prefer the variable \
+         or --password-file",
     ),
     value(
         "password-file",
@@ -109,7 +114,8 @@ pub const SETTINGS: &[Setting] = &[
         "jwt-key-file",
         "FILE",
         "",
-        "key (secret text, PEM or JWK) that signs tokens; without a password or token the observer makes its own with it, and a new one before that ends",
+        "key (secret text, PEM or JWK) that signs tokens; without a password or token the \
+         observer makes its own tokens with it, each before the last one ends",
     ),
     value(
         "jwt-algorithm",
@@ -133,7 +139,7 @@ pub const SETTINGS: &[Setting] = &[
         "jwt-ttl",
         "TIME",
         "1h",
-        "how long a token of its own is good",
+        "how long a token that the observer makes for itself is valid",
     ),
     value(
         "ca-file",
@@ -168,13 +174,15 @@ pub const SETTINGS: &[Setting] = &[
         "client-id",
         "ID",
         "",
-        "MQTT client identifier; made up and kept secret if not given: who knows it can take the session over",
+        "MQTT client identifier; made up and kept secret if not given: who knows it can take the \
+         session over",
     ),
     value(
         "state-dir",
         "DIR",
         "",
-        "where the client identifier and the store are kept; default $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state",
+        "where the client identifier and the store are kept; default $STATE_DIRECTORY, \
+         $XDG_STATE_HOME or ~/.local/state",
     ),
     list("app", "APP", "", "serve these apps only"),
     list(
@@ -187,7 +195,8 @@ pub const SETTINGS: &[Setting] = &[
         "store",
         "PATH",
         "",
-        "where messages, conversations and groups are kept; default NAME.db in the state directory; none: forward only",
+        "where messages, conversations and groups are kept; default NAME.db in the state \
+         directory; none: forward only",
     ),
     value(
         "retain",
@@ -205,13 +214,14 @@ pub const SETTINGS: &[Setting] = &[
         "offline",
         "HOW",
         "broker",
-        "broker: clients keep a session there; redeliver: what came while a user was away is published again when he comes back",
+        "broker: clients keep a session there; redeliver: what came while a user was away is \
+         published again when they come back",
     ),
     value(
         "presence-enabled",
         "BOOL",
         "true",
-        "false: who is there and who is not is nothing to the observer",
+        "false: the observer ignores who is online",
     ),
     value(
         "groups-membership",
@@ -235,13 +245,14 @@ pub const SETTINGS: &[Setting] = &[
         "rate-per-minute",
         "N",
         "none",
-        "messages a sender may write in the long run (of receipts and the like ten times as many); more are refused as rate-limited",
+        "messages a sender may write in the long run (of receipts and the like ten times as \
+         many); more are refused as rate-limited",
     ),
     value(
         "rate-burst",
         "N",
         "",
-        "messages he may write at once; as many as in a minute if not given",
+        "messages a sender may write at once; as many as in a minute if not given",
     ),
     list(
         "banned",
@@ -277,9 +288,14 @@ pub const SETTINGS: &[Setting] = &[
         "timestamp-past",
         "TIME",
         "7days",
-        "how old a client's timestamp may be and still be believed; else the time is now",
+        "how old a client's timestamp may be; an older one is replaced by the present time",
     ),
-    value("timestamp-future", "TIME", "5m", "how far it may lie ahead"),
+    value(
+        "timestamp-future",
+        "TIME",
+        "5m",
+        "how far a client's timestamp may lie in the future",
+    ),
     value(
         "policy-file",
         "FILE",
@@ -296,13 +312,13 @@ pub const SETTINGS: &[Setting] = &[
         "policy-timeout",
         "TIME",
         "2s",
-        "how long it may take to answer",
+        "how long the service may take to answer",
     ),
     value(
         "policy-concurrency",
         "N",
         "32",
-        "messages it is asked about at a time",
+        "messages the service is asked about at a time",
     ),
     value(
         "policy-failure",
@@ -314,25 +330,23 @@ pub const SETTINGS: &[Setting] = &[
         "webhook-endpoints",
         "URL",
         "",
-        "HTTP services that are told of what happens (a POST for each event); user, password and query stay secret, the path does not",
+        "HTTP services that are told of what happens (a POST for each event); user, password and \
+         query stay secret, the path does not",
     ),
     list(
         "webhook-events",
         "EVENT",
-        "message-sent,message-delivered,message-received,message-return-receipt,conversation-archived,presence-change",
-        "of what they are told",
+        "\
+         message-sent,message-delivered,message-received,message-return-receipt,conversation-archived,presence-change",
+        "which events they are told of",
     ),
-    value(
-        "webhook-enabled",
-        "BOOL",
-        "true",
-        "false: nobody is told of anything",
-    ),
+    value("webhook-enabled", "BOOL", "true", "false: no webhooks"),
     value(
         "webhook-secret-file",
         "FILE",
         "",
-        "secret (whsec_… or any text) that deliveries are signed with, as Standard Webhooks has it",
+        "secret (whsec_… or any text) that deliveries are signed with, as Standard Webhooks has \
+         it",
     ),
     value(
         "webhook-timeout",
@@ -344,7 +358,7 @@ pub const SETTINGS: &[Setting] = &[
         "webhook-concurrency",
         "N",
         "8",
-        "deliveries under way at a time, for each service",
+        "deliveries in progress at a time, for each service",
     ),
     value(
         "webhook-max-age",
@@ -356,7 +370,7 @@ pub const SETTINGS: &[Setting] = &[
         "webhook-queue",
         "SIZE",
         "64MiB",
-        "events that may wait for one service; of more the oldest give way",
+        "events that may wait for one service; beyond that the oldest are dropped",
     ),
     value(
         "dead-letter-topic",
@@ -368,7 +382,8 @@ pub const SETTINGS: &[Setting] = &[
         "window",
         "N",
         "500",
-        "messages under way at a time; brokers send no more than their own window (RabbitMQ: mqtt.prefetch)",
+        "messages in progress at a time; brokers send no more than their own window (RabbitMQ: \
+         mqtt.prefetch)",
     ),
     value("publishers", "N", "1", "connections to publish over"),
     value("keep-alive", "TIME", "30s", "ping interval, at least 5s"),
@@ -382,13 +397,13 @@ pub const SETTINGS: &[Setting] = &[
         "ack-timeout",
         "TIME",
         "30s",
-        "a publish not confirmed by then costs its connection and goes out again",
+        "a publish that is not confirmed by then is sent again over a new connection",
     ),
     value(
         "drain-timeout",
         "TIME",
         "10s",
-        "on SIGTERM or SIGINT, how long to wait for what is under way",
+        "on SIGTERM or SIGINT, how long to wait for messages in progress",
     ),
     value(
         "session-expiry",
@@ -404,13 +419,14 @@ pub const SETTINGS: &[Setting] = &[
         "http-listen",
         "ADDR",
         "127.0.0.1:9090",
-        "where /livez, /readyz and /metrics answer, an address or a port of 127.0.0.1; none for nowhere",
+        "where /livez, /readyz and /metrics answer, an address or a port of 127.0.0.1; none for \
+         nowhere",
     ),
     value(
         "status",
         "BOOL",
         "true",
-        "false: no retained status on observer/NAME/status, for brokers that keep nothing",
+        "false: no retained status on observer/NAME/status, for brokers that retain nothing",
     ),
     value(
         "stats-interval",
@@ -420,7 +436,8 @@ pub const SETTINGS: &[Setting] = &[
     ),
     switch(
         "trace",
-        "publish a line for each message to observer/NAME/trace/OUTCOME; watch switches it on for a running observer",
+        "publish a line for each message to observer/NAME/trace/OUTCOME; watch switches it on \
+         for a running observer",
     ),
     value(
         "log-format",

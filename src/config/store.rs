@@ -17,8 +17,8 @@ const MIN_AGE: Duration = Duration::from_secs(60);
 const MIN_BYTES: u64 = 1 << 20;
 
 const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
-    conversations, archiving, presence, blocking, fetching and what services inject are off; direct \
-    messages and groups written into the message pass";
+    conversations, archiving, presence, blocking, fetching and what services inject are off; \
+    direct messages and groups written into the message pass";
 const NO_STATE_DIR: &str = "there is no state directory ($HOME is not set): give a path, or none \
     to forward only";
 const NOTHING_TO_DELETE: &str = "there is nothing to delete without a store (--store none)";

@@ -15,8 +15,8 @@ use crate::rules::webhook_event::{EventKind, EventKinds};
 const NEVER_RAISED: &str = "conversation-unarchived";
 
 const IN_MEMORY: &str = "webhooks are kept in memory, for there is no store (--store none): what \
-    they have not been told of is gone with the process, and they are told of messages only, not of \
-    receipts, archiving and presence";
+    they have not been told of is gone with the process, and they are told of messages only, not \
+    of receipts, archiving and presence";
 const NO_PRESENCE: &str = "webhooks are not told of presence-change: --presence-enabled is false";
 
 /// Why a file does not hold a secret to sign deliveries with.

@@ -130,7 +130,7 @@ impl Connector {
             }
         };
         let Event::Connected(connected) = first else {
-            let text = "the broker's first packet was no CONNACK";
+            let text = "the first packet from the broker is not a CONNACK";
             return Err(LinkError::new(Cause::Other, text));
         };
         self.version.handle_answer(options.protocol);

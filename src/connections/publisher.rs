@@ -120,7 +120,7 @@ impl PublisherLink {
             recycle: recycle.clone(),
         };
         self.report(up).await.ok()?;
-        // The losing futures are dropped, and the connection with them: nothing is polled again.
+        // Reading is not safe to cancel: if another branch wins, the connection is given up.
         let ended = tokio::select! {
             ended = self.pump(&mut connection) => ended,
             error = self.link.watchdog.wait_for_silence(max_silence) => Err(error),

@@ -35,9 +35,9 @@ const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE
     may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
 const WEBSOCKET_HINT: &str = "; over WebSocket a waiting message of more than 16 MiB looks the \
     same: limit packets in the broker, and discard it with --reset-session or read it over mqtt://";
-const NEITHER_VERSION: &str = "neither version gets past it: \
+const NEITHER_VERSION: &str = "neither version of MQTT can decode what waits: \
     start once with --reset-session, which discards the messages that wait";
-const OTHER_VERSION: &str = "switching to the other version";
+const OTHER_VERSION: &str = "switching to the other version of MQTT";
 const ONE_VERSION: &str = "use --protocol auto, \
     or start once with --reset-session, which discards the messages that wait";
 
@@ -117,12 +117,8 @@ impl SessionLink {
                 }
             };
             self.link.health.set_session(Some(error.to_string()));
-            if self
-                .report(SessionEvent::Down(error.clone()))
-                .await
-                .is_err()
-                || self.link.pause(&error, lived).await.is_break()
-            {
+            let reported = self.report(SessionEvent::Down(error.clone())).await;
+            if reported.is_err() || self.link.pause(&error, lived).await.is_break() {
                 return;
             }
         }
@@ -139,7 +135,7 @@ impl SessionLink {
         self.connection += 1;
         self.publishers_may_start.send_replace(true);
         let max_silence = self.link.max_silence(&connected);
-        // The losing futures are dropped, and the connection with them: nothing is polled again.
+        // Reading is not safe to cancel: if another branch wins, the connection is given up.
         let ended = tokio::select! {
             ended = self.pump(&mut connection, client, connected) => ended,
             error = self.link.watchdog.wait_for_silence(max_silence) => Err(error),

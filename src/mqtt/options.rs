@@ -167,8 +167,13 @@ impl ConnectOptions {
         })
     }
 
+    /// The client identifier as the crate takes it.
+    pub(super) fn exposed_client_id(&self) -> &str {
+        self.client_id.expose_secret()
+    }
+
     /// User name and password as the crate takes them.
-    pub(super) fn login(&self) -> Option<(&str, &str)> {
+    pub(super) fn exposed_login(&self) -> Option<(&str, &str)> {
         let (username, password) = self.credentials.as_ref()?;
         Some((username, password.expose_secret()))
     }

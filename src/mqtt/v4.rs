@@ -24,20 +24,20 @@ use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
 
-const TOPIC_NOT_UTF8: &str = "a topic that is not UTF-8 was delivered, \
-    which cannot be acknowledged over MQTT 3.1.1 and will come again: MQTT 5 can";
+const TOPIC_NOT_UTF8: &str = "the broker delivers a message with a topic that is not UTF-8, \
+    which can be acknowledged over MQTT 5, but not over MQTT 3.1.1";
 
 /// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
 pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
     let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.client_id.expose_secret(), host, port);
+    let mut mqtt = MqttOptions::new(options.exposed_client_id(), host, port);
     mqtt.set_transport(options.crate_transport())
         .set_keep_alive(options.keep_alive)
         .set_clean_session(options.session == Session::Clean)
         .set_max_packet_size(MAX_PACKET_BYTES as usize, MAX_PACKET_BYTES as usize)
         .set_inflight(options.packet_ids())
         .set_manual_acks(true);
-    if let Some((username, password)) = options.login() {
+    if let Some((username, password)) = options.exposed_login() {
         mqtt.set_credentials(username, password);
     }
     if let Some(proxy) = options.crate_proxy() {

@@ -30,13 +30,13 @@ use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
 
-const PROPERTY_NOT_UTF8: &str = "a message with a property that is not UTF-8 was delivered, \
-    which cannot be acknowledged over MQTT 5 and will come again: MQTT 3.1.1 can";
+const PROPERTY_NOT_UTF8: &str = "the broker delivers a message with a property that is not \
+    UTF-8, which can be acknowledged over MQTT 3.1.1, but not over MQTT 5";
 
 /// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
 pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
     let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.client_id.expose_secret(), host, port);
+    let mut mqtt = MqttOptions::new(options.exposed_client_id(), host, port);
     // Topic aliases are never offered: the crate reports aliased publishes without their topic.
     mqtt.set_transport(options.crate_transport())
         .set_keep_alive(options.keep_alive)
@@ -54,7 +54,7 @@ pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
         mqtt.set_session_expiry_interval(Some(seconds));
     }
     mqtt.set_network_options(options.network_options());
-    if let Some((username, password)) = options.login() {
+    if let Some((username, password)) = options.exposed_login() {
         mqtt.set_credentials(username, password);
     }
     if let Some(proxy) = options.crate_proxy() {

@@ -76,7 +76,7 @@ pub enum Address<'a> {
 pub enum Kind {
     /// A message from a user to a user or a group, in any layout.
     Message,
-    /// A receipt.
+    /// A receipt for a message.
     Receipt,
     /// A patch of a conversation.
     Conversation,

@@ -34,7 +34,7 @@ pub enum CarryError {
     /// The level holds a character that RabbitMQ changes: `.` into a level break, `*` into `+`.
     #[error("{0:?} holds {1:?}, which RabbitMQ turns into {to:?}", to = rewritten(*.1))]
     Rewritten(String, char),
-    /// Longer than [`MAX_ROUTING_KEY_BYTES`].
+    /// The topic is longer than [`MAX_ROUTING_KEY_BYTES`].
     #[error(
         "a topic of {0} bytes is longer than an AMQP routing key can be ({MAX_ROUTING_KEY_BYTES})"
     )]

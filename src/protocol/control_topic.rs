@@ -76,11 +76,11 @@ pub(super) struct ControlTemplates {
 /// Whether the control topics of `protocol.md`, section 2, are served. They need a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Controls {
-    /// All of them.
+    /// All control topics are read.
     Served,
-    /// All but presence.
+    /// All control topics but presence are read.
     WithoutPresence,
-    /// None: only outgoing paths are read.
+    /// No control topic is read, only outgoing paths.
     Off,
 }
 

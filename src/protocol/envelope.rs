@@ -31,7 +31,7 @@ enum Field {
     Attributes,
     /// Read, and passed on.
     Group,
-    /// Passed on.
+    /// The observer does not look into it, and passes it on.
     Other,
 }
 
@@ -267,7 +267,7 @@ impl Body {
         }
     }
 
-    /// The JSON text.
+    /// The JSON text of the object.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -11,7 +11,7 @@ pub mod envelope;
 pub mod group;
 pub mod id;
 pub mod injected;
-pub(crate) mod json;
+pub mod json;
 pub mod layout;
 pub mod message;
 pub mod message_id;

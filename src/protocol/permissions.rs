@@ -10,7 +10,7 @@ use crate::protocol::topic_map::TopicMap;
 /// A level of the paths that belong to a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathLevel<'a> {
-    /// This text.
+    /// This text as it stands.
     Text(&'a str),
     /// The user's own identifier.
     User,

@@ -23,7 +23,7 @@ pub enum ProofError {
     Overlap {
         /// One template that is read.
         first: String,
-        /// The other.
+        /// The other template that is read.
         second: String,
     },
 }

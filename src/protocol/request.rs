@@ -197,9 +197,8 @@ impl<'a> Request<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::control_topic::Controls;
     use crate::protocol::layout::Layout;
-    use crate::protocol::topic_map::TopicMap;
+    use crate::protocol::testing::built_in;
 
     /// Each row of `protocol.md`, section 2, with a payload that belongs there.
     const REQUESTS: [(&str, &str); 11] = [
@@ -233,14 +232,10 @@ mod tests {
 
     #[test]
     fn a_request_keeps_what_its_topic_says() {
-        let layouts = Layout::BUILT_IN
-            .iter()
-            .flat_map(|name| Layout::built_in(name).unwrap())
-            .collect();
-        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let map = built_in(Layout::BUILT_IN);
         for (topic, payload) in REQUESTS {
             let received = Received::new(topic.into(), payload.into(), false);
-            let address = layouts.parse(topic).unwrap();
+            let address = map.parse(topic).unwrap();
             let request = Request::parse(address, &received).unwrap();
             assert_eq!(request.address(), address, "{topic}");
         }
@@ -248,12 +243,11 @@ mod tests {
 
     #[test]
     fn what_a_service_injects_must_be_delivered() {
-        let layouts = Layout::built_in("chat21").unwrap();
-        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let map = built_in(&["chat21"]);
         let topic = "apps/observer/a/users/alice/messages/bob/delivered";
         for payload in [r#"{"status":200}"#, "{}"] {
             let received = Received::new(topic.into(), payload.into(), false);
-            let request = Request::parse(layouts.parse(topic).unwrap(), &received);
+            let request = Request::parse(map.parse(topic).unwrap(), &received);
             assert_eq!(request.err(), Some(Refusal::BadStatus), "{payload}");
         }
     }

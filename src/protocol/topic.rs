@@ -14,7 +14,7 @@ pub enum TopicError {
     /// A topic has at least one character (MQTT 3.1.1, 4.7.3).
     #[error("a topic cannot be empty")]
     Empty,
-    /// Longer than [`MAX_TOPIC_BYTES`].
+    /// The text is longer than [`MAX_TOPIC_BYTES`].
     #[error("topic of {0} bytes is longer than {MAX_TOPIC_BYTES}")]
     TooLong(usize),
     /// A wildcard in a topic name, or a control character in either.

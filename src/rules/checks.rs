@@ -191,6 +191,8 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::test_support::{received, router};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -216,6 +218,31 @@ mod tests {
         }
         let deep = "[".repeat(1 << 20);
         assert!(!Rules::default().fits(deep.as_bytes()));
+    }
+
+    #[test]
+    fn bans_of_an_operator_are_looked_up_for_whatever_a_user_sends_but_presence() {
+        let router = router();
+        let is_banned = |topic: &str, payload: &str| {
+            let mut source = InMemory {
+                banned: vec!["alice"],
+                ..InMemory::default()
+            };
+            let received = received(topic.as_bytes(), payload.as_bytes());
+            let request = router.read(&received).unwrap();
+            (
+                is_banned(&request, &mut source).unwrap(),
+                source.asked.get(),
+            )
+        };
+        let write = "apps/a/users/alice/messages/bob/outgoing";
+        assert_eq!(is_banned(write, "{}"), (true, 1));
+        let other = "apps/a/users/bob/messages/alice/outgoing";
+        assert_eq!(is_banned(other, "{}"), (false, 1));
+        assert_eq!(is_banned("apps/a/users/alice/inbox/fetch", ""), (true, 1));
+        assert_eq!(is_banned("apps/a/users/alice/presence/c", ""), (false, 0));
+        let inject = "apps/observer/a/users/alice/messages/bob/delivered";
+        assert_eq!(is_banned(inject, r#"{"status":150}"#), (false, 0));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -23,6 +23,18 @@ pub(crate) struct Range {
     pub(crate) last: i64,
 }
 
+/// The time at which a message counts as stored, `newest` being that of the message before it.
+///
+/// Times in the log never go back, even if the clock does: positions are found by time. They do not
+/// stand still for long either, because pages end where a millisecond ends.
+pub fn stored_at(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
+    if now < newest {
+        UnixMillis::new(newest.as_millis() + 1)
+    } else {
+        now
+    }
+}
+
 /// Which stored messages of a user come next.
 #[derive(Clone, Debug)]
 pub struct PageQuery {
@@ -244,6 +256,14 @@ mod tests {
             body: Body::from_stored(json!({ "text": text }).to_string()),
             status: Status::Delivered,
             stored_at: UnixMillis::new(stored_at),
+        }
+    }
+
+    #[test]
+    fn times_in_the_log_never_go_back() {
+        for (newest, now, wanted) in [(0, 5, 5), (5, 5, 5), (5, 4, 6), (5, 0, 6)] {
+            let stored = stored_at(UnixMillis::new(newest), UnixMillis::new(now));
+            assert_eq!(stored, UnixMillis::new(wanted), "{newest} {now}");
         }
     }
 

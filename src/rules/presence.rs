@@ -4,8 +4,6 @@
 //! when they are given them (`protocol.md`, section 4, *Presence* and *Offline recipients*). Leaves
 //! publishing the missed messages to [`history`](crate::rules::history).
 
-use std::borrow::Cow;
-
 use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
@@ -137,13 +135,9 @@ fn connected<'a>(client: UserClient<'a>, facts: &Facts, context: &Context<'_>) -
             FanOut::missed(app, user, missed)
         });
     }
-    let surplus = facts.surplus(&client.client).map(|gives_way| {
-        Write::ClientGone(UserClient {
-            app,
-            user,
-            client: Cow::Owned(gives_way.id.to_string()),
-        })
-    });
+    let surplus = facts
+        .surplus(&client.client)
+        .map(|gives_way| Write::ClientGone(UserClient::new(app, user, gives_way.id.to_string())));
     let surplus: Vec<_> = surplus.collect();
     plan.writes.push(Write::ClientConnected(client));
     plan.writes.extend(surplus);

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::protocol::address::Address;
+use crate::protocol::address::{Address, Outgoing};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::id::AppId;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -97,12 +98,7 @@ impl Router {
                 Ok(direct::plan_verbatim(outgoing, payload, facts))
             }
             Request::Message { outgoing, envelope } => {
-                if let Some(facts) = group_message::Facts::look_up(outgoing, source)? {
-                    group_message::plan(outgoing, envelope, facts, context)
-                } else {
-                    let facts = direct::Facts::look_up(outgoing, source)?;
-                    direct::plan_message(outgoing, envelope, facts, context)
-                }
+                decide_message(outgoing, envelope, context, source)?
             }
             Request::Receipt {
                 timeline,
@@ -127,11 +123,7 @@ impl Router {
                 change,
             } => {
                 let facts = presence::Facts::look_up(*app, *user, source)?;
-                let client = UserClient {
-                    app: *app,
-                    user: *user,
-                    client: client.as_str().into(),
-                };
+                let client = UserClient::new(*app, *user, client.as_str());
                 Ok(presence::plan(client, *change, &facts, context))
             }
             Request::Block { timeline, change } => {
@@ -190,6 +182,20 @@ impl Router {
             ..Plan::default()
         }
     }
+}
+
+/// A message goes to a group or to a user.
+fn decide_message<'a, S: FactSource + ?Sized>(
+    outgoing: &Outgoing<'a>,
+    envelope: &Envelope<'_>,
+    context: &Context<'_>,
+    source: &mut S,
+) -> Result<Result<Plan<'a>, Refusal>, S::Error> {
+    if let Some(facts) = group_message::Facts::look_up(outgoing, source)? {
+        return Ok(group_message::plan(outgoing, envelope, facts, context));
+    }
+    let facts = direct::Facts::look_up(outgoing, source)?;
+    Ok(direct::plan_message(outgoing, envelope, facts, context))
 }
 
 #[cfg(test)]

@@ -117,3 +117,11 @@ pub struct UserClient<'a> {
     /// The client identifier.
     pub client: Cow<'a, str>,
 }
+
+impl<'a> UserClient<'a> {
+    /// The client of that identifier.
+    pub fn new(app: AppId<'a>, user: UserId<'a>, client: impl Into<Cow<'a, str>>) -> Self {
+        let client = client.into();
+        Self { app, user, client }
+    }
+}

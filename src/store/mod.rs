@@ -10,6 +10,7 @@ mod error;
 mod outbox;
 mod settings;
 mod sqlite;
+pub mod thread;
 
 #[cfg(test)]
 mod contract;
@@ -110,12 +111,11 @@ pub trait Store:
     /// [`StoreError`]: it would not. [`Store::rollback`] must follow.
     fn probe(&mut self, probe: Probe) -> Result<(), StoreError>;
 
-    /// Takes one small step of retention, in a transaction of its own. Returns whether there is
-    /// more to do.
+    /// Takes one small step of retention, in a transaction of its own.
     ///
     /// # Errors
     /// [`StoreError`]: nothing is deleted.
-    fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError>;
+    fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError>;
 
     /// The upkeep that a thread of its own can do; none for a store in memory.
     ///
@@ -191,6 +191,15 @@ pub enum Probe {
     Lock,
     /// Whether it takes a write, too. The write is of no consequence and not made durable.
     Write,
+}
+
+/// Whether retention has deleted everything it may delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pruned {
+    /// Another step is needed.
+    More,
+    /// Nothing is left to do for now.
+    All,
 }
 
 /// What the writes of one plan have in common.

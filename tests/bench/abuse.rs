@@ -1,5 +1,6 @@
-//! One sender at 5,000 messages a second, over his rate, beside a hundred who write one a second each: what they lose, and how long
-//! their messages take, with him and without. `scripts/bench`.
+//! One sender at 5,000 messages a second, over the rate allowed, beside a hundred who write one a
+//! second each: what those lose, and how long their messages take, with the first and without.
+//! Run by `scripts/bench`.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,8 +24,8 @@ use wire::Wire;
 const NORMAL: u64 = 100;
 const ABUSIVE: u64 = 5_000;
 const TURN: Duration = Duration::from_secs(7);
-/// Where the flood goes: to a persistent session like the observer's, which does nothing but acknowledge, for what it costs the broker; and
-/// to the observer.
+/// Where the flood goes: to a persistent session like the observer's, which does nothing but
+/// acknowledge, for what it costs the broker; and to the observer.
 const OTHERS: &str = "apps/bench/flood";
 const READ: &str = "apps/bench/outgoing/users/mallory/messages/p0/outgoing";
 
@@ -60,13 +61,14 @@ fn main() {
         let rate = sent as f64 / (6.0 * TURN.as_secs_f64());
         let cost = (spent[2] - spent[0]) * 1e6 / (sent as f64 / 2.0);
         println!(
-            "  {count} normal messages, none lost; {rate:.0}/s abusive, {cost:.1} us of the observer's CPU each"
+            "  {count} normal messages, none lost; {rate:.0}/s abusive, {cost:.1} us of the \
+            observer's CPU each"
         );
         let idle = [50, 99].map(|percent| percentile(&mut turns[0], percent));
         for (what, times) in [
             "alone",
             "beside a flood for another session",
-            "beside a sender over his rate",
+            "beside a sender over the rate",
         ]
         .iter()
         .zip(&mut turns)
@@ -81,7 +83,8 @@ fn main() {
     });
 }
 
-/// Milliseconds each message of the normal senders takes to his peer; one that does not arrive ends the measurement.
+/// Milliseconds each message of the normal senders takes to its recipient; one that does not arrive
+/// ends the measurement.
 fn normal(port: u16) -> Vec<f64> {
     let count = NORMAL * TURN.as_secs();
     let begin = Instant::now();
@@ -147,7 +150,7 @@ fn drain(port: u16, over: &AtomicBool) {
     drop(Wire::connect(port, "bench-drain", &login, true));
 }
 
-/// Publishes as fast as he wants to until it is over. Returns how many that was.
+/// Publishes as fast as the sender can until it is over. Returns how many that was.
 fn abuse(port: u16, topic: &str, over: &AtomicBool) -> u64 {
     let mut wire = connect(port, "bench-abuser");
     let (begin, mut sent) = (Instant::now(), 0);

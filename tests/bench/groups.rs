@@ -1,5 +1,6 @@
-//! A message to a group of a hundred and of ten thousand: time, CPU and memory a member; and how long a direct message takes meanwhile,
-//! beside how long it takes when nothing else is going on. `scripts/bench`.
+//! A message to a group of a hundred and of ten thousand: time, CPU and memory a member; and how
+//! long a direct message takes meanwhile, beside how long it takes when nothing else is going on.
+//! `scripts/bench`.
 
 #![expect(
     clippy::unwrap_used,
@@ -136,7 +137,9 @@ fn measure(port: u16, observer: &Observer, state: &Path, size: usize) {
     let mut times = times;
     let (busy_p50, busy_p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
     println!(
-        "  {size:>6} members: {:>6.1} us and {:>5.1} us CPU a copy, {:>5.0} copies/s, memory grew {grown:>5.0} KiB; direct message p50 {idle_p50:.2} -> {busy_p50:.2} ms, p99 {idle_p99:.2} -> {busy_p99:.2} ms ({:.1}x, {} tried)",
+        "  {size:>6} members: {:>6.1} us and {:>5.1} us CPU a copy, {:>5.0} copies/s, memory grew \
+        {grown:>5.0} KiB; direct message p50 {idle_p50:.2} -> {busy_p50:.2} ms, p99 \
+        {idle_p99:.2} -> {busy_p99:.2} ms ({:.1}x, {} tried)",
         took * 1e6 / copies,
         spent * 1e6 / copies,
         copies / took,

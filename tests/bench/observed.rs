@@ -8,7 +8,8 @@ use crate::wire::Wire;
 
 const LOGIN: (&str, &str) = ("observer", "observerpw");
 
-/// Measures on each broker of the bed (`BENCH_BROKERS`), if there is one: `cargo test` only asks whether it builds.
+/// Measures on each broker of the bed (`BENCH_BROKERS`), if there is one: `cargo test` only asks
+/// whether it builds.
 pub(crate) fn each_broker(measure: impl Fn(u16)) {
     if std::env::args().any(|arg| arg == "--test") {
         return;
@@ -49,7 +50,8 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
             "none",
             "--app",
             "bench",
-            // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
+            // The session of the run before, emptied: one that nobody comes back to would fill up,
+            // and slow the broker down.
             "--client-id",
             "bench-observer-of-one",
             "--reset-session",

@@ -1,8 +1,9 @@
-//! Messages a second through the observer, without and with its store, beside those of a null forwarder on the same broker in the same
-//! run: `scripts/bench`.
+//! Messages a second through the observer, without and with its store, beside those of a null
+//! forwarder on the same broker in the same run: `scripts/bench`.
 //!
-//! The null forwarder has the same connections and the same order of things (two copies, acknowledged when both are confirmed), but
-//! parses nothing and checks nothing. Rounds alternate, so that a noisy machine is noisy for both; the ratio of medians counts.
+//! The null forwarder has the same connections and the same order of things (two copies,
+//! acknowledged when both are confirmed), but parses nothing and checks nothing. Rounds alternate,
+//! so that a noisy machine is noisy for both; the ratio of medians counts.
 
 #![expect(
     clippy::unwrap_used,
@@ -128,7 +129,8 @@ fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child
         "bench",
         "--layouts",
         "chat21",
-        // The session of the run before, emptied: one that nobody comes back to would fill up, and slow the broker down.
+        // The session of the run before, emptied: one that nobody comes back to would fill up, and
+        // slow the broker down.
         "--client-id",
         "bench-observer-throughput",
         "--reset-session",
@@ -209,7 +211,8 @@ fn measure(port: u16, mut forwarder: Child) -> (f64, f64) {
     (MESSAGES as f64 / took, spent * 1e6 / MESSAGES as f64)
 }
 
-/// The least a forwarder can do: one session, one publishing connection, two copies of each message under other topics.
+/// The least a forwarder can do: one session, one publishing connection, two copies of each message
+/// under other topics.
 fn null_forwarder(port: u16) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -218,7 +221,12 @@ fn null_forwarder(port: u16) {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let connect = |id: &str, clean| {
             let mut options = MqttOptions::new(id, "127.0.0.1", port);
-            options.set_credentials(LOGIN.0, LOGIN.1).set_clean_session(clean).set_manual_acks(true).set_inflight(16_000).set_max_packet_size(1 << 20, 1 << 20);
+            options
+                .set_credentials(LOGIN.0, LOGIN.1)
+                .set_clean_session(clean)
+                .set_manual_acks(true)
+                .set_inflight(16_000)
+                .set_max_packet_size(1 << 20, 1 << 20);
             let (client, mut events) = AsyncClient::new(options, 4_000);
             let mut network = NetworkOptions::new();
             network.set_tcp_nodelay(true);
@@ -236,25 +244,35 @@ fn null_forwarder(port: u16) {
                 }
             }
         });
-        acks.subscribe_many([SubscribeFilter::new("apps/bench/outgoing/users/+/messages/+/outgoing".to_owned(), QoS::AtLeastOnce)]).await.unwrap();
+        let filter = "apps/bench/outgoing/users/+/messages/+/outgoing".to_owned();
+        let filter = SubscribeFilter::new(filter, QoS::AtLeastOnce);
+        acks.subscribe_many([filter]).await.unwrap();
         tokio::task::spawn_local(async move {
             loop {
                 match session.poll().await.unwrap() {
-                    Event::Incoming(Packet::Publish(publish)) => delivered_tx.send(publish).unwrap(),
+                    Event::Incoming(Packet::Publish(publish)) => {
+                        delivered_tx.send(publish).unwrap();
+                    }
                     Event::Incoming(Packet::SubAck(_)) => println!("ready"),
                     Event::Incoming(_) | Event::Outgoing(_) => {}
                 }
             }
         });
-        // It counts confirmations and acknowledges by number: good enough where the broker loses nothing.
+        // It counts confirmations and acknowledges by number: good enough where the broker loses
+        // nothing.
         let (mut waiting, mut confirmations): (VecDeque<Publish>, usize) = (VecDeque::new(), 0);
         loop {
             tokio::select! {
                 Some(publish) = delivered_rx.recv() => {
                     let levels: Vec<&str> = publish.topic.split('/').collect();
                     for (of, with) in [(levels[4], levels[6]), (levels[6], levels[4])] {
-                        let topic = format!("apps/{}/users/{of}/messages/{with}/clientadded", levels[1]);
-                        publishes.publish_bytes(topic, QoS::AtLeastOnce, false, publish.payload.clone()).await.unwrap();
+                        let app = levels[1];
+                        let topic = format!("apps/{app}/users/{of}/messages/{with}/clientadded");
+                        let payload = publish.payload.clone();
+                        publishes
+                            .publish_bytes(topic, QoS::AtLeastOnce, false, payload)
+                            .await
+                            .unwrap();
                     }
                     waiting.push_back(publish);
                 }

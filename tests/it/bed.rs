@@ -26,7 +26,12 @@ pub(crate) enum Broker {
 static LOCKS: [RwLock<()>; 3] = [RwLock::new(()), RwLock::new(()), RwLock::new(())];
 
 pub(crate) fn var(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or `. <(scripts/brokers env)` while the brokers are up"))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!(
+            "{name} is not set: run scripts/test, or `eval \"$(scripts/brokers env)\"` while the \
+            brokers are up"
+        )
+    })
 }
 
 impl Broker {
@@ -143,9 +148,17 @@ pub(crate) fn user_token(app: &str, user: &str, lifetime: i64) -> String {
             format!("rabbitmq.write:*/*/{own}"),
         ]
     }));
-    token(
-        &json!({"sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}),
-    )
+    token(&json!({
+        "sub": user, "user_id": user, "app_id": app, "aud": ["rabbitmq", user], "jti": "x",
+        "iat": now(), "exp": now() + lifetime, "scope": scope,
+    }))
+}
+
+fn observer_token(lifetime: i64, scope: &[&str]) -> String {
+    token(&json!({
+        "sub": "observer", "aud": ["rabbitmq"], "jti": "x",
+        "iat": now(), "exp": now() + lifetime, "scope": scope,
+    }))
 }
 
 /// A service token that may configure and read everything, and write what `write` says.
@@ -154,17 +167,13 @@ pub(crate) fn scoped_token(write: &[String]) -> String {
         .into_iter()
         .chain(write.iter().map(String::as_str))
         .collect();
-    token(
-        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}),
-    )
+    observer_token(3600, &scope)
 }
 
 /// A service token that may write everything, and read nothing.
 pub(crate) fn deaf_token() -> String {
     let scope = ["rabbitmq.configure:*/*/*", "rabbitmq.write:*/*/*"];
-    token(
-        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + 3600, "scope": scope}),
-    )
+    observer_token(3600, &scope)
 }
 
 pub(crate) fn service_token(lifetime: i64) -> String {
@@ -173,9 +182,7 @@ pub(crate) fn service_token(lifetime: i64) -> String {
         "rabbitmq.read:*/*/*",
         "rabbitmq.write:*/*/*",
     ];
-    token(
-        &json!({"sub": "observer", "aud": ["rabbitmq"], "jti": "x", "iat": now(), "exp": now() + lifetime, "scope": scope}),
-    )
+    observer_token(lifetime, &scope)
 }
 
 /// The service user.
@@ -196,7 +203,8 @@ pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// What `scripts/brokers client …` makes of this on its standard input: whether it is content, and what it says.
+/// What `scripts/brokers client …` makes of this on its standard input: whether it is content, and
+/// what it says.
 pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
     use std::io::Write;
     let mut child = Command::new(root().join("scripts/brokers"))
@@ -295,7 +303,8 @@ impl Observer {
             .create(true)
             .open(&self.log)
             .unwrap();
-        // A process over its limit of file size gets a signal; one that ignores it gets an error, as from a full disk.
+        // A process over its limit of file size gets a signal; one that ignores it gets an error,
+        // as from a full disk.
         let mut command = Command::new("env");
         command
             .arg("--ignore-signal=XFSZ")

@@ -35,8 +35,10 @@ fn explain_says_what_would_be_done_and_why() {
     for line in [
         "AMQP key   apps.tilechat.outgoing.users.alice.messages.bob.outgoing",
         "layout     chat21 (envelope)",
-        "sender     alice   may write here with scope rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
-        "recipient  bob   reads his inbox with scope rabbitmq.read:*/*/apps.tilechat.users.bob.*",
+        "sender     alice   may write here with scope \
+        rabbitmq.write:*/*/apps.tilechat.outgoing.users.alice.*",
+        "recipient  bob   reads their inbox with scope \
+        rabbitmq.read:*/*/apps.tilechat.users.bob.*",
         "verdict    forwarded",
         "publishes  apps/tilechat/users/bob/messages/alice/clientadded",
     ] {
@@ -221,7 +223,9 @@ fn mistakes_in_the_settings_are_printed_together_and_end_with_code_2() {
         err.starts_with("error: 3 mistakes in the settings\n--broker: scheme \"amqp\""),
         "{err}"
     );
-    assert!(err.contains("\n--window: \"many\" is not a whole number from 1 to 10000\nOBSERVER_KEEP_ALIVE: \"1s\" is not between 5s and"), "{err}");
+    let rest = "\n--window: \"many\" is not a whole number from 1 to 10000\n\
+        OBSERVER_KEEP_ALIVE: \"1s\" is not between 5s and";
+    assert!(err.contains(rest), "{err}");
     assert_eq!(run(&["run", "--nonsense"], &[]).0, 2);
     assert_eq!(run(&[], &[]).0, 2);
 }
@@ -482,7 +486,8 @@ fn health_follows_the_broker() {
     assert!(code == 1 && err.contains("no observer answers"), "{err}");
 }
 
-/// The first of the two commands a newcomer types: nothing installed, the conversation is printed, and it stays up.
+/// The first of the two commands a newcomer types: nothing installed, the conversation is printed,
+/// and it stays up.
 #[test]
 fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
     let mut demo = KillOnDrop(
@@ -507,11 +512,16 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
     let publish = lines.next().unwrap().unwrap();
     let text = seen.join("\n");
     for words in [
-        "alice ->  apps/tilechat/outgoing/users/alice/messages/bob/outgoing\n          {\"text\":\"Hi Bob, is this thing on?\",\"type\":\"text\"}",
-        "bob   <-  apps/tilechat/users/bob/messages/alice/clientadded\n          {\"text\":\"Hi Bob, is this thing on?\"",
-        "alice <-  apps/tilechat/users/alice/messages/bob/clientadded\n          {\"text\":\"Loud and clear.\"",
-        "bob   <-  /apps/tilechat/users/bob/alice/messages/clientadded\n          any bytes, in the inbox layout",
-        "alice <-  apps/tilechat/users/alice/messages/bob/clientrejected\n          {\"reason\":\"not-json\"",
+        "alice ->  apps/tilechat/outgoing/users/alice/messages/bob/outgoing\n\
+        \x20         {\"text\":\"Hi Bob, is this thing on?\",\"type\":\"text\"}",
+        "bob   <-  apps/tilechat/users/bob/messages/alice/clientadded\n\
+        \x20         {\"text\":\"Hi Bob, is this thing on?\"",
+        "alice <-  apps/tilechat/users/alice/messages/bob/clientadded\n\
+        \x20         {\"text\":\"Loud and clear.\"",
+        "bob   <-  /apps/tilechat/users/bob/alice/messages/clientadded\n\
+        \x20         any bytes, in the inbox layout",
+        "alice <-  apps/tilechat/users/alice/messages/bob/clientrejected\n\
+        \x20         {\"reason\":\"not-json\"",
     ] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
@@ -522,7 +532,8 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
         .unwrap();
     let mut heard = BufReader::new(subscriber.stdout.take().unwrap()).lines();
     let heard = {
-        // There is no telling from outside when the subscription stands, so it is published until it is heard.
+        // There is no telling from outside when the subscription stands, so it is published until
+        // it is heard.
         let (line_tx, line_rx) = std::sync::mpsc::channel();
         std::thread::spawn(move || line_tx.send(heard.next()));
         loop {

@@ -123,8 +123,8 @@ fn its_word_holds_and_without_one_everything_passes() {
     );
 }
 
-/// Each conversation's messages come in the order they were sent, however long the service thinks about each; many conversations are
-/// asked about at once, and never more than allowed.
+/// Each conversation's messages come in the order they were sent, however long the service thinks
+/// about each; many conversations are asked about at once, and never more than allowed.
 #[test]
 fn order_holds_in_each_conversation_and_questions_are_bounded() {
     let broker = Broker::Mosquitto;
@@ -173,7 +173,8 @@ fn order_holds_in_each_conversation_and_questions_are_bounded() {
     assert_eq!(server.requests.load(Ordering::SeqCst), 200);
 }
 
-/// One that hangs is left alone after a while, so that what waits for it does not wait for each question anew.
+/// One that hangs is left alone after a while, so that what waits for it does not wait for each
+/// question anew.
 #[test]
 fn a_service_that_hangs_is_left_alone() {
     let broker = Broker::Mosquitto;
@@ -276,11 +277,13 @@ fn it_is_asked_about_messages_alone() {
         [
             json!({
                 "app_id": app, "sender": "u00", "recipient": "u01", "layout": "chat21",
-                "topic": format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing"), "message": {"text": "hi"}
+                "topic": format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing"),
+                "message": {"text": "hi"},
             }),
             json!({
                 "app_id": app, "sender": "u00", "recipient": "u01", "layout": "inbox",
-                "topic": format!("/apps/{app}/users/u00/u01/messages/outgoing"), "payload_base64": "/w=="
+                "topic": format!("/apps/{app}/users/u00/u01/messages/outgoing"),
+                "payload_base64": "/w==",
             }),
         ]
     );

@@ -65,7 +65,8 @@ fn kill_9_loses_nothing_on_mosquitto() {
     kill_9_loses_nothing(Broker::Mosquitto);
 }
 
-/// The broker stopped and started under load: senders repeat what was not confirmed, so nothing is lost and order is kept.
+/// The broker stopped and started under load: senders repeat what was not confirmed, so nothing is
+/// lost and order is kept.
 fn a_broker_restart_loses_nothing(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
@@ -108,7 +109,8 @@ fn a_broker_restart_loses_nothing_on_mosquitto() {
     a_broker_restart_loses_nothing(Broker::Mosquitto);
 }
 
-/// SIGTERM under load: what is under way is finished, the rest is left to the broker and forwarded after the next start, once.
+/// SIGTERM under load: what is under way is finished, the rest is left to the broker and forwarded
+/// after the next start, once.
 #[test]
 fn a_graceful_stop_under_load_forwards_nothing_twice() {
     let broker = Broker::Mosquitto;
@@ -134,7 +136,8 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
     );
 }
 
-/// RabbitMQ under a memory alarm stops reading and confirming: nothing is lost, nothing is taken for refused, and it goes on after.
+/// RabbitMQ under a memory alarm stops reading and confirming: nothing is lost, nothing is taken
+/// for refused, and it goes on after.
 fn a_memory_alarm_is_waited_out(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
@@ -171,7 +174,8 @@ fn a_memory_alarm_is_waited_out_on_rabbitmq4() {
     a_memory_alarm_is_waited_out(Broker::Rabbit4);
 }
 
-/// A session outlives the settings it was made with: filters of an earlier run must not deliver everything twice.
+/// A session outlives the settings it was made with: filters of an earlier run must not deliver
+/// everything twice.
 #[test]
 fn other_settings_leave_no_old_filters_in_the_session() {
     let broker = Broker::Mosquitto;

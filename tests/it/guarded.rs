@@ -1,4 +1,5 @@
-//! Brokers of their own, configured with what `acl` prints and nothing else, and what ordinary users can reach on them.
+//! Brokers of their own, configured with what `acl` prints and nothing else, and what ordinary
+//! users can reach on them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -163,7 +164,7 @@ impl Guarded {
         ("JWT".to_owned(), token.trim().to_owned())
     }
 
-    /// A client identifier that is his.
+    /// A client identifier that is the user's.
     pub(crate) fn client_id(&self, user: &str) -> String {
         format!("{user}.{}", crate::bed::fresh_app())
     }
@@ -226,7 +227,7 @@ fn outcomes(steps: &Value, begins: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// With what `acl` prints, `check` finds that a user reaches his own and nothing else.
+/// With what `acl` prints, `check` finds that a user reaches their own paths and nothing else.
 fn check_proves_the_rule(broker: Broker, login: Login) {
     let guarded = Guarded::set(broker, login, &[]);
     let (ok, steps) = guarded.check();
@@ -310,14 +311,23 @@ fn check_finds_what_is_open() {
 fn the_file_for_emqx_is_erlang() {
     let file = acl("emqx", "acl", &[]);
     let eval = r"
-        Text = (fun F(Acc) -> case io:get_line('') of eof -> lists:append(lists:reverse(Acc)); L -> F([L | Acc]) end end)([]),
+        Text = (fun F(Acc) -> case io:get_line('') of
+            eof -> lists:append(lists:reverse(Acc));
+            L -> F([L | Acc])
+        end end)([]),
         {ok, Tokens, _} = erl_scan:string(Text),
-        Split = fun S([], [], Acc) -> lists:reverse(Acc); S([{dot, _} = D | R], Now, Acc) -> S(R, [], [lists:reverse([D | Now]) | Acc]); S([T | R], Now, Acc) -> S(R, [T | Now], Acc) end,
-        Terms = [begin {ok, Term} = erl_parse:parse_term(F), Term end || F <- Split(Tokens, [], [])],
+        Split = fun
+            S([], [], Acc) -> lists:reverse(Acc);
+            S([{dot, _} = D | R], Now, Acc) -> S(R, [], [lists:reverse([D | Now]) | Acc]);
+            S([T | R], Now, Acc) -> S(R, [T | Now], Acc)
+        end,
+        Parse = fun(F) -> {ok, Term} = erl_parse:parse_term(F), Term end,
+        Terms = [Parse(F) || F <- Split(Tokens, [], [])],
         [case Term of
             {deny, all} -> ok;
             {allow, {username, [_ | _]}, all, [[_ | _] | _]} -> ok;
-            {allow, all, A, Topics} when A =:= subscribe; A =:= publish -> [true = is_list(T) || T <- Topics]
+            {allow, all, A, Topics} when A =:= subscribe; A =:= publish ->
+                [true = is_list(T) || T <- Topics]
         end || Term <- Terms],
         io:format(\x22~p rules~n\x22, [length(Terms)]), halt(0).";
     let eval = eval.replace(r"\x22", "\"");

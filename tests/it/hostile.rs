@@ -1,4 +1,5 @@
-//! What an ordinary user can send to do harm: each is refused with its reason, or served, and traffic goes on.
+//! What an ordinary user can send to do harm: each is refused with its reason, or served, and
+//! traffic goes on.
 
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ impl Scene {
         }
     }
 
-    /// The hostile user, on a connection of his own: brokers close it on some of what he does.
+    /// The hostile user, on a new connection: brokers close it on some of what they do.
     fn mallory(&mut self) -> Wire {
         self.next += 1;
         let client_id = format!("{}-mallory-{}", self.app, self.next);
@@ -204,7 +205,8 @@ fn payloads_on_mosquitto() {
     payloads(Broker::Mosquitto);
 }
 
-/// What becomes of a hostile topic: the reason it is refused for; `None` if this broker keeps it from us or it is served.
+/// What becomes of a hostile topic: the reason it is refused for; `None` if this broker keeps it
+/// from us or it is served.
 fn topics(broker: Broker) {
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
@@ -281,8 +283,9 @@ fn topics_on_mosquitto() {
     topics(Broker::Mosquitto);
 }
 
-/// A user property that is not UTF-8: RabbitMQ passes it on, the client crate's MQTT 5 half cannot read it, and without help the
-/// message would come again for ever. The observer takes it over MQTT 3.1.1, which has no properties.
+/// A user property that is not UTF-8: RabbitMQ passes it on, the client crate's MQTT 5 half cannot
+/// read it, and without help the message would come again for ever. The observer takes it over MQTT
+/// 3.1.1, which has no properties.
 #[test]
 fn a_property_that_is_not_utf8_stops_nothing() {
     let broker = Broker::Rabbit4;
@@ -325,7 +328,8 @@ fn a_property_that_is_not_utf8_stops_nothing() {
     );
 }
 
-/// Both at once, one right behind the other: neither version of MQTT can read both, so they are got past one at a time.
+/// Both at once, one right behind the other: neither version of MQTT can read both, so they are got
+/// past one at a time.
 #[test]
 fn a_topic_and_a_property_that_are_not_utf8_side_by_side_stop_nothing() {
     let broker = Broker::Rabbit4;
@@ -376,8 +380,9 @@ fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
     scene.end();
 }
 
-/// A topic that is not UTF-8, from an ordinary user. RabbitMQ 4 delivers it: over MQTT 5 it is refused and acknowledged, and does
-/// not come again. RabbitMQ 3.10 never delivers it, and it takes one place of the session's window. Mosquitto closes on it.
+/// A topic that is not UTF-8, from an ordinary user. RabbitMQ 4 delivers it: over MQTT 5 it is
+/// refused and acknowledged, and does not come again. RabbitMQ 3.10 never delivers it, and it takes
+/// one place of the session's window. Mosquitto closes on it.
 fn a_topic_that_is_not_utf8(broker: Broker) {
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
@@ -422,9 +427,10 @@ fn a_topic_that_is_not_utf8_on_mosquitto() {
     a_topic_that_is_not_utf8(Broker::Mosquitto);
 }
 
-/// A retained message on an outgoing path is stored by the broker and delivered to whoever subscribes later: refused, each time.
-/// (RabbitMQ does not deliver retained messages to wildcard subscriptions; live copies come without the flag.)
-/// Over MQTT 5 the observer asks not to be sent them at all.
+/// A retained message on an outgoing path is stored by the broker and delivered to whoever
+/// subscribes later: refused, each time. (RabbitMQ does not deliver retained messages to wildcard
+/// subscriptions; live copies come without the flag.) Over MQTT 5 the observer asks not to be sent
+/// them at all.
 #[test]
 fn a_retained_message_is_refused_when_it_comes_from_the_store() {
     retained("3.1.1");
@@ -466,7 +472,8 @@ fn retained(protocol: &str) {
     scene.end();
 }
 
-/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed and named by `run`, healed by `--reset-session`.
+/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed and named by `run`,
+/// healed by `--reset-session`.
 #[test]
 fn a_wedged_session_of_rabbitmq3_is_healed_by_a_reset() {
     let broker = Broker::Rabbit3;

@@ -1,4 +1,5 @@
-//! The layers of the source: every import points to the same or a lower layer, and the pure folders stay pure.
+//! The layers of the source: every import points to the same or a lower layer, and the pure folders
+//! stay pure.
 //!
 //! The order is the table [`LAYERS`]; what each folder owns stands in its `mod.rs`.
 
@@ -32,7 +33,7 @@ const IMPURE: [&str; 5] = ["tokio", "rusqlite", "rumqttc", "reqwest", "SystemTim
 /// How code names the MQTT client crate, which only the folder `mqtt` may do.
 const MQTT_CRATE: [&str; 2] = ["rumqttc::", "use rumqttc"];
 
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+pub(crate) fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -66,7 +66,8 @@ impl Script {
             .expect("no publisher connects")
     }
 
-    /// A session that is connected and subscribed, and a lane; the observer has heard what it sends to itself.
+    /// A session that is connected and subscribed, and a lane; the observer has heard what it sends
+    /// to itself.
     fn up(&self) -> (Peer, Peer) {
         let mut session = self.session();
         session.connack(false);
@@ -165,7 +166,8 @@ impl Peer {
             let (first, body) = self.next();
             assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
             let message = parse_publish(first, &body);
-            // What it sends to itself after a new connection of the session is not what is looked at.
+            // What it sends to itself after a new connection of the session is not what is looked
+            // at.
             if !message.topic.starts_with(b"observer/") {
                 return message;
             }
@@ -237,7 +239,8 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
     let mut session = script.session();
     session.connack(true);
     session.suback();
-    // Those of the first connection that were read are forwarded; nothing here has been delivered yet, so nothing is acknowledged.
+    // Those of the first connection that were read are forwarded; nothing here has been delivered
+    // yet, so nothing is acknowledged.
     let mut forwarded = vec![];
     while let Ok(Some((first, body))) = lane.wire.read_packet(GLIMPSE) {
         let message = parse_publish(first, &body);
@@ -390,7 +393,8 @@ fn blank() -> Message {
     }
 }
 
-/// The daemon takes nothing more in, and still the session's connection is read, acknowledged on and kept alive.
+/// The daemon takes nothing more in, and still the session's connection is read, acknowledged on
+/// and kept alive.
 #[test]
 fn a_stalled_publisher_does_not_silence_the_session() {
     let script = Script::listen();
@@ -637,7 +641,8 @@ fn a_takeover_told_by_its_reason_is_reported_loudly_and_waited_out() {
             &[&body[..2], &[0], vec![1; filters].as_slice()].concat(),
         ))
         .unwrap();
-    // In its long form; the short one (2 bytes) is swallowed by the client crate and looks like a plain close.
+    // In its long form; the short one (2 bytes) is swallowed by the client crate and looks like a
+    // plain close.
     session.wire.send(&packet(DISCONNECT, &[0x8e, 0])).unwrap();
     observer.wait_log("is another observer running with this client identifier?");
     assert!(
@@ -834,7 +839,8 @@ fn a_forward_mosquitto_refuses_with_a_reason_is_set_aside() {
     a_forward_the_broker_refuses(Broker::Mosquitto, "5");
 }
 
-/// A session that grants and does not deliver: what a full window of undeliverable messages looks like on RabbitMQ 3.10.
+/// A session that grants and does not deliver: what a full window of undeliverable messages looks
+/// like on RabbitMQ 3.10.
 #[test]
 fn a_session_that_delivers_nothing_is_noticed_and_named() {
     let script = Script::listen();

@@ -49,7 +49,7 @@ impl Path {
     /// A payload that says which message it is; bytes no text has, where the layout passes bytes.
     fn payload(self, sender: &str, recipient: &str, n: usize) -> Vec<u8> {
         let json = format!(
-            "{{\"n\":{n},\"path\":\"{self:?}\",\"from\":\"{sender}\",\"to\":\"{recipient}\",\"text\":\"x\"}}"
+            r#"{{"n":{n},"path":"{self:?}","from":"{sender}","to":"{recipient}","text":"x"}}"#
         );
         match self {
             Self::Inbox | Self::InboxNoSlash => [b"\xff\x00".as_slice(), json.as_bytes()].concat(),

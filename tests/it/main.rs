@@ -1,4 +1,5 @@
-//! The observer against real brokers (`scripts/brokers`), and against a scripted one for what real ones cannot be made to do.
+//! The observer against real brokers (`scripts/brokers`), and against a scripted one for what real
+//! ones cannot be made to do.
 //!
 //! Run by `scripts/test`. A broker that is missing is an error.
 
@@ -29,6 +30,7 @@ mod relay;
 mod reporting;
 mod secrets;
 mod store;
+mod style;
 mod token;
 mod webhook;
 mod wire;

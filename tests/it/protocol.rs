@@ -1,5 +1,5 @@
-//! The contract, row by row: what `protocol.md` says in sections 2, 3 and 4, on every broker. Users log in as themselves, services as the
-//! service user.
+//! The contract, row by row: what `protocol.md` says in sections 2, 3 and 4, on every broker. Users
+//! log in as themselves, services as the service user.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct Scene {
     pub(crate) observer: Observer,
 }
 
-/// One user: sees everything of his own.
+/// One user, who sees what arrives for them.
 pub(crate) struct User {
     pub(crate) id: String,
     app: String,
@@ -36,12 +36,12 @@ impl Scene {
         }
     }
 
-    /// A user who sees what arrives in his inboxes, not what he writes himself.
+    /// A user who sees what arrives in their inboxes, not what they write.
     pub(crate) fn user(&self, id: &str) -> User {
         self.connect(id, &self.broker.login(&self.app, id))
     }
 
-    /// The service user, who may see and write everything; here he looks into `id`'s inboxes.
+    /// The service user, who may see and write everything; here they look into `id`'s inboxes.
     pub(crate) fn inbox_of(&self, id: &str) -> User {
         self.connect(id, &service())
     }
@@ -95,7 +95,10 @@ impl Scene {
             .collect();
         self.service_says(
             "groups/update",
-            &json!({"group": {"uid": id, "name": "five", "members": keys}, "notify_to": {members[0]: 1}}),
+            &json!({
+                "group": {"uid": id, "name": "five", "members": keys},
+                "notify_to": {members[0]: 1},
+            }),
         );
         let (topic, _) = first.hears();
         assert_eq!(topic, format!("groups/{id}/clientupdated"));
@@ -136,7 +139,7 @@ impl User {
             .unwrap();
     }
 
-    /// The next thing he is told: where under `apps/{app}/users/{id}/`, and what.
+    /// The next thing they are told: where under `apps/{app}/users/{id}/`, and what.
     pub(crate) fn hears(&mut self) -> (String, Value) {
         let message = self.wire.message(PATIENCE);
         let message = message.unwrap_or_else(|| panic!("{} hears nothing", self.id));
@@ -148,11 +151,11 @@ impl User {
         message
             .topic()
             .strip_prefix(&own)
-            .unwrap_or_else(|| panic!("{} is not his", message.topic()))
+            .unwrap_or_else(|| panic!("{} is not theirs", message.topic()))
             .to_owned()
     }
 
-    /// The next thing he is told is on `place`.
+    /// The next thing they are told is on `place`.
     pub(crate) fn hears_on(&mut self, place: &str) -> Value {
         let (topic, body) = self.hears();
         assert_eq!(topic, place, "{body}");
@@ -198,10 +201,17 @@ fn like(value: &Value, want: &Value) {
 fn a_direct_message_is_sent_and_delivered(broker: Broker) {
     let scene = Scene::new(broker, &[]);
     let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
-    alice.writes("u01", &json!({"text": "hi", "timelineOf": "x", "conversWith": "y", "status": 300, "sender": "eve", "mine": [1]}));
+    let written = json!({
+        "text": "hi", "timelineOf": "x", "conversWith": "y", "status": 300, "sender": "eve",
+        "mine": [1],
+    });
+    alice.writes("u01", &written);
     let sent = alice.hears_on("messages/u01/clientadded");
     let delivered = bob.hears_on("messages/u00/clientadded");
-    let common = json!({"text": "hi", "sender": "u00", "recipient": "u01", "app_id": scene.app, "mine": [1], "message_id": sent["message_id"], "timestamp": sent["timestamp"]});
+    let common = json!({
+        "text": "hi", "sender": "u00", "recipient": "u01", "app_id": scene.app, "mine": [1],
+        "message_id": sent["message_id"], "timestamp": sent["timestamp"],
+    });
     for (copy, status) in [(&sent, 100), (&delivered, 150)] {
         like(copy, &common);
         like(copy, &json!({ "status": status }));
@@ -342,8 +352,9 @@ fn what_is_said_is_stored_and_listed(broker: Broker) {
     like(
         &row,
         &json!({
-            "text": "one", "last_message_text": "one", "is_new": true, "archived": true, "conversWith": "u00", "key": "u00",
-            "timelineOf": "u01", "sender": "u00", "recipient": "u01", "status": 150, "attributes": {"k": "v"}, "app_id": scene.app,
+            "text": "one", "last_message_text": "one", "is_new": true, "archived": true,
+            "conversWith": "u00", "key": "u00", "timelineOf": "u01", "sender": "u00",
+            "recipient": "u01", "status": 150, "attributes": {"k": "v"}, "app_id": scene.app,
         }),
     );
     assert!(
@@ -451,7 +462,9 @@ fn a_conversation_is_patched(broker: Broker) {
     );
     like(
         &row,
-        &json!({"is_new": false, "note": "x", "sender": "u00", "timelineOf": "u01", "archived": true}),
+        &json!({
+            "is_new": false, "note": "x", "sender": "u00", "timelineOf": "u01", "archived": true,
+        }),
     );
     bob.says("conversations/u00/update", "[]");
     like(
@@ -639,7 +652,10 @@ fn stored_messages_are_fetched_oldest_first(broker: Broker) {
 fn a_service_puts_a_message_into_one_inbox(broker: Broker) {
     let scene = Scene::new(broker, &[]);
     let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
-    let message = json!({"message_id": "note-1", "sender": "system", "recipient": "group-1", "text": "u09 has joined", "status": 150, "own": true});
+    let message = json!({
+        "message_id": "note-1", "sender": "system", "recipient": "group-1",
+        "text": "u09 has joined", "status": 150, "own": true,
+    });
     scene.service_says("users/u00/messages/group-1/delivered", &message);
     assert_eq!(alice.hears_on("messages/group-1/clientadded"), message);
     bob.hears_nothing();
@@ -669,7 +685,7 @@ fn a_service_puts_a_message_into_one_inbox(broker: Broker) {
         &json!({"message_id": "note-2", "status": 100}),
     );
     alice.hears_nothing();
-    // A user's own path it is not: his permissions, or the layouts, keep him from it.
+    // It is no path of a user's own: permissions, or the layouts, keep users from it.
     bob.says("messages/u00/delivered", message.to_string());
     alice.hears_nothing();
 }
@@ -774,17 +790,26 @@ impl Scene {
     }
 }
 
+/// Each row on that broker, as a test of its own.
+macro_rules! rows_on {
+    ($module:ident $broker:ident $($row:ident)*) => {
+        mod $module {
+            use crate::bed::Broker::$broker;
+
+            $(#[test]
+            fn $row() {
+                let _shared = $broker.shared();
+                super::$row($broker);
+            })*
+        }
+    };
+}
+
 macro_rules! rows {
     ($($row:ident)*) => {
-        mod rabbitmq3 {
-            $(#[test] fn $row() { let _shared = crate::bed::Broker::Rabbit3.shared(); super::$row(crate::bed::Broker::Rabbit3); })*
-        }
-        mod rabbitmq4 {
-            $(#[test] fn $row() { let _shared = crate::bed::Broker::Rabbit4.shared(); super::$row(crate::bed::Broker::Rabbit4); })*
-        }
-        mod mosquitto {
-            $(#[test] fn $row() { let _shared = crate::bed::Broker::Mosquitto.shared(); super::$row(crate::bed::Broker::Mosquitto); })*
-        }
+        rows_on! { rabbitmq3 Rabbit3 $($row)* }
+        rows_on! { rabbitmq4 Rabbit4 $($row)* }
+        rows_on! { mosquitto Mosquitto $($row)* }
     };
 }
 

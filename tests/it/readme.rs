@@ -1,5 +1,5 @@
-//! Every command of the README and the guide is run here, as it stands there, with the addresses and
-//! passwords of the test bed in place of the example's. A command nobody tries fails the test.
+//! Every command of the README and the guide is run here, as it stands there, with the addresses
+//! and passwords of the test bed in place of the example's. A command nobody tries fails the test.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -159,7 +159,8 @@ fn every_command_is_tried() {
                     "{said}"
                 );
             }
-            // Of a running observer, in store.rs, refusals.rs and webhook.rs; here that they are understood.
+            // Of a running observer, in store.rs, refusals.rs and webhook.rs; here that they are
+            // understood.
             [
                 "chat21-observer",
                 "store" | "group" | "block" | "webhook",
@@ -264,7 +265,8 @@ fn the_mosquitto_lines_show_a_conversation() {
         (
             refusals,
             &refused,
-            "apps/tilechat/users/alice/messages/bob/clientrejected {\"reason\":\"not-json\",\"recipient\":\"bob\",",
+            "apps/tilechat/users/alice/messages/bob/clientrejected \
+            {\"reason\":\"not-json\",\"recipient\":\"bob\",",
         ),
     ] {
         let subscriber = shell(&bedded(
@@ -275,7 +277,8 @@ fn the_mosquitto_lines_show_a_conversation() {
         .unwrap();
         let (done_tx, done_rx) = std::sync::mpsc::channel();
         std::thread::spawn(move || done_tx.send(subscriber.wait_with_output().unwrap()));
-        // There is no telling from outside when the subscription stands, so it is published until it is heard.
+        // There is no telling from outside when the subscription stands, so it is published until
+        // it is heard.
         let output = loop {
             assert!(shell(&bedded(publish)).status().unwrap().success());
             if let Ok(output) = done_rx.recv_timeout(Duration::from_millis(500)) {

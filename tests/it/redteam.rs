@@ -1,5 +1,6 @@
-//! User u00 is malicious. With his own credentials only, on brokers set up by what `acl` prints, he tries to reach, read, impersonate,
-//! replay, flood, crash and confuse. u01 and u02 are honest; the service user watches what arrives in their inboxes.
+//! User u00, Mallory, is malicious. With their own credentials only, on brokers set up by what
+//! `acl` prints, they try to reach, read, impersonate, replay, flood, crash and confuse. u01 and
+//! u02 are honest; the service user watches what arrives in their inboxes.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,10 @@ enum Outcome {
     Unseen,
     /// The observer refuses it, for this reason.
     Refused(&'static str),
-    /// It arrives as what it is: a message of his own.
-    AsHisOwn,
+    /// It arrives as what it is: a message of Mallory's own.
+    AsTheirOwn,
 }
-use Outcome::{AsHisOwn, Nothing, Refused, Unseen};
+use Outcome::{AsTheirOwn, Nothing, Refused, Unseen};
 
 struct Arena {
     guarded: Guarded,
@@ -84,7 +85,10 @@ impl Arena {
             fences: 0,
             tried: 0,
         };
-        let members = json!({"group": {"uid": "group-closed", "members": {"u01": 1, "u02": 1}}, "notify_to": {"u01": 1}});
+        let members = json!({
+            "group": {"uid": "group-closed", "members": {"u01": 1, "u02": 1}},
+            "notify_to": {"u01": 1},
+        });
         let topic = format!("apps/observer/{APP}/groups/update");
         arena
             .service
@@ -181,7 +185,7 @@ impl Arena {
                 assert!(arrived.is_empty(), "{what}: {arrived:?}");
                 assert_eq!(reasons, [json!(reason)], "{what}");
             }
-            AsHisOwn => {
+            AsTheirOwn => {
                 assert!(
                     !arrived.is_empty() && reasons.is_empty(),
                     "{what}: {arrived:?} {reasons:?}"
@@ -199,7 +203,7 @@ impl Arena {
                         "{what}: {topic}"
                     );
                     if topic.starts_with("apps/") && topic.contains("/messages/u00/") {
-                        // As text: what he wrote may be more than a strict reader takes.
+                        // As text: what they wrote may be more than a strict reader takes.
                         for owned in [
                             "\"sender\":\"u00\"",
                             "\"status\":150",
@@ -217,7 +221,7 @@ impl Arena {
             .collect()
     }
 
-    /// He publishes it, on a connection of his own: brokers close it on some of what he does.
+    /// Mallory publishes it on a new connection: brokers close it on some of what they do.
     fn publishes(
         &mut self,
         what: &str,
@@ -233,7 +237,7 @@ impl Arena {
         self.judge(what, outcome)
     }
 
-    /// He subscribes, and hears nothing of what is said elsewhere meanwhile.
+    /// Mallory subscribes, and hears nothing of what is said elsewhere meanwhile.
     fn subscribes(&mut self, filter: &str) {
         let mut mallory = self.mallory();
         // Refused, closed, or granted and silent.
@@ -263,9 +267,9 @@ impl Arena {
         ];
         // The broker may have closed the connection; else it ends with a message to themselves.
         let last = format!("apps/{APP}/users/u00/messages/u00/clientadded");
-        let to_himself = format!("apps/{APP}/outgoing/users/u00/messages/u00/outgoing");
+        let to_themselves = format!("apps/{APP}/outgoing/users/u00/messages/u00/outgoing");
         if mallory.subscribe(&[&last]).is_err()
-            || mallory.publish_confirmed(to_himself, "{}").is_err()
+            || mallory.publish_confirmed(to_themselves, "{}").is_err()
         {
             return;
         }
@@ -350,18 +354,28 @@ impl Arena {
         for (what, payload) in [
             (
                 "spoofed fields",
-                r#"{"text":"x","sender":"u02","recipient":"u02","app_id":"shop","message_id":"m1","status":300,"timelineOf":"u02","conversWith":"u02","__history":true}"#,
+                concat!(
+                    r#"{"text":"x","sender":"u02","recipient":"u02","app_id":"shop","#,
+                    r#""message_id":"m1","status":300,"timelineOf":"u02","conversWith":"u02","#,
+                    r#""__history":true}"#
+                ),
             ),
             (
                 "duplicate keys",
-                r#"{"sender":"u02","text":"x","sender":"u02","status":1,"status":300,"message_id":"m1"}"#,
+                concat!(
+                    r#"{"sender":"u02","text":"x","sender":"u02","status":1,"status":300,"#,
+                    r#""message_id":"m1"}"#
+                ),
             ),
             (
                 "escaped keys",
-                r#"{"text":"x","s\u0065nder":"u02","\u0073tatus":300,"messa\u0067e_id":"m1","__hist\u006fry":true}"#,
+                concat!(
+                    r#"{"text":"x","s\u0065nder":"u02","\u0073tatus":300,"#,
+                    r#""messa\u0067e_id":"m1","__hist\u006fry":true}"#
+                ),
             ),
         ] {
-            let arrived = self.publishes(what, to_u01().as_bytes(), payload.as_bytes(), AsHisOwn);
+            let arrived = self.publishes(what, to_u01().as_bytes(), payload.as_bytes(), AsTheirOwn);
             let [message] = &arrived[..] else {
                 panic!("{what}: {arrived:?}")
             };
@@ -382,10 +396,10 @@ impl Arena {
             }
         }
         let early = self.publishes(
-            "a timestamp of his own making",
+            "a timestamp of their own making",
             to_u01().as_bytes(),
             br#"{"timestamp":99999999999999}"#,
-            AsHisOwn,
+            AsTheirOwn,
         );
         assert!(body(&early[0])["timestamp"].as_u64().unwrap() < 9_999_999_999_999);
     }
@@ -446,7 +460,7 @@ impl Arena {
                 "a dotted topic",
                 b"apps.tilechat.outgoing.users.u00.messages.u01.outgoing",
                 b"{}",
-                AsHisOwn,
+                AsTheirOwn,
             );
         }
     }
@@ -471,7 +485,7 @@ impl Arena {
                 b"{\"text\":\"\xff\"}",
                 Refused("not-json"),
             ),
-            ("a surrogate", br#"{"text":"\ud800"}"#, AsHisOwn),
+            ("a surrogate", br#"{"text":"\ud800"}"#, AsTheirOwn),
             ("a byte order mark", b"\xef\xbb\xbf{}", Refused("not-json")),
             ("nothing", b"", Refused("not-json")),
             ("two objects", b"{}{}", Refused("not-json")),
@@ -480,9 +494,9 @@ impl Arena {
             (
                 "a large number",
                 br#"{"timestamp":1e999,"n":123456789012345678901234567890}"#,
-                AsHisOwn,
+                AsTheirOwn,
             ),
-            ("NUL in a text", br#"{"text":"\u0000"}"#, AsHisOwn),
+            ("NUL in a text", br#"{"text":"\u0000"}"#, AsTheirOwn),
         ] {
             self.publishes(what, to.as_bytes(), payload, outcome);
         }
@@ -506,13 +520,13 @@ impl Arena {
         let to = to_u01();
         let group = group.as_bytes();
         self.publishes(
-            "a group he is not in",
+            "a group they are not in",
             group,
             br#"{"text":"let me in"}"#,
             Refused("not-a-member"),
         );
         self.publishes(
-            "making himself a member",
+            "making themselves a member",
             group,
             br#"{"group":{"members":{"u00":1,"u01":1}}}"#,
             Refused("not-a-member"),
@@ -533,7 +547,7 @@ impl Arena {
             "members for a user",
             to.as_bytes(),
             br#"{"group":{"members":{"u02":1}}}"#,
-            AsHisOwn,
+            AsTheirOwn,
         );
         assert!(
             arrived
@@ -562,7 +576,7 @@ impl Arena {
     }
 
     fn forges_receipts(&mut self) {
-        // A message between the others, and one of his own.
+        // A message between the others, and one of their own.
         let topic = format!("apps/{APP}/outgoing/users/u02/messages/u01/outgoing");
         self.honest
             .publish_confirmed(topic, r#"{"text":"private"}"#)
@@ -573,7 +587,7 @@ impl Arena {
             .find(|seen| body(seen)["text"] == "private")
             .map(body)
             .unwrap();
-        let own = self.publishes("his own", to_u01().as_bytes(), b"{}", AsHisOwn);
+        let own = self.publishes("their own", to_u01().as_bytes(), b"{}", AsTheirOwn);
         let own = body(&own[0])["message_id"].as_str().unwrap().to_owned();
         let private = private["message_id"].as_str().unwrap();
         let update =
@@ -590,7 +604,7 @@ impl Arena {
                 r#"{"status":200}"#,
             ),
             (
-                "a receipt for his own message",
+                "a receipt for their own message",
                 update("u01", &own),
                 r#"{"status":300}"#,
             ),
@@ -640,23 +654,24 @@ impl Arena {
             mallory.send(&again).unwrap();
         }
         mallory.dealt_with(2);
-        let arrived = self.judge("replayed packets", AsHisOwn);
+        let arrived = self.judge("replayed packets", AsTheirOwn);
         let ids: std::collections::BTreeSet<String> = arrived
             .iter()
             .map(|seen| body(seen)["message_id"].to_string())
             .collect();
         assert_eq!(ids.len(), arrived.len());
-        // Kept by the broker: refused or forwarded once, never with each connection of the observer.
+        // Kept by the broker: refused or forwarded once, never with each connection of the
+        // observer.
         let mut mallory = self.mallory();
         let kept = publish_packet(to_u01().as_bytes(), br#"{"text":"kept"}"#, Some(1), true);
         mallory.send(&kept).unwrap();
         mallory.dealt_with(1);
-        let arrived = self.judge("a retained message", AsHisOwn);
+        let arrived = self.judge("a retained message", AsTheirOwn);
         assert_eq!(arrived.len(), 1);
-        // Wills: his own is his word, others' paths are not for it.
+        // Wills: one on an own path is a message like any other, one on others' paths goes nowhere.
         let login = self.guarded.credentials("u00");
         for (topic, outcome) in [
-            (to_u01(), AsHisOwn),
+            (to_u01(), AsTheirOwn),
             (
                 format!("apps/{APP}/outgoing/users/u02/messages/u01/outgoing"),
                 Nothing,
@@ -671,9 +686,9 @@ impl Arena {
             // The broker publishes a will when it has noticed. By the time it has published the one
             // of a client that died later, it has noticed this one's death, too.
             self.dies_with_will(&to_u01(), &login);
-            let wills = if matches!(outcome, AsHisOwn) { 2 } else { 1 };
+            let wills = if matches!(outcome, AsTheirOwn) { 2 } else { 1 };
             self.await_wills(wills);
-            let arrived = self.judge(&format!("a will on {topic}"), AsHisOwn);
+            let arrived = self.judge(&format!("a will on {topic}"), AsTheirOwn);
             assert_eq!(arrived.len(), wills, "{topic}: {arrived:?}");
         }
         // The observer's client identifiers, as far as they can be guessed.
@@ -701,7 +716,7 @@ impl Arena {
                 assert_eq!(
                     taken.message(Duration::from_millis(500)),
                     None,
-                    "he reads what waited for u01"
+                    "they read what waited for u01"
                 );
             }
             (Broker::Rabbit3 | Broker::Rabbit4, Err(_)) => {
@@ -713,7 +728,7 @@ impl Arena {
             }
             (broker, taken) => panic!("{broker:?}: {:?}", taken.is_ok()),
         }
-        // A flood: what is over his rate is refused, and others' messages pass.
+        // A flood: what is over their rate is refused, and others' messages pass.
         let mut mallory = self.mallory();
         let begin = Instant::now();
         for _ in 0..1_500 {

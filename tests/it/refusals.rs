@@ -1,4 +1,5 @@
-//! Every reason for a refusal, on every broker: the message that causes it, the notice to its sender, the dead letter, the counter.
+//! Every reason for a refusal, on every broker: the message that causes it, the notice to its
+//! sender, the dead letter, the counter.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ struct Row {
     payload: String,
     retain: bool,
     times: usize,
-    /// Where he is told, under `apps/{app}/users/{sender}/`; `None`: nowhere.
+    /// Where they are told, under `apps/{app}/users/{sender}/`; `None`: nowhere.
     notice: Option<&'static str>,
 }
 
@@ -131,7 +132,8 @@ fn every_reason(broker: Broker) {
     let app = fresh_app();
     let dir = tempfile::TempDir::new().unwrap();
     let policy = dir.path().join("policy.toml");
-    let rules = "max-payload = 2000\nmax-depth = 16\nmax-recipients = 3\nrate-per-minute = 30\nbanned = [\"u08\"]\n";
+    let rules = "max-payload = 2000\nmax-depth = 16\nmax-recipients = 3\n\
+        rate-per-minute = 30\nbanned = [\"u08\"]\n";
     std::fs::write(&policy, rules).unwrap();
     let mut observer = observer(broker, &app, policy.to_str().unwrap(), "auto");
     let port = broker.port("MQTT");
@@ -186,7 +188,8 @@ fn every_reason(broker: Broker) {
             }
         }
         if row.retain && broker != Broker::Mosquitto {
-            // What RabbitMQ keeps it never gives to a subscription with wildcards; live, it looks like any other.
+            // What RabbitMQ keeps it never gives to a subscription with wildcards; live, it looks
+            // like any other.
             sender.publish_confirmed(&topic, "").unwrap();
             assert_eq!(
                 letters.message(PATIENCE).unwrap().json()["reason"],
@@ -196,7 +199,8 @@ fn every_reason(broker: Broker) {
             continue;
         }
         if row.retain {
-            // The broker hands on what it has kept with the next subscription: here another observer's.
+            // The broker hands on what it has kept with the next subscription: here another
+            // observer's.
             continue;
         }
         *expected.entry(row.reason).or_insert(0) += 1;
@@ -269,7 +273,8 @@ fn every_reason_is_told_counted_and_kept_on_mosquitto() {
     every_reason(Broker::Mosquitto);
 }
 
-/// What somebody wants kept is seen as such by whoever subscribes later: here an observer that comes after it.
+/// What somebody wants kept is seen as such by whoever subscribes later: here an observer that
+/// comes after it.
 #[test]
 fn what_the_broker_has_kept_is_refused_as_retained() {
     let broker = Broker::Mosquitto;
@@ -285,7 +290,7 @@ fn what_the_broker_has_kept_is_refused_as_retained() {
         .unwrap();
     assert!(
         u04.message(PATIENCE).is_some(),
-        "it is there, for he sees it himself"
+        "it is there, for they see it themselves"
     );
     let dir = tempfile::TempDir::new().unwrap();
     let policy = dir.path().join("policy.toml");
@@ -307,7 +312,8 @@ fn what_the_broker_has_kept_is_refused_as_retained() {
     assert!(log.contains("retained=1"), "{log}");
 }
 
-/// One more than the bucket holds, and then as many as come in: notices and dead letters are limited themselves.
+/// One more than the bucket holds, and then as many as come in: notices and dead letters are
+/// limited themselves.
 #[test]
 fn refusals_are_not_answered_without_end() {
     let broker = Broker::Mosquitto;
@@ -372,7 +378,8 @@ fn refusals_are_not_answered_without_end() {
     assert!(log.contains(&format!("unanswered={}", 499 - told)), "{log}");
 }
 
-/// A policy file is in force as soon as it is written, or asked for by SIGHUP; a faulty one is named and changes nothing.
+/// A policy file is in force as soon as it is written, or asked for by SIGHUP; a faulty one is
+/// named and changes nothing.
 #[test]
 fn rules_change_while_the_observer_runs() {
     let broker = Broker::Mosquitto;
@@ -427,7 +434,8 @@ fn rules_change_while_the_observer_runs() {
     assert!(status.success(), "{log}");
 }
 
-/// `block` changes what the running observer does with the next message, and the blocked sender sees no difference.
+/// `block` changes what the running observer does with the next message, and the blocked sender
+/// sees no difference.
 #[test]
 fn an_operators_word_holds_at_once() {
     let broker = Broker::Mosquitto;

@@ -1,4 +1,5 @@
-//! What the observer says of itself: metrics, health, status, stats, trace, `watch`, the log level, the service manager.
+//! What the observer says of itself: metrics, health, status, stats, trace, `watch`, the log level,
+//! the service manager.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -285,7 +286,10 @@ fn status_is_kept(broker: Broker) {
     assert!(started.unwrap().as_u64().unwrap() > 1_700_000_000_000);
     assert_eq!(
         status,
-        json!({"online": true, "ready": true, "version": env!("CARGO_PKG_VERSION"), "trace": false, "log_level": "info"})
+        json!({
+            "online": true, "ready": true, "version": env!("CARGO_PKG_VERSION"), "trace": false,
+            "log_level": "info",
+        })
     );
     let stats = said(&mut operator, "/stats");
     assert_eq!(
@@ -344,9 +348,13 @@ fn tracing_and_the_log_level_change_while_it_runs() {
     assert_eq!(
         line,
         json!({
-            "outcome": "forwarded", "kind": "message", "layout": "chat21", "app": app, "sender": "u00", "recipient": "u01",
-            "topic": format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing"), "publishes": 2, "payload_bytes": 19,
-            "to": [format!("apps/{app}/users/u00/messages/u01/clientadded"), format!("apps/{app}/users/u01/messages/u00/clientadded")],
+            "outcome": "forwarded", "kind": "message", "layout": "chat21", "app": app,
+            "sender": "u00", "recipient": "u01", "publishes": 2, "payload_bytes": 19,
+            "topic": format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing"),
+            "to": [
+                format!("apps/{app}/users/u00/messages/u01/clientadded"),
+                format!("apps/{app}/users/u01/messages/u00/clientadded"),
+            ],
         })
     );
     observer.writes(&mut operator, "u00", "u01", "no json");
@@ -545,7 +553,7 @@ fn watch_says_when_there_is_nobody_to_watch() {
     child.wait().unwrap();
     assert!(
         said.starts_with(
-            "no observer called \"nobody-has-this\" has left word of itself at mqtt://"
+            "no observer called \"nobody-has-this\" has published a status at mqtt://"
         ),
         "{said}"
     );
@@ -707,7 +715,8 @@ fn deployment_files_are_sound_and_name_settings_that_there_are() {
     let kept = |name: &str, check: &str| {
         let dir = format!("/tmp/deploy-{}", fresh_app());
         let script = format!(
-            r#"mkdir -p "$0" && cat >"$0/{name}" && cd "$0" && {check}; code=$?; rm -r "$0"; exit $code"#
+            r#"mkdir -p "$0" && cat >"$0/{name}" && cd "$0" && {check}
+            code=$?; rm -r "$0"; exit $code"#
         );
         (dir, script)
     };
@@ -774,9 +783,12 @@ fn explain_answers_programs_and_people() {
     let outgoing = "apps/tilechat/outgoing/users/alice/messages/bob/outgoing";
     let hook = ["--webhook-endpoints", "http://localhost/hook"];
     insta::with_settings!({filters => filters()}, {
-        insta::assert_snapshot!("explain-forwarded", explain(&["--json", outgoing, hook[0], hook[1]]));
-        insta::assert_snapshot!("explain-refused", explain(&["--json", outgoing, "--payload", "[]"]));
-        insta::assert_snapshot!("explain-text", explain(&["apps/tilechat/users/bob/conversations/alice/archive", hook[0], hook[1]]));
+        let forwarded = explain(&["--json", outgoing, hook[0], hook[1]]);
+        insta::assert_snapshot!("explain-forwarded", forwarded);
+        let refused = explain(&["--json", outgoing, "--payload", "[]"]);
+        insta::assert_snapshot!("explain-refused", refused);
+        let archive = "apps/tilechat/users/bob/conversations/alice/archive";
+        insta::assert_snapshot!("explain-text", explain(&[archive, hook[0], hook[1]]));
     });
 }
 

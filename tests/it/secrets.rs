@@ -1,4 +1,5 @@
-//! No secret is said: not in logs of any level, nor in help, errors, results, or the list of processes.
+//! No secret is said: not in logs of any level, nor in help, errors, results, or the list of
+//! processes.
 
 use std::process::Output;
 

@@ -1,4 +1,5 @@
-//! The store under a running observer: a whole session read back, kills at random moments, a locked file, a full disk, the commands.
+//! The store under a running observer: a whole session read back, kills at random moments, a locked
+//! file, a full disk, the commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::Command;
@@ -13,8 +14,8 @@ use crate::protocol::Scene;
 use crate::relay::Relay;
 use crate::wire::Wire;
 
-/// Two users and a group of five chat, read and archive; after a restart the store says exactly what was said, in order, with the
-/// right statuses.
+/// Two users and a group of five chat, read and archive; after a restart the store says exactly
+/// what was said, in order, with the right statuses.
 #[test]
 fn a_recorded_session_is_read_back_after_a_restart() {
     let broker = Broker::Rabbit4;
@@ -57,7 +58,8 @@ fn a_recorded_session_is_read_back_after_a_restart() {
             );
         }
     }
-    // u01 has received the first, and seen the third; u02 has seen the first to the group; u00 archives u01, who writes again.
+    // u01 has received the first, and seen the third; u02 has seen the first to the group; u00
+    // archives u01, who writes again.
     for (user, with, text, status) in [
         (1, "u00", "hello", 200),
         (1, "u00", "fine", 300),
@@ -411,7 +413,8 @@ fn fifty_kills_on_mosquitto() {
     fifty_kills_lose_nothing_and_store_nothing_twice(Broker::Mosquitto);
 }
 
-/// Messages that are written while the store fails wait at the broker, readiness says why, and all arrive when it works again.
+/// Messages that are written while the store fails wait at the broker, readiness says why, and all
+/// arrive when it works again.
 fn a_fault_holds_everything_back(
     scene: &Scene,
     http: &str,
@@ -474,7 +477,8 @@ fn a_locked_store_holds_everything_back_and_recovers() {
     );
 }
 
-/// The file may not grow: what a full disk comes to. (The signal that goes with this limit is ignored by the observer's parent.)
+/// The file may not grow: what a full disk comes to. (The signal that goes with this limit is
+/// ignored by the observer's parent.)
 #[test]
 fn a_store_that_cannot_grow_holds_everything_back_and_recovers() {
     let broker = Broker::Rabbit4;
@@ -587,7 +591,8 @@ fn commands_look_at_the_store_beside_the_running_observer() {
         &["store", "stats", "--store", "none"],
         "there is no store (--store none)",
     );
-    // What may come again stays until it is known to be acknowledged, and the last for good: its place is not given twice.
+    // What may come again stays until it is known to be acknowledged, and the last for good: its
+    // place is not given twice.
     let start = Instant::now();
     let mut pruned = 0;
     while pruned < 3 {

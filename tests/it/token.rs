@@ -10,7 +10,8 @@ const GLIMPSE: Duration = Duration::from_millis(1500);
 /// The shortest wait before another attempt where somebody has to change something first.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// The main job: a user publishes with a real token on his outgoing path, the recipient gets it in his inbox; neither can do more.
+/// The main job: a user publishes with a real token on their outgoing path, and the recipient gets
+/// it in their inbox; neither can do more.
 fn users_stay_in_their_own_prefix(broker: Broker) {
     let _shared = broker.shared();
     let app = fresh_app();
@@ -52,7 +53,8 @@ fn users_stay_in_their_own_prefix(broker: Broker) {
         assert_eq!(got.json()["text"], "hi");
     }
 
-    // Not another's inbox: refused with SUBACK 0x80, or by closing the connection, as the version does it.
+    // Not another's inbox: refused with SUBACK 0x80, or by closing the connection, as the version
+    // does it.
     for filter in [
         own("alice"),
         format!("/{}", own("alice")),
@@ -119,7 +121,8 @@ fn an_expired_token_is_named_and_tried_slowly_on_rabbitmq4() {
     an_expired_token_is_named_and_tried_slowly(Broker::Rabbit4);
 }
 
-/// RabbitMQ 4 closes the connection when the token's time is over; a renewed token file is read for the next one.
+/// RabbitMQ 4 closes the connection when the token's time is over; a renewed token file is read for
+/// the next one.
 #[test]
 fn a_renewed_token_file_is_read_for_the_next_connection() {
     let broker = Broker::Rabbit4;
@@ -165,7 +168,8 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     );
 }
 
-/// RabbitMQ 3.10 closes on a SUBSCRIBE that is not permitted and says nothing: the log does, and it is tried slowly.
+/// RabbitMQ 3.10 closes on a SUBSCRIBE that is not permitted and says nothing: the log does, and it
+/// is tried slowly.
 #[test]
 fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     let broker = Broker::Rabbit3;
@@ -203,7 +207,8 @@ fn mint(key: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// What `token mint` makes is what RabbitMQ takes: an observer works with the service's, a user with his, and reaches no further.
+/// What `token mint` makes is what RabbitMQ takes: an observer works with the service's, a user
+/// with theirs, and reaches no further.
 fn minted_tokens_are_accepted(broker: Broker) {
     let _shared = broker.shared();
     let app = fresh_app();
@@ -275,7 +280,8 @@ fn minted_tokens_are_accepted(broker: Broker) {
         alice.disconnect();
     };
     let narrow = minted(&[]);
-    // Client identifiers are the broker's, not the app's: nobody else may be alice at the same time.
+    // Client identifiers are the broker's, not the app's: nobody else may be alice at the same
+    // time.
     tries(&narrow, &format!("alice.{app}"), true);
     tries(&narrow, &format!("alice.{app}-kept"), false);
     let own_name = format!("{app}-phone");
@@ -290,7 +296,7 @@ fn minted_tokens_are_accepted(broker: Broker) {
         &format!("{app}-f81d4faf"),
         true,
     );
-    // A session under another's name is not for him, nor another's paths.
+    // A session under another's name is not for them, nor another's paths.
     let foreign = format!("alice2.{app}");
     let mut alice = Wire::connect(port, &foreign, &narrow, true).unwrap();
     assert!(
@@ -321,7 +327,8 @@ fn minted_tokens_are_accepted_by_rabbitmq4() {
     minted_tokens_are_accepted(Broker::Rabbit4);
 }
 
-/// RabbitMQ 4 closes when a token's time is over. The observer makes itself a new one before, and nothing is lost, nor comes twice.
+/// RabbitMQ 4 closes when a token's time is over. The observer makes itself a new one before, and
+/// nothing is lost, nor comes twice.
 #[test]
 fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     let broker = Broker::Rabbit4;
@@ -380,41 +387,56 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     assert!(!log.contains("not connected"), "{log}");
 }
 
-/// PyJWT reads what we sign with keys of every kind, in PEM and as JWK; `token inspect` knows whose they are.
+/// PyJWT reads what we sign with keys of every kind, in PEM and as JWK; `token inspect` knows whose
+/// they are.
 #[test]
 fn pyjwt_verifies_tokens_of_every_algorithm() {
     const MAKE: &str = r#"
 import base64, json, sys
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import rsa, ec, ed25519
-u = lambda n, size=None: base64.urlsafe_b64encode(n.to_bytes(size or (n.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
 b = lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+u = lambda n, size=None: b(n.to_bytes(size or (n.bit_length() + 7) // 8, "big"))
 pem = lambda k: k.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
-pub = lambda k: k.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo).decode()
+public = lambda k, e, f: k.public_key().public_bytes(e, f)
+pub = lambda k: public(k, s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo).decode()
 out = []
 secret = "a secret of more than sixty-four bytes, which is enough for any of the hashes"
-out.append({"algs": ["HS256", "HS384", "HS512"], "public": secret, "keys": [secret, json.dumps({"kty": "oct", "k": b(secret.encode())})]})
+jwk = {"kty": "oct", "k": b(secret.encode())}
+algs = ["HS256", "HS384", "HS512"]
+out.append({"algs": algs, "public": secret, "keys": [secret, json.dumps(jwk)]})
 k = rsa.generate_private_key(65537, 2048); n = k.private_numbers()
-jwk = {"kty": "RSA", "n": u(n.public_numbers.n), "e": u(n.public_numbers.e), "d": u(n.d), "p": u(n.p), "q": u(n.q), "dp": u(n.dmp1), "dq": u(n.dmq1), "qi": u(n.iqmp)}
-traditional = k.private_bytes(s.Encoding.PEM, s.PrivateFormat.TraditionalOpenSSL, s.NoEncryption()).decode()
-out.append({"algs": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], "public": pub(k), "keys": [pem(k), traditional, json.dumps(jwk)]})
-for crv, curve, alg, size in [("P-256", ec.SECP256R1(), "ES256", 32), ("P-384", ec.SECP384R1(), "ES384", 48)]:
+jwk = {"kty": "RSA", "n": u(n.public_numbers.n), "e": u(n.public_numbers.e), "d": u(n.d)}
+jwk |= {"p": u(n.p), "q": u(n.q), "dp": u(n.dmp1), "dq": u(n.dmq1), "qi": u(n.iqmp)}
+old = s.PrivateFormat.TraditionalOpenSSL
+old = k.private_bytes(s.Encoding.PEM, old, s.NoEncryption()).decode()
+algs = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+out.append({"algs": algs, "public": pub(k), "keys": [pem(k), old, json.dumps(jwk)]})
+for crv, curve, alg, size in [
+    ("P-256", ec.SECP256R1(), "ES256", 32), ("P-384", ec.SECP384R1(), "ES384", 48)
+]:
     k = ec.generate_private_key(curve); n = k.private_numbers(); p = n.public_numbers
-    jwk = {"kty": "EC", "crv": crv, "x": u(p.x, size), "y": u(p.y, size), "d": u(n.private_value, size)}
+    jwk = {"kty": "EC", "crv": crv, "x": u(p.x, size), "y": u(p.y, size)}
+    jwk["d"] = u(n.private_value, size)
     out.append({"algs": [alg], "public": pub(k), "keys": [pem(k), json.dumps(jwk)]})
-k = ed25519.Ed25519PrivateKey.generate(); raw = (s.Encoding.Raw, s.PrivateFormat.Raw, s.NoEncryption())
-jwk = {"kty": "OKP", "crv": "Ed25519", "d": b(k.private_bytes(*raw)), "x": b(k.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw))}
+k = ed25519.Ed25519PrivateKey.generate()
+raw = (s.Encoding.Raw, s.PrivateFormat.Raw, s.NoEncryption())
+jwk = {"kty": "OKP", "crv": "Ed25519", "d": b(k.private_bytes(*raw))}
+jwk["x"] = b(public(k, s.Encoding.Raw, s.PublicFormat.Raw))
 out.append({"algs": ["EdDSA"], "public": pub(k), "keys": [pem(k), json.dumps(jwk)]})
 json.dump(out, sys.stdout)
 "#;
     const READ: &str = r#"
 import json, sys, jwt
 for item in json.load(sys.stdin):
-    claims = jwt.decode(item["token"], item["public"], algorithms=[item["alg"]], audience="rabbitmq", options={"require": ["exp", "iat", "sub", "jti", "aud"]})
-    assert claims["sub"] == "alice" and claims["app_id"] == "tilechat" and claims["exp"] - claims["iat"] == 30 * 86400, claims
+    read = dict(key=item["public"], algorithms=[item["alg"]], audience="rabbitmq")
+    required = {"require": ["exp", "iat", "sub", "jti", "aud"]}
+    claims = jwt.decode(item["token"], options=required, **read)
+    assert claims["sub"] == "alice" and claims["app_id"] == "tilechat", claims
+    assert claims["exp"] - claims["iat"] == 30 * 86400, claims
     assert jwt.get_unverified_header(item["token"]).get("kid") is None
     try:
-        jwt.decode(item["token"][:-8] + "AAAAAAAA", item["public"], algorithms=[item["alg"]], audience="rabbitmq")
+        jwt.decode(item["token"][:-8] + "AAAAAAAA", **read)
     except jwt.InvalidSignatureError:
         pass
     else:

@@ -27,7 +27,8 @@ struct Told {
 struct Service(Arc<Mutex<Vec<Told>>>);
 
 impl Service {
-    /// On a port of its own, or a given one; `answer` is given how often that delivery has come before.
+    /// On a port of its own, or a given one; `answer` is given how often that delivery has come
+    /// before.
     fn start(
         port: u16,
         answer: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
@@ -118,7 +119,10 @@ fn every_event_has_the_fields_of_the_protocol() {
     bob.says("presence/phone", r#"{"disconnected":true}"#);
     bob.says("presence/laptop", r#"{"disconnected":true}"#);
     service.wait(8);
-    let injected = json!({"message_id": "m-injected", "sender": "system", "recipient": "group-7", "text": "note", "status": 150});
+    let injected = json!({
+        "message_id": "m-injected", "sender": "system", "recipient": "group-7", "text": "note",
+        "status": 150,
+    });
     scene.service_says("users/u01/messages/group-7/delivered", &injected);
     let told = service.wait(9);
     let body = |kind: &str, n: usize| {
@@ -141,16 +145,20 @@ fn every_event_has_the_fields_of_the_protocol() {
         assert_eq!(
             body(kind, 0),
             json!({
-                "event_type": kind, "recipient_id": "u01", "app_id": app, "message_id": id, "data": data(status), "delivered_to": inbox_of,
-                "extras": {"topic": format!("apps.{app}.users.{inbox_of}.messages.{with}.clientadded")},
+                "event_type": kind, "recipient_id": "u01", "app_id": app, "message_id": id,
+                "data": data(status), "delivered_to": inbox_of,
+                "extras": {
+                    "topic": format!("apps.{app}.users.{inbox_of}.messages.{with}.clientadded"),
+                },
             })
         );
     }
     assert_eq!(
         body("message-delivered", 1),
         json!({
-            "event_type": "message-delivered", "recipient_id": "group-7", "app_id": app, "message_id": "m-injected", "data": injected,
-            "delivered_to": "u01", "extras": {"topic": format!("apps.{app}.users.u01.messages.group-7.clientadded")},
+            "event_type": "message-delivered", "recipient_id": "group-7", "app_id": app,
+            "message_id": "m-injected", "data": injected, "delivered_to": "u01",
+            "extras": {"topic": format!("apps.{app}.users.u01.messages.group-7.clientadded")},
         })
     );
     let patch =
@@ -162,7 +170,10 @@ fn every_event_has_the_fields_of_the_protocol() {
     ] {
         assert_eq!(
             body(kind, n),
-            json!({"event_type": kind, "recipient_id": "u01", "app_id": app, "message_id": id, "data": data})
+            json!({
+                "event_type": kind, "recipient_id": "u01", "app_id": app, "message_id": id,
+                "data": data,
+            })
         );
     }
     let archived = body("conversation-archived", 0);
@@ -170,14 +181,18 @@ fn every_event_has_the_fields_of_the_protocol() {
     assert_eq!(
         archived,
         json!({
-            "event_type": "conversation-archived", "app_id": app, "user_id": "u01", "recipient_id": "u00", "convers_with": "u00",
-            "data": archived["data"], "extras": {"topic": format!("apps.{app}.users.u01.conversations.u00.archive")},
+            "event_type": "conversation-archived", "app_id": app, "user_id": "u01",
+            "recipient_id": "u00", "convers_with": "u00", "data": archived["data"],
+            "extras": {"topic": format!("apps.{app}.users.u01.conversations.u00.archive")},
         })
     );
     for (n, presence) in ["online", "offline"].into_iter().enumerate() {
         assert_eq!(
             body("presence-change", n),
-            json!({"event_type": "presence-change", "presence": presence, "app_id": app, "user_id": "u01", "data": true})
+            json!({
+                "event_type": "presence-change", "presence": presence, "app_id": app,
+                "user_id": "u01", "data": true,
+            })
         );
     }
     assert_eq!(told.len(), 9, "nothing was told twice, and nothing else");
@@ -349,7 +364,8 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         (&failing_url, "delivered", 2),
     ] {
         let line = format!(
-            "observer_webhook_deliveries_total{{endpoint=\"{url}\",outcome=\"{outcome}\"}} {count}\n"
+            "observer_webhook_deliveries_total\
+            {{endpoint=\"{url}\",outcome=\"{outcome}\"}} {count}\n"
         );
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
@@ -436,7 +452,8 @@ fn a_service_that_is_down_for_a_minute_is_told_everything_afterwards_though_the_
         by_event(told).into_values().map(|(ids, _)| ids).collect()
     };
     assert_eq!(ids(&told), ids(&good.told()));
-    // The oldest come first: give or take those that are under way together, and the few it was tried with meanwhile.
+    // The oldest come first: give or take those that are under way together, and the few it was
+    // tried with meanwhile.
     let order: Vec<u64> = told
         .iter()
         .map(|told| told.body["data"]["n"].as_u64().unwrap())
@@ -474,7 +491,8 @@ fn alice(app: &str) -> (crate::wire::Wire, String) {
 #[test]
 fn what_was_not_told_before_a_kill_is_told_after_it_with_the_same_id() {
     let _shared = Broker::Mosquitto.shared();
-    // Slow, so that a kill finds some of them under way; and the first time each is told it fails in another way.
+    // Slow, so that a kill finds some of them under way; and the first time each is told it fails
+    // in another way.
     let (service, url) = Service::start(0, |request, before| {
         let n = request.body["data"]["n"].as_u64().unwrap();
         match (before, n % 40) {
@@ -677,7 +695,8 @@ fn of_too_much_the_oldest_gives_way_and_what_is_too_old_is_given_up() {
     let dropped = 20 - listed.len();
     let counted = |outcome: &str, count: usize| {
         let line = format!(
-            "observer_webhook_deliveries_total{{endpoint=\"{dead}\",outcome=\"{outcome}\"}} {count}\n"
+            "observer_webhook_deliveries_total\
+            {{endpoint=\"{dead}\",outcome=\"{outcome}\"}} {count}\n"
         );
         wait_for(&line, || {
             get(port, "/metrics")
@@ -758,7 +777,8 @@ fn deliveries_are_signed_and_say_who_sends_them() {
 import base64, hashlib, hmac, sys
 id, at, text, tag = sys.argv[1:]
 key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-want = "v1," + base64.b64encode(hmac.new(key, f"{id}.{at}.{text}".encode(), hashlib.sha256).digest()).decode()
+want = hmac.new(key, f"{id}.{at}.{text}".encode(), hashlib.sha256).digest()
+want = "v1," + base64.b64encode(want).decode()
 sys.exit(0 if hmac.compare_digest(tag, want) else 1)
 "#;
     let status = std::process::Command::new(crate::bed::root().join("scripts/brokers"))

@@ -1,11 +1,13 @@
-//! A bare MQTT 3.1.1 client on a socket: it sends what no client library would, and shares no code with the observer.
+//! A bare MQTT 3.1.1 client on a socket: it sends what no client library would, and shares no code
+//! with the observer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test fails: generous, for a machine that is busy with others.
+/// How long anything may take before a test fails: generous, for a machine that is busy with
+/// others.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A packet: its first byte, and what follows the length.
@@ -220,7 +222,8 @@ impl Wire {
         Some((first, body))
     }
 
-    /// Reads one packet and sorts it: a message (acknowledged at once), a PUBACK, or something else, which is returned.
+    /// Reads one packet and sorts it: a message (acknowledged at once), a PUBACK, or something
+    /// else, which is returned.
     pub(crate) fn step(&mut self, limit: Duration) -> io::Result<Option<Packet>> {
         match self.read_packet(limit)? {
             Some((first, body)) if first & 0xf0 == 0x30 => {

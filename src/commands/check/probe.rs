@@ -99,16 +99,16 @@ impl Scene<'_> {
             let (filter, sent) = (format!("{own}/#"), format!("{own}/check"));
             let name = format!("probe reads {filter}");
             match self.reads(&filter, &sent).await? {
-                true => report.ok(name, "his own inbox"),
-                false => report.failed(name, "he cannot read his own inbox"),
+                true => report.ok(name, "the user's own inbox"),
+                false => report.failed(name, "the user cannot read their own inbox"),
             }
         }
         for path in &paths.writes {
             let own = topic(path, user, "check");
             let name = format!("probe writes {own}");
             match self.writes(&own).await? {
-                true => report.ok(name, "his own path"),
-                false => report.failed(name, "he cannot write on his own path"),
+                true => report.ok(name, "the user's own path"),
+                false => report.failed(name, "the user cannot write on their own path"),
             }
         }
         Ok(())
@@ -124,10 +124,10 @@ impl Scene<'_> {
         for (filter, sent) in foreign_reads(paths, app) {
             let name = format!("probe reads {filter}");
             match self.reads(&filter, &sent).await? {
-                false => report.ok(name, "nothing of another's arrives"),
+                false => report.ok(name, "nothing of another user arrives"),
                 true => report.failed(
                     name,
-                    format!("HE READS ANOTHER'S INBOX ({sent}): see `acl`"),
+                    format!("THE USER READS ANOTHER USER'S INBOX ({sent}): see `acl`"),
                 ),
             }
         }
@@ -135,7 +135,7 @@ impl Scene<'_> {
             let name = format!("probe writes {topic}");
             match self.writes(&topic).await? {
                 false => report.ok(name, "nothing arrives there"),
-                true => report.failed(name, "HE WRITES WHERE ONLY OTHERS MAY: see `acl`"),
+                true => report.failed(name, "THE USER WRITES WHERE ONLY OTHERS MAY: see `acl`"),
             }
         }
         let user = &self.probe.user;
@@ -143,7 +143,7 @@ impl Scene<'_> {
         if self.writes(&own).await? {
             report.note(
                 format!("probe writes {own}"),
-                "he can write into his own inbox, and so fool himself alone",
+                "the user can write into their own inbox, and so deceive only themselves",
             );
         }
         Ok(())

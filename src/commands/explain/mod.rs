@@ -32,6 +32,7 @@ use crate::telemetry::clock::Clock;
 
 /// Copies for many, and webhook events, that are shown; further copies are counted.
 const SHOWN: usize = 5;
+const STORE_NONE: &str = "without a store (--store none) only outgoing paths are read";
 
 pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
@@ -73,14 +74,11 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         }
         (Err(refusal), _) => router.refuse(&received, &(*refusal).into(), now),
     };
-    let because = match (&parsed, plan.refusal) {
-        (_, None) => None,
-        (Err(error), _) if config.store.is_none() => Some(format!(
-            "{error}; without a store (--store none) only outgoing paths are read"
-        )),
-        (Err(error), _) => Some(error.to_string()),
-        (Ok(_), Some(reason)) => Some(words::because(reason, request.as_ref().ok(), config)),
-    };
+    let because = plan.refusal.map(|reason| match &parsed {
+        Err(error) if config.store.is_none() => format!("{error}; {STORE_NONE}"),
+        Err(error) => error.to_string(),
+        Ok(_) => words::because(reason, request.as_ref().ok(), config),
+    });
     let mut effects = Effects::of(&plan);
     effects.fan_out(&plan, &router.layouts, store.as_deref())?;
     Ok(Explanation {

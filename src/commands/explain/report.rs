@@ -110,7 +110,7 @@ impl Explanation {
             rows.add("", &format!("and {} more", self.more_publishes));
         }
         for event in &self.webhooks {
-            rows.add("tells", event.get());
+            rows.add("notifies", event.get());
         }
         for note in &self.notes {
             rows.add("note", note);
@@ -138,7 +138,7 @@ impl Message {
             (other, "") => rows.add("concerns", other),
             (recipient, scope) => rows.add(
                 "recipient",
-                &format!("{recipient}   reads his inbox with scope {scope}"),
+                &format!("{recipient}   reads their inbox with scope {scope}"),
             ),
         }
     }

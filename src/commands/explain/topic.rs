@@ -1,4 +1,5 @@
-//! What a topic says by itself: kind, app, users, and the scopes that permit writing and reading it.
+//! What a topic says by itself: kind, app, users, and the scopes that permit writing and reading
+//! it.
 
 use super::report::Message;
 use crate::protocol::address::Address;

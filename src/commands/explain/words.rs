@@ -10,7 +10,14 @@ use crate::rules::group_message;
 use crate::rules::plan::Plan;
 use crate::rules::write::{Listing, Write};
 
-/// What is usually sent there.
+const NO_GROUPS: &str = "the message names no group members, and without a store (--store none) \
+                         no groups are known";
+const NOT_A_GROUP: &str = "the recipient is no group: its name does not contain \"group-\", \
+                           and none is stored under it";
+const NOT_A_MEMBER: &str = "the sender is no member of the stored group \
+                            (--groups-membership, --privileged-senders)";
+
+/// The payload that clients usually send there.
 pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
     match address {
         Address::Outgoing(_) => r#"{"text":"hello"}"#,
@@ -28,28 +35,38 @@ pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
     }
 }
 
+/// Why a publish is refused, in words.
 pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &Config) -> String {
     let policy = &config.rules.router.policy;
     let app = request.map(|request| request.address().app());
     let rules = app.map_or(&policy.rules, |app| policy.rules(app));
-    match (reason, request) {
-        (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)".to_owned(),
-        (Refusal::Blocked, _) => "the recipient blocks the sender, who is not told".to_owned(),
-        (Refusal::NotAGroup, Some(_)) if config.store.is_none() => {
-            "it is for a group that is not written into the message, and without a store (--store none) no other is known".to_owned()
-        }
-        (Refusal::NotAGroup, _) => "the recipient is no group: its name does not contain \"group-\", and none is stored under it".to_owned(),
-        (Refusal::NotAMember, _) => "the sender is no member of the stored group (--groups-membership, --privileged-senders)".to_owned(),
-        (Refusal::TooManyRecipients, _) => format!("it would go to more than {} members (--max-recipients)", rules.max_recipients),
+    let text = match (reason, request) {
+        (Refusal::Banned, _) => "the sender is banned (--banned, or block ban)",
+        (Refusal::Blocked, _) => "the recipient blocks the sender, who is not told",
+        (Refusal::NotAGroup, Some(_)) if config.store.is_none() => NO_GROUPS,
+        (Refusal::NotAGroup, _) => NOT_A_GROUP,
+        (Refusal::NotAMember, _) => NOT_A_MEMBER,
         (Refusal::BadStatus, Some(Request::Receipt { .. })) => {
-            "that message is not in this timeline, or its receipt would come from who wrote it".to_owned()
+            "that message is not in this timeline, or the user wrote it"
         }
-        (Refusal::BadStatus, _) => "the payload does not say what this topic is for".to_owned(),
+        (Refusal::BadStatus, _) => "the payload is not one that this topic takes",
         (Refusal::TooLarge, Some(Request::Block { .. })) => {
-            "he blocks as many as he may".to_owned()
+            "the user blocks as many others as is allowed"
         }
-        (Refusal::TooLarge, _) => format!("it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), or of more than {} values (--max-values)", rules.max_payload_bytes, rules.max_depth, rules.max_values),
-        (Refusal::Unroutable, _) => "the broker cannot carry a topic it leads to (--broker-kind)".to_owned(),
+        (Refusal::Unroutable, _) => {
+            "the broker cannot carry a topic that it would be published to (--broker-kind)"
+        }
+        (Refusal::TooManyRecipients, _) => {
+            let limit = rules.max_recipients;
+            return format!("it would go to more than {limit} members (--max-recipients)");
+        }
+        (Refusal::TooLarge, _) => {
+            return format!(
+                "it is over {} bytes (--max-payload), nested deeper than {} (--max-depth), \
+                 or of more than {} values (--max-values)",
+                rules.max_payload_bytes, rules.max_depth, rules.max_values
+            );
+        }
         (
             Refusal::MalformedTopic
             | Refusal::ReservedIdentifier
@@ -59,8 +76,9 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
             | Refusal::RateLimited
             | Refusal::Unauthorized,
             _,
-        ) => format!("the payload or an identifier in it is refused as {reason}"),
-    }
+        ) => return format!("the payload or an identifier in it is refused as {reason}"),
+    };
+    text.to_owned()
 }
 
 /// Which group a message goes to, if it goes to one.
@@ -88,8 +106,8 @@ pub(super) fn group_note<S: FactSource + ?Sized>(
     })
 }
 
-/// A write in words. `None` for a note of a user's absence: it follows from the client that is there
-/// or gone.
+/// A write in words. `None` for a note of a user's absence: it follows from the client that is
+/// there or gone.
 pub(super) fn write(write: &Write<'_>) -> Option<String> {
     Some(match write {
         Write::Message(message) => format!("message {}, once", message.id),
@@ -125,7 +143,7 @@ pub(super) fn write(write: &Write<'_>) -> Option<String> {
         Write::ClientConnected(client) => format!("a client of {} is there", client.user),
         Write::ClientGone(client) => format!("a client of {} is gone", client.user),
         Write::Absence { .. } => return None,
-        Write::Redelivered { user, .. } => format!("{user} has been given what he missed"),
+        Write::Redelivered { user, .. } => format!("{user} has received what they missed"),
         Write::Block(timeline, change) => format!(
             "{} {} {}",
             timeline.inbox_of,

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::auth::credentials::Minter;
 use crate::auth::secret::Secret;
-use crate::auth::signing::SigningKey;
+use crate::auth::signing::{SigningKey, Weakness};
 use crate::auth::token::{Grant, Scopes, Sessions, Stamp};
 use crate::commands::cli::{MintArgs, MintCommand, MintUserArgs};
 use crate::commands::input::{app_id, user_id};
@@ -20,7 +20,7 @@ use crate::telemetry::clock::Clock;
 
 const NO_KEY: &str = "there is no key to sign with: give --jwt-key-file \
                       (the secret, or a private key in PEM or as a JWK)";
-const FORCE: &str = "(--force makes the token even so)";
+const FORCE: &str = "(--force mints the token anyway)";
 
 pub(super) fn run(command: &MintCommand, out: Output) -> anyhow::Result<ExitCode> {
     let token = match command {
@@ -69,10 +69,10 @@ impl<'c> Minting<'c> {
     fn new(config: &'c Config, args: &MintArgs, out: Output) -> anyhow::Result<Self> {
         let minter = config.broker.minter.as_ref().context(NO_KEY)?;
         let key = minter.key()?;
-        if key.is_published() && !args.force {
-            anyhow::bail!("{} {FORCE}", key.weakness().unwrap_or_default());
-        }
         if let Some(weakness) = key.weakness() {
+            if weakness == Weakness::Published && !args.force {
+                anyhow::bail!("{weakness} {FORCE}");
+            }
             out.message(format_args!("warning: {weakness}"));
         }
         let ttl = &args.ttl;

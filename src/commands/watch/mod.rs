@@ -1,4 +1,5 @@
-//! `watch`: shows the messages that a running observer handles, from anywhere the broker is reached.
+//! `watch`: shows the messages that a running observer handles, from anywhere that reaches the
+//! broker.
 //!
 //! It reads the observer's trace lines, and asks the observer to publish them for as long as
 //! somebody watches. Leaves the look of a line to `text`.
@@ -221,7 +222,7 @@ impl<'a> Watcher<'a> {
         if self.heard == Heard::Waiting && Instant::now() >= self.began + STATUS {
             self.heard = Heard::Settled;
             self.out.message(format_args!(
-                "no observer called {:?} has left word of itself at {} (--name)",
+                "no observer called {:?} has published a status at {} (--name)",
                 self.config.name, self.config.broker.address
             ));
         }

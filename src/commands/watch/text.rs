@@ -115,9 +115,13 @@ pub(super) mod tests {
         anstream::adapter::strip_str(&line_text(line)).to_string()
     }
 
-    pub(in crate::commands::watch) const FORWARDED: &str = r#"{"at":1700000000123,"outcome":"forwarded","kind":"message","layout":"chat21","app":"tilechat","sender":"alice",
-        "recipient":"bob","topic":"apps/tilechat/outgoing/users/alice/messages/bob/outgoing","message_id":"m1","to":["x"],"publishes":2,
-        "payload_bytes":12,"micros":1830}"#;
+    /// As the observer publishes it.
+    pub(in crate::commands::watch) const FORWARDED: &str = r#"{
+        "at":1700000000123,"outcome":"forwarded","kind":"message","layout":"chat21",
+        "app":"tilechat","sender":"alice","recipient":"bob",
+        "topic":"apps/tilechat/outgoing/users/alice/messages/bob/outgoing",
+        "message_id":"m1","to":["x"],"publishes":2,"payload_bytes":12,"micros":1830
+    }"#;
 
     #[test]
     fn a_line_says_who_wrote_to_whom_and_what_became_of_it() {
@@ -125,8 +129,11 @@ pub(super) mod tests {
             plain(&line(FORWARDED)),
             "22:13:20.123 forwarded chat21       tilechat alice -> bob  1830 us  2 publishes  m1"
         );
-        let refused = r#"{"at":0,"outcome":"refused","reason":"malformed-topic","kind":"unknown","topic":"a/\u001b[2Jb","publishes":0,
-            "payload_bytes":1,"micros":9,"more":"of a later version"}"#;
+        let refused = r#"{
+            "at":0,"outcome":"refused","reason":"malformed-topic","kind":"unknown",
+            "topic":"a/\u001b[2Jb","publishes":0,"payload_bytes":1,"micros":9,
+            "more":"of a later version"
+        }"#;
         assert_eq!(
             plain(&line(refused)),
             "00:00:00.000 refused   unknown      a/\\u001b[2Jb  9 us  malformed-topic"

@@ -10,7 +10,7 @@ use crate::protocol::message_id::MessageIds;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
-use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, StoreLocation};
+use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, Store, StoreLocation};
 
 mod with_store;
 
@@ -34,7 +34,7 @@ fn router(controls: Controls) -> Router {
     }
 }
 
-fn job(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> PendingMessage {
+fn message(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> PendingMessage {
     let members: Vec<_> = (0..members).map(|n| format!("\"m{n:03}\":1")).collect();
     let payload = format!(
         r#"{{"n":{number},"group":{{"members":{{{}}}}}}}"#,
@@ -69,10 +69,10 @@ fn with_webhook() -> Box<dyn Store> {
     store
 }
 
-fn batch(jobs: Vec<PendingMessage>, room_for_many: usize) -> Batch {
+fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
     Batch {
-        jobs,
-        room_for_many,
+        messages,
+        room_for_bulk,
         acknowledged: None,
         finished: None,
         policy: policy(),
@@ -81,21 +81,27 @@ fn batch(jobs: Vec<PendingMessage>, room_for_many: usize) -> Batch {
     }
 }
 
-/// Runs until nothing is left, with so much room each time. What went to many, in order: which message, to which topic.
+fn processor(controls: Controls, persistence: Option<Persistence>) -> Processor {
+    let persistence = persistence.unwrap_or_default();
+    Processor::new(router(controls), persistence, Metrics::new(&[]))
+}
+
+/// Runs until nothing is left, with so much room each time. Returns the bulk copies in order: of
+/// which message, to which topic.
 fn run(
     processor: &mut Processor,
-    jobs: Vec<PendingMessage>,
+    messages: Vec<PendingMessage>,
     room: usize,
 ) -> Vec<(EntryId, String)> {
     let mut copies = vec![];
-    let mut open = jobs.len();
-    let mut waiting = jobs;
+    let mut open = messages.len();
+    let mut waiting = messages;
     while open > 0 {
         let decided = processor
             .process(&batch(std::mem::take(&mut waiting), room))
             .unwrap()
             .decided;
-        let made: usize = decided.iter().map(|decided| decided.for_many.len()).sum();
+        let made: usize = decided.iter().map(|decided| decided.bulk.len()).sum();
         assert!(
             made < room + STEP,
             "{made} copies where there was room for {room}"
@@ -103,7 +109,7 @@ fn run(
         for decided in decided {
             open -= usize::from(decided.done);
             let topics = decided
-                .for_many
+                .bulk
                 .into_iter()
                 .map(|publish| publish.topic.to_string());
             copies.extend(topics.map(|topic| (decided.entry, topic)));
@@ -121,16 +127,16 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
         } else {
             Controls::Off
         };
-        let mut processor = Processor::new(router(controls), store);
+        let mut processor = processor(controls, store.map(Persistence::store));
         let mut ids = MessageIds::new(RandomState::new());
         // The second to the large group has other members, so that the two are cut into steps differently.
-        let jobs = vec![
-            job(0, &mut ids, "group-large", 1_000),
-            job(1, &mut ids, "group-large", 700),
-            job(2, &mut ids, "group-small", 5),
-            job(3, &mut ids, "group-large", 1_000),
+        let messages = vec![
+            message(0, &mut ids, "group-large", 1_000),
+            message(1, &mut ids, "group-large", 700),
+            message(2, &mut ids, "group-small", 5),
+            message(3, &mut ids, "group-large", 1_000),
         ];
-        let copies = run(&mut processor, jobs, room);
+        let copies = run(&mut processor, messages, room);
         assert_eq!(copies.len(), 2_705);
         let mut last: HashMap<&str, usize> = HashMap::new();
         for (entry, topic) in &copies {
@@ -151,7 +157,7 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
             end_of(2) < end_of(0),
             "the small group has waited for the large one"
         );
-        assert!(processor.fan_outs.is_empty());
+        assert!(processor.fan_outs.len() == 0);
     }
 }
 
@@ -161,15 +167,15 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
     let path = dir.path().join("observer.db");
     let location = StoreLocation::File(path);
     let store = open(&location, Access::Exclusive);
-    let mut processor = Processor::new(router(Controls::Served), Some(store));
+    let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
     let mut ids = MessageIds::new(RandomState::new());
     let first = processor
-        .process(&batch(vec![job(0, &mut ids, "group-1", 200)], STEP))
+        .process(&batch(vec![message(0, &mut ids, "group-1", 200)], STEP))
         .unwrap();
-    assert_eq!(first.decided[0].for_many.len(), STEP);
+    assert_eq!(first.decided[0].bulk.len(), STEP);
     let mut other = open(&location, Access::Shared);
     other.begin().unwrap();
-    let next = batch(vec![job(1, &mut ids, "group-1", 1)], STEP);
+    let next = batch(vec![message(1, &mut ids, "group-1", 1)], STEP);
     assert!(processor.process(&next).is_err());
     assert_eq!(processor.fan_outs.len(), 1, "nothing has moved");
     other.rollback();
@@ -178,7 +184,7 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
         again
             .decided
             .iter()
-            .map(|decided| decided.for_many.len())
+            .map(|decided| decided.bulk.len())
             .sum::<usize>(),
         STEP
     );
@@ -203,10 +209,13 @@ fn webhooks_are_told_once_of_what_comes_again() {
         } else {
             Controls::Off
         };
-        let mut processor = Processor::new(router(controls), stored.then(with_webhook))
-            .with_outbox((!stored).then(|| -> Box<dyn Outbox> { with_webhook() }));
+        let persistence = match stored {
+            true => Persistence::store(with_webhook()),
+            false => Persistence::outbox_in_memory(with_webhook()),
+        };
+        let mut processor = processor(controls, Some(persistence));
         let mut ids = MessageIds::new(RandomState::new());
-        let first = job(0, &mut ids, "group-1", 50);
+        let first = message(0, &mut ids, "group-1", 50);
         run(&mut processor, vec![first.clone()], STEP);
         let told = told_of(&mut processor);
         assert_eq!(told.len(), 51, "the group's own copy, and one a member");
@@ -226,7 +235,7 @@ fn webhooks_are_told_once_of_what_comes_again() {
         run(&mut processor, vec![again], STEP);
         assert_eq!(told_of(&mut processor), [], "stored: {stored}");
         // Another is another.
-        let second = job(1, &mut ids, "group-1", 3);
+        let second = message(1, &mut ids, "group-1", 3);
         run(&mut processor, vec![second], STEP);
         assert_eq!(told_of(&mut processor).len(), 4);
     }
@@ -234,9 +243,10 @@ fn webhooks_are_told_once_of_what_comes_again() {
 
 #[test]
 fn a_group_message_that_was_half_told_is_told_to_the_rest() {
-    let mut processor = Processor::new(router(Controls::Served), Some(with_webhook()));
+    let persistence = Persistence::store(with_webhook());
+    let mut processor = processor(Controls::Served, Some(persistence));
     let mut ids = MessageIds::new(RandomState::new());
-    let first = job(0, &mut ids, "group-1", 3 * STEP);
+    let first = message(0, &mut ids, "group-1", 3 * STEP);
     // The process ends after the first step.
     processor
         .process(&batch(vec![first.clone()], STEP))

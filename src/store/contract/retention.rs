@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Feed, Maker, NOW};
 use crate::protocol::time::UnixMillis;
-use crate::store::Retention;
+use crate::store::{Pruned, Retention};
 
 pub(crate) fn the_oldest_are_deleted_in_steps_with_all_that_refers_to_them<M: Maker>(maker: &M) {
     let mut feed = Feed::new(maker.empty());
@@ -27,7 +27,7 @@ pub(crate) fn the_oldest_are_deleted_in_steps_with_all_that_refers_to_them<M: Ma
     feed.acknowledge_all();
     let store = &mut feed.store;
     let mut steps = 0;
-    while store.prune_step(&limits, now).unwrap() {
+    while store.prune_step(&limits, now).unwrap() == Pruned::More {
         steps += 1;
         assert!(steps < 100);
     }
@@ -39,8 +39,9 @@ pub(crate) fn the_oldest_are_deleted_in_steps_with_all_that_refers_to_them<M: Ma
     );
     assert!(steps >= 5, "in {steps} steps");
     assert!(store.check().unwrap().is_empty());
-    assert!(
-        !store.prune_step(&limits, now).unwrap(),
+    assert_eq!(
+        store.prune_step(&limits, now).unwrap(),
+        Pruned::All,
         "nothing is left to do"
     );
 
@@ -48,7 +49,7 @@ pub(crate) fn the_oldest_are_deleted_in_steps_with_all_that_refers_to_them<M: Ma
         age: None,
         bytes: Some(1),
     };
-    while store.prune_step(&limits, now).unwrap() {}
+    while store.prune_step(&limits, now).unwrap() == Pruned::More {}
     let stats = store.stats().unwrap();
     assert_eq!(
         stats.messages, 1,
@@ -90,7 +91,7 @@ pub(crate) fn the_copies_of_deleted_messages_are_deleted_before_more_messages<M:
         age: None,
         bytes: Some(used * 3 / 4),
     };
-    while store.prune_step(&limits, UnixMillis::new(NOW)).unwrap() {}
+    while store.prune_step(&limits, UnixMillis::new(NOW)).unwrap() == Pruned::More {}
     let stats = store.stats().unwrap();
     assert!(stats.used_bytes <= used * 3 / 4, "{stats:?} of {used}");
     assert!(

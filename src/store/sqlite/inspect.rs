@@ -15,7 +15,7 @@ use crate::protocol::group::Group;
 use crate::protocol::json::parse_object;
 use crate::protocol::time::UnixMillis;
 use crate::store::{
-    Administration, BanChange, Blocked, ExportError, Retention, Stats, Store, StoredGroup,
+    Administration, BanChange, Blocked, ExportError, Pruned, Retention, Stats, Store, StoredGroup,
 };
 
 /// The pause between two steps of pruning: others get their turn to write.
@@ -102,7 +102,7 @@ impl Administration for SqliteStore {
             age: Some(Duration::ZERO),
             bytes: None,
         };
-        while self.prune_step(&everything, before)? {
+        while self.prune_step(&everything, before)? == Pruned::More {
             std::thread::sleep(PAUSE);
         }
         Ok(had - self.count(&COUNT_MESSAGES)?)

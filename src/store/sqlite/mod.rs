@@ -24,8 +24,8 @@ use self::connection::{Connection, statements};
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
 use super::{
-    Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Retention, Store, StoreError,
-    StoreLocation, Upkeep, Written,
+    Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
+    StoreError, StoreLocation, Upkeep, Written,
 };
 use crate::protocol::message_id::MessageId;
 use crate::protocol::status::Status;
@@ -228,7 +228,7 @@ impl Store for SqliteStore {
         written
     }
 
-    fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError> {
+    fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError> {
         self.take_prune_step(limits, now)
     }
 

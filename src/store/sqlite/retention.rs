@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::connection::statements;
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
-use crate::store::{Retention, Store};
+use crate::store::{Pruned, Retention, Store};
 
 /// Rows that one step deletes, at most, of each kind.
 const ROWS_PER_STEP: u32 = 200;
@@ -60,12 +60,12 @@ impl SqliteStore {
         &mut self,
         limits: &Retention,
         now: UnixMillis,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Pruned, StoreError> {
         self.begin()?;
         let before = self.sweep.clone();
-        let done = self.prune(limits, now).and_then(|more| {
+        let done = self.prune(limits, now).and_then(|pruned| {
             self.commit()?;
-            Ok(more)
+            Ok(pruned)
         });
         if done.is_err() {
             self.sweep = before;
@@ -74,7 +74,7 @@ impl SqliteStore {
         done
     }
 
-    fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError> {
+    fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError> {
         let keep_from = limits.age.map_or(0, |age| {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             millis(UnixMillis::new(now.as_millis().saturating_sub(age)))
@@ -107,7 +107,8 @@ impl SqliteStore {
         if free > FREE_PAGES {
             self.connection.give_back_pages(ROWS_PER_STEP)?;
         }
-        Ok(deleted > 0 || events > 0 || !swept || free > FREE_PAGES)
+        let is_done = deleted == 0 && events == 0 && swept && free <= FREE_PAGES;
+        Ok(if is_done { Pruned::All } else { Pruned::More })
     }
 
     /// Bytes of the file that are in use.

@@ -9,8 +9,8 @@ use crate::protocol::control_payload::BlockChange;
 use crate::protocol::id::AppId;
 use crate::protocol::json::parse_object;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Patched;
+use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
 
 statements! {
@@ -110,13 +110,7 @@ impl SqliteStore {
         own: bool,
         origin: &Origin,
     ) -> Result<i64, StoreError> {
-        // Times never fall. While the clock is behind each message gets a millisecond of its own,
-        // for a page does not end within a millisecond.
-        self.newest = if origin.now < self.newest {
-            UnixMillis::new(self.newest.as_millis() + 1)
-        } else {
-            origin.now
-        };
+        self.newest = stored_at(self.newest, origin.now);
         let params = params![
             message.id,
             message.app.as_str(),

@@ -19,7 +19,7 @@ use crate::rules::block::MAX_BLOCKED;
 use crate::rules::policy::Rules;
 use crate::rules::presence;
 use crate::rules::webhook_event::EventKind;
-use crate::store::{self, Access, BanChange, OfflineDelivery, StoreLocation};
+use crate::store::{self, Access, BanChange, OfflineDelivery, Store, StoreLocation};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -54,7 +54,7 @@ impl Bench {
     fn new(location: &StoreLocation, offline: OfflineDelivery) -> Self {
         let store = store::open(location, Access::Exclusive, offline).unwrap();
         Self {
-            processor: Processor::new(router(), Some(store)),
+            processor: Processor::new(router(), Persistence::store(store), Metrics::new(&[])),
             ids: MessageIds::new(RandomState::new()),
             now: NOW,
             qos_0: false,
@@ -103,7 +103,7 @@ impl Bench {
         let topic = format!("apps/{topic}");
         let received = Received::new(topic.into(), payload.to_owned().into(), false);
         Batch {
-            jobs: vec![PendingMessage {
+            messages: vec![PendingMessage {
                 entry: EntryId::for_tests(0),
                 received,
                 id,
@@ -111,7 +111,7 @@ impl Bench {
                 repeated,
                 refused,
             }],
-            room_for_many: 10_000,
+            room_for_bulk: 10_000,
             acknowledged: None,
             finished: None,
             policy: policy(),
@@ -503,7 +503,7 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
     assert_eq!(bench.contents(&names), Vec::<String>::new());
     let decided = bench.processor.process(&batch).unwrap().decided;
     assert_eq!(
-        (decided.len(), decided[0].for_many.len(), decided[0].done),
+        (decided.len(), decided[0].bulk.len(), decided[0].done),
         (1, 1, true)
     );
     assert_eq!(bench.contents(&names).len(), 4);

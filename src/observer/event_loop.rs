@@ -1,0 +1,354 @@
+//! The observer's task: takes what comes in, and carries out what the ledger asks for.
+//!
+//! Owns the walk of a message from one owner of state to the next. Leaves connections, HTTP and the
+//! store to tasks and threads of their own: it never waits for any of them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::SessionEvent;
+use crate::delivery::ledger::{Admission, Ledger};
+use crate::delivery::publish_queue::Purpose;
+use crate::mqtt::Delivery;
+use crate::observer::announce::StatusReporter;
+use crate::observer::inbound::{Arrival, Inbound};
+use crate::observer::journal::Journal;
+use crate::observer::processing::{Processing, ProcessorEvent};
+use crate::observer::processor::{Decided, Processed};
+use crate::observer::publishers::Publishers;
+use crate::observer::session::{ProbeSession, Session};
+use crate::observer::setup::{ObserverError, Ready, Stopped};
+use crate::observer::webhooks::Webhooks;
+use crate::protocol::publish::Publish;
+use crate::rules::policy::Policy;
+use crate::store::thread;
+use crate::telemetry::clock::{Clock, Now};
+use crate::telemetry::health::Health;
+use crate::telemetry::service_topics::ServiceTopic;
+
+/// Events taken before the ledger is asked what to do: enough to share the cost of a wake-up, few
+/// enough to stay prompt.
+pub(super) const EVENTS_AT_A_TIME: usize = 64;
+/// How often overdue confirmations are looked for, and how things stand is reported.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The observer's state. Each field owns a part of it; the methods here are those that touch
+/// several.
+pub(super) struct Observer {
+    pub(super) clock: Clock,
+    pub(super) ledger: Ledger,
+    pub(super) session: Session,
+    pub(super) inbound: Inbound,
+    pub(super) processing: Processing,
+    pub(super) publishers: Publishers,
+    pub(super) webhooks: Webhooks,
+    pub(super) journal: Journal,
+    pub(super) reporter: StatusReporter,
+    pub(super) health: Health,
+}
+
+/// Where everything comes in.
+pub(super) struct Inputs {
+    pub(super) session_rx: mpsc::Receiver<SessionEvent>,
+    pub(super) publisher_rx: mpsc::Receiver<PublisherEvent>,
+    /// Each change of the checks.
+    pub(super) policy: watch::Receiver<Arc<Policy>>,
+    /// Tasks that run as long as the observer.
+    pub(super) tasks: JoinSet<&'static str>,
+    /// Ends the connections.
+    pub(super) links_stop: CancellationToken,
+    /// Asks the observer to stop.
+    pub(super) stop: CancellationToken,
+}
+
+/// Who is told, once, that the observer is ready.
+pub(super) struct ReadySignal {
+    pub(super) sender: oneshot::Sender<Ready>,
+    pub(super) filters: usize,
+    pub(super) http: Option<SocketAddr>,
+}
+
+/// A timer for the observer's ticks.
+pub(super) fn ticks() -> Interval {
+    let mut ticks = interval(TICK);
+    // After a pause of the process two ticks at once would measure nothing.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+impl Observer {
+    /// Runs until it is asked to stop, then finishes what is under way, for at most `drain`.
+    pub(super) async fn run(
+        mut self,
+        mut inputs: Inputs,
+        ready: ReadySignal,
+        drain: Duration,
+    ) -> Result<Stopped, ObserverError> {
+        let mut ready = Some(ready);
+        let mut ticks = ticks();
+        // Every branch is safe to cancel: a channel keeps what was not received, and the rest has
+        // no state.
+        loop {
+            tokio::select! {
+                biased;
+                // First, because the others may never come to an end.
+                _ = ticks.tick() => {
+                    self.tick();
+                    self.probe_session();
+                    self.report(inputs.session_rx.len());
+                }
+                Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
+                event = self.processing.next() => self.handle_processor(event)?,
+                (pending, verdict) = self.inbound.next_verdict() => {
+                    let now = self.clock.now();
+                    let (ledger, journal) = (&mut self.ledger, &mut self.journal);
+                    self.inbound.handle_verdict(pending, verdict, ledger, journal, now);
+                }
+                answered = self.webhooks.next() => {
+                    self.webhooks.handle_answer(answered, self.clock.now());
+                }
+                Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => {
+                    self.handle_session(event);
+                }
+                Ok(()) = inputs.policy.changed() => {
+                    self.inbound.set_policy(inputs.policy.borrow_and_update().clone());
+                }
+                ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
+                () = inputs.stop.cancelled() => break,
+            }
+            self.take_more(&mut inputs);
+            self.act();
+            self.signal_ready(&mut ready);
+        }
+        Ok(self.stop(inputs, drain).await)
+    }
+
+    /// Takes what has come in meanwhile, to share the cost of acting on it.
+    fn take_more(&mut self, inputs: &mut Inputs) {
+        for _ in 0..EVENTS_AT_A_TIME {
+            let Ok(event) = inputs.publisher_rx.try_recv() else {
+                break;
+            };
+            self.handle_publisher(event);
+        }
+        for _ in 0..EVENTS_AT_A_TIME {
+            if !self.ledger.has_room() {
+                break;
+            }
+            let Ok(event) = inputs.session_rx.try_recv() else {
+                break;
+            };
+            self.handle_session(event);
+        }
+    }
+
+    fn signal_ready(&self, ready: &mut Option<ReadySignal>) {
+        if !self.publishers.all_up() {
+            return;
+        }
+        let Some(connected) = self.session.proved() else {
+            return;
+        };
+        if let Some(signal) = ready.take() {
+            // It is all right if nobody listens.
+            let _ = signal.sender.send(Ready {
+                connected,
+                filters: signal.filters,
+                http: signal.http,
+            });
+        }
+    }
+
+    /// What is to be done at intervals, also while stopping.
+    pub(super) fn tick(&mut self) {
+        let now = self.clock.now();
+        self.publishers.recycle_overdue(&self.ledger, now.instant);
+        if self.session.is_up() {
+            self.processing.tick(&self.ledger);
+        }
+    }
+
+    /// Takes what the session's connection reports.
+    pub(super) fn handle_session(&mut self, event: SessionEvent) {
+        match event {
+            // From here on the ledger counts its bytes, so its share of the read-ahead ends.
+            SessionEvent::Message(delivery, _) => self.handle_message(delivery),
+            SessionEvent::Up {
+                connection,
+                client,
+                connected,
+            } => {
+                let now = self.clock.now();
+                self.reporter.handle_session_up(now.instant);
+                let ledger = &mut self.ledger;
+                self.session
+                    .handle_up(connection, client, connected, ledger);
+            }
+            SessionEvent::Subscribed { connection } => {
+                self.session.handle_subscribed(connection);
+                self.probe_session();
+            }
+            SessionEvent::Renewing { connection } => {
+                if self.session.handle_renewing(connection, &mut self.ledger) {
+                    self.processing.handle_session_lost();
+                }
+            }
+            SessionEvent::Down(error) => {
+                self.session.handle_lost(&mut self.ledger);
+                self.processing.handle_session_lost();
+                self.session.set_fault(error.to_string());
+            }
+        }
+    }
+
+    /// Takes a message that came in.
+    fn handle_message(&mut self, delivery: Delivery) {
+        let now = self.clock.now();
+        let connection = match self.session.handle_message(now.instant) {
+            Some(connection) => connection,
+            // The session has left the connection it came on for one with a new token. At QoS 1 it
+            // comes again; at QoS 0 it is taken now.
+            None if delivery.packet_id.is_some() => return,
+            None => 0,
+        };
+        let arrival = Arrival::new(delivery, connection, now);
+        let admission = arrival.admission(&mut self.ledger);
+        match self.reporter.topics.own(&arrival.received.topic) {
+            None => {
+                let (ledger, journal) = (&mut self.ledger, &mut self.journal);
+                self.inbound.admit(arrival, admission, ledger, journal);
+            }
+            Some(_) if admission == Admission::Resumed => {}
+            Some(own) => {
+                self.inbound.admit_own(&arrival, &mut self.ledger);
+                let is_new = admission == Admission::New && !arrival.received.retain;
+                if let ServiceTopic::Control(what) = own
+                    && is_new
+                {
+                    self.handle_control(what, &arrival.received);
+                }
+            }
+        }
+    }
+
+    /// Sends the observer a message of its own, if the loopback test wants one.
+    fn probe_session(&mut self) {
+        let now = self.clock.now();
+        let idle = self.publishers.all_up() && self.ledger.is_empty();
+        if self.session.poll_probe(idle, now.instant) == ProbeSession::Due {
+            let payload = Bytes::from(now.wall.as_millis().to_string());
+            let topic = self.reporter.topics.probe.clone();
+            self.publish_own(Publish::new(topic, payload), now);
+        }
+    }
+
+    /// Takes what a publishing connection reports.
+    pub(super) fn handle_publisher(&mut self, event: PublisherEvent) {
+        let is_up = matches!(event, PublisherEvent::Up { .. });
+        self.publishers.handle(event, &mut self.ledger);
+        if is_up {
+            self.probe_session();
+        }
+    }
+
+    /// Takes what the store's thread reports.
+    pub(super) fn handle_processor(
+        &mut self,
+        event: Option<ProcessorEvent>,
+    ) -> Result<(), ObserverError> {
+        match event {
+            None => return Err(ObserverError::TaskEnded("store".to_owned())),
+            Some(thread::Event::Processed(processed)) => self.handle_processed(processed),
+            Some(thread::Event::Failing(fault)) => self.health.set_store(Some(fault)),
+            Some(thread::Event::Recovered) => self.health.set_store(None),
+        }
+        Ok(())
+    }
+
+    fn handle_processed(&mut self, processed: Processed) {
+        let now = self.clock.now();
+        let dropped = &processed.dropped;
+        self.webhooks
+            .handle_outbox_reply(processed.outbox_reply, dropped, now);
+        for decided in processed.decided {
+            self.handle_decided(decided, now);
+        }
+    }
+
+    /// Queues what a decision leads to. If nothing more follows, the message waits only for its
+    /// confirmations.
+    fn handle_decided(&mut self, decided: Decided, now: Now) {
+        self.processing.handle_decided(&decided);
+        let entry = decided.entry;
+        let (received, id) = self.ledger.message(entry);
+        if decided.first {
+            let publishes = &decided.publishes;
+            self.journal
+                .decided((received, id), decided.refusal, publishes);
+        }
+        self.journal.fanned_out(id, &decided.bulk);
+        self.ledger.add(entry, decided.publishes, Purpose::Copy);
+        self.ledger.add(entry, decided.bulk, Purpose::BulkCopy);
+        if let Some(reason) = decided.refusal {
+            let ledger = &mut self.ledger;
+            self.inbound
+                .answer(entry, reason, decided.answers, ledger, now);
+        }
+        if decided.done {
+            self.ledger.decided(entry);
+        }
+    }
+
+    /// Has messages decided on, then does what the ledger asks for: publishes and acknowledges.
+    pub(super) fn act(&mut self) {
+        let now = self.clock.now();
+        self.decide();
+        loop {
+            self.publishers.publish(&mut self.ledger, now.instant);
+            let Some(failed) = self.ledger.poll_failed() else {
+                break;
+            };
+            self.journal.failed(&failed);
+            let answers = self.inbound.answers_to(&failed, now);
+            self.ledger.resolve(failed, answers);
+        }
+        self.session.acknowledge(&mut self.ledger);
+        while let Some(finished) = self.ledger.poll_finished() {
+            let address = match self.journal.traces() {
+                true => self.inbound.address(&finished.message.received),
+                false => None,
+            };
+            self.journal.finished(&finished, address.as_ref(), now);
+        }
+        self.publish_trace();
+    }
+
+    /// Begins the next batch. Without a store it goes on until nothing is left to do, because no
+    /// event would bring it back here.
+    fn decide(&mut self) {
+        loop {
+            let now = self.clock.now();
+            let (inbound, webhooks) = (&mut self.inbound, &mut self.webhooks);
+            match self.processing.begin(inbound, webhooks, &self.ledger, now) {
+                Some(processed) => self.handle_processed(processed),
+                None => break,
+            }
+        }
+    }
+}
+
+fn task_ended(ended: Option<Result<&'static str, JoinError>>) -> ObserverError {
+    ObserverError::TaskEnded(match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "last".to_owned(),
+    })
+}

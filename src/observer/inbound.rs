@@ -1,0 +1,354 @@
+//! From a message that came in to one that waits for a batch, or is refused.
+//!
+//! Owns ids, senders' limits, and the questions to the decision service. Leaves decisions that need
+//! facts to the processor.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+
+use crate::delivery::ledger::{Ack, Admission, EntryId, Failed, Ledger, Message};
+use crate::delivery::pending::PendingMessage;
+use crate::delivery::publish_queue::Purpose;
+use crate::http::decision_service::{DecisionService, Verdict};
+use crate::mqtt::Delivery;
+use crate::observer::journal::Journal;
+use crate::observer::processor::Batch;
+use crate::protocol::address::Address;
+use crate::protocol::message::Received;
+use crate::protocol::message_id::{MessageId, MessageIds};
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::request::Request;
+use crate::protocol::time::UnixMillis;
+use crate::rules::policy::Policy;
+use crate::rules::rate_limit::SenderLimits;
+use crate::rules::router::Router;
+use crate::store::OutboxRequest;
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::Now;
+
+/// Messages decided on together: they share a commit, and the first waits for the last.
+const BATCH_MESSAGES: usize = 256;
+
+/// A message as it came in.
+pub(super) struct Arrival {
+    pub received: Received,
+    /// `None` at QoS 0.
+    ack: Option<Ack>,
+    /// Stands for topic and payload; 0 at QoS 0, where nothing comes again.
+    fingerprint: u64,
+    /// Whether it may be a redelivery: its DUP flag, a hint.
+    dup: bool,
+    now: Now,
+}
+
+impl Arrival {
+    /// `connection`: the session's connection it came on.
+    pub(super) fn new(delivery: Delivery, connection: u64, now: Now) -> Self {
+        let Delivery {
+            received,
+            packet_id,
+            dup,
+        } = delivery;
+        let ack = packet_id.map(|packet_id| Ack {
+            connection,
+            packet_id,
+        });
+        Self {
+            fingerprint: ack.map_or(0, |_| fingerprint(&received)),
+            // Retained messages come in answer to SUBSCRIBE, among those that are redelivered, so
+            // they must not end the redeliveries.
+            dup: dup || received.retain,
+            received,
+            ack,
+            now,
+        }
+    }
+
+    pub(super) fn admission(&self, ledger: &mut Ledger) -> Admission {
+        match self.ack {
+            Some(ack) => ledger.admit(ack, self.fingerprint, self.dup),
+            None => Admission::New,
+        }
+    }
+
+    /// Enters the message into the ledger.
+    fn insert(&self, id: MessageId, ledger: &mut Ledger) -> EntryId {
+        let message = Message {
+            received: self.received.clone(),
+            id,
+            fingerprint: self.fingerprint,
+            since: self.now.instant,
+        };
+        ledger.insert(message, self.ack)
+    }
+}
+
+/// Admits messages.
+pub(super) struct Inbound {
+    router: Router,
+    limits: SenderLimits,
+    decision_service: Option<DecisionService>,
+    ids: MessageIds,
+    /// Admitted messages that no batch has taken yet.
+    waiting: Vec<PendingMessage>,
+    metrics: Metrics,
+}
+
+impl Inbound {
+    pub(super) fn new(
+        router: Router,
+        decision_service: Option<DecisionService>,
+        ids: MessageIds,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            router,
+            limits: SenderLimits::default(),
+            decision_service,
+            ids,
+            waiting: vec![],
+            metrics,
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.router.policy = policy;
+    }
+
+    pub(super) fn address<'a>(&'a self, received: &'a Received) -> Option<Address<'a>> {
+        self.router.address(received)
+    }
+
+    /// How many messages no batch has taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many messages wait for the decision service.
+    pub(super) fn asked(&self) -> usize {
+        let service = self.decision_service.as_ref();
+        service.map_or(0, DecisionService::waiting)
+    }
+
+    /// The next batch: the messages that wait, up to a bound, and nothing else to do.
+    pub(super) fn next_batch(&mut self, room_for_bulk: usize, now: UnixMillis) -> Batch {
+        let most = self.waiting.len().min(BATCH_MESSAGES);
+        Batch {
+            messages: self.waiting.drain(..most).collect(),
+            room_for_bulk,
+            acknowledged: None,
+            finished: None,
+            policy: self.router.policy.clone(),
+            outbox_request: OutboxRequest::default(),
+            now,
+        }
+    }
+
+    /// Takes a message on one of the observer's own topics: it is acknowledged in its turn, and
+    /// leads to nothing.
+    pub(super) fn admit_own(&mut self, arrival: &Arrival, ledger: &mut Ledger) {
+        let entry = arrival.insert(self.ids.next(arrival.now.wall), ledger);
+        ledger.decided(entry);
+    }
+
+    /// Takes a message from a user or a service: it waits for the decision service or for a batch,
+    /// or is refused at once.
+    pub(super) fn admit(
+        &mut self,
+        arrival: Arrival,
+        admission: Admission,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+    ) {
+        let (received, now) = (&arrival.received, arrival.now);
+        let address = self.router.address(received);
+        journal.received(address.as_ref(), arrival.ack.is_some());
+        let (id, repeated) = match admission {
+            Admission::Resumed => return journal.resumed(received, address.as_ref(), now),
+            Admission::Repeated(id) => {
+                journal.repeated(received, id);
+                (id, true)
+            }
+            Admission::New => {
+                let id = self.ids.next(now.wall);
+                journal.admitted(id);
+                (id, false)
+            }
+        };
+        let policy = &self.router.policy;
+        let counted = match address.filter(|_| policy.limits_rates()) {
+            Some(address) => self.limits.charge(&address, policy, now.instant),
+            None => Ok(()),
+        };
+        let pending = PendingMessage {
+            entry: arrival.insert(id, ledger),
+            id,
+            fingerprint: arrival.ack.map(|_| arrival.fingerprint),
+            received: arrival.received,
+            repeated,
+            refused: None,
+        };
+        match counted {
+            Ok(()) => self.consult(pending, ledger, journal, now),
+            Err(refused) => self.refuse(pending, refused, ledger, journal, now),
+        }
+    }
+
+    /// Asks the decision service about a message that nothing else speaks against. Any other
+    /// message goes to the next batch.
+    fn consult(
+        &mut self,
+        pending: PendingMessage,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) {
+        let Some(service) = &mut self.decision_service else {
+            return self.waiting.push(pending);
+        };
+        // A cheap clone: it shares the payload's memory.
+        let received = pending.received.clone();
+        let turned_away = match self.router.read(&received) {
+            Ok(Request::Verbatim { outgoing, .. } | Request::Message { outgoing, .. }) => {
+                service.ask(&outgoing, pending)
+            }
+            Ok(_) | Err(_) => return self.waiting.push(pending),
+        };
+        if let Some(pending) = turned_away {
+            let refused = Refused {
+                detail: Some("too many messages of this conversation wait".into()),
+                ..Refusal::RateLimited.into()
+            };
+            self.refuse(pending, refused, ledger, journal, now);
+        }
+    }
+
+    /// The next answer of the decision service; never, if there is none. Safe to cancel.
+    pub(super) async fn next_verdict(&mut self) -> (PendingMessage, Verdict) {
+        match &mut self.decision_service {
+            Some(service) => service.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes an answer of the decision service.
+    pub(super) fn handle_verdict(
+        &mut self,
+        mut pending: PendingMessage,
+        verdict: Verdict,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) {
+        match verdict {
+            Verdict::Pass => self.waiting.push(pending),
+            Verdict::Replace(payload) => {
+                pending.received.payload_bytes = payload.len();
+                pending.received.payload = payload;
+                self.waiting.push(pending);
+            }
+            Verdict::Refuse(refused) => self.refuse(pending, refused, ledger, journal, now),
+        }
+    }
+
+    /// Refuses a message before a batch takes it. A repeated message may have passed before; the
+    /// store knows that, so it is left to the processor whether that one is refused.
+    fn refuse(
+        &mut self,
+        mut pending: PendingMessage,
+        refused: Refused,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) {
+        if pending.repeated {
+            pending.refused = Some(refused);
+            return self.waiting.push(pending);
+        }
+        let PendingMessage {
+            entry,
+            received,
+            id,
+            ..
+        } = pending;
+        let answers = self.router.refuse(&received, &refused, id.time()).answers;
+        journal.decided((&received, id), Some(refused.reason), &[]);
+        self.answer(entry, refused.reason, answers, ledger, now);
+        ledger.decided(entry);
+    }
+
+    /// Publishes the notice and the dead letter of a refusal, unless that sender has caused too
+    /// many already.
+    pub(super) fn answer(
+        &mut self,
+        entry: EntryId,
+        reason: Refusal,
+        answers: Vec<Publish>,
+        ledger: &mut Ledger,
+        now: Now,
+    ) {
+        if answers.is_empty() {
+            return;
+        }
+        let (received, _) = ledger.message(entry);
+        let address = self.router.address(received);
+        if self
+            .limits
+            .may_answer(address.as_ref(), reason, now.instant)
+        {
+            ledger.add(entry, answers, Purpose::Notice);
+        } else {
+            self.metrics.unanswered();
+        }
+    }
+
+    /// The notice and the dead letter of a message with a copy that the broker does not take.
+    pub(super) fn answers_to(&mut self, failed: &Failed, now: Now) -> Vec<Publish> {
+        if failed.told_before || failed.purpose == Purpose::Notice {
+            return vec![];
+        }
+        let address = self.router.address(&failed.received);
+        if !self
+            .limits
+            .may_answer(address.as_ref(), failed.refusal, now.instant)
+        {
+            self.metrics.unanswered();
+            return vec![];
+        }
+        let refused = failed.refusal.into();
+        let plan = self.router.refuse(&failed.received, &refused, now.wall);
+        plan.answers
+    }
+
+    /// Publishes something of the observer's own, until it is confirmed. If it is refused, only the
+    /// log is told.
+    pub(super) fn publish_own(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
+        let topic = Bytes::copy_from_slice(publish.topic.as_str().as_bytes());
+        let message = Message {
+            received: Received::new(topic, Bytes::new(), false),
+            id: self.ids.next(now.wall),
+            fingerprint: 0,
+            since: now.instant,
+        };
+        let entry = ledger.insert(message, None);
+        ledger.add(entry, vec![publish], Purpose::Notice);
+        ledger.decided(entry);
+    }
+}
+
+/// A hash that stands for a message's topic and payload, the same in every process: a redelivery
+/// after a kill is recognised by it. It is the head of a SHA-256, so that nobody can make a message
+/// that passes for somebody else's.
+fn fingerprint(received: &Received) -> u64 {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(&received.topic.len().to_be_bytes());
+    digest.update(&received.topic);
+    digest.update(&received.payload_bytes.to_be_bytes());
+    digest.update(&received.payload);
+    let mut head = [0; 8];
+    head.copy_from_slice(&digest.finish().as_ref()[..8]);
+    u64::from_be_bytes(head)
+}

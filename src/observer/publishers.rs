@@ -1,0 +1,195 @@
+//! The publishing connections.
+//!
+//! Owns which of them are up and which are about to be replaced. Leaves to the
+//! [`ledger`](crate::delivery::ledger) what is published and in which order.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::connections::publisher::PublisherEvent;
+use crate::delivery::ledger::Ledger;
+use crate::delivery::publish_queue::{PublishId, PublisherEnd};
+use crate::mqtt::{Cause, Client, Connected, LinkError, SubmitError};
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refusal;
+use crate::telemetry::health::Health;
+use crate::telemetry::{LinkRole, Metrics};
+
+/// Publishes under way for each message under way: a direct message has two copies.
+pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
+
+struct Publisher {
+    client: Client,
+    /// Ends the connection, to be replaced by a new one.
+    recycle: CancellationToken,
+    renewal: Renewal,
+}
+
+/// How far a connection is from being replaced because there is a new token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    /// It is not to be replaced.
+    NotDue,
+    /// It gets nothing more to publish, and is disconnected when everything it has is confirmed.
+    Draining,
+    /// Our DISCONNECT is on its way.
+    Disconnecting,
+}
+
+/// The publishing connections; the last one is for bulk copies.
+pub(super) struct Publishers {
+    publishers: Vec<Option<Publisher>>,
+    /// Publishes one connection has in flight at a time, if the broker takes as many.
+    window: usize,
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Publishers {
+    pub(super) fn new(count: usize, window: usize, health: Health, metrics: Metrics) -> Self {
+        Self {
+            publishers: (0..count).map(|_| None).collect(),
+            window,
+            health,
+            metrics,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.publishers.len()
+    }
+
+    pub(super) fn all_up(&self) -> bool {
+        self.publishers.iter().all(Option::is_some)
+    }
+
+    /// Takes what a connection reports.
+    pub(super) fn handle(&mut self, event: PublisherEvent, ledger: &mut Ledger) {
+        match event {
+            PublisherEvent::Confirmed {
+                publisher,
+                token: sequence,
+                outcome,
+            } => {
+                let id = PublishId {
+                    publisher,
+                    sequence,
+                };
+                match outcome {
+                    Ok(()) => {
+                        self.metrics.confirmed();
+                        ledger.handle_confirmed(id);
+                    }
+                    Err(reason) => {
+                        self.metrics.not_confirmed(reason.as_str());
+                        ledger.handle_refused(id, Refusal::Unauthorized);
+                    }
+                }
+            }
+            PublisherEvent::Up {
+                publisher,
+                client,
+                connected,
+                recycle,
+            } => {
+                debug!(publisher, "publisher connected");
+                self.metrics.connected(LinkRole::Publisher);
+                ledger.handle_publisher_up(publisher, self.limit(&connected));
+                self.publishers[publisher] = Some(Publisher {
+                    client,
+                    recycle,
+                    renewal: Renewal::NotDue,
+                });
+                self.health.set_publisher(publisher, None);
+            }
+            PublisherEvent::Renewing { publisher } => {
+                if let Some(publisher) = &mut self.publishers[publisher] {
+                    publisher.renewal = Renewal::Draining;
+                }
+            }
+            PublisherEvent::Down { publisher, error } => {
+                ledger.handle_publisher_down(publisher, end(&error));
+                if self.publishers[publisher].take().is_some() {
+                    self.metrics.disconnected(LinkRole::Publisher);
+                }
+                self.health
+                    .set_publisher(publisher, Some(error.to_string()));
+            }
+        }
+    }
+
+    fn limit(&self, connected: &Connected) -> usize {
+        // One less than the broker takes: at its limit rumqttc reads no more of our requests, and
+        // a DISCONNECT is one of them.
+        let takes = connected.receive_maximum.saturating_sub(1).max(1);
+        takes.min(self.window)
+    }
+
+    /// Hands every publish that may go out to its connection.
+    pub(super) fn publish(&mut self, ledger: &mut Ledger, now: Instant) {
+        for (number, publisher) in self.publishers.iter_mut().enumerate() {
+            let Some(publisher) = publisher else { continue };
+            if publisher.renewal == Renewal::Draining && ledger.in_flight(number) == 0 {
+                publisher.renewal = Renewal::Disconnecting;
+                // If the connection is gone, its task knows.
+                let _ = publisher.client.disconnect();
+            }
+            if publisher.renewal != Renewal::NotDue {
+                continue;
+            }
+            while let Some((id, publish)) = ledger.poll_publish(number, now) {
+                match publisher.client.publish(id.sequence, publish) {
+                    Ok(()) => {}
+                    Err(SubmitError::TooLarge) => ledger.handle_refused(id, Refusal::TooLarge),
+                    // The connection's task will report that it is gone; the ledger keeps the
+                    // publish.
+                    Err(SubmitError::Gone) => break,
+                }
+            }
+        }
+    }
+
+    /// Publishes at QoS 0: what nobody receives is lost. Returns whether there was room for it.
+    pub(super) fn publish_unconfirmed(&self, publish: &Publish) -> bool {
+        // The bulk connection is the one whose delays matter least.
+        let bulk = self.publishers.last().and_then(Option::as_ref);
+        bulk.filter(|bulk| bulk.renewal == Renewal::NotDue)
+            .is_some_and(|bulk| bulk.client.publish_unconfirmed(publish))
+    }
+
+    /// Replaces a connection that owes a confirmation for too long.
+    pub(super) fn recycle_overdue(&self, ledger: &Ledger, now: Instant) {
+        let overdue = ledger.poll_overdue(now);
+        if let Some(publisher) = overdue.and_then(|number| self.publishers[number].as_ref()) {
+            publisher.recycle.cancel();
+        }
+    }
+
+    pub(super) fn disconnect_all(&self) {
+        for publisher in self.publishers.iter().flatten() {
+            // A connection that is gone needs no DISCONNECT.
+            let _ = publisher.client.disconnect();
+        }
+    }
+}
+
+/// Whether what was published may have ended a connection.
+fn end(error: &LinkError) -> PublisherEnd {
+    match error.cause {
+        Cause::Closed | Cause::NotAuthorized | Cause::Other => PublisherEnd::Closed,
+        Cause::TimedOut => PublisherEnd::TimedOut,
+        Cause::ProtocolVersion
+        | Cause::BadCredentials
+        | Cause::BadClientId
+        | Cause::Unavailable
+        | Cause::TakenOver
+        | Cause::Expired
+        | Cause::Renewed
+        | Cause::ClosedOnSubscribe
+        | Cause::Undecodable
+        | Cause::Unreachable
+        | Cause::Tls => PublisherEnd::Unrelated,
+    }
+}

@@ -1,0 +1,235 @@
+//! The session's connection, and whether it delivers.
+//!
+//! Owns the present connection, its acks and the loopback test. Leaves the messages that come on it
+//! to `inbound.rs`.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::connections::session::log_connected;
+use crate::delivery::ledger::Ledger;
+use crate::mqtt::{self, Client, Connected};
+use crate::protocol::publish::Publish;
+use crate::telemetry::health::Health;
+use crate::telemetry::{LinkRole, Metrics};
+
+/// How long the session may be silent before the observer sends itself a message.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// How long that message may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+const LOOPBACK_FAILED: &str =
+    "the session is subscribed, but what the observer sends to itself does not come back";
+
+/// Whether the session delivers. A granted SUBACK does not prove it: Mosquitto grants filters that
+/// the user may not read, and on RabbitMQ 3.10 topics that are not UTF-8 take up the session's
+/// window for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loopback {
+    /// Nothing has come on this connection yet.
+    Untested,
+    /// A message to ourselves is on its way, since this moment.
+    Probing(Instant),
+    /// A message came, last at this moment.
+    Ok(Instant),
+    /// A message to ourselves did not come back; the last try was at this moment.
+    Failed(Instant),
+}
+
+/// Whether the loopback test is to send its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbeSession {
+    Due,
+    NotDue,
+}
+
+struct Connection {
+    number: u64,
+    client: Client,
+    connected: Connected,
+    subscribed: bool,
+    loopback: Loopback,
+}
+
+/// The session, connected or not.
+pub(super) struct Session {
+    connection: Option<Connection>,
+    /// What the broker is asked to keep.
+    asked: mqtt::Session,
+    health: Health,
+    metrics: Metrics,
+}
+
+impl Session {
+    pub(super) fn new(asked: mqtt::Session, health: Health, metrics: Metrics) -> Self {
+        Self {
+            connection: None,
+            asked,
+            health,
+            metrics,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.connection.as_ref().is_some_and(|c| c.subscribed)
+    }
+
+    /// What the broker granted, once the session has proved that it delivers.
+    pub(super) fn proved(&self) -> Option<Connected> {
+        let connection = self.connection.as_ref();
+        connection
+            .filter(|connection| matches!(connection.loopback, Loopback::Ok(_)))
+            .map(|connection| connection.connected)
+    }
+
+    /// A connection is up; connections are numbered from 1.
+    pub(super) fn handle_up(
+        &mut self,
+        number: u64,
+        client: Client,
+        connected: Connected,
+        ledger: &mut Ledger,
+    ) {
+        let is_first = number == 1;
+        log_connected(&connected, self.asked, number);
+        if !connected.session_present && !is_first {
+            warn!(
+                "the broker has not kept the session: messages that arrived while it was away, or \
+                 were not acknowledged, may be lost"
+            );
+        }
+        ledger.handle_session_up(connected.session_present);
+        self.metrics.connected(LinkRole::Session);
+        self.metrics.session_present(connected.session_present);
+        self.connection = Some(Connection {
+            number,
+            client,
+            connected,
+            subscribed: false,
+            loopback: Loopback::Untested,
+        });
+        self.health
+            .set_session(Some("waiting for SUBACK".to_owned()));
+    }
+
+    /// Every filter is granted on a connection.
+    pub(super) fn handle_subscribed(&mut self, number: u64) {
+        let connection = self.connection.as_mut();
+        if let Some(connection) = connection.filter(|connection| connection.number == number) {
+            connection.subscribed = true;
+            self.health
+                .set_session(Some("waiting for a message to ourselves".to_owned()));
+            info!("subscribed");
+        }
+    }
+
+    /// A message came. Returns the number of the connection it came on; `None` if that has been
+    /// left already.
+    pub(super) fn handle_message(&mut self, now: Instant) -> Option<u64> {
+        let connection = self.connection.as_mut()?;
+        if connection.subscribed {
+            if !matches!(connection.loopback, Loopback::Ok(_)) {
+                self.health.set_session(None);
+            }
+            connection.loopback = Loopback::Ok(now);
+        }
+        Some(connection.number)
+    }
+
+    /// A connection is to be replaced, because there is a new token. Acks that are due go out
+    /// before its DISCONNECT; what is not acknowledged by then comes again and is recognised.
+    /// Returns whether that connection was still in use.
+    pub(super) fn handle_renewing(&mut self, number: u64, ledger: &mut Ledger) -> bool {
+        self.acknowledge(ledger);
+        let connection = self.connection.as_ref();
+        let Some(connection) = connection.filter(|connection| connection.number == number) else {
+            return false;
+        };
+        let _ = connection.client.disconnect();
+        self.handle_lost(ledger);
+        true
+    }
+
+    /// The connection is gone, or none could be made.
+    pub(super) fn handle_lost(&mut self, ledger: &mut Ledger) {
+        if self.connection.take().is_some() {
+            self.metrics.disconnected(LinkRole::Session);
+        }
+        ledger.handle_session_lost();
+    }
+
+    /// Sends the acks that are due.
+    pub(super) fn acknowledge(&self, ledger: &mut Ledger) {
+        while let Some(ack) = ledger.poll_ack() {
+            let connection = self.connection.as_ref();
+            if let Some(connection) = connection.filter(|c| c.number == ack.connection) {
+                // It fails only if the connection is gone: then the message is delivered again.
+                let _ = connection.client.acknowledge(ack.packet_id);
+            }
+        }
+    }
+
+    /// Advances the loopback test: sends a message to ourselves when nothing has come for a while,
+    /// and judges whether it came back. `idle`: every publisher is up, and nothing is under way.
+    /// Otherwise silence may be a slow publisher's fault.
+    pub(super) fn poll_probe(&mut self, idle: bool, now: Instant) -> ProbeSession {
+        let connection = self.connection.as_mut();
+        let Some(connection) = connection.filter(|connection| connection.subscribed) else {
+            return ProbeSession::NotDue;
+        };
+        let loopback = &mut connection.loopback;
+        if !idle {
+            if matches!(loopback, Loopback::Probing(_)) {
+                // The time counts from when the broker has the message.
+                *loopback = Loopback::Probing(now);
+            }
+            return ProbeSession::NotDue;
+        }
+        *loopback = match *loopback {
+            Loopback::Untested => Loopback::Probing(now),
+            Loopback::Ok(at) if now >= at + PROBE_EVERY => Loopback::Probing(now),
+            Loopback::Failed(at) if now >= at + PROBE_EVERY => Loopback::Failed(now),
+            Loopback::Probing(since) if now >= since + PROBE_TIMEOUT => {
+                *loopback = Loopback::Failed(now);
+                self.report_loopback_failed();
+                return ProbeSession::NotDue;
+            }
+            Loopback::Probing(_) | Loopback::Ok(_) | Loopback::Failed(_) => {
+                return ProbeSession::NotDue;
+            }
+        };
+        ProbeSession::Due
+    }
+
+    fn report_loopback_failed(&self) {
+        error!(
+            "{LOOPBACK_FAILED}: may this user read and write everything, observer/# too? On \
+             RabbitMQ 3.10 topics that are not UTF-8 fill the session's window: delete its queue, \
+             or start once with --reset-session"
+        );
+        self.health.set_session(Some(LOOPBACK_FAILED.to_owned()));
+    }
+
+    pub(super) fn set_fault(&self, fault: String) {
+        self.health.set_session(Some(fault));
+    }
+
+    /// Publishes at QoS 0 on the session's connection, ahead of its DISCONNECT.
+    pub(super) fn publish_unconfirmed(&self, publish: &Publish) {
+        if let Some(connection) = &self.connection {
+            let _ = connection.client.publish_unconfirmed(publish);
+        }
+    }
+
+    pub(super) fn disconnect(&self) {
+        if let Some(connection) = &self.connection {
+            // A connection that is gone needs no DISCONNECT.
+            let _ = connection.client.disconnect();
+        }
+    }
+}

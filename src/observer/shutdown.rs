@@ -1,0 +1,215 @@
+//! How the observer stops.
+//!
+//! Owns the order: no new messages, what is under way is finished, the status says that the
+//! observer is gone, DISCONNECT, a last commit. What was not confirmed is not acknowledged, so the
+//! broker keeps it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::SessionEvent;
+use crate::observer::event_loop::{Inputs, Observer, ticks};
+use crate::observer::processor::Batch;
+use crate::observer::setup::Stopped;
+use crate::store::OutboxRequest;
+use crate::telemetry::status::Status;
+
+/// Limit for getting the DISCONNECTs out.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The least time for the status that says that the observer is gone, however long the rest took.
+const OFFLINE_STATUS_TIME: Duration = Duration::from_secs(1);
+
+/// Whether the broker has everything that was sent to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    /// It closed the session's connection after our DISCONNECT, so it has the acks before that.
+    Taken,
+    /// There was no session, or no answer in time.
+    Unsure,
+}
+
+impl Observer {
+    /// Finishes what is under way, for at most `drain`, and disconnects. Messages that come
+    /// meanwhile stay unacknowledged.
+    pub(super) async fn stop(mut self, mut inputs: Inputs, drain: Duration) -> Stopped {
+        let under_way = self.ledger.unacknowledged();
+        info!(
+            under_way,
+            "stopping: no new messages, waiting for those under way"
+        );
+        self.reporter.service.stopping(under_way);
+        self.webhooks.handle_stop();
+        let deadline = Instant::now() + drain;
+        let mut discarded = self.drain(&mut inputs, deadline).await;
+        discarded += self.publish_offline(&mut inputs, deadline).await;
+        let (goodbye, discarded_last) = self.disconnect(&mut inputs).await;
+        let left_unacknowledged = self.ledger.unacknowledged() + discarded + discarded_last;
+        let stats_of = self.journal.metrics.clone();
+        let unconfirmed = self.ledger.unconfirmed();
+        self.commit_last(goodbye).await;
+        let stats = stats_of.stats();
+        stats.log(left_unacknowledged, unconfirmed);
+        Stopped {
+            stats,
+            left_unacknowledged,
+        }
+    }
+
+    /// Waits until nothing is under way, or until `deadline`. Returns how many messages that came
+    /// meanwhile were left to the broker.
+    async fn drain(&mut self, inputs: &mut Inputs, deadline: Instant) -> usize {
+        let mut discarded = 0;
+        let mut ticks = ticks();
+        self.act();
+        while !self.ledger.is_empty() || self.webhooks.holds_up_stop(self.processing.is_busy()) {
+            tokio::select! {
+                biased;
+                Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
+                event = self.processing.next() => {
+                    if self.handle_processor(event).is_err() {
+                        break;
+                    }
+                }
+                (pending, verdict) = self.inbound.next_verdict() => {
+                    let now = self.clock.now();
+                    let (ledger, journal) = (&mut self.ledger, &mut self.journal);
+                    self.inbound.handle_verdict(pending, verdict, ledger, journal, now);
+                }
+                answered = self.webhooks.next() => {
+                    self.webhooks.handle_answer(answered, self.clock.now());
+                }
+                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                _ = ticks.tick() => {
+                    self.tick();
+                    self.report(0);
+                }
+                () = sleep_until(deadline) => break,
+            }
+            self.act();
+        }
+        discarded
+    }
+
+    /// Takes what the session reports while stopping, but for messages. Returns how many messages
+    /// were left to the broker.
+    fn discard(&mut self, event: SessionEvent) -> usize {
+        match event {
+            SessionEvent::Message(delivery, _) => {
+                let is_own = self.reporter.topics.own(&delivery.received.topic).is_some();
+                usize::from(delivery.packet_id.is_some() && !is_own)
+            }
+            SessionEvent::Up { .. }
+            | SessionEvent::Subscribed { .. }
+            | SessionEvent::Renewing { .. }
+            | SessionEvent::Down(_) => {
+                self.handle_session(event);
+                0
+            }
+        }
+    }
+
+    /// Has the broker retain that the observer is gone. `drained`: until when what is under way may
+    /// take. Returns how many messages that came meanwhile were left to the broker.
+    async fn publish_offline(&mut self, inputs: &mut Inputs, drained: Instant) -> usize {
+        let mut discarded = 0;
+        if !self.reporter.retains() || !self.session.is_up() {
+            return discarded;
+        }
+        let status = Status::offline().publish(&self.reporter.topics.status);
+        self.publish_own(status.clone(), self.clock.now());
+        let now = Instant::now();
+        let deadline = drained.clamp(now + OFFLINE_STATUS_TIME, now + DISCONNECT_TIMEOUT);
+        self.act();
+        // What is left of the messages has had its time.
+        let others = self.ledger.unconfirmed().saturating_sub(1);
+        while self.ledger.unconfirmed() > others {
+            tokio::select! {
+                biased;
+                Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
+                event = self.processing.next() => {
+                    if self.handle_processor(event).is_err() {
+                        break;
+                    }
+                }
+                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                () = sleep_until(deadline) => break,
+            }
+            self.act();
+        }
+        if self.ledger.unconfirmed() > others {
+            // Ahead of the DISCONNECT, which has the broker forget the will.
+            self.session.publish_unconfirmed(&status);
+        }
+        discarded
+    }
+
+    /// Disconnects, and waits until the connections' tasks have ended. Returns how many messages
+    /// that came meanwhile were left to the broker.
+    async fn disconnect(&mut self, inputs: &mut Inputs) -> (Goodbye, usize) {
+        self.session.disconnect();
+        self.publishers.disconnect_all();
+        inputs.links_stop.cancel();
+        let deadline = Instant::now() + DISCONNECT_TIMEOUT;
+        let mut discarded = 0;
+        let goodbye = match self.session.is_up() {
+            true => Goodbye::Taken,
+            false => Goodbye::Unsure,
+        };
+        // The health endpoint answers to the last, and is dropped with the rest.
+        let connections = self.publishers.len() + 1;
+        let health = usize::from(inputs.tasks.len() > connections);
+        while inputs.tasks.len() > health {
+            tokio::select! {
+                _ = inputs.tasks.join_next() => {}
+                Some(event) = inputs.publisher_rx.recv() => {
+                    // A connection that has just come up must go again.
+                    if let PublisherEvent::Up { client, .. } = &event {
+                        let _ = client.disconnect();
+                    }
+                    self.handle_publisher(event);
+                }
+                Some(event) = inputs.session_rx.recv() => {
+                    if let SessionEvent::Up { client, .. } = &event {
+                        let _ = client.disconnect();
+                    }
+                    discarded += self.discard(event);
+                }
+                event = self.processing.next() => {
+                    if self.handle_processor(event).is_err() {
+                        break;
+                    }
+                }
+                () = sleep_until(deadline) => {
+                    warn!("the broker does not take our DISCONNECT");
+                    return (Goodbye::Unsure, discarded);
+                }
+            }
+        }
+        (goodbye, discarded)
+    }
+
+    /// Writes the acknowledged watermark and what became of webhook events, and ends the store's
+    /// thread.
+    async fn commit_last(mut self, goodbye: Goodbye) {
+        let now = self.clock.now();
+        let outbox_request = OutboxRequest {
+            // Nothing more is posted.
+            demands: vec![],
+            ..self.webhooks.take_outbox_request(now)
+        };
+        self.webhooks.log_lost();
+        let acknowledged = match goodbye {
+            Goodbye::Taken => self.ledger.settled_up_to(),
+            Goodbye::Unsure => None,
+        };
+        let batch = Batch {
+            messages: vec![],
+            outbox_request,
+            ..self.inbound.next_batch(0, now.wall)
+        };
+        self.processing.finish(acknowledged, batch).await;
+    }
+}

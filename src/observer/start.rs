@@ -1,0 +1,331 @@
+//! From a [`Setup`] to an observer that runs.
+//!
+//! Owns the order in which its parts come up: the store first, so that no message is taken that
+//! could not be stored; the connections last. Leaves the rest of its life to the event loop.
+
+use std::hash::RandomState;
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::connections::link::{LinkSettings, Links};
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::SESSION_EVENTS;
+use crate::delivery::ledger::Ledger;
+use crate::http::decision_service::DecisionService;
+use crate::http::server;
+use crate::http::webhook::{self, WebhookDispatcher};
+use crate::observer::announce::StatusReporter;
+use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
+use crate::observer::inbound::Inbound;
+use crate::observer::journal::Journal;
+use crate::observer::processing::{Processing, ProcessorHandle};
+use crate::observer::processor::{Persistence, Processor};
+use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers};
+use crate::observer::session::Session;
+use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
+use crate::observer::webhooks::{EventsKept, Webhooks};
+use crate::protocol::message_id::MessageIds;
+use crate::rules::router::Router;
+use crate::store::{self, Access, Endpoints, Outbox, Retention, Store, thread};
+use crate::telemetry::clock::{Clock, Now};
+use crate::telemetry::health::Health;
+use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::status::Status;
+use crate::telemetry::trace::Tracer;
+use crate::telemetry::{Metrics, Stats};
+
+/// Runs an observer until `stop` is cancelled, then lets what is under way finish, and disconnects.
+/// `ready` is told once.
+///
+/// # Errors
+/// [`ObserverError`]. A broker that cannot be reached is none: the observer keeps trying.
+pub async fn run(
+    setup: Setup,
+    stop: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> Result<Stopped, ObserverError> {
+    let parts = Parts::open(&setup)?;
+    let mut tasks = JoinSet::new();
+    let http = match setup.http_listen {
+        Some(address) => Some(parts.serve_http(address, &mut tasks).await?),
+        None => None,
+    };
+    let links_stop = CancellationToken::new();
+    let links = parts.links(&setup, links_stop.clone());
+    if setup.reset_session {
+        tokio::select! {
+            reset = links.reset_session() => reset.map_err(ObserverError::Reset)?,
+            () = stop.cancelled() => return Ok(Stopped {
+                stats: Stats::default(),
+                left_unacknowledged: 0,
+            }),
+        }
+        info!("the session is empty now, as asked (--reset-session)");
+    }
+    let mut filters = setup.router.layouts.filters();
+    filters.extend(parts.topics.subscriptions());
+    let ready = ReadySignal {
+        sender: ready,
+        filters: filters.len(),
+        http,
+    };
+    let retired = setup.router.layouts.retired_filters();
+    let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
+    let session = links.session(filters, retired, session_tx);
+    tasks.spawn(async move {
+        session.await;
+        "session"
+    });
+    let inputs = Inputs {
+        session_rx,
+        publisher_rx: parts.spawn_publishers(&links, &mut tasks),
+        policy: setup.policy.clone(),
+        tasks,
+        links_stop,
+        stop,
+    };
+    let drain = setup.drain_timeout;
+    let observer = parts.into_observer(setup)?;
+    observer.run(inputs, ready, drain).await
+}
+
+/// The parts that an observer is put together from.
+struct Parts {
+    clock: Clock,
+    began: Now,
+    store: Option<Box<dyn Store>>,
+    /// Without a store: where events for webhooks wait, if there are any endpoints.
+    outbox: Option<Box<dyn Outbox>>,
+    dispatcher: Option<WebhookDispatcher>,
+    decision_service: Option<DecisionService>,
+    health: Health,
+    metrics: Metrics,
+    topics: ServiceTopics,
+    /// Messages under way at a time.
+    window: usize,
+    /// Publishes in flight at a time on one connection.
+    publish_window: usize,
+    /// Publishing connections, with the one for bulk copies.
+    publishers: usize,
+}
+
+impl Parts {
+    /// Opens everything but connections.
+    fn open(setup: &Setup) -> Result<Self, ObserverError> {
+        let clock = Clock;
+        let began = clock.now();
+        let window = usize::from(setup.links.window);
+        let publishers = setup.publishers + 1;
+        let webhooks = setup.webhooks.as_ref();
+        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
+        let metrics = Metrics::new(&endpoints);
+        let store = open_store(setup, &endpoints)?;
+        let outbox = match webhooks {
+            Some(webhooks) if store.is_none() => {
+                let outbox = store::outbox_in_memory();
+                let mut outbox = outbox.map_err(ObserverError::Store)?;
+                outbox.set_endpoints(Endpoints {
+                    names: endpoints,
+                    max_bytes: webhooks.max_bytes,
+                });
+                Some(outbox)
+            }
+            Some(_) | None => None,
+        };
+        let dispatcher = webhooks
+            .cloned()
+            .map(|settings| WebhookDispatcher::new(settings, metrics.clone(), began.instant));
+        let decision_service = setup.consult.clone();
+        let decision_service =
+            decision_service.map(|settings| DecisionService::new(settings, window));
+        Ok(Self {
+            clock,
+            began,
+            store,
+            outbox,
+            dispatcher: dispatcher.transpose().map_err(ObserverError::Webhook)?,
+            decision_service: decision_service
+                .transpose()
+                .map_err(ObserverError::Consult)?,
+            health: Health::new(publishers),
+            metrics,
+            topics: ServiceTopics::new(&setup.name, setup.links.client_id.expose_secret()),
+            window,
+            publish_window: window * PUBLISHES_PER_MESSAGE,
+            publishers,
+        })
+    }
+
+    /// Serves health and metrics. Returns the address in use.
+    async fn serve_http(
+        &self,
+        address: SocketAddr,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> Result<SocketAddr, ObserverError> {
+        let listen = |error| ObserverError::Listen { address, error };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let serving = server::serve(listener, self.health.clone(), self.metrics.clone());
+        tasks.spawn(async move {
+            serving.await;
+            "health"
+        });
+        Ok(local)
+    }
+
+    fn links(&self, setup: &Setup, stop: CancellationToken) -> Links {
+        let will = Status::offline().publish(&self.topics.status);
+        let settings = LinkSettings {
+            will: Some(will).filter(|_| setup.reporting.status),
+            ..setup.links.clone()
+        };
+        Links::new(settings, self.health.clone(), self.metrics.clone(), stop)
+    }
+
+    /// Starts the publishing connections; the last one is for bulk copies.
+    fn spawn_publishers(
+        &self,
+        links: &Links,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> mpsc::Receiver<PublisherEvent> {
+        // A publisher has as many confirmations to report as publishes in flight.
+        let capacity = self.publish_window.max(EVENTS_AT_A_TIME);
+        let (publisher_tx, publisher_rx) = mpsc::channel(capacity);
+        for publisher in 0..self.publishers {
+            let name = match publisher + 1 == self.publishers {
+                true => "many".to_owned(),
+                false => publisher.to_string(),
+            };
+            let events = publisher_tx.clone();
+            let link = links.publisher(publisher, &name, self.publish_window, events);
+            tasks.spawn(async move {
+                link.await;
+                "publisher"
+            });
+        }
+        publisher_rx
+    }
+
+    fn into_observer(self, setup: Setup) -> Result<Observer, ObserverError> {
+        let Self {
+            clock,
+            began,
+            store,
+            outbox,
+            dispatcher,
+            decision_service,
+            health,
+            metrics,
+            topics,
+            window,
+            publish_window,
+            publishers,
+        } = self;
+        let mut ledger = Ledger::new(setup.publishers, window, setup.ack_timeout);
+        let mut ids = MessageIds::new(RandomState::new());
+        let router = setup.router;
+        let kept = match &store {
+            Some(_) => EventsKept::InStore,
+            None => EventsKept::InMemory,
+        };
+        let processor = match (store, outbox) {
+            (Some(store), _) => {
+                resume(store.as_ref(), &mut ledger, &mut ids)?;
+                let retention = setup.store.map(|settings| settings.retention);
+                let retention = retention.unwrap_or_default();
+                threaded(&router, store, retention, metrics.clone())?
+            }
+            (None, Some(outbox)) => {
+                inline(&router, Persistence::outbox_in_memory(outbox), &metrics)
+            }
+            (None, None) => inline(&router, Persistence::default(), &metrics),
+        };
+        Ok(Observer {
+            clock,
+            ledger,
+            session: Session::new(setup.links.session, health.clone(), metrics.clone()),
+            inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
+            processing: Processing::new(processor),
+            publishers: Publishers::new(
+                publishers,
+                publish_window,
+                health.clone(),
+                metrics.clone(),
+            ),
+            webhooks: Webhooks::new(dispatcher, kept),
+            journal: Journal::new(metrics, Tracer::new(setup.reporting.trace)),
+            reporter: StatusReporter::new(topics, setup.reporting, began),
+            health,
+        })
+    }
+}
+
+fn open_store(
+    setup: &Setup,
+    endpoints: &[String],
+) -> Result<Option<Box<dyn Store>>, ObserverError> {
+    let Some(settings) = &setup.store else {
+        return Ok(None);
+    };
+    let store = store::open(&settings.location, Access::Exclusive, settings.offline);
+    let mut store = store.map_err(ObserverError::Store)?;
+    let max_bytes = setup
+        .webhooks
+        .as_ref()
+        .map_or(0, |webhooks| webhooks.max_bytes);
+    store.set_endpoints(Endpoints {
+        names: endpoints.to_vec(),
+        max_bytes,
+    });
+    let left_over = store.orphaned().map_err(ObserverError::Store)?;
+    if left_over > 0 {
+        warn!(
+            left_over,
+            "events wait for webhook endpoints that are not configured any more (webhook list, \
+             webhook drop)"
+        );
+    }
+    Ok(Some(store))
+}
+
+/// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
+/// higher ids.
+fn resume(
+    store: &dyn Store,
+    ledger: &mut Ledger,
+    ids: &mut MessageIds,
+) -> Result<(), ObserverError> {
+    let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
+    ledger.expect(&unacknowledged);
+    if let Some(last) = store.last_id().map_err(ObserverError::Store)? {
+        ids.resume_after(last);
+    }
+    Ok(())
+}
+
+/// A processor in the observer's own task.
+fn inline(router: &Router, persistence: Persistence, metrics: &Metrics) -> ProcessorHandle {
+    let processor = Processor::new(router.clone(), persistence, metrics.clone());
+    ProcessorHandle::Inline(Box::new(processor))
+}
+
+/// A processor in the store's thread.
+fn threaded(
+    router: &Router,
+    store: Box<dyn Store>,
+    retention: Retention,
+    metrics: Metrics,
+) -> Result<ProcessorHandle, ObserverError> {
+    let upkeep = store.upkeep().map_err(ObserverError::Store)?;
+    let processor = Processor::new(router.clone(), Persistence::store(store), metrics)
+        .with_retention(retention);
+    let stop = CancellationToken::new();
+    let handle = thread::spawn(processor, upkeep, stop.clone());
+    let handle = handle.map_err(ObserverError::Thread)?;
+    Ok(ProcessorHandle::Threaded(handle, stop))
+}
