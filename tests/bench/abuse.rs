@@ -24,8 +24,8 @@ use wire::Wire;
 const NORMAL: u64 = 100;
 const ABUSIVE: u64 = 5_000;
 const TURN: Duration = Duration::from_secs(7);
-/// Where the flood goes: to a persistent session like the observer's, which does nothing but
-/// acknowledge, for what it costs the broker; and to the observer.
+/// Where the flood goes: to a persistent session that only acknowledges, which shows the broker's
+/// own cost, and to the observer.
 const OTHERS: &str = "apps/bench/flood";
 const READ: &str = "apps/bench/outgoing/users/mallory/messages/p0/outgoing";
 
@@ -124,7 +124,7 @@ fn normal(port: u16) -> Vec<f64> {
                 .message(Duration::from_secs(20))
                 .expect("a normal message is lost");
             let now = begin.elapsed().as_micros() as f64;
-            // What the abuser gets through has no number.
+            // The abuser's messages have no number.
             if message.topic().starts_with("apps/bench/users/p")
                 && let Some(n) = message.json()["n"].as_u64()
             {
@@ -146,7 +146,7 @@ fn drain(port: u16, over: &AtomicBool) {
         wire.messages.clear();
     }
     wire.disconnect();
-    // So that the broker forgets the session.
+    // Deletes the session at the broker.
     drop(Wire::connect(port, "bench-drain", &login, true));
 }
 

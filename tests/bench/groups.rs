@@ -1,6 +1,5 @@
-//! A message to a group of a hundred and of ten thousand: time, CPU and memory a member; and how
-//! long a direct message takes meanwhile, beside how long it takes when nothing else is going on.
-//! `scripts/bench`.
+//! A message to a group of a hundred and of ten thousand: time, CPU and memory for each member, and
+//! how long a direct message takes meanwhile and otherwise. Run by `scripts/bench`.
 
 #![expect(
     clippy::unwrap_used,
@@ -84,7 +83,7 @@ fn measure(port: u16, observer: &Observer, state: &Path, size: usize) {
     let (mut alice, mut bob) = (connect(port, "bench-alice"), connect(port, "bench-bob"));
     bob.subscribe(&["apps/bench/users/bob/messages/+/clientadded"])
         .unwrap();
-    // Some of the members listen, the last among them: it is the end of the fan-out.
+    // Some members listen, among them the last one, who gets the last copy.
     let mut last = connect(port, "bench-last");
     let end = format!(
         "apps/bench/users/m{:05}/messages/crowd/clientadded",
@@ -103,7 +102,7 @@ fn measure(port: u16, observer: &Observer, state: &Path, size: usize) {
     let mut idle = direct(&mut alice, &mut bob, |n| n == 1_000);
     let (idle_p50, idle_p99) = (percentile(&mut idle, 50), percentile(&mut idle, 99));
 
-    // Alone: once to warm up, then as many messages as make ten thousand copies.
+    // Without other traffic: one message to warm up, then as many as make ten thousand copies.
     let rounds = 10_000 / size;
     to_all(&mut crier);
     last.message(Duration::from_secs(60)).unwrap();
@@ -121,7 +120,7 @@ fn measure(port: u16, observer: &Observer, state: &Path, size: usize) {
     let grown = memory(observer.0.id(), "VmHWM") - before;
     let copies = (rounds * size) as f64;
 
-    // And with direct messages beside it, all the time.
+    // Then with direct messages all the time.
     let times = std::thread::scope(|scope| {
         let (over_tx, over_rx) = std::sync::mpsc::channel();
         scope.spawn(move || {

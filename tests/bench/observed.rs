@@ -1,4 +1,4 @@
-//! What the benchmarks of one observer have in common.
+//! What the benchmarks share: an observer, its clients, and the processes' CPU time.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,8 +8,8 @@ use crate::wire::Wire;
 
 const LOGIN: (&str, &str) = ("observer", "observerpw");
 
-/// Measures on each broker of the bed (`BENCH_BROKERS`), if there is one: `cargo test` only asks
-/// whether it builds.
+/// Measures on each broker of the bed (`BENCH_BROKERS`). Without a bed it does nothing: `cargo
+/// test` only builds the benchmarks.
 pub(crate) fn each_broker(measure: impl Fn(u16)) {
     if std::env::args().any(|arg| arg == "--test") {
         return;
@@ -50,8 +50,7 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
             "none",
             "--app",
             "bench",
-            // The session of the run before, emptied: one that nobody comes back to would fill up,
-            // and slow the broker down.
+            // Deletes the session of the previous run: it would fill up and slow the broker down.
             "--client-id",
             "bench-observer-of-one",
             "--reset-session",

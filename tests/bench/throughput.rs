@@ -129,8 +129,7 @@ fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child
         "bench",
         "--layouts",
         "chat21",
-        // The session of the run before, emptied: one that nobody comes back to would fill up, and
-        // slow the broker down.
+        // Deletes the session of the previous run: it would fill up and slow the broker down.
         "--client-id",
         "bench-observer-throughput",
         "--reset-session",
@@ -258,8 +257,7 @@ fn null_forwarder(port: u16) {
                 }
             }
         });
-        // It counts confirmations and acknowledges by number: good enough where the broker loses
-        // nothing.
+        // Counting confirmations is enough: the broker loses nothing here.
         let (mut waiting, mut confirmations): (VecDeque<Publish>, usize) = (VecDeque::new(), 0);
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! The brokers of the test bed, and an observer as a process of its own.
+//! The brokers of the test bed, and an observer that runs as a separate process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ pub(crate) fn service() -> (String, String) {
     ("observer".to_owned(), "observerpw".to_owned())
 }
 
-/// Waits until there is something that another process brings about.
+/// Polls until `have` returns a value; fails after [`PATIENCE`].
 pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -198,13 +198,13 @@ pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T 
             return have;
         }
         assert!(start.elapsed() < PATIENCE, "{what}: not in time");
-        // Nothing here could wake us.
+        // Another process brings it about: there is nothing to wait on.
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// What `scripts/brokers client …` makes of this on its standard input: whether it is content, and
-/// what it says.
+/// Runs `scripts/brokers client …` with this standard input. Returns whether it succeeded, and its
+/// output.
 pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
     use std::io::Write;
     let mut child = Command::new(root().join("scripts/brokers"))
@@ -215,7 +215,7 @@ pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that is done with it early is done with it.
+    // A program may exit before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -225,7 +225,7 @@ pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
     )
 }
 
-/// An app nobody else uses, so that tests on one broker do not meet.
+/// An app id that no other test uses, so that tests on one broker do not disturb each other.
 pub(crate) fn fresh_app() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!(
@@ -260,7 +260,8 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 impl Observer {
-    /// An observer that logs in as the service user, serves `app` alone, and is ready.
+    /// Starts an observer that logs in as the service user and serves only `app`. Waits until it is
+    /// ready.
     pub(crate) fn start(broker: Broker, app: &str, more: &[&str]) -> Self {
         let url = broker.url(more.contains(&"websocket"));
         let more: Vec<&str> = more
@@ -276,7 +277,7 @@ impl Observer {
         observer
     }
 
-    /// Nothing is started yet.
+    /// Only collects the settings: `spawn` starts the process.
     pub(crate) fn prepare(args: &[&str]) -> Self {
         let state = TempDir::new().unwrap();
         let log = state.path().join("log");
@@ -303,8 +304,8 @@ impl Observer {
             .create(true)
             .open(&self.log)
             .unwrap();
-        // A process over its limit of file size gets a signal; one that ignores it gets an error,
-        // as from a full disk.
+        // A process over its file-size limit gets a signal. If it ignores the signal it gets an
+        // error, as from a full disk.
         let mut command = Command::new("env");
         command
             .arg("--ignore-signal=XFSZ")
@@ -342,19 +343,19 @@ impl Observer {
         self.ready = line;
     }
 
-    /// Where it keeps what it keeps.
+    /// The state directory.
     pub(crate) fn state_dir(&self) -> String {
         self.state.path().to_str().unwrap().to_owned()
     }
 
-    /// The store, as any program may read it.
+    /// The store, opened read-only.
     pub(crate) fn store(&self) -> rusqlite::Connection {
         let path = self.state.path().join("observer.db");
         rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
             .unwrap()
     }
 
-    /// Whether a conversation is new, and archived.
+    /// A conversation's flags: is it new, is it archived.
     pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
         let text =
             "SELECT is_new, archived FROM conversation WHERE inbox_of = ? AND convers_with = ?";
@@ -364,10 +365,10 @@ impl Observer {
             .unwrap()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        // Without the colours a terminal would get.
+        // Without the escape characters of colours.
         text.chars().filter(|c| *c != '\u{1b}').collect()
     }
 
@@ -375,7 +376,7 @@ impl Observer {
         self.wait_log_times(wanted, 1);
     }
 
-    /// Waits until that has been logged so often.
+    /// Waits until the log holds `wanted` this many times.
     pub(crate) fn wait_log_times(&self, wanted: &str, times: usize) {
         let start = Instant::now();
         while self.log().matches(wanted).count() < times {
@@ -389,7 +390,7 @@ impl Observer {
         }
     }
 
-    /// How long it said it would wait before each attempt to connect again.
+    /// The waits before each new attempt to connect, as logged.
     pub(crate) fn retries(&self) -> Vec<Duration> {
         let log = self.log();
         let fields = log.split("retry_in=").skip(1);
@@ -413,13 +414,13 @@ impl Observer {
         self.signal("HUP");
     }
 
-    /// SIGTERM, and what it says on its way out.
+    /// Sends SIGTERM. Returns the exit status and the whole log.
     pub(crate) fn stop(&mut self) -> (ExitStatus, String) {
         self.signal("TERM");
         self.ended()
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends. Returns the exit status and the whole log.
     pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.wait();
         (status, self.log())
@@ -458,13 +459,13 @@ impl Observer {
         child.wait().unwrap();
     }
 
-    /// SIGKILL, and started again.
+    /// Kills the process with SIGKILL and starts it again.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
     }
 
-    /// Started again, after it was killed or stopped.
+    /// Starts the process again after it was killed or stopped.
     pub(crate) fn restart(&mut self) {
         self.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
         self.wait_ready();

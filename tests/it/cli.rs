@@ -185,7 +185,7 @@ fn explain_knows_every_topic_and_looks_into_the_store() {
             );
         }
     }
-    // With a store, what it says.
+    // With a store, `explain` reads the group from it.
     let location = StoreLocation::File(dir.path().join("observer.db"));
     let mut store = store::open(&location, Access::Exclusive, OfflineDelivery::Broker).unwrap();
     let members: Vec<String> = (0..9).map(|n| format!("\"u{n}\":1")).collect();
@@ -368,7 +368,7 @@ fn check_names_what_is_wrong() {
             ("OBSERVER_PASSWORD", "wrong"),
             "RabbitMQ serves MQTT on the path /ws",
         ),
-        // Mosquitto grants subscriptions it delivers nothing for: only the round trip shows it.
+        // Mosquitto grants subscriptions that it never delivers on: only the round trip shows it.
         (
             mosquitto
                 .url(false)
@@ -486,8 +486,8 @@ fn health_follows_the_broker() {
     assert!(code == 1 && err.contains("no observer answers"), "{err}");
 }
 
-/// The first of the two commands a newcomer types: nothing installed, the conversation is printed,
-/// and it stays up.
+/// The first command a newcomer types. It needs nothing installed, prints a conversation and stays
+/// up.
 #[test]
 fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
     let mut demo = KillOnDrop(
@@ -532,8 +532,8 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
         .unwrap();
     let mut heard = BufReader::new(subscriber.stdout.take().unwrap()).lines();
     let heard = {
-        // There is no telling from outside when the subscription stands, so it is published until
-        // it is heard.
+        // Nothing shows when the subscription is active, so the message is published until it
+        // arrives.
         let (line_tx, line_rx) = std::sync::mpsc::channel();
         std::thread::spawn(move || line_tx.send(heard.next()));
         loop {
@@ -645,7 +645,7 @@ fn guide_lists_its_chapters_and_prints_each() {
     );
 }
 
-/// The commit, where there is one to know.
+/// `--version` names the commit if the sources are a git checkout.
 #[test]
 fn the_version_names_the_commit() {
     let (code, out, _) = run(&["--version"], &[]);

@@ -1,4 +1,5 @@
-//! The decision service: what it says holds, whatever becomes of it, and messages keep their order.
+//! The decision service: its answer is applied, its failures are handled as configured, and
+//! messages keep their order.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use crate::protocol::Scene;
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// The text says what the service is to do.
+/// A service that does what the message's text says.
 fn obedient(_: &str, question: &Value) -> Answer {
     let says = |answer: Value| Answer::Says(200, answer.to_string());
     match question["message"]["text"].as_str().unwrap_or_default() {
@@ -35,7 +36,8 @@ fn obedient(_: &str, question: &Value) -> Answer {
     }
 }
 
-/// What becomes of a message with that text: a refusal and its words, or the text that arrives.
+/// Sends each text and compares the outcome: a refusal's reason and detail, or the text that
+/// arrives.
 fn outcomes(failure: &str, expected: &[(&str, &str)]) {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
@@ -123,8 +125,8 @@ fn its_word_holds_and_without_one_everything_passes() {
     );
 }
 
-/// Each conversation's messages come in the order they were sent, however long the service thinks
-/// about each; many conversations are asked about at once, and never more than allowed.
+/// Messages of one conversation arrive in the order they were sent, however long each decision
+/// takes. Several conversations are decided at once, but never more than the limit.
 #[test]
 fn order_holds_in_each_conversation_and_questions_are_bounded() {
     let broker = Broker::Mosquitto;
@@ -173,8 +175,8 @@ fn order_holds_in_each_conversation_and_questions_are_bounded() {
     assert_eq!(server.requests.load(Ordering::SeqCst), 200);
 }
 
-/// One that hangs is left alone after a while, so that what waits for it does not wait for each
-/// question anew.
+/// After several timeouts the observer stops asking for a while, so that not every message waits
+/// for a timeout of its own.
 #[test]
 fn a_service_that_hangs_is_left_alone() {
     let broker = Broker::Mosquitto;
@@ -198,7 +200,7 @@ fn a_service_that_hangs_is_left_alone() {
     assert!((10..40).contains(&asked), "asked {asked} times");
 }
 
-/// A conversation that floods it does not keep the others waiting: what is too much is refused.
+/// A conversation that floods the service does not hold up others: its excess messages are refused.
 #[test]
 fn one_conversation_may_not_fill_the_window() {
     let broker = Broker::Mosquitto;
@@ -234,7 +236,7 @@ fn one_conversation_may_not_fill_the_window() {
     assert!(passed.is_sorted(), "{passed:?}");
 }
 
-/// What is not about a message is not asked about, nor what is refused anyway.
+/// The service is not asked about other requests, nor about messages that are refused anyway.
 #[test]
 fn it_is_asked_about_messages_alone() {
     let broker = Broker::Mosquitto;
@@ -263,7 +265,7 @@ fn it_is_asked_about_messages_alone() {
         .unwrap();
     alice.wire.publish_confirmed(inbox, b"\xff").unwrap();
     let arrived = loop {
-        // The copy of the message before may still be on its way.
+        // The copy of the previous message may arrive first.
         let message = bob.wire.message(PATIENCE).unwrap();
         if message.topic().starts_with('/') {
             break message;
@@ -289,7 +291,7 @@ fn it_is_asked_about_messages_alone() {
     );
 }
 
-/// A kill while it thinks loses nothing: the message is asked about again.
+/// A kill during a decision loses nothing: the service is asked again.
 #[test]
 fn a_kill_while_it_thinks_loses_nothing() {
     let broker = Broker::Rabbit4;
@@ -297,7 +299,7 @@ fn a_kill_while_it_thinks_loses_nothing() {
     let asked = AtomicUsize::new(0);
     let server = Server::start(move |_, question| {
         let slow = question["message"]["text"] == "slow";
-        // Only the first time: then it is killed.
+        // Only the first time: the observer is killed while it waits for this answer.
         if slow && asked.fetch_add(1, Ordering::SeqCst) == 0 {
             return Answer::Hangs(NEVER);
         }

@@ -22,7 +22,7 @@ fn load(broker: Broker, app: &str) -> Load {
 /// Messages that are under way at each fault.
 const UNDER_WAY: usize = 100;
 
-/// Killed three times with messages under way, and started again: nothing lost, order kept.
+/// The observer is killed three times with messages under way: none is lost, and order is kept.
 fn kill_9_loses_nothing(broker: Broker) {
     let _shared = broker.shared();
     let app = fresh_app();
@@ -65,8 +65,8 @@ fn kill_9_loses_nothing_on_mosquitto() {
     kill_9_loses_nothing(Broker::Mosquitto);
 }
 
-/// The broker stopped and started under load: senders repeat what was not confirmed, so nothing is
-/// lost and order is kept.
+/// The broker restarts under load. Senders repeat what was not confirmed, so nothing is lost and
+/// order is kept.
 fn a_broker_restart_loses_nothing(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
@@ -109,8 +109,8 @@ fn a_broker_restart_loses_nothing_on_mosquitto() {
     a_broker_restart_loses_nothing(Broker::Mosquitto);
 }
 
-/// SIGTERM under load: what is under way is finished, the rest is left to the broker and forwarded
-/// after the next start, once.
+/// SIGTERM under load: messages under way are finished; the broker keeps the rest, which is
+/// forwarded once after the next start.
 #[test]
 fn a_graceful_stop_under_load_forwards_nothing_twice() {
     let broker = Broker::Mosquitto;
@@ -124,7 +124,7 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
         status.success() && log.contains("left_unacknowledged="),
         "{log}"
     );
-    // Messages come meanwhile.
+    // Messages are sent while the observer is away.
     load.wait_under_way(UNDER_WAY);
     load.allow(load.expected());
     observer.restart();
@@ -136,8 +136,8 @@ fn a_graceful_stop_under_load_forwards_nothing_twice() {
     );
 }
 
-/// RabbitMQ under a memory alarm stops reading and confirming: nothing is lost, nothing is taken
-/// for refused, and it goes on after.
+/// Under a memory alarm RabbitMQ neither reads nor confirms. Nothing is lost or counted as refused,
+/// and traffic continues afterwards.
 fn a_memory_alarm_is_waited_out(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
@@ -150,7 +150,7 @@ fn a_memory_alarm_is_waited_out(broker: Broker) {
     broker.alarm(true);
     observer.thaw();
     load.allow(load.expected());
-    // The alarm has to last longer than the limits.
+    // The alarm has to outlast the ack timeout and the keep alive.
     std::thread::sleep(Duration::from_secs(12));
     broker.alarm(false);
     let expected = load.expected();
@@ -174,8 +174,8 @@ fn a_memory_alarm_is_waited_out_on_rabbitmq4() {
     a_memory_alarm_is_waited_out(Broker::Rabbit4);
 }
 
-/// A session outlives the settings it was made with: filters of an earlier run must not deliver
-/// everything twice.
+/// A session outlives the settings it was made with: filters of an earlier run must not cause
+/// duplicates.
 #[test]
 fn other_settings_leave_no_old_filters_in_the_session() {
     let broker = Broker::Mosquitto;

@@ -1,5 +1,5 @@
-//! Brokers of their own, configured with what `acl` prints and nothing else, and what ordinary
-//! users can reach on them.
+//! Separate brokers, configured only with what `acl` prints, and what ordinary users can reach
+//! there.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -122,7 +122,7 @@ impl Guarded {
         guarded
     }
 
-    /// By the script that `acl` prints.
+    /// Adds users with the script that `acl` prints.
     fn add_plain_users(&self) {
         let script = self.dir.path().join("users.sh");
         std::fs::write(&script, acl("rabbitmq", "users", &[])).unwrap();
@@ -179,7 +179,7 @@ impl Guarded {
         Wire::connect(self.port(), &crate::bed::fresh_app(), &login, true).unwrap()
     }
 
-    /// `check`, with u00 as the probe.
+    /// Runs `check` with u00 as the probe.
     fn check(&self) -> (bool, Value) {
         let (name, secret) = self.credentials("u00");
         let file = self.dir.path().join("probe");
@@ -227,7 +227,7 @@ fn outcomes(steps: &Value, begins: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// With what `acl` prints, `check` finds that a user reaches their own paths and nothing else.
+/// With what `acl` prints, `check` confirms that users reach their own paths and nothing else.
 fn check_proves_the_rule(broker: Broker, login: Login) {
     let guarded = Guarded::set(broker, login, &[]);
     let (ok, steps) = guarded.check();
@@ -306,7 +306,8 @@ fn check_finds_what_is_open() {
     }
 }
 
-/// EMQX is not here to be asked; its file is at least what Erlang reads, rule by rule.
+/// There is no EMQX in the test bed: the test only checks that Erlang can parse the file, rule by
+/// rule.
 #[test]
 fn the_file_for_emqx_is_erlang() {
     let file = acl("emqx", "acl", &[]);

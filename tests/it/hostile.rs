@@ -1,5 +1,5 @@
-//! What an ordinary user can send to do harm: each is refused with its reason, or served, and
-//! traffic goes on.
+//! Harmful input from an ordinary user: it is refused with a reason or served, and other traffic
+//! goes on.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Scene {
         }
     }
 
-    /// The hostile user, on a new connection: brokers close it on some of what they do.
+    /// The hostile user, on a new connection: brokers close it after some attempts.
     fn mallory(&mut self) -> Wire {
         self.next += 1;
         let client_id = format!("{}-mallory-{}", self.app, self.next);
@@ -110,7 +110,7 @@ impl Scene {
         assert_eq!(got.json()["text"], "still there?");
     }
 
-    /// It never lost its connection.
+    /// Stops the observer, which must never have lost its connection.
     fn end(mut self) {
         self.traffic_goes_on();
         let (status, log) = self.observer.stop();
@@ -129,7 +129,7 @@ fn payloads(broker: Broker) {
     let inbox = Path::Inbox.outgoing(&scene.app, "u00", "u01");
     let text = |bytes: usize| format!("{{\"text\":\"{}\"}}", "x".repeat(bytes - 11)).into_bytes();
 
-    // 20 KiB and 1 MiB pass, in both ways of forwarding.
+    // 20 KiB and 1 MiB pass, both as an envelope and as bytes.
     for bytes in [20 << 10, 1 << 20] {
         let sent = text(bytes);
         assert_eq!(sent.len(), bytes);
@@ -143,7 +143,7 @@ fn payloads(broker: Broker) {
         assert_eq!(scene.bob.message(PATIENCE).unwrap().payload, sent);
     }
 
-    // A byte more is refused; so is what is far more.
+    // One byte more is refused, and so is much more.
     for bytes in [(1 << 20) + 1, 20 << 20] {
         let mut mallory = scene.mallory();
         mallory.publish_confirmed(&chat21, text(bytes)).unwrap();
@@ -167,7 +167,7 @@ fn payloads(broker: Broker) {
         );
     }
 
-    // What is no envelope; the inbox layout takes any bytes.
+    // Payloads that are no envelope. The inbox layout takes any bytes.
     for (payload, reason) in [
         (&b"hello"[..], "not-json"),
         (b"", "not-json"),
@@ -205,8 +205,8 @@ fn payloads_on_mosquitto() {
     payloads(Broker::Mosquitto);
 }
 
-/// What becomes of a hostile topic: the reason it is refused for; `None` if this broker keeps it
-/// from us or it is served.
+/// Hostile topics, each with the reason it is refused for; `None` if the broker blocks it or the
+/// message is served.
 fn topics(broker: Broker) {
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
@@ -222,10 +222,10 @@ fn topics(broker: Broker) {
     };
     let on_rabbit = |reason| if rabbit { Some(reason) } else { None };
     let cases: Vec<(Vec<u8>, Option<&str>)> = vec![
-        // RabbitMQ makes `+` of `*`; Mosquitto leaves it, and it is no identifier either way.
+        // RabbitMQ turns `*` into `+`, Mosquitto keeps it: neither is allowed in an identifier.
         (to(b"*"), Some("malformed-topic")),
         (to(b"a*b"), Some("malformed-topic")),
-        // RabbitMQ makes a level break of `.`, on Mosquitto it is a recipient like any other.
+        // RabbitMQ turns `.` into a level separator; on Mosquitto this is an ordinary recipient.
         (to(b"john.doe"), on_rabbit("unroutable")),
         // Mosquitto closes the connection on these.
         (to(b"+"), on_rabbit("malformed-topic")),
@@ -253,7 +253,7 @@ fn topics(broker: Broker) {
             None => scene.nothing_refused(),
         }
     }
-    // A topic over 255 bytes whose identifiers are sound is served, from MQTT to MQTT.
+    // A topic of more than 255 bytes is served if its identifiers are valid.
     let long = "y".repeat(230);
     let mut mallory = scene.mallory();
     mallory
@@ -283,8 +283,8 @@ fn topics_on_mosquitto() {
     topics(Broker::Mosquitto);
 }
 
-/// A user property that is not UTF-8: RabbitMQ passes it on, the client crate's MQTT 5 half cannot
-/// read it, and without help the message would come again for ever. The observer takes it over MQTT
+/// A user property that is not UTF-8. RabbitMQ passes it on, and the client crate cannot decode it
+/// over MQTT 5, so the message would be redelivered for ever. The observer reads it over MQTT
 /// 3.1.1, which has no properties.
 #[test]
 fn a_property_that_is_not_utf8_stops_nothing() {
@@ -311,7 +311,7 @@ fn a_property_that_is_not_utf8_stops_nothing() {
         .unwrap_or_else(|| panic!("it stops here:\n{}", scene.observer.log()));
     assert_eq!(got.json()["text"], "poison");
     scene.traffic_goes_on();
-    // And the other way round, for what MQTT 3.1.1 cannot read.
+    // The other way round: a topic that MQTT 3.1.1 cannot decode.
     let bad = [
         format!("apps/{}/outgoing/users/u00/messages/", scene.app).as_bytes(),
         b"\xff",
@@ -328,8 +328,7 @@ fn a_property_that_is_not_utf8_stops_nothing() {
     );
 }
 
-/// Both at once, one right behind the other: neither version of MQTT can read both, so they are got
-/// past one at a time.
+/// Both in a row: neither MQTT version can decode both, so the observer passes them one at a time.
 #[test]
 fn a_topic_and_a_property_that_are_not_utf8_side_by_side_stop_nothing() {
     let broker = Broker::Rabbit4;
@@ -363,7 +362,7 @@ fn a_topic_and_a_property_that_are_not_utf8_side_by_side_stop_nothing() {
     scene.traffic_goes_on();
 }
 
-/// The longest topics a user can send, with a dead letter that repeats them.
+/// The longest topic a user can send; its dead letter repeats it.
 #[test]
 fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
     let broker = Broker::Rabbit4;
@@ -381,8 +380,8 @@ fn a_topic_of_sixty_thousand_control_characters_stops_nothing() {
 }
 
 /// A topic that is not UTF-8, from an ordinary user. RabbitMQ 4 delivers it: over MQTT 5 it is
-/// refused and acknowledged, and does not come again. RabbitMQ 3.10 never delivers it, and it takes
-/// one place of the session's window. Mosquitto closes on it.
+/// refused, acknowledged and not redelivered. RabbitMQ 3.10 never delivers it, and it occupies one
+/// place of the session's window. Mosquitto closes the connection.
 fn a_topic_that_is_not_utf8(broker: Broker) {
     let _shared = broker.shared();
     let mut scene = Scene::set(broker, &[]);
@@ -427,10 +426,9 @@ fn a_topic_that_is_not_utf8_on_mosquitto() {
     a_topic_that_is_not_utf8(Broker::Mosquitto);
 }
 
-/// A retained message on an outgoing path is stored by the broker and delivered to whoever
-/// subscribes later: refused, each time. (RabbitMQ does not deliver retained messages to wildcard
-/// subscriptions; live copies come without the flag.) Over MQTT 5 the observer asks not to be sent
-/// them at all.
+/// The broker stores a retained message on an outgoing path and delivers it to later subscribers:
+/// it is refused each time. (RabbitMQ does not deliver retained messages to wildcard subscriptions,
+/// and live copies come without the flag.) Over MQTT 5 the observer asks not to get them at all.
 #[test]
 fn a_retained_message_is_refused_when_it_comes_from_the_store() {
     retained("3.1.1");
@@ -472,8 +470,8 @@ fn retained(protocol: &str) {
     scene.end();
 }
 
-/// RabbitMQ 3.10 with its session wedged by topics that are not UTF-8: noticed and named by `run`,
-/// healed by `--reset-session`.
+/// Topics that are not UTF-8 block a session of RabbitMQ 3.10: `run` notices and says so, and
+/// `--reset-session` repairs it.
 #[test]
 fn a_wedged_session_of_rabbitmq3_is_healed_by_a_reset() {
     let broker = Broker::Rabbit3;
@@ -486,14 +484,14 @@ fn a_wedged_session_of_rabbitmq3_is_healed_by_a_reset() {
     ]
     .concat();
     let mut mallory = scene.mallory();
-    // As many as the test bed's window.
+    // More than the test bed's window.
     for _ in 0..520 {
         mallory.publish_confirmed(&topic, b"{}").unwrap();
     }
     let honest = scene.to_bob();
     scene.mallory().publish_confirmed(&honest, b"{}").unwrap();
     assert_eq!(scene.bob.message(GLIMPSE), None, "wedged");
-    // A new connection does not help, and says so.
+    // A new connection does not help, and the log says so.
     scene.observer.stop();
     scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
     scene

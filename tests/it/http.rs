@@ -1,4 +1,4 @@
-//! An HTTP server that answers as a test tells it to, and a client as small.
+//! A small HTTP server that answers as the test tells it to, and a small client.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,23 +9,23 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// What it does with a request.
+/// What the server does with a request.
 pub(crate) enum Answer {
     /// A status, and a body.
     Says(u16, String),
-    /// The same, after a while.
+    /// The same, after this time.
     Later(Duration, u16, String),
-    /// A status, with one more header.
+    /// A status with one more header.
     With(u16, &'static str, String),
-    /// A redirect to that place.
+    /// A redirect to this URL.
     Redirects(String),
-    /// Nothing, and the connection stays open for so long.
+    /// No answer; the connection stays open for this time.
     Hangs(Duration),
     /// Closes the connection.
     Closes,
 }
 
-/// What it is asked.
+/// One request.
 pub(crate) struct Request {
     pub(crate) path: String,
     /// By name, in lower case.
@@ -34,7 +34,7 @@ pub(crate) struct Request {
     pub(crate) body: Value,
 }
 
-/// A server, and what it has seen.
+/// A running server, and counts of what it has seen.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) requests: Arc<AtomicUsize>,
@@ -51,7 +51,7 @@ impl Server {
         })
     }
 
-    /// The same on a port of the caller's.
+    /// The same on a listener of the caller's.
     pub(crate) fn on(
         listener: TcpListener,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -140,7 +140,7 @@ fn write(mut stream: &TcpStream, answer: Answer) -> bool {
     stream.write_all(format!("{head}{body}").as_bytes()).is_ok()
 }
 
-/// Asks with GET: the status, and the body.
+/// Sends a GET request. Returns the status and the body.
 pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -152,7 +152,7 @@ pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-/// A port nobody listens on; somebody else may take it.
+/// A port that nobody listens on at the moment.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

@@ -1,4 +1,5 @@
-//! The links against a scripted broker: what a real one cannot be made to do at the right moment.
+//! The links against a scripted broker: behaviour that a real broker cannot be made to show on
+//! demand.
 
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +15,7 @@ const GLIMPSE: Duration = Duration::from_millis(600);
 /// The shortest wait before another attempt where somebody has to change something first.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// A broker of which the test plays every part.
+/// A broker whose every packet the test decides on.
 struct Script {
     port: u16,
     sessions: Receiver<Peer>,
@@ -66,8 +67,8 @@ impl Script {
             .expect("no publisher connects")
     }
 
-    /// A session that is connected and subscribed, and a lane; the observer has heard what it sends
-    /// to itself.
+    /// Brings up a subscribed session and a publishing connection, and returns the observer's first
+    /// probe to it.
     fn up(&self) -> (Peer, Peer) {
         let mut session = self.session();
         session.connack(false);
@@ -111,7 +112,7 @@ fn accept(listener: &TcpListener, sessions: &Sender<Peer>, lanes: &Sender<Peer>)
         let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
         let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
         if client_id.ends_with("-pub-many") {
-            // Nothing goes to many in these tests: it is let in, and stays.
+            // These tests publish nothing in bulk: that connection is accepted and kept.
             let connack: &[u8] = if body[6] == 5 { &[0, 0, 0] } else { &[0, 0] };
             let _ = wire.send(&packet(CONNACK, connack));
             many.push(wire);
@@ -166,8 +167,7 @@ impl Peer {
             let (first, body) = self.next();
             assert_eq!(first & 0xf6, 0x32, "PUBLISH at QoS 1");
             let message = parse_publish(first, &body);
-            // What it sends to itself after a new connection of the session is not what is looked
-            // at.
+            // The observer probes each new session: the tests look at other messages.
             if !message.topic.starts_with(b"observer/") {
                 return message;
             }
@@ -192,7 +192,7 @@ impl Peer {
         while let Some((first, body)) = self.wire.read_packet(GLIMPSE).unwrap() {
             let is_publish = first & 0xf0 == 0x30;
             let message = is_publish.then(|| parse_publish(first, &body));
-            // What it says of itself is not what is looked at.
+            // The observer's own status messages are not looked at.
             let message = message.filter(|message| message.topic.starts_with(b"observer/"));
             let message = message.unwrap_or_else(|| panic!("it says {first:#x} {body:?}"));
             self.confirm(&message);
@@ -209,7 +209,7 @@ fn count_filters(mut rest: &[u8]) -> usize {
     filters
 }
 
-/// A message in the seed's layout from alice to bob: one publish out for each in.
+/// A message from alice to bob in the inbox layout: one publish for each.
 fn delivery(packet_id: u16, text: &str, dup: bool) -> Vec<u8> {
     let mut bytes = publish_packet(
         Path::Inbox.outgoing("a", "alice", "bob").as_bytes(),
@@ -239,7 +239,7 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
     let mut session = script.session();
     session.connack(true);
     session.suback();
-    // Those of the first connection that were read are forwarded; nothing here has been delivered
+    // Messages read from the first connection are forwarded. Nothing has been delivered on this one
     // yet, so nothing is acknowledged.
     let mut forwarded = vec![];
     while let Ok(Some((first, body))) = lane.wire.read_packet(GLIMPSE) {
@@ -310,7 +310,7 @@ fn confirmations_out_of_order_stall_nothing_and_acks_keep_their_order() {
         out.iter().map(text).collect::<Vec<_>>(),
         (1..=300).map(|n| n.to_string()).collect::<Vec<_>>()
     );
-    // All but the first, backwards.
+    // All but the first are confirmed, last one first.
     let first = out.remove(0);
     for message in out.iter().rev() {
         lane.confirm(message);
@@ -393,8 +393,8 @@ fn blank() -> Message {
     }
 }
 
-/// The daemon takes nothing more in, and still the session's connection is read, acknowledged on
-/// and kept alive.
+/// The observer accepts no more messages, yet the session's connection is still read and kept
+/// alive.
 #[test]
 fn a_stalled_publisher_does_not_silence_the_session() {
     let script = Script::listen();
@@ -432,7 +432,8 @@ fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
             Ok(Some((first, body))) if first & 0xf0 == 0x30 => {
                 let message = parse_publish(first, &body);
                 if message.payload == b"poison" {
-                    // Like RabbitMQ on a refused publish: closed, without a word.
+                    // RabbitMQ does the same with a refused publish: it closes the connection
+                    // without a reason.
                     drop(lane);
                     lane = script.lane();
                     lane.connack(false);
@@ -500,11 +501,11 @@ fn sigterm_finishes_what_is_under_way_and_disconnects_last() {
     );
     for peer in [&mut session, &mut lane] {
         let (mut first, mut body) = peer.next();
-        // The last word: that it is not there any more.
+        // The last message is the offline status.
         while first & 0xf0 == 0x30 {
             let status = parse_publish(first, &body);
             assert_eq!(status.topic(), "observer/observer/status");
-            // It does not wait for ever: it may be gone.
+            // The observer may have stopped waiting for this PUBACK.
             if let Some(id) = status.packet_id {
                 let _ = peer.wire.send(&packet(PUBACK, &id.to_be_bytes()));
             }
@@ -573,7 +574,7 @@ fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again
         Some(ready(503)).filter(|why| why.contains("was refused"))
     });
     assert!(why.contains("session: subscription to "), "{why}");
-    // Somebody has to change something: it is tried slowly.
+    // A refused subscription is retried slowly.
     let mut session = script.session();
     session.connack(true);
     session.suback();
@@ -641,8 +642,7 @@ fn a_takeover_told_by_its_reason_is_reported_loudly_and_waited_out() {
             &[&body[..2], &[0], vec![1; filters].as_slice()].concat(),
         ))
         .unwrap();
-    // In its long form; the short one (2 bytes) is swallowed by the client crate and looks like a
-    // plain close.
+    // The long form: the client crate ignores the short one (2 bytes) and reports a plain close.
     session.wire.send(&packet(DISCONNECT, &[0x8e, 0])).unwrap();
     observer.wait_log("is another observer running with this client identifier?");
     assert!(
@@ -662,7 +662,8 @@ fn a_session_closed_again_and_again_without_a_word_looks_like_a_takeover() {
         let log = observer.log();
         log.contains("is another observer running with this client identifier?")
     };
-    // Two in a row that live for less than three seconds; on a busy machine it may take more.
+    // It takes two sessions in a row that last less than three seconds; a busy machine may need
+    // more.
     let mut sessions = 0;
     while !told() {
         assert!(sessions < 20, "{}", observer.log());
@@ -700,7 +701,7 @@ fn a_server_keep_alive_of_zero_is_no_ping_storm() {
 fn auto_falls_back_to_mqtt_311_where_version_5_is_not_answered() {
     let script = Script::listen();
     let mut observer = script.observer(&["--protocol", "auto"]);
-    // Version 5, closed without an answer, as RabbitMQ before 3.13 does.
+    // Version 5 is closed without an answer, as RabbitMQ before 3.13 does.
     drop(script.session());
     let (_session, _lane) = script.up();
     observer.wait_ready();
@@ -730,7 +731,7 @@ fn the_session_persists_and_its_identifier_is_secret_and_stays_the_same() {
         !observer.log().contains(&first.client_id),
         "the identifier is in the log"
     );
-    // Another observer has another.
+    // Another observer has another identifier.
     let _other = script.observer(&[]);
     assert_ne!(script.session().client_id, first.client_id);
 }
@@ -747,7 +748,7 @@ fn a_reset_session_begins_empty() {
     assert!(!kept.clean && kept.client_id == clean.client_id);
 }
 
-/// The real thing for what is set aside: an observer that may not publish into one user's inbox.
+/// The same on real brokers: an observer that may not publish into one user's inbox.
 fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
     let _shared = broker.shared();
     let app = fresh_app();
@@ -839,8 +840,8 @@ fn a_forward_mosquitto_refuses_with_a_reason_is_set_aside() {
     a_forward_the_broker_refuses(Broker::Mosquitto, "5");
 }
 
-/// A session that grants and does not deliver: what a full window of undeliverable messages looks
-/// like on RabbitMQ 3.10.
+/// A session that grants subscriptions but delivers nothing, like RabbitMQ 3.10 with a window full
+/// of undeliverable messages.
 #[test]
 fn a_session_that_delivers_nothing_is_noticed_and_named() {
     let script = Script::listen();

@@ -1,4 +1,4 @@
-//! Many users who write to many others, and the account of what arrived.
+//! Many users who write to many others, and a count of what arrived.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::bed::{Broker, PATIENCE, wait_for};
 use crate::wire::Wire;
 
-/// A layout as a user sees it.
+/// A layout's topics, from a user's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Path {
     Inbox,
@@ -46,7 +46,8 @@ impl Path {
         }
     }
 
-    /// A payload that says which message it is; bytes no text has, where the layout passes bytes.
+    /// A payload that identifies the message; with bytes that are not text where the layout allows
+    /// them.
     fn payload(self, sender: &str, recipient: &str, n: usize) -> Vec<u8> {
         let json = format!(
             r#"{{"n":{n},"path":"{self:?}","from":"{sender}","to":"{recipient}","text":"x"}}"#
@@ -67,7 +68,7 @@ pub(crate) struct Plan {
     pub(crate) app: String,
     pub(crate) senders: Vec<String>,
     pub(crate) recipients: Vec<String>,
-    /// For each message a sender writes in turn: which paths, and how many a pair.
+    /// The layouts that each sender writes in, and how many messages to each recipient.
     pub(crate) paths: Vec<Path>,
     pub(crate) per_pair: usize,
     /// Messages that all senders together may send before [`Load::allow`]; `None`: all of them.
@@ -106,7 +107,7 @@ pub(crate) struct Account {
 }
 
 impl Load {
-    /// Everybody connects, then all senders write. Connections that end are made again.
+    /// Connects all recipients, then starts all senders. Lost connections are opened again.
     pub(crate) fn start(plan: Plan) -> Self {
         let expected =
             plan.senders.len() * plan.recipients.len() * plan.paths.len() * plan.per_pair;
@@ -155,14 +156,14 @@ impl Load {
         self.expected
     }
 
-    /// So many messages may be sent in all, each sender its share.
+    /// Lets all senders together send up to `count` messages in all.
     pub(crate) fn allow(&self, count: usize) {
         let share = count.div_ceil(self.plan.senders.len());
         self.allowed.store(share, Ordering::SeqCst);
     }
 
-    /// Lets senders go on until so many messages are sent that have not arrived. Nothing may arrive
-    /// meanwhile: the observer is frozen or away.
+    /// Lets the senders go on until `count` messages are sent that have not arrived. The observer
+    /// must be frozen or stopped, so that none arrives meanwhile.
     pub(crate) fn wait_under_way(&self, count: usize) {
         let sent = || self.sent.load(Ordering::SeqCst);
         self.allow(sent().max(self.arrived()) + 2 * count);
@@ -194,12 +195,12 @@ impl Load {
         }
     }
 
-    /// Waits until everything has arrived, and a little longer for what should not.
+    /// Waits until everything has arrived, and a little longer for duplicates.
     pub(crate) fn finish(mut self) -> Account {
         let start = Instant::now();
         self.wait_arrived(self.expected);
         let took = start.elapsed();
-        // There is no event for "no duplicate comes".
+        // Nothing signals that no duplicate will come.
         std::thread::sleep(Duration::from_millis(500));
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -270,7 +271,7 @@ fn receive(
         }
         if over.load(Ordering::Relaxed) {
             wire.disconnect();
-            // The session is not to stay behind.
+            // Deletes the session at the broker.
             if let Ok(wire) = Wire::connect(plan.broker.port("MQTT"), &client_id, &login, true) {
                 wire.disconnect();
             }
@@ -299,7 +300,7 @@ fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) 
         && body["to"] == user
         && match path {
             Path::Inbox | Path::InboxNoSlash => payload == sent,
-            // The client's members as it sent them, then the observer's.
+            // The client's members unchanged, then the observer's.
             Path::Chat21 | Path::Chat21V1 => {
                 payload.starts_with(&sent[..sent.len() - 1])
                     && body["status"] == 150

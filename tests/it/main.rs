@@ -28,6 +28,7 @@ mod redteam;
 mod refusals;
 mod relay;
 mod reporting;
+mod scripts;
 mod secrets;
 mod store;
 mod style;

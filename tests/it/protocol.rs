@@ -1,5 +1,5 @@
-//! The contract, row by row: what `protocol.md` says in sections 2, 3 and 4, on every broker. Users
-//! log in as themselves, services as the service user.
+//! Sections 2, 3 and 4 of protocol.md, row by row, on every broker. Users log in as themselves,
+//! services as the service user.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::bed::{Broker, Observer, PATIENCE, fresh_app, service};
 use crate::wire::{Message, Wire};
 
-/// How long nothing has to come before nothing comes.
+/// How long a test listens before it concludes that nothing comes.
 const QUIET: Duration = Duration::from_millis(400);
 
 /// An observer with a store, and the users of an app of its own.
@@ -162,7 +162,7 @@ impl User {
         body
     }
 
-    /// Two things, in whatever order two connections bring them.
+    /// The next two messages, in either order: they come over two connections.
     fn hears_both(&mut self, one: &str, other: &str) -> [Value; 2] {
         let (first, second) = (self.hears(), self.hears());
         let mut both = [first, second];
@@ -189,7 +189,7 @@ fn id_of(message: &Value) -> String {
     message["message_id"].as_str().unwrap().to_owned()
 }
 
-/// Members of `value` that `want` names.
+/// Asserts that `value` has the members of `want`.
 fn like(value: &Value, want: &Value) {
     for (name, want) in want.as_object().unwrap() {
         assert_eq!(&value[name], want, "{name} of {value}");
@@ -237,7 +237,7 @@ fn a_group_message_reaches_the_members(broker: Broker) {
     let (mut alice, mut bob, mut carol) = (scene.user("u00"), scene.user("u01"), scene.user("u02"));
     let mut group = scene.inbox_of("group-1");
 
-    // Transient: nobody knows it.
+    // An unknown group: the message goes to its sender and the group's own timeline.
     alice.writes("group-1", &json!({"text": "anybody?"}));
     like(
         &alice.hears_on("messages/group-1/clientadded"),
@@ -248,7 +248,7 @@ fn a_group_message_reaches_the_members(broker: Broker) {
         &json!({"status": 100}),
     );
 
-    // Inline: written into the message, for this message; the sender is added.
+    // Inline members hold for this message alone; the sender is added.
     let inline = json!({"name": "ad hoc", "members": {"u01": 1}});
     alice.writes("group-1", &json!({"text": "you", "group": inline}));
     for user in [&mut alice, &mut bob] {
@@ -263,7 +263,7 @@ fn a_group_message_reaches_the_members(broker: Broker) {
     );
     carol.hears_nothing();
 
-    // Stored, also under a name that does not say "group-".
+    // A stored group, also one whose id does not begin with "group-".
     for id in ["group-1", "team"] {
         scene.store_group(id, &["u00", "u01", "u02"]);
         let place = format!("messages/{id}/clientadded");
@@ -343,7 +343,7 @@ fn what_is_said_is_stored_and_listed(broker: Broker) {
         texts("u01", "u00"),
         [("one".to_owned(), 150), ("two".to_owned(), 150)]
     );
-    // The row is that of the message that was to show.
+    // The row shows the last message that may update the conversation.
     bob.says("conversations/u00/archive", "");
     let [row, _] = bob.hears_both(
         "conversations/u00/clientdeleted",
@@ -392,7 +392,7 @@ fn a_receipt_raises_the_status_and_is_told(broker: Broker) {
         );
         assert_eq!(statuses(), stored);
     }
-    // It only rises.
+    // A status never falls.
     bob.says(&format!("messages/u00/{id}/update"), r#"{"status":200}"#);
     alice.hears_nothing();
     assert_eq!(statuses(), (300, 300));
@@ -419,7 +419,7 @@ fn a_receipt_raises_the_status_and_is_told(broker: Broker) {
         let refused = path.replace("/update", "/clientrejected");
         like(&user.hears_on(&refused), &json!({"reason": "bad-status"}));
     }
-    // In a group nobody is told.
+    // Nobody is notified of receipts in a group.
     scene.store_group("group-1", &["u02", "u00", "u01"]);
     alice.writes("group-1", &json!({"text": "all"}));
     let id = id_of(&alice.hears_on("messages/group-1/clientadded"));
@@ -500,7 +500,7 @@ fn an_archived_conversation_comes_back_with_a_message(broker: Broker) {
         (true, false),
         "new, and not archived"
     );
-    // One that the store does not know, from before there was one say, leaves the list as well.
+    // A conversation that the store does not know can be archived, too.
     bob.says("conversations/u09/archive", "");
     let [row, _] = bob.hears_both(
         "conversations/u09/clientdeleted",
@@ -515,7 +515,7 @@ fn presence_is_kept_for_each_client(broker: Broker) {
     alice.says("presence/phone", r#"{"connected":true}"#);
     alice.says("presence/tablet", r#"{"connected":true}"#);
     scene.wait_for_clients(2);
-    // A client that crashes: its will speaks for it, and is kept by the broker.
+    // A client that crashes: the broker publishes its will and retains it.
     let will = (
         format!("apps/{}/users/u00/presence/laptop", scene.app),
         r#"{"disconnected":true}"#.to_owned(),
@@ -534,7 +534,7 @@ fn presence_is_kept_for_each_client(broker: Broker) {
     scene.wait_for_clients(2);
     alice.says("presence/phone", r#"{"disconnected":true}"#);
     scene.wait_for_clients(1);
-    // What the broker has kept comes again with each connection (Mosquitto), and changes nothing.
+    // Mosquitto delivers the retained will again with each connection: it changes nothing.
     scene.observer.kill_and_restart();
     scene.wait_for_clients(1);
     alice.says("presence/phone", r#"{"connected":"perhaps"}"#);
@@ -562,7 +562,7 @@ fn a_blocked_sender_does_not_get_through_and_is_not_told(broker: Broker) {
     bob.writes("group-1", &json!({"text": "hey all"}));
     bob.hears_on("messages/group-1/clientadded");
     carol.hears_on("messages/group-1/clientadded");
-    // In the seed's layout there is no copy of one's own.
+    // The inbox layout has no copy for the sender.
     let topic = format!("/apps/{}/users/u01/u00/messages/outgoing", scene.app);
     bob.wire.publish_confirmed(topic, "x").unwrap();
     alice.hears_nothing();
@@ -607,7 +607,7 @@ fn stored_messages_are_fetched_oldest_first(broker: Broker) {
     like(&done, &json!({"fetched": 150, "more": false}));
     let until = done["next"].as_u64().unwrap();
 
-    // In pages, one conversation's: each page begins where the one before says.
+    // One conversation in pages: each page begins where the previous one ends.
     let (mut since, mut got) = (0, vec![]);
     loop {
         alice.says(
@@ -630,7 +630,7 @@ fn stored_messages_are_fetched_oldest_first(broker: Broker) {
     }
     assert_eq!(got, (0..150).step_by(3).collect::<Vec<_>>());
 
-    // What is new since.
+    // Only what is newer.
     alice.writes("u01", &json!({"n": 150}));
     alice.hears_on("messages/u01/clientadded");
     alice.says("inbox/fetch", json!({ "since": until }).to_string());
@@ -661,14 +661,14 @@ fn a_service_puts_a_message_into_one_inbox(broker: Broker) {
     bob.hears_nothing();
     let exported = scene.command(&["store", "export", &scene.app, "u00", "group-1"]);
     assert_eq!(serde_json::from_str::<Value>(&exported).unwrap(), message);
-    // The same again is stored once.
+    // The same message again is stored once.
     scene.service_says("users/u00/messages/group-1/delivered", &message);
     alice.hears_on("messages/group-1/clientadded");
     assert_eq!(
         scene.command(&["store", "export", &scene.app, "u00", "group-1"]),
         exported
     );
-    // A receipt for it works like any.
+    // Receipts for it work as usual.
     alice.says("messages/group-1/note-1/update", r#"{"status":300}"#);
     alice.says("conversations/group-1/archive", "");
     let [row, _] = alice.hears_both(
@@ -679,13 +679,13 @@ fn a_service_puts_a_message_into_one_inbox(broker: Broker) {
         &row,
         &json!({"status": 300, "last_message_text": "u09 has joined"}),
     );
-    // Only what is delivered.
+    // Only the status "delivered" is accepted.
     scene.service_says(
         "users/u00/messages/group-1/delivered",
         &json!({"message_id": "note-2", "status": 100}),
     );
     alice.hears_nothing();
-    // It is no path of a user's own: permissions, or the layouts, keep users from it.
+    // Users cannot inject: permissions or the layouts prevent it.
     bob.says("messages/u00/delivered", message.to_string());
     alice.hears_nothing();
 }
@@ -707,7 +707,7 @@ fn a_group_update_is_stored_and_told(broker: Broker) {
             .unwrap(),
         group
     );
-    // It holds from now on, for who is known already.
+    // The new members count at once.
     alice.writes("group-1", &json!({"text": "both"}));
     alice.hears_on("messages/group-1/clientadded");
     bob.hears_on("messages/group-1/clientadded");
@@ -722,7 +722,7 @@ fn a_group_update_is_stored_and_told(broker: Broker) {
         &alice.hears_on("messages/group-1/clientrejected"),
         &json!({"reason": "not-a-member"}),
     );
-    // And at once, if an operator changes it beside the running observer.
+    // So does a change that an operator makes with a command.
     let file = scene.observer.state_dir() + "/group.json";
     std::fs::write(&file, r#"{"members":{"u00":1,"u01":1}}"#).unwrap();
     scene.command(&["group", "set", &scene.app, "group-1", &file]);
@@ -759,7 +759,7 @@ fn who_was_away_gets_it_again_if_so_wished(broker: Broker) {
         );
     }
     bob.hears_nothing();
-    // Once is enough: for a second client, and for the same one after a crash of the observer.
+    // It is redelivered once: not for a second client, and not for the same one again.
     bob.says("presence/tablet", r#"{"connected":true}"#);
     bob.says("presence/phone", r#"{"connected":true}"#);
     bob.hears_nothing();
@@ -778,7 +778,7 @@ impl Scene {
                 start.elapsed() < PATIENCE,
                 "{stats} instead of {wanted} clients"
             );
-            // There is nothing to wait on: presence is answered by nothing.
+            // Presence has no answer to wait for.
             std::thread::sleep(Duration::from_millis(30));
         }
     }
@@ -790,7 +790,7 @@ impl Scene {
     }
 }
 
-/// Each row on that broker, as a test of its own.
+/// One test for each row on that broker.
 macro_rules! rows_on {
     ($module:ident $broker:ident $($row:ident)*) => {
         mod $module {

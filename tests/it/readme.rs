@@ -69,10 +69,10 @@ fn every_command_is_tried() {
                         .success()
                 );
             }
-            // This very test is run by it.
+            // It runs this test.
             ["scripts/test"] => assert!(root().join("scripts/test").is_file()),
             ["export", "OBSERVER_PASSWORD=secret"] => {}
-            // The image is built where there is a container engine; what it is built from is there.
+            // There may be no container engine here: the test only checks that the file exists.
             ["docker", "build", "-t", "chat21/chat21-observer:dev", "."] => {
                 assert!(root().join("Dockerfile").is_file())
             }
@@ -139,7 +139,7 @@ fn every_command_is_tried() {
                     .unwrap();
                 assert!(output.status.success(), "{output:?}");
             }
-            // It runs until it is stopped: what it says of an observer is in reporting.rs.
+            // `watch` runs until it is stopped. reporting.rs tests what it prints.
             ["chat21-observer", "watch", ..] => {
                 let mut child = binary()
                     .args(words[1..].iter().map(|word| bedded(word, mosquitto)))
@@ -153,14 +153,14 @@ fn every_command_is_tried() {
                     .unwrap();
                 child.kill().unwrap();
                 child.wait().unwrap();
-                // There may be one of that name, of another test.
+                // Another test's observer may have that name.
                 assert!(
                     said.contains("observer") && !said.contains("error"),
                     "{said}"
                 );
             }
-            // Of a running observer, in store.rs, refusals.rs and webhook.rs; here that they are
-            // understood.
+            // Tested on a running observer in store.rs, refusals.rs and webhook.rs; here only that
+            // they parse.
             [
                 "chat21-observer",
                 "store" | "group" | "block" | "webhook",
@@ -177,7 +177,7 @@ fn every_command_is_tried() {
                     "error: there is no store at /nonexistent/observer.db\n"
                 );
             }
-            // Asked of a running observer in cli.rs.
+            // Tested on a running observer in cli.rs.
             ["chat21-observer", "health"] => {}
             ["mosquitto_sub", ..] | ["mosquitto_pub", ..] => {} // below, together
             _ => panic!("nobody tries `{command}`"),
@@ -185,7 +185,7 @@ fn every_command_is_tried() {
     }
 }
 
-/// A word of the README, for the test bed.
+/// A word of a command, with the test bed's addresses and password.
 fn bedded(word: &str, broker: Broker) -> String {
     word.replace(
         "localhost:1883",
@@ -202,7 +202,7 @@ fn bedded(word: &str, broker: Broker) -> String {
     .replace("=secret", "=observerpw")
 }
 
-/// Gets ready, forwards a message, and stops.
+/// Starts an observer with these settings, has it forward a message, and stops it.
 fn runs(args: &[String], env: &[(String, String)], broker: Broker) {
     let app = if args.contains(&"tilechat".to_owned()) {
         "tilechat".to_owned()
@@ -238,7 +238,7 @@ fn runs(args: &[String], env: &[(String, String)], broker: Broker) {
 #[test]
 fn the_mosquitto_lines_show_a_conversation() {
     let broker = Broker::Mosquitto;
-    // Everything of `tilechat`: another test must not forward it as well.
+    // No other test's observer may serve `tilechat` at the same time.
     let _exclusive = broker.exclusive();
     let observer = Observer::start(broker, "tilechat", &[]);
     let lines: Vec<String> = commands()
@@ -277,8 +277,8 @@ fn the_mosquitto_lines_show_a_conversation() {
         .unwrap();
         let (done_tx, done_rx) = std::sync::mpsc::channel();
         std::thread::spawn(move || done_tx.send(subscriber.wait_with_output().unwrap()));
-        // There is no telling from outside when the subscription stands, so it is published until
-        // it is heard.
+        // Nothing shows when the subscription is active, so the message is published until it
+        // arrives.
         let output = loop {
             assert!(shell(&bedded(publish)).status().unwrap().success());
             if let Ok(output) = done_rx.recv_timeout(Duration::from_millis(500)) {

@@ -10,16 +10,16 @@ use crate::bed::{Broker, PATIENCE};
 use crate::guarded::{APP, Guarded, Login};
 use crate::wire::{Wire, packet, publish_packet};
 
-/// What comes of an attempt.
+/// The expected outcome of an attempt.
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     /// Nothing arrives in anybody's inbox.
     Nothing,
-    /// Nothing arrives anywhere, not even at the observer: the broker sees to it.
+    /// Nothing arrives anywhere, not even at the observer: the broker blocks it.
     Unseen,
     /// The observer refuses it, for this reason.
     Refused(&'static str),
-    /// It arrives as what it is: a message of Mallory's own.
+    /// It arrives, but as a message from Mallory.
     AsTheirOwn,
 }
 use Outcome::{AsTheirOwn, Nothing, Refused, Unseen};
@@ -36,7 +36,7 @@ struct Arena {
     tried: usize,
 }
 
-/// What arrived somewhere.
+/// A message that arrived: topic and payload.
 type Seen = (String, Vec<u8>);
 
 fn body(seen: &Seen) -> Value {
@@ -104,7 +104,7 @@ impl Arena {
         self.guarded.enter("u00")
     }
 
-    /// All that has arrived until an honest message comes through.
+    /// Everything that arrives before an honest message does.
     fn seen(&mut self) -> Vec<Seen> {
         self.fences += 1;
         let fence = format!("{{\"fence\":{}}}", self.fences);
@@ -123,7 +123,7 @@ impl Arena {
         }
     }
 
-    /// The next thing that arrives, other than what the observer says of itself.
+    /// The next message that arrives, except the observer's own status messages.
     fn next_seen(&mut self) -> Seen {
         loop {
             let message = self.watch.message(PATIENCE).unwrap_or_else(|| {
@@ -140,7 +140,7 @@ impl Arena {
         }
     }
 
-    /// A client of Mallory's breaks off, and leaves a will on that topic.
+    /// A client of Mallory's disconnects abruptly and leaves a will on that topic.
     fn dies_with_will(&self, topic: &str, login: &(String, String)) {
         let will = (topic.to_owned(), r#"{"text":"my will"}"#.to_owned());
         let client_id = self.guarded.client_id("u00");
@@ -152,7 +152,7 @@ impl Arena {
         ));
     }
 
-    /// Waits until so many wills of Mallory's have arrived; what else arrives is judged later.
+    /// Waits until `count` wills of Mallory's have arrived. `judge` looks at everything later.
     fn await_wills(&mut self, mut count: usize) {
         let inbox = format!("apps/{APP}/users/u01/messages/u00/clientadded");
         while count > 0 {
@@ -203,7 +203,8 @@ impl Arena {
                         "{what}: {topic}"
                     );
                     if topic.starts_with("apps/") && topic.contains("/messages/u00/") {
-                        // As text: what they wrote may be more than a strict reader takes.
+                        // Compared as text: the payload may be more than a strict JSON parser
+                        // accepts.
                         for owned in [
                             "\"sender\":\"u00\"",
                             "\"status\":150",
@@ -221,7 +222,7 @@ impl Arena {
             .collect()
     }
 
-    /// Mallory publishes it on a new connection: brokers close it on some of what they do.
+    /// Mallory publishes it on a new connection: brokers close the connection after some attempts.
     fn publishes(
         &mut self,
         what: &str,
@@ -237,7 +238,7 @@ impl Arena {
         self.judge(what, outcome)
     }
 
-    /// Mallory subscribes, and hears nothing of what is said elsewhere meanwhile.
+    /// Mallory subscribes, and must not receive anybody else's messages.
     fn subscribes(&mut self, filter: &str) {
         let mut mallory = self.mallory();
         // Refused, closed, or granted and silent.
@@ -265,7 +266,7 @@ impl Arena {
             format!("apps/{APP}/users/u00/"),
             format!("/apps/{APP}/users/u00/"),
         ];
-        // The broker may have closed the connection; else it ends with a message to themselves.
+        // If the connection is still open, a message to themselves comes after everything else.
         let last = format!("apps/{APP}/users/u00/messages/u00/clientadded");
         let to_themselves = format!("apps/{APP}/outgoing/users/u00/messages/u00/outgoing");
         if mallory.subscribe(&[&last]).is_err()
@@ -404,7 +405,7 @@ impl Arena {
         assert!(body(&early[0])["timestamp"].as_u64().unwrap() < 9_999_999_999_999);
     }
 
-    /// Identifiers that some broker or program reads as something else.
+    /// Identifiers that some broker or program interprets.
     fn confuses(&mut self) {
         let rabbit = self.guarded.broker != Broker::Mosquitto;
         let to = |recipient: &[u8]| {
@@ -440,7 +441,7 @@ impl Arena {
             let what = format!("recipient {:?}", String::from_utf8_lossy(recipient));
             self.publishes(&what, &to(recipient), b"{}", Nothing);
         }
-        // Nobody has these names, but they are names.
+        // Nobody has these names, but they are valid.
         for recipient in [&b"$SYS"[..], b"%2A", b"u01;drop", b"{{app}}", b"U01"] {
             let what = format!("recipient {:?}", String::from_utf8_lossy(recipient));
             self.publishes(&what, &to(recipient), b"{}", Nothing);
@@ -500,7 +501,7 @@ impl Arena {
         ] {
             self.publishes(what, to.as_bytes(), payload, outcome);
         }
-        // Packets that are none.
+        // Malformed packets.
         for bytes in [
             &b"\x32\x00"[..],
             b"\x32\x05\x00\xff\x00\x00\x00",
@@ -645,7 +646,7 @@ impl Arena {
     }
 
     fn replays_and_floods(&mut self) {
-        // The same packet again and again, marked as a repetition.
+        // The same packet repeatedly, with DUP set.
         let mut mallory = self.mallory();
         for id in [7, 7, 8] {
             let mut again =
@@ -660,8 +661,7 @@ impl Arena {
             .map(|seen| body(seen)["message_id"].to_string())
             .collect();
         assert_eq!(ids.len(), arrived.len());
-        // Kept by the broker: refused or forwarded once, never with each connection of the
-        // observer.
+        // A retained message is forwarded once, not with each connection of the observer.
         let mut mallory = self.mallory();
         let kept = publish_packet(to_u01().as_bytes(), br#"{"text":"kept"}"#, Some(1), true);
         mallory.send(&kept).unwrap();
@@ -683,15 +683,15 @@ impl Arena {
             (format!("apps/{APP}/users/u01/presence/c1"), Nothing),
         ] {
             self.dies_with_will(&topic, &login);
-            // The broker publishes a will when it has noticed. By the time it has published the one
-            // of a client that died later, it has noticed this one's death, too.
+            // The broker publishes a will when it notices the lost connection. Once it has
+            // published the will of a client that died later, it has noticed this one, too.
             self.dies_with_will(&to_u01(), &login);
             let wills = if matches!(outcome, AsTheirOwn) { 2 } else { 1 };
             self.await_wills(wills);
             let arrived = self.judge(&format!("a will on {topic}"), AsTheirOwn);
             assert_eq!(arrived.len(), wills, "{topic}: {arrived:?}");
         }
-        // The observer's client identifiers, as far as they can be guessed.
+        // Guesses at the observer's client identifiers.
         for guess in [
             "observer",
             "observer-pub-0",
@@ -701,7 +701,7 @@ impl Arena {
             let _ = Wire::connect(self.guarded.port(), guess, &login, true);
             self.judge(guess, Nothing);
         }
-        // u01 is away, with a session; whoever knows its name must not get what waits in it.
+        // u01 is away and has a session. Whoever knows its name must not get the waiting messages.
         let known = "u01.phone";
         let u01 = self.guarded.credentials("u01");
         let mut phone = Wire::connect(self.guarded.port(), known, &u01, false).unwrap();
@@ -742,7 +742,7 @@ impl Arena {
             .iter()
             .filter(|seen| body(seen)["flood"] == 1 && seen.0 == inbox);
         let passed = passed.count();
-        // What the bucket holds, and ten a second while this takes.
+        // The bucket's size, and ten a second since it began.
         let most = 200 + 10 * usize::try_from(begin.elapsed().as_secs() + 1).unwrap();
         assert!(passed <= most, "{passed} of 1,500 passed");
         let reasons: std::collections::BTreeSet<String> = seen

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::bed::{Broker, Observer, PATIENCE, fresh_app, scoped_token, wait_for};
 use crate::wire::{Wire, publish_packet};
 
-/// What a reason is caused by, and where its sender is told.
+/// A message that causes a refusal, and where its sender is notified.
 struct Row {
     reason: &'static str,
     sender: &'static str,
@@ -15,7 +15,7 @@ struct Row {
     payload: String,
     retain: bool,
     times: usize,
-    /// Where they are told, under `apps/{app}/users/{sender}/`; `None`: nowhere.
+    /// Where the sender is notified, under `apps/{app}/users/{sender}/`; `None`: not at all.
     notice: Option<&'static str>,
 }
 
@@ -81,7 +81,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// A user, who hears nothing yet.
+/// A user's connection, without subscriptions.
 fn enter(broker: Broker, app: &str, user: &str) -> Wire {
     let login = broker.login(app, user);
     Wire::connect(broker.port("MQTT"), &format!("{app}-{user}"), &login, true).unwrap()
@@ -144,7 +144,7 @@ fn every_reason(broker: Broker) {
         wire
     };
     let mut letters = enter("letters", &service, &[&format!("dead/{app}")]);
-    // u01 blocks u10; an operator bans u09; a group that u14 is not in.
+    // u01 blocks u10, an operator bans u09, and u14 is not in the group.
     let mut u01 = enter(
         "u01",
         &broker.login(&app, "u01"),
@@ -188,8 +188,8 @@ fn every_reason(broker: Broker) {
             }
         }
         if row.retain && broker != Broker::Mosquitto {
-            // What RabbitMQ keeps it never gives to a subscription with wildcards; live, it looks
-            // like any other.
+            // RabbitMQ delivers no retained message to a wildcard subscription; live, it looks like
+            // any other.
             sender.publish_confirmed(&topic, "").unwrap();
             assert_eq!(
                 letters.message(PATIENCE).unwrap().json()["reason"],
@@ -199,8 +199,7 @@ fn every_reason(broker: Broker) {
             continue;
         }
         if row.retain {
-            // The broker hands on what it has kept with the next subscription: here another
-            // observer's.
+            // The broker delivers it with the next subscription: another test covers that.
             continue;
         }
         *expected.entry(row.reason).or_insert(0) += 1;
@@ -273,8 +272,8 @@ fn every_reason_is_told_counted_and_kept_on_mosquitto() {
     every_reason(Broker::Mosquitto);
 }
 
-/// What somebody wants kept is seen as such by whoever subscribes later: here an observer that
-/// comes after it.
+/// A retained message reaches later subscribers with the flag set: here an observer that starts
+/// afterwards.
 #[test]
 fn what_the_broker_has_kept_is_refused_as_retained() {
     let broker = Broker::Mosquitto;
@@ -295,7 +294,7 @@ fn what_the_broker_has_kept_is_refused_as_retained() {
     let dir = tempfile::TempDir::new().unwrap();
     let policy = dir.path().join("policy.toml");
     std::fs::write(&policy, "").unwrap();
-    // Over MQTT 5 the observer asks for nothing that is kept.
+    // Over MQTT 5 the observer asks for no retained messages.
     let mut observer = observer(broker, &app, policy.to_str().unwrap(), "3.1.1");
     assert_eq!(
         letters.message(PATIENCE).unwrap().json()["reason"],
@@ -312,8 +311,7 @@ fn what_the_broker_has_kept_is_refused_as_retained() {
     assert!(log.contains("retained=1"), "{log}");
 }
 
-/// One more than the bucket holds, and then as many as come in: notices and dead letters are
-/// limited themselves.
+/// A flood beyond the rate: notices and dead letters are limited, too.
 #[test]
 fn refusals_are_not_answered_without_end() {
     let broker = Broker::Mosquitto;
@@ -341,7 +339,7 @@ fn refusals_are_not_answered_without_end() {
     for _ in 0..500 {
         u00.publish(&topic, b"{}").unwrap();
     }
-    // All are decided on, and all that is said about it is confirmed.
+    // All are decided on, and every notice and dead letter is confirmed.
     let limited = "observer_messages_refused_total{reason=\"rate-limited\"} 499\n";
     wait_for("499 refusals", || {
         let (_, metrics) = crate::http::get(port, "/metrics")?;
@@ -349,7 +347,7 @@ fn refusals_are_not_answered_without_end() {
         done.then_some(())
     });
     let most = 100 + usize::try_from(begin.elapsed().as_secs() + 1).unwrap();
-    // Whoever has heard this has heard all.
+    // These come last.
     for topic in [
         &dead,
         &format!("apps/{app}/users/u00/messages/u01/clientrejected"),
@@ -368,7 +366,7 @@ fn refusals_are_not_answered_without_end() {
     let wait = first["retry_after_ms"].as_u64().unwrap();
     assert!((50_000..=60_001).contains(&wait), "{first}");
     let (told, kept) = (1 + count(&mut u00), count(&mut letters));
-    // A hundred at once, and one a second while this takes.
+    // A hundred at once, and one a second since it began.
     assert!(
         (100..=most).contains(&told) && told == kept,
         "{told} notices, {kept} dead letters"
@@ -378,8 +376,8 @@ fn refusals_are_not_answered_without_end() {
     assert!(log.contains(&format!("unanswered={}", 499 - told)), "{log}");
 }
 
-/// A policy file is in force as soon as it is written, or asked for by SIGHUP; a faulty one is
-/// named and changes nothing.
+/// A policy file takes effect when it is written, or on SIGHUP. A faulty file is reported and
+/// changes nothing.
 #[test]
 fn rules_change_while_the_observer_runs() {
     let broker = Broker::Mosquitto;
@@ -410,7 +408,7 @@ fn rules_change_while_the_observer_runs() {
     observer.hang_up();
     observer.wait_log_times("new rules are in force", 2);
     assert_eq!(outcome(&mut u00), "clientadded");
-    // A limit that is raised lets the whole of a message pass, in the layout that looks at nothing.
+    // A raised limit lets a message pass in the inbox layout, which parses nothing.
     let inbox = format!("/apps/{app}/users/u01/u00/messages/outgoing");
     let mut u01 = enter(broker, &app, "u01");
     let own = [
@@ -434,8 +432,7 @@ fn rules_change_while_the_observer_runs() {
     assert!(status.success(), "{log}");
 }
 
-/// `block` changes what the running observer does with the next message, and the blocked sender
-/// sees no difference.
+/// `block` takes effect with the next message, and the blocked sender sees no difference.
 #[test]
 fn an_operators_word_holds_at_once() {
     let broker = Broker::Mosquitto;
@@ -446,7 +443,7 @@ fn an_operators_word_holds_at_once() {
     let echo = |alice: &mut crate::protocol::User| {
         alice.writes("u01", &json!({"text": "hi"}));
         let (place, mut said) = alice.hears();
-        // What differs from message to message anyway.
+        // These differ between any two messages.
         for own in ["message_id", "timestamp"] {
             said.as_object_mut().unwrap().remove(own);
         }
@@ -486,7 +483,7 @@ fn an_operators_word_holds_at_once() {
     );
 }
 
-/// Over MQTT 5 the reason stands beside the payload, too, for the sender and for the dead letters.
+/// Over MQTT 5 notices and dead letters have the reason as a user property, too.
 #[test]
 fn the_reason_is_a_user_property() {
     use std::io::{BufRead, BufReader};
@@ -534,7 +531,7 @@ fn the_reason_is_a_user_property() {
     let mut lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
-    // Of its debugging lines, this one says that it is subscribed.
+    // This debug line says that the subscription is active.
     assert!(lines.any(|line| line.starts_with("Subscribed")));
     let mut u00 = enter(broker, &app, "u00");
     let topic = format!("apps/{app}/users/u00/messages/u01/outgoing");

@@ -1,5 +1,5 @@
-//! What the observer says of itself: metrics, health, status, stats, trace, `watch`, the log level,
-//! the service manager.
+//! What the observer reports about itself: metrics, health, status, stats, trace, `watch`, the log
+//! level, the service manager.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -16,7 +16,7 @@ use crate::bed::{
 use crate::http::{free_port, get};
 use crate::wire::Wire;
 
-/// An observer with a name of its own: its status and its control topics are its alone.
+/// An observer with a unique name, and so with its own status and control topics.
 struct Named {
     broker: Broker,
     name: String,
@@ -41,12 +41,12 @@ impl Named {
         }
     }
 
-    /// The service user, who sees what the observer says of itself.
+    /// The service user, subscribed to the observer's own topics.
     fn operator(&self) -> Wire {
         let id = format!("op-{}", fresh_app());
         let mut wire = Wire::connect(self.broker.port("MQTT"), &id, &service(), true).unwrap();
         let topics = format!("observer/{}/", self.name);
-        // Exact, for RabbitMQ brings up what it has kept for no other filter.
+        // Exact topics: RabbitMQ delivers retained messages for no wildcard filter.
         let filters = ["status", "stats", "trace/+"].map(|last| format!("{topics}{last}"));
         let codes = wire
             .subscribe(&filters.each_ref().map(String::as_str))
@@ -85,7 +85,7 @@ impl Named {
     }
 }
 
-/// The next message on a topic that ends so, as JSON.
+/// The next message on a topic with this ending, as JSON.
 fn said(wire: &mut Wire, topic: &str) -> Value {
     loop {
         let message = wire.message(PATIENCE).unwrap_or_else(|| panic!("{topic}"));
@@ -131,7 +131,7 @@ fn metrics_count_what_happens_in_words_that_prometheus_reads() {
     let text = observer.metrics();
     let (sound, faults) = in_the_bed(&["promtool", "check", "metrics"], &text);
     assert!(sound, "{faults}");
-    // What is there, not how much of it: that differs from run to run.
+    // The names alone: the values differ between runs.
     let numbers = text.lines().map(|line| match line.rsplit_once(' ') {
         Some((series, _)) if !line.starts_with('#') => format!("{series} N"),
         _ => line.to_owned(),
@@ -164,7 +164,7 @@ fn the_number_of_series_does_not_depend_on_the_number_of_users() {
             observer.app
         );
         crowd.publish(topic, payload).unwrap();
-        // So that no more are under way than there are packet identifiers.
+        // No more may be under way than there are packet identifiers.
         if user % 1_000 == 999 {
             let start = Instant::now();
             while crowd.confirmed.len() < 1_000 {
@@ -184,7 +184,7 @@ fn the_number_of_series_does_not_depend_on_the_number_of_users() {
         let refused = number(r#"observer_messages_refused_total{reason="not-json"}"#);
         forwarded + refused
     };
-    // As long as it goes on, it is as slow as the machine.
+    // Slow is fine as long as the count rises.
     let (mut last, mut since) = (done(), Instant::now());
     while last < users + 1 {
         assert!(since.elapsed() < PATIENCE, "it stands at {last}");
@@ -199,7 +199,7 @@ fn the_number_of_series_does_not_depend_on_the_number_of_users() {
     println!("{} series after {users} users", after.len());
 }
 
-/// Waits until readiness is so, and says how long that took.
+/// Waits until `/readyz` says this, and prints how long it took.
 fn becomes(observer: &Named, ready: bool, what: &str) {
     let start = Instant::now();
     wait_for(what, || (observer.ready() == Some(ready)).then_some(()));
@@ -253,7 +253,7 @@ fn readiness_follows_what_the_broker_grants() {
     let (app, port) = (fresh_app(), free_port());
     let state = tempfile::TempDir::new().unwrap();
     let token = state.path().join("token");
-    // It may write everything, and read nothing.
+    // A token that may write everything and read nothing.
     std::fs::write(&token, crate::bed::deaf_token()).unwrap();
     let (url, listen) = (broker.url(false), format!("127.0.0.1:{port}"));
     let mut observer = Observer::prepare(&[
@@ -296,14 +296,14 @@ fn status_is_kept(broker: Broker) {
         (&stats["forwarded"], &stats["refused"]),
         (&json!(0), &json!({}))
     );
-    // Killed, it leaves its will.
+    // After a kill the broker publishes the will.
     observer.observer.kill_and_restart();
     assert_eq!(
         said(&mut operator, "/status"),
         json!({"online": false, "ready": false, "trace": false})
     );
     assert_eq!(said(&mut operator, "/status")["online"], json!(true));
-    // Stopped, it says so itself; and whoever comes later finds it.
+    // On a stop the observer publishes it; later subscribers get it, too.
     observer.observer.stop();
     assert_eq!(said(&mut operator, "/status")["online"], json!(false));
     assert_eq!(
@@ -487,7 +487,7 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
         (&line["recipient"], &line["reason"]),
         (&json!("u02"), &json!("not-json"))
     );
-    // One that has begun anew is asked anew.
+    // `watch` asks a restarted observer for the trace again.
     observer.observer.kill_and_restart();
     while said(&mut operator, "/status")["trace"] != json!(true) {}
     let again = format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing");
@@ -650,7 +650,7 @@ fn dashboard_and_alerts_name_metrics_that_there_are() {
     for panel in panels {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expression = target["expr"].as_str().unwrap();
-            // As Grafana fills them in.
+            // With Grafana's variables filled in.
             let expression = expression
                 .replace("$__rate_interval", "5m")
                 .replace("$job", ".*")
@@ -664,7 +664,7 @@ fn dashboard_and_alerts_name_metrics_that_there_are() {
     named.remove("observer_");
     let missing: Vec<_> = named.difference(&there).collect();
     assert!(missing.is_empty(), "{missing:?} are no metrics");
-    // What nobody looks at is not worth counting.
+    // Every metric is used by the dashboard or an alert.
     let families: BTreeSet<String> = observer
         .metrics()
         .lines()
@@ -708,7 +708,7 @@ fn deployment_files_are_sound_and_name_settings_that_there_are() {
         let unknown: Vec<_> = named.difference(&known).collect();
         assert!(!named.is_empty() && unknown.is_empty(), "{unknown:?}");
     }
-    // The unit starts a program that has to be there.
+    // systemd-analyze wants the program to exist.
     let program = env!("CARGO_BIN_EXE_chat21-observer");
     let unit = unit.replace("/usr/local/bin/chat21-observer", "/bin/true");
     assert!(std::path::Path::new(program).exists());
@@ -755,7 +755,7 @@ fn deployment_files_are_sound_and_name_settings_that_there_are() {
     }
 }
 
-/// What differs from run to run.
+/// Replaces what differs between runs.
 fn filters() -> Vec<(&'static str, &'static str)> {
     vec![
         (r"[0-9a-f]{8}-[0-9a-f-]{27}", "MESSAGE-ID"),

@@ -1,12 +1,11 @@
-//! No secret is said: not in logs of any level, nor in help, errors, results, or the list of
-//! processes.
+//! No secret is printed: not in logs of any level, help, errors, results or the process list.
 
 use std::process::Output;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, service_token, user_token};
 use crate::guarded::APP;
 
-/// Each unlike anything else that is printed.
+/// Values that nothing else prints.
 const PASSWORD: &str = "pw-7f3a91c2";
 const KEY: &str = "key-51d0b8ea-of-more-than-thirty-two-bytes";
 const IN_URL: &str = "urlpw-0c9d22";
@@ -17,12 +16,12 @@ fn said(output: &Output) -> String {
         .concat()
 }
 
-/// The command line of that process, and those of all.
+/// The command line of that process, and those of all processes.
 fn command_lines(pid: u32) -> (String, String) {
     let (mut own, mut all) = (String::new(), String::new());
     for entry in std::fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path();
-        // One that ends meanwhile says nothing.
+        // A process may end meanwhile.
         let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if path.ends_with(pid.to_string()) {
@@ -39,7 +38,7 @@ fn silent(what: &str, text: &str, secrets: &[&str]) {
     }
 }
 
-/// An observer at its most talkative, whose logins succeed.
+/// An observer at log level trace, whose logins succeed.
 #[test]
 fn logs_and_the_list_of_processes_hold_no_secret() {
     for broker in [Broker::Mosquitto, Broker::Rabbit4] {
@@ -98,7 +97,7 @@ fn logs_and_the_list_of_processes_hold_no_secret() {
     }
 }
 
-/// Faults, too, are told without what is at fault.
+/// Error messages do not repeat a faulty secret.
 #[test]
 fn errors_help_and_results_hold_no_secret() {
     let dir = tempfile::TempDir::new().unwrap();

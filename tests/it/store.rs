@@ -1,5 +1,5 @@
-//! The store under a running observer: a whole session read back, kills at random moments, a locked
-//! file, a full disk, the commands.
+//! The store under a running observer: reading a session back, kills, a locked file, a full disk,
+//! commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::protocol::Scene;
 use crate::relay::Relay;
 use crate::wire::Wire;
 
-/// Two users and a group of five chat, read and archive; after a restart the store says exactly
-/// what was said, in order, with the right statuses.
+/// Two users and a group of five chat, read and archive. After a restart the store has every
+/// message in order, with the right status.
 #[test]
 fn a_recorded_session_is_read_back_after_a_restart() {
     let broker = Broker::Rabbit4;
@@ -47,7 +47,7 @@ fn a_recorded_session_is_read_back_after_a_restart() {
             text.to_owned(),
             copy["message_id"].as_str().unwrap().to_owned(),
         );
-        // In between, to all.
+        // A message to the group in between.
         let (from, text) = in_group[n];
         users[from].writes("group-five", &json!({ "text": text }));
         for user in &mut users {
@@ -58,7 +58,7 @@ fn a_recorded_session_is_read_back_after_a_restart() {
             );
         }
     }
-    // u01 has received the first, and seen the third; u02 has seen the first to the group; u00
+    // u01 has received the first and read the third; u02 has read the first one to the group; u00
     // archives u01, who writes again.
     for (user, with, text, status) in [
         (1, "u00", "hello", 200),
@@ -166,7 +166,7 @@ fn a_recorded_session_is_read_back_after_a_restart() {
     assert!(scene.command(&["store", "check"]).contains("is sound"));
 }
 
-/// What the recipients have got.
+/// What the recipients have received.
 #[derive(Default)]
 struct Seen {
     /// The ids each message came under.
@@ -183,9 +183,9 @@ struct Traffic {
     seen: Mutex<Seen>,
     /// How many messages have been sent.
     sent: AtomicUsize,
-    /// Nothing more is sent.
+    /// Tells the sender to stop.
     sent_all: AtomicBool,
-    /// Nobody listens any more.
+    /// Tells the recipients to stop.
     over: AtomicBool,
 }
 
@@ -236,7 +236,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// The messages that no recipient has got, and under which id they are stored.
+/// Messages that no recipient has received, with the id they are stored under.
 fn missing(traffic: &Traffic, observer: &Observer) -> Vec<(usize, Option<String>)> {
     let seen = traffic.seen.lock().unwrap();
     let sent = traffic.sent.load(Ordering::SeqCst);
@@ -271,7 +271,7 @@ fn send(broker: Broker, app: &str, traffic: &Traffic) {
                 other => (RECIPIENTS[other % 3], ""),
             };
             let topic = format!("apps/{app}/outgoing/users/u00/messages/{to}/outgoing");
-            // Equal texts side by side stay two messages: these differ in this number alone.
+            // The payloads differ only in this number.
             wire.publish(topic, format!(r#"{{"n":{sent}{group}}}"#))
                 .unwrap();
             sent += 1;
@@ -314,7 +314,7 @@ fn fifty_kills_lose_nothing_and_store_nothing_twice(broker: Broker) {
                 relay.hold();
                 traffic.flows(1);
             } else {
-                // Xorshift.
+                // Xorshift: a cheap random number.
                 seed ^= seed << 13;
                 seed ^= seed >> 7;
                 seed ^= seed << 17;
@@ -342,7 +342,7 @@ fn fifty_kills_lose_nothing_and_store_nothing_twice(broker: Broker) {
                 last = (traffic.arrived(), Instant::now());
             }
         }
-        // There is no event for "no duplicate comes".
+        // Nothing signals that no duplicate will come.
         std::thread::sleep(Duration::from_millis(500));
     });
     let sent = traffic.sent.into_inner();
@@ -413,8 +413,8 @@ fn fifty_kills_on_mosquitto() {
     fifty_kills_lose_nothing_and_store_nothing_twice(Broker::Mosquitto);
 }
 
-/// Messages that are written while the store fails wait at the broker, readiness says why, and all
-/// arrive when it works again.
+/// While the store fails, messages wait at the broker and readiness says why. All arrive when it
+/// works again.
 fn a_fault_holds_everything_back(
     scene: &Scene,
     http: &str,
@@ -477,8 +477,8 @@ fn a_locked_store_holds_everything_back_and_recovers() {
     );
 }
 
-/// The file may not grow: what a full disk comes to. (The signal that goes with this limit is
-/// ignored by the observer's parent.)
+/// The file may not grow, as on a full disk. (The observer is started with that limit's signal
+/// ignored.)
 #[test]
 fn a_store_that_cannot_grow_holds_everything_back_and_recovers() {
     let broker = Broker::Rabbit4;
@@ -591,8 +591,8 @@ fn commands_look_at_the_store_beside_the_running_observer() {
         &["store", "stats", "--store", "none"],
         "there is no store (--store none)",
     );
-    // What may come again stays until it is known to be acknowledged, and the last for good: its
-    // place is not given twice.
+    // A message that may be redelivered is kept until its acknowledgement is certain. The last one
+    // is kept for good, so that its number is not used twice.
     let start = Instant::now();
     let mut pruned = 0;
     while pruned < 3 {

@@ -53,8 +53,8 @@ fn users_stay_in_their_own_prefix(broker: Broker) {
         assert_eq!(got.json()["text"], "hi");
     }
 
-    // Not another's inbox: refused with SUBACK 0x80, or by closing the connection, as the version
-    // does it.
+    // Another user's inbox is refused, by SUBACK 0x80 or by closing the connection, depending on
+    // the version.
     for filter in [
         own("alice"),
         format!("/{}", own("alice")),
@@ -68,7 +68,7 @@ fn users_stay_in_their_own_prefix(broker: Broker) {
             Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{filter}"),
         }
     }
-    // Not on another's outgoing path, nor into another's inbox.
+    // Nor may they publish on another's outgoing path or into another's inbox.
     let forged = [
         Path::Chat21.outgoing(&app, "alice", "bob"),
         Path::Chat21V1.outgoing(&app, "alice", "bob"),
@@ -121,8 +121,8 @@ fn an_expired_token_is_named_and_tried_slowly_on_rabbitmq4() {
     an_expired_token_is_named_and_tried_slowly(Broker::Rabbit4);
 }
 
-/// RabbitMQ 4 closes the connection when the token's time is over; a renewed token file is read for
-/// the next one.
+/// RabbitMQ 4 closes the connection when the token expires. The observer reads the renewed token
+/// file for the next connection.
 #[test]
 fn a_renewed_token_file_is_read_for_the_next_connection() {
     let broker = Broker::Rabbit4;
@@ -168,8 +168,8 @@ fn a_renewed_token_file_is_read_for_the_next_connection() {
     );
 }
 
-/// RabbitMQ 3.10 closes on a SUBSCRIBE that is not permitted and says nothing: the log does, and it
-/// is tried slowly.
+/// RabbitMQ 3.10 closes the connection on a forbidden SUBSCRIBE without a reason: the log explains
+/// it, and retries are slow.
 #[test]
 fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     let broker = Broker::Rabbit3;
@@ -185,7 +185,7 @@ fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     assert!(retries.len() <= 3, "{retries:?}:\n{}", observer.log());
 }
 
-/// A file of its own for what is secret.
+/// Writes a key file.
 fn key_file(dir: &std::path::Path, text: &str) -> String {
     let path = dir.join("key");
     std::fs::write(&path, text).unwrap();
@@ -207,8 +207,8 @@ fn mint(key: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// What `token mint` makes is what RabbitMQ takes: an observer works with the service's, a user
-/// with theirs, and reaches no further.
+/// RabbitMQ accepts what `token mint` makes: an observer works with the service token, and users
+/// reach their own paths and no others.
 fn minted_tokens_are_accepted(broker: Broker) {
     let _shared = broker.shared();
     let app = fresh_app();
@@ -226,7 +226,7 @@ fn minted_tokens_are_accepted(broker: Broker) {
     ]);
     observer.spawn(&[]);
     observer.wait_ready();
-    // "--store none" leaves the control topics out of the scopes: with a store they are in.
+    // With a store: `--store none` leaves the control topics out of the scopes.
     let minted = |more: &[&str]| {
         let state = dir.path().to_str().unwrap();
         let output = crate::bed::binary()
@@ -280,8 +280,7 @@ fn minted_tokens_are_accepted(broker: Broker) {
         alice.disconnect();
     };
     let narrow = minted(&[]);
-    // Client identifiers are the broker's, not the app's: nobody else may be alice at the same
-    // time.
+    // Client identifiers are unique at the broker, not in the app.
     tries(&narrow, &format!("alice.{app}"), true);
     tries(&narrow, &format!("alice.{app}-kept"), false);
     let own_name = format!("{app}-phone");
@@ -296,7 +295,7 @@ fn minted_tokens_are_accepted(broker: Broker) {
         &format!("{app}-f81d4faf"),
         true,
     );
-    // A session under another's name is not for them, nor another's paths.
+    // They may use neither a session nor paths of another user.
     let foreign = format!("alice2.{app}");
     let mut alice = Wire::connect(port, &foreign, &narrow, true).unwrap();
     assert!(
@@ -327,8 +326,8 @@ fn minted_tokens_are_accepted_by_rabbitmq4() {
     minted_tokens_are_accepted(Broker::Rabbit4);
 }
 
-/// RabbitMQ 4 closes when a token's time is over. The observer makes itself a new one before, and
-/// nothing is lost, nor comes twice.
+/// RabbitMQ 4 closes the connection when a token expires. The observer makes a new token before
+/// that: nothing is lost and nothing comes twice.
 #[test]
 fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     let broker = Broker::Rabbit4;
@@ -355,7 +354,7 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     alice
         .subscribe(&[&format!("apps/{app}/users/alice/#")])
         .unwrap();
-    // Two renewals of each of three connections: past the end of the first token.
+    // Two renewals of each of three connections: by then the first token has expired.
     let renewals = || {
         let log = observer.log();
         log.matches("connecting again with a new token").count()
@@ -387,8 +386,8 @@ fn an_observer_with_a_key_renews_its_token_and_loses_nothing() {
     assert!(!log.contains("not connected"), "{log}");
 }
 
-/// PyJWT reads what we sign with keys of every kind, in PEM and as JWK; `token inspect` knows whose
-/// they are.
+/// PyJWT verifies our tokens for keys of every kind, in PEM and as JWK. `token inspect` recognises
+/// the key.
 #[test]
 fn pyjwt_verifies_tokens_of_every_algorithm() {
     const MAKE: &str = r#"

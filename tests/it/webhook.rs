@@ -1,4 +1,4 @@
-//! Webhooks: what HTTP services are told, and that they are told it whatever they do.
+//! Webhooks: which events HTTP services get, and that they get them despite failures.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::protocol::Scene;
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// What came: which delivery, what, when.
+/// A delivery that came: its id, its body and when.
 #[derive(Clone)]
 struct Told {
     id: String,
@@ -22,12 +22,12 @@ struct Told {
     at: Instant,
 }
 
-/// A service that keeps what it is told.
+/// A service that records its deliveries.
 #[derive(Clone, Default)]
 struct Service(Arc<Mutex<Vec<Told>>>);
 
 impl Service {
-    /// On a port of its own, or a given one; `answer` is given how often that delivery has come
+    /// Listens on a given port (0: any free one). `answer` gets how often that delivery has come
     /// before.
     fn start(
         port: u16,
@@ -57,7 +57,8 @@ impl Service {
         self.0.lock().unwrap().clone()
     }
 
-    /// Waits until so many different deliveries have come, and returns all that came.
+    /// Waits until this many different deliveries have come. Returns all that came, repetitions
+    /// too.
     fn wait(&self, deliveries: usize) -> Vec<Told> {
         wait_for(&format!("{deliveries} deliveries"), || {
             let told = self.told();
@@ -67,7 +68,7 @@ impl Service {
     }
 }
 
-/// Lets so many answers out as it is told to; the others wait.
+/// Lets as many answers out as it is opened for; the others wait.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<usize>, Condvar)>);
 
@@ -88,7 +89,7 @@ fn ok(_: &Request, _: usize) -> Answer {
     Answer::Says(200, "thanks".to_owned())
 }
 
-/// What a message event is about: which event, of which message, to whom.
+/// The event type, the message id and the recipient of a message event.
 fn about(body: &Value) -> [String; 3] {
     ["event_type", "message_id", "delivered_to"].map(|name| body[name].as_str().unwrap().to_owned())
 }
@@ -106,7 +107,7 @@ fn every_event_has_the_fields_of_the_protocol() {
     service.wait(2);
     bob.says(&format!("messages/u00/{id}/update"), r#"{"status":200}"#);
     service.wait(4);
-    // The same receipt again is no news, and seen is told to the sender alone.
+    // A repeated receipt raises no event, and "seen" raises one for the sender only.
     bob.says(&format!("messages/u00/{id}/update"), r#"{"status":200}"#);
     bob.says(&format!("messages/u00/{id}/update"), r#"{"status":300}"#);
     service.wait(5);
@@ -128,7 +129,7 @@ fn every_event_has_the_fields_of_the_protocol() {
     let body = |kind: &str, n: usize| {
         let of_kind = told.iter().filter(|told| told.body["event_type"] == kind);
         let mut body = of_kind.map(|told| told.body.clone()).nth(n).unwrap();
-        // Times are the clock's.
+        // The time differs between runs.
         let at = body.as_object_mut().unwrap().remove("createdAt").unwrap();
         assert!(at.as_u64().unwrap() > 1_700_000_000_000);
         body
@@ -286,7 +287,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
     let mut alice = scene.user("u00");
     let began = Instant::now();
     alice.writes("u01", &json!({"text": "one"}));
-    // The message itself waits for nobody.
+    // The message itself does not wait for webhooks.
     alice.hears();
     let at = |service: &Service, n: usize| {
         let told = wait_for("another attempt", || service.told().get(n).cloned());
@@ -298,7 +299,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
     at(&failing, 2);
     at(&hanging, 1);
     at(&closing, 1);
-    // What waits for the one that is dead does not keep the others from being told.
+    // Events that wait for the dead service do not hold up the others.
     alice.writes("u01", &json!({"text": "two"}));
     at(&good, 1);
     let attempts = |service: &Service| {
@@ -324,7 +325,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
             (attempts(service) == wanted).then_some(())
         });
     }
-    // Every service knows the two events by the same ids.
+    // Every service gets the two events under the same ids.
     let ids = |service: &Service| {
         let mut ids: Vec<String> = service.told().into_iter().map(|told| told.id).collect();
         ids.sort();
@@ -373,7 +374,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         "observer_webhook_queue_events{{endpoint=\"{dead}\"}} 2\n"
     )));
 
-    // An operator has one that was given up told again, and forgets the rest.
+    // An operator drops deliveries, and retries one that was given up.
     let id = of(&refusing_url)[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(
         scene.command(&["webhook", "drop", "--all", "--name", "observer"]),
@@ -429,12 +430,12 @@ fn a_service_that_is_down_for_a_minute_is_told_everything_afterwards_though_the_
             .publish_confirmed(topic, json!({"n": n}).to_string())
             .unwrap();
         alice.disconnect();
-        // Both copies, to the one that is up: at once, but for the time the observer is away.
+        // The service that is up gets both copies' events.
         good.wait(2 * (n + 1));
         if n % 20 == 10 {
             observer.kill_and_restart();
         }
-        // The minute is what is tested.
+        // The service has to be down for a minute.
         let part = u32::try_from(n + 1).unwrap();
         let next = began + down_for * part / u32::try_from(messages).unwrap();
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -452,8 +453,7 @@ fn a_service_that_is_down_for_a_minute_is_told_everything_afterwards_though_the_
         by_event(told).into_values().map(|(ids, _)| ids).collect()
     };
     assert_eq!(ids(&told), ids(&good.told()));
-    // The oldest come first: give or take those that are under way together, and the few it was
-    // tried with meanwhile.
+    // The oldest come first, except for those under way at the same time and those tried meanwhile.
     let order: Vec<u64> = told
         .iter()
         .map(|told| told.body["data"]["n"].as_u64().unwrap())
@@ -466,7 +466,7 @@ fn a_service_that_is_down_for_a_minute_is_told_everything_afterwards_though_the_
     println!("told {} times for {} events", told.len(), events.len());
 }
 
-/// The ids of each event, and how often it was told.
+/// The ids of each event, and how often it came.
 fn by_event(told: &[Told]) -> BTreeMap<[String; 3], (Vec<String>, usize)> {
     let mut events: BTreeMap<[String; 3], (Vec<String>, usize)> = BTreeMap::new();
     for told in told {
@@ -479,7 +479,7 @@ fn by_event(told: &[Told]) -> BTreeMap<[String; 3], (Vec<String>, usize)> {
     events
 }
 
-/// Alice's connection, and where she writes.
+/// Alice's connection, and the topic of her messages to u01.
 fn alice(app: &str) -> (crate::wire::Wire, String) {
     let login = Broker::Mosquitto.login(app, "u00");
     let (name, port) = (format!("{app}-u00"), Broker::Mosquitto.port("MQTT"));
@@ -491,8 +491,8 @@ fn alice(app: &str) -> (crate::wire::Wire, String) {
 #[test]
 fn what_was_not_told_before_a_kill_is_told_after_it_with_the_same_id() {
     let _shared = Broker::Mosquitto.shared();
-    // Slow, so that a kill finds some of them under way; and the first time each is told it fails
-    // in another way.
+    // Slow, so that a kill finds deliveries under way; and some fail the first time, in different
+    // ways.
     let (service, url) = Service::start(0, |request, before| {
         let n = request.body["data"]["n"].as_u64().unwrap();
         match (before, n % 40) {
@@ -525,7 +525,7 @@ fn what_was_not_told_before_a_kill_is_told_after_it_with_the_same_id() {
         }
     }
     service.wait(2 * messages);
-    // What failed the first time is still to come, or has come again.
+    // Deliveries that failed the first time have to come again.
     let events = wait_for("each event, taken once", || {
         let events = by_event(&service.told());
         let bad = [3, 9, 17, 25, 33];
@@ -576,7 +576,7 @@ fn an_orderly_stop_tells_nothing_twice_and_starts_nothing_new() {
             .unwrap();
     }
     for round in 1..=3 {
-        // Five are answered, and three are under way when it stops: these it waits for.
+        // Five are answered, and three are under way when the observer stops: it waits for these.
         gate.open(5);
         service.wait(8 * round);
         crate::bed::signal(observer.pid(), "TERM");
@@ -657,7 +657,7 @@ fn what_an_operator_drops_is_not_told_and_what_comes_later_is() {
         let last = told.iter().any(|told| told.body["data"]["text"] == "later");
         last.then_some(told)
     });
-    // One may be on its way when it is dropped.
+    // One may be under way when it is dropped.
     assert!(told.len() <= 2, "{}", told.len());
 }
 
@@ -772,7 +772,7 @@ fn deliveries_are_signed_and_say_who_sends_them() {
     assert_eq!(headers["content-type"], "application/json");
     assert!(headers["user-agent"].starts_with("chat21-observer/"));
     assert_eq!(headers["authorization"], "Basic bWU6cGFzcw==");
-    // As a receiver would check it, in another language.
+    // Checked as a receiver would, in another language.
     let script = r#"
 import base64, hashlib, hmac, sys
 id, at, text, tag = sys.argv[1:]

@@ -1,5 +1,5 @@
-//! A bare MQTT 3.1.1 client on a socket: it sends what no client library would, and shares no code
-//! with the observer.
+//! A bare MQTT 3.1.1 client on a socket. It can send what no client library would, and shares no
+//! code with the observer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -105,7 +105,7 @@ pub(crate) fn parse_publish(first: u8, body: &[u8]) -> Message {
 }
 
 impl Wire {
-    /// Takes a connected socket over.
+    /// Wraps a connected socket.
     pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
