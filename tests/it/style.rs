@@ -10,23 +10,13 @@ const LINE: usize = 100;
 const FILE: usize = 600;
 
 /// Files of `src` with lines still too long. To become empty.
-const OPEN_LINES: [&str; 65] = [
-    "src/auth/acl.rs",
-    "src/auth/signing.rs",
-    "src/auth/signing/tests.rs",
-    "src/auth/token.rs",
+const OPEN_LINES: [&str; 55] = [
     "src/build.rs",
     "src/commands/demo.rs",
     "src/commands/explain/topic.rs",
     "src/commands/explain/words.rs",
     "src/commands/watch/mod.rs",
     "src/commands/watch/text.rs",
-    "src/config/layouts.rs",
-    "src/config/login.rs",
-    "src/config/mod.rs",
-    "src/config/settings.rs",
-    "src/config/store.rs",
-    "src/config/webhooks.rs",
     "src/connections/link.rs",
     "src/connections/probe_client.rs",
     "src/connections/publisher.rs",
