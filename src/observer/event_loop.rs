@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// The observer's state. Each field owns a part of it; the methods here are those that touch
 /// several.
-pub(super) struct Observer {
+pub(crate) struct Observer {
     pub(super) clock: Clock,
     pub(super) ledger: Ledger,
     pub(super) session: Session,

@@ -5,13 +5,13 @@
 
 mod announce;
 mod dots;
-mod event_loop;
-mod inbound;
+pub(crate) mod event_loop;
+pub(crate) mod inbound;
 mod journal;
-mod processing;
+pub(crate) mod processing;
 pub mod processor;
-mod publishers;
-mod session;
+pub(crate) mod publishers;
+pub(crate) mod session;
 mod setup;
 mod shutdown;
 mod start;
