@@ -6,7 +6,8 @@ use super::cli::{BanArgs, BlockArgs, BlockCommand, Format};
 use super::input::{app_id, user_id};
 use super::output::Output;
 use super::store::open_store;
-use crate::store::Store;
+use crate::protocol::control_payload::BlockChange;
+use crate::store::{Administration, BanChange};
 use crate::telemetry::clock::Clock;
 
 pub(super) fn run(command: &BlockCommand, out: Output) -> anyhow::Result<ExitCode> {
@@ -18,25 +19,18 @@ pub(super) fn run(command: &BlockCommand, out: Output) -> anyhow::Result<ExitCod
             settings,
         } => {
             let store = open_store(&settings.load()?)?;
-            list(&store, app.as_deref(), user.as_deref(), format, out)?;
+            list(store.as_ref(), app.as_deref(), user.as_deref(), format, out)?;
         }
-        BlockCommand::Set(args) => block(args, Change::Begin, out)?,
-        BlockCommand::Clear(args) => block(args, Change::End, out)?,
-        BlockCommand::Ban(args) => ban(args, Change::Begin, out)?,
-        BlockCommand::Unban(args) => ban(args, Change::End, out)?,
+        BlockCommand::Set(args) => block(args, BlockChange::Block, out)?,
+        BlockCommand::Clear(args) => block(args, BlockChange::Unblock, out)?,
+        BlockCommand::Ban(args) => ban(args, BanChange::Ban, out)?,
+        BlockCommand::Unban(args) => ban(args, BanChange::Unban, out)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a block or a ban begins or ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Change {
-    Begin,
-    End,
-}
-
 fn list(
-    store: &Store,
+    store: &dyn Administration,
     app: Option<&str>,
     user: Option<&str>,
     format: &Format,
@@ -57,7 +51,7 @@ fn list(
     Ok(())
 }
 
-fn block(args: &BlockArgs, change: Change, out: Output) -> anyhow::Result<()> {
+fn block(args: &BlockArgs, change: BlockChange, out: Output) -> anyhow::Result<()> {
     let mut store = open_store(&args.settings.load()?)?;
     let BlockArgs {
         app, user, other, ..
@@ -65,25 +59,25 @@ fn block(args: &BlockArgs, change: Change, out: Output) -> anyhow::Result<()> {
     app_id(app)?;
     user_id("user", user)?;
     user_id("user", other)?;
-    let changed = store.set_block(app, user, other, change == Change::Begin)?;
+    let changed = store.set_block(app, user, other, change)?;
     let word = match change {
-        Change::Begin => "blocks",
-        Change::End => "does not block",
+        BlockChange::Block => "blocks",
+        BlockChange::Unblock => "does not block",
     };
     out.line(format_args!("{app} {user} {word} {other}"))?;
     note_unchanged(changed, out);
     Ok(())
 }
 
-fn ban(args: &BanArgs, change: Change, out: Output) -> anyhow::Result<()> {
+fn ban(args: &BanArgs, change: BanChange, out: Output) -> anyhow::Result<()> {
     let mut store = open_store(&args.settings.load()?)?;
     let BanArgs { app, user, .. } = args;
     app_id(app)?;
     user_id("user", user)?;
-    let changed = store.set_ban(app, user, change == Change::Begin, Clock.now().wall)?;
+    let changed = store.set_ban(app, user, change, Clock.now().wall)?;
     let word = match change {
-        Change::Begin => "banned",
-        Change::End => "not banned",
+        BanChange::Ban => "banned",
+        BanChange::Unban => "not banned",
     };
     out.line(format_args!("{app} {user} is {word}"))?;
     note_unchanged(changed, out);

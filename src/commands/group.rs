@@ -11,7 +11,7 @@ use crate::protocol::group::Group;
 use crate::protocol::id::AppId;
 use crate::protocol::refusal::Refusal;
 use crate::rules::checks::check_recipients;
-use crate::store::Store;
+use crate::store::Administration;
 
 /// What a file for `group set` holds.
 const GROUP_FORM: &str =
@@ -25,12 +25,12 @@ pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCod
             settings,
         } => {
             let store = open_store(&settings.load()?)?;
-            list(&store, app.as_deref(), format, out)?;
+            list(store.as_ref(), app.as_deref(), format, out)?;
         }
         GroupCommand::Show { group, settings } => {
             let store = open_store(&settings.load()?)?;
             check_ids(group)?;
-            show(&store, group, out)?;
+            show(store.as_ref(), group, out)?;
         }
         GroupCommand::Set {
             group,
@@ -59,7 +59,12 @@ pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(store: &Store, app: Option<&str>, format: &Format, out: Output) -> anyhow::Result<()> {
+fn list(
+    store: &dyn Administration,
+    app: Option<&str>,
+    format: &Format,
+    out: Output,
+) -> anyhow::Result<()> {
     let groups = store.groups(app)?;
     if format.json {
         out.json(&groups)?;
@@ -74,7 +79,7 @@ fn list(store: &Store, app: Option<&str>, format: &Format, out: Output) -> anyho
     Ok(())
 }
 
-fn show(store: &Store, group: &GroupArgs, out: Output) -> anyhow::Result<()> {
+fn show(store: &dyn Administration, group: &GroupArgs, out: Output) -> anyhow::Result<()> {
     let body = store
         .group_body(&group.app, &group.group)?
         .ok_or_else(|| missing(group))?;

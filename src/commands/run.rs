@@ -149,7 +149,7 @@ fn ready_line(config: &Config, ready: &Ready) -> String {
             layouts.push(name);
         }
     }
-    let store = match config.store.as_ref().map(|settings| &settings.place) {
+    let store = match config.store.as_ref().map(|settings| &settings.location) {
         Some(StoreLocation::File(path)) => format!(", store {}", path.display()),
         Some(StoreLocation::Memory) | None => ", no store".to_owned(),
     };

@@ -15,7 +15,7 @@ use super::output::{Output, OutputError};
 use super::settings::SettingsArgs;
 use crate::config::Config;
 use crate::protocol::time::UnixMillis;
-use crate::store::{Stats, Store, StoreLocation};
+use crate::store::{self, Administration, ExportError, Stats, StoreLocation};
 use crate::telemetry::clock::Clock;
 
 pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCode> {
@@ -29,21 +29,21 @@ pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCod
 
 /// The file in which an observer with these settings stores.
 fn store_path(config: &Config) -> anyhow::Result<&Path> {
-    match config.store.as_ref().map(|settings| &settings.place) {
+    match config.store.as_ref().map(|settings| &settings.location) {
         Some(StoreLocation::File(path)) => Ok(path),
         Some(StoreLocation::Memory) | None => anyhow::bail!("there is no store (--store none)"),
     }
 }
 
 /// Opens the store of an observer with these settings, which may be running.
-pub(super) fn open_store(config: &Config) -> anyhow::Result<Store> {
-    Ok(Store::open_shared(store_path(config)?)?)
+pub(super) fn open_store(config: &Config) -> anyhow::Result<Box<dyn Administration>> {
+    Ok(store::administer(store_path(config)?)?)
 }
 
 fn stats(format: &Format, settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
     let path = store_path(&config)?;
-    let stats = open_store(&config)?.stats(path)?;
+    let stats = open_store(&config)?.stats()?;
     if format.json {
         out.json(&stats)?;
     } else {
@@ -60,13 +60,15 @@ fn export(
     let store = open_store(&settings.load()?)?;
     let TimelineArgs { app, user, other } = timeline;
     let mut lines = out.buffered();
-    let written = store.export(app, user, other.as_deref(), |line| {
+    let written = store.export(app, user, other.as_deref(), &mut |line| {
         lines.write_all(line)?;
         lines.write_all(b"\n")
-    })?;
-    written
-        .and_then(|()| lines.flush())
-        .map_err(OutputError::from)?;
+    });
+    match written {
+        Ok(()) => lines.flush().map_err(OutputError::from)?,
+        Err(ExportError::Output(error)) => return Err(OutputError::from(error).into()),
+        Err(ExportError::Store(error)) => return Err(error.into()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

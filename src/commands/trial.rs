@@ -15,7 +15,7 @@ pub(super) fn setup(config: &Config) -> Setup {
     Setup {
         consult: None,
         store: config.store.clone().map(|settings| StoreSettings {
-            place: StoreLocation::Memory,
+            location: StoreLocation::Memory,
             ..settings
         }),
         publishers: 1,

@@ -7,7 +7,7 @@ use super::cli::{DeliveryArgs, Format, WebhookCommand};
 use super::output::Output;
 use super::store::open_store;
 use crate::protocol::time::UnixMillis;
-use crate::store::{Selection, Store, WebhookRow};
+use crate::store::{Selection, WebhookQueue, WebhookRow};
 use crate::telemetry::clock::Clock;
 
 pub(super) fn run(command: &WebhookCommand, out: Output) -> anyhow::Result<ExitCode> {
@@ -22,7 +22,7 @@ pub(super) fn run(command: &WebhookCommand, out: Output) -> anyhow::Result<ExitC
                 true => Selection::GivenUp,
                 false => Selection::All,
             };
-            list(&store, &which, format, out)?;
+            list(store.as_ref(), &which, format, out)?;
         }
         WebhookCommand::Retry(args) => {
             let mut store = open_store(&args.settings.load()?)?;
@@ -63,7 +63,12 @@ fn check_found(which: &Selection, count: usize) -> anyhow::Result<()> {
     }
 }
 
-fn list(store: &Store, which: &Selection, format: &Format, out: Output) -> anyhow::Result<()> {
+fn list(
+    store: &dyn WebhookQueue,
+    which: &Selection,
+    format: &Format,
+    out: Output,
+) -> anyhow::Result<()> {
     let deliveries = store.webhooks(which)?;
     if format.json {
         out.json(&deliveries)?;

@@ -10,7 +10,7 @@ use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKinds;
-use crate::store::StoreSettings;
+use crate::store::{OfflineDelivery, StoreSettings};
 
 const REDELIVER_NEEDS_PRESENCE: &str = "redeliver needs presence, and --presence-enabled is false";
 
@@ -56,7 +56,7 @@ pub(super) fn read_controls(reader: &mut Reader<'_>, store: Option<&StoreSetting
         (_, None) => Controls::Off,
         (true, Some(_)) => Controls::Served,
         (false, Some(store)) => {
-            if store.redeliver {
+            if store.offline == OfflineDelivery::Redeliver {
                 reader.fail("offline", REDELIVER_NEEDS_PRESENCE);
             }
             Controls::WithoutPresence

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::identity::StateDir;
 use super::reader::Reader;
 use super::values::{ValueError, parse_size};
-use crate::store::{Retention, StoreLocation, StoreSettings};
+use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
 
 /// The least `--retain`: messages that are not acknowledged yet, and those that a client has just
 /// asked for, must not be deleted.
@@ -26,7 +26,11 @@ const REDELIVER_NEEDS_STORE: &str = "redeliver needs a store, and there is none 
 
 /// Where and how messages are kept; `None` for `--store none`, and after a mistake.
 pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings> {
-    let redeliver = reader.choice("offline", &[("broker", false), ("redeliver", true)]);
+    let choices = [
+        ("broker", OfflineDelivery::Broker),
+        ("redeliver", OfflineDelivery::Redeliver),
+    ];
+    let offline = reader.choice("offline", &choices);
     let retention = Retention {
         age: reader.parse("retain", parse_age),
         bytes: reader.parse("retain-size", parse_retained_size),
@@ -39,7 +43,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
                     reader.fail(name, NOTHING_TO_DELETE);
                 }
             }
-            if redeliver {
+            if offline == OfflineDelivery::Redeliver {
                 reader.fail("offline", REDELIVER_NEEDS_STORE);
             }
             reader.warn(NO_STORE);
@@ -53,9 +57,9 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         }
     };
     Some(StoreSettings {
-        place: StoreLocation::File(path),
+        location: StoreLocation::File(path),
         retention,
-        redeliver,
+        offline,
     })
 }
 
@@ -96,7 +100,7 @@ mod tests {
             load(flags, env, None)
                 .unwrap()
                 .store
-                .map(|store| store.place)
+                .map(|store| store.location)
         };
         let file = |path: &str| Some(StoreLocation::File(path.into()));
         assert_eq!(place(&[("store", "/x/y.db")], &[]), file("/x/y.db"));
@@ -112,7 +116,8 @@ mod tests {
         assert_eq!(
             load(&[], &[("HOME", "")], None).unwrap_err(),
             [
-                "--store: there is no state directory ($HOME is not set): give a path, or none to forward only"
+                "--store: there is no state directory ($HOME is not set): give a path, or none \
+                 to forward only"
             ]
         );
         let none = load(&[("store", "none")], &[], None).unwrap();

@@ -27,8 +27,9 @@ use crate::rules::fan_out::{FanOut, STEP, Step};
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
-use crate::store::thread::{self, Probe, Pruned};
-use crate::store::{Origin, OutboxReply, OutboxRequest, Retention, StoreError};
+use crate::store::{
+    Committed, Origin, OutboxReply, OutboxRequest, Probe, Pruned, Retention, StoreError, thread,
+};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
 
@@ -115,7 +116,7 @@ impl Processor {
     }
 
     #[cfg(test)]
-    pub(crate) fn store_mut(&mut self) -> Option<&mut crate::store::Store> {
+    pub(crate) fn store_mut(&mut self) -> Option<&mut dyn crate::store::Store> {
         self.persistence.as_store_mut()
     }
 
@@ -152,9 +153,9 @@ impl Processor {
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
         if let Some(store) = self.persistence.as_store_mut() {
-            let has_written = store.commit()?;
+            let committed = store.commit()?;
             let took = self.clock.now().instant.saturating_duration_since(began);
-            if has_written {
+            if committed == Committed::Changed {
                 self.metrics.committed(took, batch.messages.len());
             }
         }
@@ -350,7 +351,7 @@ impl thread::Work for Processor {
     type Done = Processed;
 
     fn parts(batch: &Batch) -> usize {
-        batch.messages.len() + batch.outbox_request.settled.len()
+        batch.messages.len() + batch.outbox_request.results.len()
     }
 
     fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
@@ -361,9 +362,8 @@ impl thread::Work for Processor {
         let Some(store) = self.persistence.as_store_mut() else {
             return Ok(());
         };
-        let writes = probe == Probe::Write;
-        let tried = store.probe(writes);
-        self.written += usize::from(writes);
+        let tried = store.probe(probe);
+        self.written += usize::from(probe == Probe::Write);
         if tried.is_err() {
             self.metrics.store_failed();
             store.rollback();
@@ -379,10 +379,7 @@ impl thread::Work for Processor {
         if self.retention == Retention::default() {
             return Ok(Pruned::All);
         }
-        Ok(match store.prune_step(&self.retention, now)? {
-            true => Pruned::More,
-            false => Pruned::All,
-        })
+        store.prune_step(&self.retention, now)
     }
 
     fn take_written(&mut self) -> usize {

@@ -197,7 +197,7 @@ impl Observer {
         let now = self.clock.now();
         let outbox_request = OutboxRequest {
             // Nothing more is posted.
-            room: vec![],
+            demands: vec![],
             ..self.webhooks.take_outbox_request(now)
         };
         self.webhooks.log_lost();

@@ -20,6 +20,7 @@ use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
 use crate::observer::announce::StatusReporter;
+use crate::observer::dots::DotCheck;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
@@ -31,7 +32,7 @@ use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
-use crate::store::{Retention, Store, StoreLocation, thread};
+use crate::store::{self, Access, Endpoints, Outbox, Retention, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
 use crate::telemetry::service_topics::ServiceTopics;
@@ -81,7 +82,9 @@ pub async fn run(
         session.await;
         "session"
     });
+    let dots = DotCheck::start(&setup.router.policy, &setup.links, &parts.topics.probe);
     let inputs = Inputs {
+        dots,
         session_rx,
         publisher_rx: parts.spawn_publishers(&links, &mut tasks),
         policy: setup.policy.clone(),
@@ -98,9 +101,9 @@ pub async fn run(
 struct Parts {
     clock: Clock,
     began: Now,
-    store: Option<Store>,
+    store: Option<Box<dyn Store>>,
     /// Without a store: where events for webhooks wait, if there are any endpoints.
-    outbox: Option<Store>,
+    outbox: Option<Box<dyn Outbox>>,
     dispatcher: Option<WebhookDispatcher>,
     decision_service: Option<DecisionService>,
     health: Health,
@@ -127,9 +130,13 @@ impl Parts {
         let store = open_store(setup, &endpoints)?;
         let outbox = match webhooks {
             Some(webhooks) if store.is_none() => {
-                let memory = Store::open(&StoreLocation::Memory, false);
-                let memory = memory.map_err(ObserverError::Store)?;
-                Some(memory.with_webhooks(endpoints, webhooks.max_bytes))
+                let outbox = store::outbox_in_memory();
+                let mut outbox = outbox.map_err(ObserverError::Store)?;
+                outbox.set_endpoints(Endpoints {
+                    names: endpoints,
+                    max_bytes: webhooks.max_bytes,
+                });
+                Some(outbox)
             }
             Some(_) | None => None,
         };
@@ -231,7 +238,7 @@ impl Parts {
         };
         let processor = match (store, outbox) {
             (Some(store), _) => {
-                resume(&store, &mut ledger, &mut ids)?;
+                resume(store.as_ref(), &mut ledger, &mut ids)?;
                 let retention = setup.store.map(|settings| settings.retention);
                 let retention = retention.unwrap_or_default();
                 threaded(&router, store, retention, metrics.clone())?
@@ -261,17 +268,24 @@ impl Parts {
     }
 }
 
-fn open_store(setup: &Setup, endpoints: &[String]) -> Result<Option<Store>, ObserverError> {
+fn open_store(
+    setup: &Setup,
+    endpoints: &[String],
+) -> Result<Option<Box<dyn Store>>, ObserverError> {
     let Some(settings) = &setup.store else {
         return Ok(None);
     };
-    let store = Store::open(&settings.place, settings.redeliver).map_err(ObserverError::Store)?;
+    let store = store::open(&settings.location, Access::Exclusive, settings.offline);
+    let mut store = store.map_err(ObserverError::Store)?;
     let max_bytes = setup
         .webhooks
         .as_ref()
         .map_or(0, |webhooks| webhooks.max_bytes);
-    let store = store.with_webhooks(endpoints.to_vec(), max_bytes);
-    let left_over = store.left_over().map_err(ObserverError::Store)?;
+    store.set_endpoints(Endpoints {
+        names: endpoints.to_vec(),
+        max_bytes,
+    });
+    let left_over = store.orphaned().map_err(ObserverError::Store)?;
     if left_over > 0 {
         warn!(
             left_over,
@@ -284,7 +298,11 @@ fn open_store(setup: &Setup, endpoints: &[String]) -> Result<Option<Store>, Obse
 
 /// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
 /// higher ids.
-fn resume(store: &Store, ledger: &mut Ledger, ids: &mut MessageIds) -> Result<(), ObserverError> {
+fn resume(
+    store: &dyn Store,
+    ledger: &mut Ledger,
+    ids: &mut MessageIds,
+) -> Result<(), ObserverError> {
     let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
     ledger.expect(&unacknowledged);
     if let Some(last) = store.last_id().map_err(ObserverError::Store)? {
@@ -302,15 +320,15 @@ fn inline(router: &Router, persistence: Persistence, metrics: &Metrics) -> Proce
 /// A processor in the store's thread.
 fn threaded(
     router: &Router,
-    store: Store,
+    store: Box<dyn Store>,
     retention: Retention,
     metrics: Metrics,
 ) -> Result<ProcessorHandle, ObserverError> {
-    let checkpointer = store.checkpointer().map_err(ObserverError::Store)?;
+    let upkeep = store.upkeep().map_err(ObserverError::Store)?;
     let processor = Processor::new(router.clone(), Persistence::store(store), metrics)
         .with_retention(retention);
     let stop = CancellationToken::new();
-    let handle = thread::spawn(processor, checkpointer, stop.clone());
+    let handle = thread::spawn(processor, upkeep, stop.clone());
     let handle = handle.map_err(ObserverError::Thread)?;
     Ok(ProcessorHandle::Threaded(handle, stop))
 }

@@ -92,7 +92,7 @@ fn check_configured_ban(rules: &Rules, address: &Address<'_>) -> Result<(), Refu
 }
 
 /// Whether an operator has banned the sender in the store.
-pub(super) fn is_banned<S: FactSource>(
+pub(super) fn is_banned<S: FactSource + ?Sized>(
     request: &Request<'_>,
     source: &mut S,
 ) -> Result<bool, S::Error> {

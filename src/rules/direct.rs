@@ -22,7 +22,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn look_up<S: FactSource>(
+    pub(super) fn look_up<S: FactSource + ?Sized>(
         outgoing: &Outgoing<'_>,
         source: &mut S,
     ) -> Result<Self, S::Error> {

@@ -19,7 +19,10 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn look_up<S: FactSource>(fetch: &Fetch, source: &mut S) -> Result<Self, S::Error> {
+    pub(super) fn look_up<S: FactSource + ?Sized>(
+        fetch: &Fetch,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
         let range = Range {
             after: source.position_at(fetch.since)?,
             last: source.last_position()?,

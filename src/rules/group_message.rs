@@ -30,7 +30,7 @@ pub(crate) struct Facts {
 impl Facts {
     /// The facts of a message to a group. `None` for a message to a user: the recipient is neither
     /// stored as a group nor called like one.
-    pub(crate) fn look_up<S: FactSource>(
+    pub(crate) fn look_up<S: FactSource + ?Sized>(
         outgoing: &Outgoing<'_>,
         source: &mut S,
     ) -> Result<Option<Self>, S::Error> {

@@ -34,7 +34,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn look_up<S: FactSource>(
+    pub(crate) fn look_up<S: FactSource + ?Sized>(
         app: AppId<'_>,
         user: UserId<'_>,
         source: &mut S,

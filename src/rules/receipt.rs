@@ -34,7 +34,7 @@ pub(super) enum Peer {
 }
 
 impl Facts {
-    pub(super) fn look_up<S: FactSource>(
+    pub(super) fn look_up<S: FactSource + ?Sized>(
         timeline: &Timeline<'_>,
         message: MessageKey<'_>,
         source: &mut S,

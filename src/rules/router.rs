@@ -57,7 +57,7 @@ impl Router {
     ///
     /// # Errors
     /// The source's own: nothing is decided then.
-    pub fn plan<'a, S: FactSource>(
+    pub fn plan<'a, S: FactSource + ?Sized>(
         &self,
         request: &'a Request<'a>,
         arrival: &Arrival<'_>,
@@ -89,7 +89,7 @@ impl Router {
     }
 
     /// Looks up the facts of a request and makes its plan.
-    fn decide<'a, S: FactSource>(
+    fn decide<'a, S: FactSource + ?Sized>(
         &self,
         request: &'a Request<'a>,
         context: &Context<'_>,
@@ -190,7 +190,7 @@ impl Router {
 }
 
 /// A message goes to a group or to a user.
-fn decide_message<'a, S: FactSource>(
+fn decide_message<'a, S: FactSource + ?Sized>(
     outgoing: &Outgoing<'a>,
     envelope: &Envelope<'_>,
     context: &Context<'_>,

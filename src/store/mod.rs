@@ -1,8 +1,216 @@
-//! Owns what the observer remembers: messages, inboxes, groups, presence, and the outbox of webhooks.
-//! SQLite holds it, and nothing outside of `store/sqlite` names it.
-//! What becomes of a message is decided in `rules`; when a batch is committed is decided in `observer`.
+//! Owns what the observer remembers: messages, inboxes, groups, presence, and the outbox.
+//! Leaves what becomes of a message to `rules`, and when a batch is committed to `observer`.
+//! The interface is here, in terms of the domain; the one implementation is in `sqlite`.
+//!
+//! A second implementation is done when [`contract`](self) holds for it: the tests in
+//! `store/contract` take a maker of stores.
 
+mod administration;
+mod error;
+mod outbox;
+mod settings;
 mod sqlite;
 pub mod thread;
 
-pub use self::sqlite::*;
+#[cfg(test)]
+mod contract;
+
+use std::fmt::Debug;
+use std::path::Path;
+
+pub use self::administration::{
+    Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
+};
+pub use self::error::{Cause, ExportError, StoreError};
+pub use self::outbox::{
+    Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
+    OutboxRequest, Waiting,
+};
+pub use self::settings::{Access, OfflineDelivery, Retention, StoreLocation, StoreSettings};
+use self::sqlite::SqliteStore;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
+use crate::protocol::time::UnixMillis;
+use crate::rules::facts::FactSource;
+use crate::rules::history::{Page, PageQuery};
+use crate::rules::write::Write;
+
+/// Opens the store of an observer. With [`Access::Exclusive`] it is made if it does not exist.
+///
+/// # Errors
+/// [`StoreError`], if that is not possible, or another observer has it.
+pub fn open(
+    location: &StoreLocation,
+    access: Access,
+    offline: OfflineDelivery,
+) -> Result<Box<dyn Store>, StoreError> {
+    Ok(Box::new(SqliteStore::open(location, access, offline)?))
+}
+
+/// Opens a store for a command of the operator, beside the observer that may be running.
+///
+/// # Errors
+/// [`StoreError`], if that is not possible.
+pub fn administer(path: &Path) -> Result<Box<dyn Administration>, StoreError> {
+    let location = StoreLocation::File(path.to_owned());
+    let store = SqliteStore::open(&location, Access::Shared, OfflineDelivery::Broker)?;
+    Ok(Box::new(store))
+}
+
+/// Opens an outbox without a store around it: in memory.
+///
+/// # Errors
+/// [`StoreError`], if that is not possible.
+pub fn outbox_in_memory() -> Result<Box<dyn Outbox>, StoreError> {
+    let location = StoreLocation::Memory;
+    let store = SqliteStore::open(&location, Access::Exclusive, OfflineDelivery::Broker)?;
+    Ok(Box::new(store))
+}
+
+/// The store of an observer that runs: the one writer of messages.
+///
+/// A batch of messages is one transaction, from [`Store::begin`] to [`Store::commit`]. Facts and
+/// pages include what the same transaction has written before.
+pub trait Store:
+    FactSource<Error = StoreError> + History + Outbox + Administration + Debug + Send
+{
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`]; no transaction has begun then.
+    fn begin(&mut self) -> Result<(), StoreError>;
+
+    /// Applies one write. Applying the same write again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn apply(&mut self, write: &Write<'_>, origin: &Origin) -> Result<Written, StoreError>;
+
+    /// Records that a message and all before it are acknowledged to the broker.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn acknowledge(&mut self, id: MessageId) -> Result<(), StoreError>;
+
+    /// Notes that all publishes of a message and of those before it are confirmed. It is not
+    /// stored: after a restart the store goes by what is acknowledged.
+    fn note_finished(&mut self, id: Option<MessageId>);
+
+    /// Makes durable what was written since [`Store::begin`].
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of it is. [`Store::rollback`] must follow.
+    fn commit(&mut self) -> Result<Committed, StoreError>;
+
+    /// Takes back what was written since [`Store::begin`].
+    fn rollback(&mut self);
+
+    /// Tries whether the store would accept a batch now.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it would not. [`Store::rollback`] must follow.
+    fn probe(&mut self, probe: Probe) -> Result<(), StoreError>;
+
+    /// Takes one small step of retention, in a transaction of its own.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing is deleted.
+    fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError>;
+
+    /// The upkeep that a thread of its own can do; none for a store in memory.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn upkeep(&self) -> Result<Option<Box<dyn Upkeep>>, StoreError>;
+}
+
+/// Reads what was stored.
+pub trait History {
+    /// The next stored messages of a user, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn page(&self, app: AppId<'_>, user: UserId<'_>, query: &PageQuery)
+    -> Result<Page, StoreError>;
+
+    /// The body of a message, if it is stored.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn body(&self, id: MessageId) -> Result<Option<String>, StoreError>;
+
+    /// The messages that may not be acknowledged to the broker, in the order they came: their
+    /// fingerprints and ids.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn unacknowledged(&self) -> Result<Vec<(u64, MessageId)>, StoreError>;
+
+    /// The last id that an observer on this store is known to have given.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn last_id(&self) -> Result<Option<MessageId>, StoreError>;
+}
+
+/// Upkeep beside the one who writes, so that no message waits for it.
+pub trait Upkeep: Send {
+    /// Does what can be done without waiting for anybody. It is worth while after
+    /// [`UPKEEP_DUE`] writes.
+    ///
+    /// # Errors
+    /// [`StoreError`]. What was not done now is done by the next run.
+    fn run(&mut self) -> Result<(), StoreError>;
+}
+
+/// Writes after which [`Upkeep`] is worth while.
+pub const UPKEEP_DUE: usize = 1_000;
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It may have changed something.
+    New,
+    /// It is a copy that was stored before.
+    Known,
+}
+
+/// What a transaction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It changed something.
+    Changed,
+    /// It changed nothing.
+    Unchanged,
+}
+
+/// What is tried of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether it gives out its lock.
+    Lock,
+    /// Whether it takes a write, too. The write is of no consequence and not made durable.
+    Write,
+}
+
+/// Whether retention has deleted everything it may delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pruned {
+    /// Another step is needed.
+    More,
+    /// Nothing is left to do for now.
+    All,
+}
+
+/// What the writes of one plan have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The id given to the message that came in.
+    pub id: MessageId,
+    /// Recognizes a redelivery of the message; `None` if there can be none (QoS 0).
+    pub fingerprint: Option<u64>,
+    /// Whether the message is a redelivery.
+    pub repeated: bool,
+    /// The time.
+    pub now: UnixMillis,
+}

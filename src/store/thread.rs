@@ -1,7 +1,7 @@
 //! Drives work on the store in a thread of its own: one batch at a time, and upkeep in between.
 //!
-//! Owns the pace: retries, the spacing of commits, probes, retention, and the thread that
-//! checkpoints. Leaves to its [`Work`] what a batch is and what is done with it.
+//! Owns the pace: retries, the spacing of commits, probes, retention, and the thread for
+//! upkeep. Leaves to its [`Work`] what a batch is and what is done with it.
 
 use std::io;
 use std::sync::mpsc as thread_mpsc;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::store::{Checkpointer, StoreError};
+use crate::store::{Probe, Pruned, StoreError, UPKEEP_DUE, Upkeep};
 
 /// The wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -29,24 +29,6 @@ const PROBES_PER_WRITE: u64 = 3;
 const RETENTION_IDLE: Duration = Duration::from_secs(60);
 /// The pause between two steps of retention: batches pass in it.
 const RETENTION_PAUSE: Duration = Duration::from_millis(20);
-
-/// How a store is probed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// Only the right to write is taken.
-    Lock,
-    /// Something of no consequence is written.
-    Write,
-}
-
-/// Whether retention has deleted everything it may delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pruned {
-    /// Another step is needed.
-    More,
-    /// Nothing is left to do for now.
-    All,
-}
 
 /// What the thread does. Every method may block.
 pub trait Work: Send + 'static {
@@ -134,14 +116,14 @@ impl<Batch, Done> Handle<Batch, Done> {
     }
 }
 
-/// Starts the thread, and another one for checkpoints. They end when the handle is joined, or soon
+/// Starts the thread, and another one for upkeep. They end when the handle is joined, or soon
 /// after `stop` is cancelled while the store fails.
 ///
 /// # Errors
 /// The system's reason not to start a thread.
 pub fn spawn<W: Work>(
     work: W,
-    checkpointer: Option<Checkpointer>,
+    upkeep: Option<Box<dyn Upkeep>>,
     stop: CancellationToken,
 ) -> io::Result<Handle<W::Batch, W::Done>> {
     // One batch at a time.
@@ -151,7 +133,7 @@ pub fn spawn<W: Work>(
     let worker = Worker {
         written: 0,
         events: events_tx,
-        checkpoint_due: spawn_checkpointer(checkpointer)?,
+        upkeep_due: spawn_upkeep(upkeep)?,
         stop,
         work,
     };
@@ -166,18 +148,16 @@ pub fn spawn<W: Work>(
     })
 }
 
-/// Starts the thread that checkpoints each time it is asked to.
-fn spawn_checkpointer(
-    checkpointer: Option<Checkpointer>,
-) -> io::Result<thread_mpsc::SyncSender<()>> {
+/// Starts the thread that does the store's upkeep each time it is asked to.
+fn spawn_upkeep(upkeep: Option<Box<dyn Upkeep>>) -> io::Result<thread_mpsc::SyncSender<()>> {
     // If it is asked while it runs, it runs once more.
     let (due_tx, due_rx) = thread_mpsc::sync_channel(1);
-    if let Some(checkpointer) = checkpointer {
+    if let Some(mut upkeep) = upkeep {
         let run = move || {
             while due_rx.recv().is_ok() {
-                // What could not be moved is left to the next checkpoint or, in the end, to the
-                // store's thread.
-                if let Err(fault) = checkpointer.run() {
+                // What could not be done now is left to the next run or, in the end, to the store's
+                // thread.
+                if let Err(fault) = upkeep.run() {
                     debug!(error = %fault, "checkpoint");
                 }
             }
@@ -194,10 +174,10 @@ struct Ended;
 
 struct Worker<W: Work> {
     work: W,
-    /// Rows written since the last checkpoint was asked for.
+    /// Rows written since upkeep was asked for last.
     written: usize,
     events: mpsc::Sender<Event<W::Done>>,
-    checkpoint_due: thread_mpsc::SyncSender<()>,
+    upkeep_due: thread_mpsc::SyncSender<()>,
     stop: CancellationToken,
 }
 
@@ -222,7 +202,7 @@ impl<W: Work> Worker<W> {
                 Err(thread_mpsc::RecvTimeoutError::Timeout) => {}
                 Err(thread_mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            self.checkpoint();
+            self.ask_for_upkeep();
             if self.work.now() >= prune_at {
                 let pause = self.prune();
                 prune_at = self.work.now() + pause;
@@ -296,12 +276,12 @@ impl<W: Work> Worker<W> {
         self.events.blocking_send(event).map_err(|_| Ended)
     }
 
-    fn checkpoint(&mut self) {
+    fn ask_for_upkeep(&mut self) {
         self.written += self.work.take_written();
-        if self.written >= Checkpointer::DUE {
+        if self.written >= UPKEEP_DUE {
             self.written = 0;
             // If one is asked for already, that will do.
-            let _ = self.checkpoint_due.try_send(());
+            let _ = self.upkeep_due.try_send(());
         }
     }
 

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use chat21_observer::guide::CHAPTERS;
+use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, signal, var, wait_for};
@@ -185,8 +186,8 @@ fn explain_knows_every_topic_and_looks_into_the_store() {
         }
     }
     // With a store, `explain` reads the group from it.
-    let place = chat21_observer::store::StoreLocation::File(dir.path().join("observer.db"));
-    let mut store = chat21_observer::store::Store::open(&place, false).unwrap();
+    let location = StoreLocation::File(dir.path().join("observer.db"));
+    let mut store = store::open(&location, Access::Exclusive, OfflineDelivery::Broker).unwrap();
     let members: Vec<String> = (0..9).map(|n| format!("\"u{n}\":1")).collect();
     store
         .set_group(

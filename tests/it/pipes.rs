@@ -2,6 +2,7 @@
 //!
 //! The broker for `run`, `check` and `watch` is the one of `demo`, so that this needs no test bed.
 
+use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
@@ -118,8 +119,8 @@ fn every_command_ends_quietly_when_its_reader_has_gone() {
     file("key", "a secret of the tests, long enough for HS256");
     file("token", TOKEN);
     file("group.json", r#"{"members":{"alice":1}}"#);
-    let place = chat21_observer::store::StoreLocation::File(dir.path().join("observer.db"));
-    drop(chat21_observer::store::Store::open(&place, false).unwrap());
+    let place = StoreLocation::File(dir.path().join("observer.db"));
+    drop(store::open(&place, Access::Exclusive, OfflineDelivery::Broker).unwrap());
     let mut faults = vec![];
     for (line, wanted) in COMMANDS {
         let (code, err) = unread(binary().args(words(line, dir.path())));

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::connections::link::LinkSettings;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError, Session};
-use crate::store::{Stats, Store, StoreError, StoreLocation};
+use crate::store::{self, Stats, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
 
 /// How long a message may take there and back.
@@ -129,7 +129,7 @@ fn check_clock(config: &Config, report: &mut Report) {
 
 /// Whether the store can be written to, or can be made where there is none yet.
 fn check_store(config: &Config, report: &mut Report) {
-    let Some(StoreLocation::File(path)) = config.store.as_ref().map(|settings| &settings.place)
+    let Some(StoreLocation::File(path)) = config.store.as_ref().map(|settings| &settings.location)
     else {
         report.note("store", "none: direct messages pass, and little else");
         return;
@@ -165,9 +165,9 @@ fn check_store(config: &Config, report: &mut Report) {
 }
 
 fn try_store(path: &Path) -> Result<Stats, StoreError> {
-    let mut store = Store::open_shared(path)?;
+    let mut store = store::administer(path)?;
     store.try_write()?;
-    store.stats(path)
+    store.stats()
 }
 
 /// Makes a file in the directory, and removes it.

@@ -27,7 +27,7 @@ use crate::rules::facts::{FactSource, NoStore};
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::router::Router;
 use crate::rules::webhook_event::{self, Event};
-use crate::store::{Store, StoreError, StoreLocation};
+use crate::store::{self, Access, Store, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
 
 /// Copies for many, and webhook events, that are shown; further copies are counted.
@@ -67,7 +67,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         acknowledgement: Acknowledgement::Expected,
     };
     let plan = match (&request, &mut store) {
-        (Ok(request), Some(store)) => plan(router, request, &arrival, store, &mut notes)?,
+        (Ok(request), Some(store)) => plan(router, request, &arrival, store.as_mut(), &mut notes)?,
         (Ok(request), None) => {
             let Ok(plan) = plan(router, request, &arrival, &mut NoStore, &mut notes);
             plan
@@ -80,7 +80,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         Ok(_) => words::because(reason, request.as_ref().ok(), config),
     });
     let mut effects = Effects::of(&plan);
-    effects.fan_out(&plan, &router.layouts, store.as_ref())?;
+    effects.fan_out(&plan, &router.layouts, store.as_deref())?;
     Ok(Explanation {
         topic: topic.to_owned(),
         amqp_routing_key: amqp_key(topic),
@@ -100,7 +100,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
 }
 
 /// The plan for a request, and a note about the group it goes to.
-fn plan<'a, S: FactSource>(
+fn plan<'a, S: FactSource + ?Sized>(
     router: &Router,
     request: &'a Request<'a>,
     arrival: &Arrival<'_>,
@@ -113,21 +113,24 @@ fn plan<'a, S: FactSource>(
 }
 
 /// The store there is, or an empty one in its place; `None` where the settings ask for none.
-fn open_store(config: &Config, notes: &mut Vec<String>) -> Result<Option<Store>, StoreError> {
+fn open_store(
+    config: &Config,
+    notes: &mut Vec<String>,
+) -> Result<Option<Box<dyn Store>>, StoreError> {
     let Some(settings) = &config.store else {
         return Ok(None);
     };
-    if let StoreLocation::File(path) = &settings.place {
+    if let StoreLocation::File(path) = &settings.location {
         if path.exists() {
-            let store = Store::open_shared(path)?;
-            return Ok(Some(store.redelivering(settings.redeliver)));
+            let location = &settings.location;
+            return store::open(location, Access::Shared, settings.offline).map(Some);
         }
         notes.push(format!(
             "there is no store at {} yet: as if it were empty",
             path.display()
         ));
     }
-    Store::open(&StoreLocation::Memory, settings.redeliver).map(Some)
+    store::open(&StoreLocation::Memory, Access::Shared, settings.offline).map(Some)
 }
 
 /// What a plan leads to.
@@ -157,7 +160,7 @@ impl Effects {
         &mut self,
         plan: &Plan<'_>,
         layouts: &TopicMap,
-        store: Option<&Store>,
+        store: Option<&dyn Store>,
     ) -> Result<(), StoreError> {
         let limit = self.publishes.len() + SHOWN;
         let mut rest = plan.fan_out.clone();

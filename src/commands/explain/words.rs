@@ -82,7 +82,7 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
 }
 
 /// Which group a message goes to, if it goes to one.
-pub(super) fn group_note<S: FactSource>(
+pub(super) fn group_note<S: FactSource + ?Sized>(
     request: &Request<'_>,
     plan: &Plan<'_>,
     source: &mut S,

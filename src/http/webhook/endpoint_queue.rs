@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::endpoint::Endpoint;
-use super::post::{Failure, FailureScope};
+use super::post::Failure;
 use crate::delivery::backoff::Backoff;
-use crate::store::{Delivery, Waiting};
+use crate::store::{Delivery, FailureScope, Waiting};
 
 /// How long a failing endpoint is left alone: the first rest, and the longest.
 pub(super) const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

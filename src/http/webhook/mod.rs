@@ -17,11 +17,13 @@ use tracing::debug;
 
 pub use self::endpoint::{Endpoint, EndpointError, Settings, SigningKeyError, signing_key};
 use self::endpoint_queue::{EndpointQueue, REST};
-use self::post::{Answer, Failure, FailureScope, headers, seconds_or_date};
+use self::post::{Answer, Failure, headers, seconds_or_date};
 use crate::delivery::backoff::Backoff;
 use crate::http::client::service_client;
 use crate::protocol::time::UnixMillis;
-use crate::store::{Delivery, DeliveryResult, Demand, Disposition, OutboxReply, OutboxRequest};
+use crate::store::{
+    Delivery, DeliveryResult, Demand, Disposition, FailureScope, OutboxReply, OutboxRequest,
+};
 use crate::telemetry::{Metrics, WebhookOutcome};
 
 /// The wait before an event is tried again: the first, and the longest.
@@ -128,7 +130,7 @@ impl WebhookDispatcher {
             room.push(Demand {
                 endpoint,
                 deliveries,
-                in_hand: queue.in_hand.clone(),
+                in_flight: queue.in_hand.clone(),
             });
         }
         for (queue, demand) in self.queues.iter_mut().zip(&room) {
@@ -138,10 +140,10 @@ impl WebhookDispatcher {
         }
         let age = millis(self.settings.max_age);
         OutboxRequest {
-            settled: std::mem::take(&mut self.settled),
+            results: std::mem::take(&mut self.settled),
             recovered: std::mem::take(&mut self.recovered),
-            room,
-            not_before: UnixMillis::new(wall.as_millis().saturating_sub(age)),
+            demands: room,
+            expire_before: UnixMillis::new(wall.as_millis().saturating_sub(age)),
         }
     }
 
@@ -262,7 +264,7 @@ impl WebhookDispatcher {
         let later = |wait: Duration, failure: Failure| Disposition::Later {
             due: UnixMillis::new(wall.as_millis() + millis(wait)),
             error: failure.error,
-            whole: failure.scope == FailureScope::Endpoint,
+            scope: failure.scope,
         };
         let (outcome, how) = match answer {
             Answer::Taken => (WebhookOutcome::Delivered, Disposition::Delivered),
@@ -293,7 +295,7 @@ impl WebhookDispatcher {
         self.settled.push(DeliveryResult {
             endpoint,
             seq: delivery.seq,
-            how,
+            disposition: how,
         });
         self.post(now, wall);
     }
@@ -362,9 +364,9 @@ mod tests {
         }
         let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
         outbox_request
-            .settled
+            .results
             .into_iter()
-            .map(|settled| settled.how)
+            .map(|result| result.disposition)
             .collect()
     }
 
@@ -412,7 +414,7 @@ mod tests {
         );
         assert!(dispatcher.queues[0].fails() && dispatcher.queues[0].rests(now));
         let outbox_request = dispatcher.take_outbox_request(now, UnixMillis::new(0));
-        assert_eq!(outbox_request.room[0].deliveries, 0);
+        assert_eq!(outbox_request.demands[0].deliveries, 0);
         let later = now + REST.0;
         assert!(!dispatcher.queues[0].rests(later));
         settle(dispatcher, later, &[]);

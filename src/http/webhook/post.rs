@@ -12,6 +12,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use crate::http::client::root_cause;
 use crate::protocol::time::UnixMillis;
 use crate::store::Delivery;
+use crate::store::FailureScope;
 
 /// Bytes of an answer that are read, so that the connection can be used again. Nobody looks at
 /// them.
@@ -36,15 +37,6 @@ pub(super) struct Failure {
     /// What went wrong, for people.
     pub(super) error: String,
     pub(super) scope: FailureScope,
-}
-
-/// What an attempt says about further events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FailureScope {
-    /// The endpoint is down: every event would fail.
-    Endpoint,
-    /// Perhaps only this event fails.
-    Event,
 }
 
 /// The headers of Standard Webhooks: `webhook-id` is the same for each attempt, and receivers have

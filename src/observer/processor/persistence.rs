@@ -5,7 +5,7 @@
 
 use crate::rules::webhook_event::Event as WebhookEvent;
 use crate::rules::write::Write;
-use crate::store::{Origin, Store, StoreError, Written};
+use crate::store::{Origin, Outbox, Store, StoreError, Written};
 
 /// Where the writes of plans and the events for webhooks go.
 #[derive(Debug, Default)]
@@ -21,45 +21,46 @@ enum Place {
     #[default]
     Nowhere,
     /// No store, but webhooks: their events wait in memory.
-    OutboxInMemory(Box<Store>),
-    Store(Box<Store>),
+    OutboxInMemory(Box<dyn Outbox>),
+    Store(Box<dyn Store>),
 }
 
 impl Persistence {
     /// Writes go to a store.
-    pub fn store(store: Store) -> Self {
+    pub fn store(store: Box<dyn Store>) -> Self {
         Self {
-            place: Place::Store(Box::new(store)),
+            place: Place::Store(store),
             dropped: vec![],
         }
     }
 
-    /// Nothing is written but events for webhooks, into a store that is only in memory.
-    pub fn outbox_in_memory(outbox: Store) -> Self {
+    /// Nothing is written but events for webhooks, into an outbox that is only in memory.
+    pub fn outbox_in_memory(outbox: Box<dyn Outbox>) -> Self {
         Self {
-            place: Place::OutboxInMemory(Box::new(outbox)),
+            place: Place::OutboxInMemory(outbox),
             dropped: vec![],
         }
     }
 
-    pub(super) fn as_store(&self) -> Option<&Store> {
+    pub(super) fn as_store(&self) -> Option<&dyn Store> {
         match &self.place {
-            Place::Store(store) => Some(store),
+            Place::Store(store) => Some(store.as_ref()),
             Place::Nowhere | Place::OutboxInMemory(_) => None,
         }
     }
 
-    pub(super) fn as_store_mut(&mut self) -> Option<&mut Store> {
+    pub(super) fn as_store_mut(&mut self) -> Option<&mut dyn Store> {
         match &mut self.place {
-            Place::Store(store) => Some(store),
+            Place::Store(store) => Some(store.as_mut()),
             Place::Nowhere | Place::OutboxInMemory(_) => None,
         }
     }
 
     /// Where events for webhooks wait, if there may be any.
-    pub(super) fn outbox(&mut self) -> Option<&mut Store> {
+    pub(super) fn outbox(&mut self) -> Option<&mut dyn Outbox> {
         match &mut self.place {
-            Place::Store(store) | Place::OutboxInMemory(store) => Some(store),
+            Place::Store(store) => Some(store.as_mut()),
+            Place::OutboxInMemory(outbox) => Some(outbox.as_mut()),
             Place::Nowhere => None,
         }
     }

@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 use std::hash::RandomState;
-use std::time::Duration;
 
 use super::*;
 use crate::delivery::pending::PendingMessage;
@@ -11,9 +10,9 @@ use crate::protocol::message_id::MessageIds;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
-use crate::store::Selection;
-use crate::store::Store;
-use crate::store::StoreLocation;
+use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, Store, StoreLocation};
+
+mod with_store;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
 
@@ -50,6 +49,24 @@ fn message(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> 
         repeated: false,
         refused: None,
     }
+}
+
+fn memory() -> Box<dyn Store> {
+    open(&StoreLocation::Memory, Access::Exclusive)
+}
+
+fn open(location: &StoreLocation, access: Access) -> Box<dyn Store> {
+    store::open(location, access, OfflineDelivery::Broker).unwrap()
+}
+
+/// A store with an outbox for one endpoint.
+fn with_webhook() -> Box<dyn Store> {
+    let mut store = memory();
+    store.set_endpoints(Endpoints {
+        names: vec!["http://localhost/".to_owned()],
+        max_bytes: 1 << 20,
+    });
+    store
 }
 
 fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
@@ -104,7 +121,7 @@ fn run(
 #[test]
 fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_large_ones() {
     for (store, room) in [(false, 1), (false, STEP), (true, STEP), (true, 1_000)] {
-        let store = store.then(|| Store::open(&StoreLocation::Memory, false).unwrap());
+        let store = store.then(memory);
         let controls = if store.is_some() {
             Controls::Served
         } else {
@@ -112,7 +129,8 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
         };
         let mut processor = processor(controls, store.map(Persistence::store));
         let mut ids = MessageIds::new(RandomState::new());
-        // The second to the large group has other members, so that the two are cut into steps differently.
+        // The second message to the large group has other members, so that the two are cut into
+        // steps differently.
         let messages = vec![
             message(0, &mut ids, "group-large", 1_000),
             message(1, &mut ids, "group-large", 700),
@@ -148,19 +166,15 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
 fn a_batch_that_fails_is_as_if_it_had_not_been() {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("observer.db");
-    let store = Store::open(&StoreLocation::File(path.clone()), false).unwrap();
+    let location = StoreLocation::File(path);
+    let store = open(&location, Access::Exclusive);
     let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
-    processor
-        .store_mut()
-        .unwrap()
-        .wait_for_others(Duration::from_millis(10))
-        .unwrap();
     let mut ids = MessageIds::new(RandomState::new());
     let first = processor
         .process(&batch(vec![message(0, &mut ids, "group-1", 200)], STEP))
         .unwrap();
     assert_eq!(first.decided[0].bulk.len(), STEP);
-    let mut other = Store::open_shared(&path).unwrap();
+    let mut other = open(&location, Access::Shared);
     other.begin().unwrap();
     let next = batch(vec![message(1, &mut ids, "group-1", 1)], STEP);
     assert!(processor.process(&next).is_err());
@@ -191,18 +205,14 @@ fn told_of(processor: &mut Processor) -> Vec<(String, String)> {
 #[test]
 fn webhooks_are_told_once_of_what_comes_again() {
     for stored in [true, false] {
-        let memory = || {
-            let store = Store::open(&StoreLocation::Memory, false).unwrap();
-            store.with_webhooks(vec!["http://localhost/".to_owned()], 1 << 20)
-        };
         let controls = if stored {
             Controls::Served
         } else {
             Controls::Off
         };
         let persistence = match stored {
-            true => Persistence::store(memory()),
-            false => Persistence::outbox_in_memory(memory()),
+            true => Persistence::store(with_webhook()),
+            false => Persistence::outbox_in_memory(with_webhook()),
         };
         let mut processor = processor(controls, Some(persistence));
         let mut ids = MessageIds::new(RandomState::new());
@@ -234,9 +244,8 @@ fn webhooks_are_told_once_of_what_comes_again() {
 
 #[test]
 fn a_group_message_that_was_half_told_is_told_to_the_rest() {
-    let store = Store::open(&StoreLocation::Memory, false).unwrap();
-    let store = store.with_webhooks(vec!["http://localhost/".to_owned()], 1 << 20);
-    let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
+    let persistence = Persistence::store(with_webhook());
+    let mut processor = processor(Controls::Served, Some(persistence));
     let mut ids = MessageIds::new(RandomState::new());
     let first = message(0, &mut ids, "group-1", 3 * STEP);
     // The process ends after the first step.

@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Row as SqlRow, params};
+use rusqlite::{Row as SqlRow, params};
 
-use super::{Groups, REDELIVERED, Store, StoreError, names, status, unix};
+use super::connection::statements;
+use super::presence::REDELIVERED;
+use super::write::names;
+use super::{SqliteStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
@@ -18,25 +21,43 @@ use crate::rules::facts::{
     Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, Redelivery, StoredCopy,
 };
 
-impl FactSource for Store {
+statements! {
+    ANY_BAN may scan "stops at the first row" = "SELECT 1 FROM ban LIMIT 1";
+    IS_BANNED = "SELECT 1 FROM ban WHERE app = ? AND user = ?";
+    FIND_GROUP = "SELECT body FROM chat_group WHERE app = ? AND group_id = ?";
+    IS_BLOCKED = "SELECT 1 FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
+    BLOCKED_BY = "SELECT inbox_of FROM block WHERE app = ? AND other = ?";
+    COUNT_BLOCKED = "SELECT count(*) FROM
+        (SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT ?)";
+    // CROSS JOIN fixes the order: SQLite would read the whole inbox instead.
+    FIND_COPY = "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
+        ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
+        WHERE m.message_id = ?4 AND m.app = ?1";
+    FIND_CONVERSATION = "SELECT m.body, t.status, c.is_new, c.archived, c.patch,
+        c.patch_seq < c.seq
+        FROM conversation c
+        LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of AND t.seq = c.seq
+        LEFT JOIN message m ON m.seq = c.seq
+        WHERE c.app = ? AND c.inbox_of = ? AND c.convers_with = ?";
+    CLIENTS = "SELECT client_id, since FROM presence WHERE app = ? AND user = ?";
+    FIND_ABSENCE = "SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?";
+    LAST_POSITION = "SELECT max(seq) FROM message";
+    MESSAGE_UP_TO = "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
+}
+
+impl FactSource for SqliteStore {
     type Error = StoreError;
 
     fn is_banned(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
-        let any = match self.bans {
+        let any = match self.cache.any_ban {
             Some(any) => any,
-            None => self
-                .connection
-                .prepare_cached("SELECT 1 FROM ban LIMIT 1")?
-                .exists([])?,
+            None => self.connection.exists(&ANY_BAN, [])?,
         };
-        self.bans = Some(any);
-        if !any {
-            return Ok(false);
-        }
-        let mut banned = self
-            .connection
-            .prepare_cached("SELECT 1 FROM ban WHERE app = ? AND user = ?")?;
-        Ok(banned.exists([app.as_str(), user.as_str()])?)
+        self.cache.any_ban = Some(any);
+        Ok(any
+            && self
+                .connection
+                .exists(&IS_BANNED, [app.as_str(), user.as_str()])?)
     }
 
     fn group(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<GroupLookup, StoreError> {
@@ -44,18 +65,16 @@ impl FactSource for Store {
             Some(group) => GroupLookup::Stored(group),
             None => GroupLookup::NotStored,
         };
-        let key = Groups::key(app.as_str(), id.as_str());
-        if let Some(known) = self.groups.known.get(key.as_str()) {
-            return Ok(lookup(known.clone()));
+        let (app, id) = (app.as_str(), id.as_str());
+        if let Some(known) = self.cache.groups.get(app, id) {
+            return Ok(lookup(known));
         }
         let body: Option<String> = self
             .connection
-            .prepare_cached("SELECT body FROM chat_group WHERE app = ? AND group_id = ?")?
-            .query_row([app.as_str(), id.as_str()], |row| row.get(0))
-            .optional()?;
+            .find(&FIND_GROUP, [app, id], |row| row.get(0))?;
         // The body was checked when it was stored.
         let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
-        self.groups.insert(key, group.clone());
+        self.cache.groups.insert(app, id, group.clone());
         Ok(lookup(group))
     }
 
@@ -65,10 +84,8 @@ impl FactSource for Store {
         user: UserId<'_>,
         other: UserId<'_>,
     ) -> Result<bool, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT 1 FROM block WHERE app = ? AND other = ? AND inbox_of = ?")?;
-        Ok(statement.exists([app.as_str(), other.as_str(), user.as_str()])?)
+        let params = [app.as_str(), other.as_str(), user.as_str()];
+        Ok(self.connection.exists(&IS_BLOCKED, params)?)
     }
 
     fn blocked_by(
@@ -76,11 +93,9 @@ impl FactSource for Store {
         app: AppId<'_>,
         sender: UserId<'_>,
     ) -> Result<Vec<Box<str>>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT inbox_of FROM block WHERE app = ? AND other = ?")?;
-        let users = statement.query_map([app.as_str(), sender.as_str()], |row| row.get(0))?;
-        Ok(users.collect::<Result<_, _>>()?)
+        let params = [app.as_str(), sender.as_str()];
+        let users = self.connection.rows(&BLOCKED_BY, params, |row| row.get(0));
+        Ok(users?)
     }
 
     fn count_blocked(
@@ -90,15 +105,10 @@ impl FactSource for Store {
         limit: usize,
     ) -> Result<usize, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let params = params![app.as_str(), user.as_str(), limit];
         let count: i64 = self
             .connection
-            .prepare_cached(
-                "SELECT count(*) FROM
-                 (SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT ?)",
-            )?
-            .query_row(params![app.as_str(), user.as_str(), limit], |row| {
-                row.get(0)
-            })?;
+            .row(&COUNT_BLOCKED, params, |row| row.get(0))?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
@@ -108,32 +118,17 @@ impl FactSource for Store {
         message_id: &str,
     ) -> Result<Option<StoredCopy>, StoreError> {
         let [app, inbox_of, convers_with] = names(timeline);
-        let copy = self
-            .connection
-            .prepare_cached(
-                // CROSS JOIN fixes the order: SQLite would scan the whole inbox instead.
-                "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
-                 ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
-                 WHERE m.message_id = ?4 AND m.app = ?1",
-            )?
-            .query_row(params![app, inbox_of, convers_with, message_id], |row| {
-                Ok(StoredCopy {
-                    sender: row.get(0)?,
-                    status: status(row.get(1)?),
-                })
+        let params = [app, inbox_of, convers_with, message_id];
+        let copy = self.connection.find(&FIND_COPY, params, |row| {
+            Ok(StoredCopy {
+                sender: row.get(0)?,
+                status: status(row.get(1)?),
             })
-            .optional()?;
-        Ok(copy)
+        });
+        Ok(copy?)
     }
 
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq
-             FROM conversation c
-             LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of AND t.seq = c.seq
-             LEFT JOIN message m ON m.seq = c.seq
-             WHERE c.app = ? AND c.inbox_of = ? AND c.convers_with = ?",
-        )?;
         let row = |row: &SqlRow<'_>| {
             let last: (Option<Box<str>>, Option<i64>) = (row.get(0)?, row.get(1)?);
             Ok(Row {
@@ -144,7 +139,8 @@ impl FactSource for Store {
                 patch_is_older: row.get::<_, Option<bool>>(5)?.unwrap_or(false),
             })
         };
-        Ok(statement.query_row(names(timeline), row).optional()?)
+        let key = names(timeline);
+        Ok(self.connection.find(&FIND_CONVERSATION, key, row)?)
     }
 
     fn clients(
@@ -152,56 +148,46 @@ impl FactSource for Store {
         app: AppId<'_>,
         user: UserId<'_>,
     ) -> Result<Vec<ConnectedClient>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT client_id, since FROM presence WHERE app = ? AND user = ?")?;
-        let clients = statement.query_map([app.as_str(), user.as_str()], |row| {
+        let params = [app.as_str(), user.as_str()];
+        let clients = self.connection.rows(&CLIENTS, params, |row| {
             Ok(ConnectedClient {
                 id: row.get(0)?,
                 since: unix(row.get(1)?),
             })
-        })?;
-        Ok(clients.collect::<Result<_, _>>()?)
+        });
+        Ok(clients?)
     }
 
     fn absence(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<Option<Absence>, StoreError> {
-        let absence = self
-            .connection
-            .prepare_cached("SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?")?
-            .query_row([app.as_str(), user.as_str()], |row| {
-                let redelivered_by: Option<String> = row.get(1)?;
-                Ok(Absence {
-                    since: row.get(0)?,
-                    redelivery: redelivery(redelivered_by.as_deref()),
-                })
+        let params = [app.as_str(), user.as_str()];
+        let absence = self.connection.find(&FIND_ABSENCE, params, |row| {
+            let redelivered_by: Option<String> = row.get(1)?;
+            Ok(Absence {
+                since: row.get(0)?,
+                redelivery: redelivery(redelivered_by.as_deref()),
             })
-            .optional()?;
-        Ok(absence)
+        });
+        Ok(absence?)
     }
 
     fn finished_up_to(&mut self) -> Result<Option<MessageId>, StoreError> {
-        Ok(self.acknowledged.max(self.finished))
+        Ok(self.progress.acknowledged.max(self.progress.finished))
     }
 
     fn last_position(&mut self) -> Result<i64, StoreError> {
-        let last: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT max(seq) FROM message")?
-            .query_row([], |row| row.get(0))?;
+        let last: Option<i64> = self.connection.row(&LAST_POSITION, [], |row| row.get(0))?;
         Ok(last.unwrap_or(0))
     }
 
-    /// Found by halving the log: times rise with positions.
+    /// Found by halving the log: times never fall.
     fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
         let (mut known, mut unknown) = (0, self.last_position()?);
-        let mut statement = self.connection.prepare_cached(
-            "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1",
-        )?;
         while known < unknown {
             let middle = known + (unknown - known + 1) / 2;
-            let found: Option<(i64, i64)> = statement
-                .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
+            let found: Option<(i64, i64)> =
+                self.connection.find(&MESSAGE_UP_TO, [middle], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
             match found {
                 Some((seq, at)) if unix(at) > time => unknown = seq - 1,
                 Some(_) | None => known = middle,
@@ -211,11 +197,7 @@ impl FactSource for Store {
     }
 
     fn offline_delivery(&self) -> OfflineDelivery {
-        if self.redeliver {
-            OfflineDelivery::Redeliver
-        } else {
-            OfflineDelivery::Broker
-        }
+        self.offline
     }
 }
 

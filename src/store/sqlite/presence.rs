@@ -5,42 +5,43 @@
 
 use rusqlite::params;
 
-use super::{REDELIVERED, Store, StoreError, millis};
+use super::connection::statements;
+use super::{SqliteStore, StoreError, millis};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::write::UserClient;
 
-impl Store {
+/// Stands for a message id in `absence.redelivered_by` where no message tells.
+pub(super) const REDELIVERED: &str = "done";
+
+statements! {
+    SET_CLIENT = "INSERT OR REPLACE INTO presence (app, user, client_id, since)
+        VALUES (?, ?, ?, ?)";
+    DELETE_CLIENT = "DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?";
+    SET_ABSENCE = "INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by)
+        VALUES (?, ?, ?, ?)";
+    SET_REDELIVERED = "UPDATE absence SET redelivered_by = ?
+        WHERE app = ? AND user = ? AND redelivered_by IS NULL";
+}
+
+impl SqliteStore {
     /// Notes that a client has been connected since `now`.
     pub(super) fn write_client_connected(
         &self,
         client: &UserClient<'_>,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO presence (app, user, client_id, since)
-                 VALUES (?, ?, ?, ?)",
-            )?
-            .execute(params![
-                client.app.as_str(),
-                client.user.as_str(),
-                client.client,
-                millis(now)
-            ])?;
+        let (app, user) = (client.app.as_str(), client.user.as_str());
+        let params = params![app, user, client.client, millis(now)];
+        self.connection.execute(&SET_CLIENT, params)?;
         Ok(())
     }
 
     /// Notes that a client is not connected any more.
     pub(super) fn write_client_gone(&self, client: &UserClient<'_>) -> Result<(), StoreError> {
-        self.connection
-            .prepare_cached("DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?")?
-            .execute(params![
-                client.app.as_str(),
-                client.user.as_str(),
-                client.client
-            ])?;
+        let params = [client.app.as_str(), client.user.as_str(), &client.client];
+        self.connection.execute(&DELETE_CLIENT, params)?;
         Ok(())
     }
 
@@ -56,17 +57,8 @@ impl Store {
             Redelivery::With(event) => Some(event.to_string()),
             Redelivery::Done => Some(REDELIVERED.to_owned()),
         };
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by)
-                 VALUES (?, ?, ?, ?)",
-            )?
-            .execute(params![
-                app.as_str(),
-                user.as_str(),
-                absence.since,
-                redelivered_by
-            ])?;
+        let params = params![app.as_str(), user.as_str(), absence.since, redelivered_by];
+        self.connection.execute(&SET_ABSENCE, params)?;
         Ok(())
     }
 
@@ -76,12 +68,8 @@ impl Store {
         app: AppId<'_>,
         user: UserId<'_>,
     ) -> Result<(), StoreError> {
-        self.connection
-            .prepare_cached(
-                "UPDATE absence SET redelivered_by = ?
-                 WHERE app = ? AND user = ? AND redelivered_by IS NULL",
-            )?
-            .execute([REDELIVERED, app.as_str(), user.as_str()])?;
+        let params = [REDELIVERED, app.as_str(), user.as_str()];
+        self.connection.execute(&SET_REDELIVERED, params)?;
         Ok(())
     }
 }

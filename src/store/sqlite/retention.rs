@@ -1,151 +1,168 @@
-//! Retention: what is too old or too much goes, a few rows at a time, so that no message waits for it.
+//! Deletes what is too old or too much, a few rows at a time, so that no message waits for it.
 //!
-//! Messages go first, oldest first; a sweep through all inboxes then deletes what referred to them. Who reads passes over a copy
-//! whose message is gone.
+//! Messages are deleted first, oldest first. A sweep through all inboxes then deletes what referred
+//! to them; until then a reader skips a copy whose message is gone.
 
-use std::time::Duration;
+use rusqlite::params;
 
-use rusqlite::{OptionalExtension, params};
-
-use super::{Store, StoreError, millis};
+use super::connection::statements;
+use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
+use crate::store::{Pruned, Retention, Store};
 
-/// Rows that one step deletes.
-const PRUNED_PER_STEP: u32 = 200;
-/// Free pages kept for what comes next; those beyond are given back to the file system.
+/// Rows that one step deletes, at most, of each kind.
+const ROWS_PER_STEP: u32 = 200;
+/// Free pages kept for what is stored next. The others are given back to the file system.
 const FREE_PAGES: u32 = 1_000;
 
-/// How long messages are kept, and in how much space.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// Older ones go.
-    pub age: Option<Duration>,
-    /// The oldest go, while the database holds more than this.
-    pub bytes: Option<u64>,
+statements! {
+    // The last message stays: its number would be given a second time.
+    // A message that the broker may redeliver stays: it must be recognized then.
+    DELETE_OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "DELETE FROM message
+        WHERE seq < coalesce(
+            (SELECT seq FROM message ORDER BY seq LIMIT 1 OFFSET ?1),
+            (SELECT max(seq) FROM message))
+        AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)";
+    DELETE_OLDEST_WEBHOOKS may scan "the subquery reads ?1 rows" = "DELETE FROM webhook
+        WHERE seq < coalesce(
+            (SELECT seq FROM webhook ORDER BY seq LIMIT 1 OFFSET ?1),
+            (SELECT max(seq) + 1 FROM webhook))
+        AND created_at < ?2";
+    FIRST_SEQ = "SELECT min(seq) FROM message";
+    NEXT_INBOX = "SELECT app, inbox_of FROM conversation WHERE (app, inbox_of) > (?1, ?2)
+        UNION ALL SELECT app, inbox_of FROM timeline WHERE (app, inbox_of) > (?1, ?2)
+        ORDER BY app, inbox_of LIMIT 1";
+    DELETE_COPIES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq IN
+        (SELECT seq FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq < ?3
+         ORDER BY seq LIMIT ?4)";
+    DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" = "DELETE FROM conversation
+        WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, 0)) < ?";
 }
 
-impl Store {
-    /// One small step of retention, in a transaction of its own: the oldest messages first, then the copies and rows that referred to
-    /// them. Returns whether there is more to do.
-    ///
-    /// # Errors
-    /// [`StoreError::Sql`].
-    pub fn prune_step(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError> {
+/// How far the sweep through the inboxes got.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sweep {
+    /// The inbox that was swept last; the default between two rounds.
+    at: Inbox,
+    /// The first message there was when the last round ended: nothing refers to one before it.
+    clean_before: i64,
+}
+
+/// The owner of an inbox. Inboxes are swept in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Inbox {
+    app: String,
+    inbox_of: String,
+}
+
+impl SqliteStore {
+    pub(super) fn take_prune_step(
+        &mut self,
+        limits: &Retention,
+        now: UnixMillis,
+    ) -> Result<Pruned, StoreError> {
         self.begin()?;
-        let before = (self.swept.clone(), self.swept_below);
-        let done = self.prune(limits, now).and_then(|more| {
+        let before = self.sweep.clone();
+        let done = self.prune(limits, now).and_then(|pruned| {
             self.commit()?;
-            Ok(more)
+            Ok(pruned)
         });
         if done.is_err() {
-            (self.swept, self.swept_below) = before;
+            self.sweep = before;
             self.rollback();
         }
         done
     }
 
-    fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<bool, StoreError> {
+    fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError> {
         let keep_from = limits.age.map_or(0, |age| {
             let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             millis(UnixMillis::new(now.as_millis().saturating_sub(age)))
         });
-        // Copies take more room than messages: those of what has gone go first.
-        let swept_all = self.sweep()?;
+        // Copies take more room than messages. So the copies of deleted messages are deleted before
+        // the size is looked at: otherwise more messages would go than must.
+        let swept = self.sweep_step()?;
         let too_large = match limits.bytes {
-            // What webhooks wait for has a bound of its own.
-            Some(bytes) => {
-                swept_all && self.used_bytes()?.saturating_sub(self.outbox_bytes()?) > bytes
-            }
-            None => false,
+            // The outbox has a limit of its own.
+            Some(bytes) if swept => self.used_bytes()?.saturating_sub(self.outbox_bytes()?) > bytes,
+            Some(_) | None => false,
         };
-        // What may come again must be known then.
-        let known = self
-            .acknowledged
-            .map(|id| id.to_string())
-            .unwrap_or_default();
-        let deleted = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM message WHERE seq IN (SELECT seq FROM message ORDER BY seq LIMIT ?1)
-                 AND seq < (SELECT max(seq) FROM message) AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)",
-            )?
-            .execute(params![PRUNED_PER_STEP, keep_from, too_large, known])?;
+        let acknowledged = self.progress.acknowledged.map(|id| id.to_string());
+        let deleted = self.connection.execute(
+            &DELETE_OLDEST_MESSAGES,
+            params![
+                ROWS_PER_STEP,
+                keep_from,
+                too_large,
+                acknowledged.unwrap_or_default()
+            ],
+        )?;
         if deleted > 0 {
-            self.last_written = None;
+            self.cache.last_written = None;
         }
-        // They hold what messages hold.
-        let told = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM webhook WHERE seq IN (SELECT seq FROM webhook ORDER BY seq LIMIT ?) AND created_at < ?",
-            )?
-            .execute(params![PRUNED_PER_STEP, keep_from])?;
-        let free: u32 = self.pragma("freelist_count")?;
+        // Webhook events hold what messages hold.
+        let params = params![ROWS_PER_STEP, keep_from];
+        let events = self.connection.execute(&DELETE_OLDEST_WEBHOOKS, params)?;
+        let free: u32 = self.connection.pragma("freelist_count")?;
         if free > FREE_PAGES {
-            // A row for each page: it works only as far as it is asked for them.
-            let text = format!("PRAGMA incremental_vacuum({PRUNED_PER_STEP})");
-            let mut statement = self.connection.prepare_cached(&text)?;
-            let mut pages = statement.query([])?;
-            while pages.next()?.is_some() {}
+            self.connection.give_back_pages(ROWS_PER_STEP)?;
         }
-        Ok(deleted > 0 || told > 0 || !swept_all || free > FREE_PAGES)
+        let is_done = deleted == 0 && events == 0 && swept && free <= FREE_PAGES;
+        Ok(if is_done { Pruned::All } else { Pruned::More })
     }
 
-    fn first(&self) -> Result<i64, StoreError> {
-        let first: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT min(seq) FROM message")?
-            .query_row([], |row| row.get(0))?;
+    /// Bytes of the file that are in use.
+    pub(super) fn used_bytes(&self) -> Result<u64, StoreError> {
+        let pages: u64 = self.connection.pragma::<u32>("page_count")?.into();
+        let free: u64 = self.connection.pragma::<u32>("freelist_count")?.into();
+        let size: u64 = self.connection.pragma::<u32>("page_size")?.into();
+        Ok((pages - free) * size)
+    }
+
+    fn first_seq(&self) -> Result<i64, StoreError> {
+        let first: Option<i64> = self.connection.row(&FIRST_SEQ, [], |row| row.get(0))?;
         Ok(first.unwrap_or(0))
     }
 
-    /// Whether nothing refers to a message that is gone.
-    fn is_swept(&self) -> Result<bool, StoreError> {
-        Ok(self.swept == Default::default() && self.first()? == self.swept_below)
-    }
-
-    /// Deletes what refers to messages that are gone, in some inboxes, beginning where it stopped. Returns whether it has come round.
-    fn sweep(&mut self) -> Result<bool, StoreError> {
-        if self.is_swept()? {
+    /// Sweeps some inboxes, beginning where the last step stopped. Returns whether nothing refers to
+    /// a deleted message any more.
+    fn sweep_step(&mut self) -> Result<bool, StoreError> {
+        let first = self.first_seq()?;
+        if self.sweep.at == Inbox::default() && self.sweep.clean_before == first {
             return Ok(true);
         }
-        let first = self.first()?;
-        let most = usize::try_from(PRUNED_PER_STEP).expect("a small number");
+        let most = usize::try_from(ROWS_PER_STEP).expect("a small number");
         let mut rows = 0;
         while rows < most {
-            let next: Option<(String, String)> = self
-                .connection
-                .prepare_cached(
-                    "SELECT app, inbox_of FROM conversation WHERE (app, inbox_of) > (?, ?)
-                     UNION ALL SELECT app, inbox_of FROM timeline WHERE (app, inbox_of) > (?1, ?2) ORDER BY app, inbox_of LIMIT 1",
-                )?
-                .query_row([&self.swept.0, &self.swept.1], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
-                .optional()?;
-            let Some((app, inbox_of)) = next else {
-                self.swept = Default::default();
-                self.swept_below = first;
+            let Some(inbox) = self.inbox_after(&self.sweep.at)? else {
+                self.sweep = Sweep {
+                    at: Inbox::default(),
+                    clean_before: first,
+                };
                 return Ok(true);
             };
-            let copies = self
-                .connection
-                .prepare_cached(
-                    "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq IN
-                     (SELECT seq FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq < ?3 ORDER BY seq LIMIT ?4)",
-                )?
-                .execute(params![app, inbox_of, first, PRUNED_PER_STEP])?;
-            let listed = self
-                .connection
-                .prepare_cached(
-                    "DELETE FROM conversation WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, 0)) < ?",
-                )?
-                .execute(params![app, inbox_of, first])?;
-            rows += 1 + copies + listed;
+            let (app, inbox_of) = (&inbox.app, &inbox.inbox_of);
+            let params = params![app, inbox_of, first, ROWS_PER_STEP];
+            let copies = self.connection.execute(&DELETE_COPIES, params)?;
+            let params = params![app, inbox_of, first];
+            let conversations = self.connection.execute(&DELETE_CONVERSATIONS, params)?;
+            rows += 1 + copies + conversations;
             if copies < most {
-                self.swept = (app, inbox_of);
+                self.sweep.at = inbox;
             }
         }
         Ok(false)
+    }
+
+    fn inbox_after(&self, last: &Inbox) -> Result<Option<Inbox>, StoreError> {
+        let inbox = self
+            .connection
+            .find(&NEXT_INBOX, [&last.app, &last.inbox_of], |row| {
+                Ok(Inbox {
+                    app: row.get(0)?,
+                    inbox_of: row.get(1)?,
+                })
+            });
+        Ok(inbox?)
     }
 }

@@ -1,0 +1,135 @@
+//! Messages: written, acknowledged, read back.
+
+use super::{Feed, Maker, NOW, new_copy, new_message};
+use crate::protocol::time::UnixMillis;
+use crate::store::Written;
+
+pub(crate) fn what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came<M: Maker>(
+    maker: &M,
+) {
+    let mut feed = Feed::new(maker.lasting());
+    let ids: Vec<_> = (0..4)
+        .map(|n| feed.message("x", "y", &format!("{{\"n\":{n}}}")))
+        .collect();
+    feed.store.begin().unwrap();
+    feed.store.acknowledge(ids[1]).unwrap();
+    feed.store.acknowledge(ids[0]).unwrap();
+    feed.store.commit().unwrap();
+    drop(feed);
+    let store = maker.lasting();
+    assert_eq!(store.unacknowledged().unwrap(), [(7, ids[2]), (7, ids[3])]);
+    assert_eq!(store.last_id().unwrap(), Some(ids[3]));
+}
+
+pub(crate) fn an_acknowledgement_that_was_taken_back_is_written_again<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.lasting());
+    let id = feed.message("x", "y", "{}");
+    feed.store.begin().unwrap();
+    feed.store.acknowledge(id).unwrap();
+    feed.store.rollback();
+    assert_eq!(feed.store.unacknowledged().unwrap().len(), 1);
+    feed.acknowledge(id);
+    drop(feed);
+    assert_eq!(maker.lasting().unacknowledged().unwrap(), []);
+}
+
+pub(crate) fn what_was_taken_back_leaves_nothing_behind<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let id = feed.ids.next(UnixMillis::new(NOW));
+    let (origin, text) = (feed.origin(id), id.to_string());
+    let writes = [
+        new_message(&text, "x", "y", "{}"),
+        new_copy(&text, "x", "y"),
+        new_copy(&text, "y", "x"),
+    ];
+    feed.store.begin().unwrap();
+    for write in &writes {
+        assert_eq!(feed.store.apply(write, &origin).unwrap(), Written::New);
+    }
+    feed.store.rollback();
+    let stats = feed.store.stats().unwrap();
+    assert_eq!(
+        (stats.messages, stats.copies, stats.conversations),
+        (0, 0, 0)
+    );
+    feed.store.begin().unwrap();
+    for write in &writes {
+        assert_eq!(feed.store.apply(write, &origin).unwrap(), Written::New);
+    }
+    feed.store.commit().unwrap();
+    let stats = feed.store.stats().unwrap();
+    assert_eq!(
+        (stats.messages, stats.copies, stats.conversations),
+        (1, 2, 2)
+    );
+}
+
+pub(crate) fn a_redelivered_message_and_its_copies_are_stored_once<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let id = feed.message("x", "y", "{}");
+    let (mut origin, text) = (feed.origin(id), id.to_string());
+    origin.repeated = true;
+    feed.store.begin().unwrap();
+    let message = new_message(&text, "x", "y", "{}");
+    feed.store.apply(&message, &origin).unwrap();
+    let copy = new_copy(&text, "x", "y");
+    let written = feed.store.apply(&copy, &origin).unwrap();
+    assert_eq!(written, Written::Known);
+    feed.store.commit().unwrap();
+    let stats = feed.store.stats().unwrap();
+    assert_eq!((stats.messages, stats.copies), (1, 2));
+}
+
+pub(crate) fn pages_keep_what_came_in_one_millisecond_together<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    for n in 0..10 {
+        // Three messages a millisecond.
+        feed.now = NOW + n / 3 - 1;
+        let to = if n % 2 == 0 { "y" } else { "z" };
+        feed.message("x", to, &format!("{{\"n\":{n}}}"));
+    }
+    let sizes = |limit| {
+        let (mut sizes, mut after) = (vec![], 0);
+        loop {
+            let page = feed.page("x", after, limit, None);
+            sizes.push(page.messages.len());
+            after = page.next;
+            if !page.more {
+                return sizes;
+            }
+        }
+    };
+    assert_eq!(sizes(100), [10]);
+    assert_eq!(sizes(10), [10]);
+    assert_eq!(sizes(1), [3, 3, 3, 1]);
+    assert_eq!(sizes(4), [6, 4]);
+    let with_z = feed.page("x", 0, 100, Some("z"));
+    assert_eq!((with_z.messages.len(), with_z.more), (5, false));
+    let mut position = |time| feed.store.position_at(UnixMillis::new(time)).unwrap();
+    assert_eq!(position(NOW), 3);
+    assert_eq!(position(0), 0);
+    assert_eq!(position(u64::MAX), 10);
+}
+
+pub(crate) fn what_a_service_injects_shares_the_body_if_it_is_the_same<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    for (inbox_of, text) in [("x", "hi"), ("y", "hi"), ("x", "hi"), ("z", "ho")] {
+        feed.now += 1;
+        let id = feed.ids.next(UnixMillis::new(feed.now));
+        let origin = feed.origin(id);
+        let body = format!("{{\"message_id\":\"m\",\"text\":\"{text}\"}}");
+        feed.store.begin().unwrap();
+        // Under an id that is the service's, not the observer's.
+        for write in [
+            new_message("m", "", inbox_of, &body),
+            new_copy("m", inbox_of, "g"),
+        ] {
+            feed.store.apply(&write, &origin).unwrap();
+        }
+        feed.store.commit().unwrap();
+    }
+    let stats = feed.store.stats().unwrap();
+    assert_eq!((stats.messages, stats.copies), (2, 3));
+    assert!(feed.store.check().unwrap().is_empty());
+    assert!(feed.inbox("z")[0].contains("ho"));
+}

@@ -1,0 +1,68 @@
+//! Why a store cannot be used.
+//!
+//! Speaks in terms of the domain. What the database itself says is the source, of no named type.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What the database behind a store says.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be opened.
+    #[error("cannot open {path}")]
+    Open {
+        /// The file of the database.
+        path: PathBuf,
+        /// What the database says.
+        #[source]
+        source: Cause,
+    },
+    /// A file or directory cannot be made.
+    #[error("cannot make {path}")]
+    Make {
+        /// The file of the database, its directory, or its lock.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no such file.
+    #[error("there is no store at {0}")]
+    Missing(PathBuf),
+    /// Another observer works with it.
+    #[error("{0} is used by another observer that runs")]
+    InUse(PathBuf),
+    /// The file is the database of some other program.
+    #[error("{0} is not a store of chat21-observer")]
+    Foreign(PathBuf),
+    /// A later version has made or upgraded it.
+    #[error("{path} has schema {found}, made by a later version: this one knows {known} at most")]
+    Newer {
+        /// The file of the database.
+        path: PathBuf,
+        /// The version of its schema.
+        found: i64,
+        /// The latest version that this program knows.
+        known: i64,
+    },
+    /// The same may work later: the disk is full, say, or another process holds the lock.
+    #[error(transparent)]
+    Transient(Cause),
+    /// The same fails again: the file is damaged, say, or somebody has edited a row.
+    #[error(transparent)]
+    Permanent(Cause),
+}
+
+/// Why a timeline cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A line cannot be written.
+    #[error("cannot write")]
+    Output(#[from] io::Error),
+}

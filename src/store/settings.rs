@@ -1,0 +1,45 @@
+//! How a store is opened, and what it keeps.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::rules::facts::OfflineDelivery;
+
+/// Where a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreLocation {
+    /// In this file.
+    File(PathBuf),
+    /// In memory: it is gone with the process.
+    Memory,
+}
+
+/// Who else may use the store meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// For the observer that runs. No other observer may; commands may.
+    Exclusive,
+    /// For a command, beside the observer that may be running. The store must exist.
+    Shared,
+}
+
+/// How messages are stored.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Where the store is.
+    pub location: StoreLocation,
+    /// How long messages are kept.
+    pub retention: Retention,
+    /// What users get who come back after they were away.
+    pub offline: OfflineDelivery,
+}
+
+/// How long messages are kept, and in how much space. The default keeps everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Older messages are deleted.
+    pub age: Option<Duration>,
+    /// The oldest messages are deleted while the store holds more bytes than this, the outbox
+    /// apart.
+    pub bytes: Option<u64>,
+}
