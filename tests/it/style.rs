@@ -10,8 +10,7 @@ const LINE: usize = 100;
 const FILE: usize = 600;
 
 /// Files of `src` with lines still too long. To become empty.
-const OPEN_LINES: [&str; 4] = [
-    "src/build.rs",
+const OPEN_LINES: [&str; 3] = [
     "src/store/sqlite/inspect.rs",
     "src/store/sqlite/outbox.rs",
     "src/store/sqlite/retention.rs",

@@ -231,10 +231,13 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let user = 0..3_u8;
     prop_oneof![
-        4 => (user.clone(), 0..4_u8, prop::bool::weighted(0.8)).prop_map(|(from, to, listed)| Event::Forward { from, to, listed }),
-        4 => (user.clone(), 0..50_usize, any::<bool>()).prop_map(|(by, nth, seen)| Event::Receipt { by, nth, seen }),
+        4 => (user.clone(), 0..4_u8, prop::bool::weighted(0.8))
+            .prop_map(|(from, to, listed)| Event::Forward { from, to, listed }),
+        4 => (user.clone(), 0..50_usize, any::<bool>())
+            .prop_map(|(by, nth, seen)| Event::Receipt { by, nth, seen }),
         2 => (user.clone(), 0..4_u8).prop_map(|(of, with)| Event::Archive { of, with }),
-        2 => (user, 0..4_u8, any::<bool>()).prop_map(|(of, with, is_new)| Event::Patch { of, with, is_new }),
+        2 => (user, 0..4_u8, any::<bool>())
+            .prop_map(|(of, with, is_new)| Event::Patch { of, with, is_new }),
         1 => (0..50_usize).prop_map(|nth| Event::Redelivery { nth }),
     ]
 }
@@ -342,9 +345,12 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn the_store_equals_a_simple_model_whatever_comes_in_whatever_order(events in prop::collection::vec(event(), 0..40)) {
+    fn the_store_equals_a_simple_model_whatever_comes_in_whatever_order(
+        events in prop::collection::vec(event(), 0..40)
+    ) {
         let mut bench = Bench::in_memory(OfflineDelivery::Broker);
-        bench.take("observer/a/groups/update", r#"{"group":{"uid":"group-1","members":{"u0":1,"u1":1,"u2":1}}}"#);
+        let group = r#"{"group":{"uid":"group-1","members":{"u0":1,"u1":1,"u2":1}}}"#;
+        bench.take("observer/a/groups/update", group);
         let mut model = Model::default();
         // What came, as the broker would deliver it again: topic, payload, id, and what the model
         // makes of it.
@@ -354,7 +360,11 @@ proptest! {
                 Event::Forward { from, to, listed } => {
                     let (from, to) = (NAMES[usize::from(from)], NAMES[usize::from(to)]);
                     let topic = format!("a/users/{from}/messages/{to}/outgoing");
-                    let payload = if listed { "{}".to_owned() } else { r#"{"attributes":{"updateconversation":false}}"#.to_owned() };
+                    let payload = match listed {
+                        true => "{}",
+                        false => r#"{"attributes":{"updateconversation":false}}"#,
+                    };
+                    let payload = payload.to_owned();
                     let id = bench.take(&topic, &payload);
                     model.forward(&id.to_string(), from, to, listed);
                     log.push((topic, payload, id, event));
@@ -372,7 +382,8 @@ proptest! {
                     let (of, with) = (NAMES[usize::from(of)], NAMES[usize::from(with)]);
                     let topic = format!("a/users/{of}/conversations/{with}/archive");
                     let id = bench.take(&topic, "");
-                    model.rows.entry((of, with)).or_insert_with(|| ("-".to_owned(), false, false)).2 = true;
+                    let row = model.rows.entry((of, with));
+                    row.or_insert_with(|| ("-".to_owned(), false, false)).2 = true;
                     log.push((topic, String::new(), id, event));
                 }
                 Event::Patch { of, with, is_new } => {
@@ -380,7 +391,8 @@ proptest! {
                     let topic = format!("a/users/{of}/conversations/{with}/update");
                     let payload = json!({ "is_new": is_new }).to_string();
                     let id = bench.take(&topic, &payload);
-                    model.rows.entry((of, with)).or_insert_with(|| ("-".to_owned(), false, false)).1 = is_new;
+                    let row = model.rows.entry((of, with));
+                    row.or_insert_with(|| ("-".to_owned(), false, false)).1 = is_new;
                     log.push((topic, payload, id, event));
                 }
                 Event::Redelivery { nth } => {
