@@ -360,8 +360,11 @@ proptest! {
                 Event::Forward { from, to, listed } => {
                     let (from, to) = (NAMES[usize::from(from)], NAMES[usize::from(to)]);
                     let topic = format!("a/users/{from}/messages/{to}/outgoing");
-                    let unlisted = r#"{"attributes":{"updateconversation":false}}"#;
-                    let payload = if listed { "{}" } else { unlisted }.to_owned();
+                    let payload = match listed {
+                        true => "{}",
+                        false => r#"{"attributes":{"updateconversation":false}}"#,
+                    };
+                    let payload = payload.to_owned();
                     let id = bench.take(&topic, &payload);
                     model.forward(&id.to_string(), from, to, listed);
                     log.push((topic, payload, id, event));
