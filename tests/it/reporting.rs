@@ -292,7 +292,7 @@ fn status_is_kept(broker: Broker) {
     let _shared = broker.shared();
     let mut observer = Named::start(broker, &["--stats-interval", "1s"]);
     let mut operator = observer.operator();
-    let mut status = said(&mut operator, "/status");
+    let mut status = await_status(&mut operator, "ready", json!(true));
     let started = status.as_object_mut().unwrap().remove("started_at");
     assert!(started.unwrap().as_u64().unwrap() > 1_700_000_000_000);
     assert_eq!(
