@@ -1,40 +1,43 @@
 //! Finds out whether a `.` in a topic survives at this broker.
 //!
 //! RabbitMQ turns it into a level break. An identifier with a `.` would then lead into another
-//! user's inbox. Owns one short connection of its own: the answer must not wait behind the messages
-//! of the session. Leaves what follows from the answer to [`observer`](crate::observer).
+//! user's inbox. Owns one short connection of its own, under the session's client identifier with
+//! `-dots` behind it: the answer must not wait behind the messages of the session. Leaves what
+//! follows from the answer to [`observer`](crate::observer).
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::link::LinkSettings;
 use super::probe_client::ProbeClient;
-use crate::auth::secret::Secret;
+use crate::auth::secret::{Secret, random_id};
 use crate::delivery::backoff::Backoff;
-use crate::mqtt::{LinkError, Session};
+use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
 /// How long the probe may take to come back.
-const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
+const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause before the next attempt: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
-/// The last level of the probe, with the dot in question.
-const DOTTED: &str = "a.b";
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Attempts that may fail at a broker that can be reached, before there is no answer.
+const ATTEMPTS: u32 = 2;
 
 /// What becomes of a `.` in a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Dots {
     /// It arrives as it was sent.
     Survive,
     /// It becomes a level break.
     Split,
+    /// The broker gives no answer, for this reason.
+    Unknown(LinkError),
 }
 
-/// Asks the broker until it answers. `topic` is one that the observer may publish and subscribe
-/// below. Safe to cancel: nothing remains at the broker.
+/// Asks the broker. `topic` is one that the observer may publish and subscribe below. Tries for as
+/// long as the broker cannot be reached: no message can come from it either. Safe to cancel.
 pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Dots {
     let links = LinkSettings {
         client_id: Secret::new(format!("{}-dots", links.client_id.expose_secret())),
@@ -42,28 +45,45 @@ pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Dots {
         ..links
     };
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut failures = 0;
     loop {
-        match ask(links.clone(), &topic).await {
+        let error = match ask(links.clone(), &topic).await {
             Ok(dots) => return dots,
-            Err(error) => {
-                debug!(%error, "it is not known yet whether a \".\" in a topic survives");
-                sleep(backoff.next(fastrand::u64(..))).await;
-            }
+            Err(error) => error,
+        };
+        debug!(%error, "it is not known yet whether a \".\" in a topic survives");
+        failures += u32::from(!matches!(
+            error.cause,
+            Cause::Unreachable | Cause::Unavailable
+        ));
+        if failures >= ATTEMPTS || error.is_permanent() {
+            return Dots::Unknown(error);
         }
+        sleep(backoff.next(fastrand::u64(..))).await;
     }
 }
 
 async fn ask(links: LinkSettings, topic: &TopicName) -> Result<Dots, LinkError> {
-    let below = |last: &str| format!("{topic}/{last}");
-    let filter = TopicFilter::parse(&below("#")).expect("a topic and a wildcard");
-    let dotted = TopicName::parse(&below(DOTTED)).expect("a topic and a level");
+    let [dotted, split] = ["a.b", "a/b"].map(|last| format!("{topic}/{last}"));
+    let filters = [&dotted, &split].map(|text| TopicFilter::parse(text).expect("a topic name"));
+    let publish = TopicName::parse(&dotted).expect("a topic name");
     let mut client = ProbeClient::connect(links, Session::Clean).await?;
-    client.subscribe(&[filter]).await?;
-    client.publish(dotted.clone(), Bytes::new()).await?;
-    let echo = client.message(ECHO_TIMEOUT).await?;
-    client.leave().await;
-    Ok(match &*echo.topic == dotted.as_str().as_bytes() {
-        true => Dots::Survive,
-        false => Dots::Split,
-    })
+    client.subscribe(&filters).await?;
+    // Nobody else's message may pass for the echo.
+    let nonce = Bytes::from(random_id());
+    client.publish(publish, nonce.clone()).await?;
+    let deadline = Instant::now() + ECHO_TIMEOUT;
+    let dots = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let echo = client.message(left).await?;
+        match &*echo.topic {
+            _ if echo.payload != nonce => {}
+            topic if topic == dotted.as_bytes() => break Dots::Survive,
+            topic if topic == split.as_bytes() => break Dots::Split,
+            _ => {}
+        }
+    };
+    // The answer does not wait for the goodbye.
+    tokio::spawn(client.leave());
+    Ok(dots)
 }

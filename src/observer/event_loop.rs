@@ -19,7 +19,7 @@ use crate::delivery::ledger::{Admission, Ledger};
 use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Delivery;
 use crate::observer::announce::StatusReporter;
-use crate::observer::dots::DotCheck;
+use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
 use crate::observer::processing::{Processing, ProcessorEvent};
@@ -58,10 +58,9 @@ pub(crate) struct Observer {
 
 /// Where everything comes in.
 pub(super) struct Inputs {
-    pub(super) session_rx: mpsc::Receiver<SessionEvent>,
+    /// What the session reports, held back until it is known what becomes of a `.`.
+    pub(super) session: DotGate,
     pub(super) publisher_rx: mpsc::Receiver<PublisherEvent>,
-    /// Whether identifiers with a `.` are safe at this broker.
-    pub(super) dots: DotCheck,
     /// Each change of the checks.
     pub(super) policy: watch::Receiver<Arc<Policy>>,
     /// Tasks that run as long as the observer.
@@ -107,9 +106,7 @@ impl Observer {
                 _ = ticks.tick() => {
                     self.tick();
                     self.probe_session();
-                    let read_ahead = inputs.session_rx.len();
-                    inputs.dots.tick(read_ahead > 0, self.clock.now().instant);
-                    self.report(read_ahead);
+                    self.report(inputs.session.len());
                 }
                 Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
                 event = self.processing.next() => self.handle_processor(event)?,
@@ -121,13 +118,13 @@ impl Observer {
                 answered = self.webhooks.next() => {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
-                dots = inputs.dots.next() => {
-                    inputs.dots.handle(dots);
-                    self.apply_policy(&mut inputs);
-                }
-                Some(event) = inputs.session_rx.recv(), if self.has_room(&inputs.dots) => {
-                    self.handle_session(event);
-                }
+                event = inputs.session.next(), if self.ledger.has_room() => match event {
+                    GateEvent::Session(event) => self.take_session(event, &mut inputs),
+                    GateEvent::Answer(dots) => {
+                        inputs.session.handle_answer(dots);
+                        self.apply_policy(&mut inputs);
+                    }
+                },
                 Ok(()) = inputs.policy.changed() => self.apply_policy(&mut inputs),
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
                 () = inputs.stop.cancelled() => break,
@@ -148,25 +145,30 @@ impl Observer {
             self.handle_publisher(event);
         }
         for _ in 0..EVENTS_AT_A_TIME {
-            if !self.has_room(&inputs.dots) {
+            if !self.ledger.has_room() {
                 break;
             }
-            let Ok(event) = inputs.session_rx.try_recv() else {
+            let Some(event) = inputs.session.try_recv() else {
                 break;
             };
-            self.handle_session(event);
+            self.take_session(event, inputs);
         }
     }
 
-    /// Whether the next message may be taken.
-    fn has_room(&self, dots: &DotCheck) -> bool {
-        dots.lets_pass() && self.ledger.has_room()
+    /// Takes what the session reports. A new session has the broker asked about dots.
+    fn take_session(&mut self, event: SessionEvent, inputs: &mut Inputs) {
+        if let SessionEvent::Up { connected, .. } = &event {
+            let policy = inputs.policy.borrow();
+            let gate = &mut inputs.session;
+            gate.handle_session_up(&policy, connected.session_present);
+        }
+        self.handle_session(event);
     }
 
-    /// Goes by the latest checks, and by what is known of the broker.
+    /// Applies the current policy, with what is known of the broker in place of "any".
     fn apply_policy(&mut self, inputs: &mut Inputs) {
         let policy = inputs.policy.borrow_and_update().clone();
-        self.inbound.set_policy(inputs.dots.apply(policy));
+        self.inbound.set_policy(inputs.session.apply(policy));
     }
 
     fn signal_ready(&self, ready: &mut Option<ReadySignal>) {

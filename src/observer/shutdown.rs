@@ -81,7 +81,7 @@ impl Observer {
                 answered = self.webhooks.next() => {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
-                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                Some(event) = inputs.session.recv_any() => discarded += self.discard(event),
                 _ = ticks.tick() => {
                     self.tick();
                     self.report(0);
@@ -134,7 +134,7 @@ impl Observer {
                         break;
                     }
                 }
-                Some(event) = inputs.session_rx.recv() => discarded += self.discard(event),
+                Some(event) = inputs.session.recv_any() => discarded += self.discard(event),
                 () = sleep_until(deadline) => break,
             }
             self.act();
@@ -171,7 +171,7 @@ impl Observer {
                     }
                     self.handle_publisher(event);
                 }
-                Some(event) = inputs.session_rx.recv() => {
+                Some(event) = inputs.session.recv_any() => {
                     if let SessionEvent::Up { client, .. } = &event {
                         let _ = client.disconnect();
                     }

@@ -20,7 +20,7 @@ use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
 use crate::observer::announce::StatusReporter;
-use crate::observer::dots::DotCheck;
+use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
@@ -82,10 +82,8 @@ pub async fn run(
         session.await;
         "session"
     });
-    let dots = DotCheck::start(&setup.router.policy, &setup.links, &parts.topics.probe);
     let inputs = Inputs {
-        dots,
-        session_rx,
+        session: DotGate::new(session_rx, setup.links.clone(), parts.topics.probe.clone()),
         publisher_rx: parts.spawn_publishers(&links, &mut tasks),
         policy: setup.policy.clone(),
         tasks,

@@ -24,9 +24,8 @@ pub fn amqp_key(topic: &str) -> String {
 pub enum BrokerKind {
     /// Topics arrive as they were sent.
     Any,
-    /// A `.` becomes a level break, or it is not known yet whether it does. Nothing else is
-    /// refused.
-    SplitsDots,
+    /// A `.` becomes a level break, or nobody knows whether it does. Nothing else is changed.
+    RefusesDots,
     /// RabbitMQ: topics travel as AMQP routing keys.
     RabbitMq,
 }
@@ -57,7 +56,7 @@ impl BrokerKind {
     pub fn carries(self, topic: &str) -> Result<(), CarryError> {
         let rewritten: &[char] = match self {
             Self::Any => &[],
-            Self::SplitsDots => &['.'],
+            Self::RefusesDots => &['.'],
             Self::RabbitMq if topic.len() > MAX_ROUTING_KEY_BYTES => {
                 return Err(CarryError::TooLong(topic.len()));
             }
@@ -90,7 +89,7 @@ mod tests {
         );
         assert_eq!(on(&"x".repeat(256)), Err(CarryError::TooLong(256)));
         assert_eq!(BrokerKind::Any.carries("apps/john.doe/x"), Ok(()));
-        let unproven = |topic: &str| BrokerKind::SplitsDots.carries(topic).is_ok();
+        let unproven = |topic: &str| BrokerKind::RefusesDots.carries(topic).is_ok();
         assert!(unproven("apps/a*b/x") && unproven(&"x".repeat(256)));
         assert!(!unproven("apps/john.doe/x"));
         assert_eq!(
