@@ -35,12 +35,12 @@ pub(super) enum Command {
     /// Count, export, prune or check what is stored; safe while the observer runs
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Show and change stored groups; a running observer applies a change at once and notifies
-    /// nobody of it
+    /// Show and change stored groups; a running observer applies a change at once; users are not
+    /// notified
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Show and change blocks and bans; a running observer applies a change at once and notifies
-    /// nobody of it
+    /// Show and change blocks and bans; a running observer applies a change at once; users are not
+    /// notified
     #[command(subcommand)]
     Block(BlockCommand),
     /// List, retry or drop webhook deliveries that wait or were given up; safe while the observer

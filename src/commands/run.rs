@@ -30,8 +30,9 @@ const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
 const REREAD: Duration = Duration::from_secs(1);
 
 impl From<&Config> for Setup {
-    /// Everything but what makes a run of its own: the links are a probe's, which disturbs no
-    /// running observer, the policy does not change, and nobody supervises it.
+    /// What `run`, `check` and `demo` have in common. The links have a client identifier of their
+    /// own, so that no running observer is disturbed. `run` then replaces the links, the policy
+    /// channel and the reporting.
     fn from(config: &Config) -> Self {
         Self {
             name: config.name.clone(),

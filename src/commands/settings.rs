@@ -3,7 +3,7 @@
 //! Owns the step from the table [`SETTINGS`] to clap's arguments, and from the parsed arguments to
 //! a [`Config`]. Leaves names, defaults and meaning to `config`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
@@ -18,10 +18,18 @@ const CONFIG_VARIABLE: &str = "OBSERVER_CONFIG";
 /// The settings that were given on the command line.
 ///
 /// A command takes them with `#[command(flatten)]`, after its own arguments.
-#[derive(Debug)]
 pub(super) struct SettingsArgs {
     file: Option<PathBuf>,
     flags: Flags,
+}
+
+impl fmt::Debug for SettingsArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The values hold passwords and tokens.
+        f.debug_struct("SettingsArgs")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SettingsArgs {

@@ -264,7 +264,8 @@ pub const SETTINGS: &[Setting] = &[
         "broker-kind",
         "KIND",
         "any",
-        "any, or rabbitmq: refuse identifiers that RabbitMQ cannot carry (\".\", over 255 bytes)",
+        "any: find out at start what becomes of a \".\"; rabbitmq: refuse identifiers that \
+        RabbitMQ cannot carry (\".\", over 255 bytes)",
     ),
     value(
         "max-payload",

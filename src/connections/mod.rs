@@ -1,4 +1,5 @@
 //! Connections to the broker that come back by themselves: one session, and the publishers.
+//! Beside them short-lived ones, to ask the broker something.
 //!
 //! Owns reconnecting, subscribing, token renewal, and what brokers do differently. Leaves packets
 //! to [`mqtt`](crate::mqtt), and what a message means to [`observer`](crate::observer).

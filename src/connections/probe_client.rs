@@ -1,4 +1,5 @@
-//! A short-lived ordinary client: what `check`, `demo` and `watch` use to see messages pass.
+//! A short-lived ordinary client: what `check`, `demo` and `watch` use to
+//! see messages pass, and the observer to find out what becomes of a `.`.
 //!
 //! Owns waiting for one answer at a time. Leaves what is asked, and what the answer means, to
 //! [`commands`](crate::commands).

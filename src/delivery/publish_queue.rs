@@ -100,7 +100,8 @@ struct Slot {
     sent: Option<Instant>,
     /// Connections lost while it was in flight.
     losses: u8,
-    /// What those lost connections weigh that it was alone on; see [`PATIENCE`].
+    /// Sum of [`PublisherEnd::cost`] over the connections lost while it was alone in flight; see
+    /// [`PATIENCE`].
     cost: u8,
     done: bool,
 }

@@ -198,6 +198,7 @@ impl Parts {
         let capacity = self.publish_window.max(EVENTS_AT_A_TIME);
         let (publisher_tx, publisher_rx) = mpsc::channel(capacity);
         for publisher in 0..self.publishers {
+            // Part of the client identifier, which brokers know: it stays as it is.
             let name = match publisher + 1 == self.publishers {
                 true => "many".to_owned(),
                 false => publisher.to_string(),

@@ -66,7 +66,7 @@ impl Webhooks {
 
     pub(super) fn handle_outbox_reply(&mut self, reply: OutboxReply, dropped: &[u64], now: Now) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.handle_given(reply, dropped, now.instant, now.wall);
+            dispatcher.handle_reply(reply, dropped, now.instant, now.wall);
         }
     }
 

@@ -24,13 +24,6 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The number of messages refused for `reason`.
-    pub fn refused_for(&self, reason: Refusal) -> u64 {
-        self.reasons()
-            .find(|(listed, _)| *listed == reason)
-            .map_or(0, |(_, count)| count)
-    }
-
     /// The number of messages refused for any reason.
     pub fn refused_in_all(&self) -> u64 {
         self.refused.iter().sum()

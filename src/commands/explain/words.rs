@@ -51,7 +51,7 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
         }
         (Refusal::BadStatus, _) => "the payload is not one that this topic takes",
         (Refusal::TooLarge, Some(Request::Block { .. })) => {
-            "the user blocks as many others as is allowed"
+            "the user already blocks as many others as are allowed"
         }
         (Refusal::Unroutable, _) => {
             "the broker cannot carry a topic that it would be published to (--broker-kind)"

@@ -21,7 +21,7 @@ const FAILURES: u32 = 3;
 /// every event gets its turn.
 const PROBE_STEP: usize = 13;
 
-/// What is to be told to one endpoint, and how the endpoint fares.
+/// What is to be told to one endpoint, and the state of the endpoint.
 #[derive(Debug)]
 pub(super) struct EndpointQueue {
     pub(super) endpoint: Endpoint,

@@ -149,7 +149,7 @@ impl WebhookDispatcher {
 
     /// The outbox has replied. `dropped` counts, for each endpoint, events that were dropped
     /// because too many wait.
-    pub fn handle_given(
+    pub fn handle_reply(
         &mut self,
         reply: OutboxReply,
         dropped: &[u64],
@@ -272,10 +272,10 @@ impl WebhookDispatcher {
                 queue.refused(&error);
                 (WebhookOutcome::Refused, Disposition::GivenUp { error })
             }
-            Answer::Busy { wish, error } => {
-                let wish = seconds_or_date(&wish, wall).unwrap_or_default();
-                // An endpoint that asks for no rest would be asked for ever.
-                let rest = wish.clamp(REST.0, LONGEST_RETRY_AFTER);
+            Answer::Busy { retry_after, error } => {
+                let rest = seconds_or_date(&retry_after, wall).unwrap_or_default();
+                // A Retry-After of zero must not cause a busy loop.
+                let rest = rest.clamp(REST.0, LONGEST_RETRY_AFTER);
                 queue.rest(now + rest);
                 let scope = FailureScope::Endpoint;
                 let how = later(rest.max(pause), Failure { error, scope });
@@ -442,7 +442,7 @@ mod tests {
         let now = Instant::now();
         let dispatcher = &mut dispatcher(&["http://localhost/a"], now);
         let busy = |wish: &str| Answer::Busy {
-            wish: wish.to_owned(),
+            retry_after: wish.to_owned(),
             error: "answers 429".to_owned(),
         };
         // The clock of the test stands at 1970-01-01T00:16:40Z.

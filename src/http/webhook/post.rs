@@ -26,7 +26,7 @@ pub(super) enum Answer {
     /// A final refusal: any status below 500 other than 2xx and 429.
     Refused(String),
     /// 429 or 503 with `Retry-After`, which is kept as text.
-    Busy { wish: String, error: String },
+    Busy { retry_after: String, error: String },
     /// 5xx, or no answer at all.
     Failed(Failure),
 }
@@ -74,8 +74,8 @@ pub(super) async fn post(request: reqwest::RequestBuilder) -> Answer {
         }
     };
     let status = response.status();
-    let wish = response.headers().get(RETRY_AFTER);
-    let wish = wish.and_then(|wish| wish.to_str().ok().map(str::to_owned));
+    let retry_after = response.headers().get(RETRY_AFTER);
+    let retry_after = retry_after.and_then(|text| text.to_str().ok().map(str::to_owned));
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
@@ -84,9 +84,9 @@ pub(super) async fn post(request: reqwest::RequestBuilder) -> Answer {
         }
     }
     let error = format!("answers {}", status.as_u16());
-    match (status.as_u16(), wish) {
+    match (status.as_u16(), retry_after) {
         (200..=299, _) => Answer::Taken,
-        (429 | 503, Some(wish)) => Answer::Busy { wish, error },
+        (429 | 503, Some(retry_after)) => Answer::Busy { retry_after, error },
         // The last three are what a proxy says of a service that is down.
         (429 | 502 | 503 | 504, _) => Answer::Failed(Failure {
             error,

@@ -22,7 +22,7 @@ statements! {
     LAST_SEQ_OF_MESSAGE = "SELECT max(seq) FROM message WHERE message_id = ? AND app = ?";
     INSERT_COPY = "INSERT OR IGNORE INTO timeline (app, inbox_of, seq, convers_with, status)
         VALUES (?, ?, ?, ?, ?)";
-    // A redelivered message is followed by all that was said of it since, in the same order. So it
+    // A redelivered message is followed by all that was said of it since,. So it
     // must not take the place of a later one.
     SET_LAST_MESSAGE = "INSERT INTO conversation
         (app, inbox_of, convers_with, seq, is_new, archived) VALUES (?, ?, ?, ?, 1, 0)
@@ -231,7 +231,7 @@ fn bits(fingerprint: u64) -> i64 {
     fingerprint.cast_signed()
 }
 
-/// Whether two JSON objects have the same members in the same order.
+/// Whether two JSON objects have the same members.
 fn is_same_object(one: &str, other: &str) -> bool {
     let (Ok(one), Ok(other)) = (parse_object(one.as_bytes()), parse_object(other.as_bytes()))
     else {
