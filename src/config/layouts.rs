@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-
+use super::custom_layout::CustomPayload;
 use super::reader::Reader;
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
@@ -16,26 +15,6 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKinds;
-
-/// A `[[custom-layout]]` table of the configuration file.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct CustomLayout {
-    name: String,
-    outgoing: String,
-    inbox: String,
-    payload: CustomPayload,
-    #[serde(default)]
-    sender_copy: bool,
-    app: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum CustomPayload {
-    Verbatim,
-    Envelope,
-}
 
 /// The router; `None` if the layouts contradict each other.
 pub(super) fn read_router(

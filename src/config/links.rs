@@ -6,7 +6,7 @@
 use super::Config;
 use super::error::{ConfigError, ConfigErrors};
 use crate::auth::secret::{Secret, random_id};
-use crate::connections::link::LinkSettings;
+use crate::connections::settings::LinkSettings;
 use crate::mqtt::Session;
 
 impl Config {

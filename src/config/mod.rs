@@ -7,6 +7,7 @@
 mod broker;
 mod checks;
 mod compatible;
+mod custom_layout;
 mod decision_service;
 mod endpoint;
 mod error;

@@ -8,8 +8,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::custom_layout::CustomLayout;
 use super::error::ConfigError;
-use super::layouts::CustomLayout;
 use super::settings::{ALIASES, SETTINGS, find, variable};
 use super::values::{self, BOOL};
 

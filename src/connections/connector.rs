@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::link::LinkSettings;
+use super::settings::LinkSettings;
 use super::version::VersionChooser;
 use crate::auth::secret::Secret;
 use crate::auth::token;

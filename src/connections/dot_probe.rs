@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use super::link::LinkSettings;
 use super::probe_client::ProbeClient;
+use super::settings::LinkSettings;
 use crate::auth::secret::{Secret, random_id};
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};

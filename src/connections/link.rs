@@ -1,30 +1,21 @@
 //! Links: each keeps one connection to the broker up, in a task of its own.
 //!
-//! Owns what every link has in common: settings, the pause between connections, token renewal.
+//! Owns what every link has in common: the pause between connections, token renewal.
 //! Leaves what travels on a connection to `session.rs` and `publisher.rs`, and which messages are
 //! under way to the ledger. A link remembers nothing about messages from one connection to the
 //! next.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{error, info, warn};
 
 use super::connector::{Connector, LiveConnection};
-use super::publisher::{PublisherEvent, PublisherLink};
 use super::retry::{Outlook, Retry};
-use super::session::{SessionEvent, SessionLink};
-use super::version::VersionChooser;
 use super::watchdog::Watchdog;
-use crate::auth::credentials::Credentials;
-use crate::auth::secret::Secret;
-use crate::mqtt::{Cause, Connected, Event, LinkError, Protocol, Proxy, Session, Transport};
-use crate::protocol::publish::Publish;
+use crate::mqtt::{Cause, Connected, LinkError};
 use crate::protocol::time::UnixMillis;
-use crate::protocol::topic::{Subscription, TopicFilter};
 use crate::telemetry::clock::Clock;
 use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
@@ -38,150 +29,10 @@ const RENEWED: &str = "connecting again with a new token, before the old one end
 const TAKEN_OVER: &str = "the session is taken over again and again, \
     or the broker closes it at once: is another observer running with this client identifier?";
 
-/// What every link of one observer has in common.
-#[derive(Clone, Debug)]
-pub struct LinkSettings {
-    /// How the broker is reached.
-    pub transport: Transport,
-    /// A proxy on the way, if any.
-    pub proxy: Option<Proxy>,
-    /// The only version of MQTT to speak; `None` for the newest that the broker speaks.
-    pub protocol: Option<Protocol>,
-    /// Where user name, password or token come from; read anew for each connection.
-    pub credentials: Credentials,
-    /// The client identifier of the session; publishers add `-pub-` and their name.
-    pub client_id: Secret,
-    /// Time between pings.
-    pub keep_alive: Duration,
-    /// Limit for getting connected.
-    pub connect_timeout: Duration,
-    /// How long the broker is asked to keep the session.
-    pub session: Session,
-    /// Messages under way at a time.
-    pub window: u16,
-    /// A payload over this is cut, because its message will be refused.
-    pub max_payload_bytes: usize,
-    /// What the broker publishes if the session's connection ends without our DISCONNECT.
-    pub will: Option<Publish>,
-}
-
-/// The links of one observer, to be spawned.
-#[derive(Debug)]
-pub struct Links {
-    settings: Arc<LinkSettings>,
-    version: Arc<VersionChooser>,
-    /// Set once the session has connected for the first time. Publishers start then: login and
-    /// version are known to be right, so that a faulty set-up is tried by one connection only.
-    publishers_may_start: watch::Sender<bool>,
-    health: Health,
-    metrics: Metrics,
-    stop: CancellationToken,
-}
-
-impl Links {
-    /// Links that end when `stop` is cancelled: at once where they are not connected, after their
-    /// DISCONNECT where they are. `health` hears of a lost connection at once, however busy the
-    /// observer is.
-    pub fn new(
-        settings: LinkSettings,
-        health: Health,
-        metrics: Metrics,
-        stop: CancellationToken,
-    ) -> Self {
-        Self {
-            version: Arc::new(VersionChooser::new(settings.protocol)),
-            settings: Arc::new(settings),
-            publishers_may_start: watch::Sender::new(false),
-            health,
-            metrics,
-            stop,
-        }
-    }
-
-    /// The session's link: runs until the observer stops. It subscribes to `filters`. An earlier
-    /// run with other settings may have left `retired` filters in the session: it unsubscribes from
-    /// them.
-    pub fn session(
-        &self,
-        filters: Vec<Subscription>,
-        retired: Vec<TopicFilter>,
-        events: mpsc::Sender<SessionEvent>,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let connector = Connector {
-            settings: self.settings.clone(),
-            version: self.version.clone(),
-            client_id: self.settings.client_id.clone(),
-            session: self.settings.session,
-            publish_window: 0,
-            will: self.settings.will.clone(),
-        };
-        let link = self.link(connector, LinkRole::Session);
-        let publishers_may_start = self.publishers_may_start.clone();
-        SessionLink::new(link, filters, retired, events, publishers_may_start)
-            .run()
-            .instrument(info_span!("session"))
-    }
-
-    /// A publisher's link, whose client identifier ends in `name`: runs until the observer stops.
-    pub fn publisher(
-        &self,
-        publisher: usize,
-        name: &str,
-        publish_window: usize,
-        events: mpsc::Sender<PublisherEvent>,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let base = self.settings.client_id.expose_secret();
-        let connector = Connector {
-            settings: self.settings.clone(),
-            version: self.version.clone(),
-            client_id: Secret::new(format!("{base}-pub-{name}")),
-            session: Session::Clean,
-            publish_window,
-            will: None,
-        };
-        let link = self.link(connector, LinkRole::Publisher);
-        PublisherLink::new(
-            link,
-            publisher,
-            events,
-            self.publishers_may_start.subscribe(),
-        )
-        .run()
-        .instrument(info_span!("publisher", number = publisher))
-    }
-
-    fn link(&self, connector: Connector, role: LinkRole) -> Link {
-        Link {
-            connector,
-            role,
-            retry: Retry::new(role),
-            watchdog: Watchdog::default(),
-            health: self.health.clone(),
-            metrics: self.metrics.clone(),
-            stop: self.stop.clone(),
-        }
-    }
-
-    /// Connects once with an empty session, so that the broker discards what it has kept.
-    ///
-    /// # Errors
-    /// [`LinkError`], if that does not succeed.
-    pub async fn reset_session(&self) -> Result<(), LinkError> {
-        let (settings, version) = (self.settings.clone(), self.version.clone());
-        let connector = Connector::once(settings, version, Session::Clean);
-        let mut live = connector.connect(self.settings.window).await?;
-        live.client
-            .disconnect()
-            .map_err(|_| LinkError::new(Cause::Closed, "the connection closed at once"))?;
-        while live.connection.next().await? != Event::Disconnected {}
-        Ok(())
-    }
-}
-
 /// What one link consists of, whatever its role.
 pub(super) struct Link {
     pub(super) connector: Connector,
-    role: LinkRole,
+    pub(super) role: LinkRole,
     pub(super) retry: Retry,
     pub(super) watchdog: Watchdog,
     pub(super) health: Health,

@@ -6,10 +6,12 @@
 
 mod connector;
 pub mod dot_probe;
-pub mod link;
+mod link;
+pub mod links;
 pub mod probe_client;
 pub mod publisher;
 mod retry;
 pub mod session;
+pub mod settings;
 mod version;
 mod watchdog;

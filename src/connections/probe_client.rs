@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::connector::{Connector, LiveConnection};
-use super::link::LinkSettings;
+use super::settings::LinkSettings;
 use super::version::VersionChooser;
 use crate::mqtt::{
     Cause, Client, Connected, Connection, Delivery, Event, LinkError, ReasonCode, Session,

@@ -11,17 +11,10 @@ use std::sync::{Arc, Mutex};
 use super::error::SubmitError;
 use super::event::Connected;
 use super::options::MAX_PACKET_BYTES;
+use super::options::MAX_UNCONFIRMED;
 use super::{v4, v5};
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
-
-/// QoS 0 publishes that may wait to be written. More are dropped.
-const MAX_UNCONFIRMED: usize = 1_000;
-
-/// Packets that may wait to be written: a publish or an ack for each packet identifier, the QoS 0
-/// publishes, and a few SUBSCRIBE, UNSUBSCRIBE and DISCONNECT. So this queue is never full. It
-/// takes memory only as it fills.
-pub(super) const QUEUE_CAPACITY: usize = u16::MAX as usize + MAX_UNCONFIRMED + 64;
 
 /// The most bytes that come before the payload of a PUBLISH, besides the topic and the user
 /// properties: fixed header 5, topic length 2, packet identifier 2, property length 4.

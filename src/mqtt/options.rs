@@ -11,6 +11,14 @@ use std::time::Duration;
 use crate::auth::secret::Secret;
 use crate::protocol::publish::Publish;
 
+/// QoS 0 publishes that may wait to be written. More are dropped.
+pub(super) const MAX_UNCONFIRMED: usize = 1_000;
+
+/// Packets that may wait to be written: a publish or an ack for each packet identifier, the QoS 0
+/// publishes, and a few SUBSCRIBE, UNSUBSCRIBE and DISCONNECT. So this queue is never full. It
+/// takes memory only as it fills.
+pub(super) const QUEUE_CAPACITY: usize = u16::MAX as usize + MAX_UNCONFIRMED + 64;
+
 /// The largest packet that MQTT can encode, in bytes: the fixed header, 4 length bytes and 256 MiB
 /// less one (MQTT 3.1.1, 2.2.3).
 ///

@@ -16,9 +16,9 @@ use rumqttc::{
     SubscribeReasonCode,
 };
 
-use super::client::QUEUE_CAPACITY;
 use super::error::{self, Cause, LinkError, Phase, SubmitError};
 use super::event::{Connected, Delivery, Event, NetworkEvent, ReasonCode};
+use super::options::QUEUE_CAPACITY;
 use super::options::{ConnectOptions, MAX_PACKET_BYTES, Protocol, Session};
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;

@@ -21,9 +21,9 @@ use rumqttc::v5::{
     StateError,
 };
 
-use super::client::QUEUE_CAPACITY;
 use super::error::{self, Cause, LinkError, Phase, SubmitError};
 use super::event::{Connected, Delivery, Event, NetworkEvent, ReasonCode};
+use super::options::QUEUE_CAPACITY;
 use super::options::{ConnectOptions, MAX_PACKET_BYTES, Protocol, Session};
 use super::v4::outgoing_event;
 use crate::protocol::message::Received;

@@ -8,121 +8,12 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::observer::event_loop::Observer;
-use crate::observer::setup::Reporting;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
+use crate::telemetry::Load;
 use crate::telemetry::clock::Now;
-use crate::telemetry::control::{Command, CommandError, Switch};
-use crate::telemetry::service_topics::ServiceTopics;
-use crate::telemetry::status::{self, Status};
-use crate::telemetry::systemd::Service;
-use crate::telemetry::{Load, LogLevel};
-
-/// How long after a connection was replaced the broker may still publish its will.
-const LATE_WILL: Duration = Duration::from_secs(5);
-
-/// The status that the broker retains.
-enum Retained {
-    /// The observer is not to have a status.
-    Off,
-    /// It may be anything: an earlier run's, or the will.
-    Unknown,
-    /// It is this one, once the publish is confirmed.
-    Published(Status),
-}
-
-/// Keeps the status up to date, and knows what is due.
-pub(super) struct StatusReporter {
-    pub(super) topics: ServiceTopics,
-    pub(super) service: Service,
-    /// When the observer started.
-    since: Now,
-    retained: Retained,
-    /// When the status is to be published once more, because a late will may have replaced it.
-    again_at: Option<Instant>,
-    stats_interval: Option<Duration>,
-    stats_due: Instant,
-    log_level: Option<(String, LogLevel)>,
-}
-
-impl StatusReporter {
-    pub(super) fn new(topics: ServiceTopics, reporting: Reporting, since: Now) -> Self {
-        Self {
-            topics,
-            service: Service::new(reporting.supervised, since.instant),
-            since,
-            retained: match reporting.status {
-                true => Retained::Unknown,
-                false => Retained::Off,
-            },
-            again_at: None,
-            stats_interval: reporting.stats_interval,
-            stats_due: since.instant + reporting.stats_interval.unwrap_or_default(),
-            log_level: reporting.log_level,
-        }
-    }
-
-    /// Whether the broker retains a status.
-    pub(super) fn retains(&self) -> bool {
-        !matches!(self.retained, Retained::Off)
-    }
-
-    /// The session has a new connection. The broker may have published the will of the old one, or
-    /// may do so within a while.
-    pub(super) fn handle_session_up(&mut self, now: Instant) {
-        self.forget_status();
-        self.again_at = Some(now + LATE_WILL);
-    }
-
-    fn forget_status(&mut self) {
-        if self.retains() {
-            self.retained = Retained::Unknown;
-        }
-    }
-
-    /// The status to publish, if the broker does not retain it already.
-    fn poll_status(&mut self, faults: Vec<String>, traces: bool, now: Instant) -> Option<Publish> {
-        if self.again_at.take_if(|at| now >= *at).is_some() {
-            self.forget_status();
-        }
-        let status = Status {
-            online: true,
-            ready: faults.is_empty(),
-            faults,
-            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            started_at: Some(self.since.wall.as_millis()),
-            trace: traces,
-            log_level: self.log_level.as_ref().map(|(level, _)| level.clone()),
-        };
-        match &self.retained {
-            Retained::Off => return None,
-            Retained::Published(published) if *published == status => return None,
-            Retained::Published(_) | Retained::Unknown => {}
-        }
-        let publish = status.publish(&self.topics.status);
-        self.retained = Retained::Published(status);
-        Some(publish)
-    }
-
-    /// Whether stats are to be published now.
-    fn stats_are_due(&mut self, now: Instant) -> bool {
-        let Some(interval) = self.stats_interval.filter(|_| now >= self.stats_due) else {
-            return false;
-        };
-        self.stats_due = now + interval;
-        true
-    }
-
-    fn set_log_level(&mut self, level: String) -> Result<(), CommandError> {
-        let Some((present, log)) = &mut self.log_level else {
-            return Err(CommandError::NoLog);
-        };
-        log.set(&level)?;
-        info!(%level, "another log level (control/log-level)");
-        *present = level;
-        Ok(())
-    }
-}
+use crate::telemetry::control::{Command, Switch};
+use crate::telemetry::status::{self};
 
 impl Observer {
     /// Publishes something of the observer's own, until it is confirmed.

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::connections::dot_probe::{Dots, probe_dots};
-use crate::connections::link::LinkSettings;
 use crate::connections::session::SessionEvent;
+use crate::connections::settings::LinkSettings;
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::topic::TopicName;
 use crate::rules::policy::Policy;

@@ -11,6 +11,7 @@ mod journal;
 pub(crate) mod processing;
 pub mod processor;
 pub(crate) mod publishers;
+mod reporter;
 pub(crate) mod session;
 mod setup;
 mod shutdown;

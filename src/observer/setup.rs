@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::connections::link::LinkSettings;
+use crate::connections::settings::LinkSettings;
 use crate::http::{decision_service, webhook};
 use crate::mqtt::{Connected, LinkError};
 use crate::rules::policy::Policy;

@@ -7,6 +7,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 use crate::protocol::id::{AppId, ClientId, IdError, MessageKey, UserId};
 use crate::protocol::layout::Layout;
+use crate::protocol::template::Names;
 
 /// What a topic on an outgoing path says: `sender` writes to `recipient`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,13 @@ pub struct Timeline<'a> {
     pub inbox_of: UserId<'a>,
     /// The other side, a user or a group.
     pub convers_with: UserId<'a>,
+}
+
+impl<'a> Timeline<'a> {
+    /// What stands at the names of a template for this timeline.
+    pub(crate) fn names(&self) -> Names<'a> {
+        Names::of(self.app, self.inbox_of, self.convers_with)
+    }
 }
 
 /// What the topic name of a message that came in says.

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::mem;
 
-use crate::protocol::address::Timeline;
 use crate::protocol::id::{AppId, ClientId, MessageKey, RawLevel, UserId};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
@@ -411,10 +410,5 @@ impl<'a> Names<'a> {
             convers_with: convers_with.as_str(),
             message_id: "",
         }
-    }
-
-    /// The names of a topic about a timeline.
-    pub(crate) fn of_timeline(timeline: &Timeline<'a>) -> Self {
-        Self::of(timeline.app, timeline.inbox_of, timeline.convers_with)
     }
 }

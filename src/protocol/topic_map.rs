@@ -142,7 +142,7 @@ impl TopicMap {
         timeline: &Timeline<'_>,
         message_id: &str,
     ) -> TopicName {
-        let names = Names::of_timeline(timeline);
+        let names = timeline.names();
         self.notifications.format(
             what,
             &Names {
@@ -191,7 +191,7 @@ impl TopicMap {
     ) -> Option<TopicName> {
         let mut controls = self.controls.iter();
         let control = controls.find(|control| control.topic == topic)?;
-        let names = Names::of_timeline(timeline);
+        let names = timeline.names();
         let template = control.rejected.as_ref()?;
         Some(template.format(&Names {
             message_id,

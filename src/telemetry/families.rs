@@ -10,7 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use super::metrics::WebhookOutcome;
+use super::labels::WebhookOutcome;
 use crate::mqtt::Cause;
 use crate::protocol::address::Kind;
 use crate::protocol::refusal::Refusal;

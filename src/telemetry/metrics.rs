@@ -11,6 +11,7 @@ use prometheus::TextEncoder;
 use tracing::{debug, error, warn};
 
 use super::families::Families;
+use super::labels::{LinkRole, WebhookOutcome};
 use super::stats::{Load, Stats};
 use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Cause;
@@ -18,52 +19,6 @@ use crate::protocol::address::Kind;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refusal;
-
-/// A connection of the observer to the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkRole {
-    /// The connection that receives messages and acknowledges them.
-    Session,
-    /// A connection that publishes.
-    Publisher,
-}
-
-/// What became of one attempt to deliver an event to an endpoint, or of the event itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WebhookOutcome {
-    /// The endpoint answered 2xx.
-    Delivered,
-    /// The endpoint gave no answer, or 429 or 5xx: the event is tried again.
-    Retried,
-    /// The endpoint gave a final answer: 3xx, or 4xx other than 429.
-    Refused,
-    /// The event became too old.
-    Expired,
-    /// The queue was full: the oldest event was given up.
-    Dropped,
-}
-
-impl WebhookOutcome {
-    /// Every outcome.
-    pub(super) const ALL: [Self; 5] = [
-        Self::Delivered,
-        Self::Retried,
-        Self::Refused,
-        Self::Expired,
-        Self::Dropped,
-    ];
-
-    /// The label's value.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Retried => "retried",
-            Self::Refused => "refused",
-            Self::Expired => "expired",
-            Self::Dropped => "dropped",
-        }
-    }
-}
 
 /// What is counted and measured. Clones share the counts.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod control;
 mod families;
 pub mod health;
+pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod service_topics;
@@ -15,6 +16,7 @@ pub mod status;
 pub mod systemd;
 pub mod trace;
 
+pub use self::labels::{LinkRole, WebhookOutcome};
 pub use self::log::{LogFormat, LogLevel, filter, init};
-pub use self::metrics::{LinkRole, Metrics, WebhookOutcome};
+pub use self::metrics::Metrics;
 pub use self::stats::{Load, Stats};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::report::Report;
 use super::{GLIMPSE, PATIENCE, connect};
 use crate::config::Config;
-use crate::connections::link::LinkSettings;
+use crate::connections::settings::LinkSettings;
 use crate::mqtt::{Connected, LinkError, Session};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
