@@ -31,7 +31,8 @@ statements! {
         (SELECT stored_at FROM message ORDER BY seq LIMIT 1),
         (SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1)";
     COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message";
-    EXPORT may scan "a command that exports an inbox" = "SELECT m.body, t.status FROM timeline t CROSS JOIN message m ON m.seq = t.seq
+    EXPORT may scan "a command that exports an inbox" = "SELECT m.body, t.status
+        FROM timeline t CROSS JOIN message m ON m.seq = t.seq
         WHERE t.app = ?1 AND t.inbox_of = ?2 AND (?3 IS NULL OR t.convers_with = ?3)
         ORDER BY t.seq";
     COUNT_DUPLICATES may scan "a command that checks every row" = "SELECT count(*) FROM

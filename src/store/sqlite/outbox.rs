@@ -12,7 +12,8 @@ use crate::store::{
     OutboxRequest, Waiting,
 };
 
-/// Events that were given up and are kept for `webhook list` and `webhook retry`, for each endpoint.
+/// Events that were given up and are kept for `webhook list` and `webhook retry`, for each
+/// endpoint.
 const GIVEN_UP_KEPT: i64 = 1_000;
 /// How many more may gather before the oldest are deleted.
 const GIVEN_UP_SLACK: i64 = 100;
@@ -22,8 +23,8 @@ const BYTES_PER_REPLY: usize = 4 << 20;
 const EXPIRED_PER_REQUEST: i64 = 500;
 /// Events dropped at a time to make room for a new one: messages wait meanwhile.
 const DROPPED_PER_EVENT: usize = 64;
-/// Attempts that may fail because the endpoint is down before one event is delayed on its own: after
-/// that the event itself may be the cause.
+/// Attempts that may fail because the endpoint is down before one event is delayed on its own:
+/// after that the event itself may be the cause.
 const FREE_FAILURES: u32 = 3;
 /// Failures up to which an event is due at once when its endpoint answers again.
 const FORGIVEN_FAILURES: u32 = 5;

@@ -35,7 +35,8 @@ statements! {
     DELETE_COPIES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq IN
         (SELECT seq FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq < ?3
          ORDER BY seq LIMIT ?4)";
-    DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" = "DELETE FROM conversation
+    DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" =
+        "DELETE FROM conversation
         WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, 0)) < ?";
 }
 
@@ -124,8 +125,8 @@ impl SqliteStore {
         Ok(first.unwrap_or(0))
     }
 
-    /// Sweeps some inboxes, beginning where the last step stopped. Returns whether nothing refers to
-    /// a deleted message any more.
+    /// Sweeps some inboxes, beginning where the last step stopped. Returns whether nothing refers
+    /// to a deleted message any more.
     fn sweep_step(&mut self) -> Result<bool, StoreError> {
         let first = self.first_seq()?;
         if self.sweep.at == Inbox::default() && self.sweep.clean_before == first {
