@@ -1,4 +1,5 @@
-//! Tells the program which commit it is made of, for `--version`: from `OBSERVER_COMMIT`, else from git, else nothing.
+//! Tells the program which commit it is made of, for `--version`: from `OBSERVER_COMMIT`, else from
+//! git, else nothing.
 
 use std::process::Command;
 

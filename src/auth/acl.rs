@@ -67,8 +67,8 @@ max_inflight_messages 500
 set_tcp_nodelay true
 # Without the next line, any user can take over the session of another, and read the messages that
 # wait in it, by connecting with its client identifier. With it a user has only one session; the
-# observer needs several, and so a listener of its own (per_listener_settings true). Alternatively, use
-# client identifiers that nobody can guess.
+# observer needs several, and so a listener of its own (per_listener_settings true). Or use client
+# identifiers that nobody can guess.
 # use_username_as_clientid true
 ";
 
@@ -129,8 +129,8 @@ mqtt.prefetch = {window}
 # Clients ask the broker to retain their presence. Chat21 does not need that. This switches retained
 # messages off for everybody:
 # mqtt.retained_message_store = rabbit_mqtt_retained_msg_store_noop
-# Keep users away from the AMQP port: over AMQP a user can declare a queue that dead-letters into any
-# inbox, and no permission prevents that.
+# Keep users away from the AMQP port: over AMQP a user can declare a queue that dead-letters into
+# any inbox, and no permission prevents that.
 # listeners.tcp.1 = 127.0.0.1:5672
 ",
         window = about.window
@@ -196,8 +196,8 @@ fn rabbitmq_advanced(about: &RabbitMq<'_>) -> String {
     let (audience, key) = (erlang_text(about.audience), erlang_text(about.key_id));
     format!(
         "\
-%% The key that tokens are signed with (--jwt-key-file), here for HS256 (HS384, HS512). For a private
-%% key, put its public half here:
+%% The key that tokens are signed with (--jwt-key-file), here for HS256 (HS384, HS512). For a
+%% private key, put its public half here:
 %% {key} => {{pem_file, \"/etc/rabbitmq/public.pem\"}}
 %% and its algorithm into the list. For Ed25519 on RabbitMQ 4:
 %% {{map, #{{<<\"kty\">> => <<\"OKP\">>, <<\"crv\">> => <<\"Ed25519\">>, <<\"x\">> => …}}}}

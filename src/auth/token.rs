@@ -271,7 +271,8 @@ mod tests {
         assert_eq!(
             serde_json::to_value(&grant).unwrap(),
             serde_json::json!({
-                "sub": "alice", "user_id": "alice", "client_id": "alice", "cid": "alice", "azp": "alice",
+                "sub": "alice", "user_id": "alice", "client_id": "alice", "cid": "alice",
+                "azp": "alice",
                 "app_id": "tilechat", "jti": "one", "iat": 1_800_000_000, "exp": 1_800_003_600,
                 "aud": ["rabbitmq", "alice"], "kid": "tiledesk-key", "tiledesk_api_roles": "user",
                 "scope": [
@@ -308,7 +309,8 @@ mod tests {
                 "rabbitmq.read:%2F/amq.topic/apps.tilechat.users.alice.*",
                 "rabbitmq.write:%2F/amq.topic/.apps.tilechat.users.alice.*.messages.outgoing",
                 "rabbitmq.write:%2F/amq.topic/apps.tilechat.users.alice.*.messages.outgoing",
-                "rabbitmq.write:%2F/amq.topic/apps.tilechat.outgoing.users.alice.messages.*.outgoing",
+                "rabbitmq.write:%2F/amq.topic/\
+                 apps.tilechat.outgoing.users.alice.messages.*.outgoing",
             ]
         );
         let any = Grant::user("tilechat", "alice", narrow(Sessions::Any), &STAMP);

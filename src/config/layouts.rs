@@ -129,7 +129,13 @@ mod tests {
 
     #[test]
     fn custom_layouts_come_on_top_and_are_proven_with_the_rest() {
-        let file = "layouts = \"none\"\n[[custom-layout]]\nname = \"mine\"\noutgoing = \"out/{app}/{sender}/{recipient}\"\ninbox = \"in/{app}/{recipient}/{sender}/new\"\npayload = \"verbatim\"\n";
+        let file = r#"layouts = "none"
+[[custom-layout]]
+name = "mine"
+outgoing = "out/{app}/{sender}/{recipient}"
+inbox = "in/{app}/{recipient}/{sender}/new"
+payload = "verbatim"
+"#;
         let config = load(&[], &[], Some(file)).unwrap();
         assert_eq!(
             config
@@ -147,13 +153,16 @@ mod tests {
         let looping = file.replace("in/{app}", "out/{app}").replace("/new", "");
         assert_eq!(
             load(&[], &[], Some(&looping)).unwrap_err()[0],
-            "custom-layout \"mine\": template \"out/{app}/{recipient}/{sender}\": its last level must be plain text, because refusals are sent with \"clientrejected\" in its place"
+            "custom-layout \"mine\": template \"out/{app}/{recipient}/{sender}\": its last \
+             level must be plain text, because refusals are sent with \"clientrejected\" in \
+             its place"
         );
         let dotted = file.replace("out/{app}", "o.ut/{app}");
         assert_eq!(
             load(&[("broker-kind", "rabbitmq")], &[], Some(&dotted)).unwrap_err(),
             [
-                "--broker-kind: template \"o.ut/{app}/{sender}/{recipient}\": \"o.ut\" holds '.', which RabbitMQ turns into '/'"
+                "--broker-kind: template \"o.ut/{app}/{sender}/{recipient}\": \"o.ut\" holds \
+                 '.', which RabbitMQ turns into '/'"
             ]
         );
         assert_eq!(
@@ -168,7 +177,9 @@ mod tests {
             )
             .unwrap_err(),
             [
-                "--layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" would be received again through \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
+                "--layouts: loop: what is published to \"apps/x/users/a/messages/b/outgoing\" \
+                 would be received again through \
+                 \"apps/{app}/users/{sender}/messages/{recipient}/outgoing\""
             ]
         );
         let unknown = format!("{file}sendercopy = true\n");

@@ -156,8 +156,18 @@ mod tests {
             pair("observer", "pw")
         );
         assert_eq!(
-            login(&[], &[("OBSERVER_PASSWORD", "pw"), ("OBSERVER_TOKEN_FILE", "/nowhere")]),
-            Err(vec!["OBSERVER_TOKEN_FILE: a password or token is given here and by password: one of them is enough".to_owned()])
+            login(
+                &[],
+                &[
+                    ("OBSERVER_PASSWORD", "pw"),
+                    ("OBSERVER_TOKEN_FILE", "/nowhere")
+                ]
+            ),
+            Err(vec![
+                "OBSERVER_TOKEN_FILE: a password or token is given here and by password: \
+             one of them is enough"
+                    .to_owned()
+            ])
         );
         assert_eq!(
             login(&[("token", "no token")], &[]),

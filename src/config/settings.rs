@@ -337,7 +337,8 @@ pub const SETTINGS: &[Setting] = &[
         "webhook-events",
         "EVENT",
         "\
-         message-sent,message-delivered,message-received,message-return-receipt,conversation-archived,presence-change",
+         message-sent,message-delivered,message-received,message-return-receipt,\
+         conversation-archived,presence-change",
         "which events they are told of",
     ),
     value("webhook-enabled", "BOOL", "true", "false: no webhooks"),

@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(
             load(&[], &[("HOME", "")], None).unwrap_err(),
             [
-                "--store: there is no state directory ($HOME is not set): give a path, or none to forward only"
+                "--store: there is no state directory ($HOME is not set): give a path, or none \
+                 to forward only"
             ]
         );
         let none = load(&[("store", "none")], &[], None).unwrap();

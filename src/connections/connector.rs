@@ -20,7 +20,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
 use crate::telemetry::clock::Clock;
 
-/// Added to the connect timeout. The crate keeps that timeout itself, for the look-up and the
+/// Added to the connect timeout. The client keeps that timeout itself, for the look-up and the
 /// handshake; this is for whatever it does not cover.
 const CONNECT_GRACE: Duration = Duration::from_secs(5);
 

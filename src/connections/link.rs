@@ -30,7 +30,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
 
 /// Keep alives without any event, pings included, after which a connection counts as dead. The
-/// crate can hang in a write without noticing.
+/// MQTT client can hang in a write without noticing.
 const SILENT_KEEP_ALIVES: u32 = 3;
 
 /// Why a connection was given up for another, although nothing is wrong.

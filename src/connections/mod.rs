@@ -4,6 +4,7 @@
 //! to [`mqtt`](crate::mqtt), and what a message means to [`observer`](crate::observer).
 
 mod connector;
+pub mod dot_probe;
 pub mod link;
 pub mod probe_client;
 pub mod publisher;

@@ -82,8 +82,8 @@ impl Redeliveries {
         if self.expected.is_empty() {
             return Recognised::New;
         }
-        // Open entries come before acknowledged ones with equal content: they were not acknowledged,
-        // so they surely come again, and each must find its message.
+        // Open entries go before acknowledged ones with equal content: their messages surely come
+        // again, and each entry must find its own.
         let open = self.position(fingerprint, |earlier| matches!(earlier, Earlier::Open(_)));
         let found = open.or_else(|| self.position(fingerprint, |_| true));
         let Some(at) = found else {

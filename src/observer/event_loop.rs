@@ -19,6 +19,7 @@ use crate::delivery::ledger::{Admission, Ledger};
 use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Delivery;
 use crate::observer::announce::StatusReporter;
+use crate::observer::dots::DotCheck;
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
 use crate::observer::processing::{Processing, ProcessorEvent};
@@ -42,7 +43,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// The observer's state. Each field owns a part of it; the methods here are those that touch
 /// several.
-pub(super) struct Observer {
+pub(crate) struct Observer {
     pub(super) clock: Clock,
     pub(super) ledger: Ledger,
     pub(super) session: Session,
@@ -59,6 +60,8 @@ pub(super) struct Observer {
 pub(super) struct Inputs {
     pub(super) session_rx: mpsc::Receiver<SessionEvent>,
     pub(super) publisher_rx: mpsc::Receiver<PublisherEvent>,
+    /// Whether identifiers with a `.` are safe at this broker.
+    pub(super) dots: DotCheck,
     /// Each change of the checks.
     pub(super) policy: watch::Receiver<Arc<Policy>>,
     /// Tasks that run as long as the observer.
@@ -92,6 +95,7 @@ impl Observer {
         ready: ReadySignal,
         drain: Duration,
     ) -> Result<Stopped, ObserverError> {
+        self.apply_policy(&mut inputs);
         let mut ready = Some(ready);
         let mut ticks = ticks();
         // Every branch is safe to cancel: a channel keeps what was not received, and the rest has
@@ -103,7 +107,9 @@ impl Observer {
                 _ = ticks.tick() => {
                     self.tick();
                     self.probe_session();
-                    self.report(inputs.session_rx.len());
+                    let read_ahead = inputs.session_rx.len();
+                    inputs.dots.tick(read_ahead > 0, self.clock.now().instant);
+                    self.report(read_ahead);
                 }
                 Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
                 event = self.processing.next() => self.handle_processor(event)?,
@@ -115,12 +121,14 @@ impl Observer {
                 answered = self.webhooks.next() => {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
-                Some(event) = inputs.session_rx.recv(), if self.ledger.has_room() => {
+                dots = inputs.dots.next() => {
+                    inputs.dots.handle(dots);
+                    self.apply_policy(&mut inputs);
+                }
+                Some(event) = inputs.session_rx.recv(), if self.has_room(&inputs.dots) => {
                     self.handle_session(event);
                 }
-                Ok(()) = inputs.policy.changed() => {
-                    self.inbound.set_policy(inputs.policy.borrow_and_update().clone());
-                }
+                Ok(()) = inputs.policy.changed() => self.apply_policy(&mut inputs),
                 ended = inputs.tasks.join_next() => return Err(task_ended(ended)),
                 () = inputs.stop.cancelled() => break,
             }
@@ -140,7 +148,7 @@ impl Observer {
             self.handle_publisher(event);
         }
         for _ in 0..EVENTS_AT_A_TIME {
-            if !self.ledger.has_room() {
+            if !self.has_room(&inputs.dots) {
                 break;
             }
             let Ok(event) = inputs.session_rx.try_recv() else {
@@ -148,6 +156,17 @@ impl Observer {
             };
             self.handle_session(event);
         }
+    }
+
+    /// Whether the next message may be taken.
+    fn has_room(&self, dots: &DotCheck) -> bool {
+        dots.lets_pass() && self.ledger.has_room()
+    }
+
+    /// Goes by the latest checks, and by what is known of the broker.
+    fn apply_policy(&mut self, inputs: &mut Inputs) {
+        let policy = inputs.policy.borrow_and_update().clone();
+        self.inbound.set_policy(inputs.dots.apply(policy));
     }
 
     fn signal_ready(&self, ready: &mut Option<ReadySignal>) {

@@ -87,7 +87,7 @@ impl Arrival {
 }
 
 /// Admits messages.
-pub(super) struct Inbound {
+pub(crate) struct Inbound {
     router: Router,
     limits: SenderLimits,
     decision_service: Option<DecisionService>,

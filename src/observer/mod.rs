@@ -4,13 +4,14 @@
 //! store. Leaves settings to `config` and `commands`: an observer takes a [`Setup`].
 
 mod announce;
-mod event_loop;
-mod inbound;
+mod dots;
+pub(crate) mod event_loop;
+pub(crate) mod inbound;
 mod journal;
-mod processing;
+pub(crate) mod processing;
 pub mod processor;
-mod publishers;
-mod session;
+pub(crate) mod publishers;
+pub(crate) mod session;
 mod setup;
 mod shutdown;
 mod start;

@@ -27,7 +27,7 @@ pub(super) enum ProcessorHandle {
 }
 
 /// Has messages decided on.
-pub(super) struct Processing {
+pub(crate) struct Processing {
     processor: ProcessorHandle,
     /// Messages whose fan-out is not finished.
     unfinished: usize,

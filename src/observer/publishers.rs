@@ -39,7 +39,7 @@ enum Renewal {
 }
 
 /// The publishing connections; the last one is for bulk copies.
-pub(super) struct Publishers {
+pub(crate) struct Publishers {
     publishers: Vec<Option<Publisher>>,
     /// Publishes one connection has in flight at a time, if the broker takes as many.
     window: usize,

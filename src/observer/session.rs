@@ -53,7 +53,7 @@ struct Connection {
 }
 
 /// The session, connected or not.
-pub(super) struct Session {
+pub(crate) struct Session {
     connection: Option<Connection>,
     /// What the broker is asked to keep.
     asked: mqtt::Session,

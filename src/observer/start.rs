@@ -20,6 +20,7 @@ use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
 use crate::observer::announce::StatusReporter;
+use crate::observer::dots::DotCheck;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
@@ -81,7 +82,9 @@ pub async fn run(
         session.await;
         "session"
     });
+    let dots = DotCheck::start(&setup.router.policy, &setup.links, &parts.topics.probe);
     let inputs = Inputs {
+        dots,
         session_rx,
         publisher_rx: parts.spawn_publishers(&links, &mut tasks),
         policy: setup.policy.clone(),

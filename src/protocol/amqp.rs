@@ -24,6 +24,9 @@ pub fn amqp_key(topic: &str) -> String {
 pub enum BrokerKind {
     /// Topics arrive as they were sent.
     Any,
+    /// A `.` becomes a level break, or it is not known yet whether it does. Nothing else is
+    /// refused.
+    SplitsDots,
     /// RabbitMQ: topics travel as AMQP routing keys.
     RabbitMq,
 }
@@ -52,14 +55,16 @@ impl BrokerKind {
     /// # Errors
     /// [`CarryError`] says what the broker would change.
     pub fn carries(self, topic: &str) -> Result<(), CarryError> {
-        if self == Self::Any {
-            return Ok(());
-        }
-        if topic.len() > MAX_ROUTING_KEY_BYTES {
-            return Err(CarryError::TooLong(topic.len()));
-        }
+        let rewritten: &[char] = match self {
+            Self::Any => &[],
+            Self::SplitsDots => &['.'],
+            Self::RabbitMq if topic.len() > MAX_ROUTING_KEY_BYTES => {
+                return Err(CarryError::TooLong(topic.len()));
+            }
+            Self::RabbitMq => &['.', '*'],
+        };
         for level in topic.split('/') {
-            if let Some(character) = level.chars().find(|c| matches!(c, '.' | '*')) {
+            if let Some(character) = level.chars().find(|c| rewritten.contains(c)) {
                 return Err(CarryError::Rewritten(level.to_owned(), character));
             }
         }
@@ -85,6 +90,9 @@ mod tests {
         );
         assert_eq!(on(&"x".repeat(256)), Err(CarryError::TooLong(256)));
         assert_eq!(BrokerKind::Any.carries("apps/john.doe/x"), Ok(()));
+        let unproven = |topic: &str| BrokerKind::SplitsDots.carries(topic).is_ok();
+        assert!(unproven("apps/a*b/x") && unproven(&"x".repeat(256)));
+        assert!(!unproven("apps/john.doe/x"));
         assert_eq!(
             on("john.doe").unwrap_err().to_string(),
             r#""john.doe" holds '.', which RabbitMQ turns into '/'"#

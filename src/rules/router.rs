@@ -64,11 +64,17 @@ impl Router {
         source: &mut S,
     ) -> Result<Plan<'a>, S::Error> {
         let context = self.context(request.address().app(), arrival);
-        let planned = self.decide(request, &context, source)?;
-        Ok(match planned.and_then(|plan| self.check_topics(plan)) {
-            Ok(plan) => self.with_dead_letter(plan, arrival),
-            Err(reason) => self.refuse(arrival.received, &reason.into(), context.now()),
-        })
+        let reason = match self.decide(request, &context, source)? {
+            Ok(mut plan) => match self.check_topics(&plan) {
+                Ok(()) => {
+                    self.add_dead_letter(&mut plan, arrival);
+                    return Ok(plan);
+                }
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        Ok(self.refuse(arrival.received, &reason.into(), context.now()))
     }
 
     fn context<'c>(&'c self, app: AppId<'_>, arrival: &Arrival<'_>) -> Context<'c> {
@@ -144,25 +150,24 @@ impl Router {
     }
 
     /// The last check: whether the broker can carry every topic that the plan publishes to.
-    fn check_topics<'a>(&self, plan: Plan<'a>) -> Result<Plan<'a>, Refusal> {
+    fn check_topics(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
         let kind = self.policy.broker_kind;
         let mut topics = plan.publishes.iter().map(|publish| &publish.topic);
         if topics.all(|topic| kind.carries(topic.as_str()).is_ok()) {
-            Ok(plan)
+            Ok(())
         } else {
             Err(Refusal::Unroutable)
         }
     }
 
-    /// A plan that is carried out although the request is refused: its sender is blocked, and is
-    /// not told. The operator is.
-    fn with_dead_letter<'a>(&self, mut plan: Plan<'a>, arrival: &Arrival<'_>) -> Plan<'a> {
+    /// Where a plan is carried out although the request is refused, the sender is blocked and is not
+    /// told. The operator is.
+    fn add_dead_letter(&self, plan: &mut Plan<'_>, arrival: &Arrival<'_>) {
         if let (Some(reason), Some(topic)) = (plan.refusal, &self.dead_letter_topic) {
             let (received, now) = (arrival.received, arrival.id.time());
             let letter = refusal_notice::dead_letter(topic, received, &reason.into(), now);
             plan.answers.push(letter);
         }
-        plan
     }
 
     /// What becomes of a message that is refused: its sender is told where that is possible, and a

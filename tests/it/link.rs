@@ -45,7 +45,8 @@ impl Script {
 
     fn observer(&self, more: &[&str]) -> Observer {
         let url = format!("mqtt://127.0.0.1:{}", self.port);
-        let mut args = vec!["--broker", &url];
+        // With a known kind no connection is made to find out what becomes of a ".".
+        let mut args = vec!["--broker", &url, "--broker-kind", "rabbitmq"];
         if !more.contains(&"--protocol") {
             args.extend(["--protocol", "3.1.1"]);
         }

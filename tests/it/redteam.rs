@@ -566,6 +566,17 @@ impl Arena {
                 Nothing,
             );
         }
+        // On RabbitMQ it would become three levels, and lead into u01's conversation "boss".
+        let dotted = match self.guarded.broker {
+            Broker::Rabbit3 | Broker::Rabbit4 => Refused("unroutable"),
+            Broker::Mosquitto => Nothing,
+        };
+        self.publishes(
+            "a member with dots",
+            own.as_bytes(),
+            br#"{"group":{"members":{"u01.messages.boss":1}}}"#,
+            dotted,
+        );
         let members: Vec<String> = (0..100_000).map(|n| format!("\"{n}\":1")).collect();
         let payload = format!("{{\"group\":{{\"members\":{{{}}}}}}}", members.join(","));
         self.publishes(

@@ -1,4 +1,5 @@
-//! The scripts' shared prelude: whatever fails is reported once, with its place, and ends the script.
+//! The scripts' shared prelude: whatever fails is reported once, with its place, and ends the
+//! script.
 
 use std::process::Command;
 

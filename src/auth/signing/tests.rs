@@ -105,7 +105,8 @@ fn what_is_no_key_is_refused_with_a_reason_and_without_a_word_of_it() {
         ("-----BEGIN CERTIFICATE-----\n", "public key"),
         (ec_private, "openssl pkcs8 -topk8"),
         (
-            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0LXBhcnQ=\n-----END ENCRYPTED PRIVATE KEY-----",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0LXBhcnQ=\n\
+             -----END ENCRYPTED PRIVATE KEY-----",
             "openssl pkcs8",
         ),
         ("{\"kty\": \"secret-part", "no JWK"),

@@ -130,7 +130,8 @@ fn each_member_gets_a_groups_messages_in_order_and_small_groups_do_not_wait_for_
         };
         let mut processor = processor(controls, store.map(Persistence::store));
         let mut ids = MessageIds::new(RandomState::new());
-        // The second to the large group has other members, so that the two are cut into steps differently.
+        // The second message to the large group has other members, so that the two are cut into
+        // steps differently.
         let messages = vec![
             message(0, &mut ids, "group-large", 1_000),
             message(1, &mut ids, "group-large", 700),
