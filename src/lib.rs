@@ -2,17 +2,20 @@
 //!
 //! # The walk of one message
 //!
-//! 1. **Session.** The session's connection reports a PUBLISH as a [`SessionEvent::Message`], which
-//!    the observer's task takes ([`Observer::run`]).
-//! 2. **Admit.** [`Observer::handle_message`] asks [`Ledger::admit`] whether the message has come
-//!    before. [`Inbound::admit`] gives it an id, enters it into the ledger, and charges it to its
-//!    sender's limits. If there is a decision service, it is asked ([`DecisionService::ask`]).
+//! The observer's task ([`Observer::run`]) takes what comes in and then acts ([`Observer::act`]).
+//!
+//! 1. **Session.** The session's connection reports a PUBLISH as a [`SessionEvent::Message`].
+//! 2. **Admit.** [`Observer::handle_message`] asks [`Ledger::admit`] whether a QoS 1 message has
+//!    come before. [`Inbound::admit`] gives it an id, or the id it had, charges it to its sender's
+//!    limits ([`SenderLimits::charge`]), and enters it into the ledger. A message over the limits
+//!    is refused here. If there is a decision service, it is asked ([`DecisionService::ask`]).
 //! 3. **Batch.** [`Processing::begin`] takes the [`PendingMessage`]s that wait and hands them to
 //!    [`Processor::process`]: in the store's thread ([`store::thread`]), or, with no store, at
 //!    once.
 //! 4. **Request.** [`Router::read`] turns topic and payload into a [`Request`], or a refusal.
 //! 5. **Facts and plan.** [`Router::plan`] looks up the facts of that kind of request in a
-//!    [`FactSource`], and makes its [`Plan`]: copies, writes, events, and a [`FanOut`] for a group.
+//!    [`FactSource`], and makes its [`Plan`]: publishes, writes, events, and a [`FanOut`] for what
+//!    goes out in steps.
 //! 6. **Store.** [`Persistence::apply`] writes what the plan says, and queues its webhook events;
 //!    [`Store::commit`] makes the batch durable. Nothing is published before that.
 //! 7. **Publish queues.** [`Observer::handle_decided`] adds the publishes to the ledger
@@ -21,7 +24,7 @@
 //! 8. **Confirmation.** The broker's PUBACK comes back through [`Publishers::handle`] to
 //!    [`Ledger::handle_confirmed`].
 //! 9. **Ack.** When everything made of the message is confirmed, and every earlier message too,
-//!    [`Ledger::poll_ack`] releases its ack, and [`Session::acknowledge`] sends it.
+//!    the ledger releases its ack, and [`Session::acknowledge`] sends it.
 //!
 //! # The layers
 //!
@@ -31,6 +34,7 @@
 //! | layer | folder | what it owns |
 //! |---|---|---|
 //! | 1 | [`protocol`] | what travels on the wire |
+//! | 1 | [`guide`] | the chapters for operators |
 //! | 2 | [`rules`] | what becomes of a request |
 //! | 2 | [`auth`] | secrets, tokens, credentials |
 //! | 3 | [`delivery`] | which publish waits for what, and what may be acknowledged |
@@ -43,26 +47,34 @@
 //! | 7 | [`observer`] | the task that ties these together |
 //! | 8 | [`commands`] | the command line |
 //!
-//! `protocol`, `rules`, `auth` and `delivery` are pure: no I/O, no clock, no SQL. The chapters for
-//! operators are in [`guide`].
+//! `protocol`, `rules` and `delivery` are pure: no I/O, no clock, no SQL. `auth` reads no clock
+//! either, but reads the files that hold secrets.
 //!
-//! [`SessionEvent::Message`]: connections::session::SessionEvent::Message [`Observer::run`]:
-//! observer::event_loop::Observer::run [`Observer::handle_message`]:
-//! observer::event_loop::Observer::handle_message [`Observer::handle_decided`]:
-//! observer::event_loop::Observer::handle_decided [`Ledger::admit`]:
-//! delivery::ledger::Ledger::admit [`Ledger::add`]: delivery::ledger::Ledger::add
-//! [`Ledger::handle_confirmed`]: delivery::ledger::Ledger::handle_confirmed [`Ledger::poll_ack`]:
-//! delivery::ledger::Ledger::poll_ack [`Inbound::admit`]: observer::inbound::Inbound::admit
-//! [`DecisionService::ask`]: http::decision_service::DecisionService::ask [`Processing::begin`]:
-//! observer::processing::Processing::begin [`PendingMessage`]: delivery::pending::PendingMessage
-//! [`Processor::process`]: observer::processor::Processor::process [`Router::read`]:
-//! rules::router::Router::read [`Router::plan`]: rules::router::Router::plan [`Request`]:
-//! protocol::request::Request [`FactSource`]: rules::facts::FactSource [`Plan`]: rules::plan::Plan
-//! [`FanOut`]: rules::fan_out::FanOut [`Persistence::apply`]:
-//! observer::processor::Persistence::apply [`Store::commit`]: store::Store::commit
-//! [`Publishers::publish`]: observer::publishers::Publishers::publish [`Publishers::handle`]:
-//! observer::publishers::Publishers::handle [`Session::acknowledge`]:
-//! observer::session::Session::acknowledge
+//! [`SessionEvent::Message`]: connections::session::SessionEvent::Message
+//! [`Observer::run`]: observer::event_loop::Observer::run
+//! [`Observer::act`]: observer::event_loop::Observer::act
+//! [`Observer::handle_message`]: observer::event_loop::Observer::handle_message
+//! [`Observer::handle_decided`]: observer::event_loop::Observer::handle_decided
+//! [`Ledger::admit`]: delivery::ledger::Ledger::admit
+//! [`Ledger::add`]: delivery::ledger::Ledger::add
+//! [`Ledger::handle_confirmed`]: delivery::ledger::Ledger::handle_confirmed
+//! [`Inbound::admit`]: observer::inbound::Inbound::admit
+//! [`SenderLimits::charge`]: rules::rate_limit::SenderLimits::charge
+//! [`DecisionService::ask`]: http::decision_service::DecisionService::ask
+//! [`Processing::begin`]: observer::processing::Processing::begin
+//! [`PendingMessage`]: delivery::pending::PendingMessage
+//! [`Processor::process`]: observer::processor::Processor::process
+//! [`Router::read`]: rules::router::Router::read
+//! [`Router::plan`]: rules::router::Router::plan
+//! [`Request`]: protocol::request::Request
+//! [`FactSource`]: rules::facts::FactSource
+//! [`Plan`]: rules::plan::Plan
+//! [`FanOut`]: rules::fan_out::FanOut
+//! [`Persistence::apply`]: observer::processor::Persistence::apply
+//! [`Store::commit`]: store::Store::commit
+//! [`Publishers::publish`]: observer::publishers::Publishers::publish
+//! [`Publishers::handle`]: observer::publishers::Publishers::handle
+//! [`Session::acknowledge`]: observer::session::Session::acknowledge
 
 #![allow(
     rustdoc::private_intra_doc_links,

@@ -269,12 +269,40 @@ impl Observer {
         }
     }
 
-    /// Takes what a publishing connection reports.
-    pub(super) fn handle_publisher(&mut self, event: PublisherEvent) {
-        let is_up = matches!(event, PublisherEvent::Up { .. });
-        self.publishers.handle(event, &mut self.ledger);
-        if is_up {
-            self.probe_session();
+    /// Has messages decided on, then does what the ledger asks for: publishes and acknowledges.
+    pub(super) fn act(&mut self) {
+        let now = self.clock.now();
+        self.decide();
+        loop {
+            self.publishers.publish(&mut self.ledger, now.instant);
+            let Some(failed) = self.ledger.poll_failed() else {
+                break;
+            };
+            self.journal.failed(&failed);
+            let answers = self.inbound.answers_to(&failed, now);
+            self.ledger.resolve(failed, answers);
+        }
+        self.session.acknowledge(&mut self.ledger);
+        while let Some(finished) = self.ledger.poll_finished() {
+            let address = match self.journal.traces() {
+                true => self.inbound.address(&finished.message.received),
+                false => None,
+            };
+            self.journal.finished(&finished, address.as_ref(), now);
+        }
+        self.publish_trace();
+    }
+
+    /// Begins the next batch. Without a store it goes on until nothing is left to do, because no
+    /// event would bring it back here.
+    fn decide(&mut self) {
+        loop {
+            let now = self.clock.now();
+            let (inbound, webhooks) = (&mut self.inbound, &mut self.webhooks);
+            match self.processing.begin(inbound, webhooks, &self.ledger, now) {
+                Some(processed) => self.handle_processed(processed),
+                None => break,
+            }
         }
     }
 
@@ -326,40 +354,12 @@ impl Observer {
         }
     }
 
-    /// Has messages decided on, then does what the ledger asks for: publishes and acknowledges.
-    pub(super) fn act(&mut self) {
-        let now = self.clock.now();
-        self.decide();
-        loop {
-            self.publishers.publish(&mut self.ledger, now.instant);
-            let Some(failed) = self.ledger.poll_failed() else {
-                break;
-            };
-            self.journal.failed(&failed);
-            let answers = self.inbound.answers_to(&failed, now);
-            self.ledger.resolve(failed, answers);
-        }
-        self.session.acknowledge(&mut self.ledger);
-        while let Some(finished) = self.ledger.poll_finished() {
-            let address = match self.journal.traces() {
-                true => self.inbound.address(&finished.message.received),
-                false => None,
-            };
-            self.journal.finished(&finished, address.as_ref(), now);
-        }
-        self.publish_trace();
-    }
-
-    /// Begins the next batch. Without a store it goes on until nothing is left to do, because no
-    /// event would bring it back here.
-    fn decide(&mut self) {
-        loop {
-            let now = self.clock.now();
-            let (inbound, webhooks) = (&mut self.inbound, &mut self.webhooks);
-            match self.processing.begin(inbound, webhooks, &self.ledger, now) {
-                Some(processed) => self.handle_processed(processed),
-                None => break,
-            }
+    /// Takes what a publishing connection reports.
+    pub(super) fn handle_publisher(&mut self, event: PublisherEvent) {
+        let is_up = matches!(event, PublisherEvent::Up { .. });
+        self.publishers.handle(event, &mut self.ledger);
+        if is_up {
+            self.probe_session();
         }
     }
 }

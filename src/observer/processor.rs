@@ -355,7 +355,7 @@ impl thread::Work for Processor {
     }
 
     fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
-        self.process(batch)
+        Processor::process(self, batch)
     }
 
     fn probe(&mut self, probe: Probe) -> Result<(), StoreError> {

@@ -105,7 +105,7 @@ impl Webhooks {
         if lost > 0 {
             warn!(
                 lost,
-                "events that webhooks have not been told of are lost: without a store they are \
+                "events that webhooks have not been told of are gone: without a store they are \
                  kept in memory"
             );
         }

@@ -1,7 +1,7 @@
 //! From a request to its plan: which file decides on which kind of request.
 //!
 //! Owns the way of a request: read, refused or planned. Leaves the checks to
-//! [`checks`](crate::rules::checks), and each kind's facts and plan to the file of that kind. How a
+//! [`checks`], and each kind's facts and plan to the file of that kind. How a
 //! plan is carried out is the business of `observer`.
 
 use std::sync::Arc;
@@ -160,8 +160,8 @@ impl Router {
         }
     }
 
-    /// Where a plan is carried out although the request is refused, the sender is blocked and is not
-    /// told. The operator is.
+    /// Adds what the operator is told about a blocked sender. The plan is carried out although the
+    /// request is refused, and the sender is not told.
     fn add_dead_letter(&self, plan: &mut Plan<'_>, arrival: &Arrival<'_>) {
         if let (Some(reason), Some(topic)) = (plan.refusal, &self.dead_letter_topic) {
             let (received, now) = (arrival.received, arrival.id.time());

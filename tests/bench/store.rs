@@ -5,7 +5,7 @@
     missing_docs,
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "criterion's macro makes a public function without; a benchmark reads the clock and prints"
+    reason = "criterion's macro makes an undocumented function; benchmarks read the clock and print"
 )]
 
 use std::hash::RandomState;

@@ -1,5 +1,5 @@
-//! The layers of the source: every import points to the same or a lower layer, and the pure folders
-//! stay pure.
+//! The layers of the source: every import points to a lower layer or stays in its folder, and
+//! the pure folders stay pure.
 //!
 //! The order is the table [`LAYERS`]; what each folder owns stands in its `mod.rs`.
 

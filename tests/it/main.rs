@@ -4,6 +4,10 @@
 //! Run by `scripts/test`. A broker that is missing is an error.
 
 #![expect(
+    clippy::too_many_lines,
+    reason = "tests: a scenario is easier to follow in one piece"
+)]
+#![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::print_stdout,

@@ -95,6 +95,17 @@ fn said(wire: &mut Wire, topic: &str) -> Value {
     }
 }
 
+/// Reads statuses until one has this value: the observer publishes its status again a few seconds
+/// after it has connected, so one without news may come at any time.
+fn await_status(operator: &mut Wire, member: &str, value: Value) -> Value {
+    loop {
+        let status = said(operator, "/status");
+        if status[member] == value {
+            return status;
+        }
+    }
+}
+
 /// The names and labels of all series.
 fn series(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -228,10 +239,10 @@ fn readiness_follows_the_store_though_nothing_is_written() {
     let path = format!("{}/{}.db", observer.observer.state_dir(), observer.name);
     let other = rusqlite::Connection::open(path).unwrap();
     let mut operator = observer.operator();
-    assert_eq!(said(&mut operator, "/status")["ready"], json!(true));
+    await_status(&mut operator, "ready", json!(true));
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     becomes(&observer, false, "store locked");
-    let status = said(&mut operator, "/status");
+    let status = await_status(&mut operator, "ready", json!(false));
     assert_eq!(
         (&status["online"], &status["ready"], &status["faults"]),
         (
@@ -242,7 +253,7 @@ fn readiness_follows_the_store_though_nothing_is_written() {
     );
     other.execute_batch("ROLLBACK").unwrap();
     becomes(&observer, true, "store free");
-    assert_eq!(said(&mut operator, "/status")["ready"], json!(true));
+    await_status(&mut operator, "ready", json!(true));
     assert!(observer.metrics().contains("observer_store_failures_total"));
 }
 
@@ -281,7 +292,7 @@ fn status_is_kept(broker: Broker) {
     let _shared = broker.shared();
     let mut observer = Named::start(broker, &["--stats-interval", "1s"]);
     let mut operator = observer.operator();
-    let mut status = said(&mut operator, "/status");
+    let mut status = await_status(&mut operator, "ready", json!(true));
     let started = status.as_object_mut().unwrap().remove("started_at");
     assert!(started.unwrap().as_u64().unwrap() > 1_700_000_000_000);
     assert_eq!(
@@ -297,15 +308,16 @@ fn status_is_kept(broker: Broker) {
         (&json!(0), &json!({}))
     );
     // After a kill the broker publishes the will.
-    observer.observer.kill_and_restart();
+    observer.observer.kill();
     assert_eq!(
-        said(&mut operator, "/status"),
+        await_status(&mut operator, "online", json!(false)),
         json!({"online": false, "ready": false, "trace": false})
     );
-    assert_eq!(said(&mut operator, "/status")["online"], json!(true));
+    observer.observer.restart();
+    await_status(&mut operator, "online", json!(true));
     // On a stop the observer publishes it; later subscribers get it, too.
     observer.observer.stop();
-    assert_eq!(said(&mut operator, "/status")["online"], json!(false));
+    await_status(&mut operator, "online", json!(false));
     assert_eq!(
         said(&mut observer.operator(), "/status")["online"],
         json!(false)
@@ -332,10 +344,10 @@ fn tracing_and_the_log_level_change_while_it_runs() {
     let _shared = Broker::Rabbit4.shared();
     let observer = Named::start(Broker::Rabbit4, &["--stats-interval", "none"]);
     let mut operator = observer.operator();
-    assert_eq!(said(&mut operator, "/status")["trace"], json!(false));
+    await_status(&mut operator, "trace", json!(false));
     observer.writes(&mut operator, "u00", "u01", r#"{"text":"unseen"}"#);
     observer.control(&mut operator, "trace", "on");
-    assert_eq!(said(&mut operator, "/status")["trace"], json!(true));
+    await_status(&mut operator, "trace", json!(true));
     observer.writes(&mut operator, "u00", "u01", r#"{"text":"a secret"}"#);
     let mut line = said(&mut operator, "/trace/forwarded");
     assert!(!line.to_string().contains("secret"), "{line}");
@@ -364,14 +376,11 @@ fn tracing_and_the_log_level_change_while_it_runs() {
         (&json!("not-json"), &json!(0))
     );
     observer.control(&mut operator, "trace", "off");
-    assert_eq!(said(&mut operator, "/status")["trace"], json!(false));
+    await_status(&mut operator, "trace", json!(false));
 
     assert!(!observer.observer.log().contains("DEBUG"));
     observer.control(&mut operator, "log-level", "VERBOSE");
-    assert_eq!(
-        said(&mut operator, "/status")["log_level"],
-        json!("VERBOSE")
-    );
+    await_status(&mut operator, "log_level", json!("VERBOSE"));
     observer.writes(&mut operator, "u00", "u01", "{}");
     observer.observer.wait_log("outcome=\"forwarded\"");
     observer.control(&mut operator, "log-level", "loud");
@@ -440,7 +449,7 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     let _shared = Broker::Mosquitto.shared();
     let mut observer = Named::start(Broker::Mosquitto, &[]);
     let mut operator = observer.operator();
-    assert_eq!(said(&mut operator, "/status")["trace"], json!(false));
+    await_status(&mut operator, "trace", json!(false));
     let all = Watch::start(&observer, &[]);
     let some = Watch::start(
         &observer,
@@ -457,7 +466,7 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
             )
         );
     }
-    assert_eq!(said(&mut operator, "/status")["trace"], json!(true));
+    await_status(&mut operator, "trace", json!(true));
     let app = observer.app.clone();
     let own = format!("apps/{app}/users/u02");
     let outgoing =
@@ -489,7 +498,8 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     );
     // `watch` asks a restarted observer for the trace again.
     observer.observer.kill_and_restart();
-    while said(&mut operator, "/status")["trace"] != json!(true) {}
+    await_status(&mut operator, "online", json!(false));
+    await_status(&mut operator, "trace", json!(true));
     let again = format!("apps/{app}/outgoing/users/u00/messages/u01/outgoing");
     operator
         .publish_confirmed(again, r#"{"text":"again"}"#)

@@ -9,17 +9,6 @@ use crate::layers::files;
 const LINE: usize = 100;
 const FILE: usize = 600;
 
-/// Files of `src` with lines still too long. To become empty.
-const OPEN_LINES: [&str; 4] = [
-    "src/build.rs",
-    "src/store/sqlite/inspect.rs",
-    "src/store/sqlite/outbox.rs",
-    "src/store/sqlite/retention.rs",
-];
-
-/// Files of `src` that are still too long. To become empty.
-const OPEN_FILES: [&str; 0] = [];
-
 /// Rust files under these folders, by their path from the root.
 fn sources(folders: &[&str]) -> Vec<(String, String)> {
     let mut paths = vec![];
@@ -40,19 +29,11 @@ fn is_tests(name: &str) -> bool {
 
 #[test]
 fn no_line_is_too_long() {
-    let (mut faults, mut clean) = (vec![], vec![]);
+    let mut faults = vec![];
     for (name, text) in sources(&["src", "tests"]) {
         let lines = text.lines().enumerate();
-        let long: Vec<String> = lines
-            .filter(|(_, line)| line.chars().count() > LINE)
-            .map(|(number, line)| format!("{name}:{}: {}", number + 1, line.trim()))
-            .collect();
-        let open = OPEN_LINES.contains(&name.as_str());
-        if open && long.is_empty() {
-            clean.push(name);
-        } else if !open {
-            faults.extend(long);
-        }
+        let long = lines.filter(|(_, line)| line.chars().count() > LINE);
+        faults.extend(long.map(|(n, line)| format!("{name}:{}: {}", n + 1, line.trim())));
     }
     assert!(
         faults.is_empty(),
@@ -60,24 +41,14 @@ fn no_line_is_too_long() {
         faults.len(),
         faults.join("\n")
     );
-    assert!(clean.is_empty(), "take out of OPEN_LINES: {clean:?}");
 }
 
 #[test]
 fn no_file_is_too_long() {
-    let (mut faults, mut clean) = (vec![], vec![]);
-    for (name, text) in sources(&["src"]) {
-        let lines = text.lines().count();
-        let open = OPEN_FILES.contains(&name.as_str());
-        if is_tests(&name) || lines > FILE && open {
-            continue;
-        }
-        if open {
-            clean.push(name);
-        } else if lines > FILE {
-            faults.push(format!("{name}: {lines} lines"));
-        }
-    }
+    let files = sources(&["src"]);
+    let long = files
+        .iter()
+        .filter(|(name, text)| !is_tests(name) && text.lines().count() > FILE);
+    let faults: Vec<&String> = long.map(|(name, _)| name).collect();
     assert!(faults.is_empty(), "more than {FILE} lines: {faults:#?}");
-    assert!(clean.is_empty(), "take out of OPEN_FILES: {clean:?}");
 }
