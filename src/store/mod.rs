@@ -2,8 +2,8 @@
 //! Leaves what becomes of a message to `rules`, and when a batch is committed to `observer`.
 //! The interface is here, in terms of the domain; the one implementation is in `sqlite`.
 //!
-//! A second implementation is done when [`contract`](self) holds for it: the tests in
-//! `store/contract` take a maker of stores.
+//! A second implementation is done when the tests in `store/contract` pass for it: they take a
+//! maker of stores.
 
 mod administration;
 mod error;

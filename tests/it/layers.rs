@@ -91,6 +91,9 @@ fn every_import_points_down_and_the_core_is_pure() {
                     "{place}\n    only src/mqtt names the MQTT client crate"
                 ));
             }
+            if !name.starts_with("store/sqlite/") && code.contains("rusqlite") {
+                faults.push(format!("{place}\n    only src/store/sqlite names SQLite"));
+            }
             if PURE.contains(&folder) && IMPURE.iter().any(|word| code.contains(word)) {
                 faults.push(format!("{place}\n    {folder} is pure"));
             }

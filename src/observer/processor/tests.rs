@@ -12,6 +12,7 @@ use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
 use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, Store, StoreLocation};
 
+mod model;
 mod with_store;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);

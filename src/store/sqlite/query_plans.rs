@@ -105,11 +105,11 @@ fn plan(connection: &Connection, statement: &Statement) -> Vec<String> {
 
 /// Whether a step reads a whole table, or one of its large parts: an app, an inbox.
 fn reads_much(step: &str) -> bool {
-    let scans = step.starts_with("SCAN ")
-        // Rows that are no table's: parameters, what another step has found.
-        && !["json_each", "CONSTANT ROW", "(subquery"]
-            .iter()
-            .any(|rows| step[5..].starts_with(rows));
+    let scans = step.strip_prefix("SCAN ").is_some_and(|rows| {
+        // These rows are no table's: parameters, and what another step has found.
+        let found = ["json_each", "CONSTANT ROW", "(subquery"];
+        !found.iter().any(|other| rows.starts_with(other))
+    });
     let whole_inbox = step.ends_with("(app=? AND inbox_of=?)") && !step.contains("block");
     scans || step.ends_with("(app=?)") || step.contains("(ANY(") || whole_inbox
 }

@@ -35,8 +35,8 @@ statements! {
     DELETE_COPIES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq IN
         (SELECT seq FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq < ?3
          ORDER BY seq LIMIT ?4)";
-    DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" = "
-        DELETE FROM conversation
+    DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" =
+        "DELETE FROM conversation
         WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, 0)) < ?";
 }
 

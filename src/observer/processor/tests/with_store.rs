@@ -1,9 +1,7 @@
 //! Messages through the processor into a store: what is stored, refused, and given again.
 
-use std::collections::BTreeMap;
 use std::hash::RandomState;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::*;
@@ -37,17 +35,17 @@ fn router() -> Router {
     }
 }
 
-/// A store behind a processor, fed message by message.
-struct Bench {
+/// A processor with a store, which takes messages one by one.
+pub(super) struct Bench {
     processor: Processor,
     ids: MessageIds,
     now: u64,
-    /// Whether what comes is not to be acknowledged.
+    /// Whether messages come at QoS 0, so that there is nothing to acknowledge.
     qos_0: bool,
 }
 
 impl Bench {
-    fn in_memory(offline: OfflineDelivery) -> Self {
+    pub(super) fn in_memory(offline: OfflineDelivery) -> Self {
         Self::new(&StoreLocation::Memory, offline)
     }
 
@@ -61,25 +59,26 @@ impl Bench {
         }
     }
 
-    fn store(&mut self) -> &mut dyn Store {
+    pub(super) fn store(&mut self) -> &mut dyn Store {
         self.processor.store_mut().unwrap()
     }
 
-    /// A message comes; its id.
-    fn take(&mut self, topic: &str, payload: &str) -> MessageId {
+    /// Takes a message that is not refused. Returns its id.
+    pub(super) fn take(&mut self, topic: &str, payload: &str) -> MessageId {
         self.now += 1;
         let id = self.ids.next(UnixMillis::new(self.now));
         self.take_as(topic, payload, id, false);
         id
     }
 
-    fn take_as(&mut self, topic: &str, payload: &str, id: MessageId, repeated: bool) {
+    /// Takes a message under an id it had before, or has now.
+    pub(super) fn take_as(&mut self, topic: &str, payload: &str, id: MessageId, repeated: bool) {
         for decided in self.decide(topic, payload, id, repeated, None) {
             assert_eq!(decided.refusal, None, "{topic} {payload}");
         }
     }
 
-    /// What comes of a message on a topic under `apps/`.
+    /// What is decided on a message on a topic under `apps/`.
     fn decide(
         &mut self,
         topic: &str,
@@ -121,7 +120,7 @@ impl Bench {
     }
 
     /// Every copy and conversation of these users, as text.
-    fn contents(&mut self, names: &[&str]) -> Vec<String> {
+    pub(super) fn contents(&mut self, names: &[&str]) -> Vec<String> {
         let mut lines = vec![];
         for (of, with) in names
             .iter()
@@ -198,220 +197,6 @@ fn what_was_missed_is_given_until_it_has_been_given() {
     assert_eq!(missed(&mut bench), Some(4));
 }
 
-// The property: whatever comes in whatever order, the store is what a simple model says.
-
-#[derive(Clone, Debug)]
-enum Event {
-    Forward {
-        from: u8,
-        to: u8,
-        listed: bool,
-    },
-    Receipt {
-        by: u8,
-        nth: usize,
-        seen: bool,
-    },
-    Archive {
-        of: u8,
-        with: u8,
-    },
-    Patch {
-        of: u8,
-        with: u8,
-        is_new: bool,
-    },
-    /// The broker delivers everything since the `nth` event again: the observer was killed before
-    /// it acknowledged that.
-    Redelivery {
-        nth: usize,
-    },
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let user = 0..3_u8;
-    prop_oneof![
-        4 => (user.clone(), 0..4_u8, prop::bool::weighted(0.8))
-            .prop_map(|(from, to, listed)| Event::Forward { from, to, listed }),
-        4 => (user.clone(), 0..50_usize, any::<bool>())
-            .prop_map(|(by, nth, seen)| Event::Receipt { by, nth, seen }),
-        2 => (user.clone(), 0..4_u8).prop_map(|(of, with)| Event::Archive { of, with }),
-        2 => (user, 0..4_u8, any::<bool>())
-            .prop_map(|(of, with, is_new)| Event::Patch { of, with, is_new }),
-        1 => (0..50_usize).prop_map(|nth| Event::Redelivery { nth }),
-    ]
-}
-
-/// Three users, of whom all are in a group: the fourth name.
-const NAMES: [&str; 4] = ["u0", "u1", "u2", "group-1"];
-
-/// A list of copies for each timeline, and a row for each conversation: the obvious way.
-#[derive(Default)]
-struct Model {
-    copies: BTreeMap<(&'static str, &'static str), Vec<(String, i64)>>,
-    rows: BTreeMap<(&'static str, &'static str), (String, bool, bool)>,
-    messages: Vec<(String, &'static str, &'static str)>,
-}
-
-impl Model {
-    fn forward(&mut self, id: &str, from: &'static str, to: &'static str, listed: bool) {
-        let mut copies = vec![];
-        if to == "group-1" {
-            copies.extend(
-                ["group-1", "u0", "u1", "u2"].map(|of| (of, to, if of == to { 100 } else { 150 })),
-            );
-        } else {
-            if from != to {
-                copies.push((from, to, 100));
-            }
-            copies.push((to, from, 150));
-        }
-        if !self.messages.iter().any(|(known, ..)| known == id) {
-            self.messages.push((id.to_owned(), from, to));
-        }
-        for (of, with, status) in copies {
-            let timeline = self.copies.entry((of, with)).or_default();
-            if !timeline.iter().any(|(known, _)| known == id) {
-                timeline.push((id.to_owned(), status));
-            }
-            let newest = |row: &(String, bool, bool)| row.0 == "-" || *row.0 <= *id;
-            if listed && self.rows.get(&(of, with)).is_none_or(newest) {
-                self.rows.insert((of, with), (id.to_owned(), true, false));
-            }
-        }
-    }
-
-    fn raise(&mut self, of: &'static str, with: &'static str, id: &str, to: i64) {
-        for (known, status) in self.copies.entry((of, with)).or_default() {
-            if known == id {
-                *status = to.max(*status);
-            }
-        }
-    }
-
-    fn receipt(
-        &mut self,
-        by: &'static str,
-        nth: usize,
-        seen: bool,
-    ) -> Option<(String, &'static str)> {
-        let readable: Vec<_> = self
-            .messages
-            .iter()
-            .filter(|(_, from, to)| *from != by && (*to == by || *to == "group-1"))
-            .cloned()
-            .collect();
-        let (id, from, to) = readable.get(nth % readable.len().max(1))?.clone();
-        let with = if to == "group-1" { to } else { from };
-        let (own, peers) = if seen { (300, 300) } else { (200, 250) };
-        let mine = self.copies[&(by, with)]
-            .iter()
-            .find(|(known, _)| *known == id)?
-            .1;
-        if mine <= own {
-            self.raise(by, with, &id, own);
-            let (of, with) = if to == "group-1" {
-                (to, to)
-            } else {
-                (from, by)
-            };
-            self.raise(of, with, &id, peers);
-        }
-        Some((id, with))
-    }
-
-    fn dump(&self) -> Vec<String> {
-        let copies = self.copies.iter().flat_map(|((of, with), copies)| {
-            copies
-                .iter()
-                .map(move |(id, status)| format!("copy a {of} {with} {id} {status}"))
-        });
-        let mut rows: Vec<_> = self
-            .rows
-            .iter()
-            .map(|((of, with), (id, new, archived))| {
-                format!(
-                    "row a {of} {with} {id} new={} archived={} 0",
-                    i32::from(*new),
-                    i32::from(*archived)
-                )
-            })
-            .collect();
-        rows.sort();
-        copies.chain(rows).collect()
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-    #[test]
-    fn the_store_equals_a_simple_model_whatever_comes_in_whatever_order(
-        events in prop::collection::vec(event(), 0..40)
-    ) {
-        let mut bench = Bench::in_memory(OfflineDelivery::Broker);
-        let group = r#"{"group":{"uid":"group-1","members":{"u0":1,"u1":1,"u2":1}}}"#;
-        bench.take("observer/a/groups/update", group);
-        let mut model = Model::default();
-        // What came, as the broker would deliver it again: topic, payload, id, and what the model
-        // makes of it.
-        let mut log: Vec<(String, String, MessageId, Event)> = vec![];
-        for event in events {
-            match event.clone() {
-                Event::Forward { from, to, listed } => {
-                    let (from, to) = (NAMES[usize::from(from)], NAMES[usize::from(to)]);
-                    let topic = format!("a/users/{from}/messages/{to}/outgoing");
-                    let payload = match listed {
-                        true => "{}",
-                        false => r#"{"attributes":{"updateconversation":false}}"#,
-                    };
-                    let payload = payload.to_owned();
-                    let id = bench.take(&topic, &payload);
-                    model.forward(&id.to_string(), from, to, listed);
-                    log.push((topic, payload, id, event));
-                }
-                Event::Receipt { by, nth, seen } => {
-                    let by = NAMES[usize::from(by)];
-                    if let Some((id, with)) = model.receipt(by, nth, seen) {
-                        let topic = format!("a/users/{by}/messages/{with}/{id}/update");
-                        let payload = json!({ "status": if seen { 300 } else { 200 } }).to_string();
-                        let id = bench.take(&topic, &payload);
-                        log.push((topic, payload, id, event));
-                    }
-                }
-                Event::Archive { of, with } => {
-                    let (of, with) = (NAMES[usize::from(of)], NAMES[usize::from(with)]);
-                    let topic = format!("a/users/{of}/conversations/{with}/archive");
-                    let id = bench.take(&topic, "");
-                    let row = model.rows.entry((of, with));
-                    row.or_insert_with(|| ("-".to_owned(), false, false)).2 = true;
-                    log.push((topic, String::new(), id, event));
-                }
-                Event::Patch { of, with, is_new } => {
-                    let (of, with) = (NAMES[usize::from(of)], NAMES[usize::from(with)]);
-                    let topic = format!("a/users/{of}/conversations/{with}/update");
-                    let payload = json!({ "is_new": is_new }).to_string();
-                    let id = bench.take(&topic, &payload);
-                    let row = model.rows.entry((of, with));
-                    row.or_insert_with(|| ("-".to_owned(), false, false)).1 = is_new;
-                    log.push((topic, payload, id, event));
-                }
-                Event::Redelivery { nth } => {
-                    // In the order it came before, each under its id: and nothing has changed.
-                    let from = nth % (log.len() + 1);
-                    for (topic, payload, id, _) in &log[from..] {
-                        bench.take_as(topic, payload, *id, true);
-                    }
-                }
-            }
-        }
-        let (mut stored, mut wanted) = (bench.contents(&NAMES), model.dump());
-        stored.sort();
-        wanted.sort();
-        prop_assert_eq!(stored, wanted);
-        prop_assert!(bench.store().check().unwrap().is_empty());
-    }
-}
-
 #[test]
 fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     let dir = tempfile::tempdir().unwrap();
@@ -457,10 +242,10 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     assert_eq!(bench.refusal(write, "{}"), None);
 }
 
-/// What has passed once passes again, with the words it passed with: whatever the decision service,
-/// or the sender's rate, says now.
+/// A message that has passed once passes again with the payload it had then, whatever the decision
+/// service or the sender's rate says now.
 #[test]
-fn what_comes_again_is_what_was_stored() {
+fn a_redelivered_message_is_the_one_that_was_stored() {
     let mut bench = Bench::in_memory(OfflineDelivery::Broker);
     let id = bench.ids.next(UnixMillis::new(bench.now));
     let topic = "a/users/alice/messages/bob/outgoing";
