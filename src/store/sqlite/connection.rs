@@ -208,8 +208,8 @@ impl Connection {
     /// the planner from judging by the state of a store that has grown since.
     pub(super) fn optimize(&self) -> Result<()> {
         // SQLite's advice for connections that live long. 0x10000 looks at all tables, not only at
-        // those that this connection has queried; 0x02 runs ANALYZE where it is due; 0x10 limits the
-        // rows that ANALYZE reads, so that it takes milliseconds however large the store is.
+        // those that this connection has queried; 0x02 runs ANALYZE where it is due; 0x10 limits
+        // the rows that ANALYZE reads, so that it takes milliseconds however large the store is.
         self.0.execute_batch("PRAGMA optimize = 0x10012")
     }
 
