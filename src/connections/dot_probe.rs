@@ -52,10 +52,8 @@ pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Dots {
             Err(error) => error,
         };
         debug!(%error, "it is not known yet whether a \".\" in a topic survives");
-        failures += u32::from(!matches!(
-            error.cause,
-            Cause::Unreachable | Cause::Unavailable
-        ));
+        // A broker that is busy, or lets this user have no further connection, can be reached.
+        failures += u32::from(error.cause != Cause::Unreachable);
         if failures >= ATTEMPTS || error.is_permanent() {
             return Dots::Unknown(error);
         }
