@@ -81,14 +81,15 @@ fn read_signing_secret(path: &str) -> Result<Secret, SecretFileError> {
 fn read_events(reader: &mut Reader<'_>) -> EventKinds {
     let mut events = vec![];
     for word in reader.texts("webhook-events") {
-        let known = EventKind::ALL.into_iter();
-        match known.into_iter().find(|kind| kind.as_str() == word) {
-            Some(kind) => events.push(kind),
+        let mut known = EventKind::ALL.iter();
+        match known.find(|kind| kind.as_str() == word) {
+            Some(kind) => events.push(*kind),
             None if word == NEVER_RAISED => reader.warn(format!(
                 "--webhook-events: nothing raises {NEVER_RAISED:?}, it is passed over"
             )),
             None => {
-                let words = EventKind::ALL.map(EventKind::as_str).join(", ");
+                let words = EventKind::ALL.iter().map(|kind| kind.as_str());
+                let words = words.collect::<Vec<_>>().join(", ");
                 reader.fail("webhook-events", format!("{word:?} is none of {words}"));
             }
         }

@@ -1,9 +1,9 @@
 //! Finds out whether a `.` in a topic survives at this broker.
 //!
 //! RabbitMQ turns it into a level break. An identifier with a `.` would then lead into another
-//! user's inbox. Owns one short connection of its own, under the session's client identifier with
+//! user's inbox. Owns asking, over one short connection under the session's client identifier with
 //! `-dots` behind it: the answer must not wait behind the messages of the session. Leaves what
-//! follows from the answer to [`observer`](crate::observer).
+//! follows from the answer to [`observer`](crate::observer) and `check`.
 
 use std::time::Duration;
 
@@ -24,44 +24,59 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Attempts that may fail at a broker that can be reached, before there is no answer.
 const ATTEMPTS: u32 = 2;
+/// How long a broker may be out of reach before there is no answer. The session has reached it:
+/// it restarts, or something between refuses further connections.
+const OUT_OF_REACH: Duration = Duration::from_secs(60);
 
 /// What becomes of a `.` in a topic.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dots {
     /// It arrives as it was sent.
     Survive,
     /// It becomes a level break.
     Split,
-    /// The broker gives no answer, for this reason.
-    Unknown(LinkError),
 }
 
-/// Asks the broker. `topic` is one that the observer may publish and subscribe below. Tries for as
-/// long as the broker cannot be reached: no message can come from it either. Safe to cancel.
-pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Dots {
-    let links = LinkSettings {
-        client_id: Secret::new(format!("{}-dots", links.client_id.expose_secret())),
-        will: None,
-        ..links
-    };
+/// Asks the broker, some times if it gives no answer. `topic` is one that the observer may publish
+/// and subscribe below. Takes two minutes at the most. Safe to cancel.
+///
+/// # Errors
+/// [`LinkError`] of the last attempt, if the broker gives no answer.
+pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Result<Dots, LinkError> {
+    persist(|| ask_dots(links.clone(), topic.clone())).await
+}
+
+async fn persist<A: Future<Output = Result<Dots, LinkError>>>(
+    mut ask: impl FnMut() -> A,
+) -> Result<Dots, LinkError> {
+    let give_up_at = Instant::now() + OUT_OF_REACH;
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut failures = 0;
     loop {
-        let error = match ask(links.clone(), &topic).await {
-            Ok(dots) => return dots,
+        let error = match ask().await {
+            Ok(dots) => return Ok(dots),
             Err(error) => error,
         };
         debug!(%error, "it is not known yet whether a \".\" in a topic survives");
         // A broker that is busy, or lets this user have no further connection, can be reached.
         failures += u32::from(error.cause != Cause::Unreachable);
-        if failures >= ATTEMPTS || error.is_permanent() {
-            return Dots::Unknown(error);
+        if failures >= ATTEMPTS || error.is_permanent() || Instant::now() >= give_up_at {
+            return Err(error);
         }
         sleep(backoff.next(fastrand::u64(..))).await;
     }
 }
 
-async fn ask(links: LinkSettings, topic: &TopicName) -> Result<Dots, LinkError> {
+/// Asks the broker once. Safe to cancel.
+///
+/// # Errors
+/// [`LinkError`], if the broker gives no answer.
+pub async fn ask_dots(links: LinkSettings, topic: TopicName) -> Result<Dots, LinkError> {
+    let links = LinkSettings {
+        client_id: Secret::new(format!("{}-dots", links.client_id.expose_secret())),
+        will: None,
+        ..links
+    };
     let [dotted, split] = ["a.b", "a/b"].map(|last| format!("{topic}/{last}"));
     let filters = [&dotted, &split].map(|text| TopicFilter::parse(text).expect("a topic name"));
     let publish = TopicName::parse(&dotted).expect("a topic name");
@@ -84,4 +99,54 @@ async fn ask(links: LinkSettings, topic: &TopicName) -> Result<Dots, LinkError> 
     // The answer does not wait for the goodbye.
     tokio::spawn(client.leave());
     Ok(dots)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    /// What a broker that fails with this says in the end, the attempts it takes, and how long.
+    async fn persist_against(cause: Cause) -> (Cause, u32, Duration) {
+        let (mut attempts, start) = (0, Instant::now());
+        let answer = persist(|| {
+            attempts += 1;
+            ready(Err(LinkError::new(cause, "no")))
+        })
+        .await;
+        (answer.unwrap_err().cause, attempts, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_refuses_further_connections_is_asked_twice() {
+        for cause in [Cause::Unavailable, Cause::Closed, Cause::TimedOut] {
+            let (reported, attempts, _) = persist_against(cause).await;
+            assert_eq!((reported, attempts), (cause, 2));
+        }
+        let (_, attempts, _) = persist_against(Cause::NotAuthorized).await;
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_do_not_wait_for_ever_for_a_broker_out_of_reach() {
+        let (_, attempts, took) = persist_against(Cause::Unreachable).await;
+        assert!(attempts > 2, "{attempts}");
+        assert!(
+            took >= OUT_OF_REACH && took <= OUT_OF_REACH + RETRY.1,
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_of_a_broker_that_comes_back_counts() {
+        let mut answers = [
+            Err(LinkError::new(Cause::Unreachable, "no")),
+            Err(LinkError::new(Cause::TimedOut, "no")),
+            Ok(Dots::Survive),
+        ]
+        .into_iter();
+        let answer = persist(|| ready(answers.next().expect("no attempt after the answer"))).await;
+        assert_eq!(answer.unwrap(), Dots::Survive);
+    }
 }

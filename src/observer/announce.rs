@@ -1,19 +1,15 @@
-//! What the observer reports of itself, and what operators tell it.
+//! What the observer reports of itself.
 //!
-//! Owns the retained status, stats, the service manager and the log level. Leaves the topics and
-//! the form of what is published to [`telemetry::status`](crate::telemetry::status).
+//! Owns when the retained status, stats, traces and news for the service manager go out. Leaves the
+//! topics and the form of what is published to [`telemetry::status`](crate::telemetry::status).
 
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
-
 use crate::observer::event_loop::Observer;
-use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::telemetry::Load;
 use crate::telemetry::clock::Now;
-use crate::telemetry::control::{Command, Switch};
-use crate::telemetry::status::{self};
+use crate::telemetry::status;
 
 impl Observer {
     /// Publishes something of the observer's own, until it is confirmed.
@@ -56,6 +52,7 @@ impl Observer {
             waiting: self.inbound.waiting(),
             asked: self.inbound.asked(),
             fan_outs: self.processing.fan_outs(),
+            webhooks: self.webhooks.waiting(),
         }
     }
 
@@ -65,7 +62,6 @@ impl Observer {
             &self.reporter.topics.stats,
             &self.journal.metrics.stats(),
             load,
-            self.webhooks.waiting(),
             now.instant.saturating_duration_since(since),
             now.wall,
         );
@@ -79,29 +75,6 @@ impl Observer {
             if !self.publishers.publish_unconfirmed(&publish) {
                 self.journal.metrics.trace_dropped();
             }
-        }
-    }
-
-    /// Takes what an operator published on `control/{what}`.
-    pub(super) fn handle_control(&mut self, what: &str, received: &Received) {
-        let done = match Command::parse(what, &received.payload) {
-            Ok(Command::Trace(switch)) => {
-                self.switch_trace(switch);
-                Ok(())
-            }
-            Ok(Command::LogLevel(level)) => self.reporter.set_log_level(level),
-            Err(fault) => Err(fault),
-        };
-        if let Err(fault) = done {
-            warn!(%fault, what, "an operator's message on a control topic is not understood");
-        }
-    }
-
-    fn switch_trace(&mut self, switch: Switch) {
-        let before = self.journal.traces();
-        self.journal.switch_trace(switch, self.clock.now().instant);
-        if before != self.journal.traces() {
-            info!(on = !before, "tracing (control/trace)");
         }
     }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::connections::dot_probe::{Dots, probe_dots};
 use crate::connections::session::SessionEvent;
 use crate::connections::settings::LinkSettings;
+use crate::mqtt::LinkError;
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::topic::TopicName;
 use crate::rules::policy::Policy;
@@ -29,7 +30,7 @@ pub(super) enum GateEvent {
     /// An event of the session that may be taken.
     Session(SessionEvent),
     /// What becomes of a `.`: for [`DotGate::handle_answer`].
-    Answer(Dots),
+    Answer(Result<Dots, LinkError>),
 }
 
 /// The session's events, held back at the first message while the broker is being asked.
@@ -41,7 +42,7 @@ pub(super) struct DotGate {
     links: LinkSettings,
     topic: TopicName,
     /// Holds one task while the broker is being asked.
-    asking: JoinSet<Dots>,
+    asking: JoinSet<Result<Dots, LinkError>>,
     /// Whether the session's broker has answered.
     is_answered: bool,
     /// The kind of broker that stands in for [`BrokerKind::Any`].
@@ -127,19 +128,19 @@ impl DotGate {
     }
 
     /// Takes the answer. The policy is to be applied anew.
-    pub(super) fn handle_answer(&mut self, dots: Dots) {
+    pub(super) fn handle_answer(&mut self, answer: Result<Dots, LinkError>) {
         let before = self.kind;
-        self.is_answered = !matches!(dots, Dots::Unknown(_));
-        self.kind = match dots {
-            Dots::Survive => BrokerKind::Any,
-            Dots::Split | Dots::Unknown(_) => BrokerKind::RefusesDots,
+        self.is_answered = answer.is_ok();
+        self.kind = match answer {
+            Ok(Dots::Survive) => BrokerKind::Any,
+            Ok(Dots::Split) | Err(_) => BrokerKind::RefusesDots,
         };
-        match dots {
-            Dots::Survive => {}
+        match answer {
+            Ok(Dots::Survive) => {}
             // A warning where they were served before: it is another broker.
-            Dots::Split if before == self.kind => info!("{SPLIT}"),
-            Dots::Split => warn!("{SPLIT}"),
-            Dots::Unknown(error) => warn!(%error, "{UNKNOWN}"),
+            Ok(Dots::Split) if before == self.kind => info!("{SPLIT}"),
+            Ok(Dots::Split) => warn!("{SPLIT}"),
+            Err(error) => warn!(%error, "{UNKNOWN}"),
         }
     }
 
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
     use crate::auth::credentials::Credentials;
     use crate::auth::secret::Secret;
-    use crate::mqtt::{Cause, Delivery, LinkError, Session, Transport};
+    use crate::mqtt::{Cause, Delivery, Session, Transport};
     use crate::protocol::message::Received;
     use crate::rules::policy::Rules;
 
@@ -232,15 +233,15 @@ mod tests {
         let waiting = timeout(Duration::from_millis(20), gate.next());
         assert!(waiting.await.is_err(), "the message waits");
         assert_eq!(gate.len(), 2);
-        answer_tx.send(Dots::Survive).unwrap();
-        let GateEvent::Answer(dots) = gate.next().await else {
+        answer_tx.send(Ok(Dots::Survive)).unwrap();
+        let GateEvent::Answer(answer) = gate.next().await else {
             panic!("the answer comes before the message")
         };
         assert_eq!(
             kind_in_force(&gate, BrokerKind::Any),
             BrokerKind::RefusesDots
         );
-        gate.handle_answer(dots);
+        gate.handle_answer(answer);
         assert_eq!(kind_in_force(&gate, BrokerKind::Any), BrokerKind::Any);
         assert!(matches!(gate.try_recv(), Some(SessionEvent::Message(..))));
         assert!(matches!(gate.try_recv(), Some(SessionEvent::Down(_))));
@@ -266,14 +267,14 @@ mod tests {
         gate.handle_session_up(&policy(BrokerKind::RabbitMq), false);
         assert!(gate.asking.is_empty(), "the settings say what it does");
         let any = policy(BrokerKind::Any);
-        let no_answer = || Dots::Unknown(LinkError::new(Cause::TimedOut, "no answer"));
-        for (dots, session_present, asked, kind) in [
-            (no_answer(), true, true, BrokerKind::RefusesDots),
-            (Dots::Survive, true, false, BrokerKind::Any),
-            (Dots::Survive, false, true, BrokerKind::Any),
-            (Dots::Split, true, false, BrokerKind::RefusesDots),
+        let no_answer = LinkError::new(Cause::TimedOut, "no answer");
+        for (answer, session_present, asked, kind) in [
+            (Err(no_answer), true, true, BrokerKind::RefusesDots),
+            (Ok(Dots::Survive), true, false, BrokerKind::Any),
+            (Ok(Dots::Survive), false, true, BrokerKind::Any),
+            (Ok(Dots::Split), true, false, BrokerKind::RefusesDots),
         ] {
-            gate.handle_answer(dots);
+            gate.handle_answer(answer);
             gate.asking.shutdown().await;
             gate.handle_session_up(&any, session_present);
             assert_eq!(!gate.asking.is_empty(), asked);

@@ -120,8 +120,8 @@ impl Observer {
                 }
                 event = inputs.session.next(), if self.ledger.has_room() => match event {
                     GateEvent::Session(event) => self.take_session(event, &mut inputs),
-                    GateEvent::Answer(dots) => {
-                        inputs.session.handle_answer(dots);
+                    GateEvent::Answer(answer) => {
+                        inputs.session.handle_answer(answer);
                         self.apply_policy(&mut inputs);
                     }
                 },
@@ -251,10 +251,10 @@ impl Observer {
             Some(own) => {
                 self.inbound.admit_own(&arrival, &mut self.ledger);
                 let is_new = admission == Admission::New && !arrival.received.retain;
-                if let ServiceTopic::Control(what) = own
+                if let ServiceTopic::Command(last_level) = own
                     && is_new
                 {
-                    self.handle_control(what, &arrival.received);
+                    self.handle_command(last_level, &arrival.received);
                 }
             }
         }

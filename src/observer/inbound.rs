@@ -179,7 +179,7 @@ impl Inbound {
             }
         };
         let policy = &self.router.policy;
-        let counted = match address.filter(|_| policy.limits_rates()) {
+        let charged = match address.filter(|_| policy.limits_rates()) {
             Some(address) => self.limits.charge(&address, policy, now.instant),
             None => Ok(()),
         };
@@ -191,7 +191,7 @@ impl Inbound {
             repeated,
             refused: None,
         };
-        match counted {
+        match charged {
             Ok(()) => self.consult(pending, ledger, journal, now),
             Err(refused) => self.refuse(pending, refused, ledger, journal, now),
         }

@@ -13,8 +13,8 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Now;
-use crate::telemetry::control::Switch;
-use crate::telemetry::trace::{Line, Tracer};
+use crate::telemetry::operator_command::Switch;
+use crate::telemetry::trace::{Line, Outcome, Tracer};
 
 /// Counts what becomes of messages, and traces it.
 pub(super) struct Journal {
@@ -68,12 +68,12 @@ impl Journal {
     /// A message is admitted that was forwarded before, and may now be forwarded again.
     pub(super) fn repeated(&mut self, received: &Received, id: MessageId) {
         self.metrics.repeated(received, id);
-        self.tracer.begin(id, true);
+        self.tracer.begin(id, Outcome::Repeated);
     }
 
     /// A new message is admitted.
     pub(super) fn admitted(&mut self, id: MessageId) {
-        self.tracer.begin(id, false);
+        self.tracer.begin(id, Outcome::Forwarded);
     }
 
     /// A message is decided on.

@@ -8,6 +8,7 @@ mod dots;
 pub(crate) mod event_loop;
 pub(crate) mod inbound;
 mod journal;
+mod operator;
 pub(crate) mod processing;
 pub mod processor;
 pub(crate) mod publishers;

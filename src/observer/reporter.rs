@@ -10,7 +10,7 @@ use crate::observer::setup::Reporting;
 use crate::protocol::publish::Publish;
 use crate::telemetry::LogLevel;
 use crate::telemetry::clock::Now;
-use crate::telemetry::control::CommandError;
+use crate::telemetry::operator_command::CommandError;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::Status;
 use crate::telemetry::systemd::Service;

@@ -54,20 +54,23 @@ impl BrokerKind {
     /// # Errors
     /// [`CarryError`] says what the broker would change.
     pub fn carries(self, topic: &str) -> Result<(), CarryError> {
-        let rewritten: &[char] = match self {
-            Self::Any => &[],
-            Self::RefusesDots => &['.'],
+        // Bytes: this runs for each publish, and what is looked for is ASCII.
+        let rewritten = match self {
+            Self::Any => None,
+            Self::RefusesDots => topic.bytes().position(|byte| byte == b'.'),
             Self::RabbitMq if topic.len() > MAX_ROUTING_KEY_BYTES => {
                 return Err(CarryError::TooLong(topic.len()));
             }
-            Self::RabbitMq => &['.', '*'],
+            Self::RabbitMq => topic.bytes().position(|byte| matches!(byte, b'.' | b'*')),
         };
-        for level in topic.split('/') {
-            if let Some(character) = level.chars().find(|c| rewritten.contains(c)) {
-                return Err(CarryError::Rewritten(level.to_owned(), character));
-            }
-        }
-        Ok(())
+        let Some(at) = rewritten else {
+            return Ok(());
+        };
+        let (before, from) = topic.split_at(at);
+        let start = before.rfind('/').map_or(0, |slash| slash + 1);
+        let level = topic[start..].split('/').next().unwrap_or_default();
+        let character = if from.starts_with('.') { '.' } else { '*' };
+        Err(CarryError::Rewritten(level.to_owned(), character))
     }
 }
 
@@ -95,6 +98,11 @@ mod tests {
         assert_eq!(
             on("john.doe").unwrap_err().to_string(),
             r#""john.doe" holds '.', which RabbitMQ turns into '/'"#
+        );
+        assert_eq!(
+            on("a*.b/x"),
+            Err(CarryError::Rewritten("a*.b".into(), '*')),
+            "the first character counts"
         );
         assert_eq!(amqp_key("/apps/+/users"), ".apps.*.users");
     }

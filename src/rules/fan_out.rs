@@ -33,7 +33,8 @@ pub const STEP: usize = 32;
 #[derive(Clone, Debug)]
 pub struct FanOut {
     app: Box<str>,
-    work: Work,
+    /// Boxed: every plan has room for a fan-out, and few have one.
+    work: Box<Work>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,8 +141,10 @@ impl FanOut {
     }
 
     fn new(app: AppId<'_>, work: Work) -> Self {
-        let app = app.as_str().into();
-        Self { app, work }
+        Self {
+            app: app.as_str().into(),
+            work: Box::new(work),
+        }
     }
 
     fn app(&self) -> AppId<'_> {
@@ -151,7 +154,7 @@ impl FanOut {
     /// App and group of the copies, if these are copies of a group message. A later message to the
     /// same group must wait, so that each member gets the messages in order.
     pub fn group(&self) -> Option<(&str, &str)> {
-        match &self.work {
+        match &*self.work {
             Work::Copies(copies) => Some((&self.app, &copies.group)),
             Work::Notices(_) | Work::History(_) => None,
         }
@@ -159,7 +162,7 @@ impl FanOut {
 
     /// The stored messages that the next step needs, if it needs any.
     pub fn query(&self) -> Option<(AppId<'_>, UserId<'_>, PageQuery)> {
-        match &self.work {
+        match &*self.work {
             Work::Copies(_) | Work::Notices(_) => None,
             Work::History(history) => Some((self.app(), history.user(), history.query(STEP))),
         }
@@ -168,7 +171,7 @@ impl FanOut {
     /// The next step. `page` is what the store has given for [`FanOut::query`].
     pub fn step(&self, layouts: &TopicMap, page: Option<Page>) -> Step<'_> {
         let app = self.app();
-        match &self.work {
+        match &*self.work {
             Work::Copies(copies) => copies.step(app),
             Work::Notices(notices) => notices.step(app, layouts),
             Work::History(history) => history_step(history, app, layouts, page),

@@ -1,7 +1,8 @@
 //! A receipt: a user has received or seen a message.
 //!
-//! Owns which copies it raises and who is told (`protocol.md`, section 4, *Receipt*), in a direct
-//! conversation and in a group.
+//! Owns which copies it raises and who is told (`protocol.md`, section 4, *Receipt*). In a direct
+//! conversation the peer is told; in a group nobody is. A receipt that says "received" raises a
+//! webhook event in both.
 
 use bytes::Bytes;
 

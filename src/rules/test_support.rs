@@ -49,7 +49,7 @@ pub(crate) fn router() -> Router {
         layouts: TopicMap::new(layouts, vec![], also_published, Controls::Served).unwrap(),
         policy: Arc::new(Policy::new(BrokerKind::Any, rules())),
         dead_letter_topic: Some(dead),
-        events: EventKind::ALL.into_iter().collect(),
+        events: EventKind::ALL.iter().copied().collect(),
     }
 }
 

@@ -6,6 +6,7 @@
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::PresenceChange;
@@ -13,7 +14,8 @@ use crate::protocol::id::AppId;
 use crate::protocol::time::UnixMillis;
 
 /// A kind of event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum EventKind {
     /// The sender's timeline has its copy of a message, or the group's own timeline has.
     MessageSent,
@@ -31,25 +33,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
-        Self::MessageSent,
-        Self::MessageDelivered,
-        Self::MessageReceived,
-        Self::MessageReturnReceipt,
-        Self::ConversationArchived,
-        Self::PresenceChange,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The word for it in `event_type`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MessageSent => "message-sent",
-            Self::MessageDelivered => "message-delivered",
-            Self::MessageReceived => "message-received",
-            Self::MessageReturnReceipt => "message-return-receipt",
-            Self::ConversationArchived => "conversation-archived",
-            Self::PresenceChange => "presence-change",
-        }
+        self.into()
     }
 }
 
@@ -137,6 +125,31 @@ struct AboutUser<'a> {
     user_id: &'a str,
 }
 
+/// What tells an event from every other: its id is made of this, so that a message that is delivered
+/// again raises the same event.
+struct EventKey<'a> {
+    kind: EventKind,
+    app: AppId<'a>,
+    user: &'a str,
+    /// Tells apart events of the same kind about the same user: the id of the message that caused
+    /// the event, say.
+    basis: &'a str,
+}
+
+impl EventKey<'_> {
+    fn id(&self) -> String {
+        let mut digest = digest::Context::new(&digest::SHA256);
+        for part in [self.kind.as_str(), self.app.as_str(), self.user, self.basis] {
+            digest.update(part.as_bytes());
+            // An identifier never holds this byte: "bo" with "b1" differs from "bob" with "1".
+            digest.update(b"\0");
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest.finish().as_ref()[..16]);
+        uuid::Builder::from_custom_bytes(id).into_uuid().to_string()
+    }
+}
+
 /// A copy of a message, as an event reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied<'a> {
@@ -155,27 +168,10 @@ pub struct Copied<'a> {
 }
 
 impl Event {
-    /// `basis` tells apart events of the same kind about the same user: the id of the message that
-    /// caused the event, say.
-    fn new(
-        kind: EventKind,
-        app: AppId<'_>,
-        who: &str,
-        basis: &str,
-        head: &impl Serialize,
-        data: Bytes,
-    ) -> Self {
-        let mut digest = digest::Context::new(&digest::SHA256);
-        for part in [kind.as_str(), app.as_str(), who, basis] {
-            digest.update(part.as_bytes());
-            // An identifier never holds this byte: "bo" with "b1" differs from "bob" with "1".
-            digest.update(b"\0");
-        }
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest.finish().as_ref()[..16]);
+    fn new(key: &EventKey<'_>, head: &impl Serialize, data: Bytes) -> Self {
         Self {
-            kind,
-            id: uuid::Builder::from_custom_bytes(id).into_uuid().to_string(),
+            kind: key.kind,
+            id: key.id(),
             copy_of: None,
             head: serde_json::to_string(head).expect("plain fields serialise"),
             data,
@@ -198,13 +194,17 @@ impl Event {
             }),
             delivered_to: Some(inbox_of.as_str()),
         };
-        let (who, basis) = (inbox_of.as_str(), copied.message_id);
+        let key = EventKey {
+            kind,
+            app,
+            user: inbox_of.as_str(),
+            basis: copied.message_id,
+        };
+        let shared = || format!("{app}/{}/{}", key.basis, kind.as_str());
         Self {
-            copy_of: Some(who.into()),
-            shared: copied
-                .one_of_many
-                .then(|| format!("{app}/{basis}/{}", kind.as_str())),
-            ..Self::new(kind, app, who, basis, &head, copied.payload.clone())
+            copy_of: Some(key.user.into()),
+            shared: copied.one_of_many.then(shared),
+            ..Self::new(&key, &head, copied.payload.clone())
         }
     }
 
@@ -230,7 +230,13 @@ impl Event {
         };
         // A message can be received and seen later: the patch tells the two events apart.
         let basis = format!("{message_id} {}", String::from_utf8_lossy(&patch));
-        Self::new(kind, app, recipient, &basis, &head, patch)
+        let key = EventKey {
+            kind,
+            app,
+            user: recipient,
+            basis: &basis,
+        };
+        Self::new(&key, &head, patch)
     }
 
     /// A conversation has been archived. `row` is a JSON object, `topic` the topic name of the
@@ -255,8 +261,13 @@ impl Event {
                 topic: &dotted(topic),
             },
         };
-        let who = timeline.inbox_of.as_str();
-        Self::new(kind, timeline.app, who, basis, &head, row)
+        let key = EventKey {
+            kind,
+            app: timeline.app,
+            user: timeline.inbox_of.as_str(),
+            basis,
+        };
+        Self::new(&key, &head, row)
     }
 
     /// A user's first client has connected, or their last one has gone. `basis` is the id of the
@@ -279,7 +290,13 @@ impl Event {
             app_id: app.as_str(),
             user_id: user,
         };
-        Self::new(kind, app, user, basis, &head, Bytes::from_static(b"true"))
+        let key = EventKey {
+            kind,
+            app,
+            user,
+            basis,
+        };
+        Self::new(&key, &head, Bytes::from_static(b"true"))
     }
 }
 

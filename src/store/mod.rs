@@ -14,6 +14,8 @@ pub mod thread;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) use self::sqlite::faults;
 
 use std::fmt::Debug;
 use std::path::Path;

@@ -87,7 +87,7 @@ pub(super) struct StoreFamilies {
 /// One endpoint of webhooks.
 pub(super) struct EndpointFamilies {
     /// By [`WebhookOutcome`].
-    pub(super) deliveries: [IntCounter; WebhookOutcome::ALL.len()],
+    pub(super) deliveries: Box<[IntCounter]>,
     pub(super) seconds: Histogram,
     pub(super) queue_events: IntGauge,
     pub(super) queue_bytes: IntGauge,
@@ -315,7 +315,9 @@ impl MetricsBuilder {
         );
         let families = endpoints.iter().map(|endpoint| EndpointFamilies {
             deliveries: WebhookOutcome::ALL
-                .map(|outcome| deliveries.with_label_values(&[endpoint, outcome.as_str()])),
+                .iter()
+                .map(|outcome| deliveries.with_label_values(&[endpoint, outcome.as_str()]))
+                .collect(),
             seconds: seconds.with_label_values(&[endpoint]),
             queue_events: events.with_label_values(&[endpoint]),
             queue_bytes: bytes.with_label_values(&[endpoint]),

@@ -2,6 +2,8 @@
 //!
 //! Owns two closed lists. Labels that mean something elsewhere stand where they belong.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// A connection of the observer to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkRole {
@@ -12,7 +14,8 @@ pub enum LinkRole {
 }
 
 /// What became of one attempt to deliver an event to an endpoint, or of the event itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum WebhookOutcome {
     /// The endpoint answered 2xx.
     Delivered,
@@ -28,22 +31,10 @@ pub enum WebhookOutcome {
 
 impl WebhookOutcome {
     /// Every outcome.
-    pub(super) const ALL: [Self; 5] = [
-        Self::Delivered,
-        Self::Retried,
-        Self::Refused,
-        Self::Expired,
-        Self::Dropped,
-    ];
+    pub(super) const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The label's value.
     pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Retried => "retried",
-            Self::Refused => "refused",
-            Self::Expired => "expired",
-            Self::Dropped => "dropped",
-        }
+        self.into()
     }
 }

@@ -4,12 +4,12 @@
 //! over HTTP to [`http`](crate::http) and publishing them to [`observer`](crate::observer).
 
 pub mod clock;
-pub mod control;
 mod families;
 pub mod health;
 pub mod labels;
 pub mod log;
 pub mod metrics;
+pub mod operator_command;
 pub mod service_topics;
 pub mod stats;
 pub mod status;

@@ -5,6 +5,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+use crate::telemetry::operator_command::CommandTopic;
 
 /// The topics below `observer/{name}/`.
 #[derive(Clone, Debug)]
@@ -24,8 +25,8 @@ pub struct ServiceTopics {
 pub enum ServiceTopic<'t> {
     /// From the observer to itself.
     Probe,
-    /// From an operator who wants something changed. Holds the topic's last level.
-    Control(&'t str),
+    /// An operator's command. Holds the topic's last level.
+    Command(&'t str),
     /// What the observer published itself; it comes back where a layout's filter matches it.
     Echo,
 }
@@ -62,9 +63,9 @@ impl ServiceTopics {
         format!("{}trace/{outcome}", self.prefix)
     }
 
-    /// The topic on which tracing is switched on and off.
-    pub fn control_trace(&self) -> String {
-        format!("{}control/trace", self.prefix)
+    /// The topic on which an operator gives a command.
+    pub fn command(&self, topic: CommandTopic) -> String {
+        format!("{}control/{}", self.prefix, <&str>::from(topic))
     }
 
     /// What a topic means, if it is one of the observer's own.
@@ -73,9 +74,9 @@ impl ServiceTopics {
         if topic == self.probe.as_str().as_bytes() {
             return Some(ServiceTopic::Probe);
         }
-        let control = rest.strip_prefix(b"control/");
-        Some(match control.and_then(|what| str::from_utf8(what).ok()) {
-            Some(what) => ServiceTopic::Control(what),
+        let command = rest.strip_prefix(b"control/");
+        Some(match command.and_then(|last| str::from_utf8(last).ok()) {
+            Some(last) => ServiceTopic::Command(last),
             None => ServiceTopic::Echo,
         })
     }
@@ -94,7 +95,7 @@ mod tests {
         );
         assert_eq!(
             topics.own(b"observer/observer/control/trace"),
-            Some(ServiceTopic::Control("trace"))
+            Some(ServiceTopic::Command("trace"))
         );
         assert_eq!(
             topics.own(b"observer/observer/status"),

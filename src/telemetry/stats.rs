@@ -78,4 +78,6 @@ pub struct Load {
     pub asked: usize,
     /// Fan-outs that are not finished.
     pub fan_outs: usize,
+    /// Webhook events that wait for their endpoints.
+    pub webhooks: i64,
 }

@@ -81,7 +81,6 @@ pub fn stats(
     topic: &TopicName,
     stats: &Stats,
     load: &Load,
-    webhooks_waiting: i64,
     uptime: Duration,
     now: UnixMillis,
 ) -> Publish {
@@ -99,7 +98,7 @@ pub fn stats(
         inflight_messages: load.messages,
         inflight_publishes: load.publishes,
         oldest_unacknowledged_ms: load.oldest.as_millis(),
-        webhooks_waiting,
+        webhooks_waiting: load.webhooks,
     };
     Publish::new(topic.clone(), json(&message))
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::delivery::ledger::Finished;
 use crate::protocol::address::{Address, Kind};
@@ -15,7 +16,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
-use crate::telemetry::control::Switch;
+use crate::telemetry::operator_command::Switch;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::json;
 
@@ -25,7 +26,8 @@ const TRACED_TOPICS: usize = 8;
 const TRACED_CHARACTERS: usize = 300;
 
 /// What became of a message: the last level of its trace topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Outcome {
     /// Its publishes and writes were made.
     Forwarded,
@@ -39,21 +41,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 4] = [
-        Self::Forwarded,
-        Self::Refused,
-        Self::Repeated,
-        Self::Resumed,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// The word in the topic and in the line.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Forwarded => "forwarded",
-            Self::Refused => "refused",
-            Self::Repeated => "repeated",
-            Self::Resumed => "resumed",
-        }
+        self.into()
     }
 }
 
@@ -98,10 +90,11 @@ pub struct Line {
 }
 
 /// A traced message that is not finished.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
+    /// What becomes of it if it is not refused.
+    outcome: Outcome,
     reason: Option<Refusal>,
-    repeated: bool,
     to: Vec<String>,
     publishes: usize,
 }
@@ -146,12 +139,14 @@ impl Tracer {
         }
     }
 
-    /// A message is being decided on.
-    pub fn begin(&mut self, id: MessageId, repeated: bool) {
+    /// A message is being decided on. `outcome` is what becomes of it if it is not refused.
+    pub fn begin(&mut self, id: MessageId, outcome: Outcome) {
         if self.is_on() {
             let open = Open {
-                repeated,
-                ..Open::default()
+                outcome,
+                reason: None,
+                to: vec![],
+                publishes: 0,
             };
             self.open.insert(id, open);
         }
@@ -180,10 +175,9 @@ impl Tracer {
     ) -> Option<Line> {
         let message = &finished.message;
         let open = self.open.remove(&message.id)?;
-        let outcome = match (open.reason, open.repeated) {
-            (Some(_), _) => Outcome::Refused,
-            (None, true) => Outcome::Repeated,
-            (None, false) => Outcome::Forwarded,
+        let outcome = match open.reason {
+            Some(_) => Outcome::Refused,
+            None => open.outcome,
         };
         let took = now.saturating_duration_since(message.since);
         Some(Line {

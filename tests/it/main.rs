@@ -17,6 +17,7 @@
 mod bed;
 mod cli;
 mod decision;
+mod dots;
 mod faults;
 mod guarded;
 mod hostile;
@@ -32,6 +33,7 @@ mod redteam;
 mod refusals;
 mod relay;
 mod reporting;
+mod script;
 mod scripts;
 mod secrets;
 mod store;

@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use chat21_observer::telemetry::operator_command::CommandTopic;
+use chat21_observer::telemetry::service_topics::ServiceTopics;
 use serde_json::{Value, json};
+use strum::VariantArray;
 
 use crate::bed::{Broker, PATIENCE};
 use crate::guarded::{APP, Guarded, Login};
@@ -337,8 +340,6 @@ impl Arena {
             "observer/observer/status",
             "observer/observer/stats",
             "observer/observer/trace/forwarded",
-            "observer/observer/control/trace",
-            "observer/observer/control/log-level",
             "dead/letters",
         ] {
             let payload: &[u8] = match topic.rsplit('/').nth(1) {
@@ -351,6 +352,10 @@ impl Arena {
                 _ => forged,
             };
             self.publishes(topic, topic.as_bytes(), payload, Unseen);
+        }
+        for command in CommandTopic::VARIANTS {
+            let topic = ServiceTopics::new("observer", "").command(*command);
+            self.publishes(&topic, topic.as_bytes(), b"on", Unseen);
         }
         for (what, payload) in [
             (

@@ -101,7 +101,7 @@ async fn check_connected(
     broker::login_and_subscribe(config, &links, report).await?;
     broker::session(&links, report).await?;
     Box::pin(round_trip::run(config, &links, report)).await?;
-    broker::identifiers(config, &links, report).await?;
+    broker::identifiers(config, &links, report).await;
     Box::pin(broker::window_and_redelivery(config, &links, report)).await?;
     match probe {
         Some(probe) => Box::pin(probe::run(config, probe, report)).await,

@@ -21,6 +21,7 @@ use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+use crate::telemetry::operator_command::CommandTopic;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::Status;
 use crate::telemetry::trace::Line;
@@ -191,7 +192,8 @@ impl<'a> Watcher<'a> {
     }
 
     async fn ask_for_trace(&mut self) -> Result<(), LinkError> {
-        let control = TopicName::parse(&self.topics.control_trace()).expect("a topic name");
+        let control =
+            TopicName::parse(&self.topics.command(CommandTopic::Trace)).expect("a topic name");
         let payload = Bytes::from_static(TRACE_FOR.as_bytes());
         let asked = self.client.publish(control.clone(), payload).await;
         asked.map_err(|error| {

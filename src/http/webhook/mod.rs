@@ -324,7 +324,7 @@ mod tests {
         let endpoints = endpoints.iter();
         let settings = Settings {
             endpoints: endpoints.map(|url| Endpoint::parse(url).unwrap()).collect(),
-            events: EventKind::ALL.into_iter().collect(),
+            events: EventKind::ALL.iter().copied().collect(),
             timeout: Duration::from_secs(1),
             concurrency: 2,
             max_age: Duration::from_secs(60),

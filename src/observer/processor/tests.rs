@@ -31,7 +31,7 @@ fn router(controls: Controls) -> Router {
         layouts: TopicMap::new(layouts, vec![], &[], controls).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
-        events: EventKind::ALL.into_iter().collect(),
+        events: EventKind::ALL.iter().copied().collect(),
     }
 }
 
@@ -191,6 +191,53 @@ fn a_batch_that_fails_is_as_if_it_had_not_been() {
         STEP
     );
     assert_eq!(run(&mut processor, vec![], STEP).len(), 0);
+}
+
+/// The second step of a fan-out fails in the middle, after other messages of its batch.
+#[test]
+fn a_batch_that_fails_in_the_middle_leaves_a_fan_out_where_it_was() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let store = open(&StoreLocation::File(path.clone()), Access::Exclusive);
+    let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
+    let mut ids = MessageIds::new(RandomState::new());
+    let users = 2 * STEP + 50;
+    let large = message(0, &mut ids, "group-1", users);
+    let first = processor.process(&batch(vec![large], STEP)).unwrap();
+    let fails_at = format!("m{:03}", STEP + 10);
+    store::faults::fail_at_a_copy_for(&fails_at, &path);
+    // Behind the message of another group, which is written first and has its only step.
+    let next = batch(vec![message(1, &mut ids, "group-2", 3)], STEP);
+    for _ in 0..2 {
+        let error = processor.process(&next).unwrap_err();
+        assert!(error.to_string().contains("no more"), "{error}");
+    }
+    store::faults::mend(&path);
+    let mut decided = first.decided;
+    decided.extend(processor.process(&next).unwrap().decided);
+    while processor.fan_outs.len() > 0 {
+        decided.extend(processor.process(&batch(vec![], STEP)).unwrap().decided);
+    }
+    let copies_of = |number| {
+        let entry = EntryId::for_tests(number);
+        let steps = decided.iter().filter(move |decided| decided.entry == entry);
+        steps
+            .flat_map(|decided| &decided.bulk)
+            .map(|publish| publish.topic.to_string())
+    };
+    let inbox =
+        |n: usize, group: &str| format!("apps/a/users/m{n:03}/messages/{group}/clientadded");
+    let expected = (0..users).map(|n| inbox(n, "group-1"));
+    let copies: Vec<String> = copies_of(0).collect();
+    assert_eq!(copies, expected.collect::<Vec<_>>());
+    assert_eq!(copies_of(1).count(), 3);
+    let store = processor.store_mut().expect("a store");
+    let stats = store.stats().unwrap();
+    // One for the group itself, and one for each member.
+    assert_eq!(
+        (stats.messages, stats.copies),
+        (2, i64::try_from(users).unwrap() + 1 + 4)
+    );
 }
 
 /// The kinds of events that wait, and for whom.

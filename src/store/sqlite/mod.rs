@@ -285,6 +285,8 @@ fn status(code: i64) -> Status {
 }
 
 #[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
 mod query_plans;
 #[cfg(test)]
 mod tests;

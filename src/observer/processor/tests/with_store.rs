@@ -31,7 +31,7 @@ fn router() -> Router {
         layouts: TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap(),
         policy: policy(),
         dead_letter_topic: None,
-        events: EventKind::ALL.into_iter().collect(),
+        events: EventKind::ALL.iter().copied().collect(),
     }
 }
 

@@ -1,20 +1,42 @@
-//! What an operator wants of a running observer: the payloads of `observer/{name}/control/…`.
+//! What an operator tells a running observer: messages on `observer/{name}/control/…`.
 //!
-//! Owns reading them. Carrying them out is the observer's part.
+//! Owns their topics and payloads. `observer/operator.rs` carries them out. The chapter
+//! *contributing* lists what a new one touches.
 
 use std::time::Duration;
+
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 use crate::telemetry::log::LogLevelError;
 
 /// The longest time that tracing can be switched on for. Whoever wants more asks again.
 const LONGEST_TRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// Something an operator wants of a running observer.
+/// The last level of a command's topic.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray, VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum CommandTopic {
+    /// Switches tracing.
+    Trace,
+    /// Sets the log level.
+    LogLevel,
+}
+
+impl CommandTopic {
+    /// Every name, for people.
+    fn names() -> String {
+        <Self as VariantNames>::VARIANTS.join(", ")
+    }
+}
+
+/// A command with its argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// `control/trace`: switch tracing.
+pub enum OperatorCommand {
+    /// Switch tracing.
     Trace(Switch),
-    /// `control/log-level`: a level, or a `tracing` filter.
+    /// Log at this level, or by this `tracing` filter.
     LogLevel(String),
 }
 
@@ -29,7 +51,7 @@ pub enum Switch {
     For(Duration),
 }
 
-/// Why a control message is not carried out.
+/// Why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// The payload is not UTF-8.
@@ -38,8 +60,8 @@ pub enum CommandError {
     /// The payload of `control/trace` is neither a switch nor a time.
     #[error("is neither on, off nor a time such as 10m")]
     NoSwitch,
-    /// There is no such control topic.
-    #[error("is neither control/trace nor control/log-level")]
+    /// There is no such topic.
+    #[error("is not a command; there are: {}", CommandTopic::names())]
     UnknownTopic,
     /// The payload of `control/log-level` is neither a level nor a filter.
     #[error(transparent)]
@@ -49,18 +71,18 @@ pub enum CommandError {
     NoLog,
 }
 
-impl Command {
-    /// Reads the payload of a control topic whose last level is `what`.
+impl OperatorCommand {
+    /// Reads the payload of a command whose topic ends in `last_level`.
     ///
     /// # Errors
     /// [`CommandError`] says what it could be instead.
-    pub fn parse(what: &str, payload: &[u8]) -> Result<Self, CommandError> {
+    pub fn parse(last_level: &str, payload: &[u8]) -> Result<Self, CommandError> {
+        let topic = last_level.parse().map_err(|_| CommandError::UnknownTopic)?;
         let text = str::from_utf8(payload).map_err(|_| CommandError::NotUtf8)?;
         let text = text.trim();
-        match what {
-            "trace" => Switch::parse(text).map(Self::Trace),
-            "log-level" => Ok(Self::LogLevel(text.to_owned())),
-            _ => Err(CommandError::UnknownTopic),
+        match topic {
+            CommandTopic::Trace => Switch::parse(text).map(Self::Trace),
+            CommandTopic::LogLevel => Ok(Self::LogLevel(text.to_owned())),
         }
     }
 }
@@ -83,15 +105,20 @@ mod tests {
 
     #[test]
     fn commands_are_read_or_named() {
-        let parse = |what, payload: &str| Command::parse(what, payload.as_bytes());
-        assert_eq!(parse("trace", "on\n"), Ok(Command::Trace(Switch::On)));
+        let parse = |what, payload: &str| OperatorCommand::parse(what, payload.as_bytes());
+        assert_eq!(
+            parse("trace", "on\n"),
+            Ok(OperatorCommand::Trace(Switch::On))
+        );
         assert_eq!(
             parse("trace", "10m"),
-            Ok(Command::Trace(Switch::For(Duration::from_secs(600))))
+            Ok(OperatorCommand::Trace(Switch::For(Duration::from_secs(
+                600
+            ))))
         );
         assert_eq!(
             parse("trace", "9years"),
-            Ok(Command::Trace(Switch::For(LONGEST_TRACE)))
+            Ok(OperatorCommand::Trace(Switch::For(LONGEST_TRACE)))
         );
         assert!(
             parse("trace", "perhaps")
@@ -103,8 +130,8 @@ mod tests {
             parse("reboot", "")
                 .unwrap_err()
                 .to_string()
-                .contains("log-level")
+                .contains("trace, log-level")
         );
-        assert!(Command::parse("trace", b"\xff").is_err());
+        assert!(OperatorCommand::parse("trace", b"\xff").is_err());
     }
 }

@@ -1,0 +1,19 @@
+//! Faults in the middle of a transaction, for tests of what is above the store.
+
+use std::path::Path;
+
+/// Makes the store in this file fail when it writes a copy for `user`.
+pub(crate) fn fail_at_a_copy_for(user: &str, path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    raw.execute_batch(&format!(
+        "CREATE TRIGGER fault BEFORE INSERT ON timeline WHEN NEW.inbox_of = '{user}'
+         BEGIN SELECT RAISE(ABORT, 'no more'); END"
+    ))
+    .unwrap();
+}
+
+/// Ends that.
+pub(crate) fn mend(path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    raw.execute_batch("DROP TRIGGER fault").unwrap();
+}
