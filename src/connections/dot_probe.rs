@@ -24,8 +24,9 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Attempts that may fail at a broker that can be reached, before there is no answer.
 const ATTEMPTS: u32 = 2;
-/// How long a broker may be out of reach before there is no answer. The session has reached it:
-/// it restarts, or something between refuses further connections.
+/// How long a broker may be out of reach before no further attempt is made. The session did reach
+/// it, so it is restarting, or something in between refuses further connections. A message that
+/// waits through a longer restart is refused if it names an identifier with a `.`.
 const OUT_OF_REACH: Duration = Duration::from_secs(60);
 
 /// What becomes of a `.` in a topic.
@@ -37,16 +38,16 @@ pub enum Dots {
     Split,
 }
 
-/// Asks the broker, some times if it gives no answer. `topic` is one that the observer may publish
-/// and subscribe below. Takes two minutes at the most. Safe to cancel.
+/// Asks the broker, more than once if it gives no answer. `topic` is one that the observer may publish
+/// and subscribe below. Begins no attempt later than about a minute after the first. Safe to cancel.
 ///
 /// # Errors
 /// [`LinkError`] of the last attempt, if the broker gives no answer.
 pub async fn probe_dots(links: LinkSettings, topic: TopicName) -> Result<Dots, LinkError> {
-    persist(|| ask_dots(links.clone(), topic.clone())).await
+    ask_until_answered(|| ask_dots(links.clone(), topic.clone(), ECHO_TIMEOUT)).await
 }
 
-async fn persist<A: Future<Output = Result<Dots, LinkError>>>(
+async fn ask_until_answered<A: Future<Output = Result<Dots, LinkError>>>(
     mut ask: impl FnMut() -> A,
 ) -> Result<Dots, LinkError> {
     let give_up_at = Instant::now() + OUT_OF_REACH;
@@ -67,11 +68,15 @@ async fn persist<A: Future<Output = Result<Dots, LinkError>>>(
     }
 }
 
-/// Asks the broker once. Safe to cancel.
+/// Asks the broker once. `patience`: how long the message may take to come back. Safe to cancel.
 ///
 /// # Errors
 /// [`LinkError`], if the broker gives no answer.
-pub async fn ask_dots(links: LinkSettings, topic: TopicName) -> Result<Dots, LinkError> {
+pub async fn ask_dots(
+    links: LinkSettings,
+    topic: TopicName,
+    patience: Duration,
+) -> Result<Dots, LinkError> {
     let links = LinkSettings {
         client_id: Secret::new(format!("{}-dots", links.client_id.expose_secret())),
         will: None,
@@ -85,7 +90,7 @@ pub async fn ask_dots(links: LinkSettings, topic: TopicName) -> Result<Dots, Lin
     // Nobody else's message may pass for the echo.
     let nonce = Bytes::from(random_id());
     client.publish(publish, nonce.clone()).await?;
-    let deadline = Instant::now() + ECHO_TIMEOUT;
+    let deadline = Instant::now() + patience;
     let dots = loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let echo = client.message(left).await?;
@@ -108,9 +113,9 @@ mod tests {
     use super::*;
 
     /// What a broker that fails with this says in the end, the attempts it takes, and how long.
-    async fn persist_against(cause: Cause) -> (Cause, u32, Duration) {
+    async fn ask_against(cause: Cause) -> (Cause, u32, Duration) {
         let (mut attempts, start) = (0, Instant::now());
-        let answer = persist(|| {
+        let answer = ask_until_answered(|| {
             attempts += 1;
             ready(Err(LinkError::new(cause, "no")))
         })
@@ -121,16 +126,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_broker_that_refuses_further_connections_is_asked_twice() {
         for cause in [Cause::Unavailable, Cause::Closed, Cause::TimedOut] {
-            let (reported, attempts, _) = persist_against(cause).await;
+            let (reported, attempts, _) = ask_against(cause).await;
             assert_eq!((reported, attempts), (cause, 2));
         }
-        let (_, attempts, _) = persist_against(Cause::NotAuthorized).await;
+        let (_, attempts, _) = ask_against(Cause::NotAuthorized).await;
         assert_eq!(attempts, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn messages_do_not_wait_for_ever_for_a_broker_out_of_reach() {
-        let (_, attempts, took) = persist_against(Cause::Unreachable).await;
+        let (_, attempts, took) = ask_against(Cause::Unreachable).await;
         assert!(attempts > 2, "{attempts}");
         assert!(
             took >= OUT_OF_REACH && took <= OUT_OF_REACH + RETRY.1,
@@ -146,7 +151,9 @@ mod tests {
             Ok(Dots::Survive),
         ]
         .into_iter();
-        let answer = persist(|| ready(answers.next().expect("no attempt after the answer"))).await;
+        let answer =
+            ask_until_answered(|| ready(answers.next().expect("no attempt after the answer")))
+                .await;
         assert_eq!(answer.unwrap(), Dots::Survive);
     }
 }

@@ -72,6 +72,11 @@ impl DotGate {
         self.events.len() + usize::from(self.held.is_some())
     }
 
+    /// Whether a message waits for the answer about dots.
+    pub(super) fn holds_message(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// The next event that may be taken, or the answer about dots. Waits for ever when the session
     /// has ended: its task reports that. Safe to cancel.
     pub(super) async fn next(&mut self) -> GateEvent {

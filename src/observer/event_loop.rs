@@ -105,7 +105,10 @@ impl Observer {
                 // First, because the others may never come to an end.
                 _ = ticks.tick() => {
                     self.tick();
-                    self.probe_session();
+                    // Our own message would wait behind the one that is held.
+                    if !inputs.session.holds_message() {
+                        self.probe_session();
+                    }
                     self.report(inputs.session.len());
                 }
                 Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),

@@ -21,7 +21,7 @@ impl Observer {
         };
         if let Err(error) = done {
             let topic = format!("control/{last_level}");
-            warn!(%error, %topic, "an operator's command is not understood");
+            warn!(%error, %topic, "an operator's command is not carried out");
         }
     }
 

@@ -66,10 +66,9 @@ impl BrokerKind {
         let Some(at) = rewritten else {
             return Ok(());
         };
-        let (before, from) = topic.split_at(at);
-        let start = before.rfind('/').map_or(0, |slash| slash + 1);
+        let start = topic[..at].rfind('/').map_or(0, |slash| slash + 1);
         let level = topic[start..].split('/').next().unwrap_or_default();
-        let character = if from.starts_with('.') { '.' } else { '*' };
+        let character = char::from(topic.as_bytes()[at]);
         Err(CarryError::Rewritten(level.to_owned(), character))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::telemetry::log::LogLevelError;
 
@@ -13,9 +13,7 @@ use crate::telemetry::log::LogLevelError;
 const LONGEST_TRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// The last level of a command's topic.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray, VariantNames,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
 pub enum CommandTopic {
     /// Switches tracing.
@@ -25,9 +23,18 @@ pub enum CommandTopic {
 }
 
 impl CommandTopic {
+    /// Every topic.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
+
+    /// The level.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
     /// Every name, for people.
     fn names() -> String {
-        <Self as VariantNames>::VARIANTS.join(", ")
+        let names: Vec<_> = Self::ALL.iter().map(|topic| topic.as_str()).collect();
+        names.join(", ")
     }
 }
 
@@ -61,7 +68,7 @@ pub enum CommandError {
     #[error("is neither on, off nor a time such as 10m")]
     NoSwitch,
     /// There is no such topic.
-    #[error("is not a command; there are: {}", CommandTopic::names())]
+    #[error("is not a command: the commands are {}", CommandTopic::names())]
     UnknownTopic,
     /// The payload of `control/log-level` is neither a level nor a filter.
     #[error(transparent)]

@@ -65,7 +65,7 @@ impl ServiceTopics {
 
     /// The topic on which an operator gives a command.
     pub fn command(&self, topic: CommandTopic) -> String {
-        format!("{}control/{}", self.prefix, <&str>::from(topic))
+        format!("{}control/{}", self.prefix, topic.as_str())
     }
 
     /// What a topic means, if it is one of the observer's own.

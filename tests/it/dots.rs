@@ -16,14 +16,14 @@ impl Peer {
         self.wire.send(&message).unwrap();
     }
 
-    /// Takes a publish of the observer's own, until the question comes: what becomes of `a.b`?
+    /// Accepts the connection and its subscription, and takes the question: what becomes of `a.b`?
+    /// The observer waits for the answer from its confirmation on.
     fn question(&mut self) -> Message {
         self.connack(false);
         self.suback();
         let (first, body) = self.next();
         let question = parse_publish(first, &body);
         assert!(question.topic().ends_with("/a.b"), "{question:?}");
-        self.confirm(&question);
         question
     }
 }
@@ -49,12 +49,12 @@ fn messages_wait_for_the_answer_and_an_identifier_with_a_dot_is_served_where_it_
     session.deliver_to("bob", 2);
     let mut dot_probe = script.dot_probe();
     let question = dot_probe.question();
-    lane.says_nothing();
     // Somebody else's message answers nothing.
     let split = question.topic().replace("a.b", "a/b");
     dot_probe.echo(split.as_bytes(), b"a guess");
     dot_probe.ack();
     lane.says_nothing();
+    dot_probe.confirm(&question);
     dot_probe.echo(&question.topic, &question.payload);
     for (recipient, packet_id) in [("john.doe", 1), ("bob", 2)] {
         let copy = lane.publish();
@@ -74,6 +74,7 @@ fn an_identifier_with_a_dot_is_refused_where_it_becomes_a_level_break() {
     let mut dot_probe = script.dot_probe();
     let question = dot_probe.question();
     let split = question.topic().replace("a.b", "a/b");
+    dot_probe.confirm(&question);
     dot_probe.echo(split.as_bytes(), &question.payload);
     refuses_the_first_and_serves_the_second(&mut session, &mut lane);
     observer.wait_log("turns a \".\" in a topic into a level break");

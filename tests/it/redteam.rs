@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use chat21_observer::telemetry::operator_command::CommandTopic;
 use chat21_observer::telemetry::service_topics::ServiceTopics;
 use serde_json::{Value, json};
-use strum::VariantArray;
 
 use crate::bed::{Broker, PATIENCE};
 use crate::guarded::{APP, Guarded, Login};
@@ -353,7 +352,7 @@ impl Arena {
             };
             self.publishes(topic, topic.as_bytes(), payload, Unseen);
         }
-        for command in CommandTopic::VARIANTS {
+        for command in CommandTopic::ALL {
             let topic = ServiceTopics::new("observer", "").command(*command);
             self.publishes(&topic, topic.as_bytes(), b"on", Unseen);
         }

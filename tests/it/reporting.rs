@@ -388,7 +388,7 @@ fn tracing_and_the_log_level_change_while_it_runs() {
     observer.control(&mut operator, "reboot", "now");
     observer
         .observer
-        .wait_log("is not a command; there are: trace, log-level");
+        .wait_log("is not a command: the commands are trace, log-level");
 }
 
 /// `watch`, and the lines it prints.

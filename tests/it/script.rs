@@ -139,10 +139,12 @@ fn accept(listener: &TcpListener, peers: &Peers) {
             many.push(wire);
             continue;
         }
-        let to = match () {
-            () if client_id.contains("-pub-") => &peers.lanes,
-            () if client_id.ends_with("-dots") => &peers.dot_probes,
-            () => &peers.sessions,
+        let to = if client_id.contains("-pub-") {
+            &peers.lanes
+        } else if client_id.ends_with("-dots") {
+            &peers.dot_probes
+        } else {
+            &peers.sessions
         };
         // The test may be over.
         let _ = to.send(Peer {

@@ -157,13 +157,13 @@ pub(super) async fn identifiers(config: &Config, links: &LinkSettings, report: &
     const STEP: &str = "identifiers";
     let topic = format!("observer/{}/check", config.name);
     let topic = TopicName::parse(&topic).expect("a name is a topic level");
-    match ask_dots(links.clone(), topic).await {
+    match ask_dots(links.clone(), topic, PATIENCE).await {
         Ok(Dots::Survive) => report.ok(STEP, "a \".\" in an identifier arrives as it was sent"),
         Ok(Dots::Split) => report.note(STEP, NO_DOTS),
         Err(error) => {
             report.failed(
                 STEP,
-                format!("a topic with a \".\" did not come back: {error}"),
+                format!("what becomes of a \".\" is not known: {error}"),
             );
         }
     }

@@ -206,7 +206,7 @@ fn a_batch_that_fails_in_the_middle_leaves_a_fan_out_where_it_was() {
     let first = processor.process(&batch(vec![large], STEP)).unwrap();
     let fails_at = format!("m{:03}", STEP + 10);
     store::faults::fail_at_a_copy_for(&fails_at, &path);
-    // Behind the message of another group, which is written first and has its only step.
+    // The batch writes a message to another group first; the fault comes after it.
     let next = batch(vec![message(1, &mut ids, "group-2", 3)], STEP);
     for _ in 0..2 {
         let error = processor.process(&next).unwrap_err();

@@ -12,7 +12,7 @@ pub(crate) fn fail_at_a_copy_for(user: &str, path: &Path) {
     .unwrap();
 }
 
-/// Ends that.
+/// Lets the store write that copy again.
 pub(crate) fn mend(path: &Path) {
     let raw = rusqlite::Connection::open(path).unwrap();
     raw.execute_batch("DROP TRIGGER fault").unwrap();
