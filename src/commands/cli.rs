@@ -299,7 +299,7 @@ pub(super) struct WatchArgs {
     #[arg(
         long = "outcome",
         value_name = "OUTCOME",
-        value_parser = PossibleValuesParser::new(Outcome::ALL.iter().map(|outcome| outcome.as_str())),
+        value_parser = PossibleValuesParser::new(Outcome::words()),
     )]
     pub(super) outcomes: Vec<String>,
     #[command(flatten)]

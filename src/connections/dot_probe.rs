@@ -38,8 +38,9 @@ pub enum Dots {
     Split,
 }
 
-/// Asks the broker, more than once if it gives no answer. `topic` is one that the observer may publish
-/// and subscribe below. Begins no attempt later than about a minute after the first. Safe to cancel.
+/// Asks the broker, more than once if it gives no answer. `topic` is one that the observer may
+/// publish and subscribe below. Begins no attempt later than about a minute after the first. Safe
+/// to cancel.
 ///
 /// # Errors
 /// [`LinkError`] of the last attempt, if the broker gives no answer.

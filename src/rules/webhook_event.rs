@@ -125,8 +125,8 @@ struct AboutUser<'a> {
     user_id: &'a str,
 }
 
-/// What tells an event from every other: its id is made of this, so that a message that is delivered
-/// again raises the same event.
+/// What tells an event from every other: its id is made of this, so that a message that is
+/// delivered again raises the same event.
 struct EventKey<'a> {
     kind: EventKind,
     app: AppId<'a>,

@@ -43,6 +43,11 @@ impl Outcome {
     /// Every outcome.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
+    /// The words for all of them.
+    pub fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.iter().map(|outcome| outcome.as_str())
+    }
+
     /// The word in the topic and in the line.
     pub fn as_str(self) -> &'static str {
         self.into()
