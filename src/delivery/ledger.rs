@@ -2,8 +2,9 @@
 //!
 //! The ledger keeps these rules, in whatever order confirmations, lost connections and time-outs
 //! come:
-//! - A message is acknowledged only after every publish made of it is confirmed, and in the order
-//!   the messages arrived (MQTT 3.1.1, section 4.6).
+//! - A message is acknowledged when the delivery log of the store holds what it leads to; without
+//!   a log, when every publish made of it is confirmed. Acks go out in the order the messages
+//!   arrived (MQTT 3.1.1, section 4.6).
 //! - It is acknowledged only on the connection it arrived on. RabbitMQ numbers packets anew on each
 //!   connection, so an old ack would settle a different message.
 //! - A publish stays in its queue until it is confirmed. On each new connection it goes out again,
@@ -20,18 +21,20 @@
 //! queues are in `publish_queue.rs`, the recognition of redeliveries in `redelivery.rs`.
 
 use std::collections::VecDeque;
+use std::collections::btree_map::{self, BTreeMap};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::delivery::publish_queue::{
-    Completed, PublishId, PublishQueues, PublisherEnd, Purpose, QueuedPublish,
+    Completed, PublishId, PublishQueues, PublisherEnd, QueuedPublish,
 };
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::rules::plan::Purpose;
 
 /// Entries, and publishes in the direct queues, for each message of the window, before no more
 /// messages are taken. A direct message leads to two publishes; QoS 0 has no window of its own.
@@ -63,7 +66,7 @@ pub struct Message {
 }
 
 /// A message of which everything is done but the acknowledgement, which may have to wait for its
-/// turn.
+/// turn, or may have gone out before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// The message.
@@ -114,11 +117,12 @@ pub struct Failed {
 /// Where an entry's acknowledgement stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It is in `arrived`: acknowledged when it is complete and first.
+    /// It is in `arrived`: acknowledged when it is logged or complete, and first.
     Arrived,
     /// Its connection is gone, and the broker will deliver it again.
     Expected,
-    /// Nobody waits for its ack: QoS 0, or a session that the broker has forgotten.
+    /// Nobody waits for its ack: it has gone out; or QoS 0; or a session that the broker has
+    /// forgotten.
     Detached,
 }
 
@@ -131,6 +135,8 @@ struct Entry {
     /// What it still waits for: the decision, publishes, and answers to publishes that failed.
     outstanding: usize,
     standing: Standing,
+    /// The delivery log holds all that it leads to.
+    logged: bool,
     /// Copies have been made of it.
     copied: bool,
     /// A copy of it was refused.
@@ -144,6 +150,11 @@ pub struct Ledger {
     /// Entries of the present connection and their acks, in the order they arrived.
     arrived: VecDeque<(usize, Ack)>,
     redeliveries: Redeliveries,
+    /// How many entries of each id wait for something. A redelivered message has the id of the
+    /// first.
+    unpublished: BTreeMap<MessageId, usize>,
+    /// The highest id of all entries so far.
+    newest: Option<MessageId>,
     queues: PublishQueues,
     /// Payload bytes of all entries and of what is made of them.
     bytes: usize,
@@ -164,6 +175,8 @@ impl Ledger {
             entries: Slab::with_capacity(window),
             arrived: VecDeque::with_capacity(window),
             redeliveries: Redeliveries::default(),
+            unpublished: BTreeMap::new(),
+            newest: None,
             queues: PublishQueues::new(publishers),
             bytes: 0,
             acks: VecDeque::new(),
@@ -221,6 +234,14 @@ impl Ledger {
         waiting.map(|(_, entry)| entry.since).min()
     }
 
+    /// An id up to which everything made of messages is confirmed: what the delivery log may forget.
+    pub fn published_up_to(&self) -> Option<MessageId> {
+        match self.unpublished.first_key_value() {
+            Some((oldest, _)) => Some(oldest.just_before()),
+            None => self.newest,
+        }
+    }
+
     /// Highest id up to which every message is acknowledged; `None` while an older one is open.
     /// Ids are not in arrival order after a redelivery, so the maximum alone is not enough.
     pub fn settled_up_to(&self) -> Option<MessageId> {
@@ -272,6 +293,8 @@ impl Ledger {
             since,
         } = message;
         self.bytes += received.payload.len();
+        self.newest = self.newest.max(Some(id));
+        *self.unpublished.entry(id).or_default() += 1;
         let key = self.entries.insert(Entry {
             received,
             id,
@@ -283,6 +306,7 @@ impl Ledger {
                 Some(_) => Standing::Arrived,
                 None => Standing::Detached,
             },
+            logged: false,
             copied: false,
             failed: false,
         });
@@ -315,6 +339,13 @@ impl Ledger {
                 bytes,
             });
         }
+    }
+
+    /// The delivery log holds all that a message leads to: it can be acknowledged, whatever becomes
+    /// of its publishes.
+    pub fn logged(&mut self, entry: EntryId) {
+        self.entries[entry.0].logged = true;
+        self.release();
     }
 
     /// Everything that a message leads to has been added, and what is to be stored is stored.
@@ -467,6 +498,12 @@ impl Ledger {
         let entry = &mut self.entries[key];
         entry.outstanding -= 1;
         if entry.outstanding == 0 {
+            if let btree_map::Entry::Occupied(mut count) = self.unpublished.entry(entry.id) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
             self.finished.push_back(Finished {
                 forwarded: entry.copied && !entry.failed,
                 message: Message {
@@ -489,18 +526,20 @@ impl Ledger {
         }
     }
 
-    /// Hands out the acks of complete messages: from the first that arrived, up to the first that
-    /// is not complete.
+    /// Hands out the acks of messages that are logged or complete: from the first that arrived, up
+    /// to the first that is neither.
     fn release(&mut self) {
         while let Some(&(key, ack)) = self.arrived.front() {
-            if self.entries[key].outstanding > 0 {
+            let entry = &mut self.entries[key];
+            if entry.outstanding > 0 && !entry.logged {
                 break;
             }
-            self.arrived.pop_front();
-            let entry = self.remove(key);
+            entry.standing = Standing::Detached;
             self.redeliveries.remember(entry.fingerprint, entry.id);
             self.last_acknowledged = self.last_acknowledged.max(Some(entry.id));
+            self.arrived.pop_front();
             self.acks.push_back(ack);
+            self.settle(key);
         }
     }
 

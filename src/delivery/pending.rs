@@ -21,5 +21,14 @@ pub struct PendingMessage {
     /// Whether it has come before, under the same id.
     pub repeated: bool,
     /// Why it is to be refused, unless it turns out that it has passed before.
-    pub refused: Option<Refused>,
+    pub refused: Option<PendingRefusal>,
+}
+
+/// A refusal that is certain before the facts are known.
+#[derive(Clone, Debug)]
+pub struct PendingRefusal {
+    /// The reason, and what else its sender is told.
+    pub refused: Refused,
+    /// Whether the sender may be told, if that is known already.
+    pub may_answer: Option<bool>,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::publish::Publish;
 use crate::rules::fan_out::STEP;
+use crate::rules::plan::Purpose;
 
 /// The cost at which a publish is given up: three closed connections, or ten time-outs, each while
 /// it was the only publish in flight. A time-out weighs less because a broker under a resource
@@ -27,19 +28,6 @@ const BULK_IN_FLIGHT: usize = 32;
 /// Payload bytes one publisher has in flight at a time. On a slow line more would wait so long that
 /// the confirmation counts as overdue.
 const BYTES_IN_FLIGHT: usize = 4 << 20;
-
-/// What a publish is for. It decides which queue takes it, and what follows if the broker refuses
-/// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A copy of a message, or a notification that the message causes.
-    Copy,
-    /// The same for many recipients: it goes through the bulk queue.
-    BulkCopy,
-    /// A refusal notice, a dead letter, or something the observer says of itself. If the broker
-    /// refuses it, there is nobody left to tell.
-    Notice,
-}
 
 /// Identifies one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

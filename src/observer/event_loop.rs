@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SessionEvent;
 use crate::delivery::ledger::{Admission, Ledger};
-use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Delivery;
 use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
@@ -29,6 +28,7 @@ use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::publish::Publish;
+use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::store::thread;
 use crate::telemetry::clock::{Clock, Now};
@@ -350,9 +350,13 @@ impl Observer {
         self.ledger.add(entry, decided.publishes, Purpose::Copy);
         self.ledger.add(entry, decided.bulk, Purpose::BulkCopy);
         if let Some(reason) = decided.refusal {
-            let ledger = &mut self.ledger;
+            let (answers, ledger) = (decided.answers, &mut self.ledger);
+            let may_answer = decided.may_answer;
             self.inbound
-                .answer(entry, reason, decided.answers, ledger, now);
+                .answer(entry, reason, (answers, may_answer), ledger, now);
+        }
+        if decided.logged {
+            self.ledger.logged(entry);
         }
         if decided.done {
             self.ledger.decided(entry);

@@ -9,8 +9,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::delivery::ledger::{Ack, Admission, EntryId, Failed, Ledger, Message};
-use crate::delivery::pending::PendingMessage;
-use crate::delivery::publish_queue::Purpose;
+use crate::delivery::pending::{PendingMessage, PendingRefusal};
 use crate::http::decision_service::{DecisionService, Verdict};
 use crate::mqtt::Delivery;
 use crate::observer::journal::Journal;
@@ -22,6 +21,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
+use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::Router;
@@ -140,7 +140,7 @@ impl Inbound {
             messages: self.waiting.drain(..most).collect(),
             room_for_bulk,
             acknowledged: None,
-            finished: None,
+            published: None,
             policy: self.router.policy.clone(),
             outbox_request: OutboxRequest::default(),
             now,
@@ -264,29 +264,35 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) {
-        if pending.repeated {
-            pending.refused = Some(refused);
-            return self.waiting.push(pending);
+        let address = self.router.address(&pending.received);
+        let may_answer = match pending.repeated {
+            true => None,
+            false => Some(
+                self.limits
+                    .may_answer(address.as_ref(), refused.reason, now.instant),
+            ),
+        };
+        if may_answer == Some(false) {
+            // Nothing follows from it, so it need not wait for a batch.
+            self.metrics.unanswered();
+            let message = (&pending.received, pending.id);
+            journal.decided(message, Some(refused.reason), &[]);
+            return ledger.decided(pending.entry);
         }
-        let PendingMessage {
-            entry,
-            received,
-            id,
-            ..
-        } = pending;
-        let answers = self.router.refuse(&received, &refused, id.time()).answers;
-        journal.decided((&received, id), Some(refused.reason), &[]);
-        self.answer(entry, refused.reason, answers, ledger, now);
-        ledger.decided(entry);
+        pending.refused = Some(PendingRefusal {
+            refused,
+            may_answer,
+        });
+        self.waiting.push(pending);
     }
 
     /// Publishes the notice and the dead letter of a refusal, unless that sender has caused too
-    /// many already.
+    /// many already: that may be known.
     pub(super) fn answer(
         &mut self,
         entry: EntryId,
         reason: Refusal,
-        answers: Vec<Publish>,
+        (answers, may_answer): (Vec<Publish>, Option<bool>),
         ledger: &mut Ledger,
         now: Now,
     ) {
@@ -295,10 +301,10 @@ impl Inbound {
         }
         let (received, _) = ledger.message(entry);
         let address = self.router.address(received);
-        if self
-            .limits
-            .may_answer(address.as_ref(), reason, now.instant)
-        {
+        let limits = &mut self.limits;
+        let may_answer =
+            may_answer.unwrap_or_else(|| limits.may_answer(address.as_ref(), reason, now.instant));
+        if may_answer {
             ledger.add(entry, answers, Purpose::Notice);
         } else {
             self.metrics.unanswered();

@@ -10,7 +10,6 @@ use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
 use crate::observer::webhooks::Webhooks;
-use crate::protocol::message_id::MessageId;
 use crate::rules::fan_out::STEP;
 use crate::store::thread;
 use crate::telemetry::clock::Now;
@@ -113,7 +112,7 @@ impl Processing {
                 self.acknowledged.mark_stored(acknowledged);
                 handle.process(Batch {
                     acknowledged,
-                    finished: ledger.settled_up_to(),
+                    published: ledger.published_up_to(),
                     outbox_request: webhooks.take_outbox_request(now),
                     ..inbound.next_batch(room, now.wall)
                 });
@@ -132,17 +131,13 @@ impl Processing {
     }
 
     /// Writes a last batch, in which nothing is decided, and ends the store's thread.
-    /// `acknowledged`: the watermark, if the broker has all acks that were sent.
-    pub(super) async fn finish(self, acknowledged: Option<MessageId>, batch: Batch) {
+    pub(super) async fn finish(self, batch: Batch) {
         let ProcessorHandle::Threaded(mut handle, stop) = self.processor else {
             return;
         };
         stop.cancel();
         if !handle.is_busy() {
-            handle.process(Batch {
-                acknowledged,
-                ..batch
-            });
+            handle.process(batch);
         }
         // The thread finishes the batch it has, in milliseconds, or gives it up.
         let _ = tokio::task::spawn_blocking(|| handle.join()).await;

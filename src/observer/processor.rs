@@ -24,11 +24,12 @@ use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, STEP, Step};
-use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{
-    Committed, Origin, OutboxReply, OutboxRequest, Probe, Pruned, Retention, StoreError, thread,
+    Committed, LoggedPublishes, Origin, OutboxReply, OutboxRequest, Probe, Pruned, Retention,
+    StoreError, thread,
 };
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
@@ -42,8 +43,8 @@ pub struct Batch {
     pub room_for_bulk: usize,
     /// The acknowledged watermark, if it has moved.
     pub acknowledged: Option<MessageId>,
-    /// The highest id up to which everything is confirmed.
-    pub finished: Option<MessageId>,
+    /// An id up to which everything is confirmed: the delivery log may forget it.
+    pub published: Option<MessageId>,
     /// The checks to apply.
     pub policy: Arc<Policy>,
     /// What the webhook dispatcher wants from the outbox.
@@ -78,6 +79,10 @@ pub struct Decided {
     pub answers: Vec<Publish>,
     /// The reason, if it is refused.
     pub refusal: Option<Refusal>,
+    /// Whether its sender may be told of the refusal, if that is known already.
+    pub may_answer: Option<bool>,
+    /// Whether the delivery log holds all that the message leads to.
+    pub logged: bool,
     /// Whether nothing more follows.
     pub done: bool,
 }
@@ -148,7 +153,9 @@ impl Processor {
             if let Some(id) = batch.acknowledged {
                 store.acknowledge(id)?;
             }
-            store.note_finished(batch.finished);
+            if let Some(id) = batch.published {
+                store.published(id)?;
+            }
         }
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
@@ -201,23 +208,58 @@ impl Processor {
         let Some(fan_out) = fan_out else {
             return Ok(decided);
         };
-        let rest = if *room == 0 || self.fan_outs.must_wait(&fan_out) {
-            Some(fan_out)
+        // What is fetched is not logged: it is made of what is stored, in steps.
+        let is_logged = decided.logged && !fan_out.is_history();
+        let mut unfinished = Unfinished {
+            entry: message.entry,
+            origin,
+            came_on: message.received.topic.clone(),
+            logged: is_logged.then_some(decided.publishes.len() + decided.answers.len()),
+            fan_out,
+        };
+        let rest = if *room == 0 || self.fan_outs.must_wait(&unfinished.fan_out) {
+            Some(unfinished)
         } else {
-            let (bulk, rest) = self.take_step(&fan_out, &origin)?;
+            let (bulk, rest) = self.take_step(&mut unfinished)?;
             *room = room.saturating_sub(bulk.len().max(1));
             decided.bulk = bulk;
-            rest
+            rest.map(|fan_out| Unfinished {
+                fan_out,
+                ..unfinished
+            })
         };
         decided.done = rest.is_none();
-        if let Some(fan_out) = rest {
-            self.fan_outs.push(Unfinished {
-                entry: message.entry,
-                origin,
-                fan_out,
-            });
+        decided.logged = decided.done && is_logged;
+        if let Some(unfinished) = rest {
+            self.fan_outs.push(unfinished);
         }
         Ok(decided)
+    }
+
+    /// Logs what a message leads to, if there is a log and the broker waits for the ack. Returns
+    /// whether the log holds it.
+    fn log(
+        &mut self,
+        origin: &Origin,
+        came_on: &[u8],
+        first: usize,
+        (purpose, publishes): (Purpose, &[Publish]),
+    ) -> Result<bool, StoreError> {
+        let Some(store) = self.persistence.as_store_mut() else {
+            return Ok(false);
+        };
+        // At QoS 0 a message may be lost with the process.
+        if origin.fingerprint.is_none() {
+            return Ok(false);
+        }
+        store.log(&LoggedPublishes {
+            id: origin.id,
+            came_on,
+            first,
+            purpose,
+            publishes,
+        })?;
+        Ok(true)
     }
 
     /// Plans one message, and writes what its plan says. Returns its fan-out, if it has one.
@@ -230,7 +272,7 @@ impl Processor {
         // What has passed before passes again, whatever speaks against it now.
         let is_stored = matches!(received, Cow::Owned(_));
         let request = match &message.refused {
-            Some(refused) if !is_stored => Err(refused.clone()),
+            Some(pending) if !is_stored => Err(pending.refused.clone()),
             Some(_) | None => self.router.read(&received).map_err(Refused::from),
         };
         let arrival = Arrival {
@@ -259,6 +301,11 @@ impl Processor {
         } = plan;
         self.written += writes.len();
         self.persistence.apply(&writes, events, origin)?;
+        drop(writes);
+        let came_on = &message.received.topic;
+        let logged = self.log(origin, came_on, 0, (Purpose::Copy, &publishes))?;
+        let notices = (Purpose::Notice, &answers[..]);
+        self.log(origin, came_on, publishes.len(), notices)?;
         let decided = Decided {
             entry: message.entry,
             first: true,
@@ -266,6 +313,11 @@ impl Processor {
             bulk: vec![],
             answers,
             refusal,
+            may_answer: message
+                .refused
+                .as_ref()
+                .and_then(|pending| pending.may_answer),
+            logged,
             done: true,
         };
         Ok((decided, fan_out))
@@ -302,10 +354,10 @@ impl Processor {
         decided: &mut Vec<Decided>,
     ) -> Result<(), StoreError> {
         while room > 0 {
-            let Some((turn, unfinished)) = self.fan_outs.next() else {
+            let Some((turn, mut unfinished)) = self.fan_outs.next() else {
                 break;
             };
-            let (bulk, rest) = self.take_step(&unfinished.fan_out, &unfinished.origin)?;
+            let (bulk, rest) = self.take_step(&mut unfinished)?;
             room = room.saturating_sub(bulk.len().max(STEP));
             decided.push(Decided {
                 entry: unfinished.entry,
@@ -314,6 +366,8 @@ impl Processor {
                 bulk,
                 answers: vec![],
                 refusal: None,
+                may_answer: None,
+                logged: rest.is_none() && unfinished.logged.is_some(),
                 done: rest.is_none(),
             });
             let rest = rest.map(|fan_out| Unfinished {
@@ -325,11 +379,12 @@ impl Processor {
         Ok(())
     }
 
+    /// Takes the next step of a fan-out. Returns its publishes, and what is left to do.
     fn take_step(
         &mut self,
-        fan_out: &FanOut,
-        origin: &Origin,
+        unfinished: &mut Unfinished,
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
+        let (fan_out, origin) = (&unfinished.fan_out, &unfinished.origin);
         let page = match (fan_out.query(), self.persistence.as_store()) {
             (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
             _ => None,
@@ -342,6 +397,12 @@ impl Processor {
         } = fan_out.step(&self.router.layouts, page);
         self.written += writes.len();
         self.persistence.apply(&writes, events, origin)?;
+        drop(writes);
+        if let Some(logged) = &mut unfinished.logged {
+            let bulk = (Purpose::BulkCopy, &publishes[..]);
+            self.log(origin, &unfinished.came_on, *logged, bulk)?;
+            *logged += publishes.len();
+        }
         Ok((publishes, rest))
     }
 }
@@ -349,10 +410,6 @@ impl Processor {
 impl thread::Work for Processor {
     type Batch = Batch;
     type Done = Processed;
-
-    fn parts(batch: &Batch) -> usize {
-        batch.messages.len() + batch.outbox_request.results.len()
-    }
 
     fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         Processor::process(self, batch)

@@ -191,8 +191,7 @@ impl Observer {
         (goodbye, discarded)
     }
 
-    /// Writes the acknowledged watermark and what became of webhook events, and ends the store's
-    /// thread.
+    /// Writes the watermarks and what became of webhook events, and ends the store's thread.
     async fn commit_last(mut self, goodbye: Goodbye) {
         let now = self.clock.now();
         let outbox_request = OutboxRequest {
@@ -207,9 +206,11 @@ impl Observer {
         };
         let batch = Batch {
             messages: vec![],
+            acknowledged,
+            published: self.ledger.published_up_to(),
             outbox_request,
             ..self.inbound.next_batch(0, now.wall)
         };
-        self.processing.finish(acknowledged, batch).await;
+        self.processing.finish(batch).await;
     }
 }

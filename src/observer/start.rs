@@ -6,6 +6,7 @@
 use std::hash::RandomState;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -16,7 +17,7 @@ use crate::connections::links::Links;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SESSION_EVENTS;
 use crate::connections::settings::LinkSettings;
-use crate::delivery::ledger::Ledger;
+use crate::delivery::ledger::{Ledger, Message};
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -31,6 +32,7 @@ use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
+use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
 use crate::store::{self, Access, Endpoints, Outbox, Retention, Store, thread};
@@ -238,7 +240,7 @@ impl Parts {
         };
         let processor = match (store, outbox) {
             (Some(store), _) => {
-                resume(store.as_ref(), &mut ledger, &mut ids)?;
+                resume(store.as_ref(), &mut ledger, &mut ids, began)?;
                 let retention = setup.store.map(|settings| settings.retention);
                 let retention = retention.unwrap_or_default();
                 threaded(&router, store, retention, metrics.clone())?
@@ -296,18 +298,42 @@ fn open_store(
     Ok(Some(store))
 }
 
-/// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
-/// higher ids.
+/// Goes on where an earlier process ended: publishes what it has acknowledged and not published,
+/// expects what it has not acknowledged, and gives out higher ids.
 fn resume(
     store: &dyn Store,
     ledger: &mut Ledger,
     ids: &mut MessageIds,
+    now: Now,
 ) -> Result<(), ObserverError> {
+    let unpublished = store.unpublished().map_err(ObserverError::Store)?;
     let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
-    ledger.expect(&unacknowledged);
-    if let Some(last) = store.last_id().map_err(ObserverError::Store)? {
+    let last_id = store.last_id().map_err(ObserverError::Store)?;
+    let last_logged = unpublished.last().map(|message| message.id);
+    if let Some(last) = last_id.max(last_logged) {
         ids.resume_after(last);
     }
+    if !unpublished.is_empty() {
+        let messages = unpublished.len();
+        info!(
+            messages,
+            "publishing what was accepted before the last stop and not yet published"
+        );
+    }
+    for logged in unpublished {
+        let message = Message {
+            received: Received::new(logged.came_on, Bytes::new(), false),
+            id: logged.id,
+            fingerprint: 0,
+            since: now.instant,
+        };
+        let entry = ledger.insert(message, None);
+        for (purpose, publish) in logged.publishes {
+            ledger.add(entry, vec![publish], purpose);
+        }
+        ledger.decided(entry);
+    }
+    ledger.expect(&unacknowledged);
     Ok(())
 }
 

@@ -18,6 +18,12 @@ impl MessageId {
         (id.get_version_num() == 7).then_some(Self(id))
     }
 
+    /// Greater than every id that was given before this one, and less than this one.
+    #[must_use]
+    pub fn just_before(self) -> Self {
+        Self(uuid::Uuid::from_u128(self.0.as_u128() - 1))
+    }
+
     /// When the id was given. The message came at this time or before.
     pub fn time(self) -> UnixMillis {
         let bytes = self.0.as_bytes()[..6].iter();

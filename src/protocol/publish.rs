@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::protocol::envelope::Body;
+use crate::protocol::status::Status;
 use crate::protocol::topic::TopicName;
 
 /// One message to publish, at QoS 1.
@@ -19,6 +21,9 @@ pub struct Publish {
     /// Whether the broker stores the message for later subscribers. Only the observer's own status
     /// is retained.
     pub retain: bool,
+    /// Set where the payload is the stored message with this status. A log of publishes need not
+    /// hold such a payload again.
+    pub copy_status: Option<Status>,
 }
 
 impl Publish {
@@ -29,6 +34,15 @@ impl Publish {
             payload,
             user_properties: vec![],
             retain: false,
+            copy_status: None,
+        }
+    }
+
+    /// A copy of a stored message.
+    pub fn copy(topic: TopicName, message: &Body, status: Status) -> Self {
+        Self {
+            copy_status: Some(status),
+            ..Self::new(topic, message.with_status(status))
         }
     }
 }

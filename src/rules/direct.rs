@@ -10,6 +10,7 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::status::Status;
+use crate::protocol::topic::TopicName;
 use crate::rules::copies::{self, PlannedCopy};
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Context, Plan};
@@ -62,11 +63,10 @@ fn sides<'a>(
     own.into_iter().chain(other)
 }
 
-fn publish(outgoing: &Outgoing<'_>, timeline: &Timeline<'_>, payload: Bytes) -> Publish {
-    let topic = outgoing
+fn topic(outgoing: &Outgoing<'_>, timeline: &Timeline<'_>) -> TopicName {
+    outgoing
         .layout
-        .inbox_topic(timeline.app, timeline.inbox_of, timeline.convers_with);
-    Publish::new(topic, payload)
+        .inbox_topic(timeline.app, timeline.inbox_of, timeline.convers_with)
 }
 
 /// A plan without anything in it yet. A blocked sender is refused, but gets what every sender gets:
@@ -86,8 +86,8 @@ pub(super) fn plan_verbatim(
     facts: Facts,
 ) -> Plan<'static> {
     let mut plan = begin(facts);
-    let publishes =
-        sides(outgoing, facts).map(|(timeline, _)| publish(outgoing, &timeline, payload.clone()));
+    let publishes = sides(outgoing, facts)
+        .map(|(timeline, _)| Publish::new(topic(outgoing, &timeline), payload.clone()));
     plan.publishes.extend(publishes);
     plan
 }
@@ -114,7 +114,7 @@ pub(super) fn plan_message<'a>(
             listing: copies::listing(&envelope.options),
             message_id: &message_id,
             recipient: outgoing.recipient.as_str(),
-            publish: publish(outgoing, &timeline, body.with_status(status)),
+            publish: Publish::copy(topic(outgoing, &timeline), &body, status),
         };
         copies::add(&mut plan, copy, context);
     }

@@ -160,6 +160,11 @@ impl FanOut {
         }
     }
 
+    /// Whether these are stored messages: they can be asked for again.
+    pub fn is_history(&self) -> bool {
+        matches!(*self.work, Work::History(_))
+    }
+
     /// The stored messages that the next step needs, if it needs any.
     pub fn query(&self) -> Option<(AppId<'_>, UserId<'_>, PageQuery)> {
         match &*self.work {
@@ -232,8 +237,10 @@ impl Copies {
             step.events
                 .push(Event::of_copy(kind, copied, self.written_at));
         }
-        step.publishes
-            .push(Publish::new(topic, self.payload.clone()));
+        step.publishes.push(Publish {
+            copy_status: Some(Status::Delivered),
+            ..Publish::new(topic, self.payload.clone())
+        });
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) fn plan<'a>(
         listing,
         message_id: &message_id,
         recipient: group.as_str(),
-        publish: Publish::new(topic, body.with_status(Status::Sent)),
+        publish: Publish::copy(topic, &body, Status::Sent),
     };
     copies::add(&mut plan, copy, context);
     let message = copies::message(outgoing, &message_id, body);

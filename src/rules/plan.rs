@@ -40,6 +40,19 @@ pub struct Plan<'a> {
     pub refusal: Option<Refusal>,
 }
 
+/// What a publish is for. It decides which queue takes it, and what follows if the broker refuses
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A copy of a message, or a notification that the message causes.
+    Copy,
+    /// The same for many recipients: it goes through the bulk queue.
+    BulkCopy,
+    /// A refusal notice, a dead letter, or something the observer says of itself. If the broker
+    /// refuses it, there is nobody left to tell.
+    Notice,
+}
+
 /// The arrival of the request that a plan is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {

@@ -66,6 +66,7 @@ pub(super) fn notice(
         payload: json(&notice),
         user_properties: vec![("reason".to_owned(), reason.to_owned())],
         retain: false,
+        copy_status: None,
     })
 }
 
@@ -105,6 +106,7 @@ pub(super) fn dead_letter(
             ("topic".to_owned(), as_property(&received_on)),
         ],
         retain: false,
+        copy_status: None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! maker of stores.
 
 mod administration;
+mod delivery_log;
 mod error;
 mod outbox;
 mod settings;
@@ -23,6 +24,7 @@ use std::path::Path;
 pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
 };
+pub use self::delivery_log::{DeliveryLog, LoggedMessage, LoggedPublishes};
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
@@ -74,7 +76,7 @@ pub fn outbox_in_memory() -> Result<Box<dyn Outbox>, StoreError> {
 /// A batch of messages is one transaction, from [`Store::begin`] to [`Store::commit`]. Facts and
 /// pages include what the same transaction has written before.
 pub trait Store:
-    FactSource<Error = StoreError> + History + Outbox + Administration + Debug + Send
+    FactSource<Error = StoreError> + History + DeliveryLog + Outbox + Administration + Debug + Send
 {
     /// Begins a transaction.
     ///
@@ -93,10 +95,6 @@ pub trait Store:
     /// # Errors
     /// [`StoreError`].
     fn acknowledge(&mut self, id: MessageId) -> Result<(), StoreError>;
-
-    /// Notes that all publishes of a message and of those before it are confirmed. It is not
-    /// stored: after a restart the store goes by what is acknowledged.
-    fn note_finished(&mut self, id: Option<MessageId>);
 
     /// Makes durable what was written since [`Store::begin`].
     ///

@@ -1,7 +1,8 @@
 //! Drives work on the store in a thread of its own: one batch at a time, and upkeep in between.
 //!
-//! Owns the pace: retries, the spacing of commits, probes, retention, and the thread for
-//! upkeep. Leaves to its [`Work`] what a batch is and what is done with it.
+//! Owns the pace: retries, probes, retention, and the thread for upkeep. Each batch is committed at
+//! once: the broker sends no more than its window until it has acks, and what comes during a commit
+//! shares the next one. Leaves to its [`Work`] what a batch is and what is done with it.
 
 use std::io;
 use std::sync::mpsc as thread_mpsc;
@@ -16,11 +17,6 @@ use crate::store::{Probe, Pruned, StoreError, UPKEEP_DUE, Upkeep};
 
 /// The wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
-/// The least time between two commits. Each costs the same however much is in it, and what comes
-/// meanwhile goes into the next one. At a low rate nothing waits.
-const SPACING: Duration = Duration::from_millis(3);
-/// Parts of a batch from which on a commit is worth its cost at once.
-const ENOUGH: usize = 32;
 /// How often an idle store is probed: readiness must not wait for a message to find a fault.
 const PROBE_EVERY: Duration = Duration::from_millis(400);
 /// One probe in so many writes something. A lock that somebody else holds shows without a write.
@@ -36,9 +32,6 @@ pub trait Work: Send + 'static {
     type Batch: Send + 'static;
     /// What becomes of a batch.
     type Done: Send + 'static;
-
-    /// How many parts of a batch share its commit; 0 if it does not write.
-    fn parts(batch: &Self::Batch) -> usize;
 
     /// Processes a batch.
     ///
@@ -189,14 +182,13 @@ impl<W: Work> Worker<W> {
 
     fn serve(&mut self, batches: &thread_mpsc::Receiver<W::Batch>) -> Result<(), Ended> {
         let mut prune_at = self.work.now();
-        let mut last_commit: Option<Instant> = None;
         let (mut tried, mut probes) = (self.work.now(), 0_u64);
         loop {
             let next = prune_at.min(tried + PROBE_EVERY);
             let wait = next.saturating_duration_since(self.work.now());
             match batches.recv_timeout(wait) {
                 Ok(batch) => {
-                    self.process(&batch, &mut last_commit)?;
+                    self.process(&batch)?;
                     tried = self.work.now();
                 }
                 Err(thread_mpsc::RecvTimeoutError::Timeout) => {}
@@ -219,21 +211,8 @@ impl<W: Work> Worker<W> {
         }
     }
 
-    /// Processes one batch, and reports it. A small batch waits until [`SPACING`] has passed since
-    /// the last commit.
-    fn process(
-        &mut self,
-        batch: &W::Batch,
-        last_commit: &mut Option<Instant>,
-    ) -> Result<(), Ended> {
-        let parts = W::parts(batch);
-        if let Some(last) = last_commit.filter(|_| (1..ENOUGH).contains(&parts)) {
-            let since = self.work.now().saturating_duration_since(last);
-            std::thread::sleep(SPACING.saturating_sub(since));
-        }
-        if parts > 0 {
-            *last_commit = Some(self.work.now());
-        }
+    /// Processes one batch, and reports it.
+    fn process(&mut self, batch: &W::Batch) -> Result<(), Ended> {
         let done = self.until_it_works(|work| work.process(batch))?;
         self.report(Event::Processed(done))
     }
@@ -312,10 +291,6 @@ mod tests {
     impl Work for Doubler {
         type Batch = u32;
         type Done = u32;
-
-        fn parts(_: &u32) -> usize {
-            1
-        }
 
         fn process(&mut self, batch: &u32) -> Result<u32, StoreError> {
             if self.failures > 0 {

@@ -13,12 +13,12 @@ use tracing::{debug, error, warn};
 use super::families::Families;
 use super::labels::{LinkRole, WebhookOutcome};
 use super::stats::{Load, Stats};
-use crate::delivery::publish_queue::Purpose;
 use crate::mqtt::Cause;
 use crate::protocol::address::Kind;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refusal;
+use crate::rules::plan::Purpose;
 
 /// What is counted and measured. Clones share the counts.
 #[derive(Clone)]

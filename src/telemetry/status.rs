@@ -56,6 +56,7 @@ impl Status {
     pub fn publish(&self, topic: &TopicName) -> Publish {
         Publish {
             retain: true,
+            copy_status: None,
             ..Publish::new(topic.clone(), json(self))
         }
     }

@@ -46,6 +46,7 @@ pub(in crate::delivery) fn publish(text: &str) -> Publish {
         payload: Bytes::copy_from_slice(text.as_bytes()),
         user_properties: vec![],
         retain: false,
+        copy_status: None,
     }
 }
 
@@ -250,4 +251,49 @@ fn nothing_counts_as_settled_while_something_before_it_is_open() {
     assert_eq!(ledger.settled_up_to(), Some(third));
     ledger.expect(&[(3, first)]);
     assert_eq!(ledger.settled_up_to(), None, "it may still come again");
+}
+
+/// The delivery log holds what the message leads to.
+fn insert_logged(ledger: &mut Ledger, id: MessageId, packet_id: u16, copies: usize) {
+    let publishes = (0..copies).map(|_| publish("logged")).collect();
+    let message = message("logged", id, u64::from(packet_id));
+    let entry = ledger.insert(message, Some(ack(packet_id)));
+    ledger.add(entry, publishes, Purpose::Copy);
+    ledger.logged(entry);
+    ledger.decided(entry);
+}
+
+#[test]
+fn what_is_logged_is_acknowledged_at_once_but_in_turn() {
+    let mut ledger = ledger(10);
+    let mut ids = MessageIds::new(RandomState::new());
+    let [first, second, third] = [(); 3].map(|()| ids.next(UnixMillis::new(1)));
+    insert_logged(&mut ledger, first, 1, 2);
+    assert_eq!(ledger.poll_ack(), Some(ack(1)));
+    assert_eq!((ledger.unacknowledged(), ledger.unconfirmed()), (0, 2));
+    assert_eq!(ledger.published_up_to(), Some(first.just_before()));
+    // One that is not logged, as a fetch is, holds up those behind it.
+    take(
+        &mut ledger,
+        message("not logged", second, 2),
+        vec![publish("page")],
+        Purpose::Copy,
+        Some(ack(2)),
+    );
+    insert_logged(&mut ledger, third, 3, 1);
+    assert_eq!(ledger.poll_ack(), None);
+    let out = handed_out(&mut ledger);
+    assert_eq!(texts(&out), ["logged", "logged", "page", "logged"]);
+    ledger.handle_confirmed(out[2].0);
+    assert_eq!(ledger.poll_ack(), Some(ack(2)));
+    assert_eq!(ledger.poll_ack(), Some(ack(3)));
+    assert_eq!(ledger.published_up_to(), Some(first.just_before()));
+    for (id, _) in [&out[0], &out[1]] {
+        ledger.handle_confirmed(*id);
+    }
+    assert_eq!(ledger.published_up_to(), Some(third.just_before()));
+    assert!(!ledger.is_empty());
+    ledger.handle_confirmed(out[3].0);
+    assert_eq!(ledger.published_up_to(), Some(third));
+    assert!(ledger.is_empty() && ledger.has_forgotten_all());
 }

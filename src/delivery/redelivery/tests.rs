@@ -2,7 +2,7 @@
 
 use crate::delivery::ledger::tests::{TIMEOUT, ack, handed_out, id, insert, ledger, message, take};
 use crate::delivery::ledger::{Ack, Admission, Ledger};
-use crate::delivery::publish_queue::Purpose;
+use crate::rules::plan::Purpose;
 
 #[test]
 fn a_lost_session_voids_its_acks_and_a_redelivery_takes_up_the_entry() {

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use crate::delivery::ledger::EntryId;
 use crate::rules::fan_out::FanOut;
 use crate::store::Origin;
@@ -16,6 +18,10 @@ pub(super) struct Unfinished {
     pub entry: EntryId,
     /// What its writes have in common with the message's.
     pub origin: Origin,
+    /// The topic that the message came on.
+    pub came_on: Bytes,
+    /// How many publishes of the message the delivery log holds; `None` if they are not logged.
+    pub logged: Option<usize>,
     /// What is left to do.
     pub fan_out: FanOut,
 }

@@ -75,7 +75,7 @@ fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
         messages,
         room_for_bulk,
         acknowledged: None,
-        finished: None,
+        published: None,
         policy: policy(),
         outbox_request: OutboxRequest::default(),
         now: NOW,

@@ -4,6 +4,7 @@
 //! example, is tested in `sqlite/tests.rs`.
 
 pub(crate) mod administration;
+pub(crate) mod delivery_log;
 pub(crate) mod messages;
 pub(crate) mod outbox;
 pub(crate) mod retention;

@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod connection;
+mod delivery_log;
 mod facts;
 mod file;
 mod group_cache;
@@ -100,6 +101,8 @@ struct Progress {
     acknowledging: Option<MessageId>,
     /// The last message of which all publishes are confirmed, as far as this process knows.
     finished: Option<MessageId>,
+    /// Up to which message the delivery log has forgotten everything.
+    forgotten: Option<MessageId>,
 }
 
 impl SqliteStore {
@@ -188,10 +191,6 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    fn note_finished(&mut self, id: Option<MessageId>) {
-        self.progress.finished = self.progress.finished.max(id);
-    }
-
     fn commit(&mut self) -> Result<Committed, StoreError> {
         self.connection.commit()?;
         let progress = &mut self.progress;
@@ -208,6 +207,7 @@ impl Store for SqliteStore {
     fn rollback(&mut self) {
         self.connection.rollback();
         self.progress.acknowledging = None;
+        self.progress.forgotten = None;
         self.cache.forget();
     }
 

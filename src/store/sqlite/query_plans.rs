@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use super::connection::{Connection, Statement};
-use super::{SqliteStore, facts, history, inspect, outbox, presence, retention, schema};
+use super::{
+    SqliteStore, delivery_log, facts, history, inspect, outbox, presence, retention, schema,
+};
 use super::{webhook_queue, write};
 use crate::store::{Access, OfflineDelivery, StoreLocation};
 
 /// The statements of every file. The compiler warns of a list that is missing here.
-const ALL: [&[Statement]; 10] = [
+const ALL: [&[Statement]; 11] = [
     super::STATEMENTS,
+    delivery_log::STATEMENTS,
     facts::STATEMENTS,
     history::STATEMENTS,
     inspect::STATEMENTS,

@@ -30,6 +30,10 @@ impl Maker for Sqlite {
 }
 
 contract! { Sqlite:
+    delivery_log {
+        what_is_logged_is_given_back_after_a_restart_until_it_is_published
+        what_the_log_forgot_in_vain_it_forgets_again
+    }
     messages {
         what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came
         an_acknowledgement_that_was_taken_back_is_written_again
@@ -108,7 +112,7 @@ fn only_a_store_of_this_version_or_before_is_opened() {
     let error = open_file(&newer).unwrap_err().to_string();
     assert!(
         error
-            .ends_with("newer.db has schema 99, made by a later version: this one knows 3 at most"),
+            .ends_with("newer.db has schema 99, made by a later version: this one knows 4 at most"),
         "{error}"
     );
 

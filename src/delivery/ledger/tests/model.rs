@@ -19,6 +19,8 @@ enum Step {
         copies: usize,
     },
     Decide(Purpose, bool),
+    /// The last of it, in the transaction that logs it.
+    Log(Purpose),
     HandOut(usize),
     Confirm(usize),
     Refuse(usize),
@@ -47,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..4_u8, 0..4_usize).prop_map(|(text, copies)| Step::Deliver { text, copies }),
         1 => (1..3_usize).prop_map(|copies| Step::DeliverQos0 { copies }),
         6 => (purpose(), any::<bool>()).prop_map(|(purpose, whole)| Step::Decide(purpose, whole)),
+        3 => purpose().prop_map(Step::Log),
         6 => (0..3_usize).prop_map(Step::HandOut),
         8 => (0..50_usize).prop_map(Step::Confirm),
         1 => (0..50_usize).prop_map(Step::Refuse),
@@ -56,6 +59,28 @@ fn step() -> impl Strategy<Value = Step> {
             Step::SessionLost { broker_keeps, acks_arrive }
         }),
     ]
+}
+
+#[derive(Debug)]
+struct Forward {
+    id: MessageId,
+    fingerprint: u64,
+    /// How many publishes it needs.
+    needed: usize,
+    confirmed: usize,
+    /// Whether the delivery log holds it.
+    logged: bool,
+}
+
+impl Forward {
+    fn is_complete(&self) -> bool {
+        self.confirmed >= self.needed
+    }
+}
+
+/// The number of a forward is the text of its message.
+fn forward_of(received: &Received) -> usize {
+    str::from_utf8(&received.payload).unwrap().parse().unwrap()
 }
 
 /// A broker's view of one session, and the check of every promise at every step.
@@ -70,9 +95,8 @@ struct World {
     delivered: VecDeque<(u64, u16)>,
     /// Acks the broker has been sent on this connection but may lose.
     in_doubt: usize,
-    /// Every forward ever begun: its fingerprint, how many publishes it needs, and how many are
-    /// confirmed.
-    forwards: Vec<(u64, usize, usize)>,
+    /// Every forward ever begun.
+    forwards: Vec<Forward>,
     /// The messages acknowledged, by fingerprint.
     settled: HashMap<u64, HashSet<u64>>,
     under_way: Vec<(PublishId, usize)>,
@@ -107,6 +131,7 @@ impl World {
             payload: Bytes::copy_from_slice(&forward.to_be_bytes()),
             user_properties: vec![],
             retain: false,
+            copy_status: None,
         };
         (0..copies).map(one).collect()
     }
@@ -132,7 +157,13 @@ impl World {
 
     fn begin(&mut self, id: MessageId, fingerprint: u64, copies: usize, ack: Option<Ack>) {
         let forward = self.forwards.len();
-        self.forwards.push((fingerprint, copies, 0));
+        self.forwards.push(Forward {
+            id,
+            fingerprint,
+            needed: copies,
+            confirmed: 0,
+            logged: false,
+        });
         let message = message(&forward.to_string(), id, fingerprint);
         let entry = self.ledger.insert(message, ack);
         self.undecided
@@ -158,6 +189,28 @@ impl World {
         }
     }
 
+    /// The store has written down all of what a message leads to, and logged it.
+    fn log(&mut self, purpose: Purpose) {
+        if let Some((entry, publishes)) = self.undecided.pop_front() {
+            let (received, _) = self.ledger.message(entry);
+            self.forwards[forward_of(received)].logged = true;
+            self.ledger.add(entry, publishes, purpose);
+            self.ledger.logged(entry);
+            self.ledger.decided(entry);
+        }
+    }
+
+    /// The log may forget a message only when everything made of it is confirmed.
+    fn check_log(&self) {
+        let published = self.ledger.published_up_to();
+        for forward in &self.forwards {
+            assert!(
+                forward.is_complete() || Some(forward.id) > published,
+                "forgotten too early: {forward:?}"
+            );
+        }
+    }
+
     fn take_acks(&mut self) {
         while let Some(ack) = self.ledger.poll_ack() {
             assert_eq!(
@@ -167,7 +220,7 @@ impl World {
             let (message, packet_id) = self.delivered.pop_front().expect("an ack for nothing");
             assert_eq!(packet_id, ack.packet_id, "acks out of order");
             // Equal texts cannot be told apart, so they are counted: each message acknowledged has
-            // a complete forward of its own.
+            // a forward of its own that is complete or logged.
             let fingerprint = self
                 .queue
                 .iter()
@@ -179,7 +232,8 @@ impl World {
             let complete = self
                 .forwards
                 .iter()
-                .filter(|(of, needed, confirmed)| *of == fingerprint && confirmed >= needed)
+                .filter(|forward| forward.fingerprint == fingerprint)
+                .filter(|forward| forward.logged || forward.is_complete())
                 .count();
             assert!(
                 complete >= settled.len(),
@@ -209,6 +263,7 @@ impl World {
                 }
             }
             Step::Decide(made, whole) => self.decide(made, whole),
+            Step::Log(purpose) => self.log(purpose),
             Step::HandOut(publisher) => {
                 if let Some((id, publish)) = self.ledger.poll_publish(publisher, start()) {
                     self.under_way.push((
@@ -220,7 +275,7 @@ impl World {
             Step::Confirm(n) => {
                 if !self.under_way.is_empty() {
                     let (id, forward) = self.under_way.swap_remove(n % self.under_way.len());
-                    self.forwards[forward].2 += 1;
+                    self.forwards[forward].confirmed += 1;
                     self.ledger.handle_confirmed(id);
                 }
             }
@@ -250,14 +305,11 @@ impl World {
         }
         while let Some(failed) = self.ledger.poll_failed() {
             // What was refused counts as answered.
-            let forward: usize = std::str::from_utf8(&failed.received.payload)
-                .unwrap()
-                .parse()
-                .unwrap();
-            self.forwards[forward].2 += 1;
+            self.forwards[forward_of(&failed.received)].confirmed += 1;
             self.ledger.resolve(failed, vec![]);
         }
         self.take_acks();
+        self.check_log();
     }
 
     fn lose_session(&mut self, broker_keeps: bool, acks_arrive: usize) {

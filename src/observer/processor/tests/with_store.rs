@@ -1,5 +1,6 @@
 //! Messages through the processor into a store: what is stored, refused, and given again.
 
+use crate::delivery::pending::PendingRefusal;
 use std::hash::RandomState;
 
 use serde_json::{Value, json};
@@ -108,11 +109,14 @@ impl Bench {
                 id,
                 fingerprint: (!self.qos_0).then_some(7),
                 repeated,
-                refused,
+                refused: refused.map(|refused| PendingRefusal {
+                    refused,
+                    may_answer: None,
+                }),
             }],
             room_for_bulk: 10_000,
             acknowledged: None,
-            finished: None,
+            published: None,
             policy: policy(),
             outbox_request: OutboxRequest::default(),
             now: UnixMillis::new(self.now),
@@ -184,7 +188,10 @@ fn what_was_missed_is_given_until_it_has_been_given() {
     // At QoS 1 the acknowledgement says that they have it.
     let id = bench.take("a/users/y/presence/phone", r#"{"connected":true}"#);
     assert_eq!(missed(&mut bench), Some(0), "a crash now would repeat it");
-    bench.store().note_finished(Some(id));
+    let store = bench.store();
+    store.begin().unwrap();
+    store.published(id).unwrap();
+    store.commit().unwrap();
     assert_eq!(missed(&mut bench), None);
     bench.take("a/users/y/presence/phone", r#"{"disconnected":true}"#);
     assert_eq!(missed(&mut bench), Some(3), "from here on");

@@ -1,0 +1,61 @@
+//! The delivery log: what messages that are acknowledged still have to be published.
+//!
+//! A message is acknowledged to the broker when the log holds all that it leads to, in the
+//! transaction that stores it. After a crash everything that the log still holds is published
+//! again, under the same ids.
+
+use bytes::Bytes;
+
+use super::StoreError;
+use crate::protocol::message_id::MessageId;
+use crate::protocol::publish::Publish;
+use crate::rules::plan::Purpose;
+
+/// Publishes of one message, to be logged.
+#[derive(Clone, Copy, Debug)]
+pub struct LoggedPublishes<'a> {
+    /// The id that the message was given.
+    pub id: MessageId,
+    /// The topic that it came on.
+    pub came_on: &'a [u8],
+    /// The number of the first of them, among all publishes of the message.
+    pub first: usize,
+    /// What they are for.
+    pub purpose: Purpose,
+    /// The publishes, in order.
+    pub publishes: &'a [Publish],
+}
+
+/// A message whose publishes may not all be confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedMessage {
+    /// The id that it was given.
+    pub id: MessageId,
+    /// The topic that it came on.
+    pub came_on: Bytes,
+    /// Its publishes, in order.
+    pub publishes: Vec<(Purpose, Publish)>,
+}
+
+/// Keeps what is accepted and not yet published.
+pub trait DeliveryLog {
+    /// Logs publishes. The same number of the same message again takes the place of the first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log(&mut self, logged: &LoggedPublishes<'_>) -> Result<(), StoreError>;
+
+    /// Records that all publishes of a message and of those before it are confirmed: the log
+    /// forgets them. Only the log knows that after a restart; the rest of the store goes by what is
+    /// acknowledged then.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn published(&mut self, up_to: MessageId) -> Result<(), StoreError>;
+
+    /// The messages that the log holds, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn unpublished(&self) -> Result<Vec<LoggedMessage>, StoreError>;
+}

@@ -1,0 +1,13 @@
+-- The delivery log: what is acknowledged to the broker and may not be published yet. A row goes when its message and
+-- all before it are published.
+CREATE TABLE delivery (
+  message_id TEXT NOT NULL,     -- the id given to the message that came in
+  number     INTEGER NOT NULL,  -- of the publish among those of its message
+  came_on    BLOB,              -- the topic that the message came on; with number 0 alone
+  purpose    INTEGER NOT NULL,  -- 0 copy, 1 copy in bulk, 2 notice
+  topic      TEXT NOT NULL,
+  status     INTEGER,           -- the payload is the stored message with this status, or
+  payload    BLOB,              -- the payload is this
+  properties TEXT,              -- JSON: MQTT 5 user properties; NULL for none
+  PRIMARY KEY (message_id, number)
+) WITHOUT ROWID;
