@@ -10,6 +10,7 @@ use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
 use crate::observer::webhooks::Webhooks;
+use crate::protocol::message_id::MessageId;
 use crate::rules::fan_out::STEP;
 use crate::store::thread;
 use crate::telemetry::clock::Now;
@@ -33,6 +34,10 @@ pub(crate) struct Processing {
     /// Whether the last batch took a step of them.
     stepped: bool,
     acknowledged: AcknowledgedWatermark,
+    /// Up to where the store has been told that everything is published.
+    published: Option<MessageId>,
+    /// Whether the store is to be told although nothing else is to do.
+    published_due: bool,
 }
 
 impl Processing {
@@ -42,6 +47,8 @@ impl Processing {
             unfinished: 0,
             stepped: false,
             acknowledged: AcknowledgedWatermark::default(),
+            published: None,
+            published_due: false,
         }
     }
 
@@ -70,6 +77,7 @@ impl Processing {
     /// Moves the acknowledged watermark; called at each tick while there is a session.
     pub(super) fn tick(&mut self, ledger: &Ledger) {
         self.acknowledged.tick(ledger.settled_up_to());
+        self.published_due = self.published < ledger.published_up_to();
     }
 
     pub(super) fn handle_session_lost(&mut self) {
@@ -101,7 +109,8 @@ impl Processing {
             }
             ProcessorHandle::Threaded(handle, _) => {
                 let acknowledged = self.acknowledged.news();
-                if handle.is_busy() || !(wanted || acknowledged.is_some()) {
+                let has_news = acknowledged.is_some() || self.published_due;
+                if handle.is_busy() || !(wanted || has_news) {
                     return None;
                 }
                 // Every second batch takes a step: no message waits for more than one step of a
@@ -110,9 +119,11 @@ impl Processing {
                 let room = if may_step { room.min(STEP) } else { 0 };
                 self.stepped = may_step && self.unfinished > 0;
                 self.acknowledged.mark_stored(acknowledged);
+                self.published = ledger.published_up_to();
+                self.published_due = false;
                 handle.process(Batch {
                     acknowledged,
-                    published: ledger.published_up_to(),
+                    published: self.published,
                     outbox_request: webhooks.take_outbox_request(now),
                     ..inbound.next_batch(room, now.wall)
                 });

@@ -238,7 +238,7 @@ pub(crate) fn fresh_app() -> String {
 /// An observer that can be stopped, killed and started again under the same identity.
 pub(crate) struct Observer {
     pub(crate) args: Vec<String>,
-    state: TempDir,
+    pub(crate) state: TempDir,
     child: Option<Child>,
     log: PathBuf,
     pub(crate) ready: String,

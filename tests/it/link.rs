@@ -89,7 +89,7 @@ fn a_message_whose_ack_was_lost_is_forwarded_again_under_its_message_id() {
 #[test]
 fn confirmations_out_of_order_stall_nothing_and_acks_keep_their_order() {
     let script = Script::listen();
-    let _observer = script.observer(&[]);
+    let _observer = script.observer(&["--store", "none"]);
     let (mut session, mut lane) = script.up();
     for n in 1..=300 {
         session.deliver(n, &n.to_string(), false);
@@ -153,7 +153,7 @@ fn a_publish_not_confirmed_in_time_goes_out_again_and_the_session_stays() {
 #[test]
 fn a_full_window_holds_the_session_back_and_loses_nothing() {
     let script = Script::listen();
-    let _observer = script.observer(&["--window", "5"]);
+    let _observer = script.observer(&["--store", "none", "--window", "5"]);
     let (mut session, mut lane) = script.up();
     for n in 1..=400 {
         session.deliver(n, &n.to_string(), false);
@@ -270,7 +270,7 @@ fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
 #[test]
 fn sigterm_finishes_what_is_under_way_and_disconnects_last() {
     let script = Script::listen();
-    let mut observer = script.observer(&["--drain-timeout", "5s"]);
+    let mut observer = script.observer(&["--store", "none", "--drain-timeout", "5s"]);
     let (mut session, mut lane) = script.up();
     observer.wait_ready();
     for n in 1..=100 {

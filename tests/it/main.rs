@@ -17,6 +17,7 @@
 mod bed;
 mod cli;
 mod decision;
+mod delivery_log;
 mod dots;
 mod faults;
 mod guarded;

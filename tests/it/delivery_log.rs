@@ -1,0 +1,101 @@
+//! What is acknowledged is stored first, and is published whatever happens: against a scripted
+//! broker that confirms publishes late or never.
+
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
+
+use crate::bed::{Observer, PATIENCE};
+use crate::load::Path;
+use crate::script::{Peer, Script, text};
+use crate::wire::{Message, publish_packet};
+
+impl Script {
+    /// Accepts the connections of an observer that has been here before.
+    fn connected_again(&self) -> (Peer, Peer) {
+        let mut session = self.session();
+        session.connack(true);
+        session.suback();
+        let mut lane = self.lane();
+        lane.connack(false);
+        (session, lane)
+    }
+}
+
+/// Alice writes to Bob. The layout has a copy for each of them.
+fn write(session: &mut Peer, packet_id: u16, payload: &str) {
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let packet = publish_packet(topic.as_bytes(), payload.as_bytes(), Some(packet_id), false);
+    session.wire.send(&packet).unwrap();
+}
+
+fn await_empty_log(observer: &Observer) {
+    let path = observer.state.path().join("observer.db");
+    let start = Instant::now();
+    loop {
+        let location = StoreLocation::File(path.clone());
+        let store = store::open(&location, Access::Shared, OfflineDelivery::Broker).unwrap();
+        let left = store.unpublished().unwrap();
+        if left.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the log still holds {left:?}");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn topics_and_payloads(messages: &[Message]) -> BTreeSet<(String, String)> {
+    let pair = |message: &Message| (message.topic().to_owned(), text(message).to_owned());
+    messages.iter().map(pair).collect()
+}
+
+#[test]
+fn what_is_acknowledged_and_not_confirmed_is_published_after_a_kill_under_the_same_ids() {
+    let script = Script::listen();
+    let mut observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    // In one layout the payload is an object and stored, in the other any bytes and not stored.
+    write(&mut session, 1, r#"{"text":"hi"}"#);
+    session.deliver(2, "as it came", false);
+    // A refusal's notice is published and logged like everything else.
+    write(&mut session, 3, "not an object");
+    assert_eq!([session.ack(), session.ack(), session.ack()], [1, 2, 3]);
+    let before: Vec<Message> = (0..4).map(|_| lane.publish()).collect();
+    lane.says_nothing();
+    observer.kill();
+    observer.spawn(&[]);
+    let (mut session, mut lane) = script.connected_again();
+    let after: Vec<Message> = (0..4).map(|_| lane.publish()).collect();
+    assert_eq!(topics_and_payloads(&after), topics_and_payloads(&before));
+    lane.says_nothing();
+    for message in &after {
+        lane.confirm(message);
+    }
+    // The log forgets with the commit of a later message.
+    session.deliver(1, "later", false);
+    assert_eq!(session.ack(), 1);
+    let later = lane.publish();
+    lane.confirm(&later);
+    await_empty_log(&observer);
+    observer.kill();
+    observer.spawn(&[]);
+    let (_session, mut lane) = script.connected_again();
+    lane.says_nothing();
+}
+
+/// Where confirmations counted, the window would fill.
+#[test]
+fn messages_are_taken_in_though_the_broker_confirms_nothing() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--window", "10"]);
+    let (mut session, mut lane) = script.up();
+    for n in 1..=30 {
+        session.deliver(n, &n.to_string(), false);
+        assert_eq!(session.ack(), n);
+    }
+    let out: Vec<Message> = (0..20).map(|_| lane.publish()).collect();
+    let expected = (1..=20).map(|n| n.to_string());
+    assert!(out.iter().map(text).eq(expected), "in order: {out:?}");
+}
