@@ -234,7 +234,7 @@ impl Ledger {
         waiting.map(|(_, entry)| entry.since).min()
     }
 
-    /// An id up to which everything made of messages is confirmed: what the delivery log may forget.
+    /// An id up to which everything made of messages is confirmed: the delivery log may forget it.
     pub fn published_up_to(&self) -> Option<MessageId> {
         match self.unpublished.first_key_value() {
             Some((oldest, _)) => Some(oldest.just_before()),

@@ -19,6 +19,10 @@ const PATIENCE: u8 = 30;
 /// does not run dry.
 const BULK_QUEUED: usize = 4 * STEP;
 
+/// Bulk copies that can be made and not be confirmed: with room for one more, a whole step is
+/// made.
+pub const BULK_UNCONFIRMED: usize = BULK_QUEUED + STEP;
+
 /// The same bound in bytes; copies that share one payload count it once.
 const BULK_BYTES: usize = 8 << 20;
 

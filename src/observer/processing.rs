@@ -41,10 +41,11 @@ pub(crate) struct Processing {
 }
 
 impl Processing {
-    pub(super) fn new(processor: ProcessorHandle) -> Self {
+    /// `unfinished`: fan-outs that an earlier process has not finished.
+    pub(super) fn new(processor: ProcessorHandle, unfinished: usize) -> Self {
         Self {
             processor,
-            unfinished: 0,
+            unfinished,
             stepped: false,
             acknowledged: AcknowledgedWatermark::default(),
             published: None,

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::fan_outs::{FanOuts, Unfinished};
+use self::fan_outs::{Confirmed, FanOuts, Unfinished};
 pub use self::persistence::Persistence;
 use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
@@ -29,7 +29,7 @@ use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{
     Committed, LoggedPublishes, Origin, OutboxReply, OutboxRequest, Probe, Pruned, Retention,
-    StoreError, thread,
+    Store, StoreError, Upkeep, thread,
 };
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
@@ -81,7 +81,7 @@ pub struct Decided {
     pub refusal: Option<Refusal>,
     /// Whether its sender may be told of the refusal, if that is known already.
     pub may_answer: Option<bool>,
-    /// Whether the delivery log holds all that the message leads to.
+    /// Whether the delivery log holds all that the message leads to. Said once, with the decision.
     pub logged: bool,
     /// Whether nothing more follows.
     pub done: bool,
@@ -118,6 +118,35 @@ impl Processor {
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// How many fan-outs are not finished.
+    pub fn unfinished(&self) -> usize {
+        self.fan_outs.len()
+    }
+
+    /// The upkeep of the store.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn upkeep(&self) -> Result<Option<Box<dyn Upkeep>>, StoreError> {
+        self.persistence.as_store().map_or(Ok(None), Store::upkeep)
+    }
+
+    /// Goes on with a fan-out that an earlier process has not finished.
+    pub fn resume(&mut self, entry: EntryId, id: MessageId, fan_out: FanOut) {
+        let origin = Origin {
+            id,
+            fingerprint: None,
+            repeated: true,
+            now: self.clock.now().wall,
+        };
+        self.fan_outs.push(Unfinished {
+            entry,
+            origin,
+            logged: Some(Confirmed::default()),
+            fan_out,
+        });
     }
 
     #[cfg(test)]
@@ -208,13 +237,11 @@ impl Processor {
         let Some(fan_out) = fan_out else {
             return Ok(decided);
         };
-        // What is fetched is not logged: it is made of what is stored, in steps.
-        let is_logged = decided.logged && !fan_out.is_history();
+        decided.logged = decided.logged && self.log_fan_out(&fan_out, message)?;
         let mut unfinished = Unfinished {
             entry: message.entry,
             origin,
-            came_on: message.received.topic.clone(),
-            logged: is_logged.then_some(decided.publishes.len() + decided.answers.len()),
+            logged: decided.logged.then(Confirmed::default),
             fan_out,
         };
         let rest = if *room == 0 || self.fan_outs.must_wait(&unfinished.fan_out) {
@@ -229,7 +256,6 @@ impl Processor {
             })
         };
         decided.done = rest.is_none();
-        decided.logged = decided.done && is_logged;
         if let Some(unfinished) = rest {
             self.fan_outs.push(unfinished);
         }
@@ -259,6 +285,19 @@ impl Processor {
             purpose,
             publishes,
         })?;
+        Ok(true)
+    }
+
+    /// Logs a fan-out. Returns whether the log can hold it.
+    fn log_fan_out(
+        &mut self,
+        fan_out: &FanOut,
+        message: &PendingMessage,
+    ) -> Result<bool, StoreError> {
+        let (Some(store), Some(text)) = (self.persistence.as_store_mut(), fan_out.to_log()) else {
+            return Ok(false);
+        };
+        store.log_fan_out(message.id, &message.received.topic, &text)?;
         Ok(true)
     }
 
@@ -367,7 +406,7 @@ impl Processor {
                 answers: vec![],
                 refusal: None,
                 may_answer: None,
-                logged: rest.is_none() && unfinished.logged.is_some(),
+                logged: false,
                 done: rest.is_none(),
             });
             let rest = rest.map(|fan_out| Unfinished {
@@ -398,10 +437,12 @@ impl Processor {
         self.written += writes.len();
         self.persistence.apply(&writes, events, origin)?;
         drop(writes);
-        if let Some(logged) = &mut unfinished.logged {
-            let bulk = (Purpose::BulkCopy, &publishes[..]);
-            self.log(origin, &unfinished.came_on, *logged, bulk)?;
-            *logged += publishes.len();
+        let position = fan_out.position();
+        if let Some(logged) = &mut unfinished.logged
+            && let Some(confirmed) = logged.step(position, publishes.len())
+            && let Some(store) = self.persistence.as_store_mut()
+        {
+            store.log_position(origin.id, confirmed)?;
         }
         Ok((publishes, rest))
     }

@@ -11,13 +11,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::connections::links::Links;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SESSION_EVENTS;
 use crate::connections::settings::LinkSettings;
-use crate::delivery::ledger::{Ledger, Message};
+use crate::delivery::ledger::{EntryId, Ledger, Message};
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -33,9 +33,10 @@ use crate::observer::session::Session;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message::Received;
-use crate::protocol::message_id::MessageIds;
+use crate::protocol::message_id::{MessageId, MessageIds};
+use crate::rules::fan_out::FanOut;
 use crate::rules::router::Router;
-use crate::store::{self, Access, Endpoints, Outbox, Retention, Store, thread};
+use crate::store::{self, Access, Endpoints, Outbox, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
 use crate::telemetry::service_topics::ServiceTopics;
@@ -238,12 +239,20 @@ impl Parts {
             Some(_) => EventsKept::InStore,
             None => EventsKept::InMemory,
         };
+        let mut unfinished = 0;
         let processor = match (store, outbox) {
             (Some(store), _) => {
-                resume(store.as_ref(), &mut ledger, &mut ids, began)?;
+                let resumed = resume(store.as_ref(), &mut ledger, &mut ids, began)?;
                 let retention = setup.store.map(|settings| settings.retention);
                 let retention = retention.unwrap_or_default();
-                threaded(&router, store, retention, metrics.clone())?
+                let mut processor =
+                    Processor::new(router.clone(), Persistence::store(store), metrics.clone())
+                        .with_retention(retention);
+                for Resumed { entry, id, fan_out } in resumed {
+                    processor.resume(entry, id, fan_out);
+                }
+                unfinished = processor.unfinished();
+                threaded(processor)?
             }
             (None, Some(outbox)) => {
                 inline(&router, Persistence::outbox_in_memory(outbox), &metrics)
@@ -255,7 +264,7 @@ impl Parts {
             ledger,
             session: Session::new(setup.links.session, health.clone(), metrics.clone()),
             inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
-            processing: Processing::new(processor),
+            processing: Processing::new(processor, unfinished),
             publishers: Publishers::new(
                 publishers,
                 publish_window,
@@ -305,7 +314,7 @@ fn resume(
     ledger: &mut Ledger,
     ids: &mut MessageIds,
     now: Now,
-) -> Result<(), ObserverError> {
+) -> Result<Vec<Resumed>, ObserverError> {
     let unpublished = store.unpublished().map_err(ObserverError::Store)?;
     let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
     let last_id = store.last_id().map_err(ObserverError::Store)?;
@@ -320,6 +329,7 @@ fn resume(
             "publishing what was accepted before the last stop and not yet published"
         );
     }
+    let mut unfinished = vec![];
     for logged in unpublished {
         let message = Message {
             received: Received::new(logged.came_on, Bytes::new(), false),
@@ -331,10 +341,29 @@ fn resume(
         for (purpose, publish) in logged.publishes {
             ledger.add(entry, vec![publish], purpose);
         }
-        ledger.decided(entry);
+        let id = logged.id;
+        let fan_out = logged.fan_out.and_then(|logged| {
+            let fan_out = FanOut::from_log(&logged.text, logged.position);
+            fan_out
+                .inspect_err(|error| {
+                    error!(message_id = %id, %error, "a fan-out cannot be gone on with");
+                })
+                .ok()
+        });
+        match fan_out {
+            Some(fan_out) => unfinished.push(Resumed { entry, id, fan_out }),
+            None => ledger.decided(entry),
+        }
     }
     ledger.expect(&unacknowledged);
-    Ok(())
+    Ok(unfinished)
+}
+
+/// A fan-out of an earlier process.
+struct Resumed {
+    entry: EntryId,
+    id: MessageId,
+    fan_out: FanOut,
 }
 
 /// A processor in the observer's own task.
@@ -344,15 +373,8 @@ fn inline(router: &Router, persistence: Persistence, metrics: &Metrics) -> Proce
 }
 
 /// A processor in the store's thread.
-fn threaded(
-    router: &Router,
-    store: Box<dyn Store>,
-    retention: Retention,
-    metrics: Metrics,
-) -> Result<ProcessorHandle, ObserverError> {
-    let upkeep = store.upkeep().map_err(ObserverError::Store)?;
-    let processor = Processor::new(router.clone(), Persistence::store(store), metrics)
-        .with_retention(retention);
+fn threaded(processor: Processor) -> Result<ProcessorHandle, ObserverError> {
+    let upkeep = processor.upkeep().map_err(ObserverError::Store)?;
     let stop = CancellationToken::new();
     let handle = thread::spawn(processor, upkeep, stop.clone());
     let handle = handle.map_err(ObserverError::Thread)?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::UserId;
@@ -13,8 +13,21 @@ use crate::protocol::json::{Members, parse_object};
 use crate::protocol::refusal::Refusal;
 
 /// A set of users, in the order of their identifiers. A clone is cheap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Box<str>>", into = "Vec<Box<str>>")]
 pub struct Users(Arc<[Box<str>]>);
+
+impl From<Vec<Box<str>>> for Users {
+    fn from(users: Vec<Box<str>>) -> Self {
+        users.into_iter().collect()
+    }
+}
+
+impl From<Users> for Vec<Box<str>> {
+    fn from(users: Users) -> Self {
+        users.0.to_vec()
+    }
+}
 
 impl Users {
     /// The users in the keys of an object such as `{"u1":1,"u2":1}`.

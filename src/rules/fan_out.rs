@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::Fetch;
@@ -30,30 +31,43 @@ pub const STEP: usize = 32;
 
 /// What is left of something that goes out in steps of [`STEP`]. Each step is written down and
 /// published before the next one is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FanOut {
     app: Box<str>,
     /// Boxed: every plan has room for a fan-out, and few have one.
     work: Box<Work>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Work {
     Copies(Copies),
     Notices(Notices),
     History(History),
 }
 
+/// What fan-outs that must go out one after another have in common: an app, and an identifier in
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKey<'a> {
+    /// Messages to a group.
+    Group(&'a str, &'a str),
+    /// Stored messages for a user.
+    User(&'a str, &'a str),
+}
+
 /// The copies of a group message that members get.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Copies {
     group: Box<str>,
     message_id: Box<str>,
+    #[serde(with = "as_text")]
     inbox: Arc<Template>,
     users: Users,
+    #[serde(skip)]
     next: usize,
     /// Who gets no copy.
     left_out: Users,
+    #[serde(with = "as_text")]
     payload: Bytes,
     listing: Listing,
     written_at: UnixMillis,
@@ -61,11 +75,13 @@ struct Copies {
 }
 
 /// What users are told about a group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Notices {
     group: Box<str>,
     users: Users,
+    #[serde(skip)]
     next: usize,
+    #[serde(with = "as_text")]
     payload: Bytes,
 }
 
@@ -151,18 +167,51 @@ impl FanOut {
         AppId::parse(&self.app).expect("it came from an identifier")
     }
 
-    /// App and group of the copies, if these are copies of a group message. A later message to the
-    /// same group must wait, so that each member gets the messages in order.
-    pub fn group(&self) -> Option<(&str, &str)> {
+    /// What must go out one after another. A later message to the same group waits, so that each
+    /// member gets the messages in order; and a user who fetches much gets it in turn, beside
+    /// others.
+    pub fn queue(&self) -> Option<QueueKey<'_>> {
+        let app = &*self.app;
         match &*self.work {
-            Work::Copies(copies) => Some((&self.app, &copies.group)),
-            Work::Notices(_) | Work::History(_) => None,
+            Work::Copies(copies) => Some(QueueKey::Group(app, &copies.group)),
+            Work::History(history) => Some(QueueKey::User(app, history.user().as_str())),
+            Work::Notices(_) => None,
         }
     }
 
-    /// Whether these are stored messages: they can be asked for again.
-    pub fn is_history(&self) -> bool {
-        matches!(*self.work, Work::History(_))
+    /// The whole fan-out as text, for the delivery log: another process can go on with it. `None`
+    /// for messages that a user missed: the next time they come back they are given again.
+    pub fn to_log(&self) -> Option<String> {
+        if let Work::History(history) = &*self.work
+            && !history.is_fetch()
+        {
+            return None;
+        }
+        Some(serde_json::to_string(self).expect("plain fields serialise"))
+    }
+
+    /// The fan-out of a text that [`FanOut::to_log`] made, from a position on.
+    ///
+    /// # Errors
+    /// The text is none that this version makes.
+    pub fn from_log(text: &str, position: usize) -> Result<Self, serde_json::Error> {
+        let mut fan_out: Self = serde_json::from_str(text)?;
+        match &mut *fan_out.work {
+            Work::Copies(Copies { next, .. }) | Work::Notices(Notices { next, .. }) => {
+                *next = position;
+            }
+            // A fetch begins anew.
+            Work::History(_) => {}
+        }
+        Ok(fan_out)
+    }
+
+    /// How many of its users are done; 0 for stored messages.
+    pub fn position(&self) -> usize {
+        match &*self.work {
+            Work::Copies(Copies { next, .. }) | Work::Notices(Notices { next, .. }) => *next,
+            Work::History(_) => 0,
+        }
     }
 
     /// The stored messages that the next step needs, if it needs any.
@@ -290,6 +339,53 @@ fn history_step<'a>(
         }),
     }
     step
+}
+
+/// A field as its text.
+mod as_text {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::protocol::template::{Side, Template};
+
+    pub(super) trait Text: Sized {
+        fn text(&self) -> String;
+        fn from_text(text: String) -> Result<Self, String>;
+    }
+
+    impl Text for Arc<Template> {
+        fn text(&self) -> String {
+            self.to_string()
+        }
+
+        fn from_text(text: String) -> Result<Self, String> {
+            let template =
+                Template::parse(&text, Side::Inbox).map_err(|error| error.to_string())?;
+            Ok(Self::new(template))
+        }
+    }
+
+    /// A JSON object.
+    impl Text for Bytes {
+        fn text(&self) -> String {
+            String::from_utf8_lossy(self).into_owned()
+        }
+
+        fn from_text(text: String) -> Result<Self, String> {
+            Ok(text.into())
+        }
+    }
+
+    pub(super) fn serialize<T: Text, S: Serializer>(field: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&field.text())
+    }
+
+    pub(super) fn deserialize<'de, T: Text, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        T::from_text(String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 fn user(id: &str) -> UserId<'_> {

@@ -4,6 +4,8 @@
 //! Owns which messages come, in which form, and what the user is told at the end (`protocol.md`,
 //! section 4, *Inbox fetch* and *Offline recipients*). Leaves reading a page to the store.
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::Fetch;
 use crate::protocol::control_topic::Notification;
@@ -15,7 +17,7 @@ use crate::protocol::time::UnixMillis;
 use crate::protocol::topic_map::TopicMap;
 
 /// A part of the log, by positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Range {
     /// The messages behind this position.
     pub(crate) after: i64,
@@ -75,7 +77,7 @@ pub struct Stored {
 }
 
 /// What is left to publish of a user's history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct History {
     user: Box<str>,
     range: Range,
@@ -84,7 +86,7 @@ pub(super) struct History {
 }
 
 /// Why messages are published again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Purpose {
     /// The user asks for them: the copies are marked as history, and the user is told the end.
     Fetch(Progress),
@@ -93,7 +95,7 @@ enum Purpose {
 }
 
 /// How far a fetch has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Progress {
     /// How many more messages the user wants.
     left: usize,
@@ -115,6 +117,11 @@ pub(super) enum Next {
 }
 
 impl History {
+    /// Whether the user asks for the messages.
+    pub(super) fn is_fetch(&self) -> bool {
+        matches!(self.purpose, Purpose::Fetch(_))
+    }
+
     /// The messages that a fetch asks for.
     pub(super) fn fetch(user: UserId<'_>, range: Range, fetch: &Fetch) -> Self {
         Self {

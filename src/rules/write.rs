@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::envelope::Body;
@@ -99,7 +101,7 @@ pub struct TimelineCopy<'a> {
 }
 
 /// Whether a message shows in the list of conversations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listing {
     /// It does: it becomes the last message of its conversation.
     Listed,

@@ -26,6 +26,15 @@ pub struct LoggedPublishes<'a> {
     pub publishes: &'a [Publish],
 }
 
+/// What goes out in steps, as it is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedFanOut {
+    /// The whole of it: [`FanOut::to_log`](crate::rules::fan_out::FanOut::to_log).
+    pub text: String,
+    /// The position up to which everything is confirmed.
+    pub position: usize,
+}
+
 /// A message whose publishes may not all be confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedMessage {
@@ -33,8 +42,10 @@ pub struct LoggedMessage {
     pub id: MessageId,
     /// The topic that it came on.
     pub came_on: Bytes,
-    /// Its publishes, in order.
+    /// Its publishes, in order, but for those of its fan-out.
     pub publishes: Vec<(Purpose, Publish)>,
+    /// What goes out in steps.
+    pub fan_out: Option<LoggedFanOut>,
 }
 
 /// Keeps what is accepted and not yet published.
@@ -44,6 +55,18 @@ pub trait DeliveryLog {
     /// # Errors
     /// [`StoreError`].
     fn log(&mut self, logged: &LoggedPublishes<'_>) -> Result<(), StoreError>;
+
+    /// Logs what goes out in steps: one row, however many get it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], text: &str) -> Result<(), StoreError>;
+
+    /// Records how far the fan-out of a message is confirmed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError>;
 
     /// Records that all publishes of a message and of those before it are confirmed: the log
     /// forgets them. Only the log knows that after a restart; the rest of the store goes by what is

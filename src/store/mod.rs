@@ -24,7 +24,7 @@ use std::path::Path;
 pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
 };
-pub use self::delivery_log::{DeliveryLog, LoggedMessage, LoggedPublishes};
+pub use self::delivery_log::{DeliveryLog, LoggedFanOut, LoggedMessage, LoggedPublishes};
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,

@@ -99,3 +99,53 @@ fn messages_are_taken_in_though_the_broker_confirms_nothing() {
     let expected = (1..=20).map(|n| n.to_string());
     assert!(out.iter().map(text).eq(expected), "in order: {out:?}");
 }
+
+/// The group is named in the message; its members are m000 and so on, and Alice.
+fn write_to_group(session: &mut Peer, packet_id: u16, members: usize) {
+    let members = (0..members).map(|n| format!(r#""m{n:03}":1"#));
+    let members: Vec<_> = members.chain([r#""alice":1"#.to_owned()]).collect();
+    let payload = format!(
+        r#"{{"text":"hi","group":{{"members":{{{}}}}}}}"#,
+        members.join(",")
+    );
+    let topic = Path::Chat21.outgoing("a", "alice", "group-1");
+    let packet = publish_packet(topic.as_bytes(), payload.as_bytes(), Some(packet_id), false);
+    session.wire.send(&packet).unwrap();
+}
+
+#[test]
+fn a_group_message_is_acknowledged_at_once_and_goes_on_after_a_kill_where_it_was() {
+    const MEMBERS: usize = 300;
+    let script = Script::listen();
+    let mut observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    let mut bulk = script.bulk();
+    write_to_group(&mut session, 1, MEMBERS);
+    assert_eq!(session.ack(), 1);
+    let own = lane.publish();
+    assert_eq!(own.topic(), Path::Chat21.inbox("a", "group-1", "group-1"));
+    let mut reached = BTreeSet::new();
+    let mut ids = BTreeSet::from([own.json()["message_id"].to_string()]);
+    for _ in 0..200 {
+        let copy = bulk.publish();
+        bulk.confirm(&copy);
+        ids.insert(copy.json()["message_id"].to_string());
+        assert!(reached.insert(copy.topic().to_owned()), "{copy:?}");
+    }
+    observer.kill();
+    observer.spawn(&[]);
+    let (_session, mut lane) = script.connected_again();
+    let mut bulk = script.bulk();
+    assert_eq!(lane.publish().topic(), own.topic());
+    let mut again = 0;
+    while reached.len() < MEMBERS + 1 {
+        let copy = bulk.publish();
+        bulk.confirm(&copy);
+        ids.insert(copy.json()["message_id"].to_string());
+        again += usize::from(!reached.insert(copy.topic().to_owned()));
+    }
+    bulk.says_nothing();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    // The first step at least is known to be confirmed.
+    assert!(again <= 200 - 32, "{again} copies came twice");
+}

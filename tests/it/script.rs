@@ -19,6 +19,7 @@ pub(crate) struct Script {
     pub(crate) sessions: Receiver<Peer>,
     pub(crate) lanes: Receiver<Peer>,
     dot_probes: Receiver<Peer>,
+    bulk: Receiver<Peer>,
 }
 
 /// One connection of the observer, after its CONNECT.
@@ -35,10 +36,12 @@ impl Script {
         let (session_tx, sessions) = channel();
         let (lane_tx, lanes) = channel();
         let (dot_probe_tx, dot_probes) = channel();
+        let (bulk_tx, bulk) = channel();
         let peers = Peers {
             sessions: session_tx,
             lanes: lane_tx,
             dot_probes: dot_probe_tx,
+            bulk: bulk_tx,
         };
         std::thread::spawn(move || accept(&listener, &peers));
         Self {
@@ -46,6 +49,7 @@ impl Script {
             sessions,
             lanes,
             dot_probes,
+            bulk,
         }
     }
 
@@ -75,6 +79,13 @@ impl Script {
         self.lanes
             .recv_timeout(PATIENCE)
             .expect("no publisher connects")
+    }
+
+    /// The connection for copies in bulk, which is accepted already.
+    pub(crate) fn bulk(&self) -> Peer {
+        self.bulk
+            .recv_timeout(PATIENCE)
+            .expect("no publisher for copies in bulk connects")
     }
 
     /// The connection that finds out what becomes of a `.`.
@@ -115,10 +126,10 @@ struct Peers {
     sessions: Sender<Peer>,
     lanes: Sender<Peer>,
     dot_probes: Sender<Peer>,
+    bulk: Sender<Peer>,
 }
 
 fn accept(listener: &TcpListener, peers: &Peers) {
-    let mut many = vec![];
     for stream in listener.incoming() {
         let mut wire = Wire::new(stream.unwrap());
         let Ok(Some((0x10, body))) = wire.read_packet(PATIENCE) else {
@@ -132,11 +143,16 @@ fn accept(listener: &TcpListener, peers: &Peers) {
         let at = 12 + properties;
         let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
         let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
+        let clean = body[7] & 2 != 0;
         if client_id.ends_with("-pub-many") {
-            // These tests publish nothing in bulk: that connection is accepted and kept.
+            // Most tests publish nothing in bulk: that connection is accepted and kept.
             let connack: &[u8] = if body[6] == 5 { &[0, 0, 0] } else { &[0, 0] };
             let _ = wire.send(&packet(CONNACK, connack));
-            many.push(wire);
+            let _ = peers.bulk.send(Peer {
+                wire,
+                client_id,
+                clean,
+            });
             continue;
         }
         let to = if client_id.contains("-pub-") {
@@ -150,7 +166,7 @@ fn accept(listener: &TcpListener, peers: &Peers) {
         let _ = to.send(Peer {
             wire,
             client_id,
-            clean: body[7] & 2 != 0,
+            clean,
         });
     }
 }

@@ -1,14 +1,14 @@
 //! Fan-outs that are not finished, and whose turn it is.
 //!
 //! Owns their order: the messages of one group go out one after another, so that every member gets
-//! them in that order, and the groups take turns. Leaves each step to the processor.
+//! them in that order; so does what one user fetches; and all take turns. Leaves each step to the
+//! processor.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::delivery::ledger::EntryId;
-use crate::rules::fan_out::FanOut;
+use crate::delivery::publish_queue::BULK_UNCONFIRMED;
+use crate::rules::fan_out::{FanOut, QueueKey};
 use crate::store::Origin;
 
 /// A fan-out that is not finished.
@@ -18,25 +18,49 @@ pub(super) struct Unfinished {
     pub entry: EntryId,
     /// What its writes have in common with the message's.
     pub origin: Origin,
-    /// The topic that the message came on.
-    pub came_on: Bytes,
-    /// How many publishes of the message the delivery log holds; `None` if they are not logged.
-    pub logged: Option<usize>,
+    /// What the delivery log knows of it; `None` if it is not logged.
+    pub logged: Option<Confirmed>,
     /// What is left to do.
     pub fan_out: FanOut,
 }
 
-/// Fan-outs of one group, oldest first. A fan-out that concerns no group is a queue by itself.
-#[derive(Clone, Debug)]
-struct Queue {
-    group: Option<Group>,
-    waiting: VecDeque<Unfinished>,
+/// How far a fan-out is surely confirmed: so far that more copies were made since than can be
+/// unconfirmed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Confirmed {
+    /// The positions before the last steps, and the copies that each of them made.
+    steps: VecDeque<(usize, usize)>,
+    /// The sum of those copies.
+    copies: usize,
 }
 
+impl Confirmed {
+    /// A step began at `position`, and made so many copies. Returns the position that is confirmed
+    /// now, if it has moved.
+    pub(super) fn step(&mut self, position: usize, copies: usize) -> Option<usize> {
+        self.steps.push_back((position, copies));
+        self.copies += copies;
+        let before = self.steps.front().map(|(position, _)| *position);
+        while let Some((_, oldest)) = self.steps.front()
+            && self.copies - oldest >= BULK_UNCONFIRMED
+        {
+            self.copies -= oldest;
+            self.steps.pop_front();
+        }
+        let confirmed = self.steps.front().map(|(position, _)| *position);
+        confirmed.filter(|_| confirmed != before)
+    }
+}
+
+/// Fan-outs that go out one after another, oldest first. It is never empty. A fan-out with no key
+/// is a queue by itself.
 #[derive(Clone, Debug)]
-struct Group {
-    app: Box<str>,
-    id: Box<str>,
+struct Queue(VecDeque<Unfinished>);
+
+impl Queue {
+    fn key(&self) -> Option<QueueKey<'_>> {
+        self.0.front().and_then(|first| first.fan_out.queue())
+    }
 }
 
 /// A queue whose turn it is, without its first fan-out.
@@ -47,32 +71,23 @@ pub(super) struct Turn(Queue);
 pub(super) struct FanOuts(VecDeque<Queue>);
 
 impl FanOuts {
-    /// Whether an earlier fan-out of the same group is not finished.
+    /// Whether an earlier fan-out of the same queue is not finished.
     pub(super) fn must_wait(&self, fan_out: &FanOut) -> bool {
         self.queue_of(fan_out).is_some()
     }
 
-    /// Puts a fan-out behind those of its group.
+    /// Puts a fan-out behind those of its queue.
     pub(super) fn push(&mut self, unfinished: Unfinished) {
-        if let Some(at) = self.queue_of(&unfinished.fan_out) {
-            self.0[at].waiting.push_back(unfinished);
-            return;
+        match self.queue_of(&unfinished.fan_out) {
+            Some(at) => self.0[at].0.push_back(unfinished),
+            None => self.0.push_back(Queue(VecDeque::from([unfinished]))),
         }
-        let group = unfinished.fan_out.group();
-        let group = group.map(|(app, id)| Group {
-            app: app.into(),
-            id: id.into(),
-        });
-        self.0.push_back(Queue {
-            group,
-            waiting: VecDeque::from([unfinished]),
-        });
     }
 
     /// Takes out the next fan-out whose turn it is. [`FanOuts::put_back`] is to follow.
     pub(super) fn next(&mut self) -> Option<(Turn, Unfinished)> {
         let mut queue = self.0.pop_front()?;
-        let first = queue.waiting.pop_front();
+        let first = queue.0.pop_front();
         let first = first.expect("a queue is kept only while something waits in it");
         Some((Turn(queue), first))
     }
@@ -81,24 +96,20 @@ impl FanOuts {
     pub(super) fn put_back(&mut self, turn: Turn, rest: Option<Unfinished>) {
         let Turn(mut queue) = turn;
         if let Some(rest) = rest {
-            queue.waiting.push_front(rest);
+            queue.0.push_front(rest);
         }
-        if !queue.waiting.is_empty() {
+        if !queue.0.is_empty() {
             self.0.push_back(queue);
         }
     }
 
     fn queue_of(&self, fan_out: &FanOut) -> Option<usize> {
-        let (app, id) = fan_out.group()?;
-        let is_same = |group: &Group| (&*group.app, &*group.id) == (app, id);
-        let queues = self.0.iter();
-        let mut groups = queues.map(|queue| queue.group.as_ref());
-        groups.position(|group| group.is_some_and(is_same))
+        let key = fan_out.queue()?;
+        self.0.iter().position(|queue| queue.key() == Some(key))
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().map(|queue| queue.0.len()).sum()
     }
 
     #[cfg(test)]

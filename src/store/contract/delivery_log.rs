@@ -9,7 +9,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::status::Status;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
-use crate::store::{LoggedMessage, LoggedPublishes};
+use crate::store::{LoggedFanOut, LoggedMessage, LoggedPublishes};
 
 fn publish(topic: &str, payload: &'static [u8]) -> Publish {
     Publish::new(
@@ -46,6 +46,7 @@ fn logged(id: MessageId, publishes: Vec<(Purpose, Publish)>) -> LoggedMessage {
         id,
         came_on: Bytes::from_static(b"came/\xff"),
         publishes,
+        fan_out: None,
     }
 }
 
@@ -101,5 +102,48 @@ pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) 
     feed.store.rollback();
     assert_eq!(feed.store.unpublished().unwrap().len(), 1);
     feed.publish_up_to(id);
+    assert_eq!(feed.store.unpublished().unwrap(), []);
+}
+
+pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.lasting());
+    let [first, second] = [(); 2].map(|()| feed.message("x", "group-1", "{}"));
+    let fan_out = |text: &str, position| {
+        Some(LoggedFanOut {
+            text: text.to_owned(),
+            position,
+        })
+    };
+    feed.log(second, 0, Purpose::Copy, &[publish("a", b"1")]);
+    feed.store.begin().unwrap();
+    for (id, text) in [(first, "one"), (second, "two")] {
+        feed.store.log_fan_out(id, b"came/\xff", text).unwrap();
+    }
+    feed.store.log_position(first, 32).unwrap();
+    feed.store.log_position(first, 64).unwrap();
+    feed.store.commit().unwrap();
+    drop(feed);
+    let mut feed = Feed::new(maker.lasting());
+    let expected = [
+        LoggedMessage {
+            fan_out: fan_out("one", 64),
+            ..logged(first, vec![])
+        },
+        LoggedMessage {
+            fan_out: fan_out("two", 0),
+            ..logged(second, vec![(Purpose::Copy, publish("a", b"1"))])
+        },
+    ];
+    assert_eq!(feed.store.unpublished().unwrap(), expected);
+    // A message that comes again is planned anew.
+    feed.store.begin().unwrap();
+    feed.store.log_fan_out(first, b"came/\xff", "one").unwrap();
+    feed.store.commit().unwrap();
+    let positions = feed.store.unpublished().unwrap().into_iter();
+    let positions = positions.map(|message| message.fan_out.unwrap().position);
+    assert!(positions.eq([0, 0]));
+    feed.publish_up_to(first);
+    assert_eq!(feed.store.unpublished().unwrap(), expected[1..]);
+    feed.publish_up_to(second);
     assert_eq!(feed.store.unpublished().unwrap(), []);
 }

@@ -11,3 +11,15 @@ CREATE TABLE delivery (
   properties TEXT,              -- JSON: MQTT 5 user properties; NULL for none
   PRIMARY KEY (message_id, number)
 ) WITHOUT ROWID;
+
+-- The same for what goes out in steps, a row for all recipients.
+CREATE TABLE fan_out (
+  message_id TEXT PRIMARY KEY,
+  came_on    BLOB NOT NULL,
+  work       TEXT NOT NULL  -- JSON: the whole of it
+) WITHOUT ROWID;
+-- How far it is confirmed: apart, so that a step does not write the whole again.
+CREATE TABLE fan_out_position (
+  message_id TEXT PRIMARY KEY,
+  position   INTEGER NOT NULL
+) WITHOUT ROWID;

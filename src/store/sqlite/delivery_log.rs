@@ -4,20 +4,30 @@ use bytes::Bytes;
 use rusqlite::{Row, params};
 use tracing::error;
 
-use super::connection::statements;
+use super::connection::{Connection, statements};
 use super::{SqliteStore, StoreError, status};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
-use crate::store::{DeliveryLog, History, LoggedMessage, LoggedPublishes};
+use crate::store::{DeliveryLog, History, LoggedFanOut, LoggedMessage, LoggedPublishes};
 
 statements! {
     LOG = "INSERT OR REPLACE INTO delivery
         (message_id, number, came_on, purpose, topic, status, payload, properties)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
     FORGET = "DELETE FROM delivery WHERE message_id <= ?";
+    LOG_FAN_OUT = "INSERT OR REPLACE INTO fan_out (message_id, came_on, work) VALUES (?, ?, ?)";
+    LOG_POSITION = "INSERT INTO fan_out_position (message_id, position) VALUES (?1, ?2)
+        ON CONFLICT DO UPDATE SET position = ?2";
+    FORGET_FAN_OUTS = "DELETE FROM fan_out WHERE message_id <= ?";
+    LAST_FAN_OUT = "SELECT max(message_id) FROM fan_out";
+    FORGET_POSITION = "DELETE FROM fan_out_position WHERE message_id = ?";
+    FORGET_POSITIONS = "DELETE FROM fan_out_position WHERE message_id <= ?";
+    FAN_OUTS may scan "reads the whole log, at start" = "SELECT
+        f.message_id, f.came_on, f.work, p.position FROM fan_out f
+        LEFT JOIN fan_out_position p ON p.message_id = f.message_id ORDER BY f.message_id";
     UNPUBLISHED may scan "reads the whole log, at start" = "SELECT
         message_id, came_on, purpose, topic, status, payload, properties
         FROM delivery ORDER BY message_id, number";
@@ -49,11 +59,38 @@ impl DeliveryLog for SqliteStore {
         Ok(())
     }
 
+    fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], text: &str) -> Result<(), StoreError> {
+        let progress = &mut self.progress;
+        progress.last_fan_out = progress.last_fan_out.max(Some(id));
+        if progress.forgotten >= Some(id) {
+            // It came again.
+            progress.forgotten = None;
+        }
+        let id = id.to_string();
+        self.connection
+            .execute(&LOG_FAN_OUT, params![id, came_on, text])?;
+        // One that came again begins anew.
+        self.connection.execute(&FORGET_POSITION, [id])?;
+        Ok(())
+    }
+
+    fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError> {
+        let position = i64::try_from(position).unwrap_or(i64::MAX);
+        let params = params![id.to_string(), position];
+        self.connection.execute(&LOG_POSITION, params)?;
+        Ok(())
+    }
+
     fn published(&mut self, up_to: MessageId) -> Result<(), StoreError> {
         let progress = &mut self.progress;
         progress.finished = progress.finished.max(Some(up_to));
         if progress.forgotten < Some(up_to) {
-            self.connection.execute(&FORGET, [up_to.to_string()])?;
+            let id = up_to.to_string();
+            self.connection.execute(&FORGET, [&id])?;
+            if progress.last_fan_out > progress.forgotten {
+                self.connection.execute(&FORGET_FAN_OUTS, [&id])?;
+                self.connection.execute(&FORGET_POSITIONS, [&id])?;
+            }
             progress.forgotten = Some(up_to);
         }
         Ok(())
@@ -74,17 +111,60 @@ impl DeliveryLog for SqliteStore {
                     id,
                     came_on: Bytes::from(row.get::<_, Option<Vec<u8>>>(1)?.unwrap_or_default()),
                     publishes: vec![],
+                    fan_out: None,
                 });
             }
             let publish = self.read_publish(id, row)?;
             let message = messages.last_mut().expect("one was just pushed");
             message.publishes.extend(publish);
         }
+        self.add_fan_outs(&mut messages)?;
         Ok(messages)
     }
 }
 
+/// The last message with a fan-out in the log.
+pub(super) fn last_fan_out(connection: &Connection) -> Result<Option<MessageId>, StoreError> {
+    let last: Option<String> = connection.row(&LAST_FAN_OUT, [], |row| row.get(0))?;
+    Ok(last.and_then(|id| MessageId::parse(&id)))
+}
+
 impl SqliteStore {
+    /// Adds the fan-outs to the messages that have publishes, and messages that have none.
+    fn add_fan_outs(&self, messages: &mut Vec<LoggedMessage>) -> Result<(), StoreError> {
+        let fan_outs = self.connection.rows(&FAN_OUTS, [], |row| {
+            let position = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
+            let fan_out = LoggedFanOut {
+                text: row.get(2)?,
+                position: usize::try_from(position).unwrap_or(0),
+            };
+            Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, fan_out))
+        })?;
+        for (text, came_on, fan_out) in fan_outs {
+            let Some(id) = MessageId::parse(&text) else {
+                error!(id = %text, "the delivery log holds an id that is none: it is left out");
+                continue;
+            };
+            let at = match messages.binary_search_by_key(&id, |message| message.id) {
+                Ok(at) => at,
+                Err(at) => {
+                    messages.insert(
+                        at,
+                        LoggedMessage {
+                            id,
+                            came_on: came_on.into(),
+                            publishes: vec![],
+                            fan_out: None,
+                        },
+                    );
+                    at
+                }
+            };
+            messages[at].fan_out = Some(fan_out);
+        }
+        Ok(())
+    }
+
     /// A publish as it was logged; `None` if it cannot be made any more.
     fn read_publish(
         &self,

@@ -103,6 +103,8 @@ struct Progress {
     finished: Option<MessageId>,
     /// Up to which message the delivery log has forgotten everything.
     forgotten: Option<MessageId>,
+    /// The last message with a fan-out in the delivery log, as far as this process knows.
+    last_fan_out: Option<MessageId>,
 }
 
 impl SqliteStore {
@@ -150,6 +152,7 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let newest = connection.find(&NEWEST, [], |row| row.get(0))?;
         let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
+        let last_fan_out = delivery_log::last_fan_out(&connection)?;
         Ok(Self {
             connection,
             // No version is negative: the first transaction finds the cache out of date.
@@ -160,6 +163,7 @@ impl SqliteStore {
             changes: 0,
             progress: Progress {
                 acknowledged: MessageId::parse(&acknowledged),
+                last_fan_out,
                 ..Progress::default()
             },
             sweep: Sweep::default(),

@@ -33,6 +33,7 @@ contract! { Sqlite:
     delivery_log {
         what_is_logged_is_given_back_after_a_restart_until_it_is_published
         what_the_log_forgot_in_vain_it_forgets_again
+        a_fan_out_is_given_back_with_its_position
     }
     messages {
         what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came
