@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connector::LiveConnection;
 use super::link::{Link, observer_ended, renewed};
@@ -82,6 +82,8 @@ pub(super) struct SessionLink {
     read_ahead: Arc<Semaphore>,
     /// The number of the present connection, or of the last one.
     connection: u64,
+    /// Whether the last connection ended by our DISCONNECT.
+    left_in_order: bool,
 }
 
 impl SessionLink {
@@ -100,12 +102,13 @@ impl SessionLink {
             publishers_may_start,
             read_ahead: Arc::new(Semaphore::new(KIB_READ_AHEAD)),
             connection: 0,
+            left_in_order: false,
         }
     }
 
     /// Connects again and again, until the observer stops.
     pub(super) async fn run(mut self) {
-        while let Some(attempt) = self.link.attempt().await {
+        while let Some(attempt) = self.take_up().await {
             let (error, lived) = match attempt {
                 Err(error) => (self.with_websocket_hint(error), None),
                 Ok(live) => {
@@ -121,6 +124,25 @@ impl SessionLink {
             if reported.is_err() || self.link.pause(&error, lived).await.is_break() {
                 return;
             }
+        }
+    }
+
+    /// Connects. There is no result if the link is to stop.
+    ///
+    /// Where the broker still holds the connection before, it hands over newer messages first, and
+    /// only then what was not acknowledged there: seen on RabbitMQ 3.10.8 and 4.0.5, after a host
+    /// had vanished. So a session that may still be held is taken, left in order, which gives
+    /// everything back, and taken up again.
+    async fn take_up(&self) -> Option<Result<LiveConnection, LinkError>> {
+        match self.link.attempt().await {
+            Some(Ok(live)) if live.connected.session_present && !self.left_in_order => {
+                debug!("the session is left and taken up again, so that messages keep their order");
+                // If that fails, the next attempt says so.
+                let _ = live.client.disconnect();
+                live.connection.close().await;
+                self.link.attempt().await
+            }
+            attempt => attempt,
         }
     }
 
@@ -143,11 +165,15 @@ impl SessionLink {
         };
         match ended {
             Ok(()) => {
+                self.left_in_order = true;
                 let is_stopping = self.link.stop.is_cancelled();
                 connection.close().await;
                 (!is_stopping).then(renewed)
             }
-            Err(error) => Some(self.explain(error, connected.protocol)),
+            Err(error) => {
+                self.left_in_order = false;
+                Some(self.explain(error, connected.protocol))
+            }
         }
     }
 

@@ -15,8 +15,7 @@ use crate::wire::{Message, publish_packet};
 impl Script {
     /// Accepts the connections of an observer that has been here before.
     fn connected_again(&self) -> (Peer, Peer) {
-        let mut session = self.session();
-        session.connack(true);
+        let mut session = self.session_kept();
         session.suback();
         let mut lane = self.lane();
         lane.connack(false);

@@ -25,8 +25,7 @@ fn an_ack_never_goes_out_on_another_connection_than_its_message_came_on() {
         .collect();
     session.wire.send(&four).unwrap();
     drop(session);
-    let mut session = script.session();
-    session.connack(true);
+    let mut session = script.session_kept();
     session.suback();
     // Messages read from the first connection are forwarded. Nothing has been delivered on this one
     // yet, so nothing is acknowledged.
@@ -70,8 +69,7 @@ fn a_message_whose_ack_was_lost_is_forwarded_again_under_its_message_id() {
     assert_eq!(session.ack(), 1);
     // The broker never sees that ack.
     drop(session);
-    let mut session = script.session();
-    session.connack(true);
+    let mut session = script.session_kept();
     session.suback();
     bytes[0] |= 0x08;
     session.wire.send(&bytes).unwrap();
@@ -350,8 +348,7 @@ fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again
     let (session, mut lane) = script.up();
     ready(200);
     drop(session);
-    let mut session = script.session();
-    session.connack(true);
+    let mut session = script.session_kept();
     let (_, body) = session.next();
     let mut codes = vec![1; count_filters(&body[2..])];
     codes[0] = 0x80;
@@ -364,8 +361,7 @@ fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again
     });
     assert!(why.contains("session: subscription to "), "{why}");
     // A refused subscription is retried slowly.
-    let mut session = script.session();
-    session.connack(true);
+    let mut session = script.session_kept();
     session.suback();
     std::thread::spawn(move || {
         while let Ok(Some((first, body))) = lane.wire.read_packet(PATIENCE * 2) {
@@ -456,8 +452,7 @@ fn a_session_closed_again_and_again_without_a_word_looks_like_a_takeover() {
     let mut sessions = 0;
     while !told() {
         assert!(sessions < 20, "{}", observer.log());
-        let mut session = script.session();
-        session.connack(true);
+        let mut session = script.session_kept();
         session.suback();
         sessions += 1;
         observer.wait_log_times("subscribed", sessions);

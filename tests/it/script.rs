@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::bed::{Observer, PATIENCE};
 use crate::load::Path;
-use crate::wire::{CONNACK, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet};
+use crate::wire::{
+    CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet,
+};
 
 /// How long to wait for something that should not come.
 pub(crate) const GLIMPSE: Duration = Duration::from_millis(600);
@@ -73,6 +75,17 @@ impl Script {
         self.sessions
             .recv_timeout(PATIENCE)
             .expect("the session does not connect")
+    }
+
+    /// Accepts an observer that finds its session: it leaves the session, and takes it up again.
+    pub(crate) fn session_kept(&self) -> Peer {
+        let mut first = self.session();
+        first.connack(true);
+        assert_eq!(first.next().0, DISCONNECT);
+        drop(first);
+        let mut session = self.session();
+        session.connack(true);
+        session
     }
 
     pub(crate) fn lane(&self) -> Peer {
