@@ -294,6 +294,7 @@ impl Observer {
                 false => None,
             };
             self.journal.finished(&finished, address.as_ref(), now);
+            self.inbound.handle_finished(&finished.message.received);
         }
         self.publish_trace();
     }

@@ -179,8 +179,15 @@ impl Inbound {
             }
         };
         let policy = &self.router.policy;
-        let charged = match address.filter(|_| policy.limits_rates()) {
-            Some(address) => self.limits.charge(&address, policy, now.instant),
+        let charged = match address {
+            Some(address) => {
+                let share = self.limits.begin_fetch(&address);
+                let rate = match policy.limits_rates() {
+                    true => self.limits.charge(&address, policy, now.instant),
+                    false => Ok(()),
+                };
+                rate.and(share)
+            }
             None => Ok(()),
         };
         let pending = PendingMessage {
@@ -223,6 +230,15 @@ impl Inbound {
                 ..Refusal::RateLimited.into()
             };
             self.refuse(pending, refused, ledger, journal, now);
+        }
+    }
+
+    /// Everything of a message is done.
+    pub(super) fn handle_finished(&mut self, received: &Received) {
+        if self.limits.counts_fetches()
+            && let Some(address) = self.router.address(received)
+        {
+            self.limits.end_fetch(&address);
         }
     }
 

@@ -3,6 +3,8 @@
 //! Owns where a sender's rate is charged: [`SenderLimits::charge`], before a request is read any
 //! further than its topic. Leaves the arithmetic to [`token_bucket`](crate::rules::token_bucket).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
@@ -13,6 +15,9 @@ use crate::rules::token_bucket::{Limiter, Rate};
 
 /// How many senders' buckets are remembered, which takes about 10 MB.
 const SENDERS: usize = 100_000;
+/// Fetches of one user that are under way or wait. More at a time are refused: whatever a user asks
+/// for, others do not wait for it.
+const FETCHES: u32 = 10;
 /// How often one sender is told about refusals, by notices and the dead letters with them.
 const ANSWERS: Rate = Rate {
     burst: NonZeroU32::new(100).expect("not zero"),
@@ -32,6 +37,8 @@ pub struct SenderLimits {
     messages: Limiter,
     automatic: Limiter,
     answers: Limiter,
+    /// How many fetches of each user are not finished, those that are refused among them.
+    fetches: HashMap<String, u32>,
 }
 
 impl Default for SenderLimits {
@@ -40,6 +47,7 @@ impl Default for SenderLimits {
             messages: Limiter::new(SENDERS),
             automatic: Limiter::new(SENDERS),
             answers: Limiter::new(SENDERS),
+            fetches: HashMap::new(),
         }
     }
 }
@@ -78,6 +86,42 @@ impl SenderLimits {
             retry_after: Some(wait),
             ..Refusal::RateLimited.into()
         })
+    }
+
+    /// Counts a fetch, until [`SenderLimits::end_fetch`]. Other requests are not counted.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`], if too many of this user's fetches are not finished.
+    pub fn begin_fetch(&mut self, address: &Address<'_>) -> Result<(), Refused> {
+        if !matches!(address, Address::Fetch { .. }) {
+            return Ok(());
+        }
+        let count = self.fetches.entry(key(address)).or_default();
+        *count += 1;
+        if *count <= FETCHES {
+            return Ok(());
+        }
+        Err(Refused {
+            detail: Some("too many fetches of this user wait".into()),
+            ..Refusal::RateLimited.into()
+        })
+    }
+
+    /// A request is finished, or refused.
+    pub fn end_fetch(&mut self, address: &Address<'_>) {
+        if let Address::Fetch { .. } = address
+            && let Entry::Occupied(mut count) = self.fetches.entry(key(address))
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// Whether any fetch is not finished.
+    pub fn counts_fetches(&self) -> bool {
+        !self.fetches.is_empty()
     }
 
     /// Whether a sender may be told about one more refusal. Requests whose topic names no sender

@@ -148,3 +148,63 @@ fn a_group_message_is_acknowledged_at_once_and_goes_on_after_a_kill_where_it_was
     // The first step at least is known to be confirmed.
     assert!(again <= 200 - 32, "{again} copies came twice");
 }
+
+fn fetch(session: &mut Peer, packet_id: u16) {
+    let packet = publish_packet(
+        b"apps/a/users/bob/inbox/fetch",
+        br#"{"limit":100}"#,
+        Some(packet_id),
+        false,
+    );
+    session.wire.send(&packet).unwrap();
+}
+
+/// Fetches go out one after another for each user; more than a few are refused, and nobody waits
+/// for them.
+#[test]
+fn a_user_who_fetches_again_and_again_stops_nobody() {
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    let mut bulk = script.bulk();
+    for n in 1..=40 {
+        write(&mut session, n, r#"{"text":"hi"}"#);
+        assert_eq!(session.ack(), n);
+        for _ in 0..2 {
+            let copy = lane.publish();
+            lane.confirm(&copy);
+        }
+    }
+    for n in 41..=60 {
+        fetch(&mut session, n);
+    }
+    for n in 41..=60 {
+        assert_eq!(session.ack(), n);
+    }
+    for _ in 0..10 {
+        let notice = lane.publish();
+        assert_eq!(notice.json()["reason"], "rate-limited", "{notice:?}");
+        lane.confirm(&notice);
+    }
+    // The broker has confirmed no page, and yet Alice's message passes.
+    write(&mut session, 61, r#"{"text":"hi"}"#);
+    assert_eq!(session.ack(), 61);
+    assert!(lane.publish().topic().ends_with("/clientadded"));
+    assert!(lane.publish().topic().ends_with("/clientadded"));
+    // Each of ten fetches brings forty messages, and a word at the end.
+    for _ in 0..10 {
+        for _ in 0..40 {
+            let copy = bulk.publish();
+            bulk.confirm(&copy);
+            assert_eq!(copy.json()["__history"], true, "{copy:?}");
+        }
+        let end = bulk.publish();
+        bulk.confirm(&end);
+        assert!(end.json().get("__history").is_none(), "{end:?}");
+    }
+    bulk.says_nothing();
+    // Then there is room for another.
+    fetch(&mut session, 62);
+    assert_eq!(session.ack(), 62);
+    assert_eq!(bulk.publish().json()["__history"], true);
+}
