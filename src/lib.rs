@@ -17,14 +17,17 @@
 //!    [`FactSource`], and makes its [`Plan`]: publishes, writes, events, and a [`FanOut`] for what
 //!    goes out in steps.
 //! 6. **Store.** [`Persistence::apply`] writes what the plan says, and queues its webhook events;
-//!    [`Store::commit`] makes the batch durable. Nothing is published before that.
-//! 7. **Publish queues.** [`Observer::handle_decided`] adds the publishes to the ledger
-//!    ([`Ledger::add`]). [`Publishers::publish`] hands them to the publishing connections, in
-//!    order.
-//! 8. **Confirmation.** The broker's PUBACK comes back through [`Publishers::handle`] to
-//!    [`Ledger::handle_confirmed`].
-//! 9. **Ack.** When everything made of the message is confirmed, and every earlier message too,
-//!    the ledger releases its ack, and [`Session::acknowledge`] sends it.
+//!    [`DeliveryLog::log`] writes down what is to be published; [`Store::commit`] makes the batch
+//!    durable. Nothing is published or acknowledged before that.
+//! 7. **Ack.** [`Observer::handle_decided`] adds the publishes to the ledger ([`Ledger::add`]). A
+//!    message whose publishes are logged is acknowledged in its turn ([`Ledger::logged`],
+//!    [`Session::acknowledge`]); without a store it waits for step 9.
+//! 8. **Publish queues.** [`Publishers::publish`] hands the publishes to the publishing
+//!    connections, in order.
+//! 9. **Confirmation.** The broker's PUBACK comes back through [`Publishers::handle`] to
+//!    [`Ledger::handle_confirmed`]. What is confirmed up to some message, the log forgets with the
+//!    next batch ([`Ledger::published_up_to`], [`DeliveryLog::published`]). A restart publishes
+//!    what the log still holds.
 //!
 //! # The layers
 //!
@@ -71,7 +74,11 @@
 //! [`Plan`]: rules::plan::Plan
 //! [`FanOut`]: rules::fan_out::FanOut
 //! [`Persistence::apply`]: observer::processor::Persistence::apply
+//! [`DeliveryLog::log`]: store::DeliveryLog::log
+//! [`DeliveryLog::published`]: store::DeliveryLog::published
 //! [`Store::commit`]: store::Store::commit
+//! [`Ledger::logged`]: delivery::ledger::Ledger::logged
+//! [`Ledger::published_up_to`]: delivery::ledger::Ledger::published_up_to
 //! [`Publishers::publish`]: observer::publishers::Publishers::publish
 //! [`Publishers::handle`]: observer::publishers::Publishers::handle
 //! [`Session::acknowledge`]: observer::session::Session::acknowledge

@@ -96,7 +96,7 @@ pub async fn run(
     };
     let drain = setup.drain_timeout;
     let observer = parts.into_observer(setup)?;
-    observer.run(inputs, ready, drain).await
+    Box::pin(observer.run(inputs, ready, drain)).await
 }
 
 /// The parts that an observer is put together from.
