@@ -398,3 +398,69 @@ fn slice(users: &Users, from: usize) -> (&[Box<str>], Option<usize>) {
     let to = (from + STEP).min(all.len());
     (&all[from.min(to)..to], (to < all.len()).then_some(to))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::address::Address;
+    use crate::rules::test_support::router;
+
+    fn topics(fan_out: &FanOut) -> Vec<String> {
+        let step = fan_out.step(&router().layouts, None);
+        let topics = step.publishes.iter();
+        topics.map(|publish| publish.topic.to_string()).collect()
+    }
+
+    #[test]
+    fn a_group_message_goes_on_from_the_log_where_it_was() {
+        let app = AppId::parse("a").unwrap();
+        let layouts = router().layouts;
+        let topic = "apps/a/users/alice/messages/group-1/outgoing";
+        let Ok(Address::Outgoing(outgoing)) = layouts.parse(topic) else {
+            panic!("a message")
+        };
+        let message = GroupMessage {
+            group: outgoing.recipient,
+            message_id: "m1",
+            inbox: outgoing.layout.inbox(),
+            payload: Bytes::from_static("{\"text\":\"h\u{e4}\"}".as_bytes()),
+            listing: Listing::Unlisted,
+            written_at: UnixMillis::new(7),
+            raises_events: true,
+        };
+        let members: Users = (0..40)
+            .map(|n| format!("m{n:02}").into_boxed_str())
+            .collect();
+        let left_out = [Box::from("m33")].into_iter().collect();
+        let whole = FanOut::copies(app, message, members, left_out);
+        let text = whole.to_log().expect("it can be logged");
+        assert_eq!(whole.position(), 0);
+        let again = FanOut::from_log(&text, 0).unwrap();
+        assert_eq!(
+            (again.to_log(), again.queue()),
+            (Some(text.clone()), whole.queue())
+        );
+        assert_eq!(topics(&again), topics(&whole));
+        let rest = whole.step(&router().layouts, None).rest.expect("two steps");
+        let resumed = FanOut::from_log(&text, rest.position()).unwrap();
+        assert_eq!(topics(&resumed), topics(&rest));
+        let payloads = |fan_out: &FanOut| {
+            let step = fan_out.step(&router().layouts, None);
+            step.publishes[0].payload.clone()
+        };
+        assert_eq!(payloads(&resumed), payloads(&rest));
+        assert!(FanOut::from_log("{}", 0).is_err());
+    }
+
+    #[test]
+    fn a_fetch_begins_anew_and_what_a_user_missed_is_not_logged() {
+        let (app, user) = (AppId::parse("a").unwrap(), UserId::parse("bob").unwrap());
+        let range = Range { after: 3, last: 9 };
+        let fetch = Fetch::parse(br#"{"limit":5}"#).unwrap();
+        let whole = FanOut::fetch(app, user, range, &fetch);
+        let again = FanOut::from_log(&whole.to_log().unwrap(), 7).unwrap();
+        let (_, of, query) = again.query().expect("a page is needed");
+        assert_eq!((of, query.after, query.last), (user, 3, 9));
+        assert_eq!(FanOut::missed(app, user, range).to_log(), None);
+    }
+}

@@ -117,3 +117,29 @@ impl FanOuts {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is unconfirmed is among the copies made last.
+        #[test]
+        fn no_position_is_confirmed_while_a_copy_before_it_may_not_be(
+            steps in prop::collection::vec(0..=32_usize, 0..60)
+        ) {
+            let mut confirmed = Confirmed::default();
+            let mut position = 0;
+            for (n, copies) in steps.iter().enumerate() {
+                if let Some(moved) = confirmed.step(n, *copies) {
+                    prop_assert!(moved > position);
+                    position = moved;
+                }
+                let made_since: usize = steps[position..=n].iter().sum();
+                prop_assert!(position == 0 || made_since >= BULK_UNCONFIRMED);
+            }
+        }
+    }
+}
