@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
 use crate::load::{Load, Path, Plan, users};
+use crate::relay::Relay;
 use crate::wire::Wire;
 
 /// 4,000 messages, of which a quarter may be sent at first.
@@ -107,6 +108,48 @@ fn a_broker_restart_loses_nothing_on_rabbitmq4() {
 #[test]
 fn a_broker_restart_loses_nothing_on_mosquitto() {
     a_broker_restart_loses_nothing(Broker::Mosquitto);
+}
+
+/// The observer's host vanishes, and it starts elsewhere at once. The broker still holds the old
+/// connection, with messages that nobody will acknowledge there, and more wait behind them.
+fn a_vanished_host_loses_nothing(broker: Broker) {
+    let _exclusive = broker.exclusive();
+    let app = fresh_app();
+    let relay = Relay::to(broker.port("MQTT"));
+    let url = relay.url();
+    let args = ["--broker", &url, "--username", "observer", "--app", &app];
+    let mut observer = Observer::prepare(&args);
+    observer.restart();
+    let load = load(broker, &app);
+    load.wait_arrived(load.expected() / 5);
+    observer.freeze();
+    load.wait_under_way(UNDER_WAY);
+    relay.vanish();
+    observer.kill();
+    load.allow(load.expected());
+    observer.restart();
+    let expected = load.expected();
+    let account = load.finish();
+    println!(
+        "{broker:?}: {} arrived though the host vanished, {} of them twice",
+        account.arrived, account.duplicates
+    );
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+}
+
+#[test]
+fn a_vanished_host_loses_nothing_on_rabbitmq3() {
+    a_vanished_host_loses_nothing(Broker::Rabbit3);
+}
+
+#[test]
+fn a_vanished_host_loses_nothing_on_rabbitmq4() {
+    a_vanished_host_loses_nothing(Broker::Rabbit4);
+}
+
+#[test]
+fn a_vanished_host_loses_nothing_on_mosquitto() {
+    a_vanished_host_loses_nothing(Broker::Mosquitto);
 }
 
 /// SIGTERM under load: messages under way are finished; the broker keeps the rest, which is

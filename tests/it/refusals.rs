@@ -343,8 +343,10 @@ fn refusals_are_not_answered_without_end() {
     let limited = "observer_messages_refused_total{reason=\"rate-limited\"} 499\n";
     wait_for("499 refusals", || {
         let (_, metrics) = crate::http::get(port, "/metrics")?;
-        let done = metrics.contains(limited) && metrics.contains("observer_inflight_messages 0\n");
-        done.then_some(())
+        let idle = ["messages", "publishes"]
+            .iter()
+            .all(|what| metrics.contains(&format!("observer_inflight_{what} 0\n")));
+        (idle && metrics.contains(limited)).then_some(())
     });
     let most = 100 + usize::try_from(begin.elapsed().as_secs() + 1).unwrap();
     // These come last.

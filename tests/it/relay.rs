@@ -1,7 +1,8 @@
 //! A relay between an observer and a broker that can hold back what the broker confirms.
 //!
 //! While it holds, copies still reach their recipients and messages still reach the observer, but
-//! no confirmation of a publish does: a message that is forwarded meanwhile stays unacknowledged.
+//! no confirmation of a publish does. It can also let the observer's host vanish: the broker keeps
+//! connections of which nothing is heard any more.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,6 +16,10 @@ struct State {
     holds: bool,
     /// Connections that are open.
     open: usize,
+    /// Connections so far.
+    opened: usize,
+    /// Of these connections, in order, nothing is heard any more.
+    vanished: usize,
 }
 
 type Shared = Arc<(Mutex<State>, Condvar)>;
@@ -55,6 +60,12 @@ impl Relay {
         self.shared.1.notify_all();
     }
 
+    /// Neither side hears any more of the connections so far, and neither is told.
+    pub(crate) fn vanish(&self) {
+        let mut state = self.shared.0.lock().unwrap();
+        state.vanished = state.opened;
+    }
+
     /// Waits until the observer's connections are closed on the broker's side, too.
     pub(crate) fn wait_closed(&self) {
         wait_for("the end of all connections", || {
@@ -68,7 +79,13 @@ fn carry(mut observer: TcpStream, broker_port: u16, shared: &Shared) {
     let mut broker = TcpStream::connect(("127.0.0.1", broker_port)).unwrap();
     observer.set_nodelay(true).unwrap();
     broker.set_nodelay(true).unwrap();
-    shared.0.lock().unwrap().open += 1;
+    let number = {
+        let mut state = shared.0.lock().unwrap();
+        state.open += 1;
+        state.opened += 1;
+        state.opened
+    };
+    let has_vanished = || shared.0.lock().unwrap().vanished >= number;
     // The CONNECT comes first, and is short: its client identifier says what it is for.
     let mut chunk = vec![0; 65_536];
     let length = observer.read(&mut chunk).unwrap_or(0);
@@ -76,11 +93,20 @@ fn carry(mut observer: TcpStream, broker_port: u16, shared: &Shared) {
     if broker.write_all(&chunk[..length]).is_ok() {
         let (from, to) = (broker.try_clone().unwrap(), observer.try_clone().unwrap());
         let back = shared.clone();
-        let answers = std::thread::spawn(move || answer(from, to, publishes, &back));
-        let _ = std::io::copy(&mut observer, &mut broker);
+        let answers = std::thread::spawn(move || answer(from, to, (number, publishes), &back));
+        while let Ok(length) = observer.read(&mut chunk)
+            && length > 0
+            && !has_vanished()
+            && broker.write_all(&chunk[..length]).is_ok()
+        {}
+        shared.0.lock().unwrap().open -= 1;
+        if has_vanished() {
+            // Open on the broker's side until it closes, or the test ends.
+            let _ = answers.join();
+            return;
+        }
         let _ = broker.shutdown(Shutdown::Both);
         let _ = observer.shutdown(Shutdown::Both);
-        shared.0.lock().unwrap().open -= 1;
         // It may wait for its release.
         let _ = answers.join();
     } else {
@@ -89,7 +115,12 @@ fn carry(mut observer: TcpStream, broker_port: u16, shared: &Shared) {
 }
 
 /// What the broker says, held back if that is asked for and the connection publishes.
-fn answer(mut from: TcpStream, mut to: TcpStream, publishes: bool, shared: &Shared) {
+fn answer(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    (number, publishes): (usize, bool),
+    shared: &Shared,
+) {
     let mut chunk = vec![0; 65_536];
     while let Ok(length) = from.read(&mut chunk)
         && length > 0
@@ -103,7 +134,10 @@ fn answer(mut from: TcpStream, mut to: TcpStream, publishes: bool, shared: &Shar
             state = wait.unwrap().0;
         }
         // Written under the lock: once `hold` returns, nothing is on its way any more.
-        let written = to.write_all(&chunk[..length]);
+        let written = match state.vanished >= number {
+            true => Ok(()),
+            false => to.write_all(&chunk[..length]),
+        };
         drop(state);
         if written.is_err() {
             break;
