@@ -64,6 +64,8 @@ pub enum SessionEvent {
         /// The number of the connection.
         connection: u64,
     },
+    /// The broker has closed after our DISCONNECT: it has every ack that was sent before.
+    AcksArrived,
     /// A message, and its share of what may be read ahead.
     Message(Delivery, OwnedSemaphorePermit),
     /// Disconnected, or not connected yet.
@@ -167,7 +169,11 @@ impl SessionLink {
             Ok(()) => {
                 self.left_in_order = true;
                 let is_stopping = self.link.stop.is_cancelled();
-                connection.close().await;
+                if connection.close().await
+                    && let Err(error) = self.report(SessionEvent::AcksArrived).await
+                {
+                    return Some(error);
+                }
                 (!is_stopping).then(renewed)
             }
             Err(error) => {

@@ -174,7 +174,7 @@ impl Ledger {
         Self {
             entries: Slab::with_capacity(window),
             arrived: VecDeque::with_capacity(window),
-            redeliveries: Redeliveries::default(),
+            redeliveries: Redeliveries::new(window),
             unpublished: BTreeMap::new(),
             newest: None,
             queues: PublishQueues::new(publishers),
@@ -360,6 +360,18 @@ impl Ledger {
             let open = self.redeliveries.expect_nothing();
             self.detach(open);
         }
+    }
+
+    /// To be called at intervals in each of which the broker has answered a ping: it has the acks
+    /// that were sent before the last call, so those messages cannot come again.
+    pub fn age_acknowledged(&mut self) {
+        self.redeliveries.age();
+    }
+
+    /// The broker has closed the session's connection after our DISCONNECT: it has every ack that
+    /// was sent, so none of those messages comes again.
+    pub fn handle_acks_arrived(&mut self) {
+        self.redeliveries.forget_acknowledged();
     }
 
     /// The session's connection is gone: no ack of it may be sent any more, and what was not

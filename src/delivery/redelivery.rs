@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 
 use crate::protocol::message_id::MessageId;
 
-/// How many messages are remembered in case they come again: one for each packet identifier.
-const REMEMBERED: usize = 65_535;
+/// How many messages are remembered in case they come again, at least: a broker has no more than
+/// its window unacknowledged, and its window is hardly larger than twice ours, or than this.
+const REMEMBERED: usize = 1_024;
 
 /// A message that may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +40,51 @@ struct Expected {
 }
 
 /// The messages that may come again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Redeliveries {
-    /// Acknowledged on the present connection. When it ends, the broker may not have seen the acks.
+    /// The most messages that are remembered.
+    most: usize,
+    /// Acknowledged on the present connection, but for those whose acks have surely arrived. When
+    /// the connection ends, the broker may not have seen the acks.
     acknowledged: VecDeque<(u64, MessageId)>,
+    /// How many of them, the oldest, were acknowledged before the last call of
+    /// [`Redeliveries::age`].
+    old: usize,
     /// From earlier connections, in the order the broker delivered them before. A broker sends
     /// redeliveries before anything else, so the first message that is not in the list ends it.
     expected: VecDeque<Expected>,
 }
 
 impl Redeliveries {
+    /// For a session with this window.
+    pub(super) fn new(window: usize) -> Self {
+        Self {
+            most: REMEMBERED.max(2 * window),
+            acknowledged: VecDeque::new(),
+            old: 0,
+            expected: VecDeque::new(),
+        }
+    }
+
+    /// Forgets what was acknowledged before the last call: since then the broker has answered a
+    /// ping on this connection, so it has those acks.
+    pub(super) fn age(&mut self) {
+        self.acknowledged.drain(..self.old);
+        self.old = self.acknowledged.len();
+    }
+
+    /// The broker has every ack that was sent, on this connection and before.
+    pub(super) fn forget_acknowledged(&mut self) {
+        self.acknowledged.clear();
+        self.old = 0;
+        let is_open = |expected: &Expected| matches!(expected.earlier, Earlier::Open(_));
+        self.expected.retain(is_open);
+    }
+
     /// Expects what an earlier process received and may not have acknowledged, in the order it
     /// came.
     pub(super) fn expect(&mut self, unacknowledged: &[(u64, MessageId)]) {
-        let from = unacknowledged.len().saturating_sub(REMEMBERED);
+        let from = unacknowledged.len().saturating_sub(self.most);
         let expected = unacknowledged[from..].iter().map(|&(fingerprint, id)| {
             let earlier = Earlier::Acknowledged(id);
             Expected {
@@ -65,8 +97,9 @@ impl Redeliveries {
 
     /// Remembers a message whose ack is handed to the connection.
     pub(super) fn remember(&mut self, fingerprint: u64, id: MessageId) {
-        if self.acknowledged.len() == REMEMBERED {
+        if self.acknowledged.len() == self.most {
             self.acknowledged.pop_front();
+            self.old = self.old.saturating_sub(1);
         }
         self.acknowledged.push_back((fingerprint, id));
     }
@@ -121,6 +154,7 @@ impl Redeliveries {
     /// The connection is gone. What was acknowledged on it may come again, and `arrived`, with its
     /// fingerprints, surely does. Returns entries for which there is no room in the list.
     pub(super) fn handle_session_lost(&mut self, arrived: Vec<(u64, usize)>) -> Vec<usize> {
+        self.old = 0;
         let acknowledged = self
             .acknowledged
             .drain(..)
@@ -138,7 +172,7 @@ impl Redeliveries {
         // What an earlier loss left in the list comes behind: redelivery is in order.
         expected.append(&mut self.expected);
         // The bound matters if connections end again and again before redelivery is complete.
-        let surplus = expected.split_off(expected.len().min(REMEMBERED));
+        let surplus = expected.split_off(expected.len().min(self.most));
         self.expected = expected;
         open_entries(surplus)
     }

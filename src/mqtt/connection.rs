@@ -109,14 +109,22 @@ impl Connection {
         }
     }
 
-    /// Reads on after our DISCONNECT until the broker closes, for a second at most.
+    /// Reads on after our DISCONNECT until the broker closes, for a second at most. Returns whether
+    /// it has: then it has read everything that was sent.
     ///
     /// The system resets a socket that is closed with unread bytes, and then the broker loses what
     /// it has not read yet, acks among it (seen on Mosquitto under load).
-    pub async fn close(mut self) {
-        let closing = async { while self.next().await.is_ok() {} };
+    pub async fn close(mut self) -> bool {
+        let closing = async {
+            loop {
+                if let Err(error) = self.next().await {
+                    return error.cause == Cause::Closed;
+                }
+            }
+        };
         // A broker that does not close in time is left behind.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        closed.unwrap_or(false)
     }
 
     /// Takes what was read together with the failure. Confirmations count. Messages do not: the

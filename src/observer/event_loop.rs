@@ -198,6 +198,9 @@ impl Observer {
         if self.session.is_up() {
             self.processing.tick(&self.ledger);
         }
+        if self.session.poll_pinged(now.instant) {
+            self.ledger.age_acknowledged();
+        }
     }
 
     /// Takes what the session's connection reports.
@@ -214,7 +217,7 @@ impl Observer {
                 self.reporter.handle_session_up(now.instant);
                 let ledger = &mut self.ledger;
                 self.session
-                    .handle_up(connection, client, connected, ledger);
+                    .handle_up(connection, client, connected, ledger, now.instant);
             }
             SessionEvent::Subscribed { connection } => {
                 self.session.handle_subscribed(connection);
@@ -225,6 +228,7 @@ impl Observer {
                     self.processing.handle_session_lost();
                 }
             }
+            SessionEvent::AcksArrived => self.ledger.handle_acks_arrived(),
             SessionEvent::Down(error) => {
                 self.session.handle_lost(&mut self.ledger);
                 self.processing.handle_session_lost();

@@ -19,6 +19,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long that message may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Keep-alives after which a connection that lives has seen the answer to a ping: one until the
+/// ping, one for the answer (rumqttc gives the connection up then), and one for the timers.
+const PINGS: u32 = 3;
+
 const LOOPBACK_FAILED: &str =
     "the session is subscribed, but what the observer sends to itself does not come back";
 
@@ -50,6 +54,10 @@ struct Connection {
     connected: Connected,
     subscribed: bool,
     loopback: Loopback,
+    /// How often pings are sent; zero for never.
+    keep_alive: Duration,
+    /// Since when [`PINGS`] keep-alives are counted.
+    pinged: Instant,
 }
 
 /// The session, connected or not.
@@ -57,17 +65,36 @@ pub(crate) struct Session {
     connection: Option<Connection>,
     /// What the broker is asked to keep.
     asked: mqtt::Session,
+    /// Whether the broker should have kept a session from before the first connection.
+    had_session: bool,
+    keep_alive: Duration,
     health: Health,
     metrics: Metrics,
 }
 
 impl Session {
-    pub(super) fn new(asked: mqtt::Session, health: Health, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        asked: mqtt::Session,
+        keep_alive: Duration,
+        health: Health,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             connection: None,
+            had_session: false,
             asked,
+            keep_alive,
             health,
             metrics,
+        }
+    }
+
+    /// The same where an earlier process had a session.
+    #[must_use]
+    pub(super) fn expecting_session(self, had_session: bool) -> Self {
+        Self {
+            had_session,
+            ..self
         }
     }
 
@@ -94,10 +121,11 @@ impl Session {
         client: Client,
         connected: Connected,
         ledger: &mut Ledger,
+        now: Instant,
     ) {
         let is_first = number == 1;
         log_connected(&connected, self.asked, number);
-        if !connected.session_present && !is_first {
+        if !connected.session_present && (self.had_session || !is_first) {
             warn!(
                 "the broker has not kept the session: messages that arrived while it was away, or \
                  were not acknowledged, may be lost"
@@ -112,6 +140,8 @@ impl Session {
             connected,
             subscribed: false,
             loopback: Loopback::Untested,
+            keep_alive: connected.server_keep_alive.unwrap_or(self.keep_alive),
+            pinged: now,
         });
         self.health
             .set_session(Some("waiting for SUBACK".to_owned()));
@@ -153,6 +183,20 @@ impl Session {
         let _ = connection.client.disconnect();
         self.handle_lost(ledger);
         true
+    }
+
+    /// Whether the connection has lived for some keep-alives since the last time: so the broker has
+    /// answered a ping meanwhile, or the connection would be gone.
+    pub(super) fn poll_pinged(&mut self, now: Instant) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let interval = connection.keep_alive * PINGS;
+        let due = !interval.is_zero() && now >= connection.pinged + interval;
+        if due {
+            connection.pinged = now;
+        }
+        due
     }
 
     /// The connection is gone, or none could be made.

@@ -104,6 +104,7 @@ impl Observer {
             SessionEvent::Up { .. }
             | SessionEvent::Subscribed { .. }
             | SessionEvent::Renewing { .. }
+            | SessionEvent::AcksArrived
             | SessionEvent::Down(_) => {
                 self.handle_session(event);
                 0

@@ -240,8 +240,10 @@ impl Parts {
             None => EventsKept::InMemory,
         };
         let mut unfinished = 0;
+        let mut had_session = false;
         let processor = match (store, outbox) {
             (Some(store), _) => {
+                had_session = store.last_id().map_err(ObserverError::Store)?.is_some();
                 let resumed = resume(store.as_ref(), &mut ledger, &mut ids, began)?;
                 let retention = setup.store.map(|settings| settings.retention);
                 let retention = retention.unwrap_or_default();
@@ -262,7 +264,13 @@ impl Parts {
         Ok(Observer {
             clock,
             ledger,
-            session: Session::new(setup.links.session, health.clone(), metrics.clone()),
+            session: Session::new(
+                setup.links.session,
+                setup.links.keep_alive,
+                health.clone(),
+                metrics.clone(),
+            )
+            .expecting_session(had_session && !setup.reset_session),
             inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
             processing: Processing::new(processor, unfinished),
             publishers: Publishers::new(

@@ -521,6 +521,35 @@ fn the_session_persists_and_its_identifier_is_secret_and_stays_the_same() {
 }
 
 #[test]
+fn a_session_that_the_broker_lost_while_the_observer_was_away_is_warned_of() {
+    const WARNING: &str = "the broker has not kept the session";
+    let script = Script::listen();
+    let mut observer = script.observer(&[]);
+    let (mut session, _lane) = script.up();
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let message = publish_packet(topic.as_bytes(), b"{}", Some(1), false);
+    session.wire.send(&message).unwrap();
+    assert_eq!(session.ack(), 1);
+    observer.kill();
+    assert!(!observer.log().contains(WARNING));
+    observer.spawn(&[]);
+    let mut session = script.session();
+    session.connack(false);
+    session.suback();
+    observer.wait_log(WARNING);
+    observer.kill();
+    // Whoever empties the session knows it.
+    observer.args.push("--reset-session".to_owned());
+    observer.spawn(&[]);
+    script.session().connack(false);
+    let mut session = script.session();
+    session.connack(false);
+    session.suback();
+    observer.wait_log_times("subscribed", 3);
+    assert_eq!(observer.log().matches(WARNING).count(), 1);
+}
+
+#[test]
 fn a_reset_session_begins_empty() {
     let script = Script::listen();
     let _observer = script.observer(&["--reset-session"]);

@@ -128,3 +128,56 @@ fn what_an_earlier_process_has_not_acknowledged_keeps_its_id() {
         "an equal text that is meant to be a second message"
     );
 }
+
+/// Takes a message that leads to nothing, and acknowledges it.
+fn acknowledge(ledger: &mut Ledger, packet_id: u16, fingerprint: u64) {
+    take(
+        ledger,
+        message("a", id(), fingerprint),
+        vec![],
+        Purpose::Copy,
+        Some(ack(packet_id)),
+    );
+    assert_eq!(ledger.poll_ack(), Some(ack(packet_id)));
+}
+
+#[test]
+fn an_equal_text_is_a_new_message_once_a_later_ping_is_answered() {
+    let mut ledger = ledger(10);
+    acknowledge(&mut ledger, 1, 7);
+    ledger.age_acknowledged();
+    acknowledge(&mut ledger, 2, 8);
+    ledger.age_acknowledged();
+    ledger.handle_session_lost();
+    ledger.handle_session_up(true);
+    // RabbitMQ sets DUP on messages that it never delivered before.
+    assert_eq!(ledger.admit(ack(1), 7, true), Admission::New);
+    let recent = ledger.admit(ack(2), 8, true);
+    assert!(matches!(recent, Admission::Repeated(_)), "{recent:?}");
+}
+
+#[test]
+fn nothing_that_was_acknowledged_is_expected_after_a_connection_that_ended_in_order() {
+    let mut ledger = ledger(10);
+    acknowledge(&mut ledger, 1, 7);
+    insert(&mut ledger, 2, "under way", 1);
+    ledger.handle_session_lost();
+    ledger.handle_acks_arrived();
+    ledger.handle_session_up(true);
+    assert_eq!(ledger.admit(ack(1), 7, true), Admission::New);
+    assert_eq!(ledger.admit(ack(2), 2, true), Admission::Resumed);
+}
+
+#[test]
+fn no_more_is_remembered_than_a_broker_can_have_unacknowledged() {
+    let mut ledger = ledger(10);
+    let others: u16 = 1_024;
+    for fingerprint in 0..=others {
+        acknowledge(&mut ledger, fingerprint, u64::from(fingerprint));
+    }
+    ledger.handle_session_lost();
+    ledger.handle_session_up(true);
+    assert_eq!(ledger.admit(ack(1), 0, true), Admission::New);
+    let second = ledger.admit(ack(2), 1, true);
+    assert!(matches!(second, Admission::Repeated(_)), "{second:?}");
+}
