@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::connector::LiveConnection;
@@ -29,6 +29,10 @@ pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
 const SHED_QOS_0_AT: usize = 2_000;
 /// Kibibytes of payload that wait for the observer, from which on nothing more is read.
 const KIB_READ_AHEAD: usize = 64 << 10;
+
+/// How long the broker may take to put messages back that were handed to a connection which is gone.
+/// Without this pause RabbitMQ 4.0.5 had not always done so.
+const GIVE_BACK_TIME: Duration = Duration::from_millis(500);
 
 const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
 const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: \
@@ -133,8 +137,9 @@ impl SessionLink {
     ///
     /// Where the broker still holds the connection before, it hands over newer messages first, and
     /// only then what was not acknowledged there: seen on RabbitMQ 3.10.8 and 4.0.5, after a host
-    /// had vanished. So a session that may still be held is taken, left in order, which gives
-    /// everything back, and taken up again.
+    /// had vanished. So a session that may still be held is taken, which ends the connection before,
+    /// and left in order. Everything goes back into its place then, and the session is taken up
+    /// again.
     async fn take_up(&self) -> Option<Result<LiveConnection, LinkError>> {
         match self.link.attempt().await {
             Some(Ok(live)) if live.connected.session_present && !self.left_in_order => {
@@ -142,6 +147,10 @@ impl SessionLink {
                 // If that fails, the next attempt says so.
                 let _ = live.client.disconnect();
                 live.connection.close().await;
+                tokio::select! {
+                    () = sleep(GIVE_BACK_TIME) => {}
+                    () = self.link.stop.cancelled() => return None,
+                }
                 self.link.attempt().await
             }
             attempt => attempt,
