@@ -3,7 +3,9 @@
 //! Owns the session's link: SUBSCRIBE and its answer, and how far it reads ahead. Leaves the pauses
 //! between connections to `link.rs`, and what a message means to [`observer`](crate::observer).
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +32,8 @@ const SHED_QOS_0_AT: usize = 2_000;
 /// Kibibytes of payload that wait for the observer, from which on nothing more is read.
 const KIB_READ_AHEAD: usize = 64 << 10;
 
-/// How long the broker may take to put messages back that were handed to a connection which is gone.
-/// Without this pause RabbitMQ 4.0.5 had not always done so.
+/// How long the broker may take to put messages back that it had handed to a connection that is
+/// gone. Without this pause RabbitMQ 4.0.5 had not always done so.
 const GIVE_BACK_TIME: Duration = Duration::from_millis(500);
 
 const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
@@ -90,6 +92,10 @@ pub(super) struct SessionLink {
     connection: u64,
     /// Whether the last connection ended by our DISCONNECT.
     left_in_order: bool,
+    /// Messages that came without DUP before the session was taken up again, by their hash: how
+    /// many of each.
+    new_there: HashMap<u64, usize>,
+    hasher: RandomState,
 }
 
 impl SessionLink {
@@ -109,6 +115,8 @@ impl SessionLink {
             read_ahead: Arc::new(Semaphore::new(KIB_READ_AHEAD)),
             connection: 0,
             left_in_order: false,
+            new_there: HashMap::new(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -137,16 +145,26 @@ impl SessionLink {
     ///
     /// Where the broker still holds the connection before, it hands over newer messages first, and
     /// only then what was not acknowledged there: seen on RabbitMQ 3.10.8 and 4.0.5, after a host
-    /// had vanished. So a session that may still be held is taken, which ends the connection before,
-    /// and left in order. Everything goes back into its place then, and the session is taken up
-    /// again.
-    async fn take_up(&self) -> Option<Result<LiveConnection, LinkError>> {
+    /// had vanished. So a session that may still be held is taken, which ends the connection
+    /// before, and left in order. That gives the broker time to put everything back into its place,
+    /// and the session is taken up again.
+    ///
+    /// Whatever came on the connection that is left comes again with DUP. What had none there is
+    /// new, and its DUP does not count.
+    async fn take_up(&mut self) -> Option<Result<LiveConnection, LinkError>> {
+        self.new_there.clear();
         match self.link.attempt().await {
             Some(Ok(live)) if live.connected.session_present && !self.left_in_order => {
                 debug!("the session is left and taken up again, so that messages keep their order");
                 // If that fails, the next attempt says so.
                 let _ = live.client.disconnect();
-                live.connection.close().await;
+                let (hasher, new_there) = (&self.hasher, &mut self.new_there);
+                let note = |delivery: Delivery| {
+                    if !delivery.dup {
+                        *new_there.entry(hash(hasher, &delivery)).or_default() += 1;
+                    }
+                };
+                live.connection.close_reading(note).await;
                 tokio::select! {
                     () = sleep(GIVE_BACK_TIME) => {}
                     () = self.link.stop.cancelled() => return None,
@@ -176,9 +194,9 @@ impl SessionLink {
         };
         match ended {
             Ok(()) => {
-                self.left_in_order = true;
                 let is_stopping = self.link.stop.is_cancelled();
-                if connection.close().await
+                self.left_in_order = connection.close().await;
+                if self.left_in_order
                     && let Err(error) = self.report(SessionEvent::AcksArrived).await
                 {
                     return Some(error);
@@ -199,6 +217,7 @@ impl SessionLink {
         client: Client,
         connected: Connected,
     ) -> Result<(), LinkError> {
+        let mut new_there = self.new_there.clone();
         self.subscribe(&client, &connected)?;
         self.report(SessionEvent::Up {
             connection: self.connection,
@@ -219,7 +238,7 @@ impl SessionLink {
             };
             self.link.watchdog.feed();
             match event {
-                Event::Message(delivery) => self.pass_on(delivery).await?,
+                Event::Message(delivery) => self.pass_on(delivery, &mut new_there).await?,
                 Event::Subscribed(granted) => {
                     check_granted(&self.filters, &granted)?;
                     is_subscribed = true;
@@ -257,7 +276,19 @@ impl SessionLink {
     /// The channel has room for every message that waits for an ack, so that reading goes on
     /// however busy the observer is: acks and pings go out between the reads. Only too many bytes
     /// stop it.
-    async fn pass_on(&self, mut delivery: Delivery) -> Result<(), LinkError> {
+    async fn pass_on(
+        &self,
+        mut delivery: Delivery,
+        new_there: &mut HashMap<u64, usize>,
+    ) -> Result<(), LinkError> {
+        if delivery.dup
+            && !new_there.is_empty()
+            && let Some(count) = new_there.get_mut(&hash(&self.hasher, &delivery))
+            && *count > 0
+        {
+            *count -= 1;
+            delivery.dup = false;
+        }
         let settings = &self.link.connector.settings;
         delivery.received.cut_to(settings.max_payload_bytes);
         let waiting = self.events.max_capacity() - self.events.capacity();
@@ -330,6 +361,11 @@ impl SessionLink {
         }
         error
     }
+}
+
+/// Stands for a message's topic and payload.
+fn hash(hasher: &RandomState, delivery: &Delivery) -> u64 {
+    hasher.hash_one((&delivery.received.topic, &delivery.received.payload))
 }
 
 /// Every filter must be granted at QoS 1. Otherwise messages would be lost, or never come.

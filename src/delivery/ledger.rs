@@ -36,8 +36,9 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::rules::plan::Purpose;
 
-/// Entries, and publishes in the direct queues, for each message of the window, before no more
-/// messages are taken. A direct message leads to two publishes; QoS 0 has no window of its own.
+/// Entries, those that are acknowledged and not published among them, and publishes in the direct
+/// queues, for each message of the window, before no more messages are taken. A direct message
+/// leads to two publishes; QoS 0 has no window of its own.
 const QUEUED_PER_MESSAGE: usize = 4;
 
 /// Payload bytes of messages under way and of their copies, before no more messages are taken.
@@ -143,6 +144,14 @@ struct Entry {
     failed: bool,
 }
 
+/// The entries of one id that wait for something. A redelivered message has the id of the first.
+#[derive(Debug, Default)]
+struct Unpublished {
+    entries: usize,
+    /// Whether the delivery log holds that message.
+    logged: bool,
+}
+
 /// All messages under way.
 #[derive(Debug)]
 pub struct Ledger {
@@ -150,9 +159,10 @@ pub struct Ledger {
     /// Entries of the present connection and their acks, in the order they arrived.
     arrived: VecDeque<(usize, Ack)>,
     redeliveries: Redeliveries,
-    /// How many entries of each id wait for something. A redelivered message has the id of the
-    /// first.
-    unpublished: BTreeMap<MessageId, usize>,
+    /// The ids of entries that wait for something.
+    unpublished: BTreeMap<MessageId, Unpublished>,
+    /// Logged messages whose publishes are all confirmed.
+    published: Vec<MessageId>,
     /// The highest id of all entries so far.
     newest: Option<MessageId>,
     queues: PublishQueues,
@@ -176,6 +186,7 @@ impl Ledger {
             arrived: VecDeque::with_capacity(window),
             redeliveries: Redeliveries::new(window),
             unpublished: BTreeMap::new(),
+            published: vec![],
             newest: None,
             queues: PublishQueues::new(publishers),
             bytes: 0,
@@ -227,14 +238,26 @@ impl Ledger {
             && self.queues.is_empty()
     }
 
-    /// When the oldest message was read that is received and not acknowledged.
+    /// When the oldest message was read that is received and not acknowledged, or whose publishes
+    /// are not confirmed.
     pub fn oldest(&self) -> Option<Instant> {
-        let waits = |entry: &Entry| entry.standing != Standing::Detached;
+        let waits = |entry: &Entry| entry.standing != Standing::Detached || entry.logged;
         let waiting = self.entries.iter().filter(|(_, entry)| waits(entry));
         waiting.map(|(_, entry)| entry.since).min()
     }
 
-    /// An id up to which everything made of messages is confirmed: the delivery log may forget it.
+    /// The logged messages whose publishes have all been confirmed since the last call: the
+    /// delivery log may forget them.
+    pub fn take_published(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.published)
+    }
+
+    /// Whether the delivery log may forget something.
+    pub fn has_published(&self) -> bool {
+        !self.published.is_empty()
+    }
+
+    /// An id up to which everything made of messages is confirmed.
     pub fn published_up_to(&self) -> Option<MessageId> {
         match self.unpublished.first_key_value() {
             Some((oldest, _)) => Some(oldest.just_before()),
@@ -248,7 +271,7 @@ impl Ledger {
         let last = self.last_acknowledged?;
         let arrived = self.arrived.iter().map(|(key, _)| self.entries[*key].id);
         let expected = self.redeliveries.expected().map(|earlier| match earlier {
-            Earlier::Acknowledged(id) => id,
+            Earlier::Acknowledged(id) | Earlier::Stored(id) => id,
             Earlier::Open(key) => self.entries[key].id,
         });
         let open = arrived.chain(expected).min();
@@ -273,7 +296,9 @@ impl Ledger {
                 self.detach(open);
                 Admission::New
             }
-            Recognised::Again(Earlier::Acknowledged(id)) => Admission::Repeated(id),
+            Recognised::Again(Earlier::Acknowledged(id) | Earlier::Stored(id)) => {
+                Admission::Repeated(id)
+            }
             Recognised::Again(Earlier::Open(key)) => {
                 self.entries[key].standing = Standing::Arrived;
                 self.arrived.push_back((key, ack));
@@ -294,7 +319,7 @@ impl Ledger {
         } = message;
         self.bytes += received.payload.len();
         self.newest = self.newest.max(Some(id));
-        *self.unpublished.entry(id).or_default() += 1;
+        self.unpublished.entry(id).or_default().entries += 1;
         let key = self.entries.insert(Entry {
             received,
             id,
@@ -344,7 +369,9 @@ impl Ledger {
     /// The delivery log holds all that a message leads to: it can be acknowledged, whatever becomes
     /// of its publishes.
     pub fn logged(&mut self, entry: EntryId) {
-        self.entries[entry.0].logged = true;
+        let entry = &mut self.entries[entry.0];
+        entry.logged = true;
+        self.unpublished.entry(entry.id).or_default().logged = true;
         self.release();
     }
 
@@ -511,9 +538,9 @@ impl Ledger {
         entry.outstanding -= 1;
         if entry.outstanding == 0 {
             if let btree_map::Entry::Occupied(mut count) = self.unpublished.entry(entry.id) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
+                count.get_mut().entries -= 1;
+                if count.get().entries == 0 && count.remove().logged {
+                    self.published.push(entry.id);
                 }
             }
             self.finished.push_back(Finished {

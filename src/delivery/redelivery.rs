@@ -16,6 +16,8 @@ const REMEMBERED: usize = 1_024;
 pub(super) enum Earlier {
     /// Its ack was sent, but may not have reached the broker.
     Acknowledged(MessageId),
+    /// An earlier process stored it, and may not have acknowledged it.
+    Stored(MessageId),
     /// It is still in the ledger, under this number.
     Open(usize),
 }
@@ -77,8 +79,8 @@ impl Redeliveries {
     pub(super) fn forget_acknowledged(&mut self) {
         self.acknowledged.clear();
         self.old = 0;
-        let is_open = |expected: &Expected| matches!(expected.earlier, Earlier::Open(_));
-        self.expected.retain(is_open);
+        let is_known = |expected: &Expected| matches!(expected.earlier, Earlier::Acknowledged(_));
+        self.expected.retain(|expected| !is_known(expected));
     }
 
     /// Expects what an earlier process received and may not have acknowledged, in the order it
@@ -86,7 +88,7 @@ impl Redeliveries {
     pub(super) fn expect(&mut self, unacknowledged: &[(u64, MessageId)]) {
         let from = unacknowledged.len().saturating_sub(self.most);
         let expected = unacknowledged[from..].iter().map(|&(fingerprint, id)| {
-            let earlier = Earlier::Acknowledged(id);
+            let earlier = Earlier::Stored(id);
             Expected {
                 fingerprint,
                 earlier,
@@ -155,9 +157,13 @@ impl Redeliveries {
     /// fingerprints, surely does. Returns entries for which there is no room in the list.
     pub(super) fn handle_session_lost(&mut self, arrived: Vec<(u64, usize)>) -> Vec<usize> {
         self.old = 0;
+        // What surely comes again has its place in the list.
+        let room = self.most.saturating_sub(arrived.len());
+        let too_many = self.acknowledged.len().saturating_sub(room);
         let acknowledged = self
             .acknowledged
             .drain(..)
+            .skip(too_many)
             .map(|(fingerprint, id)| (fingerprint, Earlier::Acknowledged(id)));
         let arrived = arrived
             .into_iter()
@@ -181,7 +187,7 @@ impl Redeliveries {
 fn open_entries(expected: impl IntoIterator<Item = Expected>) -> Vec<usize> {
     let open = |expected: Expected| match expected.earlier {
         Earlier::Open(entry) => Some(entry),
-        Earlier::Acknowledged(_) => None,
+        Earlier::Acknowledged(_) | Earlier::Stored(_) => None,
     };
     expected.into_iter().filter_map(open).collect()
 }

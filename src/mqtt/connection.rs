@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::client::{Client, Sender, Submitted};
 use super::error::{Cause, LinkError};
-use super::event::{Event, NetworkEvent, ReasonCode};
+use super::event::{Delivery, Event, NetworkEvent, ReasonCode};
 use super::options::{ConnectOptions, Protocol};
 use super::{v4, v5};
 
 /// How long the broker may take to close after our DISCONNECT.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 enum Network {
     V4(v4::Network),
@@ -109,16 +109,23 @@ impl Connection {
         }
     }
 
-    /// Reads on after our DISCONNECT until the broker closes, for a second at most. Returns whether
-    /// it has: then it has read everything that was sent.
+    /// Reads on after our DISCONNECT until the broker closes, for a few seconds at most. Returns
+    /// whether it has: then it has read everything that was sent.
     ///
     /// The system resets a socket that is closed with unread bytes, and then the broker loses what
     /// it has not read yet, acks among it (seen on Mosquitto under load).
-    pub async fn close(mut self) -> bool {
+    pub async fn close(self) -> bool {
+        self.close_reading(|_| {}).await
+    }
+
+    /// The same, and hands out the messages that still come.
+    pub async fn close_reading(mut self, mut message: impl FnMut(Delivery)) -> bool {
         let closing = async {
             loop {
-                if let Err(error) = self.next().await {
-                    return error.cause == Cause::Closed;
+                match self.next().await {
+                    Ok(Event::Message(delivery)) => message(delivery),
+                    Ok(_) => {}
+                    Err(error) => return error.cause == Cause::Closed,
                 }
             }
         };

@@ -309,7 +309,10 @@ impl Observer {
         loop {
             let now = self.clock.now();
             let (inbound, webhooks) = (&mut self.inbound, &mut self.webhooks);
-            match self.processing.begin(inbound, webhooks, &self.ledger, now) {
+            match self
+                .processing
+                .begin(inbound, webhooks, &mut self.ledger, now)
+            {
                 Some(processed) => self.handle_processed(processed),
                 None => break,
             }

@@ -10,7 +10,6 @@ use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{Batch, Decided, Processed, Processor};
 use crate::observer::webhooks::Webhooks;
-use crate::protocol::message_id::MessageId;
 use crate::rules::fan_out::STEP;
 use crate::store::thread;
 use crate::telemetry::clock::Now;
@@ -34,8 +33,6 @@ pub(crate) struct Processing {
     /// Whether the last batch took a step of them.
     stepped: bool,
     acknowledged: AcknowledgedWatermark,
-    /// Up to where the store has been told that everything is published.
-    published: Option<MessageId>,
     /// Whether the store is to be told although nothing else is to do.
     published_due: bool,
 }
@@ -48,7 +45,6 @@ impl Processing {
             unfinished,
             stepped: false,
             acknowledged: AcknowledgedWatermark::default(),
-            published: None,
             published_due: false,
         }
     }
@@ -78,7 +74,7 @@ impl Processing {
     /// Moves the acknowledged watermark; called at each tick while there is a session.
     pub(super) fn tick(&mut self, ledger: &Ledger) {
         self.acknowledged.tick(ledger.settled_up_to());
-        self.published_due = self.published < ledger.published_up_to();
+        self.published_due = ledger.has_published();
     }
 
     pub(super) fn handle_session_lost(&mut self) {
@@ -91,7 +87,7 @@ impl Processing {
         &mut self,
         inbound: &mut Inbound,
         webhooks: &mut Webhooks,
-        ledger: &Ledger,
+        ledger: &mut Ledger,
         now: Now,
     ) -> Option<Processed> {
         let room = ledger.room_for_bulk();
@@ -120,11 +116,11 @@ impl Processing {
                 let room = if may_step { room.min(STEP) } else { 0 };
                 self.stepped = may_step && self.unfinished > 0;
                 self.acknowledged.mark_stored(acknowledged);
-                self.published = ledger.published_up_to();
                 self.published_due = false;
                 handle.process(Batch {
                     acknowledged,
-                    published: self.published,
+                    published: ledger.take_published(),
+                    finished: ledger.published_up_to(),
                     outbox_request: webhooks.take_outbox_request(now),
                     ..inbound.next_batch(room, now.wall)
                 });

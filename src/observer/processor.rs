@@ -43,8 +43,10 @@ pub struct Batch {
     pub room_for_bulk: usize,
     /// The acknowledged watermark, if it has moved.
     pub acknowledged: Option<MessageId>,
-    /// An id up to which everything is confirmed: the delivery log may forget it.
-    pub published: Option<MessageId>,
+    /// Messages whose publishes are all confirmed: the delivery log may forget them.
+    pub published: Vec<MessageId>,
+    /// An id up to which everything is confirmed.
+    pub finished: Option<MessageId>,
     /// The checks to apply.
     pub policy: Arc<Policy>,
     /// What the webhook dispatcher wants from the outbox.
@@ -182,9 +184,10 @@ impl Processor {
             if let Some(id) = batch.acknowledged {
                 store.acknowledge(id)?;
             }
-            if let Some(id) = batch.published {
-                store.published(id)?;
+            for id in &batch.published {
+                store.published(*id)?;
             }
+            store.note_finished(batch.finished);
         }
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
@@ -274,8 +277,9 @@ impl Processor {
         let Some(store) = self.persistence.as_store_mut() else {
             return Ok(false);
         };
-        // At QoS 0 a message may be lost with the process.
-        if origin.fingerprint.is_none() {
+        // At QoS 0 a message may be lost with the process. One that came again may be in the log
+        // already, under the same id: its ack waits for its confirmations.
+        if origin.fingerprint.is_none() || origin.repeated {
             return Ok(false);
         }
         store.log(&LoggedPublishes {

@@ -1,8 +1,8 @@
 //! How the observer stops.
 //!
 //! Owns the order: no new messages, what is under way is finished, the status says that the
-//! observer is gone, DISCONNECT, a last commit. What was not confirmed is not acknowledged, so the
-//! broker keeps it.
+//! observer is gone, DISCONNECT, a last commit. What was not acknowledged, the broker keeps;
+//! what was acknowledged and not confirmed, the delivery log.
 
 use std::time::Duration;
 
@@ -208,7 +208,7 @@ impl Observer {
         let batch = Batch {
             messages: vec![],
             acknowledged,
-            published: self.ledger.published_up_to(),
+            published: self.ledger.take_published(),
             outbox_request,
             ..self.inbound.next_batch(0, now.wall)
         };

@@ -315,6 +315,8 @@ fn open_store(
     Ok(Some(store))
 }
 
+const NOT_RESUMED: &str = "a fan-out cannot be resumed: its copies are lost";
+
 /// Goes on where an earlier process ended: publishes what it has acknowledged and not published,
 /// expects what it has not acknowledged, and gives out higher ids.
 fn resume(
@@ -349,12 +351,13 @@ fn resume(
         for (purpose, publish) in logged.publishes {
             ledger.add(entry, vec![publish], purpose);
         }
+        ledger.logged(entry);
         let id = logged.id;
         let fan_out = logged.fan_out.and_then(|logged| {
             let fan_out = FanOut::from_log(&logged.text, logged.position);
             fan_out
                 .inspect_err(|error| {
-                    error!(message_id = %id, %error, "a fan-out cannot be gone on with");
+                    error!(message_id = %id, %error, "{NOT_RESUMED}");
                 })
                 .ok()
         });

@@ -50,7 +50,7 @@ pub struct LoggedMessage {
 
 /// Keeps what is accepted and not yet published.
 pub trait DeliveryLog {
-    /// Logs publishes. The same number of the same message again takes the place of the first.
+    /// Logs publishes, each number of a message once.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -68,13 +68,11 @@ pub trait DeliveryLog {
     /// [`StoreError`].
     fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError>;
 
-    /// Records that all publishes of a message and of those before it are confirmed: the log
-    /// forgets them. Only the log knows that after a restart; the rest of the store goes by what is
-    /// acknowledged then.
+    /// Records that all publishes of a message are confirmed: the log forgets it.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn published(&mut self, up_to: MessageId) -> Result<(), StoreError>;
+    fn published(&mut self, id: MessageId) -> Result<(), StoreError>;
 
     /// The messages that the log holds, oldest first.
     ///

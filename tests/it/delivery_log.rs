@@ -10,7 +10,7 @@ use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 use crate::bed::{Observer, PATIENCE};
 use crate::load::Path;
 use crate::script::{Peer, Script, text};
-use crate::wire::{Message, publish_packet};
+use crate::wire::{DISCONNECT, Message, publish_packet};
 
 impl Script {
     /// Accepts the connections of an observer that has been here before.
@@ -207,4 +207,47 @@ fn a_user_who_fetches_again_and_again_stops_nobody() {
     fetch(&mut session, 62);
     assert_eq!(session.ack(), 62);
     assert_eq!(bulk.publish().json()["__history"], true);
+}
+
+/// The broker marks everything DUP that it has handed to the connection that is left at once,
+/// though the observer never took it: an equal text is a message of its own all the same.
+#[test]
+fn an_equal_text_that_comes_while_the_session_is_taken_up_is_another_message() {
+    let text = br#"{"text":"ok"}"#;
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let deliver = |session: &mut Peer, packet_id, dup| {
+        let mut packet = publish_packet(topic.as_bytes(), text, Some(packet_id), false);
+        packet[0] |= u8::from(dup) << 3;
+        session.wire.send(&packet).unwrap();
+    };
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    let mut id_of_copies = || {
+        let [one, other] = [lane.publish(), lane.publish()];
+        lane.confirm(&one);
+        lane.confirm(&other);
+        assert_eq!(one.json()["message_id"], other.json()["message_id"]);
+        one.json()["message_id"].to_string()
+    };
+    deliver(&mut session, 1, false);
+    assert_eq!(session.ack(), 1);
+    let first = id_of_copies();
+    drop(session);
+    let mut left = script.session();
+    left.connack(true);
+    deliver(&mut left, 1, false);
+    assert_eq!(left.next().0, DISCONNECT);
+    drop(left);
+    let mut session = script.session();
+    session.connack(true);
+    session.suback();
+    deliver(&mut session, 1, true);
+    let second = id_of_copies();
+    assert_eq!(session.ack(), 1);
+    assert_ne!(first, second);
+    // One that came before is not new.
+    deliver(&mut session, 2, true);
+    assert_eq!(id_of_copies(), first);
+    assert_eq!(session.ack(), 2);
 }

@@ -541,7 +541,9 @@ fn a_session_that_the_broker_lost_while_the_observer_was_away_is_warned_of() {
     // Whoever empties the session knows it.
     observer.args.push("--reset-session".to_owned());
     observer.spawn(&[]);
-    script.session().connack(false);
+    let mut clean = script.session();
+    clean.connack(false);
+    assert_eq!(clean.next().0, DISCONNECT);
     let mut session = script.session();
     session.connack(false);
     session.suback();

@@ -181,3 +181,26 @@ fn no_more_is_remembered_than_a_broker_can_have_unacknowledged() {
     let second = ledger.admit(ack(2), 1, true);
     assert!(matches!(second, Admission::Repeated(_)), "{second:?}");
 }
+
+#[test]
+fn what_surely_comes_again_is_expected_however_much_was_acknowledged() {
+    let mut ledger = ledger(10);
+    insert(&mut ledger, 9_999, "under way", 1);
+    let out = handed_out(&mut ledger);
+    for packet_id in 0..2_000 {
+        // Acknowledged in its turn, behind the first.
+        take(
+            &mut ledger,
+            message("a", id(), u64::from(packet_id)),
+            vec![],
+            Purpose::Copy,
+            Some(ack(packet_id)),
+        );
+    }
+    ledger.handle_confirmed(out[0].0);
+    while ledger.poll_ack().is_some() {}
+    insert(&mut ledger, 10_000, "still under way", 1);
+    ledger.handle_session_lost();
+    ledger.handle_session_up(true);
+    assert_eq!(ledger.admit(ack(1), 10_000, true), Admission::Resumed);
+}

@@ -1,15 +1,20 @@
 //! The delivery log: what it holds after a restart.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::{Feed, Maker};
+use super::{Feed, Maker, app, user};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::status::Status;
+use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
+use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::plan::Purpose;
-use crate::store::{LoggedFanOut, LoggedMessage, LoggedPublishes};
+use crate::rules::write::Write;
+use crate::store::{LoggedFanOut, LoggedMessage, LoggedPublishes, Pruned, Retention};
 
 fn publish(topic: &str, payload: &'static [u8]) -> Publish {
     Publish::new(
@@ -34,7 +39,7 @@ impl Feed {
         self.store.commit().unwrap();
     }
 
-    fn publish_up_to(&mut self, id: MessageId) {
+    fn confirm(&mut self, id: MessageId) {
         self.store.begin().unwrap();
         self.store.published(id).unwrap();
         self.store.commit().unwrap();
@@ -70,8 +75,6 @@ pub(crate) fn what_is_logged_is_given_back_after_a_restart_until_it_is_published
     let second = feed.message("x", "y", "{}");
     let bulk = [publish("a", b"1"), publish("b", b"2")];
     feed.log(second, 0, Purpose::BulkCopy, &bulk);
-    // It came again, and was planned again: the same numbers hold the same.
-    feed.log(second, 0, Purpose::BulkCopy, &bulk);
     drop(feed);
     let mut feed = Feed::new(maker.lasting());
     let [to_y, to_z] = copies;
@@ -86,9 +89,9 @@ pub(crate) fn what_is_logged_is_given_back_after_a_restart_until_it_is_published
         feed.store.unpublished().unwrap(),
         [logged(message, of_first), of_second.clone()]
     );
-    feed.publish_up_to(second.just_before());
+    feed.confirm(message);
     assert_eq!(feed.store.unpublished().unwrap(), [of_second]);
-    feed.publish_up_to(second);
+    feed.confirm(second);
     drop(feed);
     assert_eq!(maker.lasting().unpublished().unwrap(), []);
 }
@@ -101,7 +104,7 @@ pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) 
     feed.store.published(id).unwrap();
     feed.store.rollback();
     assert_eq!(feed.store.unpublished().unwrap().len(), 1);
-    feed.publish_up_to(id);
+    feed.confirm(id);
     assert_eq!(feed.store.unpublished().unwrap(), []);
 }
 
@@ -135,15 +138,68 @@ pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
         },
     ];
     assert_eq!(feed.store.unpublished().unwrap(), expected);
-    // A message that comes again is planned anew.
-    feed.store.begin().unwrap();
-    feed.store.log_fan_out(first, b"came/\xff", "one").unwrap();
-    feed.store.commit().unwrap();
-    let positions = feed.store.unpublished().unwrap().into_iter();
-    let positions = positions.map(|message| message.fan_out.unwrap().position);
-    assert!(positions.eq([0, 0]));
-    feed.publish_up_to(first);
+    feed.confirm(first);
     assert_eq!(feed.store.unpublished().unwrap(), expected[1..]);
-    feed.publish_up_to(second);
+    feed.confirm(second);
     assert_eq!(feed.store.unpublished().unwrap(), []);
+}
+
+/// The log needs the stored message to make its copies.
+pub(crate) fn what_is_not_published_is_not_pruned<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let [logged, last] = [(); 2].map(|()| feed.message("x", "y", "{}"));
+    feed.acknowledge(last);
+    let body = Body::from_stored("{}".to_owned());
+    let topic = TopicName::parse("to/y").unwrap();
+    let copy = Publish::copy(topic, &body, Status::Delivered);
+    feed.log(logged, 0, Purpose::Copy, &[copy]);
+    let everything = Retention {
+        age: Some(Duration::ZERO),
+        bytes: None,
+    };
+    let later = UnixMillis::new(feed.now + 1_000);
+    for left in [2, 1] {
+        while feed.store.prune_step(&everything, later).unwrap() == Pruned::More {}
+        assert_eq!(feed.store.stats().unwrap().messages, left);
+        feed.confirm(logged);
+    }
+}
+
+/// A process that gave a user what they missed has ended in the middle, and has not acknowledged
+/// the presence event.
+pub(crate) fn what_a_user_missed_is_due_again_if_it_was_not_finished<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.lasting());
+    let [finished, open] = [(); 2].map(|()| feed.message("x", "y", "{}"));
+    let ids = [finished, open, open];
+    let redeliveries = [
+        Redelivery::With(finished),
+        Redelivery::With(open),
+        Redelivery::Done,
+    ];
+    feed.store.begin().unwrap();
+    for ((name, id), redelivery) in ["u0", "u1", "u2"].iter().zip(ids).zip(redeliveries) {
+        let absence = Absence {
+            since: 0,
+            redelivery,
+        };
+        let write = Write::Absence {
+            app: app(),
+            user: user(name),
+            absence,
+        };
+        let origin = feed.origin(id);
+        feed.store.apply(&write, &origin).unwrap();
+    }
+    feed.store.acknowledge(finished).unwrap();
+    feed.store.commit().unwrap();
+    drop(feed);
+    let mut store = maker.lasting();
+    let noted = ["u0", "u1", "u2"].map(|name| store.absence(app(), user(name)).unwrap());
+    let noted = noted.map(|absence| absence.expect("noted").redelivery);
+    let expected = [
+        Redelivery::With(finished),
+        Redelivery::Due,
+        Redelivery::Done,
+    ];
+    assert_eq!(noted, expected);
 }

@@ -1,5 +1,5 @@
--- The delivery log: what is acknowledged to the broker and may not be published yet. A row goes when its message and
--- all before it are published.
+-- The delivery log: what is acknowledged to the broker and may not be published yet. A row goes when everything
+-- made of its message is published.
 CREATE TABLE delivery (
   message_id TEXT NOT NULL,     -- the id given to the message that came in
   number     INTEGER NOT NULL,  -- of the publish among those of its message

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rusqlite::{Row, params};
 use tracing::error;
 
-use super::connection::{Connection, statements};
+use super::connection::statements;
 use super::{SqliteStore, StoreError, status};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
@@ -14,17 +14,15 @@ use crate::rules::plan::Purpose;
 use crate::store::{DeliveryLog, History, LoggedFanOut, LoggedMessage, LoggedPublishes};
 
 statements! {
-    LOG = "INSERT OR REPLACE INTO delivery
+    LOG = "INSERT INTO delivery
         (message_id, number, came_on, purpose, topic, status, payload, properties)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    FORGET = "DELETE FROM delivery WHERE message_id <= ?";
-    LOG_FAN_OUT = "INSERT OR REPLACE INTO fan_out (message_id, came_on, work) VALUES (?, ?, ?)";
+    FORGET = "DELETE FROM delivery WHERE message_id = ?";
+    LOG_FAN_OUT = "INSERT INTO fan_out (message_id, came_on, work) VALUES (?, ?, ?)";
     LOG_POSITION = "INSERT INTO fan_out_position (message_id, position) VALUES (?1, ?2)
         ON CONFLICT DO UPDATE SET position = ?2";
-    FORGET_FAN_OUTS = "DELETE FROM fan_out WHERE message_id <= ?";
-    LAST_FAN_OUT = "SELECT max(message_id) FROM fan_out";
+    FORGET_FAN_OUT = "DELETE FROM fan_out WHERE message_id = ?";
     FORGET_POSITION = "DELETE FROM fan_out_position WHERE message_id = ?";
-    FORGET_POSITIONS = "DELETE FROM fan_out_position WHERE message_id <= ?";
     FAN_OUTS may scan "reads the whole log, at start" = "SELECT
         f.message_id, f.came_on, f.work, p.position FROM fan_out f
         LEFT JOIN fan_out_position p ON p.message_id = f.message_id ORDER BY f.message_id";
@@ -60,17 +58,9 @@ impl DeliveryLog for SqliteStore {
     }
 
     fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], text: &str) -> Result<(), StoreError> {
-        let progress = &mut self.progress;
-        progress.last_fan_out = progress.last_fan_out.max(Some(id));
-        if progress.forgotten >= Some(id) {
-            // It came again.
-            progress.forgotten = None;
-        }
         let id = id.to_string();
         self.connection
             .execute(&LOG_FAN_OUT, params![id, came_on, text])?;
-        // One that came again begins anew.
-        self.connection.execute(&FORGET_POSITION, [id])?;
         Ok(())
     }
 
@@ -81,17 +71,10 @@ impl DeliveryLog for SqliteStore {
         Ok(())
     }
 
-    fn published(&mut self, up_to: MessageId) -> Result<(), StoreError> {
-        let progress = &mut self.progress;
-        progress.finished = progress.finished.max(Some(up_to));
-        if progress.forgotten < Some(up_to) {
-            let id = up_to.to_string();
-            self.connection.execute(&FORGET, [&id])?;
-            if progress.last_fan_out > progress.forgotten {
-                self.connection.execute(&FORGET_FAN_OUTS, [&id])?;
-                self.connection.execute(&FORGET_POSITIONS, [&id])?;
-            }
-            progress.forgotten = Some(up_to);
+    fn published(&mut self, id: MessageId) -> Result<(), StoreError> {
+        let id = id.to_string();
+        for statement in [&FORGET, &FORGET_FAN_OUT, &FORGET_POSITION] {
+            self.connection.execute(statement, [&id])?;
         }
         Ok(())
     }
@@ -121,12 +104,6 @@ impl DeliveryLog for SqliteStore {
         self.add_fan_outs(&mut messages)?;
         Ok(messages)
     }
-}
-
-/// The last message with a fan-out in the log.
-pub(super) fn last_fan_out(connection: &Connection) -> Result<Option<MessageId>, StoreError> {
-    let last: Option<String> = connection.row(&LAST_FAN_OUT, [], |row| row.get(0))?;
-    Ok(last.and_then(|id| MessageId::parse(&id)))
 }
 
 impl SqliteStore {

@@ -101,10 +101,6 @@ struct Progress {
     acknowledging: Option<MessageId>,
     /// The last message of which all publishes are confirmed, as far as this process knows.
     finished: Option<MessageId>,
-    /// Up to which message the delivery log has forgotten everything.
-    forgotten: Option<MessageId>,
-    /// The last message with a fan-out in the delivery log, as far as this process knows.
-    last_fan_out: Option<MessageId>,
 }
 
 impl SqliteStore {
@@ -139,6 +135,8 @@ impl SqliteStore {
         };
         schema::migrate(&connection, &path)?;
         if access == Access::Exclusive {
+            let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
+            presence::make_unfinished_due(&connection, &acknowledged)?;
             // Only speed depends on it, and whatever hinders it hinders the first batch, too.
             let _ = connection.optimize();
         }
@@ -152,7 +150,6 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let newest = connection.find(&NEWEST, [], |row| row.get(0))?;
         let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
-        let last_fan_out = delivery_log::last_fan_out(&connection)?;
         Ok(Self {
             connection,
             // No version is negative: the first transaction finds the cache out of date.
@@ -163,7 +160,6 @@ impl SqliteStore {
             changes: 0,
             progress: Progress {
                 acknowledged: MessageId::parse(&acknowledged),
-                last_fan_out,
                 ..Progress::default()
             },
             sweep: Sweep::default(),
@@ -195,6 +191,10 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn note_finished(&mut self, id: Option<MessageId>) {
+        self.progress.finished = self.progress.finished.max(id);
+    }
+
     fn commit(&mut self) -> Result<Committed, StoreError> {
         self.connection.commit()?;
         let progress = &mut self.progress;
@@ -211,7 +211,6 @@ impl Store for SqliteStore {
     fn rollback(&mut self) {
         self.connection.rollback();
         self.progress.acknowledging = None;
-        self.progress.forgotten = None;
         self.cache.forget();
     }
 

@@ -5,7 +5,7 @@
 
 use rusqlite::params;
 
-use super::connection::statements;
+use super::connection::{Connection, statements};
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
@@ -21,8 +21,21 @@ statements! {
     DELETE_CLIENT = "DELETE FROM presence WHERE app = ? AND user = ? AND client_id = ?";
     SET_ABSENCE = "INSERT OR REPLACE INTO absence (app, user, seq, redelivered_by)
         VALUES (?, ?, ?, ?)";
+    // What an earlier process has not finished is due again.
+    UNFINISHED_IS_DUE may scan "once, at start" = "UPDATE absence SET redelivered_by = NULL
+        WHERE redelivered_by <> 'done' AND redelivered_by > ?";
     SET_REDELIVERED = "UPDATE absence SET redelivered_by = ?
         WHERE app = ? AND user = ? AND redelivered_by IS NULL";
+}
+
+/// An earlier process may have ended while it gave users what they missed: whatever was not
+/// acknowledged by then is due again.
+pub(super) fn make_unfinished_due(
+    connection: &Connection,
+    acknowledged: &str,
+) -> Result<(), StoreError> {
+    connection.execute(&UNFINISHED_IS_DUE, [acknowledged])?;
+    Ok(())
 }
 
 impl SqliteStore {

@@ -17,12 +17,14 @@ const FREE_PAGES: u32 = 1_000;
 
 statements! {
     // The last message stays: its number would be given a second time.
-    // A message that the broker may redeliver stays: it must be recognized then.
+    // A message that the broker may redeliver stays: it must be recognized then. So does one that
+    // may not be published yet: the delivery log makes its copies from it.
     DELETE_OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "DELETE FROM message
         WHERE seq < coalesce(
             (SELECT seq FROM message ORDER BY seq LIMIT 1 OFFSET ?1),
             (SELECT max(seq) FROM message))
-        AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)";
+        AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)
+        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.message_id)";
     DELETE_OLDEST_WEBHOOKS may scan "the subquery reads ?1 rows" = "DELETE FROM webhook
         WHERE seq < coalesce(
             (SELECT seq FROM webhook ORDER BY seq LIMIT 1 OFFSET ?1),

@@ -34,6 +34,8 @@ contract! { Sqlite:
         what_is_logged_is_given_back_after_a_restart_until_it_is_published
         what_the_log_forgot_in_vain_it_forgets_again
         a_fan_out_is_given_back_with_its_position
+        what_is_not_published_is_not_pruned
+        what_a_user_missed_is_due_again_if_it_was_not_finished
     }
     messages {
         what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came

@@ -102,6 +102,8 @@ struct World {
     under_way: Vec<(PublishId, usize)>,
     /// What waits for the store.
     undecided: VecDeque<(EntryId, Vec<Publish>)>,
+    /// What the delivery log holds.
+    log: HashSet<MessageId>,
     ids: MessageIds,
 }
 
@@ -121,6 +123,7 @@ impl World {
             forwards: vec![],
             settled: HashMap::new(),
             under_way: vec![],
+            log: HashSet::new(),
             ids: MessageIds::new(RandomState::new()),
         }
     }
@@ -193,7 +196,9 @@ impl World {
     fn log(&mut self, purpose: Purpose) {
         if let Some((entry, publishes)) = self.undecided.pop_front() {
             let (received, _) = self.ledger.message(entry);
-            self.forwards[forward_of(received)].logged = true;
+            let forward = &mut self.forwards[forward_of(received)];
+            forward.logged = true;
+            self.log.insert(forward.id);
             self.ledger.add(entry, publishes, purpose);
             self.ledger.logged(entry);
             self.ledger.decided(entry);
@@ -201,7 +206,15 @@ impl World {
     }
 
     /// The log may forget a message only when everything made of it is confirmed.
-    fn check_log(&self) {
+    fn check_log(&mut self) {
+        for id in self.ledger.take_published() {
+            let mut forwards = self.forwards.iter();
+            assert!(
+                forwards.all(|forward| forward.id != id || forward.is_complete()),
+                "forgotten too early: {id}"
+            );
+            self.log.remove(&id);
+        }
         let published = self.ledger.published_up_to();
         for forward in &self.forwards {
             assert!(
@@ -354,5 +367,6 @@ proptest! {
         }
         prop_assert!(world.delivered.is_empty(), "not acknowledged: {:?}", world.delivered);
         prop_assert!(world.ledger.is_empty());
+        prop_assert!(world.log.is_empty(), "not forgotten: {:?}", world.log);
     }
 }
