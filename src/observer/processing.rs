@@ -144,6 +144,8 @@ impl Processing {
             return;
         };
         stop.cancel();
+        // What the delivery log does not forget now goes out again after the next start.
+        while handle.is_busy() && handle.next().await.is_some() {}
         if !handle.is_busy() {
             handle.process(batch);
         }
