@@ -286,10 +286,8 @@ impl Copies {
             step.events
                 .push(Event::of_copy(kind, copied, self.written_at));
         }
-        step.publishes.push(Publish {
-            copy_status: Some(Status::Delivered),
-            ..Publish::new(topic, self.payload.clone())
-        });
+        step.publishes
+            .push(Publish::new(topic, self.payload.clone()));
     }
 }
 
