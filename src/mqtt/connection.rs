@@ -49,6 +49,8 @@ pub struct Connection {
     parked: Option<Parked>,
     /// Confirmations that were read before the connection failed.
     last_confirmations: VecDeque<Event>,
+    /// Messages that were read together with the connection's end.
+    last_messages: Vec<Delivery>,
     failure: Option<LinkError>,
 }
 
@@ -76,6 +78,7 @@ pub fn open(options: &ConnectOptions) -> (Client, Connection) {
         tokens: vec![None; usize::from(options.packet_ids()) + 1],
         parked: None,
         last_confirmations: VecDeque::new(),
+        last_messages: Vec::new(),
         failure: None,
     };
     (Client::new(sender, submitted), connection)
@@ -125,7 +128,10 @@ impl Connection {
                 match self.next().await {
                     Ok(Event::Message(delivery)) => message(delivery),
                     Ok(_) => {}
-                    Err(error) => return error.cause == Cause::Closed,
+                    Err(error) => {
+                        self.last_messages.drain(..).for_each(&mut message);
+                        return error.cause == Cause::Closed;
+                    }
                 }
             }
         };
@@ -134,12 +140,14 @@ impl Connection {
         closed.unwrap_or(false)
     }
 
-    /// Takes what was read together with the failure. Confirmations count. Messages do not: the
-    /// broker delivers them again.
+    /// Takes what was read together with the failure. Confirmations count. Messages do not, except
+    /// while the connection is closed: the broker delivers them again.
     fn fail(&mut self, failure: LinkError) {
         for reported in self.network.drain() {
-            if let Some(event @ Event::Confirmed { .. }) = self.handle(reported) {
-                self.last_confirmations.push_back(event);
+            match self.handle(reported) {
+                Some(event @ Event::Confirmed { .. }) => self.last_confirmations.push_back(event),
+                Some(Event::Message(delivery)) => self.last_messages.push(delivery),
+                _ => {}
             }
         }
         self.failure = Some(failure);
