@@ -9,6 +9,9 @@ use crate::guarded::APP;
 const PASSWORD: &str = "pw-7f3a91c2";
 const KEY: &str = "key-51d0b8ea-of-more-than-thirty-two-bytes";
 const IN_URL: &str = "urlpw-0c9d22";
+/// The same in a command's arguments, where it is in the list of processes: the other test, which
+/// may run at the same time, looks for the one above there.
+const IN_ARGUMENT: &str = "argpw-33e1c8";
 
 fn said(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
@@ -117,8 +120,11 @@ fn errors_help_and_results_hold_no_secret() {
     let token = user_token(APP, "alice", 3600);
     let signature = token.rsplit('.').next().unwrap();
     let token_file = file("token", &token);
-    let with_login = format!("mqtt://observer:{IN_URL}@127.0.0.1:1");
-    let wrong_login = format!("mqtt://observer:{IN_URL}@localhost:{}", broker.port("MQTT"));
+    let with_login = format!("mqtt://observer:{IN_ARGUMENT}@127.0.0.1:1");
+    let wrong_login = format!(
+        "mqtt://observer:{IN_ARGUMENT}@localhost:{}",
+        broker.port("MQTT")
+    );
     let url = broker.url(false);
     let state = dir.path().to_str().unwrap();
     type Case<'a> = (Vec<&'a str>, Vec<(&'a str, &'a str)>);
@@ -209,7 +215,7 @@ fn errors_help_and_results_hold_no_secret() {
         silent(
             &format!("{args:?}"),
             &text,
-            &[PASSWORD, KEY, IN_URL, signature],
+            &[PASSWORD, KEY, IN_URL, IN_ARGUMENT, signature],
         );
     }
 }
@@ -238,7 +244,10 @@ fn what_is_written_for_debugging_holds_no_secret() {
         ]),
         flags(&[("jwt-key-file", key), ("state-dir", state)]),
         flags(&[
-            ("broker", &format!("mqtts://observer:{IN_URL}@localhost")),
+            (
+                "broker",
+                &format!("mqtts://observer:{IN_ARGUMENT}@localhost"),
+            ),
             ("proxy", &format!("http://me:{IN_URL}@localhost:1")),
             ("state-dir", state),
         ]),
