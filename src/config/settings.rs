@@ -399,7 +399,7 @@ pub const SETTINGS: &[Setting] = &[
         "ack-timeout",
         "TIME",
         "30s",
-        "a publish that is not confirmed by then is sent again over a new connection",
+        "a publish that is not confirmed by then is tried again over a connection of its own",
     ),
     value(
         "drain-timeout",

@@ -9,8 +9,9 @@
 //!   connection, so an old ack would settle a different message.
 //! - A publish stays in its queue until it is confirmed. On each new connection it goes out again,
 //!   oldest first.
-//! - A publish that costs its connection again and again is isolated, then given up: after a loss
-//!   fewer publishes go out at a time, until the one at fault is alone. RabbitMQ closes the
+//! - A publish that may have ended two connections, or is not confirmed while others are, goes to
+//!   quarantine with whatever goes to the same topic, so that it holds up nobody else. There it is
+//!   tried alone until it is clear that it is at fault, and then given up. RabbitMQ closes the
 //!   connection on a publish it refuses, and does not say which one it was.
 //! - A message that the broker delivers again after a lost session or a killed process is
 //!   recognised and keeps its id.
@@ -21,15 +22,15 @@
 //! queues are in `publish_queue.rs`, the recognition of redeliveries in `redelivery.rs`.
 
 use std::collections::VecDeque;
-use std::collections::btree_map::{self, BTreeMap};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::delivery::publish_queue::{
-    Completed, PublishId, PublishQueues, PublisherEnd, QueuedPublish,
+    Completed, PublishId, PublishQueues, PublisherEnd, QueuedPublish, SetApart,
 };
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
+use crate::delivery::unpublished::Unpublished;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
@@ -115,6 +116,15 @@ pub struct Failed {
     pub told_before: bool,
 }
 
+/// What a look at publishes in flight has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Publishes that are in quarantine now and were not before.
+    pub moved: usize,
+    /// A publisher whose connection is to be replaced at once.
+    pub replace: Option<usize>,
+}
+
 /// Where an entry's acknowledgement stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -144,14 +154,6 @@ struct Entry {
     failed: bool,
 }
 
-/// The entries of one id that wait for something. A redelivered message has the id of the first.
-#[derive(Debug, Default)]
-struct Unpublished {
-    entries: usize,
-    /// Whether the delivery log holds that message.
-    logged: bool,
-}
-
 /// All messages under way.
 #[derive(Debug)]
 pub struct Ledger {
@@ -159,12 +161,7 @@ pub struct Ledger {
     /// Entries of the present connection and their acks, in the order they arrived.
     arrived: VecDeque<(usize, Ack)>,
     redeliveries: Redeliveries,
-    /// The ids of entries that wait for something.
-    unpublished: BTreeMap<MessageId, Unpublished>,
-    /// Logged messages whose publishes are all confirmed.
-    published: Vec<MessageId>,
-    /// The highest id of all entries so far.
-    newest: Option<MessageId>,
+    unpublished: Unpublished,
     queues: PublishQueues,
     /// Payload bytes of all entries and of what is made of them.
     bytes: usize,
@@ -178,16 +175,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// For `publishers` connections and one more for bulk copies, and at most `window` messages
-    /// under way. A publish that is not confirmed within `ack_timeout` costs its connection.
+    /// For `publishers` connections, one more for bulk copies and one for publishes in quarantine,
+    /// and at most `window` messages under way. A publish that is not confirmed within
+    /// `ack_timeout`, while others are, goes to quarantine.
     pub fn new(publishers: usize, window: usize, ack_timeout: Duration) -> Self {
         Self {
             entries: Slab::with_capacity(window),
             arrived: VecDeque::with_capacity(window),
             redeliveries: Redeliveries::new(window),
-            unpublished: BTreeMap::new(),
-            published: vec![],
-            newest: None,
+            unpublished: Unpublished::default(),
             queues: PublishQueues::new(publishers),
             bytes: 0,
             acks: VecDeque::new(),
@@ -203,7 +199,7 @@ impl Ledger {
     pub fn has_room(&self) -> bool {
         let most = self.window * QUEUED_PER_MESSAGE;
         self.arrived.len() < self.window
-            && self.entries.len() < most
+            && self.entries.len() < most + self.queues.quarantined()
             && self.queues.direct_len() < most
             && self.bytes < BYTES_UNDER_WAY
     }
@@ -225,9 +221,26 @@ impl Ledger {
         self.queues.unconfirmed()
     }
 
-    /// Publishes that are handed to a publisher's connection and not confirmed.
+    /// Publishes that are handed to a publisher's connection and not confirmed, but for those in
+    /// quarantine.
     pub fn in_flight(&self, publisher: usize) -> usize {
-        self.queues.get(publisher).in_flight()
+        self.queues.in_flight(publisher)
+    }
+
+    /// Whether a publisher's connection is to be replaced when nothing is in flight there: too much
+    /// of what it carries is in quarantine.
+    pub fn is_worn(&self, publisher: usize) -> bool {
+        self.queues.is_worn(publisher)
+    }
+
+    /// Publishes in quarantine.
+    pub fn quarantined(&self) -> usize {
+        self.queues.quarantined()
+    }
+
+    /// The messages with bulk copies in quarantine.
+    pub fn quarantined_bulk(&self) -> Vec<EntryId> {
+        self.queues.quarantined_bulk().map(EntryId).collect()
     }
 
     /// Whether nothing is under way. What only waits to be delivered again does not count.
@@ -249,20 +262,17 @@ impl Ledger {
     /// The logged messages whose publishes have all been confirmed since the last call: the
     /// delivery log may forget them.
     pub fn take_published(&mut self) -> Vec<MessageId> {
-        std::mem::take(&mut self.published)
+        self.unpublished.take_published()
     }
 
     /// Whether the delivery log may forget something.
     pub fn has_published(&self) -> bool {
-        !self.published.is_empty()
+        self.unpublished.has_published()
     }
 
     /// An id up to which everything made of messages is confirmed.
     pub fn published_up_to(&self) -> Option<MessageId> {
-        match self.unpublished.first_key_value() {
-            Some((oldest, _)) => Some(oldest.just_before()),
-            None => self.newest,
-        }
+        self.unpublished.published_up_to()
     }
 
     /// Highest id up to which every message is acknowledged; `None` while an older one is open.
@@ -318,8 +328,7 @@ impl Ledger {
             since,
         } = message;
         self.bytes += received.payload.len();
-        self.newest = self.newest.max(Some(id));
-        self.unpublished.entry(id).or_default().entries += 1;
+        self.unpublished.insert(id);
         let key = self.entries.insert(Entry {
             received,
             id,
@@ -371,7 +380,7 @@ impl Ledger {
     pub fn logged(&mut self, entry: EntryId) {
         let entry = &mut self.entries[entry.0];
         entry.logged = true;
-        self.unpublished.entry(entry.id).or_default().logged = true;
+        self.unpublished.logged(entry.id);
         self.release();
     }
 
@@ -428,23 +437,20 @@ impl Ledger {
 impl Ledger {
     /// A publisher is up; the broker takes at most `receive_maximum` publishes at a time.
     pub fn handle_publisher_up(&mut self, publisher: usize, receive_maximum: usize) {
-        self.queues.get_mut(publisher).handle_up(receive_maximum);
+        self.queues.handle_up(publisher, receive_maximum);
     }
 
     /// A publisher's connection is gone: what it had in flight goes out again on the next one.
     pub fn handle_publisher_down(&mut self, publisher: usize, end: PublisherEnd) {
-        if let Some(sequence) = self.queues.get_mut(publisher).handle_down(end) {
-            let id = PublishId {
-                publisher,
-                sequence,
-            };
-            self.handle_refused(id, Refusal::Unauthorized);
+        if let Some(given_up) = self.queues.handle_down(publisher, end) {
+            self.handle_refused(given_up, Refusal::Unauthorized);
         }
     }
 
     /// The broker has taken a publish. Unknown ids are ignored.
     pub fn handle_confirmed(&mut self, id: PublishId) {
-        if let Some(completed) = self.complete(id) {
+        if let Some(completed) = self.queues.confirm(id) {
+            self.bytes -= completed.bytes;
             self.finish_part(completed.entry);
         }
     }
@@ -455,11 +461,12 @@ impl Ledger {
         let Some(Completed {
             entry: key,
             purpose,
-            ..
-        }) = self.complete(id)
+            bytes,
+        }) = self.queues.complete(id)
         else {
             return;
         };
+        self.bytes -= bytes;
         let entry = &mut self.entries[key];
         let is_copy = purpose != Purpose::Notice;
         self.failed.push_back(Failed {
@@ -471,12 +478,6 @@ impl Ledger {
             told_before: is_copy && entry.failed,
         });
         entry.failed |= is_copy;
-    }
-
-    fn complete(&mut self, id: PublishId) -> Option<Completed> {
-        let completed = self.queues.get_mut(id.publisher).complete(id.sequence)?;
-        self.bytes -= completed.bytes;
-        Some(completed)
     }
 
     /// Answers what [`Ledger::poll_failed`] handed out: `notices` (a refusal notice and a dead
@@ -496,7 +497,7 @@ impl Ledger {
         publisher: usize,
         now: Instant,
     ) -> Option<(PublishId, &Publish)> {
-        let (sequence, publish) = self.queues.get_mut(publisher).poll(now)?;
+        let (sequence, publish) = self.queues.poll(publisher, now)?;
         let id = PublishId {
             publisher,
             sequence,
@@ -519,10 +520,19 @@ impl Ledger {
         self.finished.pop_front()
     }
 
-    /// A publisher whose oldest publish has waited too long for its confirmation: its connection
-    /// is to be replaced.
-    pub fn poll_overdue(&self, now: Instant) -> Option<usize> {
-        self.queues.overdue(self.ack_timeout, now)
+    /// Moves publishes that the broker seems never to confirm to quarantine, with whatever goes to
+    /// their topics, and gives up those that have had their tries there. To be called at intervals
+    /// of half a second or so.
+    pub fn set_apart(&mut self, now: Instant) -> Quarantined {
+        let SetApart {
+            moved,
+            given_up,
+            replace,
+        } = self.queues.set_apart(self.ack_timeout, now);
+        for id in given_up {
+            self.handle_refused(id, Refusal::Unauthorized);
+        }
+        Quarantined { moved, replace }
     }
 }
 
@@ -537,12 +547,7 @@ impl Ledger {
         let entry = &mut self.entries[key];
         entry.outstanding -= 1;
         if entry.outstanding == 0 {
-            if let btree_map::Entry::Occupied(mut count) = self.unpublished.entry(entry.id) {
-                count.get_mut().entries -= 1;
-                if count.get().entries == 0 && count.remove().logged {
-                    self.published.push(entry.id);
-                }
-            }
+            self.unpublished.finish(entry.id);
             self.finished.push_back(Finished {
                 forwarded: entry.copied && !entry.failed,
                 message: Message {

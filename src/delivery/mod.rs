@@ -7,5 +7,7 @@ pub mod backoff;
 pub mod ledger;
 pub mod pending;
 pub mod publish_queue;
+mod quarantine;
 mod redelivery;
+mod unpublished;
 pub mod watermark;

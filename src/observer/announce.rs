@@ -52,6 +52,7 @@ impl Observer {
             waiting: self.inbound.waiting(),
             asked: self.inbound.asked(),
             fan_outs: self.processing.fan_outs(),
+            quarantined: self.ledger.quarantined(),
             webhooks: self.webhooks.waiting(),
         }
     }

@@ -194,7 +194,7 @@ impl Observer {
     /// What is to be done at intervals, also while stopping.
     pub(super) fn tick(&mut self) {
         let now = self.clock.now();
-        self.publishers.recycle_overdue(&self.ledger, now.instant);
+        self.publishers.set_apart(&mut self.ledger, now.instant);
         if self.session.is_up() {
             self.processing.tick(&self.ledger);
         }

@@ -142,6 +142,7 @@ impl Inbound {
             acknowledged: None,
             published: vec![],
             finished: None,
+            held: vec![],
             policy: self.router.policy.clone(),
             outbox_request: OutboxRequest::default(),
             now,

@@ -121,6 +121,7 @@ impl Processing {
                     acknowledged,
                     published: ledger.take_published(),
                     finished: ledger.published_up_to(),
+                    held: ledger.quarantined_bulk(),
                     outbox_request: webhooks.take_outbox_request(now),
                     ..inbound.next_batch(room, now.wall)
                 });

@@ -47,6 +47,8 @@ pub struct Batch {
     pub published: Vec<MessageId>,
     /// An id up to which everything is confirmed.
     pub finished: Option<MessageId>,
+    /// Messages with bulk copies that may be unconfirmed for long.
+    pub held: Vec<EntryId>,
     /// The checks to apply.
     pub policy: Arc<Policy>,
     /// What the webhook dispatcher wants from the outbox.
@@ -205,9 +207,9 @@ impl Processor {
         let mut room = batch.room_for_bulk;
         let mut decided = Vec::with_capacity(batch.messages.len() + 1);
         for message in &batch.messages {
-            decided.push(self.decide(message, batch.now, &mut room)?);
+            decided.push(self.decide(message, batch.now, &mut room, &batch.held)?);
         }
-        self.continue_fan_outs(room, &mut decided)?;
+        self.continue_fan_outs(room, &batch.held, &mut decided)?;
         let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
@@ -229,6 +231,7 @@ impl Processor {
         message: &PendingMessage,
         now: UnixMillis,
         room: &mut usize,
+        held: &[EntryId],
     ) -> Result<Decided, StoreError> {
         let origin = Origin {
             id: message.id,
@@ -250,7 +253,7 @@ impl Processor {
         let rest = if *room == 0 || self.fan_outs.must_wait(&unfinished.fan_out) {
             Some(unfinished)
         } else {
-            let (bulk, rest) = self.take_step(&mut unfinished)?;
+            let (bulk, rest) = self.take_step(&mut unfinished, held)?;
             *room = room.saturating_sub(bulk.len().max(1));
             decided.bulk = bulk;
             rest.map(|fan_out| Unfinished {
@@ -394,13 +397,14 @@ impl Processor {
     fn continue_fan_outs(
         &mut self,
         mut room: usize,
+        held: &[EntryId],
         decided: &mut Vec<Decided>,
     ) -> Result<(), StoreError> {
         while room > 0 {
             let Some((turn, mut unfinished)) = self.fan_outs.next() else {
                 break;
             };
-            let (bulk, rest) = self.take_step(&mut unfinished)?;
+            let (bulk, rest) = self.take_step(&mut unfinished, held)?;
             room = room.saturating_sub(bulk.len().max(STEP));
             decided.push(Decided {
                 entry: unfinished.entry,
@@ -422,10 +426,12 @@ impl Processor {
         Ok(())
     }
 
-    /// Takes the next step of a fan-out. Returns its publishes, and what is left to do.
+    /// Takes the next step of a fan-out. Returns its publishes, and what is left to do. The log's
+    /// position of one that is `held` stays where it is.
     fn take_step(
         &mut self,
         unfinished: &mut Unfinished,
+        held: &[EntryId],
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
         let (fan_out, origin) = (&unfinished.fan_out, &unfinished.origin);
         let page = match (fan_out.query(), self.persistence.as_store()) {
@@ -442,8 +448,10 @@ impl Processor {
         self.persistence.apply(&writes, events, origin)?;
         drop(writes);
         let position = fan_out.position();
+        let is_held = held.contains(&unfinished.entry);
         if let Some(logged) = &mut unfinished.logged
             && let Some(confirmed) = logged.step(position, publishes.len())
+            && !is_held
             && let Some(store) = self.persistence.as_store_mut()
         {
             store.log_position(origin.id, confirmed)?;

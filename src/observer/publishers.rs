@@ -6,10 +6,10 @@
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::connections::publisher::PublisherEvent;
-use crate::delivery::ledger::Ledger;
+use crate::delivery::ledger::{Ledger, Quarantined};
 use crate::delivery::publish_queue::{PublishId, PublisherEnd};
 use crate::mqtt::{Cause, Client, Connected, LinkError, SubmitError};
 use crate::protocol::publish::Publish;
@@ -19,6 +19,26 @@ use crate::telemetry::{LinkRole, Metrics};
 
 /// Publishes under way for each message under way: a direct message has two copies.
 pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
+const UNCONFIRMED: &str = "the broker does not take some publishes, and takes others: they wait \
+    apart, each topic in its order (RabbitMQ does that where this user may not publish, and over \
+    MQTT 3.1.1 where a recipient's queue is full and rejects, or its node is away)";
+/// The names of the connections beside the direct ones. They are part of the client identifier,
+/// which brokers know: they stay as they are.
+const NAMES_BESIDE: [&str; 2] = ["many", "quarantine"];
+
+/// How many publishing connections there are for so many direct ones.
+pub(super) fn publishers(direct: usize) -> usize {
+    direct + NAMES_BESIDE.len()
+}
+
+/// The name of one of `count` publishing connections.
+pub(super) fn name(publisher: usize, count: usize) -> String {
+    let direct = count - NAMES_BESIDE.len();
+    match publisher.checked_sub(direct) {
+        None => publisher.to_string(),
+        Some(beside) => NAMES_BESIDE[beside].to_owned(),
+    }
+}
 
 struct Publisher {
     client: Client,
@@ -27,7 +47,8 @@ struct Publisher {
     renewal: Renewal,
 }
 
-/// How far a connection is from being replaced because there is a new token.
+/// How far a connection is from being replaced, because there is a new token or because too much of
+/// what it carries is in quarantine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Renewal {
     /// It is not to be replaced.
@@ -38,7 +59,7 @@ enum Renewal {
     Disconnecting,
 }
 
-/// The publishing connections; the last one is for bulk copies.
+/// The publishing connections; the last two are for bulk copies and for publishes in quarantine.
 pub(crate) struct Publishers {
     publishers: Vec<Option<Publisher>>,
     /// Publishes one connection has in flight at a time, if the broker takes as many.
@@ -154,16 +175,28 @@ impl Publishers {
     /// Publishes at QoS 0: what nobody receives is lost. Returns whether there was room for it.
     pub(super) fn publish_unconfirmed(&self, publish: &Publish) -> bool {
         // The bulk connection is the one whose delays matter least.
-        let bulk = self.publishers.last().and_then(Option::as_ref);
+        let bulk = self.publishers.iter().rev().nth(1).and_then(Option::as_ref);
         bulk.filter(|bulk| bulk.renewal == Renewal::NotDue)
             .is_some_and(|bulk| bulk.client.publish_unconfirmed(publish))
     }
 
-    /// Replaces a connection that owes a confirmation for too long.
-    pub(super) fn recycle_overdue(&self, ledger: &Ledger, now: Instant) {
-        let overdue = ledger.poll_overdue(now);
-        if let Some(publisher) = overdue.and_then(|number| self.publishers[number].as_ref()) {
+    /// Sets apart what the broker seems never to confirm, so that it holds up nobody else.
+    pub(super) fn set_apart(&mut self, ledger: &mut Ledger, now: Instant) {
+        let Quarantined { moved, replace } = ledger.set_apart(now);
+        if moved > 0 {
+            let quarantined = ledger.quarantined();
+            warn!(moved, quarantined, "{UNCONFIRMED}");
+        }
+        if let Some(publisher) = replace.and_then(|number| self.publishers[number].as_ref()) {
             publisher.recycle.cancel();
+        }
+        for (number, publisher) in self.publishers.iter_mut().enumerate() {
+            if let Some(publisher) = publisher
+                && publisher.renewal == Renewal::NotDue
+                && ledger.is_worn(number)
+            {
+                publisher.renewal = Renewal::Draining;
+            }
         }
     }
 
@@ -179,8 +212,8 @@ impl Publishers {
 fn end(error: &LinkError) -> PublisherEnd {
     match error.cause {
         Cause::Closed | Cause::NotAuthorized | Cause::Other => PublisherEnd::Closed,
-        Cause::TimedOut => PublisherEnd::TimedOut,
-        Cause::ProtocolVersion
+        Cause::TimedOut
+        | Cause::ProtocolVersion
         | Cause::BadCredentials
         | Cause::BadClientId
         | Cause::Unavailable

@@ -27,7 +27,7 @@ use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
 use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Persistence, Processor};
-use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers};
+use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publishers};
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
@@ -115,7 +115,7 @@ struct Parts {
     window: usize,
     /// Publishes in flight at a time on one connection.
     publish_window: usize,
-    /// Publishing connections, with the one for bulk copies.
+    /// Publishing connections, with those for bulk copies and for publishes in quarantine.
     publishers: usize,
 }
 
@@ -125,7 +125,7 @@ impl Parts {
         let clock = Clock;
         let began = clock.now();
         let window = usize::from(setup.links.window);
-        let publishers = setup.publishers + 1;
+        let publishers = publishers(setup.publishers);
         let webhooks = setup.webhooks.as_ref();
         let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
         let metrics = Metrics::new(&endpoints);
@@ -192,7 +192,7 @@ impl Parts {
         Links::new(settings, self.health.clone(), self.metrics.clone(), stop)
     }
 
-    /// Starts the publishing connections; the last one is for bulk copies.
+    /// Starts the publishing connections.
     fn spawn_publishers(
         &self,
         links: &Links,
@@ -202,11 +202,7 @@ impl Parts {
         let capacity = self.publish_window.max(EVENTS_AT_A_TIME);
         let (publisher_tx, publisher_rx) = mpsc::channel(capacity);
         for publisher in 0..self.publishers {
-            // Part of the client identifier, which brokers know: it stays as it is.
-            let name = match publisher + 1 == self.publishers {
-                true => "many".to_owned(),
-                false => publisher.to_string(),
-            };
+            let name = name(publisher, self.publishers);
             let events = publisher_tx.clone();
             let link = links.publisher(publisher, &name, self.publish_window, events);
             tasks.spawn(async move {

@@ -73,8 +73,8 @@ pub(super) struct LoadFamilies {
     pub(super) inflight_messages: IntGauge,
     pub(super) inflight_publishes: IntGauge,
     pub(super) oldest_seconds: Gauge,
-    /// Read ahead, to be decided, with the decision service, fan-outs.
-    pub(super) queues: [IntGauge; 4],
+    /// Read ahead, to be decided, with the decision service, fan-outs, publishes in quarantine.
+    pub(super) queues: [IntGauge; 5],
 }
 
 /// Commits to the store.
@@ -250,7 +250,8 @@ impl MetricsBuilder {
         let queues = self.gauges(
             "observer_queue_messages",
             "Messages that wait: read-ahead for the observer, decide for the store, \
-             consult for the decision service, fan-out for their copies.",
+             consult for the decision service, fan-out for their copies; and quarantine: \
+             publishes that the broker does not confirm, and those behind them.",
             &["queue"],
         );
         LoadFamilies {
@@ -266,7 +267,7 @@ impl MetricsBuilder {
                 "observer_oldest_unacknowledged_seconds",
                 "For how long the oldest message that is not acknowledged has been under way.",
             )),
-            queues: ["read-ahead", "decide", "consult", "fan-out"]
+            queues: ["read-ahead", "decide", "consult", "fan-out", "quarantine"]
                 .map(|queue| queues.with_label_values(&[queue])),
         }
     }

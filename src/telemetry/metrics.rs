@@ -190,7 +190,13 @@ impl Metrics {
         families.inflight_messages.set(number(load.messages));
         families.inflight_publishes.set(number(load.publishes));
         families.oldest_seconds.set(load.oldest.as_secs_f64());
-        let depths = [load.read_ahead, load.waiting, load.asked, load.fan_outs];
+        let depths = [
+            load.read_ahead,
+            load.waiting,
+            load.asked,
+            load.fan_outs,
+            load.quarantined,
+        ];
         for (gauge, depth) in families.queues.iter().zip(depths) {
             gauge.set(number(depth));
         }

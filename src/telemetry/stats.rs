@@ -78,6 +78,8 @@ pub struct Load {
     pub asked: usize,
     /// Fan-outs that are not finished.
     pub fan_outs: usize,
+    /// Publishes in quarantine.
+    pub quarantined: usize,
     /// Webhook events that wait for their endpoints.
     pub webhooks: i64,
 }

@@ -81,18 +81,17 @@ impl Broker {
     /// RabbitMQ's memory alarm.
     pub(crate) fn alarm(self, on: bool) {
         let mark = if on { "1MB" } else { "2GB" };
-        let args = [
-            "ctl",
-            self.name(),
-            "set_vm_memory_high_watermark",
-            "absolute",
-            mark,
-        ];
+        self.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", mark]);
+    }
+
+    /// `scripts/brokers ctl NAME ARGS…`.
+    pub(crate) fn rabbitmqctl(self, args: &[&str]) {
         let status = Command::new(root().join("scripts/brokers"))
+            .args(["ctl", self.name()])
             .args(args)
             .status()
             .unwrap();
-        assert!(status.success());
+        assert!(status.success(), "rabbitmqctl {args:?}: {status}");
     }
 
     /// `scripts/brokers COMMAND NAME`.

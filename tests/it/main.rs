@@ -29,6 +29,7 @@ mod load;
 mod matrix;
 mod pipes;
 mod protocol;
+mod quarantine;
 mod readme;
 mod redteam;
 mod refusals;

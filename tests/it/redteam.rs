@@ -711,6 +711,7 @@ impl Arena {
             "observer",
             "observer-pub-0",
             "observer-pub-many",
+            "observer-pub-quarantine",
             "chat21-observer",
         ] {
             let _ = Wire::connect(self.guarded.port(), guess, &login, true);

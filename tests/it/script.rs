@@ -22,6 +22,7 @@ pub(crate) struct Script {
     pub(crate) lanes: Receiver<Peer>,
     dot_probes: Receiver<Peer>,
     bulk: Receiver<Peer>,
+    quarantine: Receiver<Peer>,
 }
 
 /// One connection of the observer, after its CONNECT.
@@ -39,11 +40,13 @@ impl Script {
         let (lane_tx, lanes) = channel();
         let (dot_probe_tx, dot_probes) = channel();
         let (bulk_tx, bulk) = channel();
+        let (quarantine_tx, quarantine) = channel();
         let peers = Peers {
             sessions: session_tx,
             lanes: lane_tx,
             dot_probes: dot_probe_tx,
             bulk: bulk_tx,
+            quarantine: quarantine_tx,
         };
         std::thread::spawn(move || accept(&listener, &peers));
         Self {
@@ -52,6 +55,7 @@ impl Script {
             lanes,
             dot_probes,
             bulk,
+            quarantine,
         }
     }
 
@@ -101,6 +105,13 @@ impl Script {
             .expect("no publisher for copies in bulk connects")
     }
 
+    /// The connection for what is never confirmed, which is accepted already.
+    pub(crate) fn quarantine(&self) -> Peer {
+        self.quarantine
+            .recv_timeout(PATIENCE)
+            .expect("no publisher for what is in quarantine connects")
+    }
+
     /// The connection that finds out what becomes of a `.`.
     pub(crate) fn dot_probe(&self) -> Peer {
         self.dot_probes
@@ -140,6 +151,7 @@ struct Peers {
     lanes: Sender<Peer>,
     dot_probes: Sender<Peer>,
     bulk: Sender<Peer>,
+    quarantine: Sender<Peer>,
 }
 
 fn accept(listener: &TcpListener, peers: &Peers) {
@@ -157,11 +169,18 @@ fn accept(listener: &TcpListener, peers: &Peers) {
         let length = usize::from(u16::from_be_bytes([body[at - 2], body[at - 1]]));
         let client_id = String::from_utf8(body[at..at + length].to_vec()).unwrap();
         let clean = body[7] & 2 != 0;
-        if client_id.ends_with("-pub-many") {
-            // Most tests publish nothing in bulk: that connection is accepted and kept.
+        let beside = if client_id.ends_with("-pub-many") {
+            Some(&peers.bulk)
+        } else if client_id.ends_with("-pub-quarantine") {
+            Some(&peers.quarantine)
+        } else {
+            None
+        };
+        if let Some(beside) = beside {
+            // Most tests publish nothing there: these connections are accepted and kept.
             let connack: &[u8] = if body[6] == 5 { &[0, 0, 0] } else { &[0, 0] };
             let _ = wire.send(&packet(CONNACK, connack));
-            let _ = peers.bulk.send(Peer {
+            let _ = beside.send(Peer {
                 wire,
                 client_id,
                 clean,
@@ -211,6 +230,12 @@ impl Peer {
     /// Delivers a message.
     pub(crate) fn deliver(&mut self, packet_id: u16, text: &str, dup: bool) {
         self.wire.send(&delivery(packet_id, text, dup)).unwrap();
+    }
+
+    /// Delivers a message on any topic.
+    pub(crate) fn send(&mut self, packet_id: u16, topic: &str, payload: &[u8]) {
+        let packet = publish_packet(topic.as_bytes(), payload, Some(packet_id), false);
+        self.wire.send(&packet).unwrap();
     }
 
     /// Delivers what the observer has published to itself.

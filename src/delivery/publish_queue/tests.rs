@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::delivery::ledger::tests::{
-    TIMEOUT, ack, handed_out, id, insert, ledger, message, publish, start, take, texts,
+    ack, handed_out, id, insert, ledger, message, publish, start, take, texts,
 };
 use crate::protocol::refusal::Refusal;
 
@@ -36,11 +36,6 @@ fn an_outage_of_the_broker_is_held_against_no_publish() {
         ledger.handle_publisher_down(0, PublisherEnd::Unrelated);
         ledger.handle_publisher_up(0, 100);
     }
-    for _ in 0..9 {
-        assert_eq!(handed_out(&mut ledger).len(), 1);
-        ledger.handle_publisher_down(0, PublisherEnd::TimedOut);
-        ledger.handle_publisher_up(0, 100);
-    }
     assert!(ledger.poll_failed().is_none());
 }
 
@@ -62,23 +57,30 @@ fn a_publish_that_costs_the_connection_is_set_aside_and_its_neighbours_pass() {
     for n in 0..40 {
         insert(&mut ledger, n, if n == 20 { "poison" } else { "good" }, 1);
     }
-    let mut connections = 0;
+    ledger.handle_publisher_up(2, 100);
+    let mut closed = [0, 0, 0];
     let failed = loop {
-        let out = handed_out(&mut ledger);
-        // Like RabbitMQ: the refused publish closes the connection, and confirmations that were on
-        // their way are lost with it.
-        if out.iter().any(|(_, text)| text == "poison") {
-            ledger.handle_publisher_down(0, PublisherEnd::Closed);
-            connections += 1;
-            ledger.handle_publisher_up(0, 100);
-        } else {
-            out.iter().for_each(|(id, _)| ledger.handle_confirmed(*id));
+        for publisher in [0, 2] {
+            let mut out = vec![];
+            while let Some((id, publish)) = ledger.poll_publish(publisher, start()) {
+                out.push((id, publish.payload.clone()));
+            }
+            // Like RabbitMQ: the refused publish closes the connection, and confirmations that were
+            // on their way are lost with it.
+            if out.iter().any(|(_, payload)| *payload == "poison") {
+                ledger.handle_publisher_down(publisher, PublisherEnd::Closed);
+                closed[publisher] += 1;
+                ledger.handle_publisher_up(publisher, 100);
+            } else {
+                out.iter().for_each(|(id, _)| ledger.handle_confirmed(*id));
+            }
         }
         if let Some(failed) = ledger.poll_failed() {
             break failed;
         }
-        assert!(connections < 10, "it goes on for ever");
+        assert!(closed[2] < 10, "it goes on for ever");
     };
+    assert_eq!(closed, [2, 0, 3]);
     assert_eq!(
         (&failed.received.payload[..], failed.refusal, failed.purpose),
         (&b"poison"[..], Refusal::Unauthorized, Purpose::Copy)
@@ -86,35 +88,13 @@ fn a_publish_that_costs_the_connection_is_set_aside_and_its_neighbours_pass() {
     ledger.resolve(failed, vec![publish("dead letter")]);
     let mut acks = std::iter::from_fn(|| ledger.poll_ack()).count();
     assert_eq!(acks, 20, "the poison's own ack waits for its dead letter");
-    loop {
-        let out = handed_out(&mut ledger);
-        if out.is_empty() {
-            break;
+    for publisher in [0, 2] {
+        while let Some((id, _)) = ledger.poll_publish(publisher, start()) {
+            ledger.handle_confirmed(id);
         }
-        out.iter().for_each(|(id, _)| ledger.handle_confirmed(*id));
     }
     acks += std::iter::from_fn(|| ledger.poll_ack()).count();
     assert_eq!(acks, 40);
-}
-
-#[test]
-fn an_overdue_confirmation_names_its_publisher() {
-    let mut ledger = ledger(10);
-    insert(&mut ledger, 1, "a", 1);
-    let start = start();
-    assert_eq!(
-        ledger.poll_overdue(start + TIMEOUT),
-        None,
-        "nothing is sent yet"
-    );
-    ledger.poll_publish(0, start).unwrap();
-    assert_eq!(
-        ledger.poll_overdue(start + TIMEOUT - Duration::from_millis(1)),
-        None
-    );
-    assert_eq!(ledger.poll_overdue(start + TIMEOUT), Some(0));
-    ledger.handle_publisher_down(0, PublisherEnd::Closed);
-    assert_eq!(ledger.poll_overdue(start + TIMEOUT), None);
 }
 
 #[test]

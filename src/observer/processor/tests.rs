@@ -77,6 +77,7 @@ fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
         acknowledged: None,
         published: vec![],
         finished: None,
+        held: vec![],
         policy: policy(),
         outbox_request: OutboxRequest::default(),
         now: NOW,

@@ -118,6 +118,7 @@ impl Bench {
             acknowledged: None,
             published: vec![],
             finished: None,
+            held: vec![],
             policy: policy(),
             outbox_request: OutboxRequest::default(),
             now: UnixMillis::new(self.now),

@@ -1,0 +1,268 @@
+//! Publishes that the broker seems never to confirm, or to close connections on, and what goes to
+//! the same topics behind them.
+//!
+//! Owns their order, their tries, and when one is given up. They have a connection of their own, so
+//! that they hold up nobody else. Leaves to `publish_queue.rs` which publish is a suspect.
+//!
+//! Over MQTT 3.1.1 RabbitMQ has no way to refuse a publish that it could not put into a queue: one
+//! that is full and has `overflow: reject-publish`, or whose node is away. 4.0.5 gives no PUBACK,
+//! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::delivery::publish_queue::{Completed, PublisherEnd, QueuedPublish};
+use crate::protocol::publish::Publish;
+use crate::rules::plan::Purpose;
+
+/// Tries in a row that a topic's publishes are worth: then the first is given up, and after that
+/// each one whose only try fails, until the broker confirms one.
+const TRIES: u8 = 10;
+/// The same for connections that the broker closed while nothing else was in flight there: three.
+/// A time-out weighs less, because it may be the broker's own trouble.
+const TRIES_PER_CLOSED: u8 = 4;
+/// Publishes that may wait here: then the oldest to the topic with the most are given up.
+const MOST_WAITING: usize = 1_000;
+/// How long a topic is remembered after its last publish was given up.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Topics that are remembered, with those of publishes that wait.
+const MOST_TOPICS: usize = 2_000;
+/// Topics whose publish may be in flight at a time.
+const IN_FLIGHT: usize = 32;
+
+/// One publish.
+#[derive(Debug)]
+struct Suspect {
+    sequence: u64,
+    queued: QueuedPublish,
+}
+
+/// What a publish is suspected of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    /// That it is never confirmed; or it waits behind one.
+    Unconfirmed,
+    /// That the broker closes connections on it.
+    Closes,
+}
+
+/// What waits for one topic, oldest first. Only the first is in flight.
+#[derive(Debug, Default)]
+struct Topic {
+    waiting: VecDeque<Suspect>,
+    /// Since when nothing waits, and the last one was given up. It is remembered for a while, so
+    /// that the next publish does not go to a connection that others share.
+    given_up: Option<Instant>,
+    /// When the first was handed out on the present connection.
+    sent: Option<Instant>,
+    /// Tries that have failed since the broker last confirmed a publish to this topic.
+    failed: u8,
+    /// The broker may close the connection on its first publish: that one goes alone.
+    may_close: bool,
+}
+
+/// All publishes that are set apart.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine {
+    topics: HashMap<String, Topic>,
+    /// The topic of each publish.
+    topic_of: HashMap<u64, String>,
+    /// Topics whose first publish is to go out. One that has gone meanwhile is passed over.
+    turns: VecDeque<String>,
+    next_sequence: u64,
+    in_flight: usize,
+    /// How many may be in flight; 0 while there is no connection.
+    limit: usize,
+}
+
+impl Quarantine {
+    /// Whether a publish to this topic must wait here, behind others.
+    pub(super) fn holds(&self, topic: &str) -> bool {
+        !self.topics.is_empty() && self.topics.contains_key(topic)
+    }
+
+    /// Publishes that wait here.
+    pub(super) fn len(&self) -> usize {
+        self.topic_of.len()
+    }
+
+    /// The messages that copies in bulk belong to, as the ledger numbers them.
+    pub(super) fn bulk_entries(&self) -> impl Iterator<Item = usize> {
+        let waiting = self.topics.values().flat_map(|topic| &topic.waiting);
+        let bulk = waiting.filter(|suspect| suspect.queued.purpose == Purpose::BulkCopy);
+        bulk.map(|suspect| suspect.queued.entry)
+    }
+
+    /// Takes a publish. Returns its sequence number.
+    pub(super) fn push(&mut self, queued: QueuedPublish, suspicion: Suspicion) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let name = queued.publish.topic.as_str().to_owned();
+        self.topic_of.insert(sequence, name.clone());
+        let topic = self.topics.entry(name.clone()).or_default();
+        topic.waiting.push_back(Suspect { sequence, queued });
+        topic.may_close |= suspicion == Suspicion::Closes;
+        if topic.waiting.len() == 1 {
+            self.turns.push_back(name);
+        }
+        sequence
+    }
+
+    /// The sequence numbers of publishes to give up because too many wait.
+    pub(super) fn surplus(&self) -> Vec<u64> {
+        let surplus = self.len().saturating_sub(MOST_WAITING);
+        if surplus == 0 {
+            return vec![];
+        }
+        let longest = self.topics.values().max_by_key(|topic| topic.waiting.len());
+        let oldest = longest.into_iter().flat_map(|topic| &topic.waiting);
+        oldest
+            .take(surplus)
+            .map(|suspect| suspect.sequence)
+            .collect()
+    }
+
+    /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
+    pub(super) fn handle_up(&mut self, receive_maximum: usize) {
+        self.limit = receive_maximum.clamp(1, IN_FLIGHT);
+    }
+
+    /// The connection is gone. Returns the sequence number of a publish to give up, if there is
+    /// one.
+    pub(super) fn handle_down(&mut self, end: PublisherEnd) -> Option<u64> {
+        let was_alone = self.in_flight == 1;
+        let mut given_up = None;
+        for (name, topic) in &mut self.topics {
+            if topic.sent.take().is_none() {
+                continue;
+            }
+            self.turns.push_back(name.clone());
+            match end {
+                PublisherEnd::Unrelated => {}
+                PublisherEnd::Closed if was_alone => {
+                    topic.may_close = true;
+                    topic.failed = topic.failed.saturating_add(TRIES_PER_CLOSED);
+                    if topic.failed >= TRIES {
+                        given_up = Some(topic.waiting[0].sequence);
+                    }
+                }
+                PublisherEnd::Closed => topic.may_close = true,
+            }
+        }
+        self.in_flight = 0;
+        self.limit = 0;
+        given_up
+    }
+
+    /// The next publish for the connection, and its sequence number.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<(u64, &Publish)> {
+        // What may have closed a connection goes alone, so that it shows which one did.
+        let waits_alone = |topic: &Topic| topic.may_close && !topic.waiting.is_empty();
+        let one_at_a_time = self.topics.values().any(waits_alone);
+        let allowed = if one_at_a_time { 1 } else { self.limit };
+        if self.in_flight >= allowed.min(self.limit) {
+            return None;
+        }
+        let name = loop {
+            let name = self.turns.pop_front()?;
+            let topic = self.topics.get(&name);
+            if topic.is_some_and(|topic| topic.sent.is_none() && !topic.waiting.is_empty()) {
+                break name;
+            }
+        };
+        let topic = self.topics.get_mut(&name)?;
+        topic.sent = Some(now);
+        self.in_flight += 1;
+        let first = &topic.waiting[0];
+        Some((first.sequence, &first.queued.publish))
+    }
+
+    /// The broker has confirmed something to the topic of this publish.
+    pub(super) fn handle_confirmed(&mut self, sequence: u64) {
+        let name = self.topic_of.get(&sequence);
+        if let Some(topic) = name.and_then(|name| self.topics.get_mut(name)) {
+            topic.failed = 0;
+            topic.may_close = false;
+        }
+    }
+
+    /// Takes a publish out. `None` if the number is unknown or the publish was taken out before.
+    pub(super) fn complete(&mut self, sequence: u64) -> Option<Completed> {
+        let name = self.topic_of.remove(&sequence)?;
+        let topic = self.topics.get_mut(&name)?;
+        let is_it = |suspect: &Suspect| suspect.sequence == sequence;
+        let at = topic.waiting.iter().position(is_it)?;
+        let suspect = topic.waiting.remove(at)?;
+        if at == 0 && topic.sent.take().is_some() {
+            self.in_flight -= 1;
+        }
+        if topic.waiting.is_empty() && topic.failed < TRIES {
+            self.topics.remove(&name);
+        } else if at == 0 {
+            self.turns.push_back(name);
+        }
+        Some(suspect.queued.completed())
+    }
+
+    /// Forgets topics of which nothing waits and nothing was given up for a while.
+    pub(super) fn forget(&mut self, now: Instant) {
+        for topic in self.topics.values_mut() {
+            if topic.waiting.is_empty() {
+                topic.given_up.get_or_insert(now);
+            } else {
+                topic.given_up = None;
+            }
+        }
+        let is_remembered = |since: Instant| now < since + REMEMBERED;
+        self.topics
+            .retain(|_, topic| topic.given_up.is_none_or(is_remembered));
+        if self.topics.len() > MOST_TOPICS {
+            self.topics.retain(|_, topic| topic.given_up.is_none());
+        }
+    }
+
+    /// Takes back what has waited for `timeout` or longer, if the broker confirmed something else
+    /// meanwhile: `progress` is when it last did. Returns the sequence numbers of publishes to give
+    /// up; `None` if there is nothing to take back. The connection is to be replaced: it cannot
+    /// use their packet identifiers again.
+    pub(super) fn take_back_overdue(
+        &mut self,
+        timeout: Duration,
+        progress: Option<Instant>,
+        now: Instant,
+    ) -> Option<Vec<u64>> {
+        let is_overdue = |topic: &Topic| {
+            let is_late = |sent| is_overdue(sent, timeout, progress, now);
+            topic.sent.is_some_and(is_late)
+        };
+        if !self.topics.values().any(is_overdue) {
+            return None;
+        }
+        let mut given_up = vec![];
+        for topic in self.topics.values_mut() {
+            if is_overdue(topic) {
+                topic.failed = topic.failed.saturating_add(1);
+                if topic.failed >= TRIES {
+                    given_up.push(topic.waiting[0].sequence);
+                }
+            }
+        }
+        self.handle_down(PublisherEnd::Unrelated);
+        Some(given_up)
+    }
+}
+
+/// Whether a publish has waited too long for its confirmation: the broker confirmed another in the
+/// second half of the time. A broker under a resource alarm confirms nothing for a while, and that
+/// is held against no publish.
+pub(super) fn is_overdue(
+    sent: Instant,
+    timeout: Duration,
+    progress: Option<Instant>,
+    now: Instant,
+) -> bool {
+    now >= sent + timeout && progress.is_some_and(|progress| progress >= sent + timeout / 2)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! Driven through the ledger, which owns the queues: publisher 0 is direct, 1 for bulk copies, 2
+//! for what is in quarantine.
+
+use std::hash::RandomState;
+
+use super::*;
+use crate::delivery::ledger::tests::{TIMEOUT, ack, message, publish, start, take};
+use crate::delivery::ledger::{Failed, Ledger};
+use crate::delivery::publish_queue::PublishId;
+use crate::protocol::message_id::MessageIds;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::TopicName;
+
+const DIRECT: usize = 0;
+const APART: usize = 2;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A ledger, what was handed out, and the time.
+struct Bench {
+    ledger: Ledger,
+    ids: MessageIds,
+    sent: u16,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(limit: usize) -> Self {
+        let mut ledger = Ledger::new(1, 5_000, TIMEOUT);
+        ledger.handle_session_up(false);
+        for publisher in [DIRECT, 1, APART] {
+            ledger.handle_publisher_up(publisher, limit);
+        }
+        Self {
+            ledger,
+            ids: MessageIds::new(RandomState::new()),
+            sent: 0,
+            now: start(),
+        }
+    }
+
+    /// A message with one copy, to a topic.
+    fn send(&mut self, topic: &str, text: &str) {
+        self.send_as(topic, text, Purpose::Copy);
+    }
+
+    fn send_as(&mut self, topic: &str, text: &str, purpose: Purpose) {
+        self.sent += 1;
+        let publish = Publish {
+            topic: TopicName::parse(topic).unwrap(),
+            ..publish(text)
+        };
+        let id = self.ids.next(UnixMillis::new(1));
+        let message = message(text, id, u64::from(self.sent));
+        take(
+            &mut self.ledger,
+            message,
+            vec![publish],
+            purpose,
+            Some(ack(self.sent)),
+        );
+    }
+
+    /// Hands out whatever may go out.
+    fn out(&mut self, publisher: usize) -> Vec<(PublishId, String)> {
+        let mut out = vec![];
+        while let Some((id, publish)) = self.ledger.poll_publish(publisher, self.now) {
+            out.push((id, String::from_utf8(publish.payload.to_vec()).unwrap()));
+        }
+        out
+    }
+
+    fn texts(&mut self, publisher: usize) -> Vec<String> {
+        self.out(publisher)
+            .into_iter()
+            .map(|(_, text)| text)
+            .collect()
+    }
+
+    /// Half a second passes at a time, in which another publish is confirmed or not.
+    fn wait(&mut self, time: Duration, broker_confirms: bool) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += SECOND / 2;
+            if broker_confirms {
+                self.send("other", "other");
+                for (id, text) in self.out(DIRECT) {
+                    if text == "other" {
+                        self.ledger.handle_confirmed(id);
+                    }
+                }
+            }
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Some(publisher) = self.ledger.set_apart(self.now).replace {
+            assert_eq!(publisher, APART);
+            self.lose(APART, PublisherEnd::Unrelated);
+        }
+    }
+
+    fn lose(&mut self, publisher: usize, end: PublisherEnd) {
+        self.ledger.handle_publisher_down(publisher, end);
+        self.ledger.handle_publisher_up(publisher, 100);
+    }
+
+    fn failed(&mut self) -> Vec<Failed> {
+        std::iter::from_fn(|| self.ledger.poll_failed()).collect()
+    }
+}
+
+#[test]
+fn what_others_overtake_goes_apart_with_all_behind_it_and_in_order() {
+    let mut bench = Bench::new(100);
+    for text in ["1", "2"] {
+        bench.send("stuck", text);
+    }
+    bench.send("fine", "fine");
+    let out = bench.out(DIRECT);
+    assert_eq!(out.len(), 3);
+    bench.ledger.handle_confirmed(out[2].0);
+    bench.now += SECOND;
+    bench.tick();
+    assert_eq!(bench.ledger.quarantined(), 0, "a second is no long time");
+    bench.now += SECOND;
+    bench.tick();
+    assert_eq!(bench.ledger.quarantined(), 2);
+    assert_eq!(bench.ledger.in_flight(DIRECT), 0);
+    bench.send("stuck", "3");
+    bench.send("fine", "fine");
+    assert_eq!(bench.texts(DIRECT), ["fine"]);
+    // One at a time, each when the one before is confirmed.
+    for text in ["1", "2", "3"] {
+        let out = bench.out(APART);
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].1, text);
+        bench.ledger.handle_confirmed(out[0].0);
+    }
+    // Nothing is left, so the topic is like any other.
+    bench.send("stuck", "4");
+    assert_eq!(bench.texts(DIRECT), ["4"]);
+}
+
+#[test]
+fn a_broker_that_confirms_nothing_is_waited_for() {
+    let mut bench = Bench::new(100);
+    bench.send("a", "1");
+    bench.send("b", "2");
+    assert_eq!(bench.out(DIRECT).len(), 2);
+    bench.wait(SECOND * 600, false);
+    assert_eq!(bench.ledger.quarantined(), 0);
+    assert!(bench.failed().is_empty());
+    assert!(!bench.ledger.is_worn(DIRECT));
+}
+
+#[test]
+fn a_late_confirmation_of_what_has_been_moved_counts() {
+    let mut bench = Bench::new(100);
+    for text in ["1", "2"] {
+        bench.send("late", text);
+    }
+    let out = bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.ledger.quarantined(), 2);
+    assert_eq!(bench.texts(APART), ["1"]);
+    bench.ledger.handle_confirmed(out[0].0);
+    assert_eq!(bench.texts(APART), ["2"]);
+    bench.ledger.handle_confirmed(out[1].0);
+    assert_eq!(bench.ledger.quarantined(), 0);
+    assert!(bench.texts(APART).is_empty());
+}
+
+#[test]
+fn what_is_never_confirmed_is_given_up_after_ten_tries_and_the_next_after_one() {
+    let mut bench = Bench::new(100);
+    for text in ["1", "2"] {
+        bench.send("stuck", text);
+    }
+    bench.send("slow", "slow");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    let mut tries = 0;
+    let mut given_up = vec![];
+    while given_up.len() < 2 {
+        for (id, text) in bench.out(APART) {
+            match text.as_str() {
+                "slow" => bench.ledger.handle_confirmed(id),
+                _ => tries += 1,
+            }
+        }
+        bench.wait(TIMEOUT, true);
+        for failed in bench.failed() {
+            given_up.push((tries, failed.received.payload.clone()));
+            bench.ledger.resolve(failed, vec![]);
+        }
+        assert!(tries < 20);
+    }
+    assert_eq!(given_up, [(10, "1".into()), (11, "2".into())]);
+    assert_eq!(bench.ledger.quarantined(), 0);
+}
+
+#[test]
+fn no_try_counts_while_the_broker_confirms_nothing_else() {
+    let mut bench = Bench::new(100);
+    bench.send("stuck", "1");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    for _ in 0..30 {
+        bench.out(APART);
+        bench.wait(TIMEOUT, false);
+    }
+    assert!(bench.failed().is_empty());
+    assert_eq!(bench.ledger.quarantined(), 1);
+}
+
+#[test]
+fn a_publish_that_closes_the_connection_there_is_found_among_others() {
+    let mut bench = Bench::new(100);
+    for topic in ["a", "poison", "b"] {
+        bench.send(topic, topic);
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    let mut closed = 0;
+    let failed = loop {
+        let out = bench.out(APART);
+        if out.iter().any(|(_, text)| text == "poison") {
+            closed += 1;
+            bench.lose(APART, PublisherEnd::Closed);
+        } else {
+            out.iter()
+                .for_each(|(id, _)| bench.ledger.handle_confirmed(*id));
+        }
+        if let Some(failed) = bench.ledger.poll_failed() {
+            break failed;
+        }
+        assert!(closed < 10);
+    };
+    assert_eq!(&failed.received.payload[..], b"poison");
+    bench.ledger.resolve(failed, vec![]);
+    for (id, _) in bench.out(APART) {
+        bench.ledger.handle_confirmed(id);
+    }
+    assert_eq!(bench.ledger.quarantined(), 0);
+}
+
+#[test]
+fn a_connection_that_carries_too_much_of_it_is_to_be_replaced() {
+    let mut bench = Bench::new(10);
+    for n in 0..5 {
+        bench.send(&format!("stuck/{n}"), "1");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert!(bench.ledger.is_worn(DIRECT), "half of the window");
+    assert_eq!(bench.ledger.in_flight(DIRECT), 0, "nothing to wait for");
+    bench.lose(DIRECT, PublisherEnd::Unrelated);
+    assert!(!bench.ledger.is_worn(DIRECT));
+    assert_eq!(bench.texts(APART).len(), 5);
+    // One is enough, if the client crate comes to its packet identifier again.
+    let mut bench = Bench::new(10);
+    bench.send("stuck", "1");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert!(!bench.ledger.is_worn(DIRECT));
+    for _ in 0..80 {
+        bench.send("fine", "fine");
+        for (id, _) in bench.out(DIRECT) {
+            bench.ledger.handle_confirmed(id);
+        }
+    }
+    assert!(bench.ledger.is_worn(DIRECT));
+}
+
+#[test]
+fn it_holds_a_thousand_and_gives_up_the_oldest_to_the_same_topic() {
+    let mut bench = Bench::new(100);
+    bench.send("flood", "first");
+    bench.send("quiet", "quiet");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    for _ in 0..MOST_WAITING {
+        bench.send("flood", "more");
+    }
+    assert!(bench.ledger.has_room(), "they fill no room of others");
+    bench.tick();
+    let failed = bench.failed();
+    let texts = failed.iter().map(|failed| &failed.received.payload[..]);
+    assert!(texts.eq([&b"first"[..], b"more"]));
+    assert_eq!(bench.ledger.quarantined(), MOST_WAITING);
+}
+
+#[test]
+fn bulk_copies_go_apart_too_and_their_messages_are_known() {
+    let mut bench = Bench::new(100);
+    for topic in ["stuck", "fine"] {
+        bench.send_as(topic, topic, Purpose::BulkCopy);
+    }
+    let out = bench.out(1);
+    bench.ledger.handle_confirmed(out[1].0);
+    bench.now += SECOND * 2;
+    bench.tick();
+    assert_eq!(bench.ledger.quarantined_bulk().len(), 1);
+    assert_eq!(bench.texts(APART), ["stuck"]);
+}
