@@ -22,6 +22,9 @@ const SUSPICIOUSLY_SHORT: Duration = Duration::from_secs(3);
 /// Short connections of a publisher, one after another, before the pauses grow. A publish that
 /// makes the broker close is found by trying, and the other publishes should not wait for that.
 const QUICK_RETRIES: u32 = 10;
+/// The pause of a publisher when the broker has closed its connection for the first and the second
+/// time: after that the publish at fault goes its own way.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// Connections spent on a packet that one version of MQTT cannot decode, before the pauses are
 /// long.
 const UNDECODABLE_TRIES: u32 = 10;
@@ -108,6 +111,12 @@ impl Retry {
         let delay = if is_contested || outlook == Outlook::NeedsOperator {
             self.slow.next(jitter)
         } else if self.role == LinkRole::Publisher
+            && error.cause == Cause::Closed
+            && lived.is_some()
+            && self.short_lives <= 1
+        {
+            jittered(AT_ONCE, jitter)
+        } else if self.role == LinkRole::Publisher
             && (1..=QUICK_RETRIES).contains(&self.short_lives)
         {
             jittered(RETRY.0, jitter)
@@ -182,9 +191,10 @@ mod tests {
         assert!(pause.is_contested && pause.delay >= SLOW_RETRY.0 / 2);
         assert!(!next(&mut session, Cause::Unreachable, None).is_contested);
         let mut publisher = Retry::new(LinkRole::Publisher);
-        for _ in 0..QUICK_RETRIES {
+        let quick = std::iter::once(AT_ONCE).chain([RETRY.0; QUICK_RETRIES as usize - 1]);
+        for delay in quick {
             let pause = next(&mut publisher, Cause::Closed, SHORT);
-            assert_eq!((pause.is_contested, pause.delay), (false, RETRY.0 / 2));
+            assert_eq!((pause.is_contested, pause.delay), (false, delay / 2));
         }
         next(&mut publisher, Cause::Closed, SHORT);
         assert!(next(&mut publisher, Cause::Closed, SHORT).delay > RETRY.0 / 2);

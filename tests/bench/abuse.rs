@@ -15,15 +15,16 @@ mod observed;
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod wire;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use observed::{connect, cpu, each_broker, percentile, start};
+use observed::{connect, cpu, each_broker, ordinary, percentile, start};
 use wire::Wire;
 
-const NORMAL: u64 = 100;
 const ABUSIVE: u64 = 5_000;
 const TURN: Duration = Duration::from_secs(7);
+/// One a second from each of a hundred.
+const RATE: u64 = 100;
 /// Where the flood goes: to a persistent session that only acknowledges, which shows the broker's
 /// own cost, and to the observer.
 const OTHERS: &str = "apps/bench/flood";
@@ -37,7 +38,6 @@ fn main() {
             state.path(),
             &["--rate-per-minute", "600", "--rate-burst", "100"],
         );
-        // Turn and turn about, so that what else the machine does meets both.
         // Turn and turn about, so that what else the machine does meets all alike.
         let mut turns = [vec![], vec![], vec![]];
         let (mut sent, mut spent) = (0, [0.0; 3]);
@@ -50,7 +50,7 @@ fn main() {
                     scope.spawn(move || drain(port, over));
                 }
                 let abuser = flood.map(|topic| scope.spawn(move || abuse(port, topic, over)));
-                turns[turn % 3].extend(normal(port));
+                turns[turn % 3].extend(ordinary(port, RATE, TURN));
                 over.store(true, Ordering::Relaxed);
                 sent += abuser.map_or(0, |abuser| abuser.join().unwrap());
             });
@@ -81,59 +81,6 @@ fn main() {
             );
         }
     });
-}
-
-/// Milliseconds each message of the normal senders takes to its recipient; one that does not arrive
-/// ends the measurement.
-fn normal(port: u16) -> Vec<f64> {
-    let count = NORMAL * TURN.as_secs();
-    let begin = Instant::now();
-    let published: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
-    let published = &published;
-    let mut peers = connect(port, "bench-peers");
-    peers
-        .subscribe(&["apps/bench/users/+/messages/+/clientadded"])
-        .unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut senders = connect(port, "bench-senders");
-            for n in 0..count {
-                let due = begin + TURN * u32::try_from(n).unwrap() / u32::try_from(count).unwrap();
-                while Instant::now() < due {
-                    let left = due.saturating_duration_since(Instant::now());
-                    senders
-                        .step(
-                            left.min(Duration::from_millis(1))
-                                .max(Duration::from_micros(100)),
-                        )
-                        .unwrap();
-                }
-                let user = n % NORMAL;
-                let at = u64::try_from(begin.elapsed().as_micros()).unwrap();
-                published[usize::try_from(n).unwrap()].store(at.max(1), Ordering::Relaxed);
-                let topic = format!("apps/bench/outgoing/users/n{user}/messages/p{user}/outgoing");
-                senders.publish(topic, format!("{{\"n\":{n}}}")).unwrap();
-            }
-            while senders.confirmed.len() < usize::try_from(count).unwrap() {
-                senders.step(Duration::from_secs(5)).unwrap();
-            }
-        });
-        let mut times = vec![];
-        while times.len() < usize::try_from(count).unwrap() {
-            let message = peers
-                .message(Duration::from_secs(20))
-                .expect("a normal message is lost");
-            let now = begin.elapsed().as_micros() as f64;
-            // The abuser's messages have no number.
-            if message.topic().starts_with("apps/bench/users/p")
-                && let Some(n) = message.json()["n"].as_u64()
-            {
-                let n = usize::try_from(n).unwrap();
-                times.push((now - published[n].load(Ordering::Relaxed) as f64) / 1e3);
-            }
-        }
-        times
-    })
 }
 
 /// Acknowledges whatever comes until it is over.

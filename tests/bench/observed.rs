@@ -3,9 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::wire::Wire;
 
+/// Pairs of users who write to each other.
+const PAIRS: u64 = 100;
 const LOGIN: (&str, &str) = ("observer", "observerpw");
 
 /// Measures on each broker of the bed (`BENCH_BROKERS`). Without a bed it does nothing: `cargo
@@ -72,6 +76,59 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
 
 pub(crate) fn connect(port: u16, name: &str) -> Wire {
     Wire::connect(port, name, &(LOGIN.0.to_owned(), LOGIN.1.to_owned()), true).unwrap()
+}
+
+/// A hundred pairs that send `rate` messages a second together, for `turn`: the milliseconds that
+/// each takes to its recipient. One that does not arrive ends the measurement.
+pub(crate) fn ordinary(port: u16, rate: u64, turn: Duration) -> Vec<f64> {
+    let count = rate * turn.as_secs();
+    let begin = Instant::now();
+    let published: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+    let published = &published;
+    let mut peers = connect(port, "bench-peers");
+    peers
+        .subscribe(&["apps/bench/users/+/messages/+/clientadded"])
+        .unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut senders = connect(port, "bench-senders");
+            for n in 0..count {
+                let due = begin + turn * u32::try_from(n).unwrap() / u32::try_from(count).unwrap();
+                while Instant::now() < due {
+                    let left = due.saturating_duration_since(Instant::now());
+                    senders
+                        .step(
+                            left.min(Duration::from_millis(1))
+                                .max(Duration::from_micros(100)),
+                        )
+                        .unwrap();
+                }
+                let user = n % PAIRS;
+                let at = u64::try_from(begin.elapsed().as_micros()).unwrap();
+                published[usize::try_from(n).unwrap()].store(at.max(1), Ordering::Relaxed);
+                let topic = format!("apps/bench/outgoing/users/n{user}/messages/p{user}/outgoing");
+                senders.publish(topic, format!("{{\"n\":{n}}}")).unwrap();
+            }
+            while senders.confirmed.len() < usize::try_from(count).unwrap() {
+                senders.step(Duration::from_secs(5)).unwrap();
+            }
+        });
+        let mut times = vec![];
+        while times.len() < usize::try_from(count).unwrap() {
+            let message = peers
+                .message(Duration::from_secs(20))
+                .expect("a normal message is lost");
+            let now = begin.elapsed().as_micros() as f64;
+            // The abuser's messages have no number.
+            if message.topic().starts_with("apps/bench/users/p")
+                && let Some(n) = message.json()["n"].as_u64()
+            {
+                let n = usize::try_from(n).unwrap();
+                times.push((now - published[n].load(Ordering::Relaxed) as f64) / 1e3);
+            }
+        }
+        times
+    })
 }
 
 pub(crate) fn percentile(times: &mut [f64], percent: usize) -> f64 {
