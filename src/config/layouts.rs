@@ -16,6 +16,9 @@ use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKinds;
 
+const NAME_OF_A_BUILT_IN: &str = "a built-in layout has that name: give it one of its own";
+const NAME_TWICE: &str = "another custom layout has that name";
+
 /// The router; `None` if the layouts contradict each other.
 pub(super) fn read_router(
     reader: &mut Reader<'_>,
@@ -58,8 +61,17 @@ fn read_built_in(reader: &mut Reader<'_>) -> Vec<Layout> {
 }
 
 fn read_custom(reader: &mut Reader<'_>) -> Vec<Layout> {
-    let mut layouts = vec![];
+    let mut layouts: Vec<Layout> = vec![];
     for custom in std::mem::take(&mut reader.custom_layouts) {
+        let place = format!("custom-layout {:?}", custom.name);
+        if Layout::BUILT_IN.contains(&custom.name.as_str()) || custom.name == "none" {
+            reader.fail_at(place, NAME_OF_A_BUILT_IN);
+            continue;
+        }
+        if layouts.iter().any(|layout| layout.name() == custom.name) {
+            reader.fail_at(place, NAME_TWICE);
+            continue;
+        }
         let payload = match custom.payload {
             CustomPayload::Verbatim => PayloadMode::Verbatim,
             CustomPayload::Envelope => PayloadMode::Envelope,
@@ -78,7 +90,7 @@ fn read_custom(reader: &mut Reader<'_>) -> Vec<Layout> {
         };
         match Layout::new(spec) {
             Ok(layout) => layouts.push(layout),
-            Err(error) => reader.fail_at(format!("custom-layout {:?}", custom.name), error),
+            Err(error) => reader.fail_at(place, error),
         }
     }
     layouts
@@ -135,6 +147,20 @@ payload = "verbatim"
             "custom-layout \"mine\": template \"out/{app}/{recipient}/{sender}\": its last \
              level must be plain text, because refusals are sent with \"clientrejected\" in \
              its place"
+        );
+        for name in ["chat21", "none"] {
+            let error = &load(&[], &[], Some(&file.replace("mine", name))).unwrap_err()[0];
+            let place = format!("custom-layout {name:?}: a built-in layout has that name");
+            assert!(error.starts_with(&place), "{error}");
+        }
+        let (_, second) = file.split_once('\n').unwrap();
+        let twice = format!(
+            "{file}{}",
+            second.replace("out/", "other/").replace("in/", "to/")
+        );
+        assert_eq!(
+            load(&[], &[], Some(&twice)).unwrap_err(),
+            ["custom-layout \"mine\": another custom layout has that name"]
         );
         let dotted = file.replace("out/{app}", "o.ut/{app}");
         assert_eq!(

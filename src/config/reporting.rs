@@ -51,14 +51,21 @@ impl ReportingSection {
     }
 }
 
-/// A duration of at least one second, or `none`.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time between two statistics: a longer one could not be added to the clock's time.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(31_557_600);
+
+/// A duration from a second to a year, or `none`.
 fn parse_interval(text: &str) -> Result<Option<Duration>, ValueError> {
     match (text, humantime::parse_duration(text)) {
         ("none", _) => Ok(None),
-        (_, Ok(interval)) if interval >= Duration::from_secs(1) => Ok(Some(interval)),
-        (_, Ok(_)) => Err(ValueError::TooSmall {
+        (_, Ok(interval)) if (SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(&interval) => {
+            Ok(Some(interval))
+        }
+        (_, Ok(_)) => Err(ValueError::DurationRange {
             text: text.to_owned(),
-            least: "1s",
+            least: SHORTEST_INTERVAL,
+            most: LONGEST_INTERVAL,
         }),
         (_, Err(_)) => Err(ValueError::DurationOrNone(text.to_owned())),
     }
@@ -73,7 +80,15 @@ mod tests {
         assert_eq!(parse_interval("none"), Ok(None));
         assert_eq!(parse_interval("1s"), Ok(Some(Duration::from_secs(1))));
         for (text, want) in [
-            ("0s", "\"0s\" is less than 1s"),
+            ("0s", "\"0s\" is not between 1s and 1year"),
+            (
+                "1000000000000years",
+                "\"1000000000000years\" is neither a time such as 1m nor none",
+            ),
+            (
+                "1000000years",
+                "\"1000000years\" is not between 1s and 1year",
+            ),
             ("soon", "\"soon\" is neither a time such as 1m nor none"),
         ] {
             assert_eq!(parse_interval(text).unwrap_err().to_string(), want);

@@ -340,13 +340,7 @@ impl SessionLink {
     /// Switches to the version of MQTT that can decode the packet, if that may be done.
     fn with_remedy(&self, error: LinkError, protocol: Protocol) -> LinkError {
         let other = self.link.connector.version.handle_undecodable(protocol);
-        let remedy = if self.link.retry.gave_up_decoding() {
-            NEITHER_VERSION
-        } else if other.is_some() {
-            OTHER_VERSION
-        } else {
-            ONE_VERSION
-        };
+        let remedy = remedy(other, self.link.retry.gave_up_decoding());
         LinkError::new(error.cause, format!("{}: {remedy}", error.text))
     }
 
@@ -360,6 +354,17 @@ impl SessionLink {
             error.text.push_str(WEBSOCKET_HINT);
         }
         error
+    }
+}
+
+/// What to do about a packet that cannot be decoded. `other`: the version of the next connection,
+/// if that is another one. Only who has tried both may say that neither helps: a person who
+/// believes it discards everybody's messages.
+fn remedy(other: Option<Protocol>, gave_up: bool) -> &'static str {
+    match (other, gave_up) {
+        (None, _) => ONE_VERSION,
+        (Some(_), true) => NEITHER_VERSION,
+        (Some(_), false) => OTHER_VERSION,
     }
 }
 
@@ -434,5 +439,14 @@ mod tests {
         assert!(error.text.contains("\"b/#\" was granted QoS 0"), "{error}");
         let error = check_granted(&filters, &[Ok(1)]).unwrap_err();
         assert_eq!(error.cause, Cause::Other);
+    }
+
+    #[test]
+    fn neither_version_helps_only_if_both_were_tried() {
+        for gave_up in [false, true] {
+            assert_eq!(remedy(None, gave_up), ONE_VERSION);
+        }
+        assert_eq!(remedy(Some(Protocol::V5), false), OTHER_VERSION);
+        assert_eq!(remedy(Some(Protocol::V5), true), NEITHER_VERSION);
     }
 }
