@@ -319,6 +319,9 @@ impl Processor {
         let is_stored = matches!(received, Cow::Owned(_));
         let request = match &message.refused {
             Some(pending) if !is_stored => Err(pending.refused.clone()),
+            Some(_) | None if is_stored => {
+                self.router.read_stored(&received).map_err(Refused::from)
+            }
             Some(_) | None => self.router.read(&received).map_err(Refused::from),
         };
         let arrival = Arrival {

@@ -47,6 +47,14 @@ impl Router {
         checks::read_request(&self.layouts, &self.policy, received)
     }
 
+    /// What topic and payload say of a message that has passed before, and is as it was stored.
+    ///
+    /// # Errors
+    /// The reason for which the message is refused.
+    pub fn read_stored<'a>(&'a self, received: &'a Received) -> Result<Request<'a>, Refusal> {
+        checks::read_stored(&self.layouts, received)
+    }
+
     /// What the topic alone says, if it says something.
     pub fn address<'a>(&'a self, received: &'a Received) -> Option<Address<'a>> {
         checks::parse_topic(&self.layouts, received).ok()

@@ -133,7 +133,7 @@ fn metrics_count_what_happens_in_words_that_prometheus_reads() {
         "observer_inflight_messages 0",
         "observer_oldest_unacknowledged_seconds 0",
         r#"observer_broker_connected{link="session"} 1"#,
-        r#"observer_broker_connected{link="publisher"} 2"#,
+        r#"observer_broker_connected{link="publisher"} 3"#,
         "observer_session_present 0",
         r#"observer_webhook_queue_events{endpoint="http://localhost:9/hook"} 2"#,
     ] {

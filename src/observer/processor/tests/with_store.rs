@@ -278,6 +278,25 @@ fn a_redelivered_message_is_the_one_that_was_stored() {
     );
 }
 
+/// What is stored is larger than what came, by what was added to it.
+#[test]
+fn a_redelivered_message_of_the_size_that_is_allowed_passes_again() {
+    let mut bench = Bench::in_memory(OfflineDelivery::Broker);
+    let id = bench.ids.next(UnixMillis::new(bench.now));
+    let topic = "a/users/alice/messages/bob/outgoing";
+    let most = policy().rules(AppId::parse("a").unwrap()).max_payload_bytes;
+    let payload = format!(
+        r#"{{"text":"{}"}}"#,
+        "x".repeat(most - r#"{"text":""}"#.len())
+    );
+    assert_eq!(payload.len(), most);
+    let mut process = |id, repeated| bench.decide(topic, &payload, id, repeated, None).remove(0);
+    let first = process(id, false);
+    let again = process(id, true);
+    assert_eq!((first.refusal, again.refusal), (None, None));
+    assert_eq!(again.publishes, first.publishes);
+}
+
 #[test]
 fn a_user_can_block_so_many_and_no_more() {
     let mut bench = Bench::in_memory(OfflineDelivery::Broker);
