@@ -41,8 +41,8 @@ pub(super) fn read_request<'a>(
     Ok(request)
 }
 
-/// Reads what has passed before, as it was stored: no check applies a second time. What was added to
-/// it may have made it larger than a message may be.
+/// Reads what has passed before, as it was stored: no check applies a second time. What was added
+/// to it may have made it larger than a message may be.
 ///
 /// # Errors
 /// The reason for which the request is refused.
@@ -50,7 +50,7 @@ pub(super) fn read_stored<'a>(
     layouts: &'a TopicMap,
     received: &'a Received,
 ) -> Result<Request<'a>, Refusal> {
-    Ok(Request::parse(parse_topic(layouts, received)?, received)?)
+    Request::parse(parse_topic(layouts, received)?, received)
 }
 
 /// What the topic says, if it fits a layout and its identifiers are sound.
