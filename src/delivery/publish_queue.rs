@@ -125,14 +125,6 @@ struct Slot {
     closed: u8,
 }
 
-/// A publish that was in flight when it was moved to quarantine.
-#[derive(Debug)]
-struct MovedPublish {
-    /// Its sequence number there.
-    sequence: u64,
-    payload_bytes: usize,
-}
-
 /// The publishes of one publishing connection, oldest first.
 #[derive(Debug)]
 pub(super) struct PublishQueue {
@@ -143,8 +135,9 @@ pub(super) struct PublishQueue {
     handed_out: usize,
     in_flight: usize,
     in_flight_bytes: usize,
-    /// What is in flight, but in quarantine by now. It may still be confirmed here.
-    moved: BTreeMap<u64, MovedPublish>,
+    /// What was in flight and is in quarantine by now: its sequence numbers here and there. It may
+    /// still be confirmed here, and counts for what the broker takes at a time, for nothing else.
+    moved: BTreeMap<u64, u64>,
     /// Publishes handed out on this connection since `moved` was empty.
     since_moved: usize,
     /// How many publishes may be in flight; 0 while there is no connection.
@@ -178,7 +171,7 @@ impl PublishQueue {
 
     /// Publishes in flight whose confirmation is waited for.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight - self.moved.len()
+        self.in_flight
     }
 
     /// Whether the connection is to be replaced, because too many publishes on it are in
@@ -230,7 +223,9 @@ impl PublishQueue {
         }
         // The first slot is the oldest in flight, so no other has ended more connections.
         let closed = self.slots.front()?.closed;
-        if self.in_flight >= allowed(self.limit, closed) || self.in_flight_bytes >= BYTES_IN_FLIGHT
+        if self.in_flight >= allowed(self.limit, closed)
+            || self.in_flight + self.moved.len() >= self.limit
+            || self.in_flight_bytes >= BYTES_IN_FLIGHT
         {
             return None;
         }
@@ -266,11 +261,10 @@ impl PublishQueue {
     /// number there.
     fn complete_moved(&mut self, sequence: u64) -> Option<u64> {
         let moved = self.moved.remove(&sequence)?;
-        self.has_left(moved.payload_bytes);
         if self.moved.is_empty() {
             self.since_moved = 0;
         }
-        Some(moved.sequence)
+        Some(moved)
     }
 
     fn has_left(&mut self, payload_bytes: usize) {
@@ -318,15 +312,21 @@ impl PublishQueue {
     /// Takes out whatever goes to these topics, in order, with its sequence number if it is in
     /// flight.
     fn take_out(&mut self, topics: &HashSet<String>) -> Vec<(Option<u64>, QueuedPublish)> {
-        let mut taken = vec![];
+        let (mut taken, mut count, mut bytes) = (vec![], 0, 0);
         for (sequence, slot) in (self.first..).zip(&mut self.slots) {
             if slot.state.is_over() || !topics.contains(slot.queued.publish.topic.as_str()) {
                 continue;
             }
             let in_flight = (slot.state != State::Waiting).then_some(sequence);
+            if in_flight.is_some() {
+                count += 1;
+                bytes += slot.queued.publish.payload.len();
+            }
             slot.state = State::Moved;
             taken.push((in_flight, slot.queued.clone()));
         }
+        self.in_flight -= count;
+        self.in_flight_bytes -= bytes;
         self.drop_over();
         taken
     }
@@ -419,12 +419,7 @@ impl PublishQueues {
             return given_up.map(|sequence| self.in_quarantine(sequence));
         };
         let suspects = queue.handle_down(end);
-        if !suspects.is_empty() {
-            for (_, queued) in queue.take_out(&suspects) {
-                self.moved += 1;
-                self.quarantine.push(queued, Suspicion::Closes);
-            }
-        }
+        self.quarantine(&suspects, Suspicion::Closes);
         None
     }
 
@@ -453,7 +448,7 @@ impl PublishQueues {
         match self.queues.get(id.publisher) {
             Some(queue) => {
                 if let Some(moved) = queue.moved.get(&id.sequence) {
-                    self.quarantine.handle_confirmed(moved.sequence);
+                    self.quarantine.handle_confirmed(*moved);
                 }
             }
             None => self.quarantine.handle_confirmed(id.sequence),
@@ -473,6 +468,21 @@ impl PublishQueues {
         self.queues[publisher].push(queued);
     }
 
+    /// Moves whatever goes to these topics to quarantine, from whichever queue it waits in: what
+    /// goes to one topic later will go there, too.
+    fn quarantine(&mut self, topics: &HashSet<String>, suspicion: Suspicion) {
+        if topics.is_empty() {
+            return;
+        }
+        for queue in &mut self.queues {
+            for (in_flight, queued) in queue.take_out(topics) {
+                self.moved += 1;
+                let there = self.quarantine.push(queued, suspicion);
+                queue.moved.extend(in_flight.map(|here| (here, there)));
+            }
+        }
+    }
+
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
@@ -481,21 +491,7 @@ impl PublishQueues {
         }
         for number in 0..self.queues.len() {
             let suspects = self.queues[number].suspects(timeout, self.progress, now);
-            if suspects.is_empty() {
-                continue;
-            }
-            for (in_flight, queued) in self.queues[number].take_out(&suspects) {
-                self.moved += 1;
-                let payload_bytes = queued.publish.payload.len();
-                let there = self.quarantine.push(queued, Suspicion::Unconfirmed);
-                if let Some(here) = in_flight {
-                    let moved = MovedPublish {
-                        sequence: there,
-                        payload_bytes,
-                    };
-                    self.queues[number].moved.insert(here, moved);
-                }
-            }
+            self.quarantine(&suspects, Suspicion::Unconfirmed);
         }
         self.quarantine.forget(now);
         let progress = self.progress;

@@ -8,6 +8,7 @@
 //! that is full and has `overflow: reject-publish`, or whose node is away. 4.0.5 gives no PUBACK,
 //! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both).
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,13 @@ const TRIES: u8 = 10;
 /// The same for connections that the broker closed while nothing else was in flight there: three.
 /// A time-out weighs less, because it may be the broker's own trouble.
 const TRIES_PER_CLOSED: u8 = 4;
-/// Publishes that may wait here: then the oldest to the topic with the most are given up.
+/// How many times as long a publish may be unconfirmed while the broker confirms nothing at all.
+const WAITS: u32 = 4;
+/// Publishes that may wait here: of more, the oldest to the topic with the most are given up.
 const MOST_WAITING: usize = 1_000;
+/// Payload bytes that may wait here, a part of what may be under way at all: so that nobody fills
+/// that with what goes to one topic.
+const MOST_BYTES: usize = 8 << 20;
 /// How long a topic is remembered after its last publish was given up.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Topics that are remembered, with those of publishes that wait.
@@ -35,6 +41,12 @@ const IN_FLIGHT: usize = 32;
 struct Suspect {
     sequence: u64,
     queued: QueuedPublish,
+}
+
+impl Suspect {
+    fn payload_bytes(&self) -> usize {
+        self.queued.publish.payload.len()
+    }
 }
 
 /// What a publish is suspected of.
@@ -67,6 +79,7 @@ pub(super) struct Quarantine {
     topics: HashMap<String, Topic>,
     /// The topic of each publish.
     topic_of: HashMap<u64, String>,
+    payload_bytes: usize,
     /// Topics whose first publish is to go out. One that has gone meanwhile is passed over.
     turns: VecDeque<String>,
     next_sequence: u64,
@@ -99,6 +112,7 @@ impl Quarantine {
         self.next_sequence += 1;
         let name = queued.publish.topic.as_str().to_owned();
         self.topic_of.insert(sequence, name.clone());
+        self.payload_bytes += queued.publish.payload.len();
         let topic = self.topics.entry(name.clone()).or_default();
         topic.waiting.push_back(Suspect { sequence, queued });
         topic.may_close |= suspicion == Suspicion::Closes;
@@ -108,18 +122,29 @@ impl Quarantine {
         sequence
     }
 
-    /// The sequence numbers of publishes to give up because too many wait.
+    /// The sequence numbers of publishes to give up because too much waits.
     pub(super) fn surplus(&self) -> Vec<u64> {
-        let surplus = self.len().saturating_sub(MOST_WAITING);
-        if surplus == 0 {
+        let mut publishes = self.len().saturating_sub(MOST_WAITING);
+        let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
+        if publishes == 0 && bytes == 0 {
             return vec![];
         }
-        let longest = self.topics.values().max_by_key(|topic| topic.waiting.len());
-        let oldest = longest.into_iter().flat_map(|topic| &topic.waiting);
-        oldest
-            .take(surplus)
-            .map(|suspect| suspect.sequence)
-            .collect()
+        let weight = |topic: &&Topic| match bytes {
+            0 => topic.waiting.len(),
+            1.. => topic.waiting.iter().map(Suspect::payload_bytes).sum(),
+        };
+        let mut topics: Vec<&Topic> = self.topics.values().collect();
+        topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
+        let mut given_up = vec![];
+        for suspect in topics.into_iter().flat_map(|topic| &topic.waiting) {
+            if publishes == 0 && bytes == 0 {
+                break;
+            }
+            publishes = publishes.saturating_sub(1);
+            bytes = bytes.saturating_sub(suspect.payload_bytes());
+            given_up.push(suspect.sequence);
+        }
+        given_up
     }
 
     /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
@@ -193,12 +218,12 @@ impl Quarantine {
         let is_it = |suspect: &Suspect| suspect.sequence == sequence;
         let at = topic.waiting.iter().position(is_it)?;
         let suspect = topic.waiting.remove(at)?;
-        if at == 0 && topic.sent.take().is_some() {
-            self.in_flight -= 1;
-        }
+        self.payload_bytes -= suspect.payload_bytes();
+        let was_in_flight = at == 0 && topic.sent.take().is_some();
+        self.in_flight -= usize::from(was_in_flight);
         if topic.waiting.is_empty() && topic.failed < TRIES {
             self.topics.remove(&name);
-        } else if at == 0 {
+        } else if was_in_flight && !topic.waiting.is_empty() {
             self.turns.push_back(name);
         }
         Some(suspect.queued.completed())
@@ -221,10 +246,10 @@ impl Quarantine {
         }
     }
 
-    /// Takes back what has waited for `timeout` or longer, if the broker confirmed something else
-    /// meanwhile: `progress` is when it last did. Returns the sequence numbers of publishes to give
-    /// up; `None` if there is nothing to take back. The connection is to be replaced: it cannot
-    /// use their packet identifiers again.
+    /// Takes back what is overdue (see [`is_overdue`]): `progress` is when the broker last
+    /// confirmed something. Returns the sequence numbers of publishes to give up; `None` if there
+    /// is nothing to take back. The connection is to be replaced: it cannot use their packet
+    /// identifiers again.
     pub(super) fn take_back_overdue(
         &mut self,
         timeout: Duration,
@@ -241,6 +266,8 @@ impl Quarantine {
         let mut given_up = vec![];
         for topic in self.topics.values_mut() {
             if is_overdue(topic) {
+                // It closed nothing in all that time.
+                topic.may_close = false;
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
                     given_up.push(topic.waiting[0].sequence);
@@ -254,14 +281,16 @@ impl Quarantine {
 
 /// Whether a publish has waited too long for its confirmation: the broker confirmed another in the
 /// second half of the time. A broker under a resource alarm confirms nothing for a while, and that
-/// is held against no publish.
+/// is held against no publish: it answers no pings either, so the connection does not live as long
+/// as [`WAITS`] times the time. If one does, it may be that nothing else is published.
 pub(super) fn is_overdue(
     sent: Instant,
     timeout: Duration,
     progress: Option<Instant>,
     now: Instant,
 ) -> bool {
-    now >= sent + timeout && progress.is_some_and(|progress| progress >= sent + timeout / 2)
+    let has_progressed = progress.is_some_and(|progress| progress >= sent + timeout / 2);
+    now >= sent + timeout && (has_progressed || now >= sent + timeout * WAITS)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Owns which of them are up and which are about to be replaced. Leaves to the
 //! [`ledger`](crate::delivery::ledger) what is published and in which order.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -19,6 +19,9 @@ use crate::telemetry::{LinkRole, Metrics};
 
 /// Publishes under way for each message under way: a direct message has two copies.
 pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
+/// How long a connection that is to be replaced waits for what it has in flight: others wait for
+/// it.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
 const UNCONFIRMED: &str = "the broker does not take some publishes, and takes others: they wait \
     apart, each topic in its order (RabbitMQ does that where this user may not publish, and over \
     MQTT 3.1.1 where a recipient's queue is full and rejects, or its node is away)";
@@ -47,6 +50,24 @@ struct Publisher {
     renewal: Renewal,
 }
 
+impl Publisher {
+    /// Gives it nothing more to publish, and has it replaced.
+    fn drain(&mut self) {
+        if self.renewal == Renewal::NotDue {
+            self.renewal = Renewal::Draining { since: None };
+        }
+    }
+
+    /// Whether it is to be disconnected now. What is not confirmed by then goes out again.
+    fn is_drained(&mut self, in_flight: usize, now: Instant) -> bool {
+        let Renewal::Draining { since } = &mut self.renewal else {
+            return false;
+        };
+        let since = *since.get_or_insert(now);
+        in_flight == 0 || now >= since + DRAIN_TIME
+    }
+}
+
 /// How far a connection is from being replaced, because there is a new token or because too much of
 /// what it carries is in quarantine.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +75,7 @@ enum Renewal {
     /// It is not to be replaced.
     NotDue,
     /// It gets nothing more to publish, and is disconnected when everything it has is confirmed.
-    Draining,
+    Draining { since: Option<Instant> },
     /// Our DISCONNECT is on its way.
     Disconnecting,
 }
@@ -127,7 +148,7 @@ impl Publishers {
             }
             PublisherEvent::Renewing { publisher } => {
                 if let Some(publisher) = &mut self.publishers[publisher] {
-                    publisher.renewal = Renewal::Draining;
+                    publisher.drain();
                 }
             }
             PublisherEvent::Down { publisher, error } => {
@@ -152,7 +173,8 @@ impl Publishers {
     pub(super) fn publish(&mut self, ledger: &mut Ledger, now: Instant) {
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
             let Some(publisher) = publisher else { continue };
-            if publisher.renewal == Renewal::Draining && ledger.in_flight(number) == 0 {
+            let in_flight = ledger.in_flight(number);
+            if publisher.is_drained(in_flight, now) {
                 publisher.renewal = Renewal::Disconnecting;
                 // If the connection is gone, its task knows.
                 let _ = publisher.client.disconnect();
@@ -192,10 +214,9 @@ impl Publishers {
         }
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
             if let Some(publisher) = publisher
-                && publisher.renewal == Renewal::NotDue
                 && ledger.is_worn(number)
             {
-                publisher.renewal = Renewal::Draining;
+                publisher.drain();
             }
         }
     }

@@ -148,10 +148,69 @@ fn a_broker_that_confirms_nothing_is_waited_for() {
     bench.send("a", "1");
     bench.send("b", "2");
     assert_eq!(bench.out(DIRECT).len(), 2);
-    bench.wait(SECOND * 600, false);
+    bench.wait(TIMEOUT * 3, false);
     assert_eq!(bench.ledger.quarantined(), 0);
-    assert!(bench.failed().is_empty());
     assert!(!bench.ledger.is_worn(DIRECT));
+    // It answers pings all the while: then nothing else may be published, and they go apart.
+    bench.wait(TIMEOUT, false);
+    assert_eq!(bench.ledger.quarantined(), 2);
+    assert_eq!(bench.texts(APART), ["1", "2"]);
+    assert!(bench.failed().is_empty());
+}
+
+#[test]
+fn what_has_been_moved_takes_no_place_of_others() {
+    let mut bench = Bench::new(100);
+    // The broker has closed the connection once: few publishes go out at a time.
+    for topic in ["a", "b"] {
+        bench.send(topic, &"x".repeat(2 << 20));
+    }
+    bench.out(DIRECT);
+    bench.lose(DIRECT, PublisherEnd::Closed);
+    bench
+        .ledger
+        .handle_publisher_down(DIRECT, PublisherEnd::Unrelated);
+    bench.ledger.handle_publisher_up(DIRECT, 10);
+    let first = bench.out(DIRECT);
+    assert_eq!(first.len(), 1);
+    bench.wait(TIMEOUT * 4, false);
+    assert_eq!(bench.ledger.quarantined(), 1);
+    assert_eq!(bench.out(DIRECT).len(), 1, "the next one");
+}
+
+#[test]
+fn one_topic_moves_from_both_queues() {
+    let mut bench = Bench::new(1);
+    bench.send("fine", "fine");
+    bench.send("stuck", "direct");
+    bench.send_as("stuck", "bulk", Purpose::BulkCopy);
+    bench.out(DIRECT);
+    bench.out(1);
+    bench.wait(TIMEOUT * 4, false);
+    bench.send("stuck", "later");
+    let mut texts = vec![];
+    for _ in 0..4 {
+        for (id, text) in bench.out(APART) {
+            bench.ledger.handle_confirmed(id);
+            texts.push(text);
+        }
+    }
+    let of_topic: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let direct = of_topic.iter().position(|text| *text == "direct").unwrap();
+    let later = of_topic.iter().position(|text| *text == "later").unwrap();
+    assert!(direct < later && of_topic.contains(&"bulk"), "{of_topic:?}");
+}
+
+#[test]
+fn of_many_topics_too_many_are_given_up_at_once() {
+    let mut bench = Bench::new(3_000);
+    for n in 0..1_500 {
+        bench.send(&format!("stuck/{n}"), "1");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.failed().len(), 500);
+    assert_eq!(bench.ledger.quarantined(), MOST_WAITING);
 }
 
 #[test]
@@ -208,7 +267,9 @@ fn no_try_counts_while_the_broker_confirms_nothing_else() {
     bench.wait(SECOND * 3, true);
     for _ in 0..30 {
         bench.out(APART);
-        bench.wait(TIMEOUT, false);
+        bench.wait(TIMEOUT * 2, false);
+        // It answers no pings.
+        bench.lose(APART, PublisherEnd::Unrelated);
     }
     assert!(bench.failed().is_empty());
     assert_eq!(bench.ledger.quarantined(), 1);
@@ -289,6 +350,24 @@ fn it_holds_a_thousand_and_gives_up_the_oldest_to_the_same_topic() {
     let texts = failed.iter().map(|failed| &failed.received.payload[..]);
     assert!(texts.eq([&b"first"[..], b"more"]));
     assert_eq!(bench.ledger.quarantined(), MOST_WAITING);
+}
+
+#[test]
+fn it_holds_eight_mebibytes_so_that_nobody_fills_what_may_be_under_way() {
+    let mut bench = Bench::new(100);
+    bench.send("flood", "first");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    let large = "x".repeat(1 << 20);
+    for _ in 0..40 {
+        bench.send("flood", &large);
+        bench.tick();
+        for failed in bench.failed() {
+            bench.ledger.resolve(failed, vec![]);
+        }
+        assert!(bench.ledger.has_room());
+    }
+    assert_eq!(bench.ledger.quarantined(), 8);
 }
 
 #[test]
