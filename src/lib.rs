@@ -26,8 +26,11 @@
 //!    connections, in order.
 //! 9. **Confirmation.** The broker's PUBACK comes back through [`Publishers::handle`] to
 //!    [`Ledger::handle_confirmed`]. What is confirmed up to some message, the log forgets with the
-//!    next batch ([`Ledger::published_up_to`], [`DeliveryLog::published`]). A restart publishes
-//!    what the log still holds.
+//!    next batch ([`Ledger::published_up_to`], [`DeliveryLog::published`]).
+//!
+//! While the broker takes no publishes, step 7 leaves them to the log ([`Backlog`]). They are read
+//! from there when there is room again ([`Processing::handle_read`]), and so is what an earlier
+//! process has left.
 //!
 //! # The layers
 //!
@@ -58,6 +61,8 @@
 //! [`Observer::act`]: observer::event_loop::Observer::act
 //! [`Observer::handle_message`]: observer::event_loop::Observer::handle_message
 //! [`Observer::handle_decided`]: observer::event_loop::Observer::handle_decided
+//! [`Backlog`]: delivery::backlog::Backlog
+//! [`Processing::handle_read`]: observer::processing::Processing::handle_read
 //! [`Ledger::admit`]: delivery::ledger::Ledger::admit
 //! [`Ledger::add`]: delivery::ledger::Ledger::add
 //! [`Ledger::handle_confirmed`]: delivery::ledger::Ledger::handle_confirmed

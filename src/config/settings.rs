@@ -211,6 +211,13 @@ pub const SETTINGS: &[Setting] = &[
         "delete the oldest stored messages while the store holds more than this, such as 10GiB",
     ),
     value(
+        "max-backlog",
+        "SIZE",
+        "1GiB",
+        "how much may be accepted and kept in the store while the broker takes no publishes; \
+         beyond that the broker keeps what comes",
+    ),
+    value(
         "offline",
         "HOW",
         "broker",

@@ -33,8 +33,9 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
     let offline = reader.choice("offline", &choices);
     let retention = Retention {
         age: reader.parse("retain", parse_age),
-        bytes: reader.parse("retain-size", parse_retained_size),
+        bytes: reader.parse("retain-size", parse_kept_size),
     };
+    let max_backlog = reader.parse("max-backlog", parse_kept_size);
     let state_dir = StateDir::read(reader);
     let path = match (reader.text("store"), state_dir.path()) {
         (Some(path), _) if path == "none" => {
@@ -60,6 +61,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         location: StoreLocation::File(path),
         retention,
         offline,
+        max_backlog: max_backlog.unwrap_or(u64::MAX),
     })
 }
 
@@ -78,7 +80,7 @@ fn parse_age(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
-fn parse_retained_size(text: &str) -> Result<u64, ValueError> {
+fn parse_kept_size(text: &str) -> Result<u64, ValueError> {
     match parse_size(text)? {
         bytes if bytes >= MIN_BYTES => Ok(bytes),
         _ => Err(ValueError::TooSmall {

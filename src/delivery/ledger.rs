@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+pub use crate::delivery::entry::{Ack, Admission, EntryId, Failed, Finished, Message, Quarantined};
 use crate::delivery::publish_queue::{
     Completed, PublishId, PublishQueues, PublisherEnd, QueuedPublish, SetApart,
 };
@@ -44,86 +45,6 @@ const QUEUED_PER_MESSAGE: usize = 4;
 
 /// Payload bytes of messages under way and of their copies, before no more messages are taken.
 const BYTES_UNDER_WAY: usize = 64 << 20;
-
-/// The right and the duty to acknowledge one message, on the connection it arrived on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ack {
-    /// The session's connection; connections are counted from 1.
-    pub connection: u64,
-    /// The packet identifier the message had there.
-    pub packet_id: u16,
-}
-
-/// A message that came in, with what it is known by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Topic and payload.
-    pub received: Received,
-    /// The id it was given.
-    pub id: MessageId,
-    /// A hash that stands for its topic and payload.
-    pub fingerprint: u64,
-    /// When it was read.
-    pub since: Instant,
-}
-
-/// A message of which everything is done but the acknowledgement, which may have to wait for its
-/// turn, or may have gone out before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
-    /// The message.
-    pub message: Message,
-    /// Whether copies were made of it, and the broker has taken them all.
-    pub forwarded: bool,
-}
-
-/// Identifies a message in the ledger. The number is used again after the message is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EntryId(usize);
-
-impl EntryId {
-    /// An id that no ledger has given out.
-    #[cfg(test)]
-    pub(crate) fn for_tests(number: usize) -> Self {
-        Self(number)
-    }
-}
-
-/// What a message that came in turns out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Not seen before.
-    New,
-    /// Forwarded before, but the ack may not have arrived: to be forwarded again, under this id.
-    Repeated(MessageId),
-    /// Still in the ledger, its publishes under way or done. The new ack now belongs to it.
-    Resumed,
-}
-
-/// A publish the broker will not take, to be answered with [`Ledger::resolve`].
-#[derive(Debug)]
-pub struct Failed {
-    entry: usize,
-    /// Why the broker does not take it.
-    pub refusal: Refusal,
-    /// The id of the message it was made of.
-    pub id: MessageId,
-    /// The message it was made of.
-    pub received: Received,
-    /// What it was for.
-    pub purpose: Purpose,
-    /// Another copy of the same message was refused before: the sender has been told.
-    pub told_before: bool,
-}
-
-/// What a look at publishes in flight has led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// Publishes that are in quarantine now and were not before.
-    pub moved: usize,
-    /// A publisher whose connection is to be replaced at once.
-    pub replace: Option<usize>,
-}
 
 /// Where an entry's acknowledgement stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +123,38 @@ impl Ledger {
             && self.entries.len() < most + self.queues.quarantined()
             && self.queues.direct_len() < most
             && self.bytes < BYTES_UNDER_WAY
+    }
+
+    /// Whether another message may come in of which only the delivery log keeps what it leads to.
+    pub fn has_room_for_logged(&self) -> bool {
+        let most = 2 * self.window * QUEUED_PER_MESSAGE;
+        self.arrived.len() < self.window
+            && self.entries.len() < most + self.queues.quarantined()
+            && self.bytes < 2 * BYTES_UNDER_WAY
+    }
+
+    /// How many messages may be read from the delivery log.
+    pub fn room_for_read(&self) -> usize {
+        let most = self.window * QUEUED_PER_MESSAGE;
+        match self.bytes < BYTES_UNDER_WAY / 2 {
+            true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
+            false => 0,
+        }
+    }
+
+    /// How many direct publishes the broker has confirmed or refused so far.
+    pub fn confirmed(&self) -> u64 {
+        self.queues.confirmed()
+    }
+
+    /// Direct publishes that are not confirmed.
+    pub fn direct_len(&self) -> usize {
+        self.queues.direct_len()
+    }
+
+    /// The highest id of all messages so far.
+    pub fn newest(&self) -> Option<MessageId> {
+        self.unpublished.newest()
     }
 
     /// How many more bulk copies may be made.
@@ -381,6 +334,19 @@ impl Ledger {
         let entry = &mut self.entries[entry.0];
         entry.logged = true;
         self.unpublished.logged(entry.id);
+        self.release();
+    }
+
+    /// The delivery log alone holds what a message leads to, and it is read from there later, as
+    /// another entry.
+    pub fn leave_to_log(&mut self, entry: EntryId) {
+        let key = entry.0;
+        let entry = &mut self.entries[key];
+        debug_assert_eq!(entry.outstanding, 1, "nothing but the decision");
+        entry.outstanding = 0;
+        entry.logged = true;
+        self.unpublished.leave(entry.id);
+        self.settle(key);
         self.release();
     }
 

@@ -353,6 +353,8 @@ pub(super) struct PublishQueues {
     has_progressed: bool,
     /// Publishes that have been moved to quarantine since the last tick.
     moved: usize,
+    /// Direct publishes that were answered so far.
+    confirmed: u64,
 }
 
 impl PublishQueues {
@@ -366,6 +368,7 @@ impl PublishQueues {
             progress: None,
             has_progressed: false,
             moved: 0,
+            confirmed: 0,
         }
     }
 
@@ -436,10 +439,18 @@ impl PublishQueues {
         let Some(queue) = self.queues.get_mut(id.publisher) else {
             return self.quarantine.complete(id.sequence);
         };
-        match queue.complete_moved(id.sequence) {
+        let completed = match queue.complete_moved(id.sequence) {
             Some(moved) => self.quarantine.complete(moved),
             None => queue.complete(id.sequence),
-        }
+        };
+        let is_direct = id.publisher + 1 < self.queues.len();
+        self.confirmed += u64::from(is_direct && completed.is_some());
+        completed
+    }
+
+    /// Direct publishes that were confirmed or refused so far.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
     }
 
     /// The broker has confirmed a publish. `None` if it is unknown.

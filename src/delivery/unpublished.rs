@@ -38,6 +38,21 @@ impl Unpublished {
         self.waiting.entry(id).or_default().logged = true;
     }
 
+    /// It does not wait any more, and is not published: the delivery log keeps it.
+    pub(super) fn leave(&mut self, id: MessageId) {
+        if let Entry::Occupied(mut waiting) = self.waiting.entry(id) {
+            waiting.get_mut().entries -= 1;
+            if waiting.get().entries == 0 {
+                waiting.remove();
+            }
+        }
+    }
+
+    /// The highest id of all so far.
+    pub(super) fn newest(&self) -> Option<MessageId> {
+        self.newest
+    }
+
     /// It waits for nothing any more.
     pub(super) fn finish(&mut self, id: MessageId) {
         if let Entry::Occupied(mut waiting) = self.waiting.entry(id) {

@@ -47,12 +47,19 @@ impl Observer {
         Load {
             messages: self.ledger.unacknowledged(),
             publishes: self.ledger.unconfirmed(),
-            oldest: self.ledger.oldest().map_or(Duration::ZERO, age),
+            oldest: self
+                .ledger
+                .oldest()
+                .into_iter()
+                .chain(self.processing.backlog().since())
+                .min()
+                .map_or(Duration::ZERO, age),
             read_ahead,
             waiting: self.inbound.waiting(),
             asked: self.inbound.asked(),
             fan_outs: self.processing.fan_outs(),
             quarantined: self.ledger.quarantined(),
+            backlog_bytes: self.processing.backlog().bytes(),
             webhooks: self.webhooks.waiting(),
         }
     }

@@ -121,7 +121,7 @@ impl Observer {
                 answered = self.webhooks.next() => {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
-                event = inputs.session.next(), if self.ledger.has_room() => match event {
+                event = inputs.session.next(), if self.has_room() => match event {
                     GateEvent::Session(event) => self.take_session(event, &mut inputs),
                     GateEvent::Answer(answer) => {
                         inputs.session.handle_answer(answer);
@@ -148,7 +148,7 @@ impl Observer {
             self.handle_publisher(event);
         }
         for _ in 0..EVENTS_AT_A_TIME {
-            if !self.ledger.has_room() {
+            if !self.has_room() {
                 break;
             }
             let Some(event) = inputs.session.try_recv() else {
@@ -156,6 +156,11 @@ impl Observer {
             };
             self.take_session(event, inputs);
         }
+    }
+
+    /// Whether another message may be taken.
+    fn has_room(&self) -> bool {
+        self.processing.has_room(&self.ledger)
     }
 
     /// Takes what the session reports. A new session has the broker asked about dots.
@@ -195,6 +200,7 @@ impl Observer {
     pub(super) fn tick(&mut self) {
         let now = self.clock.now();
         self.publishers.set_apart(&mut self.ledger, now.instant);
+        self.processing.tick_backlog(&self.ledger, now);
         if self.session.is_up() {
             self.processing.tick(&self.ledger);
         }
@@ -341,6 +347,9 @@ impl Observer {
         for decided in processed.decided {
             self.handle_decided(decided, now);
         }
+        let (read, all_read) = (processed.read, processed.all_read);
+        self.processing
+            .handle_read(read, all_read, &mut self.ledger, now);
     }
 
     /// Queues what a decision leads to. If nothing more follows, the message waits only for its
@@ -353,6 +362,9 @@ impl Observer {
             let publishes = &decided.publishes;
             self.journal
                 .decided((received, id), decided.refusal, publishes);
+        }
+        if let Some(bytes) = decided.left_to_log {
+            return self.leave_to_log(&decided, bytes, now);
         }
         self.journal.fanned_out(id, &decided.bulk);
         self.ledger.add(entry, decided.publishes, Purpose::Copy);
@@ -368,6 +380,23 @@ impl Observer {
         }
         if decided.done {
             self.ledger.decided(entry);
+        }
+    }
+
+    /// Leaves what a message leads to to the delivery log, but for answers that its sender may not
+    /// have: those are to be forgotten.
+    fn leave_to_log(&mut self, decided: &Decided, bytes: u64, now: Now) {
+        let (entry, ledger) = (decided.entry, &mut self.ledger);
+        let may_answer = decided.refusal.is_none_or(|reason| {
+            self.inbound
+                .may_answer(entry, reason, decided.may_answer, ledger, now)
+        });
+        if may_answer {
+            ledger.leave_to_log(entry);
+            self.processing.handle_left(bytes);
+        } else {
+            ledger.logged(entry);
+            ledger.decided(entry);
         }
     }
 

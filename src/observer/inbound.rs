@@ -143,6 +143,8 @@ impl Inbound {
             published: vec![],
             finished: None,
             held: vec![],
+            backlog: None,
+            resumed: vec![],
             policy: self.router.policy.clone(),
             outbox_request: OutboxRequest::default(),
             now,
@@ -317,16 +319,29 @@ impl Inbound {
         if answers.is_empty() {
             return;
         }
+        if self.may_answer(entry, reason, may_answer, ledger, now) {
+            ledger.add(entry, answers, Purpose::Notice);
+        }
+    }
+
+    /// Whether a message's sender may be told of its refusal. That may be known.
+    pub(super) fn may_answer(
+        &mut self,
+        entry: EntryId,
+        reason: Refusal,
+        known: Option<bool>,
+        ledger: &Ledger,
+        now: Now,
+    ) -> bool {
         let (received, _) = ledger.message(entry);
         let address = self.router.address(received);
         let limits = &mut self.limits;
         let may_answer =
-            may_answer.unwrap_or_else(|| limits.may_answer(address.as_ref(), reason, now.instant));
-        if may_answer {
-            ledger.add(entry, answers, Purpose::Notice);
-        } else {
+            known.unwrap_or_else(|| limits.may_answer(address.as_ref(), reason, now.instant));
+        if !may_answer {
             self.metrics.unanswered();
         }
+        may_answer
     }
 
     /// The notice and the dead letter of a message with a copy that the broker does not take.

@@ -3,16 +3,30 @@
 //! Owns the processor, or the thread it runs in, and what is known of its batches. Leaves the
 //! decisions to `processor.rs`.
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
-use crate::delivery::ledger::Ledger;
+use crate::delivery::backlog::{Backlog, Change, Pulse};
+use crate::delivery::ledger::{Ledger, Message};
 use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
-use crate::observer::processor::{Batch, Decided, Processed, Processor};
+use crate::observer::processor::{BacklogRead, Batch, Decided, Processed, Processor, Resumed};
 use crate::observer::webhooks::Webhooks;
-use crate::rules::fan_out::STEP;
-use crate::store::thread;
+use crate::protocol::message::Received;
+use crate::rules::fan_out::{FanOut, STEP};
+use crate::store::{LoggedMessage, thread};
 use crate::telemetry::clock::Now;
+
+/// Messages read from the delivery log in one batch: what comes in waits for no more than that.
+const READ: usize = 64;
+
+const STALLED: &str = "the broker takes no publishes: messages are accepted all the same, and kept \
+    in the store until it does";
+const FULL: &str = "the store holds as much as it may of what could not be published yet \
+    (--max-backlog): no more messages are accepted, the broker keeps them";
+const CAUGHT_UP: &str = "everything that was kept in the store is on its way";
+const NOT_RESUMED: &str = "a fan-out cannot be resumed: its copies are lost";
 
 /// What the store's thread reports.
 pub(super) type ProcessorEvent = thread::Event<Processed>;
@@ -35,17 +49,25 @@ pub(crate) struct Processing {
     acknowledged: AcknowledgedWatermark,
     /// Whether the store is to be told although nothing else is to do.
     published_due: bool,
+    backlog: Backlog,
+    /// Fan-outs read from the delivery log, for the next batch.
+    resumed: Vec<Resumed>,
+    /// Whether nothing more is read from the delivery log: the next process does.
+    stopping: bool,
 }
 
 impl Processing {
-    /// `unfinished`: fan-outs that an earlier process has not finished.
-    pub(super) fn new(processor: ProcessorHandle, unfinished: usize) -> Self {
+    /// `backlog`: what an earlier process has not published.
+    pub(super) fn new(processor: ProcessorHandle, backlog: Backlog) -> Self {
         Self {
             processor,
-            unfinished,
+            unfinished: 0,
             stepped: false,
             acknowledged: AcknowledgedWatermark::default(),
             published_due: false,
+            backlog,
+            resumed: vec![],
+            stopping: false,
         }
     }
 
@@ -69,6 +91,42 @@ impl Processing {
             ProcessorHandle::Inline(_) => std::future::pending().await,
             ProcessorHandle::Threaded(handle, _) => handle.next().await,
         }
+    }
+
+    /// Whether another message may be taken.
+    pub(super) fn has_room(&self, ledger: &Ledger) -> bool {
+        let beyond_memory = self.backlog.takes_more() && ledger.has_room_for_logged();
+        !self.backlog.is_full() && (ledger.has_room() || beyond_memory)
+    }
+
+    /// What waits in the delivery log alone.
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Has messages left to the delivery log while the broker takes no publishes; called at each
+    /// tick.
+    pub(super) fn tick_backlog(&mut self, ledger: &Ledger, now: Now) {
+        if let ProcessorHandle::Inline(_) = self.processor {
+            return;
+        }
+        let pulse = Pulse {
+            confirmed: ledger.confirmed(),
+            unconfirmed: ledger.direct_len(),
+            has_room: ledger.has_room(),
+            newest: ledger.newest(),
+            now: now.instant,
+        };
+        match self.backlog.tick(&pulse) {
+            Some(Change::Begun) => warn!("{STALLED}"),
+            Some(Change::Full) => warn!("{FULL}"),
+            None => {}
+        }
+    }
+
+    /// Nothing more is to be read from the delivery log.
+    pub(super) fn handle_stop(&mut self) {
+        self.stopping = true;
     }
 
     /// Moves the acknowledged watermark; called at each tick while there is a session.
@@ -107,6 +165,15 @@ impl Processing {
             ProcessorHandle::Threaded(handle, _) => {
                 let acknowledged = self.acknowledged.news();
                 let has_news = acknowledged.is_some() || self.published_due;
+                let backlog = self.backlog.after().map(|after| BacklogRead {
+                    after,
+                    most: match self.stopping {
+                        true => 0,
+                        false => ledger.room_for_read().min(READ),
+                    },
+                });
+                let can_read = backlog.is_some_and(|backlog| backlog.most > READ / 2);
+                let wanted = wanted || can_read || !self.resumed.is_empty();
                 if handle.is_busy() || !(wanted || has_news) {
                     return None;
                 }
@@ -117,10 +184,16 @@ impl Processing {
                 self.stepped = may_step && self.unfinished > 0;
                 self.acknowledged.mark_stored(acknowledged);
                 self.published_due = false;
+                let published_up_to = ledger.published_up_to();
                 handle.process(Batch {
                     acknowledged,
                     published: ledger.take_published(),
-                    finished: ledger.published_up_to(),
+                    finished: match backlog {
+                        Some(backlog) => published_up_to.min(backlog.after),
+                        None => published_up_to,
+                    },
+                    backlog,
+                    resumed: std::mem::take(&mut self.resumed),
                     held: ledger.quarantined_bulk(),
                     outbox_request: webhooks.take_outbox_request(now),
                     ..inbound.next_batch(room, now.wall)
@@ -128,6 +201,54 @@ impl Processing {
                 None
             }
         }
+    }
+
+    /// Puts what was read from the delivery log into the ledger.
+    pub(super) fn handle_read(
+        &mut self,
+        read: Vec<LoggedMessage>,
+        all_read: bool,
+        ledger: &mut Ledger,
+        now: Now,
+    ) {
+        for logged in read {
+            self.backlog.handle_read(logged.id, logged.log_bytes());
+            let id = logged.id;
+            let message = Message {
+                received: Received::new(logged.came_on, Bytes::new(), false),
+                id,
+                fingerprint: 0,
+                since: now.instant,
+            };
+            let entry = ledger.insert(message, None);
+            for (purpose, publish) in logged.publishes {
+                ledger.add(entry, vec![publish], purpose);
+            }
+            ledger.logged(entry);
+            let fan_out = logged
+                .fan_out
+                .map(|logged| FanOut::from_log(&logged.text, logged.position));
+            match fan_out {
+                Some(Ok(fan_out)) => {
+                    self.unfinished += 1;
+                    self.resumed.push(Resumed { entry, id, fan_out });
+                }
+                Some(Err(error)) => {
+                    error!(message_id = %id, %error, "{NOT_RESUMED}");
+                    ledger.decided(entry);
+                }
+                None => ledger.decided(entry),
+            }
+        }
+        if all_read {
+            self.backlog.handle_all_read();
+            info!("{CAUGHT_UP}");
+        }
+    }
+
+    /// What a message leads to stays in the delivery log for now.
+    pub(super) fn handle_left(&mut self, bytes: u64) {
+        self.backlog.handle_left(bytes);
     }
 
     /// Counts the fan-outs that are not finished.

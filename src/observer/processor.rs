@@ -28,8 +28,8 @@ use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{
-    Committed, LoggedPublishes, Origin, OutboxReply, OutboxRequest, Probe, Pruned, Retention,
-    Store, StoreError, Upkeep, thread,
+    Committed, LoggedMessage, LoggedPublishes, Origin, OutboxReply, OutboxRequest, Probe, Pruned,
+    Retention, Store, StoreError, Upkeep, fan_out_bytes, row_bytes, thread,
 };
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
@@ -49,6 +49,10 @@ pub struct Batch {
     pub finished: Option<MessageId>,
     /// Messages with bulk copies that may be unconfirmed for long.
     pub held: Vec<EntryId>,
+    /// If messages wait in the delivery log alone: which, and how many are to be read.
+    pub backlog: Option<BacklogRead>,
+    /// Fan-outs that were read from the delivery log.
+    pub resumed: Vec<Resumed>,
     /// The checks to apply.
     pub policy: Arc<Policy>,
     /// What the webhook dispatcher wants from the outbox.
@@ -57,11 +61,35 @@ pub struct Batch {
     pub now: UnixMillis,
 }
 
+/// What is to be done about messages that wait in the delivery log alone.
+#[derive(Clone, Copy, Debug)]
+pub struct BacklogRead {
+    /// New messages with a higher id are left to the log; `None`: all.
+    pub after: Option<MessageId>,
+    /// How many of them are to be read, those of this batch among them.
+    pub most: usize,
+}
+
+/// A fan-out that was read from the delivery log.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// The entry that was made for its message.
+    pub entry: EntryId,
+    /// The message's id.
+    pub id: MessageId,
+    /// What is left to do.
+    pub fan_out: FanOut,
+}
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub struct Processed {
     /// What its messages lead to, in their order; then further steps of earlier fan-outs.
     pub decided: Vec<Decided>,
+    /// What was read of [`Batch::backlog`], oldest first.
+    pub read: Vec<LoggedMessage>,
+    /// Whether the log holds no more than that.
+    pub all_read: bool,
     /// The answer to [`Batch::outbox_request`].
     pub outbox_reply: OutboxReply,
     /// Webhook events that were dropped to make room for others, for each endpoint.
@@ -87,8 +115,28 @@ pub struct Decided {
     pub may_answer: Option<bool>,
     /// Whether the delivery log holds all that the message leads to. Said once, with the decision.
     pub logged: bool,
+    /// About how many bytes the delivery log holds for it, if it alone is to keep what the message
+    /// leads to.
+    pub left_to_log: Option<u64>,
     /// Whether nothing more follows.
     pub done: bool,
+}
+
+impl BacklogRead {
+    /// Whether what a new message leads to is left to the log. What comes again may be there
+    /// already.
+    fn leaves(&self, message: &PendingMessage) -> bool {
+        !message.repeated && Some(message.id) > self.after
+    }
+}
+
+impl Decided {
+    /// About how many bytes the delivery log holds for it; `None` for nothing.
+    fn log_bytes(&self, fan_out: Option<&str>) -> Option<u64> {
+        let publishes = self.publishes.iter().chain(&self.answers).map(row_bytes);
+        let bytes = publishes.chain(fan_out.map(fan_out_bytes)).sum();
+        (bytes > 0).then_some(bytes)
+    }
 }
 
 /// Decides on messages, and writes what their plans say.
@@ -124,33 +172,12 @@ impl Processor {
         Self { retention, ..self }
     }
 
-    /// How many fan-outs are not finished.
-    pub fn unfinished(&self) -> usize {
-        self.fan_outs.len()
-    }
-
     /// The upkeep of the store.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn upkeep(&self) -> Result<Option<Box<dyn Upkeep>>, StoreError> {
         self.persistence.as_store().map_or(Ok(None), Store::upkeep)
-    }
-
-    /// Goes on with a fan-out that an earlier process has not finished.
-    pub fn resume(&mut self, entry: EntryId, id: MessageId, fan_out: FanOut) {
-        let origin = Origin {
-            id,
-            fingerprint: None,
-            repeated: true,
-            now: self.clock.now().wall,
-        };
-        self.fan_outs.push(Unfinished {
-            entry,
-            origin,
-            logged: Some(Confirmed::default()),
-            fan_out,
-        });
     }
 
     #[cfg(test)]
@@ -169,6 +196,9 @@ impl Processor {
             return self.process_all(batch);
         }
         let before = self.fan_outs.clone();
+        for resumed in &batch.resumed {
+            self.resume(resumed, batch.now);
+        }
         let processed = self.in_transaction(batch);
         if processed.is_err() {
             self.metrics.store_failed();
@@ -178,6 +208,22 @@ impl Processor {
             }
         }
         processed
+    }
+
+    /// Goes on with a fan-out that was read from the delivery log.
+    fn resume(&mut self, resumed: &Resumed, now: UnixMillis) {
+        let origin = Origin {
+            id: resumed.id,
+            fingerprint: None,
+            repeated: true,
+            now,
+        };
+        self.fan_outs.push(Unfinished {
+            entry: resumed.entry,
+            origin,
+            logged: Some(Confirmed::default()),
+            fan_out: resumed.fan_out.clone(),
+        });
     }
 
     fn in_transaction(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
@@ -207,9 +253,10 @@ impl Processor {
         let mut room = batch.room_for_bulk;
         let mut decided = Vec::with_capacity(batch.messages.len() + 1);
         for message in &batch.messages {
-            decided.push(self.decide(message, batch.now, &mut room, &batch.held)?);
+            decided.push(self.decide(message, batch, &mut room)?);
         }
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
+        let (read, all_read) = self.read_backlog(batch.backlog)?;
         let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
@@ -220,6 +267,8 @@ impl Processor {
         let outbox_reply = outbox.serve_outbox(&batch.outbox_request, batch.now)?;
         Ok(Processed {
             decided,
+            read,
+            all_read,
             outbox_reply,
             dropped: self.persistence.take_dropped(),
         })
@@ -229,21 +278,32 @@ impl Processor {
     fn decide(
         &mut self,
         message: &PendingMessage,
-        now: UnixMillis,
+        batch: &Batch,
         room: &mut usize,
-        held: &[EntryId],
     ) -> Result<Decided, StoreError> {
         let origin = Origin {
             id: message.id,
             fingerprint: message.fingerprint,
             repeated: message.repeated,
-            now,
+            now: batch.now,
         };
-        let (mut decided, fan_out) = self.plan_and_write(message, &origin)?;
+        let leave = batch.backlog.is_some_and(|backlog| backlog.leaves(message));
+        let (mut decided, fan_out) = self.plan_and_write(message, &origin, leave)?;
         let Some(fan_out) = fan_out else {
+            if leave && decided.logged {
+                decided.left_to_log = decided.log_bytes(None);
+            }
             return Ok(decided);
         };
-        decided.logged = decided.logged && self.log_fan_out(&fan_out, message)?;
+        let text = match decided.logged {
+            true => self.log_fan_out(&fan_out, message)?,
+            false => None,
+        };
+        decided.logged = text.is_some();
+        if leave && text.is_some() {
+            decided.left_to_log = decided.log_bytes(text.as_deref());
+            return Ok(decided);
+        }
         let mut unfinished = Unfinished {
             entry: message.entry,
             origin,
@@ -253,7 +313,7 @@ impl Processor {
         let rest = if *room == 0 || self.fan_outs.must_wait(&unfinished.fan_out) {
             Some(unfinished)
         } else {
-            let (bulk, rest) = self.take_step(&mut unfinished, held)?;
+            let (bulk, rest) = self.take_step(&mut unfinished, &batch.held)?;
             *room = room.saturating_sub(bulk.len().max(1));
             decided.bulk = bulk;
             rest.map(|fan_out| Unfinished {
@@ -268,11 +328,28 @@ impl Processor {
         Ok(decided)
     }
 
-    /// Logs what a message leads to, if there is a log and the broker waits for the ack. Returns
-    /// whether the log holds it.
+    /// The next messages of those that wait in the delivery log alone, and whether it holds no
+    /// more.
+    fn read_backlog(
+        &self,
+        backlog: Option<BacklogRead>,
+    ) -> Result<(Vec<LoggedMessage>, bool), StoreError> {
+        match (backlog, self.persistence.as_store()) {
+            (Some(BacklogRead { after, most }), Some(store)) if most > 0 => {
+                let read = store.unpublished(after, most)?;
+                let all_read = read.len() < most;
+                Ok((read, all_read))
+            }
+            _ => Ok((vec![], false)),
+        }
+    }
+
+    /// Logs what a message leads to, if there is a log, and the broker waits for the ack or the log
+    /// alone is to keep it. Returns whether the log holds it.
     fn log(
         &mut self,
         origin: &Origin,
+        leave: bool,
         came_on: &[u8],
         first: usize,
         (purpose, publishes): (Purpose, &[Publish]),
@@ -282,7 +359,7 @@ impl Processor {
         };
         // At QoS 0 a message may be lost with the process. One that came again may be in the log
         // already, under the same id: its ack waits for its confirmations.
-        if origin.fingerprint.is_none() || origin.repeated {
+        if origin.repeated || (origin.fingerprint.is_none() && !leave) {
             return Ok(false);
         }
         store.log(&LoggedPublishes {
@@ -295,17 +372,17 @@ impl Processor {
         Ok(true)
     }
 
-    /// Logs a fan-out. Returns whether the log can hold it.
+    /// Logs a fan-out. Returns what the log holds of it; `None` if it cannot.
     fn log_fan_out(
         &mut self,
         fan_out: &FanOut,
         message: &PendingMessage,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         let (Some(store), Some(text)) = (self.persistence.as_store_mut(), fan_out.to_log()) else {
-            return Ok(false);
+            return Ok(None);
         };
         store.log_fan_out(message.id, &message.received.topic, &text)?;
-        Ok(true)
+        Ok(Some(text))
     }
 
     /// Plans one message, and writes what its plan says. Returns its fan-out, if it has one.
@@ -313,6 +390,7 @@ impl Processor {
         &mut self,
         message: &PendingMessage,
         origin: &Origin,
+        leave: bool,
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
         let received = self.as_stored(message)?;
         // What has passed before passes again, whatever speaks against it now.
@@ -352,9 +430,9 @@ impl Processor {
         self.persistence.apply(&writes, events, origin)?;
         drop(writes);
         let came_on = &message.received.topic;
-        let logged = self.log(origin, came_on, 0, (Purpose::Copy, &publishes))?;
+        let logged = self.log(origin, leave, came_on, 0, (Purpose::Copy, &publishes))?;
         let notices = (Purpose::Notice, &answers[..]);
-        self.log(origin, came_on, publishes.len(), notices)?;
+        self.log(origin, leave, came_on, publishes.len(), notices)?;
         let decided = Decided {
             entry: message.entry,
             first: true,
@@ -367,6 +445,7 @@ impl Processor {
                 .as_ref()
                 .and_then(|pending| pending.may_answer),
             logged,
+            left_to_log: None,
             done: true,
         };
         Ok((decided, fan_out))
@@ -418,6 +497,7 @@ impl Processor {
                 refusal: None,
                 may_answer: None,
                 logged: false,
+                left_to_log: None,
                 done: rest.is_none(),
             });
             let rest = rest.map(|fan_out| Unfinished {

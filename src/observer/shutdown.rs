@@ -42,6 +42,7 @@ impl Observer {
         );
         self.reporter.service.stopping(under_way);
         self.webhooks.handle_stop();
+        self.processing.handle_stop();
         let deadline = Instant::now() + drain;
         let mut discarded = self.drain(&mut inputs, deadline).await;
         discarded += self.publish_offline(&mut inputs, deadline).await;

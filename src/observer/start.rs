@@ -6,18 +6,18 @@
 use std::hash::RandomState;
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::connections::links::Links;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SESSION_EVENTS;
 use crate::connections::settings::LinkSettings;
-use crate::delivery::ledger::{EntryId, Ledger, Message};
+use crate::delivery::backlog::Backlog;
+use crate::delivery::ledger::Ledger;
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -32,11 +32,9 @@ use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
-use crate::protocol::message::Received;
-use crate::protocol::message_id::{MessageId, MessageIds};
-use crate::rules::fan_out::FanOut;
+use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
-use crate::store::{self, Access, Endpoints, Outbox, Store, thread};
+use crate::store::{self, Access, Endpoints, LogSize, Outbox, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
 use crate::telemetry::service_topics::ServiceTopics;
@@ -235,22 +233,20 @@ impl Parts {
             Some(_) => EventsKept::InStore,
             None => EventsKept::InMemory,
         };
-        let mut unfinished = 0;
+        let max_backlog = setup.store.as_ref().map(|settings| settings.max_backlog);
+        let mut backlog = Backlog::new(max_backlog.unwrap_or(u64::MAX));
         let mut had_session = false;
         let processor = match (store, outbox) {
             (Some(store), _) => {
                 had_session = store.last_id().map_err(ObserverError::Store)?.is_some();
-                let resumed = resume(store.as_ref(), &mut ledger, &mut ids, began)?;
+                if let Some(log) = resume(store.as_ref(), &mut ledger, &mut ids)? {
+                    backlog = backlog.resumed(log.bytes, began.instant);
+                }
                 let retention = setup.store.map(|settings| settings.retention);
                 let retention = retention.unwrap_or_default();
-                let mut processor =
-                    Processor::new(router.clone(), Persistence::store(store), metrics.clone())
-                        .with_retention(retention);
-                for Resumed { entry, id, fan_out } in resumed {
-                    processor.resume(entry, id, fan_out);
-                }
-                unfinished = processor.unfinished();
-                threaded(processor)?
+                let persistence = Persistence::store(store);
+                let processor = Processor::new(router.clone(), persistence, metrics.clone());
+                threaded(processor.with_retention(retention))?
             }
             (None, Some(outbox)) => {
                 inline(&router, Persistence::outbox_in_memory(outbox), &metrics)
@@ -268,7 +264,7 @@ impl Parts {
             )
             .expecting_session(had_session && !setup.reset_session),
             inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
-            processing: Processing::new(processor, unfinished),
+            processing: Processing::new(processor, backlog),
             publishers: Publishers::new(
                 publishers,
                 publish_window,
@@ -311,66 +307,27 @@ fn open_store(
     Ok(Some(store))
 }
 
-const NOT_RESUMED: &str = "a fan-out cannot be resumed: its copies are lost";
-
-/// Goes on where an earlier process ended: publishes what it has acknowledged and not published,
-/// expects what it has not acknowledged, and gives out higher ids.
+/// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
+/// higher ids. What it has acknowledged and not published is read from the delivery log later.
 fn resume(
     store: &dyn Store,
     ledger: &mut Ledger,
     ids: &mut MessageIds,
-    now: Now,
-) -> Result<Vec<Resumed>, ObserverError> {
-    let unpublished = store.unpublished().map_err(ObserverError::Store)?;
+) -> Result<Option<LogSize>, ObserverError> {
+    let unpublished = store.log_size().map_err(ObserverError::Store)?;
     let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
     let last_id = store.last_id().map_err(ObserverError::Store)?;
-    let last_logged = unpublished.last().map(|message| message.id);
-    if let Some(last) = last_id.max(last_logged) {
+    if let Some(last) = last_id.max(unpublished.map(|log| log.last)) {
         ids.resume_after(last);
     }
-    if !unpublished.is_empty() {
-        let messages = unpublished.len();
+    if let Some(LogSize { messages, .. }) = unpublished {
         info!(
             messages,
             "publishing what was accepted before the last stop and not yet published"
         );
     }
-    let mut unfinished = vec![];
-    for logged in unpublished {
-        let message = Message {
-            received: Received::new(logged.came_on, Bytes::new(), false),
-            id: logged.id,
-            fingerprint: 0,
-            since: now.instant,
-        };
-        let entry = ledger.insert(message, None);
-        for (purpose, publish) in logged.publishes {
-            ledger.add(entry, vec![publish], purpose);
-        }
-        ledger.logged(entry);
-        let id = logged.id;
-        let fan_out = logged.fan_out.and_then(|logged| {
-            let fan_out = FanOut::from_log(&logged.text, logged.position);
-            fan_out
-                .inspect_err(|error| {
-                    error!(message_id = %id, %error, "{NOT_RESUMED}");
-                })
-                .ok()
-        });
-        match fan_out {
-            Some(fan_out) => unfinished.push(Resumed { entry, id, fan_out }),
-            None => ledger.decided(entry),
-        }
-    }
     ledger.expect(&unacknowledged);
-    Ok(unfinished)
-}
-
-/// A fan-out of an earlier process.
-struct Resumed {
-    entry: EntryId,
-    id: MessageId,
-    fan_out: FanOut,
+    Ok(unpublished)
 }
 
 /// A processor in the observer's own task.

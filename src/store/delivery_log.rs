@@ -48,6 +48,47 @@ pub struct LoggedMessage {
     pub fan_out: Option<LoggedFanOut>,
 }
 
+/// What the log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSize {
+    /// The highest id of its messages.
+    pub last: MessageId,
+    /// How many messages.
+    pub messages: u64,
+    /// About how many bytes: each row and what it says.
+    pub bytes: u64,
+}
+
+/// What a row of the log counts for in the bound on its size, beside its topic and its payload:
+/// keys, the stored text that it refers to, and what is lost in pages.
+pub(super) const ROW_BYTES: u64 = 512;
+
+impl LoggedMessage {
+    /// About how many bytes it takes in the log.
+    pub fn log_bytes(&self) -> u64 {
+        let publishes = self.publishes.iter().map(|(_, publish)| row_bytes(publish));
+        let fan_out = self
+            .fan_out
+            .as_ref()
+            .map(|fan_out| fan_out_bytes(&fan_out.text));
+        publishes.chain(fan_out).sum()
+    }
+}
+
+/// About how many bytes a publish takes in the log.
+pub fn row_bytes(publish: &Publish) -> u64 {
+    let payload = match publish.copy_status {
+        Some(_) => 0,
+        None => publish.payload.len(),
+    };
+    ROW_BYTES + (publish.topic.as_str().len() + payload) as u64
+}
+
+/// About how many bytes a fan-out takes in the log.
+pub fn fan_out_bytes(text: &str) -> u64 {
+    ROW_BYTES + text.len() as u64
+}
+
 /// Keeps what is accepted and not yet published.
 pub trait DeliveryLog {
     /// Logs publishes, each number of a message once.
@@ -74,9 +115,20 @@ pub trait DeliveryLog {
     /// [`StoreError`].
     fn published(&mut self, id: MessageId) -> Result<(), StoreError>;
 
-    /// The messages that the log holds, oldest first.
+    /// The next messages that the log holds, oldest first: those with a higher id than `after`, at
+    /// most `most`.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn unpublished(&self) -> Result<Vec<LoggedMessage>, StoreError>;
+    fn unpublished(
+        &self,
+        after: Option<MessageId>,
+        most: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError>;
+
+    /// What the log holds; `None` if it is empty.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_size(&self) -> Result<Option<LogSize>, StoreError>;
 }

@@ -24,7 +24,9 @@ use std::path::Path;
 pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
 };
-pub use self::delivery_log::{DeliveryLog, LoggedFanOut, LoggedMessage, LoggedPublishes};
+pub use self::delivery_log::{
+    DeliveryLog, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, fan_out_bytes, row_bytes,
+};
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,

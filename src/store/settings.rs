@@ -32,6 +32,8 @@ pub struct StoreSettings {
     pub retention: Retention,
     /// What users get who come back after they were away.
     pub offline: OfflineDelivery,
+    /// About how many bytes may wait in the delivery log alone, before nothing more is accepted.
+    pub max_backlog: u64,
 }
 
 /// How long messages are kept, and in how much space. The default keeps everything.

@@ -73,6 +73,7 @@ pub(super) struct LoadFamilies {
     pub(super) inflight_messages: IntGauge,
     pub(super) inflight_publishes: IntGauge,
     pub(super) oldest_seconds: Gauge,
+    pub(super) backlog_bytes: IntGauge,
     /// Read ahead, to be decided, with the decision service, fan-outs, publishes in quarantine.
     pub(super) queues: [IntGauge; 5],
 }
@@ -267,6 +268,11 @@ impl MetricsBuilder {
                 "observer_oldest_unacknowledged_seconds",
                 "For how long the oldest message that is not acknowledged has been under way.",
             )),
+            backlog_bytes: self.gauge(
+                "observer_backlog_bytes",
+                "What is accepted and kept in the store alone, because the broker takes no \
+                 publishes (see --max-backlog).",
+            ),
             queues: ["read-ahead", "decide", "consult", "fan-out", "quarantine"]
                 .map(|queue| queues.with_label_values(&[queue])),
         }

@@ -190,6 +190,8 @@ impl Metrics {
         families.inflight_messages.set(number(load.messages));
         families.inflight_publishes.set(number(load.publishes));
         families.oldest_seconds.set(load.oldest.as_secs_f64());
+        let backlog = i64::try_from(load.backlog_bytes).unwrap_or(i64::MAX);
+        families.backlog_bytes.set(backlog);
         let depths = [
             load.read_ahead,
             load.waiting,

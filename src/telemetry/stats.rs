@@ -80,6 +80,8 @@ pub struct Load {
     pub fan_outs: usize,
     /// Publishes in quarantine.
     pub quarantined: usize,
+    /// About how many bytes wait in the delivery log alone.
+    pub backlog_bytes: u64,
     /// Webhook events that wait for their endpoints.
     pub webhooks: i64,
 }

@@ -9,8 +9,8 @@ use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use crate::bed::{Observer, PATIENCE};
 use crate::load::Path;
-use crate::script::{Peer, Script, text};
-use crate::wire::{DISCONNECT, Message, publish_packet};
+use crate::script::{GLIMPSE, Peer, Script, text};
+use crate::wire::{DISCONNECT, Message, PUBACK, publish_packet};
 
 impl Script {
     /// Accepts the connections of an observer that has been here before.
@@ -36,7 +36,7 @@ fn await_empty_log(observer: &Observer) {
     loop {
         let location = StoreLocation::File(path.clone());
         let store = store::open(&location, Access::Shared, OfflineDelivery::Broker).unwrap();
-        let left = store.unpublished().unwrap();
+        let left = store.unpublished(None, 10).unwrap();
         if left.is_empty() {
             return;
         }
@@ -97,6 +97,83 @@ fn messages_are_taken_in_though_the_broker_confirms_nothing() {
     let out: Vec<Message> = (0..20).map(|_| lane.publish()).collect();
     let expected = (1..=20).map(|n| n.to_string());
     assert!(out.iter().map(text).eq(expected), "in order: {out:?}");
+}
+
+/// Far more than memory has room for: with a window of ten, forty. All of it is published in order,
+/// by the next process if this one is killed.
+#[test]
+fn what_memory_has_no_room_for_is_kept_in_the_log_and_published_in_order() {
+    const MESSAGES: u16 = 300;
+    let script = Script::listen();
+    let mut observer = script.observer(&["--window", "10"]);
+    let (mut session, mut lane) = script.up();
+    for n in 1..=MESSAGES {
+        session.deliver(n, &n.to_string(), false);
+        assert_eq!(session.ack(), n);
+    }
+    assert!(observer.log().contains("the broker takes no publishes"));
+    for n in 1..=150 {
+        let message = lane.publish();
+        assert_eq!(text(&message), n.to_string());
+        lane.confirm(&message);
+        if n == 100 {
+            // The log forgets with a commit.
+            session.deliver(1, "last", false);
+            assert_eq!(session.ack(), 1);
+        }
+    }
+    observer.kill();
+    observer.spawn(&[]);
+    let (mut session, mut lane) = script.connected_again();
+    let first = lane.publish();
+    let again: u16 = text(&first).parse().unwrap();
+    assert!((2..=151).contains(&again), "{again}");
+    lane.confirm(&first);
+    for n in again + 1..=MESSAGES {
+        let message = lane.publish();
+        assert_eq!(text(&message), n.to_string());
+        lane.confirm(&message);
+    }
+    for expected in ["last", "new"] {
+        if expected == "new" {
+            session.deliver(1, "new", false);
+            assert_eq!(session.ack(), 1);
+        }
+        let message = lane.publish();
+        assert_eq!(text(&message), expected);
+        lane.confirm(&message);
+    }
+    lane.says_nothing();
+    await_empty_log(&observer);
+}
+
+/// Forty messages are in memory, and twenty more of this size make a mebibyte.
+#[test]
+fn beyond_the_largest_backlog_the_broker_keeps_what_comes() {
+    const MESSAGES: u16 = 100;
+    let script = Script::listen();
+    let observer = script.observer(&["--window", "10", "--max-backlog", "1MiB"]);
+    let (mut session, mut lane) = script.up();
+    let filler = "x".repeat(50_000);
+    for n in 1..=MESSAGES {
+        session.deliver(n, &format!("{n} {filler}"), false);
+    }
+    observer.wait_log("no more messages are accepted, the broker keeps them");
+    let mut taken = 0;
+    while let Some((first, _)) = session.wire.read_packet(GLIMPSE).unwrap() {
+        assert_eq!(first, PUBACK);
+        taken += 1;
+    }
+    assert!((60..80).contains(&taken), "{taken}");
+    for n in 1..=MESSAGES {
+        let message = lane.publish();
+        assert!(text(&message).starts_with(&format!("{n} ")), "{n}");
+        lane.confirm(&message);
+    }
+    for n in taken + 1..=MESSAGES {
+        assert_eq!(session.ack(), n);
+    }
+    lane.says_nothing();
 }
 
 /// The group is named in the message; its members are m000 and so on, and Alice.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
+use crate::bed::{Broker, Observer, PATIENCE, fresh_app, wait_for};
+use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
 use crate::relay::Relay;
 use crate::wire::Wire;
@@ -215,6 +216,46 @@ fn a_memory_alarm_is_waited_out_on_rabbitmq3() {
 #[test]
 fn a_memory_alarm_is_waited_out_on_rabbitmq4() {
     a_memory_alarm_is_waited_out(Broker::Rabbit4);
+}
+
+/// RabbitMQ 4.0 blocks only those who publish, and delivers on. What it delivers is stored and
+/// acknowledged meanwhile, far more than memory has room for (200), and published afterwards.
+#[test]
+fn messages_are_taken_in_while_rabbitmq4_blocks_publishers() {
+    const QUEUED: usize = 2_000;
+    let broker = Broker::Rabbit4;
+    let _exclusive = broker.exclusive();
+    let app = fresh_app();
+    let port = free_port();
+    let listen = port.to_string();
+    let flags = ["--window", "50", "--http-listen", &listen];
+    let observer = Observer::start(broker, &app, &flags);
+    let load = load(broker, &app);
+    load.wait_arrived(UNDER_WAY);
+    observer.freeze();
+    load.allow(load.expected());
+    load.wait_under_way(QUEUED);
+    broker.alarm(true);
+    let arrived = load.arrived();
+    observer.thaw();
+    wait_for("the messages to be taken in", || {
+        let (_, metrics) = get(port, "/metrics")?;
+        let value = |name: &str| {
+            let line = metrics.lines().find(|line| line.starts_with(name))?;
+            line.rsplit(' ').next()?.parse::<usize>().ok()
+        };
+        let received = value("observer_messages_received_total{kind=\"message\",qos=\"1\"}")?;
+        let open = value("observer_inflight_messages ")?;
+        let backlog = value("observer_backlog_bytes ")?;
+        let taken = received >= arrived + QUEUED && open == 0;
+        (taken && backlog > 0).then_some(())
+    });
+    assert!(load.arrived() < arrived + QUEUED, "it takes no publishes");
+    broker.alarm(false);
+    let expected = load.expected();
+    let account = load.finish();
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+    assert!(observer.log().contains("is on its way"));
 }
 
 /// A session outlives the settings it was made with: filters of an earlier run must not cause

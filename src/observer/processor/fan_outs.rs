@@ -108,6 +108,7 @@ impl FanOuts {
         self.0.iter().position(|queue| queue.key() == Some(key))
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.iter().map(|queue| queue.0.len()).sum()
     }

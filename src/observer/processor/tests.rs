@@ -78,6 +78,8 @@ fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
         published: vec![],
         finished: None,
         held: vec![],
+        backlog: None,
+        resumed: vec![],
         policy: policy(),
         outbox_request: OutboxRequest::default(),
         now: NOW,

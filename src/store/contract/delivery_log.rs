@@ -86,14 +86,43 @@ pub(crate) fn what_is_logged_is_given_back_after_a_restart_until_it_is_published
         (Purpose::Notice, notice),
     ];
     assert_eq!(
-        feed.store.unpublished().unwrap(),
+        feed.store.unpublished(None, 10).unwrap(),
         [logged(message, of_first), of_second.clone()]
     );
     feed.confirm(message);
-    assert_eq!(feed.store.unpublished().unwrap(), [of_second]);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap(), [of_second]);
     feed.confirm(second);
     drop(feed);
-    assert_eq!(maker.lasting().unpublished().unwrap(), []);
+    assert_eq!(maker.lasting().unpublished(None, 10).unwrap(), []);
+}
+
+/// Messages with publishes and messages with a fan-out take turns.
+pub(crate) fn the_log_is_read_in_pages_and_says_how_much_it_holds<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    assert_eq!(feed.store.log_size().unwrap(), None);
+    let ids: [MessageId; 5] = [(); 5].map(|()| feed.message("x", "y", "{}"));
+    for (n, id) in ids.into_iter().enumerate() {
+        if n % 2 == 0 {
+            let publishes = [publish("a", b"1"), publish("b", b"22")];
+            feed.log(id, 0, Purpose::Copy, &publishes);
+        } else {
+            feed.store.begin().unwrap();
+            feed.store.log_fan_out(id, b"came", "work").unwrap();
+            feed.store.commit().unwrap();
+        }
+    }
+    let page = |after, most| feed.store.unpublished(after, most).unwrap();
+    let ids_of = |page: &[LoggedMessage]| page.iter().map(|message| message.id).collect::<Vec<_>>();
+    let all = page(None, 10);
+    assert_eq!(ids_of(&all), ids);
+    assert_eq!(page(None, 2), all[..2]);
+    assert_eq!(page(Some(ids[1]), 2), all[2..4]);
+    assert_eq!(page(Some(ids[3]), 2), all[4..]);
+    assert_eq!(page(Some(ids[4]), 2), []);
+    let size = feed.store.log_size().unwrap().unwrap();
+    assert_eq!((size.last, size.messages), (ids[4], 5));
+    let each: u64 = all.iter().map(LoggedMessage::log_bytes).sum();
+    assert_eq!(size.bytes, each);
 }
 
 pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) {
@@ -103,9 +132,9 @@ pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) 
     feed.store.begin().unwrap();
     feed.store.published(id).unwrap();
     feed.store.rollback();
-    assert_eq!(feed.store.unpublished().unwrap().len(), 1);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap().len(), 1);
     feed.confirm(id);
-    assert_eq!(feed.store.unpublished().unwrap(), []);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap(), []);
 }
 
 pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
@@ -137,11 +166,11 @@ pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
             ..logged(second, vec![(Purpose::Copy, publish("a", b"1"))])
         },
     ];
-    assert_eq!(feed.store.unpublished().unwrap(), expected);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap(), expected);
     feed.confirm(first);
-    assert_eq!(feed.store.unpublished().unwrap(), expected[1..]);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap(), expected[1..]);
     feed.confirm(second);
-    assert_eq!(feed.store.unpublished().unwrap(), []);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap(), []);
 }
 
 /// The log needs the stored message to make its copies.

@@ -1,7 +1,7 @@
 //! The delivery log in SQLite.
 
 use bytes::Bytes;
-use rusqlite::{Row, params};
+use rusqlite::{Row, ToSql, params};
 use tracing::error;
 
 use super::connection::statements;
@@ -11,7 +11,8 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
-use crate::store::{DeliveryLog, History, LoggedFanOut, LoggedMessage, LoggedPublishes};
+use crate::store::delivery_log::ROW_BYTES;
+use crate::store::{DeliveryLog, History, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes};
 
 statements! {
     LOG = "INSERT INTO delivery
@@ -23,12 +24,24 @@ statements! {
         ON CONFLICT DO UPDATE SET position = ?2";
     FORGET_FAN_OUT = "DELETE FROM fan_out WHERE message_id = ?";
     FORGET_POSITION = "DELETE FROM fan_out_position WHERE message_id = ?";
-    FAN_OUTS may scan "reads the whole log, at start" = "SELECT
+    NEXT = "SELECT message_id FROM delivery WHERE message_id > ?1
+        UNION SELECT message_id FROM fan_out WHERE message_id > ?1 ORDER BY 1 LIMIT ?2";
+    FAN_OUTS = "SELECT
         f.message_id, f.came_on, f.work, p.position FROM fan_out f
-        LEFT JOIN fan_out_position p ON p.message_id = f.message_id ORDER BY f.message_id";
-    UNPUBLISHED may scan "reads the whole log, at start" = "SELECT
+        LEFT JOIN fan_out_position p ON p.message_id = f.message_id
+        WHERE f.message_id > ?1 AND f.message_id <= ?2 ORDER BY f.message_id";
+    UNPUBLISHED = "SELECT
         message_id, came_on, purpose, topic, status, payload, properties
-        FROM delivery ORDER BY message_id, number";
+        FROM delivery WHERE message_id > ?1 AND message_id <= ?2 ORDER BY message_id, number";
+    LAST = "SELECT max(message_id) FROM (
+        SELECT max(message_id) AS message_id FROM delivery
+        UNION ALL SELECT max(message_id) FROM fan_out)";
+    SIZE may scan "reads the whole log, at start" = "SELECT sum(messages), sum(bytes) FROM (
+        SELECT count(*) FILTER (WHERE number = 0) AS messages,
+            total(?1 + octet_length(topic) + coalesce(length(payload), 0)) AS bytes FROM delivery
+        UNION ALL SELECT count(*) FILTER (WHERE NOT EXISTS (
+                SELECT 1 FROM delivery d WHERE d.message_id = f.message_id)),
+            total(?1 + octet_length(work)) FROM fan_out f)";
 }
 
 impl DeliveryLog for SqliteStore {
@@ -79,14 +92,25 @@ impl DeliveryLog for SqliteStore {
         Ok(())
     }
 
-    fn unpublished(&self) -> Result<Vec<LoggedMessage>, StoreError> {
+    fn unpublished(
+        &self,
+        after: Option<MessageId>,
+        most: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError> {
+        // An empty text comes before every id.
+        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let ids = params![after, most];
+        let next: Vec<String> = self.connection.rows(&NEXT, ids, |row| row.get(0))?;
+        let Some(last) = next.last() else {
+            return Ok(vec![]);
+        };
+        let range = params![after, last];
         let mut statement = self.connection.prepare(&UNPUBLISHED)?;
-        let mut rows = statement.query([])?;
+        let mut rows = statement.query(range)?;
         let mut messages: Vec<LoggedMessage> = vec![];
         while let Some(row) = rows.next()? {
-            let text: String = row.get(0)?;
-            let Some(id) = MessageId::parse(&text) else {
-                error!(id = %text, "the delivery log holds an id that is none: it is left out");
+            let Some(id) = parse_id(&row.get::<_, String>(0)?) else {
                 continue;
             };
             if messages.last().is_none_or(|last| last.id != id) {
@@ -101,15 +125,50 @@ impl DeliveryLog for SqliteStore {
             let message = messages.last_mut().expect("one was just pushed");
             message.publishes.extend(publish);
         }
-        self.add_fan_outs(&mut messages)?;
+        self.add_fan_outs(&mut messages, range)?;
         Ok(messages)
     }
+
+    fn log_size(&self) -> Result<Option<LogSize>, StoreError> {
+        let last: Option<String> = self.connection.row(&LAST, [], |row| row.get(0))?;
+        let Some(last) = last.as_deref().and_then(parse_id) else {
+            return Ok(None);
+        };
+        let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
+        let size = self.connection.row(&SIZE, [row_bytes], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
+        });
+        let (messages, bytes) = size?;
+        Ok(Some(LogSize {
+            last,
+            messages: messages.unsigned_abs(),
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a size on disk"
+            )]
+            bytes: bytes as u64,
+        }))
+    }
+}
+
+/// The id of a row. One that is none is reported, and what it belongs to is left out.
+fn parse_id(text: &str) -> Option<MessageId> {
+    let id = MessageId::parse(text);
+    if id.is_none() {
+        error!(id = %text, "the delivery log holds an id that is none: it is left out");
+    }
+    id
 }
 
 impl SqliteStore {
     /// Adds the fan-outs to the messages that have publishes, and messages that have none.
-    fn add_fan_outs(&self, messages: &mut Vec<LoggedMessage>) -> Result<(), StoreError> {
-        let fan_outs = self.connection.rows(&FAN_OUTS, [], |row| {
+    fn add_fan_outs(
+        &self,
+        messages: &mut Vec<LoggedMessage>,
+        range: &[&dyn ToSql],
+    ) -> Result<(), StoreError> {
+        let fan_outs = self.connection.rows(&FAN_OUTS, range, |row| {
             let position = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
             let fan_out = LoggedFanOut {
                 text: row.get(2)?,
@@ -118,8 +177,7 @@ impl SqliteStore {
             Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, fan_out))
         })?;
         for (text, came_on, fan_out) in fan_outs {
-            let Some(id) = MessageId::parse(&text) else {
-                error!(id = %text, "the delivery log holds an id that is none: it is left out");
+            let Some(id) = parse_id(&text) else {
                 continue;
             };
             let at = match messages.binary_search_by_key(&id, |message| message.id) {

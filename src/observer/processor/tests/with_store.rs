@@ -119,6 +119,8 @@ impl Bench {
             published: vec![],
             finished: None,
             held: vec![],
+            backlog: None,
+            resumed: vec![],
             policy: policy(),
             outbox_request: OutboxRequest::default(),
             now: UnixMillis::new(self.now),
@@ -332,4 +334,92 @@ fn a_failed_commit_leaves_nothing_behind_and_can_be_tried_again() {
         (1, 1, true)
     );
     assert_eq!(bench.contents(&names).len(), 4);
+}
+
+#[test]
+fn what_is_left_to_the_log_is_read_in_order_with_what_came_at_qos_0() {
+    let mut bench = Bench::in_memory(OfflineDelivery::Broker);
+    let in_memory = bench.ids.next(UnixMillis::new(NOW));
+    let group = r#"{"text":"hi","group":{"members":{"alice":1,"carol":1}}}"#;
+    let sent = [
+        (
+            "a/users/alice/messages/bob/outgoing",
+            r#"{"text":"1"}"#,
+            false,
+        ),
+        (
+            "a/users/alice/messages/bob/outgoing",
+            r#"{"text":"2"}"#,
+            true,
+        ),
+        ("a/users/alice/messages/group-x/outgoing", group, false),
+        (
+            "a/users/alice/messages/bob/outgoing",
+            "not an object",
+            false,
+        ),
+    ];
+    let mut expected = vec![];
+    for (topic, payload, qos_0) in sent {
+        bench.qos_0 = qos_0;
+        let id = bench.ids.next(UnixMillis::new(NOW));
+        let batch = Batch {
+            backlog: Some(BacklogRead {
+                after: Some(in_memory),
+                most: 0,
+            }),
+            ..bench.batch(topic, payload, id, false, None)
+        };
+        let processed = bench.processor.process(&batch).unwrap();
+        assert!(processed.read.is_empty() && !processed.all_read);
+        let [decided] = &processed.decided[..] else {
+            panic!("{:?}", processed.decided);
+        };
+        assert!(decided.logged && decided.done && decided.bulk.is_empty());
+        let publishes = decided.publishes.iter().chain(&decided.answers).cloned();
+        expected.push((id, publishes.collect::<Vec<_>>(), decided.left_to_log));
+    }
+    assert_eq!(bench.processor.fan_outs.len(), 0, "it is left to the log");
+    let mut read = |after, most| {
+        let id = bench.ids.next(UnixMillis::new(NOW));
+        let batch = Batch {
+            messages: vec![],
+            backlog: Some(BacklogRead { after, most }),
+            ..bench.batch("", "", id, false, None)
+        };
+        let processed = bench.processor.process(&batch).unwrap();
+        (processed.read, processed.all_read)
+    };
+    let (first, all_read) = read(Some(in_memory), 2);
+    assert!(!all_read);
+    let (second, all_read) = read(Some(first[1].id), 3);
+    assert!(all_read);
+    let all: Vec<_> = first.into_iter().chain(second).collect();
+    assert!(all[2].fan_out.is_some());
+    let found = all.into_iter().map(|logged| {
+        let bytes = Some(logged.log_bytes());
+        let publishes = logged.publishes.into_iter().map(|(_, publish)| publish);
+        (logged.id, publishes.collect::<Vec<_>>(), bytes)
+    });
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_memory_holds_already_is_not_left_to_the_log() {
+    let mut bench = Bench::in_memory(OfflineDelivery::Broker);
+    let [decided_late, newest] = [(); 2].map(|()| bench.ids.next(UnixMillis::new(NOW)));
+    let topic = "a/users/alice/messages/bob/outgoing";
+    let backlog = Some(BacklogRead {
+        after: Some(newest),
+        most: 0,
+    });
+    for (id, repeated) in [(decided_late, false), (newest, true)] {
+        let batch = Batch {
+            backlog,
+            ..bench.batch(topic, "{}", id, repeated, None)
+        };
+        let processed = bench.processor.process(&batch).unwrap();
+        assert_eq!(processed.decided[0].left_to_log, None);
+        assert!(!processed.decided[0].publishes.is_empty());
+    }
 }
