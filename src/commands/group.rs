@@ -93,7 +93,8 @@ fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(St
     let check = || -> Result<usize, Refusal> {
         let group = Group::parse(&body)?;
         let policy = &config.rules.router.policy;
-        check_recipients(policy.rules(app), policy.broker_kind, &group.members)?;
+        let most = policy.rules(app).max_recipients;
+        check_recipients(policy.broker_kind, &group.members, most)?;
         Ok(group.members.len())
     };
     let members = check().map_err(|reason| anyhow::anyhow!("{file}: {GROUP_FORM}: {reason}"))?;

@@ -25,6 +25,7 @@ pub(super) fn read_rules(reader: &mut Reader<'_>) -> Rules {
         max_depth: read_limit(reader, "max-depth"),
         max_values: read_limit(reader, "max-values"),
         max_recipients: read_limit(reader, "max-recipients"),
+        max_inline_recipients: read_limit(reader, "max-inline-recipients"),
         group_senders: reader.choice(
             "groups-membership",
             &[
@@ -52,16 +53,14 @@ fn read_users(reader: &Reader<'_>, name: &str) -> BTreeSet<Box<str>> {
     users.map(String::into_boxed_str).collect()
 }
 
-/// A rate, or none. If only one half is given, the other is the same: as many a minute as at once.
+/// A rate, or none. With no burst given, as many may come at once as in a minute.
 fn read_rate(reader: &mut Reader<'_>) -> Option<Rate> {
-    let per_minute = reader.parse("rate-per-minute", parse_rate)?;
     let burst = reader.parse("rate-burst", parse_rate).flatten();
-    let off = per_minute.is_none() && reader.is_given("rate-per-minute");
-    if off {
-        return None;
-    }
-    let (per_minute, burst) = (per_minute.or(burst)?, burst.or(per_minute)?);
-    Some(Rate { burst, per_minute })
+    let per_minute = reader.parse("rate-per-minute", parse_rate).flatten()?;
+    Some(Rate {
+        burst: burst.unwrap_or(per_minute),
+        per_minute,
+    })
 }
 
 /// A number of messages, or `none`.
@@ -82,10 +81,10 @@ mod tests {
     use crate::config::testing::load;
 
     #[test]
-    fn half_a_rate_is_one_and_none_is_none() {
+    fn there_is_a_rate_unless_it_is_switched_off() {
         for (env, want) in [
-            (&[][..], None),
-            (&[("BUCKET_MSG_CAPACITY", "5")], Some((5, 5))),
+            (&[][..], Some((600, 600))),
+            (&[("BUCKET_MSG_CAPACITY", "5")], Some((5, 600))),
             (&[("BUCKET_MSG_REFILL_RATE_PER_MIN", "7")], Some((7, 7))),
             (
                 &[

@@ -249,11 +249,18 @@ pub const SETTINGS: &[Setting] = &[
         "members a message may go to; one to more is refused as too-many-recipients",
     ),
     value(
+        "max-inline-recipients",
+        "N",
+        "500",
+        "the same for members that a message names itself, unless its sender is privileged",
+    ),
+    value(
         "rate-per-minute",
         "N",
-        "none",
+        "600",
         "messages a sender may write in the long run (of receipts and the like ten times as \
-         many); more are refused as rate-limited",
+         many; one to a group counts once more for each hundred members); more are refused as \
+         rate-limited; none: no limit",
     ),
     value(
         "rate-burst",
@@ -482,6 +489,7 @@ pub(super) const RULES: &[&str] = &[
     "max-depth",
     "max-values",
     "max-recipients",
+    "max-inline-recipients",
     "groups-membership",
     "privileged-senders",
     "banned",

@@ -27,9 +27,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 pub use crate::delivery::entry::{Ack, Admission, EntryId, Failed, Finished, Message, Quarantined};
-use crate::delivery::publish_queue::{
-    Completed, PublishId, PublishQueues, PublisherEnd, QueuedPublish, SetApart,
-};
+use crate::delivery::publish_queue::{Completed, PublishId, PublisherEnd, QueuedPublish};
+use crate::delivery::publish_queues::{PublishQueues, SetApart};
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
 use crate::delivery::unpublished::Unpublished;
 use crate::protocol::message::Received;

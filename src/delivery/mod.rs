@@ -9,6 +9,7 @@ mod entry;
 pub mod ledger;
 pub mod pending;
 pub mod publish_queue;
+pub mod publish_queues;
 mod quarantine;
 mod redelivery;
 mod unpublished;

@@ -362,6 +362,7 @@ impl Observer {
             let publishes = &decided.publishes;
             self.journal
                 .decided((received, id), decided.refusal, publishes);
+            self.inbound.charge_members(received, decided.members, now);
         }
         if let Some(bytes) = decided.left_to_log {
             return self.leave_to_log(&decided, bytes, now);

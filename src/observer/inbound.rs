@@ -186,7 +186,8 @@ impl Inbound {
         let charged = match address {
             Some(address) => {
                 let share = self.limits.begin_fetch(&address);
-                let rate = match policy.limits_rates() {
+                // What comes again was charged when it came first.
+                let rate = match policy.limits_rates() && !repeated {
                     true => self.limits.charge(&address, policy, now.instant),
                     false => Ok(()),
                 };
@@ -205,6 +206,18 @@ impl Inbound {
         match charged {
             Ok(()) => self.consult(pending, ledger, journal, now),
             Err(refused) => self.refuse(pending, refused, ledger, journal, now),
+        }
+    }
+
+    /// A message has passed that goes to so many members of a group.
+    pub(super) fn charge_members(&mut self, received: &Received, members: usize, now: Now) {
+        let policy = &self.router.policy;
+        if members > 0
+            && policy.limits_rates()
+            && let Some(address) = self.router.address(received)
+        {
+            let limits = &mut self.limits;
+            limits.charge_members(&address, members, policy, now.instant);
         }
     }
 

@@ -107,6 +107,8 @@ pub struct Decided {
     pub publishes: Vec<Publish>,
     /// Those of its fan-out.
     pub bulk: Vec<Publish>,
+    /// The members of a group to whom all of it goes, if it came for the first time.
+    pub members: usize,
     /// The notice and the dead letter of a refusal.
     pub answers: Vec<Publish>,
     /// The reason, if it is refused.
@@ -438,6 +440,10 @@ impl Processor {
             first: true,
             publishes,
             bulk: vec![],
+            members: match &fan_out {
+                Some(fan_out) if !origin.repeated => fan_out.members(),
+                Some(_) | None => 0,
+            },
             answers,
             refusal,
             may_answer: message
@@ -493,6 +499,7 @@ impl Processor {
                 first: false,
                 publishes: vec![],
                 bulk,
+                members: 0,
                 answers: vec![],
                 refusal: None,
                 may_answer: None,

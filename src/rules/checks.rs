@@ -35,8 +35,8 @@ pub(super) fn read_request<'a>(
     check_configured_ban(rules, &address)?;
     let request = Request::parse(address, received)?;
     if let Request::GroupUpdate { update, .. } = &request {
-        check_recipients(rules, policy.broker_kind, &update.members)?;
-        check_recipients(rules, policy.broker_kind, &update.notify)?;
+        check_recipients(policy.broker_kind, &update.members, rules.max_recipients)?;
+        check_recipients(policy.broker_kind, &update.notify, rules.max_recipients)?;
     }
     Ok(request)
 }
@@ -131,16 +131,17 @@ fn subject_to_bans<'a>(address: &Address<'a>) -> Option<UserId<'a>> {
     }
 }
 
-/// Whether a message may go to so many users, and the broker can carry it to each of them.
+/// Whether a message may go to so many users, at `most` so many, and the broker can carry it to
+/// each of them.
 ///
 /// # Errors
 /// [`Refusal::TooManyRecipients`] or [`Refusal::Unroutable`].
 pub(crate) fn check_recipients(
-    rules: &Rules,
     broker_kind: BrokerKind,
     users: &Users,
+    most: usize,
 ) -> Result<(), Refusal> {
-    if users.len() > rules.max_recipients {
+    if users.len() > most {
         return Err(Refusal::TooManyRecipients);
     }
     let mut all = users.as_slice().iter();

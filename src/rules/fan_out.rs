@@ -167,6 +167,15 @@ impl FanOut {
         AppId::parse(&self.app).expect("it came from an identifier")
     }
 
+    /// How many members of a group it goes to.
+    pub fn members(&self) -> usize {
+        match &*self.work {
+            Work::Copies(copies) => copies.users.len(),
+            Work::Notices(notices) => notices.users.len(),
+            Work::History(_) => 0,
+        }
+    }
+
     /// What must go out one after another. A later message to the same group waits, so that each
     /// member gets the messages in order; and a user who fetches much gets it in turn, beside
     /// others.

@@ -104,13 +104,19 @@ fn recipients(
         // By the stored members: naming oneself in the message makes nobody a member.
         context.rules.check_group_sender(sender, &stored.members)?;
     }
-    let (users, includes_sender) = match (envelope.group, group) {
-        (Some(inline), _) => (Group::parse(inline.get())?.members, true),
-        (None, GroupLookup::Stored(stored)) => (stored.members.clone(), false),
-        (None, GroupLookup::NotStored) => (Users::default(), true),
+    let rules = context.rules;
+    let (users, includes_sender, most) = match (envelope.group, group) {
+        (Some(inline), _) => {
+            let users = Group::parse(inline.get())?.members;
+            (users, true, rules.most_inline_recipients(sender))
+        }
+        (None, GroupLookup::Stored(stored)) => {
+            (stored.members.clone(), false, rules.max_recipients)
+        }
+        (None, GroupLookup::NotStored) => (Users::default(), true, rules.max_recipients),
         (None, GroupLookup::NoStore) => return Err(Refusal::NotAGroup),
     };
-    check_recipients(context.rules, context.broker_kind, &users)?;
+    check_recipients(context.broker_kind, &users, most)?;
     Ok(if includes_sender {
         users.and(sender.as_str())
     } else {
@@ -131,6 +137,14 @@ fn left_out(sender: UserId<'_>, envelope: &Envelope<'_>, blocked_by: Vec<Box<str
 }
 
 impl Rules {
+    /// How many members a message of `sender` may name itself.
+    fn most_inline_recipients(&self, sender: UserId<'_>) -> usize {
+        match self.privileged_senders.contains(sender.as_str()) {
+            true => self.max_recipients,
+            false => self.max_inline_recipients.min(self.max_recipients),
+        }
+    }
+
     /// Whether `sender` may write to a group with these `members`.
     fn check_group_sender(&self, sender: UserId<'_>, members: &Users) -> Result<(), Refusal> {
         let sender = sender.as_str();
@@ -284,6 +298,27 @@ mod tests {
             Some(Refusal::NotAMember),
             "rules of app b"
         );
+    }
+
+    #[test]
+    fn a_message_names_fewer_members_than_a_stored_group_has() {
+        let members = ["alice", "bob", "carol"];
+        let to_three = |sender: &str, payload: &[u8]| {
+            let mut router = router();
+            let rules = Rules {
+                max_inline_recipients: 2,
+                ..rules()
+            };
+            router.policy = Arc::new(Policy::new(BrokerKind::Any, rules));
+            let topic = format!("apps/a/users/{sender}/messages/group-1/outgoing");
+            let message = received(topic.as_bytes(), payload);
+            plan_with(router, &message, group_of(&members)).refusal
+        };
+        let inline = br#"{"group":{"members":{"alice":1,"bob":1,"carol":1}}}"#;
+        assert_eq!(to_three("alice", b"{}"), None);
+        assert_eq!(to_three("system", inline), None);
+        let refused = Some(Refusal::TooManyRecipients);
+        assert_eq!(to_three("alice", inline), refused);
     }
 
     #[test]

@@ -33,9 +33,12 @@ pub struct Rules {
     pub max_values: usize,
     /// The largest number of members that one message may go to.
     pub max_recipients: usize,
+    /// The same for members that the message names itself.
+    pub max_inline_recipients: usize,
     /// Who may write to a stored group without being a member.
     pub group_senders: GroupSenders,
-    /// Users who may write to every group, and without a limit of their rate.
+    /// Users who may write to every group, without a limit of their rate, and to as many members
+    /// that a message names itself as to a stored group.
     pub privileged_senders: BTreeSet<Box<str>>,
     /// Users who may not write at all. An operator can ban more of them in the store.
     pub banned: BTreeSet<Box<str>>,
@@ -52,6 +55,7 @@ impl Default for Rules {
             max_depth: 64,
             max_values: 100_000,
             max_recipients: 10_000,
+            max_inline_recipients: 500,
             group_senders: GroupSenders::Members,
             privileged_senders: BTreeSet::new(),
             banned: BTreeSet::new(),

@@ -27,6 +27,8 @@ const ANSWERS: Rate = Rate {
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 /// The tokens that a fetch costs: it may bring a thousand messages.
 const FETCH: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Members of a group that cost another token.
+const MEMBERS: usize = 100;
 /// How many times more a sender may send of what clients send by themselves: receipts, presence and
 /// changes of conversations.
 const AUTOMATIC: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
@@ -63,13 +65,9 @@ impl SenderLimits {
         policy: &Policy,
         now: Instant,
     ) -> Result<(), Refused> {
-        let (rules, sender) = (policy.rules(address.app()), address.sender());
-        let (Some(rate), Some(sender)) = (rules.rate, sender) else {
+        let Some(rate) = rate(address, policy) else {
             return Ok(());
         };
-        if rules.privileged_senders.contains(sender.as_str()) {
-            return Ok(());
-        }
         let key = key(address);
         let taken = match address {
             Address::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
@@ -86,6 +84,21 @@ impl SenderLimits {
             retry_after: Some(wait),
             ..Refusal::RateLimited.into()
         })
+    }
+
+    /// Charges a message that goes to so many `members`, beside what it was charged before. Who
+    /// cannot pay goes on owing it.
+    pub fn charge_members(
+        &mut self,
+        address: &Address<'_>,
+        members: usize,
+        policy: &Policy,
+        now: Instant,
+    ) {
+        let cost = u32::try_from(members / MEMBERS).unwrap_or(u32::MAX);
+        if let (Some(rate), Some(cost)) = (rate(address, policy), NonZeroU32::new(cost)) {
+            self.messages.spend(&key(address), cost, rate, now);
+        }
     }
 
     /// Counts a fetch, until [`SenderLimits::end_fetch`]. Other requests are not counted.
@@ -142,6 +155,14 @@ impl SenderLimits {
     }
 }
 
+/// The rate of a request's sender; `None` for privileged senders and services, and if there is no
+/// limit.
+fn rate(address: &Address<'_>, policy: &Policy) -> Option<Rate> {
+    let (rules, sender) = (policy.rules(address.app()), address.sender()?);
+    let is_privileged = rules.privileged_senders.contains(sender.as_str());
+    rules.rate.filter(|_| !is_privileged)
+}
+
 /// The key of a sender's buckets: an identifier never holds a slash.
 fn key(address: &Address<'_>) -> String {
     let sender = address.sender().map_or("", |sender| sender.as_str());
@@ -154,6 +175,8 @@ fn key(address: &Address<'_>) -> String {
     reason = "a test needs some time to start from"
 )]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::protocol::amqp::BrokerKind;
     use crate::protocol::control_topic::Controls;
@@ -197,6 +220,32 @@ mod tests {
     fn privileged_senders_and_services_are_not_charged() {
         assert_eq!(passed("apps/a/users/system/messages/bob/outgoing"), 1_000);
         assert_eq!(passed("apps/observer/a/groups/update"), 1_000);
+    }
+
+    #[test]
+    fn a_message_to_many_costs_more_and_what_cannot_be_paid_is_owed() {
+        let layouts = Layout::built_in("chat21-v1").unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let rate = Rate {
+            burst: NonZeroU32::new(20).unwrap(),
+            per_minute: NonZeroU32::new(60).unwrap(),
+        };
+        let rules = Rules {
+            rate: Some(rate),
+            ..Rules::default()
+        };
+        let policy = Policy::new(BrokerKind::Any, rules);
+        let (mut limits, now) = (SenderLimits::default(), Instant::now());
+        let address = layouts.parse(MESSAGE).unwrap();
+        for members in [99, 1_000] {
+            limits.charge(&address, &policy, now).unwrap();
+            limits.charge_members(&address, members, &policy, now);
+        }
+        let passed = (0..).take_while(|_| limits.charge(&address, &policy, now).is_ok());
+        assert_eq!(passed.count(), 8, "two messages and ten tokens are taken");
+        limits.charge_members(&address, 1_000, &policy, now);
+        let refused = limits.charge(&address, &policy, now).unwrap_err();
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(11)));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) fn rules() -> Rules {
         max_payload_bytes: 100,
         max_depth: 3,
         max_recipients: 3,
+        max_inline_recipients: 3,
         privileged_senders: ["system".into()].into(),
         banned: ["mallory".into()].into(),
         ..Rules::default()

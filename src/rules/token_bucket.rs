@@ -29,19 +29,32 @@ impl Rate {
     fn interval(self) -> Duration {
         Duration::from_secs(60) / self.per_minute.get()
     }
+
+    /// The time in which an empty bucket becomes full.
+    fn time_to_fill(self) -> Duration {
+        self.interval() * self.burst.get()
+    }
 }
 
-/// A bucket for each key. Only the time at which a bucket will be full is kept; a full bucket needs
-/// no entry.
+/// A bucket for each key.
 ///
 /// The keys are held in two generations of `bound / 2` each. When the younger one is full, the
 /// older one is dropped. So the last `bound / 2` keys are always remembered, and any other key may
 /// start with a full bucket.
 #[derive(Debug)]
 pub struct Limiter {
-    younger: HashMap<Box<str>, Instant>,
-    older: HashMap<Box<str>, Instant>,
+    younger: HashMap<Box<str>, Bucket>,
+    older: HashMap<Box<str>, Bucket>,
     generation: usize,
+}
+
+/// What is known of a bucket. A full one that owes nothing needs no entry.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// When it will be full.
+    full_at: Instant,
+    /// Tokens that were spent although they were not there.
+    owed: u32,
 }
 
 impl Limiter {
@@ -54,7 +67,8 @@ impl Limiter {
         }
     }
 
-    /// Takes `cost` tokens from the bucket of `key`, but never more than a full bucket holds.
+    /// Takes `cost` tokens from the bucket of `key`, and those that it owes, but never more than a
+    /// full bucket holds.
     ///
     /// # Errors
     /// The time until there are enough tokens, if there are too few now; none are taken then.
@@ -65,29 +79,51 @@ impl Limiter {
         rate: Rate,
         now: Instant,
     ) -> Result<(), Duration> {
-        let interval = rate.interval();
-        if !self.younger.contains_key(key) {
-            let full_at = self.older.remove(key).unwrap_or(now);
-            if self.younger.len() >= self.generation {
-                self.older = std::mem::take(&mut self.younger);
-            }
-            self.younger.insert(key.into(), full_at);
-        }
-        let full_at = self
-            .younger
-            .get_mut(key)
-            .expect("the key has just been inserted");
-        let size = interval * rate.burst.get();
-        // Not emptier than empty: the rate may have changed since tokens were taken last.
-        *full_at = (*full_at).clamp(now, now + size);
-        let next = *full_at + interval * cost.get().min(rate.burst.get());
-        match next.duration_since(now).checked_sub(size) {
+        let bucket = self.bucket(key, rate, now);
+        let due = cost.get().saturating_add(bucket.owed).min(rate.burst.get());
+        let next = bucket.full_at + rate.interval() * due;
+        match next.duration_since(now).checked_sub(rate.time_to_fill()) {
             None | Some(Duration::ZERO) => {
-                *full_at = next;
+                *bucket = Bucket {
+                    full_at: next,
+                    owed: 0,
+                };
                 Ok(())
             }
             Some(wait) => Err(wait),
         }
+    }
+
+    /// Takes `cost` tokens, whether they are there or not. A bucket owes no more than it holds when
+    /// it is full.
+    pub fn spend(&mut self, key: &str, cost: NonZeroU32, rate: Rate, now: Instant) {
+        if self.take(key, cost, rate, now).is_err() {
+            let bucket = self.bucket(key, rate, now);
+            bucket.owed = bucket.owed.saturating_add(cost.get()).min(rate.burst.get());
+        }
+    }
+
+    /// The bucket of `key`, by the rate there is now.
+    fn bucket(&mut self, key: &str, rate: Rate, now: Instant) -> &mut Bucket {
+        if !self.younger.contains_key(key) {
+            let full = Bucket {
+                full_at: now,
+                owed: 0,
+            };
+            let bucket = self.older.remove(key).unwrap_or(full);
+            if self.younger.len() >= self.generation {
+                self.older = std::mem::take(&mut self.younger);
+            }
+            self.younger.insert(key.into(), bucket);
+        }
+        let bucket = self
+            .younger
+            .get_mut(key)
+            .expect("the key has just been inserted");
+        // Not emptier than empty: the rate may have changed since tokens were taken last.
+        let empty = now + rate.time_to_fill();
+        bucket.full_at = bucket.full_at.clamp(now, empty);
+        bucket
     }
 }
 
@@ -134,6 +170,26 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert_eq!(limiter.take("a", ONE, slow, later), Ok(()));
         assert!(limiter.take("a", ONE, slow, later).is_err());
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_before_more_is_given() {
+        let (mut limiter, start) = (Limiter::new(100), Instant::now());
+        let slow = rate(20, 60);
+        limiter.spend("a", TEN, slow, start);
+        limiter.spend("a", TEN, slow, start);
+        let wait = limiter.take("a", ONE, slow, start);
+        assert_eq!(wait, Err(Duration::from_secs(1)), "all was there");
+        limiter.spend("a", TEN, slow, start);
+        let wait = limiter.take("a", ONE, slow, start);
+        assert_eq!(wait, Err(Duration::from_secs(11)));
+        let later = start + Duration::from_secs(11);
+        assert_eq!(limiter.take("a", ONE, slow, later), Ok(()));
+        for _ in 0..100 {
+            limiter.spend("a", TEN, slow, later);
+        }
+        let wait = limiter.take("a", ONE, slow, later);
+        assert_eq!(wait, Err(Duration::from_secs(20)), "no more is owed");
     }
 
     #[test]

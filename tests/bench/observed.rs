@@ -60,6 +60,11 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
             "--reset-session",
         ])
         .args(["--state-dir", state.to_str().unwrap()])
+        // A few senders stand for many, unless their rate is what is measured.
+        .args(match more.contains(&"--rate-per-minute") {
+            true => &[][..],
+            false => &["--rate-per-minute", "none"],
+        })
         .args(more)
         .env("OBSERVER_PASSWORD", LOGIN.1)
         .stdout(Stdio::piped())

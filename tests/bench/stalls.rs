@@ -54,7 +54,7 @@ const SCENES: [(&str, &[&str], Disturbance); 5] = [
         &["--protocol", "3.1.1"],
         full_queue,
     ),
-    ("a flood of 2,000/s", &[], flood),
+    ("a flood of 2,000/s", &["--rate-per-minute", "600"], flood),
     (
         "a decision that takes 2 s",
         &["--policy-timeout", "5s"],

@@ -287,6 +287,10 @@ impl Observer {
         if !args.contains(&"--state-dir") {
             all.extend(["--state-dir".into(), state.path().to_str().unwrap().into()]);
         }
+        // A load of many messages has few senders. The default rate is tested by itself.
+        if !args.contains(&"--rate-per-minute") && !args.contains(&"--policy-file") {
+            all.extend(["--rate-per-minute".into(), "none".into()]);
+        }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
         Self {
             args: all,

@@ -57,8 +57,11 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
             "the broker cannot carry a topic that it would be published to (--broker-kind)"
         }
         (Refusal::TooManyRecipients, _) => {
-            let limit = rules.max_recipients;
-            return format!("it would go to more than {limit} members (--max-recipients)");
+            return format!(
+                "it would go to more than {} members (--max-recipients), or names more than {} \
+                 itself (--max-inline-recipients)",
+                rules.max_recipients, rules.max_inline_recipients
+            );
         }
         (Refusal::TooLarge, _) => {
             return format!(

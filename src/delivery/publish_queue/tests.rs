@@ -8,6 +8,7 @@ use super::*;
 use crate::delivery::ledger::tests::{
     ack, handed_out, id, insert, ledger, message, publish, start, take, texts,
 };
+use crate::delivery::publish_queues::PublishQueues;
 use crate::protocol::refusal::Refusal;
 
 #[test]

@@ -120,6 +120,7 @@ fn what_others_overtake_goes_apart_with_all_behind_it_and_in_order() {
     let out = bench.out(DIRECT);
     assert_eq!(out.len(), 3);
     bench.ledger.handle_confirmed(out[2].0);
+    bench.tick();
     bench.now += SECOND;
     bench.tick();
     assert_eq!(bench.ledger.quarantined(), 0, "a second is no long time");
@@ -140,6 +141,65 @@ fn what_others_overtake_goes_apart_with_all_behind_it_and_in_order() {
     // Nothing is left, so the topic is like any other.
     bench.send("stuck", "4");
     assert_eq!(bench.texts(DIRECT), ["4"]);
+}
+
+/// The broker takes a second and a half for each: then three more are no long time.
+#[test]
+fn a_slow_broker_may_be_slower_with_some() {
+    let mut bench = Bench::new(100);
+    bench.send("slow", "1");
+    bench.out(DIRECT);
+    for _ in 0..4 {
+        bench.send("other", "other");
+        let out = bench.out(DIRECT);
+        bench.now += SECOND * 3 / 2;
+        bench.ledger.handle_confirmed(out[0].0);
+        assert_eq!(bench.ledger.quarantined(), 0);
+        bench.tick();
+    }
+    assert_eq!(bench.ledger.quarantined(), 1, "after six seconds");
+    // Half a minute later the broker is fast again.
+    bench.wait(SECOND * 30, true);
+    bench.send("stuck", "2");
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.ledger.quarantined(), 2);
+}
+
+/// The client crate stops at a packet identifier that is still in use.
+#[test]
+fn what_very_many_overtake_goes_apart_at_once() {
+    let mut bench = Bench::new(10);
+    bench.send("stuck", "1");
+    bench.out(DIRECT);
+    for n in 0..80 {
+        bench.tick();
+        assert_eq!(bench.ledger.quarantined(), 0, "{n}");
+        bench.send("other", "other");
+        let out = bench.out(DIRECT);
+        bench.ledger.handle_confirmed(out[0].0);
+    }
+    bench.tick();
+    assert_eq!(bench.ledger.quarantined(), 1);
+}
+
+#[test]
+fn what_is_confirmed_behind_one_that_is_not_takes_no_room() {
+    let mut ledger = Ledger::new(1, 10, TIMEOUT);
+    ledger.handle_session_up(false);
+    ledger.handle_publisher_up(DIRECT, 100);
+    let mut ids = MessageIds::new(RandomState::new());
+    for n in 0..100 {
+        assert!(ledger.has_room(), "{n}");
+        let text = "x".repeat(1 << 20);
+        let message = message(&text, ids.next(UnixMillis::new(1)), n);
+        let publishes = vec![publish(&text)];
+        take(&mut ledger, message, publishes, Purpose::Copy, None);
+        let (id, _) = ledger.poll_publish(DIRECT, start()).unwrap();
+        if n > 0 {
+            ledger.handle_confirmed(id);
+        }
+        while ledger.poll_finished().is_some() {}
+    }
 }
 
 #[test]
@@ -378,6 +438,7 @@ fn bulk_copies_go_apart_too_and_their_messages_are_known() {
     }
     let out = bench.out(1);
     bench.ledger.handle_confirmed(out[1].0);
+    bench.tick();
     bench.now += SECOND * 2;
     bench.tick();
     assert_eq!(bench.ledger.quarantined_bulk().len(), 1);

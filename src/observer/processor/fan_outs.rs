@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::delivery::ledger::EntryId;
-use crate::delivery::publish_queue::BULK_UNCONFIRMED;
+use crate::delivery::publish_queues::BULK_UNCONFIRMED;
 use crate::rules::fan_out::{FanOut, QueueKey};
 use crate::store::Origin;
 

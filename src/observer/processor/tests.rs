@@ -20,6 +20,7 @@ const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
 fn policy() -> Arc<Policy> {
     let rules = Rules {
         group_senders: GroupSenders::Anybody,
+        max_inline_recipients: 10_000,
         ..Rules::default()
     };
     Arc::new(Policy::new(BrokerKind::Any, rules))

@@ -1,0 +1,299 @@
+//! One queue of publishes for each publishing connection.
+//!
+//! Owns which queue a publish goes to, how much waits in each, and how long the broker may take to
+//! confirm one while it confirms others. Leaves each queue to `publish_queue.rs`, and what is never
+//! confirmed to `quarantine.rs`.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::delivery::publish_queue::{
+    Completed, PublishId, PublishQueue, PublisherEnd, QueuedPublish,
+};
+use crate::delivery::quarantine::{Quarantine, Suspicion};
+use crate::protocol::publish::Publish;
+use crate::rules::fan_out::STEP;
+use crate::rules::plan::Purpose;
+
+/// How long at least a publish may be unconfirmed although a later one on its connection is
+/// confirmed. Brokers confirm nearly in order.
+const OVERTAKEN_FOR: Duration = Duration::from_secs(2);
+
+/// How many times as long as the slowest confirmation lately: on a busy RabbitMQ the queues of some
+/// users are seconds behind those of others, and a publish that is moved too early arrives twice.
+const SLOWER_THAN_OTHERS: u32 = 4;
+
+/// Bulk copies that may wait in their queue before no more are made: a few steps, so that the queue
+/// does not run dry.
+const BULK_QUEUED: usize = 4 * STEP;
+
+/// Bulk copies that can be made and not be confirmed: with room for one more, a whole step is
+/// made.
+pub const BULK_UNCONFIRMED: usize = BULK_QUEUED + STEP;
+
+/// The same bound in bytes; copies that share one payload count it once.
+const BULK_BYTES: usize = 8 << 20;
+
+/// Bulk copies in flight at a time. They have their own connection, but they share the broker: with
+/// 32, others' messages took forty times as long on RabbitMQ 3.10 meanwhile (99th percentile; with
+/// 8 less than twice). A broker a millisecond away takes some thousands a second like this.
+const BULK_IN_FLIGHT: usize = 8;
+
+/// One queue for each publisher.
+#[derive(Debug)]
+pub(super) struct PublishQueues {
+    /// The last one is for bulk copies.
+    queues: Vec<PublishQueue>,
+    quarantine: Quarantine,
+    /// When the broker last confirmed or refused a publish, to the tick.
+    progress: Option<Instant>,
+    /// Whether it has since the last tick.
+    has_progressed: bool,
+    /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
+    slowest: Duration,
+    /// Publishes that have been moved to quarantine since the last tick.
+    moved: usize,
+    /// Direct publishes that were answered so far.
+    confirmed: u64,
+}
+
+impl PublishQueues {
+    /// Queues for `publishers` connections, for one more that carries bulk copies, and for one with
+    /// publishes in quarantine.
+    pub(super) fn new(publishers: usize) -> Self {
+        let direct = (0..publishers).map(|_| PublishQueue::new(usize::MAX));
+        Self {
+            queues: direct.chain([PublishQueue::new(BULK_IN_FLIGHT)]).collect(),
+            quarantine: Quarantine::default(),
+            progress: None,
+            has_progressed: false,
+            slowest: Duration::ZERO,
+            moved: 0,
+            confirmed: 0,
+        }
+    }
+
+    /// The number of the publisher for what is in quarantine.
+    fn quarantine_number(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn in_quarantine(&self, sequence: u64) -> PublishId {
+        PublishId {
+            publisher: self.quarantine_number(),
+            sequence,
+        }
+    }
+
+    fn direct(&self) -> &[PublishQueue] {
+        self.queues.split_last().map_or(&[], |(_, direct)| direct)
+    }
+
+    fn bulk(&self) -> &PublishQueue {
+        self.queues
+            .last()
+            .expect("there is always one for bulk copies")
+    }
+
+    /// Publishes in flight on a connection whose confirmation is waited for.
+    pub(super) fn in_flight(&self, publisher: usize) -> usize {
+        let queue = self.queues.get(publisher);
+        queue.map_or(0, PublishQueue::in_flight)
+    }
+
+    /// Whether a connection is to be replaced when nothing is in flight there.
+    pub(super) fn is_worn(&self, publisher: usize) -> bool {
+        self.queues
+            .get(publisher)
+            .is_some_and(PublishQueue::is_worn)
+    }
+
+    /// A connection is up.
+    pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
+        match self.queues.get_mut(publisher) {
+            Some(queue) => queue.handle_up(receive_maximum),
+            None => self.quarantine.handle_up(receive_maximum),
+        }
+    }
+
+    /// A connection is gone. Returns a publish to give up, if there is one.
+    pub(super) fn handle_down(&mut self, publisher: usize, end: PublisherEnd) -> Option<PublishId> {
+        let Some(queue) = self.queues.get_mut(publisher) else {
+            let given_up = self.quarantine.handle_down(end);
+            return given_up.map(|sequence| self.in_quarantine(sequence));
+        };
+        let suspects = queue.handle_down(end);
+        self.quarantine(&suspects, Suspicion::Closes);
+        None
+    }
+
+    /// The next publish for a connection, and its sequence number.
+    pub(super) fn poll(&mut self, publisher: usize, now: Instant) -> Option<(u64, &Publish)> {
+        match self.queues.get_mut(publisher) {
+            Some(queue) => queue.poll(now),
+            None => self.quarantine.poll(now),
+        }
+    }
+
+    /// The broker has answered a publish, or it is given up. `None` if it is unknown.
+    pub(super) fn complete(&mut self, id: PublishId) -> Option<Completed> {
+        let Some(queue) = self.queues.get_mut(id.publisher) else {
+            return self.quarantine.complete(id.sequence);
+        };
+        let completed = match queue.complete_moved(id.sequence) {
+            Some(moved) => self.quarantine.complete(moved),
+            None => queue.complete(id.sequence),
+        };
+        let is_direct = id.publisher + 1 < self.queues.len();
+        self.confirmed += u64::from(is_direct && completed.is_some());
+        completed
+    }
+
+    /// Direct publishes that were confirmed or refused so far.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// The broker has confirmed a publish. `None` if it is unknown.
+    pub(super) fn confirm(&mut self, id: PublishId) -> Option<Completed> {
+        self.has_progressed = true;
+        match self.queues.get(id.publisher) {
+            Some(queue) => {
+                if let Some(moved) = queue.moved_to(id.sequence) {
+                    self.quarantine.handle_confirmed(moved);
+                }
+            }
+            None => self.quarantine.handle_confirmed(id.sequence),
+        }
+        self.complete(id)
+    }
+
+    pub(super) fn push(&mut self, queued: QueuedPublish) {
+        if self.quarantine.holds(queued.publish.topic.as_str()) {
+            self.quarantine.push(queued, Suspicion::Unconfirmed);
+            return;
+        }
+        let publisher = match queued.purpose {
+            Purpose::BulkCopy => self.queues.len() - 1,
+            Purpose::Copy | Purpose::Notice => self.publisher_of(queued.publish.topic.as_str()),
+        };
+        self.queues[publisher].push(queued);
+    }
+
+    /// Moves whatever goes to these topics to quarantine, from whichever queue it waits in: what
+    /// goes to one topic later will go there, too.
+    fn quarantine(&mut self, topics: &HashSet<String>, suspicion: Suspicion) {
+        if topics.is_empty() {
+            return;
+        }
+        for queue in &mut self.queues {
+            for (in_flight, queued) in queue.take_out(topics) {
+                self.moved += 1;
+                let there = self.quarantine.push(queued, suspicion);
+                if let Some(here) = in_flight {
+                    queue.note_moved(here, there);
+                }
+            }
+        }
+    }
+
+    /// How long a publish may be unconfirmed although others overtake it. To be called at each
+    /// tick.
+    fn patience(&mut self, now: Instant) -> Duration {
+        let answered = self
+            .queues
+            .iter_mut()
+            .filter_map(|queue| queue.take_oldest_answered());
+        let slowest = answered
+            .map(|sent| now.saturating_duration_since(sent))
+            .max();
+        let before = self.slowest - self.slowest / 10;
+        self.slowest = slowest.unwrap_or_default().max(before);
+        OVERTAKEN_FOR.max(self.slowest * SLOWER_THAN_OTHERS)
+    }
+
+    /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
+    /// called at each tick.
+    pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
+        if std::mem::take(&mut self.has_progressed) {
+            self.progress = Some(now);
+        }
+        let patience = self.patience(now);
+        for number in 0..self.queues.len() {
+            let suspects = self.queues[number].suspects(timeout, patience, self.progress, now);
+            self.quarantine(&suspects, Suspicion::Unconfirmed);
+        }
+        self.quarantine.forget(now);
+        let progress = self.progress;
+        let overdue = self.quarantine.take_back_overdue(timeout, progress, now);
+        let replace = overdue.is_some().then(|| self.quarantine_number());
+        let surplus = self.quarantine.surplus();
+        let given_up = overdue.into_iter().flatten().chain(surplus);
+        let given_up = given_up
+            .map(|sequence| self.in_quarantine(sequence))
+            .collect();
+        SetApart {
+            moved: std::mem::take(&mut self.moved),
+            given_up,
+            replace,
+        }
+    }
+
+    /// Chosen by topic, so that what goes to one timeline keeps its order.
+    pub(super) fn publisher_of(&self, topic: &str) -> usize {
+        let publishers = self.direct().len() as u64;
+        if publishers == 1 {
+            return 0;
+        }
+        // FNV-1a: the same publisher in every process. Predicting it is of no use to anybody.
+        let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        usize::try_from(hash % publishers).expect("less than the number of publishers")
+    }
+
+    /// Publishes in the queues of direct publishers.
+    pub(super) fn direct_len(&self) -> usize {
+        self.direct().iter().map(PublishQueue::open).sum()
+    }
+
+    /// Publishes in quarantine.
+    pub(super) fn quarantined(&self) -> usize {
+        self.quarantine.len()
+    }
+
+    /// The messages whose bulk copies are in quarantine, as the ledger numbers them.
+    pub(super) fn quarantined_bulk(&self) -> impl Iterator<Item = usize> {
+        self.quarantine.bulk_entries()
+    }
+
+    /// How many more bulk copies may be made.
+    pub(super) fn room_for_bulk(&self) -> usize {
+        let bulk = self.bulk();
+        if bulk.bytes() >= BULK_BYTES {
+            return 0;
+        }
+        BULK_QUEUED.saturating_sub(bulk.len())
+    }
+
+    /// Publishes without a confirmation.
+    pub(super) fn unconfirmed(&self) -> usize {
+        let open: usize = self.queues.iter().map(PublishQueue::open).sum();
+        open + self.quarantine.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.unconfirmed() == 0
+    }
+}
+
+/// What setting apart has led to.
+#[derive(Debug)]
+pub(super) struct SetApart {
+    /// Publishes that have been moved to quarantine.
+    pub moved: usize,
+    /// Publishes to give up.
+    pub given_up: Vec<PublishId>,
+    /// A publisher whose connection is to be replaced at once.
+    pub replace: Option<usize>,
+}
