@@ -3,9 +3,11 @@
 //! Owns which messages those are, how much they take, and whether more may be accepted. Leaves
 //! what is in memory to the [`ledger`](crate::delivery::ledger), and the log to the store.
 //!
-//! While the broker takes publishes, what comes in waits at the broker: it has more room than we
-//! have. When it takes none, because it blocks those who publish or cannot be reached, messages go
-//! on being accepted, and the log keeps them. They follow later, in the order of their ids.
+//! While the broker takes publishes and more comes in than goes out, what comes in waits at the
+//! broker: it has more room than we have. When it takes none, because it blocks those who publish
+//! or cannot be reached, messages go on being accepted, and the log keeps them. From then on, and
+//! after a restart with something in the log, all of them are left to the log, until it is read to
+//! its end: so they go out in the order of their ids.
 
 use std::time::Instant;
 
@@ -114,9 +116,9 @@ impl Backlog {
         self.waiting.as_ref().map(|waiting| waiting.after)
     }
 
-    /// Whether a message may be accepted although memory has no room for what it leads to.
-    pub fn takes_more(&self) -> bool {
-        self.waiting.is_some() && self.silent_ticks >= STALLED_TICKS && !self.is_full()
+    /// Whether the broker takes no publishes.
+    pub fn is_stalled(&self) -> bool {
+        self.silent_ticks >= STALLED_TICKS
     }
 
     /// Whether nothing more may be accepted.
@@ -207,14 +209,13 @@ mod tests {
             ..silence(newest, true)
         };
         assert_eq!(backlog.tick(&more), None, "there is room");
-        assert!(!backlog.takes_more());
         let more = Pulse {
             has_room: false,
             ..more
         };
         assert_eq!(backlog.tick(&more), Some(Change::Begun));
         assert_eq!(backlog.after(), Some(Some(newest)));
-        assert!(backlog.takes_more());
+        assert!(backlog.is_stalled());
     }
 
     #[test]
@@ -224,13 +225,13 @@ mod tests {
         while backlog.tick(&silence(newest, false)).is_none() {}
         backlog.handle_left(60);
         assert_eq!(backlog.tick(&silence(newest, false)), None);
-        assert!(backlog.takes_more());
+        assert!(!backlog.is_full());
         backlog.handle_left(60);
         assert_eq!(backlog.tick(&silence(newest, false)), Some(Change::Full));
         assert_eq!(backlog.tick(&silence(newest, false)), None, "said once");
-        assert!(!backlog.takes_more() && backlog.is_full());
+        assert!(backlog.is_full());
         backlog.handle_read(first, 60);
-        assert!(backlog.takes_more());
+        assert!(!backlog.is_full());
         assert_eq!(backlog.after(), Some(Some(first)));
         backlog.handle_read(second, 60);
         backlog.handle_all_read();
@@ -242,7 +243,7 @@ mod tests {
         let [first] = ids();
         let mut backlog = Backlog::new(100).resumed(50, Instant::now());
         assert_eq!(backlog.after(), Some(None));
-        assert!(!backlog.takes_more(), "the broker may take publishes");
+        assert!(!backlog.is_stalled(), "the broker may take publishes");
         backlog.handle_read(first, 20);
         assert_eq!((backlog.after(), backlog.bytes()), (Some(Some(first)), 30));
     }

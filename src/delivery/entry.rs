@@ -89,4 +89,7 @@ pub struct Quarantined {
     pub moved: usize,
     /// A publisher whose connection is to be replaced at once.
     pub replace: Option<usize>,
+    /// Whether to find out if the broker takes any publish:
+    /// [`Ledger::add_canary`](crate::delivery::ledger::Ledger::add_canary).
+    pub wants_canary: bool,
 }

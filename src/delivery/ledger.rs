@@ -63,6 +63,8 @@ struct Entry {
     id: MessageId,
     fingerprint: u64,
     since: Instant,
+    /// What it counts for in the bound on bytes, without its publishes.
+    bytes: usize,
     /// What it still waits for: the decision, publishes, and answers to publishes that failed.
     outstanding: usize,
     standing: Standing,
@@ -134,7 +136,7 @@ impl Ledger {
 
     /// How many messages may be read from the delivery log.
     pub fn room_for_read(&self) -> usize {
-        let most = self.window * QUEUED_PER_MESSAGE;
+        let most = self.window * QUEUED_PER_MESSAGE + self.queues.quarantined();
         match self.bytes < BYTES_UNDER_WAY / 2 {
             true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
             false => 0,
@@ -222,7 +224,8 @@ impl Ledger {
         self.unpublished.has_published()
     }
 
-    /// An id up to which everything made of messages is confirmed.
+    /// An id up to which everything made of messages is confirmed, but for what is left to the
+    /// delivery log.
     pub fn published_up_to(&self) -> Option<MessageId> {
         self.unpublished.published_up_to()
     }
@@ -279,9 +282,11 @@ impl Ledger {
             fingerprint,
             since,
         } = message;
-        self.bytes += received.payload.len();
+        let bytes = received.payload.len();
+        self.bytes += bytes;
         self.unpublished.insert(id);
         let key = self.entries.insert(Entry {
+            bytes,
             received,
             id,
             fingerprint,
@@ -324,6 +329,26 @@ impl Ledger {
                 purpose,
                 bytes,
             });
+        }
+    }
+
+    /// Has a message count for more bytes: what is held of it beside its payload.
+    pub fn charge(&mut self, entry: EntryId, bytes: usize) {
+        self.entries[entry.0].bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    /// Adds a publish of the observer's own that shows whether the broker takes any: it goes out
+    /// whatever else is in flight. Nothing is added while one is under way.
+    pub fn add_canary(&mut self, entry: EntryId, publish: Publish) {
+        let canary = QueuedPublish {
+            entry: entry.0,
+            publish,
+            purpose: Purpose::Notice,
+            bytes: 0,
+        };
+        if self.queues.push_canary(canary) {
+            self.entries[entry.0].outstanding += 1;
         }
     }
 
@@ -493,11 +518,16 @@ impl Ledger {
             moved,
             given_up,
             replace,
+            wants_canary,
         } = self.queues.set_apart(self.ack_timeout, now);
         for id in given_up {
             self.handle_refused(id, Refusal::Unauthorized);
         }
-        Quarantined { moved, replace }
+        Quarantined {
+            moved,
+            replace,
+            wants_canary,
+        }
     }
 }
 
@@ -554,7 +584,7 @@ impl Ledger {
 
     fn remove(&mut self, key: usize) -> Entry {
         let entry = self.entries.remove(key);
-        self.bytes -= entry.received.payload.len();
+        self.bytes -= entry.bytes;
         entry
     }
 }

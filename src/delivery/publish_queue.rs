@@ -177,6 +177,14 @@ impl PublishQueue {
         open.map(|slot| slot.queued.bytes).sum()
     }
 
+    /// When the publish was sent that is in flight for the longest time.
+    pub(super) fn oldest_in_flight(&self) -> Option<Instant> {
+        match self.slots.front()?.state {
+            State::InFlight(sent) => Some(sent),
+            State::Waiting | State::Done | State::Moved => None,
+        }
+    }
+
     /// When the oldest publish was sent of those that the broker has answered since the last call.
     pub(super) fn take_oldest_answered(&mut self) -> Option<Instant> {
         self.oldest_answered.take()

@@ -212,6 +212,27 @@ impl PublishQueues {
         OVERTAKEN_FOR.max(self.slowest * SLOWER_THAN_OTHERS)
     }
 
+    /// Whether it is to be found out if the broker takes any publish: one has been in flight for
+    /// half its time, and none was confirmed lately.
+    fn wants_canary(&self, timeout: Duration, now: Instant) -> bool {
+        let direct = self
+            .queues
+            .iter()
+            .filter_map(PublishQueue::oldest_in_flight);
+        let oldest = direct.chain(self.quarantine.oldest_in_flight()).min();
+        let is_late = oldest.is_some_and(|sent| now >= sent + timeout / 2);
+        let is_silent = self
+            .progress
+            .is_none_or(|progress| now >= progress + timeout / 4);
+        is_late && is_silent && !self.quarantine.has_canary()
+    }
+
+    /// Publishes a canary on the connection for what is in quarantine, whatever else is in flight
+    /// there. Returns whether it does: one at a time.
+    pub(super) fn push_canary(&mut self, queued: QueuedPublish) -> bool {
+        self.quarantine.push_canary(queued)
+    }
+
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
@@ -233,6 +254,7 @@ impl PublishQueues {
             .map(|sequence| self.in_quarantine(sequence))
             .collect();
         SetApart {
+            wants_canary: self.wants_canary(timeout, now),
             moved: std::mem::take(&mut self.moved),
             given_up,
             replace,
@@ -292,6 +314,8 @@ impl PublishQueues {
 pub(super) struct SetApart {
     /// Publishes that have been moved to quarantine.
     pub moved: usize,
+    /// Whether to try if the broker takes any publish: [`PublishQueues::push_canary`].
+    pub wants_canary: bool,
     /// Publishes to give up.
     pub given_up: Vec<PublishId>,
     /// A publisher whose connection is to be replaced at once.

@@ -22,8 +22,6 @@ const TRIES: u8 = 10;
 /// The same for connections that the broker closed while nothing else was in flight there: three.
 /// A time-out weighs less, because it may be the broker's own trouble.
 const TRIES_PER_CLOSED: u8 = 4;
-/// How many times as long a publish may be unconfirmed while the broker confirms nothing at all.
-const WAITS: u32 = 4;
 /// Publishes that may wait here: of more, the oldest to the topic with the most are given up.
 const MOST_WAITING: usize = 1_000;
 /// Payload bytes that may wait here, a part of what may be under way at all: so that nobody fills
@@ -86,6 +84,15 @@ pub(super) struct Quarantine {
     in_flight: usize,
     /// How many may be in flight; 0 while there is no connection.
     limit: usize,
+    canary: Option<Canary>,
+}
+
+/// A publish of the observer's own that shows whether the broker takes any. It waits for nothing
+/// and counts for nothing.
+#[derive(Debug)]
+struct Canary {
+    suspect: Suspect,
+    is_in_flight: bool,
 }
 
 impl Quarantine {
@@ -120,6 +127,30 @@ impl Quarantine {
             self.turns.push_back(name);
         }
         sequence
+    }
+
+    /// Publishes a canary, if none is under way. Returns whether it does.
+    pub(super) fn push_canary(&mut self, queued: QueuedPublish) -> bool {
+        if self.canary.is_some() {
+            return false;
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.canary = Some(Canary {
+            suspect: Suspect { sequence, queued },
+            is_in_flight: false,
+        });
+        true
+    }
+
+    /// Whether a canary is under way.
+    pub(super) fn has_canary(&self) -> bool {
+        self.canary.is_some()
+    }
+
+    /// When the publish was sent that is in flight for the longest time.
+    pub(super) fn oldest_in_flight(&self) -> Option<Instant> {
+        self.topics.values().filter_map(|topic| topic.sent).min()
     }
 
     /// The sequence numbers of publishes to give up because too much waits.
@@ -174,6 +205,9 @@ impl Quarantine {
                 PublisherEnd::Closed => topic.may_close = true,
             }
         }
+        if let Some(canary) = &mut self.canary {
+            canary.is_in_flight = false;
+        }
         self.in_flight = 0;
         self.limit = 0;
         given_up
@@ -181,6 +215,13 @@ impl Quarantine {
 
     /// The next publish for the connection, and its sequence number.
     pub(super) fn poll(&mut self, now: Instant) -> Option<(u64, &Publish)> {
+        let waits = |canary: &Canary| !canary.is_in_flight;
+        if self.limit > 0 && self.canary.as_ref().is_some_and(waits) {
+            let canary = self.canary.as_mut()?;
+            canary.is_in_flight = true;
+            let suspect = &canary.suspect;
+            return Some((suspect.sequence, &suspect.queued.publish));
+        }
         // What may have closed a connection goes alone, so that it shows which one did.
         let waits_alone = |topic: &Topic| topic.may_close && !topic.waiting.is_empty();
         let one_at_a_time = self.topics.values().any(waits_alone);
@@ -213,6 +254,10 @@ impl Quarantine {
 
     /// Takes a publish out. `None` if the number is unknown or the publish was taken out before.
     pub(super) fn complete(&mut self, sequence: u64) -> Option<Completed> {
+        let is_canary = |canary: &mut Canary| canary.suspect.sequence == sequence;
+        if let Some(canary) = self.canary.take_if(is_canary) {
+            return Some(canary.suspect.queued.completed());
+        }
         let name = self.topic_of.remove(&sequence)?;
         let topic = self.topics.get_mut(&name)?;
         let is_it = |suspect: &Suspect| suspect.sequence == sequence;
@@ -279,10 +324,9 @@ impl Quarantine {
     }
 }
 
-/// Whether a publish has waited too long for its confirmation: the broker confirmed another in the
-/// second half of the time. A broker under a resource alarm confirms nothing for a while, and that
-/// is held against no publish: it answers no pings either, so the connection does not live as long
-/// as [`WAITS`] times the time. If one does, it may be that nothing else is published.
+/// Whether a publish has waited too long for its confirmation, although the broker confirmed
+/// another in the second half of the time. A broker that confirms nothing for a while, as under a
+/// resource alarm, is held against no publish. If nothing else is published, a canary is.
 pub(super) fn is_overdue(
     sent: Instant,
     timeout: Duration,
@@ -290,7 +334,7 @@ pub(super) fn is_overdue(
     now: Instant,
 ) -> bool {
     let has_progressed = progress.is_some_and(|progress| progress >= sent + timeout / 2);
-    now >= sent + timeout && (has_progressed || now >= sent + timeout * WAITS)
+    now >= sent + timeout && has_progressed
 }
 
 #[cfg(test)]

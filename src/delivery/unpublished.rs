@@ -38,16 +38,6 @@ impl Unpublished {
         self.waiting.entry(id).or_default().logged = true;
     }
 
-    /// It does not wait any more, and is not published: the delivery log keeps it.
-    pub(super) fn leave(&mut self, id: MessageId) {
-        if let Entry::Occupied(mut waiting) = self.waiting.entry(id) {
-            waiting.get_mut().entries -= 1;
-            if waiting.get().entries == 0 {
-                waiting.remove();
-            }
-        }
-    }
-
     /// The highest id of all so far.
     pub(super) fn newest(&self) -> Option<MessageId> {
         self.newest
@@ -55,12 +45,23 @@ impl Unpublished {
 
     /// It waits for nothing any more.
     pub(super) fn finish(&mut self, id: MessageId) {
-        if let Entry::Occupied(mut waiting) = self.waiting.entry(id) {
-            waiting.get_mut().entries -= 1;
-            if waiting.get().entries == 0 && waiting.remove().logged {
-                self.published.push(id);
-            }
+        if self.remove(id).is_some_and(|waiting| waiting.logged) {
+            self.published.push(id);
         }
+    }
+
+    /// It does not wait any more, and is not published: the delivery log keeps it.
+    pub(super) fn leave(&mut self, id: MessageId) {
+        self.remove(id);
+    }
+
+    /// Removes one that waits. Returns what is known of the id if it was the last.
+    fn remove(&mut self, id: MessageId) -> Option<Waiting> {
+        let Entry::Occupied(mut waiting) = self.waiting.entry(id) else {
+            return None;
+        };
+        waiting.get_mut().entries -= 1;
+        (waiting.get().entries == 0).then(|| waiting.remove())
     }
 
     /// The logged messages whose publishes have all been confirmed since the last call.

@@ -160,7 +160,8 @@ impl Observer {
 
     /// Whether another message may be taken.
     fn has_room(&self) -> bool {
-        self.processing.has_room(&self.ledger)
+        let waiting = self.inbound.waiting();
+        self.processing.has_room(&self.ledger, waiting)
     }
 
     /// Takes what the session reports. A new session has the broker asked about dots.
@@ -199,7 +200,10 @@ impl Observer {
     /// What is to be done at intervals, also while stopping.
     pub(super) fn tick(&mut self) {
         let now = self.clock.now();
-        self.publishers.set_apart(&mut self.ledger, now.instant);
+        if self.publishers.set_apart(&mut self.ledger, now.instant) {
+            let (canary, ledger) = (self.probe(now), &mut self.ledger);
+            self.inbound.publish_canary(canary, ledger, now);
+        }
         self.processing.tick_backlog(&self.ledger, now);
         if self.session.is_up() {
             self.processing.tick(&self.ledger);
@@ -278,10 +282,14 @@ impl Observer {
         let now = self.clock.now();
         let idle = self.publishers.all_up() && self.ledger.is_empty();
         if self.session.poll_probe(idle, now.instant) == ProbeSession::Due {
-            let payload = Bytes::from(now.wall.as_millis().to_string());
-            let topic = self.reporter.topics.probe.clone();
-            self.publish_own(Publish::new(topic, payload), now);
+            self.publish_own(self.probe(now), now);
         }
+    }
+
+    /// A message of the observer to itself.
+    fn probe(&self, now: Now) -> Publish {
+        let payload = Bytes::from(now.wall.as_millis().to_string());
+        Publish::new(self.reporter.topics.probe.clone(), payload)
     }
 
     /// Has messages decided on, then does what the ledger asks for: publishes and acknowledges.
@@ -347,9 +355,8 @@ impl Observer {
         for decided in processed.decided {
             self.handle_decided(decided, now);
         }
-        let (read, all_read) = (processed.read, processed.all_read);
-        self.processing
-            .handle_read(read, all_read, &mut self.ledger, now);
+        let ledger = &mut self.ledger;
+        self.processing.handle_read(processed.read, ledger, now);
     }
 
     /// Queues what a decision leads to. If nothing more follows, the message waits only for its

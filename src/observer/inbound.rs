@@ -139,6 +139,15 @@ impl Inbound {
         Batch {
             messages: self.waiting.drain(..most).collect(),
             room_for_bulk,
+            ..self.empty_batch(now)
+        }
+    }
+
+    /// A batch without messages.
+    pub(super) fn empty_batch(&self, now: UnixMillis) -> Batch {
+        Batch {
+            messages: vec![],
+            room_for_bulk: 0,
             acknowledged: None,
             published: vec![],
             finished: None,
@@ -378,6 +387,19 @@ impl Inbound {
     /// Publishes something of the observer's own, until it is confirmed. If it is refused, only the
     /// log is told.
     pub(super) fn publish_own(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
+        let entry = self.insert_own(&publish, ledger, now);
+        ledger.add(entry, vec![publish], Purpose::Notice);
+        ledger.decided(entry);
+    }
+
+    /// Publishes something that shows whether the broker takes any publish.
+    pub(super) fn publish_canary(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
+        let entry = self.insert_own(&publish, ledger, now);
+        ledger.add_canary(entry, publish);
+        ledger.decided(entry);
+    }
+
+    fn insert_own(&mut self, publish: &Publish, ledger: &mut Ledger, now: Now) -> EntryId {
         let topic = Bytes::copy_from_slice(publish.topic.as_str().as_bytes());
         let message = Message {
             received: Received::new(topic, Bytes::new(), false),
@@ -385,9 +407,7 @@ impl Inbound {
             fingerprint: 0,
             since: now.instant,
         };
-        let entry = ledger.insert(message, None);
-        ledger.add(entry, vec![publish], Purpose::Notice);
-        ledger.decided(entry);
+        ledger.insert(message, None)
     }
 }
 

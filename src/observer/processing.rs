@@ -15,7 +15,7 @@ use crate::observer::processor::{BacklogRead, Batch, Decided, Processed, Process
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
 use crate::rules::fan_out::{FanOut, STEP};
-use crate::store::{LoggedMessage, thread};
+use crate::store::{LogPage, thread};
 use crate::telemetry::clock::Now;
 
 /// Messages read from the delivery log in one batch: what comes in waits for no more than that.
@@ -52,6 +52,10 @@ pub(crate) struct Processing {
     backlog: Backlog,
     /// Fan-outs read from the delivery log, for the next batch.
     resumed: Vec<Resumed>,
+    /// Whether the last batch read from the delivery log.
+    reading: bool,
+    /// Messages that may be taken until more is read from the delivery log.
+    credit: usize,
     /// Whether nothing more is read from the delivery log: the next process does.
     stopping: bool,
 }
@@ -67,6 +71,8 @@ impl Processing {
             published_due: false,
             backlog,
             resumed: vec![],
+            reading: false,
+            credit: READ / 2,
             stopping: false,
         }
     }
@@ -93,10 +99,19 @@ impl Processing {
         }
     }
 
-    /// Whether another message may be taken.
-    pub(super) fn has_room(&self, ledger: &Ledger) -> bool {
-        let beyond_memory = self.backlog.takes_more() && ledger.has_room_for_logged();
-        !self.backlog.is_full() && (ledger.has_room() || beyond_memory)
+    /// Whether another message may be taken while so many wait for a batch.
+    pub(super) fn has_room(&self, ledger: &Ledger, waiting: usize) -> bool {
+        if self.backlog.after().is_none() {
+            return ledger.has_room();
+        }
+        if self.backlog.is_full() {
+            return false;
+        }
+        if self.backlog.is_stalled() {
+            return ledger.has_room_for_logged();
+        }
+        // Less is added to what waits than is read of it, so that it comes to an end.
+        waiting < self.credit
     }
 
     /// What waits in the delivery log alone.
@@ -165,14 +180,11 @@ impl Processing {
             ProcessorHandle::Threaded(handle, _) => {
                 let acknowledged = self.acknowledged.news();
                 let has_news = acknowledged.is_some() || self.published_due;
-                let backlog = self.backlog.after().map(|after| BacklogRead {
-                    after,
-                    most: match self.stopping {
-                        true => 0,
-                        false => ledger.room_for_read().min(READ),
-                    },
-                });
-                let can_read = backlog.is_some_and(|backlog| backlog.most > READ / 2);
+                let room_for_read = ledger.room_for_read().min(READ);
+                let can_read = self.backlog.after().is_some()
+                    && !self.stopping
+                    && (room_for_read > READ / 2
+                        || (room_for_read > 0 && ledger.direct_len() == 0));
                 let wanted = wanted || can_read || !self.resumed.is_empty();
                 if handle.is_busy() || !(wanted || has_news) {
                     return None;
@@ -184,6 +196,20 @@ impl Processing {
                 self.stepped = may_step && self.unfinished > 0;
                 self.acknowledged.mark_stored(acknowledged);
                 self.published_due = false;
+                // Messages and pages of the log take turns.
+                self.reading = can_read && (inbound.waiting() == 0 || !self.reading);
+                let backlog = self.backlog.after().map(|after| BacklogRead {
+                    after,
+                    most: if self.reading { room_for_read } else { 0 },
+                });
+                let batch = match self.reading {
+                    true => Batch {
+                        room_for_bulk: room,
+                        ..inbound.empty_batch(now.wall)
+                    },
+                    false => inbound.next_batch(room, now.wall),
+                };
+                self.credit = self.credit.saturating_sub(batch.messages.len());
                 let published_up_to = ledger.published_up_to();
                 handle.process(Batch {
                     acknowledged,
@@ -196,7 +222,7 @@ impl Processing {
                     resumed: std::mem::take(&mut self.resumed),
                     held: ledger.quarantined_bulk(),
                     outbox_request: webhooks.take_outbox_request(now),
-                    ..inbound.next_batch(room, now.wall)
+                    ..batch
                 });
                 None
             }
@@ -204,14 +230,9 @@ impl Processing {
     }
 
     /// Puts what was read from the delivery log into the ledger.
-    pub(super) fn handle_read(
-        &mut self,
-        read: Vec<LoggedMessage>,
-        all_read: bool,
-        ledger: &mut Ledger,
-        now: Now,
-    ) {
-        for logged in read {
+    pub(super) fn handle_read(&mut self, page: LogPage, ledger: &mut Ledger, now: Now) {
+        self.credit = (self.credit + page.messages.len() / 2).min(READ);
+        for logged in page.messages {
             self.backlog.handle_read(logged.id, logged.log_bytes());
             let id = logged.id;
             let message = Message {
@@ -225,6 +246,9 @@ impl Processing {
                 ledger.add(entry, vec![publish], purpose);
             }
             ledger.logged(entry);
+            if let Some(fan_out) = &logged.fan_out {
+                ledger.charge(entry, fan_out.text.len());
+            }
             let fan_out = logged
                 .fan_out
                 .map(|logged| FanOut::from_log(&logged.text, logged.position));
@@ -240,7 +264,8 @@ impl Processing {
                 None => ledger.decided(entry),
             }
         }
-        if all_read {
+        if page.is_last {
+            self.credit = READ / 2;
             self.backlog.handle_all_read();
             info!("{CAUGHT_UP}");
         }

@@ -4,13 +4,14 @@
 //! transaction, and nothing of a batch is published before its commit. Leaves the thread it runs
 //! in, if there is a store, to [`store::thread`](crate::store::thread).
 
+mod batch;
 mod fan_outs;
 mod persistence;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::batch::{BacklogRead, Batch, Decided, Processed, Resumed};
 use self::fan_outs::{Confirmed, FanOuts, Unfinished};
 pub use self::persistence::Persistence;
 use crate::delivery::ledger::EntryId;
@@ -20,126 +21,18 @@ use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
-use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::refusal::Refused;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, STEP, Step};
 use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
-use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{
-    Committed, LoggedMessage, LoggedPublishes, Origin, OutboxReply, OutboxRequest, Probe, Pruned,
-    Retention, Store, StoreError, Upkeep, fan_out_bytes, row_bytes, thread,
+    Committed, LogPage, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError,
+    Upkeep, thread,
 };
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
-
-/// What is decided on together.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// Messages, in the order they were admitted.
-    pub messages: Vec<PendingMessage>,
-    /// How many bulk copies may be made.
-    pub room_for_bulk: usize,
-    /// The acknowledged watermark, if it has moved.
-    pub acknowledged: Option<MessageId>,
-    /// Messages whose publishes are all confirmed: the delivery log may forget them.
-    pub published: Vec<MessageId>,
-    /// An id up to which everything is confirmed.
-    pub finished: Option<MessageId>,
-    /// Messages with bulk copies that may be unconfirmed for long.
-    pub held: Vec<EntryId>,
-    /// If messages wait in the delivery log alone: which, and how many are to be read.
-    pub backlog: Option<BacklogRead>,
-    /// Fan-outs that were read from the delivery log.
-    pub resumed: Vec<Resumed>,
-    /// The checks to apply.
-    pub policy: Arc<Policy>,
-    /// What the webhook dispatcher wants from the outbox.
-    pub outbox_request: OutboxRequest,
-    /// The time of the batch.
-    pub now: UnixMillis,
-}
-
-/// What is to be done about messages that wait in the delivery log alone.
-#[derive(Clone, Copy, Debug)]
-pub struct BacklogRead {
-    /// New messages with a higher id are left to the log; `None`: all.
-    pub after: Option<MessageId>,
-    /// How many of them are to be read, those of this batch among them.
-    pub most: usize,
-}
-
-/// A fan-out that was read from the delivery log.
-#[derive(Clone, Debug)]
-pub struct Resumed {
-    /// The entry that was made for its message.
-    pub entry: EntryId,
-    /// The message's id.
-    pub id: MessageId,
-    /// What is left to do.
-    pub fan_out: FanOut,
-}
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub struct Processed {
-    /// What its messages lead to, in their order; then further steps of earlier fan-outs.
-    pub decided: Vec<Decided>,
-    /// What was read of [`Batch::backlog`], oldest first.
-    pub read: Vec<LoggedMessage>,
-    /// Whether the log holds no more than that.
-    pub all_read: bool,
-    /// The answer to [`Batch::outbox_request`].
-    pub outbox_reply: OutboxReply,
-    /// Webhook events that were dropped to make room for others, for each endpoint.
-    pub dropped: Vec<u64>,
-}
-
-/// What a message leads to: all of it, or one step of its fan-out.
-#[derive(Debug)]
-pub struct Decided {
-    /// The message.
-    pub entry: EntryId,
-    /// Whether this is the decision itself, and not a later step of its fan-out.
-    pub first: bool,
-    /// Copies and notifications to publish.
-    pub publishes: Vec<Publish>,
-    /// Those of its fan-out.
-    pub bulk: Vec<Publish>,
-    /// The members of a group to whom all of it goes, if it came for the first time.
-    pub members: usize,
-    /// The notice and the dead letter of a refusal.
-    pub answers: Vec<Publish>,
-    /// The reason, if it is refused.
-    pub refusal: Option<Refusal>,
-    /// Whether its sender may be told of the refusal, if that is known already.
-    pub may_answer: Option<bool>,
-    /// Whether the delivery log holds all that the message leads to. Said once, with the decision.
-    pub logged: bool,
-    /// About how many bytes the delivery log holds for it, if it alone is to keep what the message
-    /// leads to.
-    pub left_to_log: Option<u64>,
-    /// Whether nothing more follows.
-    pub done: bool,
-}
-
-impl BacklogRead {
-    /// Whether what a new message leads to is left to the log. What comes again may be there
-    /// already.
-    fn leaves(&self, message: &PendingMessage) -> bool {
-        !message.repeated && Some(message.id) > self.after
-    }
-}
-
-impl Decided {
-    /// About how many bytes the delivery log holds for it; `None` for nothing.
-    fn log_bytes(&self, fan_out: Option<&str>) -> Option<u64> {
-        let publishes = self.publishes.iter().chain(&self.answers).map(row_bytes);
-        let bytes = publishes.chain(fan_out.map(fan_out_bytes)).sum();
-        (bytes > 0).then_some(bytes)
-    }
-}
 
 /// Decides on messages, and writes what their plans say.
 #[derive(Debug)]
@@ -258,7 +151,7 @@ impl Processor {
             decided.push(self.decide(message, batch, &mut room)?);
         }
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
-        let (read, all_read) = self.read_backlog(batch.backlog)?;
+        let read = self.read_backlog(batch.backlog)?;
         let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
@@ -270,7 +163,6 @@ impl Processor {
         Ok(Processed {
             decided,
             read,
-            all_read,
             outbox_reply,
             dropped: self.persistence.take_dropped(),
         })
@@ -289,6 +181,9 @@ impl Processor {
             repeated: message.repeated,
             now: batch.now,
         };
+        if message.repeated && self.log_holds(message.id)? {
+            return Ok(Decided::known(message.entry));
+        }
         let leave = batch.backlog.is_some_and(|backlog| backlog.leaves(message));
         let (mut decided, fan_out) = self.plan_and_write(message, &origin, leave)?;
         let Some(fan_out) = fan_out else {
@@ -330,20 +225,20 @@ impl Processor {
         Ok(decided)
     }
 
-    /// The next messages of those that wait in the delivery log alone, and whether it holds no
-    /// more.
-    fn read_backlog(
-        &self,
-        backlog: Option<BacklogRead>,
-    ) -> Result<(Vec<LoggedMessage>, bool), StoreError> {
+    /// The next messages of those that wait in the delivery log alone.
+    fn read_backlog(&self, backlog: Option<BacklogRead>) -> Result<LogPage, StoreError> {
         match (backlog, self.persistence.as_store()) {
             (Some(BacklogRead { after, most }), Some(store)) if most > 0 => {
-                let read = store.unpublished(after, most)?;
-                let all_read = read.len() < most;
-                Ok((read, all_read))
+                store.unpublished(after, most)
             }
-            _ => Ok((vec![], false)),
+            _ => Ok(LogPage::default()),
         }
+    }
+
+    /// Whether the delivery log holds a message. Then it is published from there.
+    fn log_holds(&self, id: MessageId) -> Result<bool, StoreError> {
+        let store = self.persistence.as_store();
+        store.map_or(Ok(false), |store| store.log_holds(id))
     }
 
     /// Logs what a message leads to, if there is a log, and the broker waits for the ack or the log
@@ -359,9 +254,8 @@ impl Processor {
         let Some(store) = self.persistence.as_store_mut() else {
             return Ok(false);
         };
-        // At QoS 0 a message may be lost with the process. One that came again may be in the log
-        // already, under the same id: its ack waits for its confirmations.
-        if origin.repeated || (origin.fingerprint.is_none() && !leave) {
+        // At QoS 0 a message may be lost with the process.
+        if origin.fingerprint.is_none() && !leave {
             return Ok(false);
         }
         store.log(&LoggedPublishes {

@@ -202,9 +202,14 @@ impl Publishers {
             .is_some_and(|bulk| bulk.client.publish_unconfirmed(publish))
     }
 
-    /// Sets apart what the broker seems never to confirm, so that it holds up nobody else.
-    pub(super) fn set_apart(&mut self, ledger: &mut Ledger, now: Instant) {
-        let Quarantined { moved, replace } = ledger.set_apart(now);
+    /// Sets apart what the broker seems never to confirm, so that it holds up nobody else. Returns
+    /// whether to find out if the broker takes any publish.
+    pub(super) fn set_apart(&mut self, ledger: &mut Ledger, now: Instant) -> bool {
+        let Quarantined {
+            moved,
+            replace,
+            wants_canary,
+        } = ledger.set_apart(now);
         if moved > 0 {
             let quarantined = ledger.quarantined();
             warn!(moved, quarantined, "{UNCONFIRMED}");
@@ -219,6 +224,7 @@ impl Publishers {
                 publisher.drain();
             }
         }
+        wants_canary
     }
 
     pub(super) fn disconnect_all(&self) {

@@ -207,11 +207,10 @@ impl Observer {
             Goodbye::Unsure => None,
         };
         let batch = Batch {
-            messages: vec![],
             acknowledged,
             published: self.ledger.take_published(),
             outbox_request,
-            ..self.inbound.next_batch(0, now.wall)
+            ..self.inbound.empty_batch(now.wall)
         };
         self.processing.finish(batch).await;
     }

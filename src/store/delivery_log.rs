@@ -48,6 +48,18 @@ pub struct LoggedMessage {
     pub fan_out: Option<LoggedFanOut>,
 }
 
+/// Payload bytes after which a page of the log ends.
+pub(super) const PAGE_BYTES: usize = 8 << 20;
+
+/// Messages that the log holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// The messages, oldest first.
+    pub messages: Vec<LoggedMessage>,
+    /// Whether the log holds no later ones.
+    pub is_last: bool,
+}
+
 /// What the log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSize {
@@ -115,16 +127,18 @@ pub trait DeliveryLog {
     /// [`StoreError`].
     fn published(&mut self, id: MessageId) -> Result<(), StoreError>;
 
-    /// The next messages that the log holds, oldest first: those with a higher id than `after`, at
-    /// most `most`.
+    /// Whether the log holds anything of a message.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn unpublished(
-        &self,
-        after: Option<MessageId>,
-        most: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError>;
+    fn log_holds(&self, id: MessageId) -> Result<bool, StoreError>;
+
+    /// The next messages that the log holds, oldest first: those with a higher id than `after`, at
+    /// most `most`, and not many more after [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn unpublished(&self, after: Option<MessageId>, most: usize) -> Result<LogPage, StoreError>;
 
     /// What the log holds; `None` if it is empty.
     ///

@@ -25,7 +25,8 @@ pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
 };
 pub use self::delivery_log::{
-    DeliveryLog, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, fan_out_bytes, row_bytes,
+    DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, fan_out_bytes,
+    row_bytes,
 };
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::outbox::{

@@ -36,7 +36,7 @@ fn await_empty_log(observer: &Observer) {
     loop {
         let location = StoreLocation::File(path.clone());
         let store = store::open(&location, Access::Shared, OfflineDelivery::Broker).unwrap();
-        let left = store.unpublished(None, 10).unwrap();
+        let left = store.unpublished(None, 10).unwrap().messages;
         if left.is_empty() {
             return;
         }
@@ -145,6 +145,42 @@ fn what_memory_has_no_room_for_is_kept_in_the_log_and_published_in_order() {
     }
     lane.says_nothing();
     await_empty_log(&observer);
+}
+
+/// The broker lost the acks of the last two, which are only in the log. Neither overtakes what came
+/// before it, and their acks wait for nothing.
+#[test]
+fn what_comes_again_while_it_waits_in_the_log_overtakes_nothing() {
+    const MESSAGES: u16 = 100;
+    let payload = |n: u16| format!(r#"{{"n":{n}}}"#);
+    let script = Script::listen();
+    let mut observer = script.observer(&["--window", "10"]);
+    let (mut session, _silent) = script.up();
+    for n in 1..=MESSAGES {
+        write(&mut session, n, &payload(n));
+        assert_eq!(session.ack(), n);
+    }
+    observer.kill();
+    observer.spawn(&[]);
+    let (mut session, mut lane) = script.connected_again();
+    for (packet_id, n) in [(1, MESSAGES - 1), (2, MESSAGES)] {
+        let topic = Path::Chat21.outgoing("a", "alice", "bob");
+        let again = publish_packet(
+            topic.as_bytes(),
+            payload(n).as_bytes(),
+            Some(packet_id),
+            true,
+        );
+        session.wire.send(&again).unwrap();
+        assert_eq!(session.ack(), packet_id);
+    }
+    // Each has a copy for Alice and one for Bob.
+    for n in (1..=MESSAGES).flat_map(|n| [n, n]) {
+        let message = lane.publish();
+        assert_eq!(message.json()["n"], n);
+        lane.confirm(&message);
+    }
+    lane.says_nothing();
 }
 
 /// Forty messages are in memory, and twenty more of this size make a mebibyte.

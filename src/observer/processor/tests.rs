@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::hash::RandomState;
+use std::sync::Arc;
 
 use super::*;
 use crate::delivery::pending::PendingMessage;
@@ -10,7 +11,9 @@ use crate::protocol::message_id::MessageIds;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::policy::{GroupSenders, Policy, Rules};
 use crate::rules::webhook_event::EventKind;
-use crate::store::{self, Access, Endpoints, OfflineDelivery, Selection, Store, StoreLocation};
+use crate::store::{
+    self, Access, Endpoints, OfflineDelivery, OutboxRequest, Selection, Store, StoreLocation,
+};
 
 mod model;
 mod with_store;
@@ -308,11 +311,24 @@ fn a_group_message_that_was_half_told_is_told_to_the_rest() {
     let before = told_of(&mut processor);
     assert_eq!(before.len(), 1 + STEP);
     processor.fan_outs.clear();
+    let logged = processor.store_mut().unwrap().unpublished(None, 1).unwrap();
+    let logged = logged.messages[0].fan_out.as_ref().unwrap();
+    let resumed = Resumed {
+        entry: first.entry,
+        id: first.id,
+        fan_out: FanOut::from_log(&logged.text, logged.position).unwrap(),
+    };
     let again = PendingMessage {
         repeated: true,
         ..first
     };
-    run(&mut processor, vec![again], STEP);
+    let mut next = batch(vec![again], STEP);
+    next.resumed.push(resumed);
+    let decided = processor.process(&next).unwrap().decided;
+    assert_eq!(decided[0].left_to_log, Some(0), "the log has it already");
+    while processor.fan_outs.len() > 0 {
+        processor.process(&batch(vec![], STEP)).unwrap();
+    }
     let after = told_of(&mut processor);
     assert_eq!(
         after[..before.len()],

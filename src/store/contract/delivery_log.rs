@@ -1,12 +1,13 @@
 //! The delivery log: what it holds after a restart.
 
+use std::hash::RandomState;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Feed, Maker, app, user};
 use crate::protocol::envelope::Body;
-use crate::protocol::message_id::MessageId;
+use crate::protocol::message_id::{MessageId, MessageIds};
 use crate::protocol::publish::Publish;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
@@ -14,6 +15,7 @@ use crate::protocol::topic::TopicName;
 use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::plan::Purpose;
 use crate::rules::write::Write;
+use crate::store::delivery_log::PAGE_BYTES;
 use crate::store::{LoggedFanOut, LoggedMessage, LoggedPublishes, Pruned, Retention};
 
 fn publish(topic: &str, payload: &'static [u8]) -> Publish {
@@ -86,14 +88,17 @@ pub(crate) fn what_is_logged_is_given_back_after_a_restart_until_it_is_published
         (Purpose::Notice, notice),
     ];
     assert_eq!(
-        feed.store.unpublished(None, 10).unwrap(),
+        feed.store.unpublished(None, 10).unwrap().messages,
         [logged(message, of_first), of_second.clone()]
     );
     feed.confirm(message);
-    assert_eq!(feed.store.unpublished(None, 10).unwrap(), [of_second]);
+    assert_eq!(
+        feed.store.unpublished(None, 10).unwrap().messages,
+        [of_second]
+    );
     feed.confirm(second);
     drop(feed);
-    assert_eq!(maker.lasting().unpublished(None, 10).unwrap(), []);
+    assert_eq!(maker.lasting().unpublished(None, 10).unwrap().messages, []);
 }
 
 /// Messages with publishes and messages with a fan-out take turns.
@@ -111,7 +116,12 @@ pub(crate) fn the_log_is_read_in_pages_and_says_how_much_it_holds<M: Maker>(make
             feed.store.commit().unwrap();
         }
     }
-    let page = |after, most| feed.store.unpublished(after, most).unwrap();
+    let page = |after, most| {
+        let page = feed.store.unpublished(after, most).unwrap();
+        let is_last = page.messages.last().is_none_or(|last| last.id == ids[4]);
+        assert!(is_last || !page.is_last);
+        page.messages
+    };
     let ids_of = |page: &[LoggedMessage]| page.iter().map(|message| message.id).collect::<Vec<_>>();
     let all = page(None, 10);
     assert_eq!(ids_of(&all), ids);
@@ -119,10 +129,36 @@ pub(crate) fn the_log_is_read_in_pages_and_says_how_much_it_holds<M: Maker>(make
     assert_eq!(page(Some(ids[1]), 2), all[2..4]);
     assert_eq!(page(Some(ids[3]), 2), all[4..]);
     assert_eq!(page(Some(ids[4]), 2), []);
+    assert!(feed.store.unpublished(None, 6).unwrap().is_last);
+    let other = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));
+    let held = |id| feed.store.log_holds(id).unwrap();
+    assert!(held(ids[0]) && held(ids[1]) && !held(other));
     let size = feed.store.log_size().unwrap().unwrap();
     assert_eq!((size.last, size.messages), (ids[4], 5));
     let each: u64 = all.iter().map(LoggedMessage::log_bytes).sum();
     assert_eq!(size.bytes, each);
+}
+
+pub(crate) fn a_page_of_the_log_ends_where_it_becomes_large<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let large = Publish {
+        payload: vec![b'x'; PAGE_BYTES / 2].into(),
+        ..publish("a", b"")
+    };
+    let ids: [MessageId; 4] = [(); 4].map(|()| feed.message("x", "y", "{}"));
+    for id in [ids[0], ids[1], ids[3]] {
+        feed.log(id, 0, Purpose::Copy, std::slice::from_ref(&large));
+    }
+    feed.store.begin().unwrap();
+    feed.store.log_fan_out(ids[2], b"came", "work").unwrap();
+    feed.store.commit().unwrap();
+    let mut after = None;
+    for (expected, is_last) in [(&ids[..2], false), (&ids[2..], true)] {
+        let page = feed.store.unpublished(after, 10).unwrap();
+        let found: Vec<_> = page.messages.iter().map(|message| message.id).collect();
+        assert_eq!((&found[..], page.is_last), (expected, is_last));
+        after = found.last().copied();
+    }
 }
 
 pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) {
@@ -132,9 +168,9 @@ pub(crate) fn what_the_log_forgot_in_vain_it_forgets_again<M: Maker>(maker: &M) 
     feed.store.begin().unwrap();
     feed.store.published(id).unwrap();
     feed.store.rollback();
-    assert_eq!(feed.store.unpublished(None, 10).unwrap().len(), 1);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap().messages.len(), 1);
     feed.confirm(id);
-    assert_eq!(feed.store.unpublished(None, 10).unwrap(), []);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap().messages, []);
 }
 
 pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
@@ -166,11 +202,14 @@ pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
             ..logged(second, vec![(Purpose::Copy, publish("a", b"1"))])
         },
     ];
-    assert_eq!(feed.store.unpublished(None, 10).unwrap(), expected);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap().messages, expected);
     feed.confirm(first);
-    assert_eq!(feed.store.unpublished(None, 10).unwrap(), expected[1..]);
+    assert_eq!(
+        feed.store.unpublished(None, 10).unwrap().messages,
+        expected[1..]
+    );
     feed.confirm(second);
-    assert_eq!(feed.store.unpublished(None, 10).unwrap(), []);
+    assert_eq!(feed.store.unpublished(None, 10).unwrap().messages, []);
 }
 
 /// The log needs the stored message to make its copies.

@@ -11,8 +11,10 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
-use crate::store::delivery_log::ROW_BYTES;
-use crate::store::{DeliveryLog, History, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes};
+use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
+use crate::store::{
+    DeliveryLog, History, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes,
+};
 
 statements! {
     LOG = "INSERT INTO delivery
@@ -24,6 +26,8 @@ statements! {
         ON CONFLICT DO UPDATE SET position = ?2";
     FORGET_FAN_OUT = "DELETE FROM fan_out WHERE message_id = ?";
     FORGET_POSITION = "DELETE FROM fan_out_position WHERE message_id = ?";
+    HOLDS = "SELECT 1 FROM delivery WHERE message_id = ?1
+        UNION ALL SELECT 1 FROM fan_out WHERE message_id = ?1";
     NEXT = "SELECT message_id FROM delivery WHERE message_id > ?1
         UNION SELECT message_id FROM fan_out WHERE message_id > ?1 ORDER BY 1 LIMIT ?2";
     FAN_OUTS = "SELECT
@@ -92,28 +96,40 @@ impl DeliveryLog for SqliteStore {
         Ok(())
     }
 
-    fn unpublished(
-        &self,
-        after: Option<MessageId>,
-        most: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    fn log_holds(&self, id: MessageId) -> Result<bool, StoreError> {
+        Ok(self.connection.exists(&HOLDS, [id.to_string()])?)
+    }
+
+    fn unpublished(&self, after: Option<MessageId>, most: usize) -> Result<LogPage, StoreError> {
         // An empty text comes before every id.
         let after = after.map(|id| id.to_string()).unwrap_or_default();
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let ids = params![after, most];
-        let next: Vec<String> = self.connection.rows(&NEXT, ids, |row| row.get(0))?;
-        let Some(last) = next.last() else {
-            return Ok(vec![]);
+        let limit = i64::try_from(most).unwrap_or(i64::MAX);
+        let next: Vec<String> = self
+            .connection
+            .rows(&NEXT, params![after, limit], |row| row.get(0))?;
+        let mut is_last = next.len() < most;
+        let Some(mut last) = next.last().cloned() else {
+            return Ok(LogPage {
+                messages: vec![],
+                is_last,
+            });
         };
-        let range = params![after, last];
         let mut statement = self.connection.prepare(&UNPUBLISHED)?;
-        let mut rows = statement.query(range)?;
+        let mut rows = statement.query(params![after, last])?;
         let mut messages: Vec<LoggedMessage> = vec![];
+        let mut bytes = 0;
         while let Some(row) = rows.next()? {
             let Some(id) = parse_id(&row.get::<_, String>(0)?) else {
                 continue;
             };
             if messages.last().is_none_or(|last| last.id != id) {
+                if let Some(before) = messages.last()
+                    && bytes >= PAGE_BYTES
+                {
+                    last = before.id.to_string();
+                    is_last = false;
+                    break;
+                }
                 messages.push(LoggedMessage {
                     id,
                     came_on: Bytes::from(row.get::<_, Option<Vec<u8>>>(1)?.unwrap_or_default()),
@@ -122,11 +138,14 @@ impl DeliveryLog for SqliteStore {
                 });
             }
             let publish = self.read_publish(id, row)?;
+            bytes += publish
+                .as_ref()
+                .map_or(0, |(_, publish)| publish.payload.len());
             let message = messages.last_mut().expect("one was just pushed");
             message.publishes.extend(publish);
         }
-        self.add_fan_outs(&mut messages, range)?;
-        Ok(messages)
+        self.add_fan_outs(&mut messages, params![after, last])?;
+        Ok(LogPage { messages, is_last })
     }
 
     fn log_size(&self) -> Result<Option<LogSize>, StoreError> {

@@ -32,6 +32,7 @@ impl Maker for Sqlite {
 contract! { Sqlite:
     delivery_log {
         what_is_logged_is_given_back_after_a_restart_until_it_is_published
+        a_page_of_the_log_ends_where_it_becomes_large
         the_log_is_read_in_pages_and_says_how_much_it_holds
         what_the_log_forgot_in_vain_it_forgets_again
         a_fan_out_is_given_back_with_its_position

@@ -2,6 +2,7 @@
 
 use crate::delivery::pending::PendingRefusal;
 use std::hash::RandomState;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -13,12 +14,13 @@ use crate::protocol::control_topic::Controls;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::layout::Layout;
 use crate::protocol::message_id::MessageIds;
+use crate::protocol::refusal::Refusal;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::block::MAX_BLOCKED;
-use crate::rules::policy::Rules;
+use crate::rules::policy::{Policy, Rules};
 use crate::rules::presence;
 use crate::rules::webhook_event::EventKind;
-use crate::store::{self, Access, BanChange, OfflineDelivery, Store, StoreLocation};
+use crate::store::{self, Access, BanChange, OfflineDelivery, OutboxRequest, Store, StoreLocation};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -125,6 +127,14 @@ impl Bench {
             outbox_request: OutboxRequest::default(),
             now: UnixMillis::new(self.now),
         }
+    }
+
+    /// The publishes of a message are confirmed.
+    fn forget(&mut self, id: MessageId) {
+        let store = self.store();
+        store.begin().unwrap();
+        store.published(id).unwrap();
+        store.commit().unwrap();
     }
 
     /// Every copy and conversation of these users, as text.
@@ -259,9 +269,9 @@ fn a_redelivered_message_is_the_one_that_was_stored() {
     let topic = "a/users/alice/messages/bob/outgoing";
     let refused: Refused = Refusal::RateLimited.into();
     let mut process = |payload: &str, id, repeated, refused| {
-        bench
-            .decide(topic, payload, id, repeated, refused)
-            .remove(0)
+        let decided = bench.decide(topic, payload, id, repeated, refused);
+        bench.forget(id);
+        decided.into_iter().next().unwrap()
     };
     let first = process(r#"{"text":"replaced"}"#, id, false, None);
     let again = process(
@@ -292,9 +302,9 @@ fn a_redelivered_message_of_the_size_that_is_allowed_passes_again() {
         "x".repeat(most - r#"{"text":""}"#.len())
     );
     assert_eq!(payload.len(), most);
-    let mut process = |id, repeated| bench.decide(topic, &payload, id, repeated, None).remove(0);
-    let first = process(id, false);
-    let again = process(id, true);
+    let first = bench.decide(topic, &payload, id, false, None).remove(0);
+    bench.forget(id);
+    let again = bench.decide(topic, &payload, id, true, None).remove(0);
     assert_eq!((first.refusal, again.refusal), (None, None));
     assert_eq!(again.publishes, first.publishes);
 }
@@ -371,7 +381,7 @@ fn what_is_left_to_the_log_is_read_in_order_with_what_came_at_qos_0() {
             ..bench.batch(topic, payload, id, false, None)
         };
         let processed = bench.processor.process(&batch).unwrap();
-        assert!(processed.read.is_empty() && !processed.all_read);
+        assert!(processed.read.messages.is_empty() && !processed.read.is_last);
         let [decided] = &processed.decided[..] else {
             panic!("{:?}", processed.decided);
         };
@@ -388,7 +398,7 @@ fn what_is_left_to_the_log_is_read_in_order_with_what_came_at_qos_0() {
             ..bench.batch("", "", id, false, None)
         };
         let processed = bench.processor.process(&batch).unwrap();
-        (processed.read, processed.all_read)
+        (processed.read.messages, processed.read.is_last)
     };
     let (first, all_read) = read(Some(in_memory), 2);
     assert!(!all_read);

@@ -1,0 +1,137 @@
+//! What is decided on together, and what comes of it.
+//!
+//! Owns these values. Leaves the decisions to the processor.
+
+use std::sync::Arc;
+
+use crate::delivery::ledger::EntryId;
+use crate::delivery::pending::PendingMessage;
+use crate::protocol::message_id::MessageId;
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::time::UnixMillis;
+use crate::rules::fan_out::FanOut;
+use crate::rules::policy::Policy;
+use crate::store::{LogPage, OutboxReply, OutboxRequest, fan_out_bytes, row_bytes};
+
+/// What is decided on together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Messages, in the order they were admitted.
+    pub messages: Vec<PendingMessage>,
+    /// How many bulk copies may be made.
+    pub room_for_bulk: usize,
+    /// The acknowledged watermark, if it has moved.
+    pub acknowledged: Option<MessageId>,
+    /// Messages whose publishes are all confirmed: the delivery log may forget them.
+    pub published: Vec<MessageId>,
+    /// An id up to which everything is confirmed.
+    pub finished: Option<MessageId>,
+    /// Messages with bulk copies that may be unconfirmed for long.
+    pub held: Vec<EntryId>,
+    /// If messages wait in the delivery log alone: which, and how many are to be read.
+    pub backlog: Option<BacklogRead>,
+    /// Fan-outs that were read from the delivery log.
+    pub resumed: Vec<Resumed>,
+    /// The checks to apply.
+    pub policy: Arc<Policy>,
+    /// What the webhook dispatcher wants from the outbox.
+    pub outbox_request: OutboxRequest,
+    /// The time of the batch.
+    pub now: UnixMillis,
+}
+
+/// What is to be done about messages that wait in the delivery log alone.
+#[derive(Clone, Copy, Debug)]
+pub struct BacklogRead {
+    /// Messages with a higher id are left to the log; `None`: all.
+    pub after: Option<MessageId>,
+    /// How many of them are to be read. Then the batch has no messages: which answers to refused
+    /// ones the log is to forget, it hears with the next batch.
+    pub most: usize,
+}
+
+/// A fan-out that was read from the delivery log.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// The entry that was made for its message.
+    pub entry: EntryId,
+    /// The message's id.
+    pub id: MessageId,
+    /// What is left to do.
+    pub fan_out: FanOut,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Processed {
+    /// What its messages lead to, in their order; then further steps of earlier fan-outs.
+    pub decided: Vec<Decided>,
+    /// What was read of [`Batch::backlog`].
+    pub read: LogPage,
+    /// The answer to [`Batch::outbox_request`].
+    pub outbox_reply: OutboxReply,
+    /// Webhook events that were dropped to make room for others, for each endpoint.
+    pub dropped: Vec<u64>,
+}
+
+/// What a message leads to: all of it, or one step of its fan-out.
+#[derive(Debug)]
+pub struct Decided {
+    /// The message.
+    pub entry: EntryId,
+    /// Whether this is the decision itself, and not a later step of its fan-out.
+    pub first: bool,
+    /// Copies and notifications to publish.
+    pub publishes: Vec<Publish>,
+    /// Those of its fan-out.
+    pub bulk: Vec<Publish>,
+    /// The members of a group to whom all of it goes, if it came for the first time.
+    pub members: usize,
+    /// The notice and the dead letter of a refusal.
+    pub answers: Vec<Publish>,
+    /// The reason, if it is refused.
+    pub refusal: Option<Refusal>,
+    /// Whether its sender may be told of the refusal, if that is known already.
+    pub may_answer: Option<bool>,
+    /// Whether the delivery log holds all that the message leads to. Said once, with the decision.
+    pub logged: bool,
+    /// About how many bytes the delivery log holds for it, if it alone is to keep what the message
+    /// leads to.
+    pub left_to_log: Option<u64>,
+    /// Whether nothing more follows.
+    pub done: bool,
+}
+
+impl BacklogRead {
+    /// Whether what a message leads to is left to the log.
+    pub(super) fn leaves(&self, message: &PendingMessage) -> bool {
+        Some(message.id) > self.after
+    }
+}
+
+impl Decided {
+    /// A message that came again, and that the delivery log holds since it came first.
+    pub(super) fn known(entry: EntryId) -> Self {
+        Self {
+            entry,
+            first: true,
+            publishes: vec![],
+            bulk: vec![],
+            members: 0,
+            answers: vec![],
+            refusal: None,
+            may_answer: None,
+            logged: true,
+            left_to_log: Some(0),
+            done: true,
+        }
+    }
+
+    /// About how many bytes the delivery log holds for it; `None` for nothing.
+    pub(super) fn log_bytes(&self, fan_out: Option<&str>) -> Option<u64> {
+        let publishes = self.publishes.iter().chain(&self.answers).map(row_bytes);
+        let bytes = publishes.chain(fan_out.map(fan_out_bytes)).sum();
+        (bytes > 0).then_some(bytes)
+    }
+}
