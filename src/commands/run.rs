@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::output::Output;
 use super::settings::SettingsArgs;
 use crate::config::{Config, PolicyFile};
-use crate::observer::{self, Ready, Reporting, Setup};
+use crate::observer::{self, Neighbourhood, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
 use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
@@ -49,6 +49,10 @@ impl From<&Config> for Setup {
             webhooks: config.webhooks.clone(),
             reporting: Reporting {
                 status: config.reporting.status,
+                neighbours: match config.reporting.allow_other_observers {
+                    true => Neighbourhood::Allowed,
+                    false => Neighbourhood::Refused,
+                },
                 supervised: false,
                 trace: config.reporting.trace,
                 stats_interval: config.reporting.stats_interval,

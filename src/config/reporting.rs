@@ -15,6 +15,8 @@ use crate::telemetry::LogFormat;
 pub struct ReportingSection {
     /// Whether the broker retains the observer's status.
     pub status: bool,
+    /// Whether other observers on the broker may take the same messages.
+    pub allow_other_observers: bool,
     /// Whether a line of trace is published for each message.
     pub trace: bool,
     /// How often statistics are published; `None`: never.
@@ -28,6 +30,7 @@ pub struct ReportingSection {
 impl ReportingSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let status = reader.boolean("status");
+        let allow_other_observers = reader.switch("allow-other-observers");
         let trace = reader.switch("trace");
         let stats_interval = reader.parse("stats-interval", parse_interval);
         let log_format = reader.choice(
@@ -42,6 +45,7 @@ impl ReportingSection {
             telemetry::filter(text).map(|_| text.to_owned())
         });
         Some(Self {
+            allow_other_observers,
             status,
             trace,
             stats_interval: stats_interval?,

@@ -431,6 +431,11 @@ pub const SETTINGS: &[Setting] = &[
         "reset-session",
         "begin with an empty session: what the broker still holds for this observer is discarded",
     ),
+    switch(
+        "allow-other-observers",
+        "start although another observer on this broker takes the same messages: each is delivered \
+         twice",
+    ),
     value(
         "http-listen",
         "ADDR",

@@ -20,6 +20,7 @@ use crate::mqtt::Delivery;
 use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
+use crate::observer::neighbours::{Neighbours, Reaction};
 use crate::observer::processing::{Processing, ProcessorEvent};
 use crate::observer::processor::{Decided, Processed};
 use crate::observer::publishers::Publishers;
@@ -27,6 +28,7 @@ use crate::observer::reporter::StatusReporter;
 use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
 use crate::observer::webhooks::Webhooks;
+use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
 use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
@@ -53,6 +55,10 @@ pub(crate) struct Observer {
     pub(super) webhooks: Webhooks,
     pub(super) journal: Journal,
     pub(super) reporter: StatusReporter,
+    /// `None`: nobody asks for other observers.
+    pub(super) neighbours: Option<Neighbours>,
+    /// The observer to which this one gives way.
+    pub(super) gives_way_to: Option<String>,
     pub(super) health: Health,
 }
 
@@ -134,6 +140,14 @@ impl Observer {
             }
             self.take_more(&mut inputs);
             self.act();
+            if let Some(other) = self.gives_way_to.take() {
+                let had_no_session = self.session.is_new();
+                self.stop(inputs, Duration::ZERO).await;
+                return Err(ObserverError::OtherObserver {
+                    other,
+                    had_no_session,
+                });
+            }
             self.signal_ready(&mut ready);
         }
         Ok(self.stop(inputs, drain).await)
@@ -225,6 +239,9 @@ impl Observer {
             } => {
                 let now = self.clock.now();
                 self.reporter.handle_session_up(now.instant);
+                if let Some(neighbours) = &mut self.neighbours {
+                    neighbours.handle_session_up();
+                }
                 let ledger = &mut self.ledger;
                 self.session
                     .handle_up(connection, client, connected, ledger, now.instant);
@@ -232,6 +249,7 @@ impl Observer {
             SessionEvent::Subscribed { connection } => {
                 self.session.handle_subscribed(connection);
                 self.probe_session();
+                self.ask_for_neighbours();
             }
             SessionEvent::Renewing { connection } => {
                 if self.session.handle_renewing(connection, &mut self.ledger) {
@@ -268,12 +286,48 @@ impl Observer {
             Some(own) => {
                 self.inbound.admit_own(&arrival, &mut self.ledger);
                 let is_new = admission == Admission::New && !arrival.received.retain;
-                if let ServiceTopic::Command(last_level) = own
-                    && is_new
-                {
-                    self.handle_command(last_level, &arrival.received);
+                let received = &arrival.received;
+                match own {
+                    ServiceTopic::Command(level) if is_new => self.handle_command(level, received),
+                    ServiceTopic::Hello if is_new => self.handle_hello(received),
+                    ServiceTopic::Status => {
+                        let now = now.instant;
+                        self.reporter.handle_status(&received.payload, now);
+                    }
+                    ServiceTopic::Command(_)
+                    | ServiceTopic::Hello
+                    | ServiceTopic::Probe
+                    | ServiceTopic::Echo => {}
                 }
             }
+        }
+    }
+
+    /// Takes what an observer on this broker said, this one among them.
+    fn handle_hello(&mut self, received: &Received) {
+        let now = self.clock.now();
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        match neighbours.handle(&received.payload, now.instant) {
+            Reaction::None => {}
+            Reaction::Answer(answer) => {
+                self.publish_own(answer, now);
+                self.ask_for_neighbours();
+            }
+            Reaction::GiveWay(other) => self.gives_way_to = Some(other),
+        }
+    }
+
+    /// Asks who else runs, once on each connection.
+    fn ask_for_neighbours(&mut self) {
+        let now = self.clock.now();
+        if self.publishers.all_up()
+            && self.session.is_subscribed()
+            && let Some(neighbours) = &mut self.neighbours
+            && let Some(question) = neighbours.poll_question(now.instant)
+        {
+            self.publish_own(question, now);
         }
     }
 
@@ -414,6 +468,7 @@ impl Observer {
         self.publishers.handle(event, &mut self.ledger);
         if is_up {
             self.probe_session();
+            self.ask_for_neighbours();
         }
     }
 }

@@ -8,6 +8,7 @@ mod dots;
 pub(crate) mod event_loop;
 pub(crate) mod inbound;
 mod journal;
+mod neighbours;
 mod operator;
 pub(crate) mod processing;
 pub mod processor;
@@ -19,5 +20,5 @@ mod shutdown;
 mod start;
 mod webhooks;
 
-pub use self::setup::{ObserverError, Ready, Reporting, Setup, Stopped};
+pub use self::setup::{Neighbourhood, ObserverError, Ready, Reporting, Setup, Stopped};
 pub use self::start::run;

@@ -18,6 +18,10 @@ use crate::telemetry::systemd::Service;
 /// How long after a connection was replaced the broker may still publish its will.
 const LATE_WILL: Duration = Duration::from_secs(5);
 
+/// How long to wait before a status that somebody else has replaced is published again: so two that
+/// cannot agree do not keep the broker busy.
+const REPAIR: Duration = Duration::from_secs(1);
+
 /// The status that the broker retains.
 enum Retained {
     /// The observer is not to have a status.
@@ -69,6 +73,16 @@ impl StatusReporter {
     pub(super) fn handle_session_up(&mut self, now: Instant) {
         self.forget_status();
         self.again_at = Some(now + LATE_WILL);
+    }
+
+    /// Somebody published a status of this observer. A will, or the farewell of another observer of
+    /// the same name, may have replaced its own.
+    pub(super) fn handle_status(&mut self, payload: &[u8], now: Instant) {
+        let status = serde_json::from_slice::<Status>(payload);
+        let is_wrong = status.map_or(true, |status| !status.online);
+        if is_wrong && self.retains() && self.again_at.is_none() {
+            self.again_at = Some(now + REPAIR);
+        }
     }
 
     fn forget_status(&mut self) {

@@ -67,6 +67,8 @@ pub(crate) struct Session {
     asked: mqtt::Session,
     /// Whether the broker should have kept a session from before the first connection.
     had_session: bool,
+    /// Whether the broker had no session when the observer connected first.
+    is_new: bool,
     keep_alive: Duration,
     health: Health,
     metrics: Metrics,
@@ -82,6 +84,7 @@ impl Session {
         Self {
             connection: None,
             had_session: false,
+            is_new: false,
             asked,
             keep_alive,
             health,
@@ -96,6 +99,11 @@ impl Session {
             had_session,
             ..self
         }
+    }
+
+    /// Whether the broker had no session when the observer connected first.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -124,6 +132,7 @@ impl Session {
         now: Instant,
     ) {
         let is_first = number == 1;
+        self.is_new |= is_first && !connected.session_present;
         log_connected(&connected, self.asked, number);
         if !connected.session_present && (self.had_session || !is_first) {
             warn!(

@@ -48,11 +48,25 @@ pub struct Setup {
     pub reporting: Reporting,
 }
 
+/// Whether other observers on the broker may take the same messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Neighbourhood {
+    /// Nobody asks. This is a trial run, which others need not know of.
+    #[default]
+    Ignored,
+    /// They may: both answer, and neither stops.
+    Allowed,
+    /// They may not: whoever starts later stops.
+    Refused,
+}
+
 /// What an observer reports of itself.
 #[derive(Clone, Debug, Default)]
 pub struct Reporting {
     /// Whether its status is retained at the broker. A trial run leaves none.
     pub status: bool,
+    /// Whether to look for other observers on the broker that take the same messages.
+    pub neighbours: Neighbourhood,
     /// Whether a service manager may want to know how it is.
     pub supervised: bool,
     /// Whether each message leaves a line of trace.
@@ -110,6 +124,18 @@ pub enum ObserverError {
     /// The system gives no thread.
     #[error("cannot start the store's thread")]
     Thread(#[source] std::io::Error),
+    /// Another observer takes the same messages.
+    #[error(
+        "the observer {other} is on this broker already and takes the same messages, so each would \
+         be delivered twice: stop one of them, give them different --app, or start this one with \
+         --allow-other-observers"
+    )]
+    OtherObserver {
+        /// That observer, for people.
+        other: String,
+        /// Whether this one had no session at the broker before: then it leaves none.
+        had_no_session: bool,
+    },
     /// A task that should run as long as the observer has ended: a bug.
     #[error("the {0} task has ended unexpectedly")]
     TaskEnded(String),

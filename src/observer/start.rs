@@ -25,18 +25,20 @@ use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
+use crate::observer::neighbours::Neighbours;
 use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Persistence, Processor};
 use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publishers};
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
-use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
+use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
 use crate::store::{self, Access, Endpoints, LogSize, Outbox, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
+use crate::telemetry::hello::Hello;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::Status;
 use crate::telemetry::trace::Tracer;
@@ -94,7 +96,14 @@ pub async fn run(
     };
     let drain = setup.drain_timeout;
     let observer = parts.into_observer(setup)?;
-    Box::pin(observer.run(inputs, ready, drain)).await
+    let ended = Box::pin(observer.run(inputs, ready, drain)).await;
+    if let Err(ObserverError::OtherObserver { had_no_session, .. }) = &ended
+        && *had_no_session
+    {
+        // It would fill up for nobody. If it cannot be discarded, it expires.
+        let _ = links.reset_session().await;
+    }
+    ended
 }
 
 /// The parts that an observer is put together from.
@@ -229,6 +238,16 @@ impl Parts {
         let mut ledger = Ledger::new(setup.publishers, window, setup.ack_timeout);
         let mut ids = MessageIds::new(RandomState::new());
         let router = setup.router;
+        let neighbours = match setup.reporting.neighbours {
+            Neighbourhood::Ignored => None,
+            Neighbourhood::Allowed | Neighbourhood::Refused => {
+                let question = ids.next(began.wall).to_string();
+                let me = Hello::new(&setup.name, &topics.instance, &router.layouts, question);
+                let allowed = setup.reporting.neighbours == Neighbourhood::Allowed;
+                let topic = topics.hello.clone();
+                Some(Neighbours::new(me, topic, allowed, began.instant))
+            }
+        };
         let kept = match &store {
             Some(_) => EventsKept::InStore,
             None => EventsKept::InMemory,
@@ -274,6 +293,8 @@ impl Parts {
             webhooks: Webhooks::new(dispatcher, kept),
             journal: Journal::new(metrics, Tracer::new(setup.reporting.trace)),
             reporter: StatusReporter::new(topics, setup.reporting, began),
+            neighbours,
+            gives_way_to: None,
             health,
         })
     }

@@ -6,6 +6,7 @@
 pub mod clock;
 mod families;
 pub mod health;
+pub mod hello;
 pub mod labels;
 pub mod log;
 pub mod metrics;

@@ -7,6 +7,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
 use crate::telemetry::operator_command::CommandTopic;
 
+/// Where every observer on the broker says hello.
+const EVERY_HELLO: &str = "observer/+/hello";
+
 /// The topics below `observer/{name}/`.
 #[derive(Clone, Debug)]
 pub struct ServiceTopics {
@@ -18,6 +21,10 @@ pub struct ServiceTopics {
     pub status: TopicName,
     /// Counters, from time to time.
     pub stats: TopicName,
+    /// Observers ask here who else runs, and answer.
+    pub hello: TopicName,
+    /// Tells this observer from others of the same name: a hash of the client identifier.
+    pub instance: String,
 }
 
 /// A message on one of the observer's own topics.
@@ -27,6 +34,10 @@ pub enum ServiceTopic<'t> {
     Probe,
     /// An operator's command. Holds the topic's last level.
     Command(&'t str),
+    /// From any observer on the broker, to all.
+    Hello,
+    /// The retained status of this observer, whoever published it.
+    Status,
     /// What the observer published itself; it comes back where a layout's filter matches it.
     Echo,
 }
@@ -41,8 +52,11 @@ impl ServiceTopics {
         let topic = |last: &str| TopicName::parse(&format!("{prefix}{last}")).expect("a level");
         let mut hasher = DefaultHasher::new();
         client_id.hash(&mut hasher);
+        let instance = format!("{:016x}", hasher.finish());
         Self {
-            probe: topic(&format!("probe/{:016x}", hasher.finish())),
+            probe: topic(&format!("probe/{instance}")),
+            hello: topic("hello"),
+            instance,
             status: topic("status"),
             stats: topic("stats"),
             prefix,
@@ -50,9 +64,11 @@ impl ServiceTopics {
     }
 
     /// The filters the session subscribes to besides those of the layouts.
-    pub fn subscriptions(&self) -> [Subscription; 2] {
+    pub fn subscriptions(&self) -> [Subscription; 4] {
         let probe = self.probe.as_str().to_owned();
-        [probe, format!("{}control/+", self.prefix)].map(|filter| Subscription {
+        let status = self.status.as_str().to_owned();
+        let control = format!("{}control/+", self.prefix);
+        [probe, control, status, EVERY_HELLO.to_owned()].map(|filter| Subscription {
             filter: TopicFilter::parse(&filter).expect("a filter"),
             retained: false,
         })
@@ -70,6 +86,14 @@ impl ServiceTopics {
 
     /// What a topic means, if it is one of the observer's own.
     pub fn own<'t>(&self, topic: &'t [u8]) -> Option<ServiceTopic<'t>> {
+        let of_any = topic.strip_prefix(b"observer/");
+        let name = of_any.and_then(|rest| rest.strip_suffix(b"/hello"));
+        if name.is_some_and(|name| !name.contains(&b'/')) {
+            return Some(ServiceTopic::Hello);
+        }
+        if topic == self.status.as_str().as_bytes() {
+            return Some(ServiceTopic::Status);
+        }
         let rest = topic.strip_prefix(self.prefix.as_bytes())?;
         if topic == self.probe.as_str().as_bytes() {
             return Some(ServiceTopic::Probe);
@@ -99,8 +123,17 @@ mod tests {
         );
         assert_eq!(
             topics.own(b"observer/observer/status"),
+            Some(ServiceTopic::Status)
+        );
+        assert_eq!(
+            topics.own(b"observer/observer/stats"),
             Some(ServiceTopic::Echo)
         );
+        assert_eq!(
+            topics.own(b"observer/other/hello"),
+            Some(ServiceTopic::Hello)
+        );
+        assert_eq!(topics.own(b"observer/other/a/hello"), None);
         assert_eq!(
             topics.own(b"observer/observer/control/\xff"),
             Some(ServiceTopic::Echo)

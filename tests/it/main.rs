@@ -27,6 +27,7 @@ mod layers;
 mod link;
 mod load;
 mod matrix;
+mod neighbours;
 mod pipes;
 mod protocol;
 mod quarantine;
