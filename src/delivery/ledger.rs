@@ -29,6 +29,7 @@ use slab::Slab;
 pub use crate::delivery::entry::{Ack, Admission, EntryId, Failed, Finished, Message, Quarantined};
 use crate::delivery::publish_queue::{Completed, PublishId, PublisherEnd, QueuedPublish};
 use crate::delivery::publish_queues::{PublishQueues, SetApart};
+use crate::delivery::quarantine::MOST_WAITING;
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
 use crate::delivery::unpublished::Unpublished;
 use crate::protocol::message::Received;
@@ -121,22 +122,28 @@ impl Ledger {
     pub fn has_room(&self) -> bool {
         let most = self.window * QUEUED_PER_MESSAGE;
         self.arrived.len() < self.window
-            && self.entries.len() < most + self.queues.quarantined()
+            && self.entries.len() < most + self.room_of_quarantine()
             && self.queues.direct_len() < most
             && self.bytes < BYTES_UNDER_WAY
+    }
+
+    /// Entries that do not count, because they wait in quarantine: so that it takes no room of
+    /// others, and grows no further than it may.
+    fn room_of_quarantine(&self) -> usize {
+        self.queues.quarantined().min(MOST_WAITING)
     }
 
     /// Whether another message may come in of which only the delivery log keeps what it leads to.
     pub fn has_room_for_logged(&self) -> bool {
         let most = 2 * self.window * QUEUED_PER_MESSAGE;
         self.arrived.len() < self.window
-            && self.entries.len() < most + self.queues.quarantined()
+            && self.entries.len() < most + self.room_of_quarantine()
             && self.bytes < 2 * BYTES_UNDER_WAY
     }
 
     /// How many messages may be read from the delivery log.
     pub fn room_for_read(&self) -> usize {
-        let most = self.window * QUEUED_PER_MESSAGE + self.queues.quarantined();
+        let most = self.window * QUEUED_PER_MESSAGE + self.room_of_quarantine();
         match self.bytes < BYTES_UNDER_WAY / 2 {
             true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
             false => 0,

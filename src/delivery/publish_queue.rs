@@ -324,7 +324,7 @@ impl PublishQueue {
     pub(super) fn suspects(
         &self,
         timeout: Duration,
-        patience: Duration,
+        patience: Option<Duration>,
         progress: Option<Instant>,
         now: Instant,
     ) -> HashSet<String> {
@@ -336,7 +336,7 @@ impl PublishQueue {
                 State::Waiting | State::Moved => {}
                 State::Done => is_overtaken = true,
                 State::InFlight(sent) => {
-                    let waits_long = now >= sent + patience.min(timeout)
+                    let waits_long = patience.is_some_and(|time| now >= sent + time.min(timeout))
                         || later >= PUBLISHES_PER_ROUND * self.numbered;
                     if (is_overtaken && waits_long) || is_overdue(sent, timeout, progress, now) {
                         topics.insert(slot.queued.publish.topic.as_str().to_owned());

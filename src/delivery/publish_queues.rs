@@ -23,6 +23,13 @@ const OVERTAKEN_FOR: Duration = Duration::from_secs(2);
 /// users are seconds behind those of others, and a publish that is moved too early arrives twice.
 const SLOWER_THAN_OTHERS: u32 = 4;
 
+/// The broker confirms publishes at present if it confirmed one in this time: two ticks.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// How long the broker must have done so without a pause, before publishes are given up because too
+/// many wait in quarantine: what came together there in the pause may pass.
+pub(super) const STEADY: Duration = Duration::from_secs(10);
+
 /// Bulk copies that may wait in their queue before no more are made: a few steps, so that the queue
 /// does not run dry.
 const BULK_QUEUED: usize = 4 * STEP;
@@ -49,6 +56,10 @@ pub(super) struct PublishQueues {
     progress: Option<Instant>,
     /// Whether it has since the last tick.
     has_progressed: bool,
+    /// When it did so for the first time after a pause as long as a publish may be unconfirmed.
+    resumed: Option<Instant>,
+    /// Since when it has done so all the time, but for times in which nothing was in flight.
+    steady_since: Option<Instant>,
     /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
     slowest: Duration,
     /// Publishes that have been moved to quarantine since the last tick.
@@ -67,6 +78,8 @@ impl PublishQueues {
             quarantine: Quarantine::default(),
             progress: None,
             has_progressed: false,
+            resumed: None,
+            steady_since: None,
             slowest: Duration::ZERO,
             moved: 0,
             confirmed: 0,
@@ -197,9 +210,32 @@ impl PublishQueues {
         }
     }
 
-    /// How long a publish may be unconfirmed although others overtake it. To be called at each
-    /// tick.
-    fn patience(&mut self, now: Instant) -> Duration {
+    fn note_progress(&mut self, timeout: Duration, now: Instant) {
+        if std::mem::take(&mut self.has_progressed) {
+            if self.progress.is_none_or(|at| now >= at + timeout) {
+                self.resumed = Some(now);
+            }
+            self.progress = Some(now);
+            self.steady_since.get_or_insert(now);
+        } else if self.oldest_in_flight().is_some() && !self.progresses(now) {
+            self.steady_since = None;
+        }
+    }
+
+    /// Whether the broker confirms publishes at present.
+    fn progresses(&self, now: Instant) -> bool {
+        self.progress.is_some_and(|at| now <= at + PROGRESS)
+    }
+
+    fn oldest_in_flight(&self) -> Option<Instant> {
+        let queues = self.queues.iter();
+        let queues = queues.filter_map(PublishQueue::oldest_in_flight);
+        queues.chain(self.quarantine.oldest_in_flight()).min()
+    }
+
+    /// How long a publish may be unconfirmed although others overtake it; `None` while the broker
+    /// confirms nothing: those that overtook it were confirmed before. To be called at each tick.
+    fn patience(&mut self, now: Instant) -> Option<Duration> {
         let answered = self
             .queues
             .iter_mut()
@@ -209,17 +245,14 @@ impl PublishQueues {
             .max();
         let before = self.slowest - self.slowest / 10;
         self.slowest = slowest.unwrap_or_default().max(before);
-        OVERTAKEN_FOR.max(self.slowest * SLOWER_THAN_OTHERS)
+        let patience = OVERTAKEN_FOR.max(self.slowest * SLOWER_THAN_OTHERS);
+        self.progresses(now).then_some(patience)
     }
 
     /// Whether it is to be found out if the broker takes any publish: one has been in flight for
     /// half its time, and none was confirmed lately.
     fn wants_canary(&self, timeout: Duration, now: Instant) -> bool {
-        let direct = self
-            .queues
-            .iter()
-            .filter_map(PublishQueue::oldest_in_flight);
-        let oldest = direct.chain(self.quarantine.oldest_in_flight()).min();
+        let oldest = self.oldest_in_flight();
         let is_late = oldest.is_some_and(|sent| now >= sent + timeout / 2);
         let is_silent = self
             .progress
@@ -236,19 +269,24 @@ impl PublishQueues {
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
-        if std::mem::take(&mut self.has_progressed) {
-            self.progress = Some(now);
-        }
+        self.note_progress(timeout, now);
         let patience = self.patience(now);
+        // What was in flight during a pause has some time to be confirmed after it.
+        let has_resumed = |at| now >= at + OVERTAKEN_FOR;
+        let progress = self
+            .progress
+            .filter(|_| self.resumed.is_some_and(has_resumed));
         for number in 0..self.queues.len() {
-            let suspects = self.queues[number].suspects(timeout, patience, self.progress, now);
+            let suspects = self.queues[number].suspects(timeout, patience, progress, now);
             self.quarantine(&suspects, Suspicion::Unconfirmed);
         }
         self.quarantine.forget(now);
-        let progress = self.progress;
         let overdue = self.quarantine.take_back_overdue(timeout, progress, now);
         let replace = overdue.is_some().then(|| self.quarantine_number());
-        let surplus = self.quarantine.surplus();
+        let is_steady = |since| now >= since + STEADY;
+        let surplus = self
+            .quarantine
+            .surplus(self.steady_since.is_some_and(is_steady));
         let given_up = overdue.into_iter().flatten().chain(surplus);
         let given_up = given_up
             .map(|sequence| self.in_quarantine(sequence))

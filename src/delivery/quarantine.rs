@@ -23,7 +23,7 @@ const TRIES: u8 = 10;
 /// A time-out weighs less, because it may be the broker's own trouble.
 const TRIES_PER_CLOSED: u8 = 4;
 /// Publishes that may wait here: of more, the oldest to the topic with the most are given up.
-const MOST_WAITING: usize = 1_000;
+pub(super) const MOST_WAITING: usize = 1_000;
 /// Payload bytes that may wait here, a part of what may be under way at all: so that nobody fills
 /// that with what goes to one topic.
 const MOST_BYTES: usize = 8 << 20;
@@ -153,8 +153,9 @@ impl Quarantine {
         self.topics.values().filter_map(|topic| topic.sent).min()
     }
 
-    /// The sequence numbers of publishes to give up because too much waits.
-    pub(super) fn surplus(&self) -> Vec<u64> {
+    /// The sequence numbers of publishes to give up because too much waits. Unless the broker is
+    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed.
+    pub(super) fn surplus(&self, is_steady: bool) -> Vec<u64> {
         let mut publishes = self.len().saturating_sub(MOST_WAITING);
         let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
         if publishes == 0 && bytes == 0 {
@@ -164,7 +165,8 @@ impl Quarantine {
             0 => topic.waiting.len(),
             1.. => topic.waiting.iter().map(Suspect::payload_bytes).sum(),
         };
-        let mut topics: Vec<&Topic> = self.topics.values().collect();
+        let may_go = |topic: &&Topic| is_steady || topic.failed > 0;
+        let mut topics: Vec<&Topic> = self.topics.values().filter(may_go).collect();
         topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
         let mut given_up = vec![];
         for suspect in topics.into_iter().flat_map(|topic| &topic.waiting) {
