@@ -63,7 +63,7 @@ impl Connector {
 
     /// Connects, and tries the other version of MQTT at once where that may help.
     pub(super) async fn connect(&self, receive_maximum: u16) -> Result<LiveConnection, LinkError> {
-        let credentials = self.settings.credentials.read(Clock.now().wall);
+        let credentials = self.settings.credentials.read(Clock.wall_as_set());
         let credentials = credentials
             .map_err(|error| LinkError::new(Cause::BadCredentials, error.to_string()))?;
         let protocol = self.version.protocol();
@@ -167,7 +167,7 @@ impl Connector {
         if !may_be_age {
             return error;
         }
-        match self.settings.credentials.token_expired(Clock.now().wall) {
+        match self.settings.credentials.token_expired(Clock.wall_as_set()) {
             Some(expired) => LinkError::new(Cause::Expired, format!("{}: {expired}", error.text)),
             None => error,
         }

@@ -90,8 +90,8 @@ impl Link {
     fn outlook(&self, error: &LinkError) -> Outlook {
         let credentials = &self.connector.settings.credentials;
         // A refused token that was replaced meanwhile is worth trying at once.
-        let is_replaced =
-            error.cause == Cause::Expired && credentials.token_expired(Clock.now().wall).is_none();
+        let is_replaced = error.cause == Cause::Expired
+            && credentials.token_expired(Clock.wall_as_set()).is_none();
         if error.is_permanent() && !is_replaced {
             Outlook::NeedsOperator
         } else {
@@ -106,7 +106,7 @@ impl Link {
         let Some(ends) = token_ends.filter(|_| credentials.can_renew()) else {
             return std::future::pending().await;
         };
-        let now = Clock.now().wall.as_millis();
+        let now = Clock.wall_as_set().as_millis();
         let left = Duration::from_millis(ends.as_millis().saturating_sub(now));
         tokio::time::sleep(left / 5 * 4).await;
         while !credentials.is_renewed(ends) {

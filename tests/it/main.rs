@@ -16,6 +16,7 @@
 
 mod bed;
 mod cli;
+mod clock;
 mod decision;
 mod delivery_log;
 mod dots;
