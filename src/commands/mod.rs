@@ -94,11 +94,14 @@ fn report(error: &anyhow::Error, out: Output) -> ExitCode {
 /// One thread carries a message all the way: with two connections and a few microseconds of work a
 /// message, passing messages between threads costs more than it gains.
 fn in_runtime<F: Future<Output = anyhow::Result<ExitCode>>>(body: F) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
-        .block_on(body)
+        .context("cannot start the runtime")?;
+    let ended = runtime.block_on(body);
+    // A name that is being looked up would hold up the end of the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Logs errors only, unless the settings ask for more: the result is what the command prints.

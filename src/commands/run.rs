@@ -84,7 +84,7 @@ pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<
         }
         never = print_ready(&config, ready_rx, out) => match never {},
         never = reread(&config.rules.policy_file, &policy_tx, hangup) => match never {},
-        never = signals.stop(&stop) => match never {},
+        () = signals.stop(&stop) => Ok(ExitCode::FAILURE),
     }
 }
 
@@ -123,13 +123,12 @@ impl Signals {
         }
     }
 
-    /// Stops the observer at the first signal, and ends the process at the second: whoever sends
-    /// two does not want to wait for what is under way.
-    async fn stop(mut self, stop: &CancellationToken) -> Infallible {
+    /// Stops the observer at the first signal, and returns at the second: whoever sends two does not
+    /// want to wait for what is under way.
+    async fn stop(mut self, stop: &CancellationToken) {
         self.next().await;
         stop.cancel();
         self.next().await;
-        std::process::exit(1)
     }
 }
 

@@ -68,6 +68,11 @@ impl Observer {
         while !self.ledger.is_empty() || self.webhooks.holds_up_stop(self.processing.is_busy()) {
             tokio::select! {
                 biased;
+                () = sleep_until(deadline) => break,
+                _ = ticks.tick() => {
+                    self.tick();
+                    self.report(0);
+                }
                 Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
                 event = self.processing.next() => {
                     if self.handle_processor(event).is_err() {
@@ -83,11 +88,6 @@ impl Observer {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
                 Some(event) = inputs.session.recv_any() => discarded += self.discard(event),
-                _ = ticks.tick() => {
-                    self.tick();
-                    self.report(0);
-                }
-                () = sleep_until(deadline) => break,
             }
             self.act();
         }
@@ -130,6 +130,7 @@ impl Observer {
         while self.ledger.unconfirmed() > others {
             tokio::select! {
                 biased;
+                () = sleep_until(deadline) => break,
                 Some(event) = inputs.publisher_rx.recv() => self.handle_publisher(event),
                 event = self.processing.next() => {
                     if self.handle_processor(event).is_err() {
@@ -137,7 +138,6 @@ impl Observer {
                     }
                 }
                 Some(event) = inputs.session.recv_any() => discarded += self.discard(event),
-                () = sleep_until(deadline) => break,
             }
             self.act();
         }
