@@ -23,7 +23,13 @@ struct VersionState {
     is_settled: bool,
     /// The broker has answered a CONNECT of version 5.
     speaks_5: bool,
+    /// CONNECTs in a row that the broker has not answered at all.
+    unanswered: u32,
 }
+
+/// CONNECTs without an answer, after which the versions take turns: some brokers do not answer a
+/// version 5 CONNECT (seen on amqtt).
+const UNANSWERED: u32 = 2;
 
 impl VersionChooser {
     /// Begins with version 5, unless `fixed` demands another.
@@ -34,6 +40,7 @@ impl VersionChooser {
                 protocol: Protocol::V5,
                 is_settled: false,
                 speaks_5: false,
+                unanswered: 0,
             }),
         }
     }
@@ -58,8 +65,8 @@ impl VersionChooser {
     /// that may help.
     ///
     /// RabbitMQ before 3.13 closes the socket on a version 5 CONNECT, and other brokers answer in a
-    /// form that version 5 does not know. No answer at all tells nothing: a broker under a memory
-    /// alarm gives none.
+    /// form that version 5 does not know. No answer at all tells little: a broker under a memory
+    /// alarm gives none. So the versions take turns then, after pauses.
     pub(super) fn handle_failure(&self, protocol: Protocol, error: &LinkError) -> Option<Protocol> {
         match error.cause {
             Cause::BadCredentials
@@ -71,6 +78,7 @@ impl VersionChooser {
             }
             Cause::ProtocolVersion | Cause::Closed | Cause::Other => {
                 let mut state = self.state();
+                state.unanswered = 0;
                 if state.is_settled || self.fixed.is_some() {
                     return None;
                 }
@@ -78,9 +86,16 @@ impl VersionChooser {
                 // After 3.1.1 has failed, too, version 5 is tried again, but not at once.
                 (protocol == Protocol::V5).then_some(state.protocol)
             }
+            Cause::TimedOut => {
+                let mut state = self.state();
+                state.unanswered += 1;
+                if state.unanswered >= UNANSWERED && !state.is_settled && self.fixed.is_none() {
+                    state.protocol = other(protocol);
+                }
+                None
+            }
             Cause::Unreachable
             | Cause::Tls
-            | Cause::TimedOut
             | Cause::TakenOver
             | Cause::Expired
             | Cause::Renewed
@@ -126,6 +141,27 @@ mod tests {
         // Both fail: the broker may be starting, so version 5 gets its turn again, after a pause.
         assert_eq!(version.handle_failure(Protocol::V311, &closed), None);
         assert_eq!(version.protocol(), Protocol::V5);
+    }
+
+    #[test]
+    fn where_nobody_answers_the_versions_take_turns() {
+        let version = VersionChooser::new(None);
+        let silent = failure(Cause::TimedOut);
+        let mut tried = vec![];
+        for _ in 0..5 {
+            tried.push(version.protocol());
+            assert_eq!(version.handle_failure(version.protocol(), &silent), None);
+        }
+        let (v5, v3) = (Protocol::V5, Protocol::V311);
+        assert_eq!(tried, [v5, v5, v3, v5, v3]);
+        let settled = VersionChooser::new(None);
+        settled.handle_answer(v5);
+        for version in [settled, VersionChooser::new(Some(v5))] {
+            for _ in 0..5 {
+                version.handle_failure(v5, &silent);
+            }
+            assert_eq!(version.protocol(), v5);
+        }
     }
 
     #[test]

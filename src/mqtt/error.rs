@@ -150,6 +150,20 @@ pub(super) fn timed_out() -> LinkError {
     LinkError::new(Cause::TimedOut, TIMED_OUT)
 }
 
+/// The crate's own text holds the packet, topic and all: nobody's identifiers belong in the log.
+pub(super) fn not_connack() -> LinkError {
+    LinkError::new(
+        Cause::Other,
+        "the broker sent another packet before CONNACK",
+    )
+}
+
+/// SUBACK refuses a filter with a code that only MQTT 5 knows (seen on ejabberd).
+pub(super) fn filter_refused(code: u8) -> LinkError {
+    let text = format!("the broker refused a filter in SUBACK (code {code})");
+    LinkError::new(Cause::NotAuthorized, text)
+}
+
 pub(super) fn no_ping() -> LinkError {
     LinkError::new(Cause::TimedOut, NO_PING)
 }

@@ -210,6 +210,10 @@ fn link_error(error: ConnectionError, phase: Phase) -> LinkError {
         ConnectionError::MqttState(StateError::Deserialization(PacketError::TopicNotUtf8)) => {
             LinkError::new(Cause::Undecodable, TOPIC_NOT_UTF8)
         }
+        ConnectionError::MqttState(StateError::Deserialization(
+            PacketError::InvalidSubscribeReasonCode(code),
+        )) => error::filter_refused(code),
+        ConnectionError::NotConnAck(_) => error::not_connack(),
         other => LinkError::new(Cause::Other, other.to_string()),
     }
 }
@@ -222,5 +226,20 @@ fn refusal_cause(code: ConnectReturnCode) -> Cause {
         ConnectReturnCode::BadClientId => Cause::BadClientId,
         ConnectReturnCode::ServiceUnavailable => Cause::Unavailable,
         ConnectReturnCode::Success => Cause::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::{Packet, Publish, QoS};
+
+    use super::*;
+
+    #[test]
+    fn what_comes_before_connack_is_not_printed() {
+        let early = Publish::new("apps/a/users/bob/x", QoS::AtLeastOnce, "hi");
+        let error = ConnectionError::NotConnAck(Packet::Publish(early));
+        let error = link_error(error, Phase::Connecting);
+        assert_eq!(error.text, "the broker sent another packet before CONNACK");
     }
 }

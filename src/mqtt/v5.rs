@@ -252,6 +252,7 @@ fn link_error(error: ConnectionError, phase: Phase) -> LinkError {
         ConnectionError::MqttState(StateError::Deserialization(PacketError::TopicNotUtf8)) => {
             LinkError::new(Cause::Undecodable, PROPERTY_NOT_UTF8)
         }
+        ConnectionError::NotConnAck(_) => error::not_connack(),
         other => LinkError::new(Cause::Other, other.to_string()),
     }
 }
