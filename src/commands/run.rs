@@ -123,8 +123,8 @@ impl Signals {
         }
     }
 
-    /// Stops the observer at the first signal, and returns at the second: whoever sends two does not
-    /// want to wait for what is under way.
+    /// Stops the observer at the first signal, and returns at the second: whoever sends two does
+    /// not want to wait for what is under way.
     async fn stop(mut self, stop: &CancellationToken) {
         self.next().await;
         stop.cancel();

@@ -68,7 +68,7 @@ pub(super) fn check_loops(read: &[&Template], published: &[Template]) -> Result<
 pub(super) fn split_templates(read: &[&Template], published: &[Template]) -> Vec<Template> {
     let mut splits: Vec<Template> = Vec::new();
     for template in read {
-        for name in [Name::InboxOf, Name::ConversWith] {
+        for name in [Name::InboxOf, Name::ConversWith, Name::ClientId] {
             let Some(split) = template.split_at(name) else {
                 continue;
             };

@@ -638,6 +638,21 @@ fn named_in(text: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// RabbitMQ turns the "." of a client identifier into a level break, so nobody would come online.
+#[test]
+fn presence_of_a_client_with_a_dot_is_refused_where_it_becomes_a_level_break() {
+    for broker in [Broker::Rabbit3, Broker::Rabbit4] {
+        let _shared = broker.shared();
+        let observer = Named::start(broker, &[]);
+        let mut operator = observer.operator();
+        let topic = format!("apps/{}/users/u00/presence/u00.phone", observer.app);
+        operator
+            .publish_confirmed(topic, r#"{"connected":true}"#)
+            .unwrap();
+        observer.counts(r#"observer_messages_refused_total{reason="unroutable"} 1"#);
+    }
+}
+
 #[test]
 fn dashboard_and_alerts_name_metrics_that_there_are() {
     let _shared = Broker::Mosquitto.shared();
