@@ -1,8 +1,9 @@
 //! Messages a second through the observer, without and with its store, beside those of a null
 //! forwarder on the same broker in the same run: `scripts/bench`.
 //!
-//! The null forwarder has the same connections and the same order of things (two copies,
-//! acknowledged when both are confirmed), but parses nothing and checks nothing. Rounds alternate,
+//! The null forwarder has the same connections, a persistent session among them (RabbitMQ writes to
+//! the disk what waits in one), and the same order of things (two copies, acknowledged when both
+//! are confirmed), but parses nothing and checks nothing. Rounds alternate,
 //! so that a noisy machine is noisy for both; the ratio of medians counts.
 
 #![expect(
@@ -232,7 +233,10 @@ fn null_forwarder(port: u16) {
             events.set_network_options(network);
             (client, events)
         };
-        let (acks, mut session) = connect("null-forwarder", true);
+        // Deletes the session of the previous run.
+        let login = (LOGIN.0.to_owned(), LOGIN.1.to_owned());
+        drop(Wire::connect(port, "null-forwarder", &login, true).unwrap());
+        let (acks, mut session) = connect("null-forwarder", false);
         let (publishes, mut publisher) = connect("null-forwarder-pub", true);
         let (confirmed_tx, mut confirmed_rx) = tokio::sync::mpsc::unbounded_channel::<()>();
         let (delivered_tx, mut delivered_rx) = tokio::sync::mpsc::unbounded_channel::<Publish>();
