@@ -48,6 +48,19 @@ pub enum StoreError {
         /// The latest version that this program knows.
         known: i64,
     },
+    /// An earlier version has made it, and may be running.
+    #[error(
+        "{path} has schema {found}, made by an earlier version: start the observer of this version \
+         once, which brings it up to {known}"
+    )]
+    Older {
+        /// The file of the database.
+        path: PathBuf,
+        /// The version of its schema.
+        found: i64,
+        /// The version that this program needs.
+        known: i64,
+    },
     /// The same may work later: the disk is full, say, or another process holds the lock.
     #[error(transparent)]
     Transient(Cause),

@@ -122,8 +122,8 @@ impl SqliteStore {
             (StoreLocation::Memory, _) => Connection::in_memory().map_err(open)?,
             (StoreLocation::File(_), Access::Exclusive) => {
                 file::make_directory(&path)?;
-                lock = Some(file::lock(&path)?);
                 file::make_private(&path)?;
+                lock = Some(file::lock(&path)?);
                 Connection::open(&path).map_err(open)?
             }
             (StoreLocation::File(_), Access::Shared) if !path.exists() => {
@@ -133,7 +133,7 @@ impl SqliteStore {
                 Connection::open_shared(&path).map_err(open)?
             }
         };
-        schema::migrate(&connection, &path)?;
+        schema::migrate(&connection, &path, access)?;
         if access == Access::Exclusive {
             let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
             presence::make_unfinished_due(&connection, &acknowledged)?;

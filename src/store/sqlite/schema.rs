@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Result;
 
 use super::connection::{Connection, statements};
-use crate::store::StoreError;
+use crate::store::{Access, StoreError};
 
 /// The migrations, in order. The database's `user_version` is the number of those applied.
 pub(super) const MIGRATIONS: [&str; 4] = [
@@ -23,8 +23,13 @@ statements! {
     COUNT_TABLES may scan "the schema has a few rows" = "SELECT count(*) FROM sqlite_schema";
 }
 
-/// Brings the schema up to date.
-pub(super) fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Brings the schema up to date. A command does not: the observer that has the store may be of an
+/// earlier version, which would not know the schema any more.
+pub(super) fn migrate(
+    connection: &Connection,
+    path: &Path,
+    access: Access,
+) -> Result<(), StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).expect("a few migrations");
     let found: i64 = connection.pragma("user_version")?;
     if found > known {
@@ -37,6 +42,13 @@ pub(super) fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreE
     let tables: i64 = connection.row(&COUNT_TABLES, [], |row| row.get(0))?;
     if tables > 0 && connection.pragma::<i32>("application_id")? != APPLICATION_ID {
         return Err(StoreError::Foreign(path.to_owned()));
+    }
+    if access == Access::Shared && found < known {
+        return Err(StoreError::Older {
+            path: path.to_owned(),
+            found,
+            known,
+        });
     }
     if tables == 0 {
         // Before the first table is made: it cannot be changed later.

@@ -85,8 +85,12 @@ fn a_store_is_private_and_used_by_one_observer_at_a_time() {
         let mode = std::fs::metadata(&file).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file:?}");
     }
-    let error = open_file(&path).unwrap_err();
-    assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for path in [&path, &link] {
+        let error = open_file(path).unwrap_err();
+        assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    }
     assert!(
         administer(&path).is_ok(),
         "commands may look at it meanwhile"
@@ -140,6 +144,12 @@ fn a_store_of_an_earlier_version_is_brought_up_to_date() {
     old.execute("INSERT INTO block VALUES ('a', 'bob', 'alice')", [])
         .unwrap();
     drop(old);
+    // A command leaves it as it is: an observer of that version may be running.
+    let said = administer(&path).map(drop).unwrap_err().to_string();
+    assert!(
+        said.contains("has schema 1, made by an earlier version"),
+        "{said}"
+    );
     drop(open_file(&path).unwrap());
     let mut store = administer(&path).unwrap();
     let now = UnixMillis::new(NOW);
