@@ -177,6 +177,13 @@ impl PublishQueue {
         open.map(|slot| slot.queued.bytes).sum()
     }
 
+    /// Whether nothing more may go out until something is confirmed.
+    pub(super) fn is_full(&self) -> bool {
+        self.in_flight > 0
+            && (self.in_flight + self.moved.len() >= self.limit
+                || self.in_flight_bytes >= BYTES_IN_FLIGHT)
+    }
+
     /// When the publish was sent that is in flight for the longest time.
     pub(super) fn oldest_in_flight(&self) -> Option<Instant> {
         match self.slots.front()?.state {
@@ -330,6 +337,11 @@ impl PublishQueue {
     ) -> HashSet<String> {
         let mut is_overtaken = false;
         let mut topics = HashSet::new();
+        // Nothing can overtake where nothing more goes out: what is confirmed elsewhere counts.
+        let is_passed = |sent| {
+            let passed = patience.zip(progress);
+            self.is_full() && passed.is_some_and(|(time, at)| at >= sent + time.min(timeout))
+        };
         let handed_out = self.slots.range(..self.handed_out.min(self.slots.len()));
         for (later, slot) in handed_out.rev().enumerate() {
             match slot.state {
@@ -338,7 +350,8 @@ impl PublishQueue {
                 State::InFlight(sent) => {
                     let waits_long = patience.is_some_and(|time| now >= sent + time.min(timeout))
                         || later >= PUBLISHES_PER_ROUND * self.numbered;
-                    if (is_overtaken && waits_long) || is_overdue(sent, timeout, progress, now) {
+                    let is_stuck = (is_overtaken && waits_long) || is_passed(sent);
+                    if is_stuck || is_overdue(sent, timeout, progress, now) {
                         topics.insert(slot.queued.publish.topic.as_str().to_owned());
                     }
                 }

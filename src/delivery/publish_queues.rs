@@ -26,6 +26,9 @@ const SLOWER_THAN_OTHERS: u32 = 4;
 /// The broker confirms publishes at present if it confirmed one in this time: two ticks.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// If it has confirmed nothing for longer, that was a pause.
+const PAUSE: Duration = Duration::from_secs(3);
+
 /// How long the broker must have done so without a pause, before publishes are given up because too
 /// many wait in quarantine: what came together there in the pause may pass.
 pub(super) const STEADY: Duration = Duration::from_secs(10);
@@ -56,8 +59,9 @@ pub(super) struct PublishQueues {
     progress: Option<Instant>,
     /// Whether it has since the last tick.
     has_progressed: bool,
-    /// When it did so for the first time after a pause as long as a publish may be unconfirmed.
+    /// When it did so for the first time after a pause.
     resumed: Option<Instant>,
+    last_tick: Option<Instant>,
     /// Since when it has done so all the time, but for times in which nothing was in flight.
     steady_since: Option<Instant>,
     /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
@@ -79,6 +83,7 @@ impl PublishQueues {
             progress: None,
             has_progressed: false,
             resumed: None,
+            last_tick: None,
             steady_since: None,
             slowest: Duration::ZERO,
             moved: 0,
@@ -210,9 +215,12 @@ impl PublishQueues {
         }
     }
 
-    fn note_progress(&mut self, timeout: Duration, now: Instant) {
+    fn note_progress(&mut self, now: Instant) {
+        // The process may have been stopped: what was confirmed meanwhile is not read yet.
+        let last_tick = self.last_tick.replace(now);
+        let is_late = last_tick.is_some_and(|at| now >= at + PAUSE);
         if std::mem::take(&mut self.has_progressed) {
-            if self.progress.is_none_or(|at| now >= at + timeout) {
+            if is_late || self.progress.is_none_or(|at| now >= at + PAUSE) {
                 self.resumed = Some(now);
             }
             self.progress = Some(now);
@@ -252,11 +260,15 @@ impl PublishQueues {
     /// Whether it is to be found out if the broker takes any publish: one has been in flight for
     /// half its time, and none was confirmed lately.
     fn wants_canary(&self, timeout: Duration, now: Instant) -> bool {
-        let oldest = self.oldest_in_flight();
-        let is_late = oldest.is_some_and(|sent| now >= sent + timeout / 2);
-        let is_silent = self
-            .progress
-            .is_none_or(|progress| now >= progress + timeout / 4);
+        // Where nothing more can go out, others wait.
+        let (late, silent) = match self.queues.iter().any(PublishQueue::is_full) {
+            true => (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4)),
+            false => (timeout / 2, timeout / 4),
+        };
+        let is_late = self
+            .oldest_in_flight()
+            .is_some_and(|sent| now >= sent + late);
+        let is_silent = self.progress.is_none_or(|at| now >= at + silent);
         is_late && is_silent && !self.quarantine.has_canary()
     }
 
@@ -269,13 +281,15 @@ impl PublishQueues {
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
-        self.note_progress(timeout, now);
+        self.note_progress(now);
         let patience = self.patience(now);
+        // A broker that is slow with all is not to be left because of that.
+        let timeout = timeout.max(self.slowest * SLOWER_THAN_OTHERS / 2);
         // What was in flight during a pause has some time to be confirmed after it.
         let has_resumed = |at| now >= at + OVERTAKEN_FOR;
-        let progress = self
-            .progress
-            .filter(|_| self.resumed.is_some_and(has_resumed));
+        let has_resumed = self.resumed.is_some_and(has_resumed);
+        let progress = self.progress.filter(|_| has_resumed);
+        let patience = patience.filter(|_| has_resumed);
         for number in 0..self.queues.len() {
             let suspects = self.queues[number].suspects(timeout, patience, progress, now);
             self.quarantine(&suspects, Suspicion::Unconfirmed);

@@ -188,7 +188,11 @@ impl Quarantine {
     /// The connection is gone. Returns the sequence number of a publish to give up, if there is
     /// one.
     pub(super) fn handle_down(&mut self, end: PublisherEnd) -> Option<u64> {
-        let was_alone = self.in_flight == 1;
+        let has_canary = self
+            .canary
+            .as_ref()
+            .is_some_and(|canary| canary.is_in_flight);
+        let was_alone = self.in_flight == 1 && !has_canary;
         let mut given_up = None;
         for (name, topic) in &mut self.topics {
             if topic.sent.take().is_none() {
@@ -230,6 +234,11 @@ impl Quarantine {
         let allowed = if one_at_a_time { 1 } else { self.limit };
         if self.in_flight >= allowed.min(self.limit) {
             return None;
+        }
+        let is_first = |name: &String| self.topics.get(name).is_some_and(waits_alone);
+        // What goes alone shows at once what it is: others wait for it, and not it for them.
+        if let Some(at) = self.turns.iter().position(is_first) {
+            self.turns.swap(0, at);
         }
         let name = loop {
             let name = self.turns.pop_front()?;

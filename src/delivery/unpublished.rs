@@ -14,6 +14,8 @@ struct Waiting {
     entries: usize,
     /// Whether the delivery log holds that message.
     logged: bool,
+    /// Whether its publishes were all confirmed once.
+    published: bool,
 }
 
 /// The ids of messages that wait for something.
@@ -45,23 +47,29 @@ impl Unpublished {
 
     /// It waits for nothing any more.
     pub(super) fn finish(&mut self, id: MessageId) {
-        if self.remove(id).is_some_and(|waiting| waiting.logged) {
-            self.published.push(id);
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.published = true;
         }
+        self.remove(id);
     }
 
-    /// It does not wait any more, and is not published: the delivery log keeps it.
+    /// It does not wait any more, and is not published: the delivery log keeps it, unless another
+    /// of the same id was published meanwhile.
     pub(super) fn leave(&mut self, id: MessageId) {
         self.remove(id);
     }
 
-    /// Removes one that waits. Returns what is known of the id if it was the last.
-    fn remove(&mut self, id: MessageId) -> Option<Waiting> {
+    fn remove(&mut self, id: MessageId) {
         let Entry::Occupied(mut waiting) = self.waiting.entry(id) else {
-            return None;
+            return;
         };
         waiting.get_mut().entries -= 1;
-        (waiting.get().entries == 0).then(|| waiting.remove())
+        if waiting.get().entries == 0 {
+            let last = waiting.remove();
+            if last.logged && last.published {
+                self.published.push(id);
+            }
+        }
     }
 
     /// The logged messages whose publishes have all been confirmed since the last call.
@@ -80,5 +88,38 @@ impl Unpublished {
             Some((oldest, _)) => Some(oldest.just_before()),
             None => self.newest,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+    use crate::protocol::message_id::MessageIds;
+    use crate::protocol::time::UnixMillis;
+
+    #[test]
+    fn one_that_came_again_and_is_left_to_the_log_keeps_nothing_in_it() {
+        let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));
+        for finishes_first in [true, false] {
+            let mut unpublished = Unpublished::default();
+            unpublished.insert(id);
+            unpublished.logged(id);
+            unpublished.insert(id);
+            if finishes_first {
+                unpublished.finish(id);
+                unpublished.leave(id);
+            } else {
+                unpublished.leave(id);
+                unpublished.finish(id);
+            }
+            assert_eq!(unpublished.take_published(), [id]);
+        }
+        let mut unpublished = Unpublished::default();
+        unpublished.insert(id);
+        unpublished.logged(id);
+        unpublished.leave(id);
+        assert_eq!(unpublished.take_published(), [], "it is not published");
     }
 }

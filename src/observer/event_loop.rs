@@ -20,7 +20,7 @@ use crate::mqtt::Delivery;
 use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
-use crate::observer::neighbours::{Neighbours, Reaction};
+use crate::observer::neighbours::{GiveWay, Neighbours, Reaction};
 use crate::observer::processing::{Processing, ProcessorEvent};
 use crate::observer::processor::{Decided, Processed};
 use crate::observer::publishers::Publishers;
@@ -58,7 +58,7 @@ pub(crate) struct Observer {
     /// `None`: nobody asks for other observers.
     pub(super) neighbours: Option<Neighbours>,
     /// The observer to which this one gives way.
-    pub(super) gives_way_to: Option<String>,
+    pub(super) gives_way_to: Option<GiveWay>,
     pub(super) health: Health,
 }
 
@@ -140,12 +140,12 @@ impl Observer {
             }
             self.take_more(&mut inputs);
             self.act();
-            if let Some(other) = self.gives_way_to.take() {
-                let had_no_session = self.session.is_new();
+            if let Some(GiveWay { other, takes_all }) = self.gives_way_to.take() {
+                let discards_session = takes_all && self.session.is_new();
                 self.stop(inputs, Duration::ZERO).await;
                 return Err(ObserverError::OtherObserver {
                     other,
-                    had_no_session,
+                    discards_session,
                 });
             }
             self.signal_ready(&mut ready);
@@ -306,17 +306,14 @@ impl Observer {
     /// Takes what an observer on this broker said, this one among them.
     fn handle_hello(&mut self, received: &Received) {
         let now = self.clock.now();
-        let Some(neighbours) = &mut self.neighbours else {
+        let Some(neighbours) = &self.neighbours else {
             return;
         };
-        match neighbours.handle(&received.payload, now.instant) {
-            Reaction::None => {}
-            Reaction::Answer(answer) => {
-                self.publish_own(answer, now);
-                self.ask_for_neighbours();
-            }
-            Reaction::GiveWay(other) => self.gives_way_to = Some(other),
+        let Reaction { says, gives_way_to } = neighbours.handle(&received.payload, now.instant);
+        for said in says {
+            self.publish_own(said, now);
         }
+        self.gives_way_to = gives_way_to.or(self.gives_way_to.take());
     }
 
     /// Asks who else runs, once on each connection.
@@ -453,6 +450,10 @@ impl Observer {
             self.inbound
                 .may_answer(entry, reason, decided.may_answer, ledger, now)
         });
+        if decided.is_known() {
+            let (received, _) = ledger.message(entry);
+            self.inbound.handle_finished(received);
+        }
         if may_answer {
             ledger.leave_to_log(entry);
             self.processing.handle_left(bytes);

@@ -3,7 +3,7 @@
 //! Owns when this one asks for them, and what follows from an answer. Leaves what they say to
 //! [`telemetry::hello`](crate::telemetry::hello).
 
-use std::collections::HashSet;
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,17 +21,29 @@ const TWICE: &str = "another observer on this broker takes the same messages, so
     --allow-other-observers";
 
 /// What is to be done about what another observer said.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reaction {
-    /// Nothing.
-    None,
-    /// Publish this answer.
-    Answer(Publish),
-    /// Give way to that observer.
-    GiveWay(String),
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reaction {
+    /// What to publish: an answer, a question in return.
+    pub says: Vec<Publish>,
+    /// The observer to give way to.
+    pub gives_way_to: Option<GiveWay>,
+}
+
+/// The observer to give way to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GiveWay {
+    /// It, for people.
+    pub other: String,
+    /// Whether it takes every message that this one would.
+    pub takes_all: bool,
 }
 
 /// How this observer stands to others.
+///
+/// Of two, the one that has run for less time gives way. Both must come to the same verdict, so
+/// both judge by the two times of the same exchange: the one in which the observer with the lower
+/// instance has asked. It is judged by that one when the answer comes, and by the other when the
+/// question does.
 pub(super) struct Neighbours {
     me: Hello,
     topic: TopicName,
@@ -40,9 +52,6 @@ pub(super) struct Neighbours {
     allowed: bool,
     /// Whether the question is out on the present connection.
     is_asked: bool,
-    /// Those who asked, by their instances: they were asked in return, so that of two that start at
-    /// once each knows of the other.
-    asked_in_return: HashSet<String>,
 }
 
 impl Neighbours {
@@ -53,7 +62,6 @@ impl Neighbours {
             since,
             allowed,
             is_asked: false,
-            asked_in_return: HashSet::new(),
         }
     }
 
@@ -62,7 +70,7 @@ impl Neighbours {
         self.is_asked = false;
     }
 
-    /// The question, once on each connection, and once for each new observer that asks.
+    /// The question, once on each connection.
     pub(super) fn poll_question(&mut self, now: Instant) -> Option<Publish> {
         if std::mem::replace(&mut self.is_asked, true) {
             return None;
@@ -71,37 +79,64 @@ impl Neighbours {
     }
 
     /// Takes what an observer said.
-    pub(super) fn handle(&mut self, payload: &Bytes, now: Instant) -> Reaction {
+    pub(super) fn handle(&self, payload: &Bytes, now: Instant) -> Reaction {
         let Some(other) = Hello::parse(payload) else {
-            return Reaction::None;
+            return Reaction::default();
         };
         let me = self.me(now);
         if other.instance == me.instance || !me.meets(&other) {
-            return Reaction::None;
+            return Reaction::default();
         }
-        let is_new = now < self.since + GIVES_WAY;
-        if !other.answer {
-            if is_new && self.asked_in_return.insert(other.instance) {
-                self.is_asked = false;
-            }
-            return Reaction::Answer(
-                Hello {
-                    question: other.question,
-                    answer: true,
-                    ..me
-                }
-                .publish(&self.topic),
-            );
+        match other.answers {
+            None => self.handle_question(me, other),
+            // An answer to an earlier process may have waited in the session.
+            Some(_) if other.question != me.question => Reaction::default(),
+            Some(asked_at) if me.instance < other.instance => Reaction {
+                gives_way_to: self.judge(asked_at, other.uptime_ms, &other),
+                ..Reaction::default()
+            },
+            Some(_) => Reaction::default(),
         }
-        // An answer to an earlier process may have waited in the session.
-        if other.question != me.question || self.allowed {
-            return Reaction::None;
+    }
+
+    fn handle_question(&self, me: Hello, other: Hello) -> Reaction {
+        let answer = Hello {
+            question: other.question.clone(),
+            answers: Some(other.uptime_ms),
+            ..me.clone()
+        };
+        let mut says = vec![answer.publish(&self.topic)];
+        let mut gives_way_to = None;
+        if other.instance < me.instance {
+            gives_way_to = self.judge(me.uptime_ms, other.uptime_ms, &other);
+        } else if !other.in_return {
+            let question = Hello {
+                in_return: true,
+                ..me
+            };
+            says.push(question.publish(&self.topic));
         }
-        if is_new && me.gives_way_to(&other) {
-            return Reaction::GiveWay(other.describe());
+        Reaction { says, gives_way_to }
+    }
+
+    /// The other observer, if this one has to give way to it.
+    fn judge(&self, my_uptime: u64, its_uptime: u64, other: &Hello) -> Option<GiveWay> {
+        if self.allowed {
+            return None;
+        }
+        let is_younger = match my_uptime.cmp(&its_uptime) {
+            Ordering::Less => true,
+            Ordering::Equal => self.me.instance < other.instance,
+            Ordering::Greater => false,
+        };
+        if is_younger && Duration::from_millis(my_uptime) < GIVES_WAY {
+            return Some(GiveWay {
+                other: other.describe(),
+                takes_all: other.covers(&self.me),
+            });
         }
         warn!(other = other.describe(), "{TWICE}");
-        Reaction::None
+        None
     }
 
     fn me(&self, now: Instant) -> Hello {
@@ -121,8 +156,8 @@ impl Neighbours {
 mod tests {
     use super::*;
 
-    fn hello(instance: &str) -> Hello {
-        Hello {
+    fn neighbours(instance: &str, since: Instant, allowed: bool) -> Neighbours {
+        let me = Hello {
             name: "observer".to_owned(),
             instance: instance.to_owned(),
             version: "1".to_owned(),
@@ -130,88 +165,102 @@ mod tests {
             apps: vec![],
             outgoing: vec!["x".to_owned()],
             question: format!("of {instance}"),
-            answer: false,
-        }
-    }
-
-    fn neighbours(instance: &str, since: Instant, allowed: bool) -> Neighbours {
+            answers: None,
+            in_return: false,
+        };
         let topic = TopicName::parse("observer/observer/hello").unwrap();
-        Neighbours::new(hello(instance), topic, allowed, since)
+        Neighbours::new(me, topic, allowed, since)
     }
 
-    fn answer(reaction: Reaction) -> Bytes {
-        match reaction {
-            Reaction::Answer(publish) => publish.payload,
-            other @ (Reaction::None | Reaction::GiveWay(_)) => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_newcomer_asks_is_answered_and_gives_way() {
-        let start = Instant::now();
-        let later = start + Duration::from_secs(60);
-        let mut old = neighbours("old", start, false);
-        for (allowed, gives_way) in [(false, true), (true, false)] {
-            let mut new = neighbours("new", later, allowed);
-            let question = new.poll_question(later).unwrap();
-            assert!(new.poll_question(later).is_none(), "once a connection");
-            assert_eq!(
-                new.handle(&question.payload, later),
-                Reaction::None,
-                "its own"
-            );
-            let answer = answer(old.handle(&question.payload, later));
-            assert_eq!(
-                old.handle(&answer, later),
-                Reaction::None,
-                "not its question"
-            );
-            match new.handle(&answer, later) {
-                Reaction::GiveWay(other) => assert!(gives_way && other.contains("old"), "{other}"),
-                other @ (Reaction::None | Reaction::Answer(_)) => {
-                    assert!(!gives_way && other == Reaction::None, "{other:?}");
+    /// Whatever one of them says reaches both after `delay`, until nobody says anything. Returns
+    /// which of them give way.
+    fn talk(pair: &mut [Neighbours; 2], asks: &[usize], at: Instant, delay: Duration) -> [bool; 2] {
+        let mut said: Vec<_> = asks
+            .iter()
+            .map(|n| pair[*n].poll_question(at).unwrap())
+            .collect();
+        let (mut now, mut gives_way) = (at, [false; 2]);
+        for _ in 0..10 {
+            now += delay;
+            let mut says = vec![];
+            for publish in said.drain(..) {
+                for (one, gives_way) in pair.iter().zip(&mut gives_way) {
+                    let reaction = one.handle(&publish.payload, now);
+                    says.extend(reaction.says);
+                    *gives_way |= reaction.gives_way_to.is_some();
                 }
             }
-            new.handle_session_up();
-            assert!(new.poll_question(later).is_some());
+            said = says;
+        }
+        assert!(said.is_empty(), "they talk for ever");
+        gives_way
+    }
+
+    #[test]
+    fn a_newcomer_gives_way_whatever_its_instance() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(3);
+        for (old, new) in [("a", "b"), ("b", "a")] {
+            for delay in [1, 100, 2_000] {
+                let mut pair = [neighbours(old, start, false), neighbours(new, later, false)];
+                let at = later + Duration::from_millis(200);
+                let gives_way = talk(&mut pair, &[1], at, Duration::from_millis(delay));
+                assert_eq!(gives_way, [false, true], "{old} {new} {delay}");
+                assert!(pair[1].poll_question(at).is_none(), "once a connection");
+                pair[1].handle_session_up();
+                assert!(pair[1].poll_question(at).is_some());
+            }
         }
     }
 
-    /// The first asked before the second could hear it.
     #[test]
-    fn of_two_that_start_at_once_one_gives_way() {
+    fn of_two_that_start_at_once_exactly_one_gives_way() {
         let start = Instant::now();
         for (first, second) in [("a", "b"), ("b", "a")] {
-            let mut first = neighbours(first, start, false);
-            let mut second = neighbours(second, start + Duration::from_millis(100), false);
-            let now = start + Duration::from_millis(300);
-            first.poll_question(now);
-            let question = second.poll_question(now).unwrap();
-            let answer_of_first = answer(first.handle(&question.payload, now));
-            let question = first.poll_question(now).expect("asked in return");
-            let answer_of_second = answer(second.handle(&question.payload, now));
-            let gives_way = [
-                first.handle(&answer_of_second, now),
-                second.handle(&answer_of_first, now),
-            ]
-            .map(|reaction| matches!(reaction, Reaction::GiveWay(_)));
-            assert_ne!(gives_way[0], gives_way[1]);
-            assert!(second.poll_question(now).is_some(), "in return, too");
-            let question = second.me(now).publish(&second.topic);
-            answer(first.handle(&question.payload, now));
-            assert!(first.poll_question(now).is_none(), "but once");
+            for apart in [0, 1, 50, 1_999, 2_000] {
+                for delay in [1, 20, 500, 3_000] {
+                    let since = start + Duration::from_millis(apart);
+                    let mut pair = [
+                        neighbours(first, start, false),
+                        neighbours(second, since, false),
+                    ];
+                    let at = since + Duration::from_millis(100);
+                    let delay = Duration::from_millis(delay);
+                    let [one, other] = talk(&mut pair, &[0, 1], at, delay);
+                    assert_ne!(one, other, "{first} {apart} {delay:?}");
+                }
+            }
         }
     }
 
-    /// They see each other when a broken connection is back: neither stops.
     #[test]
-    fn who_has_run_for_a_while_stays() {
+    fn nobody_gives_way_who_has_run_for_a_while_or_may_have_neighbours() {
         let start = Instant::now();
         let later = start + Duration::from_secs(60);
-        let mut one = neighbours("one", start, false);
-        let mut other = neighbours("other", start, false);
-        let question = other.poll_question(later).unwrap();
-        let answer = answer(one.handle(&question.payload, later));
-        assert_eq!(other.handle(&answer, later), Reaction::None);
+        for (asks, since, allowed) in [(0, start, false), (1, later, true)] {
+            let mut pair = [
+                neighbours("a", start, allowed),
+                neighbours("b", since, allowed),
+            ];
+            let at = later + Duration::from_secs(1);
+            let gives_way = talk(&mut pair, &[asks], at, Duration::from_millis(1));
+            assert_eq!(gives_way, [false, false]);
+        }
+    }
+
+    /// It has waited in a session that was kept.
+    #[test]
+    fn an_answer_to_an_earlier_process_is_ignored() {
+        let start = Instant::now();
+        let other = neighbours("b", start, false);
+        let mut before = neighbours("a", start, false);
+        before.me.question = "of an earlier process".to_owned();
+        let question = before.poll_question(start).unwrap();
+        let late = start + Duration::from_secs(60);
+        let reaction = other.handle(&question.payload, late);
+        let now = neighbours("a", late, false);
+        for said in reaction.says {
+            assert_eq!(now.handle(&said.payload, late).gives_way_to, None);
+        }
     }
 }

@@ -133,8 +133,9 @@ pub enum ObserverError {
     OtherObserver {
         /// That observer, for people.
         other: String,
-        /// Whether this one had no session at the broker before: then it leaves none.
-        had_no_session: bool,
+        /// Whether this one had no session at the broker before, and the other takes whatever is in
+        /// it now: then it leaves none.
+        discards_session: bool,
     },
     /// A task that should run as long as the observer has ended: a bug.
     #[error("the {0} task has ended unexpectedly")]

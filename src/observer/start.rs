@@ -97,8 +97,10 @@ pub async fn run(
     let drain = setup.drain_timeout;
     let observer = parts.into_observer(setup)?;
     let ended = Box::pin(observer.run(inputs, ready, drain)).await;
-    if let Err(ObserverError::OtherObserver { had_no_session, .. }) = &ended
-        && *had_no_session
+    if let Err(ObserverError::OtherObserver {
+        discards_session: true,
+        ..
+    }) = &ended
     {
         // It would fill up for nobody. If it cannot be discarded, it expires.
         let _ = links.reset_session().await;

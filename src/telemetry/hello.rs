@@ -15,9 +15,6 @@ use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::protocol::topic_map::TopicMap;
 
-/// The time in which two observers count as started at once: then their instances decide.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
 /// What an observer says of itself to others on the same broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -35,8 +32,10 @@ pub struct Hello {
     pub outgoing: Vec<String>,
     /// What the question is known by. An answer repeats it.
     pub question: String,
-    /// Whether this is an answer.
-    pub answer: bool,
+    /// For how long the one who asked had run then; `None` in a question.
+    pub answers: Option<u64>,
+    /// Whether this is a question in return to somebody else's.
+    pub in_return: bool,
 }
 
 impl Hello {
@@ -51,7 +50,8 @@ impl Hello {
             apps: layouts.apps().to_vec(),
             outgoing: outgoing.collect(),
             question,
-            answer: false,
+            answers: None,
+            in_return: false,
         }
     }
 
@@ -62,12 +62,15 @@ impl Hello {
         (any_app || meet(&self.apps, &other.apps)) && meet(&self.outgoing, &other.outgoing)
     }
 
-    /// Whether this observer has to give way to `other`: the other has run for longer.
-    pub fn gives_way_to(&self, other: &Self) -> bool {
-        match Duration::from_millis(self.uptime_ms.abs_diff(other.uptime_ms)) {
-            difference if difference < AT_ONCE => self.instance < other.instance,
-            _ => self.uptime_ms < other.uptime_ms,
-        }
+    /// Whether it takes every message that `other` would.
+    pub fn covers(&self, other: &Self) -> bool {
+        let all = |these: &[String], those: &[String]| those.iter().all(|one| these.contains(one));
+        let apps = match (&self.apps[..], &other.apps[..]) {
+            ([], _) => true,
+            (_, []) => false,
+            (these, those) => all(these, those),
+        };
+        apps && all(&self.outgoing, &other.outgoing)
     }
 
     /// It as a message on `topic`.
@@ -111,7 +114,8 @@ mod tests {
             apps: texts(apps),
             outgoing: texts(outgoing),
             question: "1".to_owned(),
-            answer: false,
+            answers: None,
+            in_return: false,
         }
     }
 
@@ -124,14 +128,14 @@ mod tests {
         assert!(!of(&[], &["x"]).meets(&of(&[], &["y"])));
     }
 
-    /// Whatever they know of each other, one of two stays.
     #[test]
-    fn the_younger_gives_way_and_of_two_that_start_at_once_exactly_one() {
-        for (one, other, gives_way) in [(0, 5_000, true), (5_000, 0, false), (0, 500, true)] {
-            let (a, b) = (hello("a", one, &[], &[]), hello("b", other, &[], &[]));
-            assert_eq!(a.gives_way_to(&b), gives_way, "{one} {other}");
-            assert_ne!(a.gives_way_to(&b), b.gives_way_to(&a));
-        }
+    fn one_covers_another_if_it_takes_all_of_it() {
+        let of = |apps: &[&str], outgoing: &[&str]| hello("a", 0, apps, outgoing);
+        assert!(of(&[], &["x", "y"]).covers(&of(&["one"], &["x"])));
+        assert!(of(&["one", "two"], &["x"]).covers(&of(&["two"], &["x"])));
+        assert!(!of(&["one"], &["x"]).covers(&of(&["one", "two"], &["x"])));
+        assert!(!of(&["one"], &["x"]).covers(&of(&[], &["x"])));
+        assert!(!of(&[], &["x"]).covers(&of(&[], &["x", "y"])));
     }
 
     #[test]

@@ -138,7 +138,7 @@ fn what_others_overtake_goes_apart_with_all_behind_it_and_in_order() {
     bench.ledger.handle_confirmed(out[2].0);
     bench.wait(SECOND, true);
     assert_eq!(bench.ledger.quarantined(), 0, "a second is no long time");
-    bench.wait(SECOND, true);
+    bench.wait(SECOND * 2, true);
     assert_eq!(bench.ledger.quarantined(), 2);
     assert_eq!(bench.ledger.in_flight(DIRECT), 0);
     bench.send("stuck", "3");
@@ -268,6 +268,71 @@ fn a_broker_that_falls_silent_costs_nothing() {
     bench.ledger.handle_confirmed(other[0].0);
     bench.tick();
     assert!(bench.failed().is_empty(), "the broker has just begun again");
+}
+
+/// Eight are all that may be in flight of them: nothing can overtake them.
+#[test]
+fn members_with_full_queues_hold_up_the_other_members_for_seconds_only() {
+    for others_write in [true, false] {
+        let mut bench = Bench::new(100);
+        bench.takes_canaries = true;
+        bench.wait(SECOND * 5, others_write);
+        for n in 0..16 {
+            bench.send_as(&format!("full/{n}"), "stuck", Purpose::BulkCopy);
+        }
+        bench.send_as("member", "member", Purpose::BulkCopy);
+        let mut waited = Duration::ZERO;
+        while !bench.texts(1).contains(&"member".to_owned()) {
+            bench.wait(SECOND / 2, others_write);
+            if bench.ledger.is_worn(1) {
+                bench.lose(1, PublisherEnd::Unrelated);
+            }
+            waited += SECOND / 2;
+            assert!(waited <= SECOND * 12, "others write: {others_write}");
+        }
+    }
+}
+
+/// The broker has restarted twice while it was in flight.
+#[test]
+fn what_may_close_a_connection_waits_for_no_publish_that_is_never_confirmed() {
+    let mut bench = Bench::new(100);
+    for n in 0..50 {
+        bench.send(&format!("full/{n}"), "stuck");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 4, true);
+    assert_eq!(bench.ledger.quarantined(), 50);
+    bench.send("healthy", "healthy");
+    for _ in 0..2 {
+        bench.out(DIRECT);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+    }
+    assert_eq!(bench.ledger.quarantined(), 51);
+    bench.lose(APART, PublisherEnd::Unrelated);
+    assert_eq!(bench.texts(APART), ["healthy"]);
+}
+
+/// SIGSTOP, and the first tick comes before the confirmations in the socket are read.
+#[test]
+fn a_process_that_was_stopped_holds_its_own_pause_against_no_publish() {
+    let mut bench = Bench::new(100);
+    bench.wait(SECOND * 5, true);
+    for n in 0..50 {
+        bench.send(&format!("user/{n}"), "1");
+    }
+    let out = bench.out(DIRECT);
+    out[25..]
+        .iter()
+        .for_each(|(id, _)| bench.ledger.handle_confirmed(*id));
+    bench.now += TIMEOUT * 2;
+    bench.tick();
+    assert_eq!(bench.ledger.quarantined(), 0);
+    out[..25]
+        .iter()
+        .for_each(|(id, _)| bench.ledger.handle_confirmed(*id));
+    bench.wait(SECOND * 5, true);
+    assert_eq!(bench.ledger.quarantined(), 0);
 }
 
 #[test]
@@ -494,7 +559,7 @@ fn bulk_copies_go_apart_too_and_their_messages_are_known() {
     }
     let out = bench.out(1);
     bench.ledger.handle_confirmed(out[1].0);
-    bench.wait(SECOND * 2, true);
+    bench.wait(SECOND * 3, true);
     assert_eq!(bench.ledger.quarantined_bulk().len(), 1);
     assert_eq!(bench.texts(APART), ["stuck"]);
 }

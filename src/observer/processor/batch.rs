@@ -128,6 +128,11 @@ impl Decided {
         }
     }
 
+    /// Whether it is a message that came again, and that the delivery log holds.
+    pub fn is_known(&self) -> bool {
+        self.left_to_log == Some(0)
+    }
+
     /// About how many bytes the delivery log holds for it; `None` for nothing.
     pub(super) fn log_bytes(&self, fan_out: Option<&str>) -> Option<u64> {
         let publishes = self.publishes.iter().chain(&self.answers).map(row_bytes);

@@ -33,8 +33,8 @@ pub(super) fn make_private(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Locks a store for one observer: two would not know what the other has acknowledged. The lock
-/// ends when the file is dropped. It is named after the file itself, by whatever symbolic links that
-/// is reached.
+/// ends when the file is dropped. It is named after the file itself, by whatever symbolic links
+/// that is reached.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let path = &std::fs::canonicalize(path).map_err(|source| StoreError::Make {
         path: path.to_owned(),
