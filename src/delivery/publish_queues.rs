@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::delivery::publish_queue::{
     Completed, PublishId, PublishQueue, PublisherEnd, QueuedPublish,
 };
-use crate::delivery::quarantine::{Quarantine, Suspicion};
+use crate::delivery::quarantine::{MOST_WAITING, Quarantine, Suspicion};
 use crate::protocol::publish::Publish;
 use crate::rules::fan_out::STEP;
 use crate::rules::plan::Purpose;
@@ -62,8 +62,10 @@ pub(super) struct PublishQueues {
     /// When it did so for the first time after a pause.
     resumed: Option<Instant>,
     last_tick: Option<Instant>,
-    /// Since when it has done so all the time, but for times in which nothing was in flight.
+    /// Since when it has done so all the time, but for times in which nothing waited.
     steady_since: Option<Instant>,
+    /// Since when quarantine holds more publishes than it may.
+    crowded_since: Option<Instant>,
     /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
     slowest: Duration,
     /// Publishes that have been moved to quarantine since the last tick.
@@ -85,6 +87,7 @@ impl PublishQueues {
             resumed: None,
             last_tick: None,
             steady_since: None,
+            crowded_since: None,
             slowest: Duration::ZERO,
             moved: 0,
             confirmed: 0,
@@ -225,7 +228,7 @@ impl PublishQueues {
             }
             self.progress = Some(now);
             self.steady_since.get_or_insert(now);
-        } else if self.oldest_in_flight().is_some() && !self.progresses(now) {
+        } else if !self.is_empty() && !self.progresses(now) {
             self.steady_since = None;
         }
     }
@@ -298,9 +301,14 @@ impl PublishQueues {
         let overdue = self.quarantine.take_back_overdue(timeout, progress, now);
         let replace = overdue.is_some().then(|| self.quarantine_number());
         let is_steady = |since| now >= since + STEADY;
-        let surplus = self
-            .quarantine
-            .surplus(self.steady_since.is_some_and(is_steady));
+        let is_steady = self.steady_since.is_some_and(is_steady);
+        // Nothing is given up for what came in an outage that has only just begun.
+        match self.quarantine.len() > MOST_WAITING {
+            true => self.crowded_since = self.crowded_since.or(Some(now)),
+            false => self.crowded_since = None,
+        }
+        let is_crowded = self.crowded_since.is_some_and(|at| now >= at + STEADY);
+        let surplus = self.quarantine.surplus(is_steady, is_crowded);
         let given_up = overdue.into_iter().flatten().chain(surplus);
         let given_up = given_up
             .map(|sequence| self.in_quarantine(sequence))

@@ -154,8 +154,9 @@ impl Quarantine {
     }
 
     /// The sequence numbers of publishes to give up because too much waits. Unless the broker is
-    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed.
-    pub(super) fn surplus(&self, is_steady: bool) -> Vec<u64> {
+    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed. The
+    /// same holds for a number of publishes, but for one that lasts (`is_crowded`).
+    pub(super) fn surplus(&self, is_steady: bool, is_crowded: bool) -> Vec<u64> {
         let mut publishes = self.len().saturating_sub(MOST_WAITING);
         let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
         if publishes == 0 && bytes == 0 {
@@ -165,7 +166,8 @@ impl Quarantine {
             0 => topic.waiting.len(),
             1.. => topic.waiting.iter().map(Suspect::payload_bytes).sum(),
         };
-        let may_go = |topic: &&Topic| is_steady || topic.failed > 0;
+        let is_urgent = is_steady && (is_crowded || bytes > 0);
+        let may_go = |topic: &&Topic| is_urgent || topic.failed > 0;
         let mut topics: Vec<&Topic> = self.topics.values().filter(may_go).collect();
         topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
         let mut given_up = vec![];

@@ -533,6 +533,7 @@ fn a_session_that_the_broker_lost_while_the_observer_was_away_is_warned_of() {
     session.connack(false);
     session.suback();
     observer.wait_log(WARNING);
+    observer.wait_log_times("subscribed", 2);
     observer.kill();
     // Whoever empties the session knows it.
     observer.args.push("--reset-session".to_owned());

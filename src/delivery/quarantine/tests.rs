@@ -313,6 +313,34 @@ fn what_may_close_a_connection_waits_for_no_publish_that_is_never_confirmed() {
     assert_eq!(bench.texts(APART), ["healthy"]);
 }
 
+/// The connections are gone with the broker, and more has come than quarantine holds when it is
+/// back.
+#[test]
+fn an_outage_costs_nothing_of_what_is_in_quarantine() {
+    let mut bench = Bench::new(100);
+    bench.send("user", "1");
+    bench.out(DIRECT);
+    bench.wait(STEADY * 2, true);
+    assert_eq!(bench.ledger.quarantined(), 1);
+    for publisher in [DIRECT, APART] {
+        bench
+            .ledger
+            .handle_publisher_down(publisher, PublisherEnd::Unrelated);
+    }
+    for _ in 0..2_000 {
+        bench.send("user", "more");
+    }
+    for _ in 0..60 {
+        bench.now += SECOND / 2;
+        bench.tick();
+    }
+    for publisher in [DIRECT, APART] {
+        bench.ledger.handle_publisher_up(publisher, 100);
+    }
+    bench.wait(SECOND * 5, true);
+    assert!(bench.failed().is_empty());
+}
+
 /// SIGSTOP, and the first tick comes before the confirmations in the socket are read.
 #[test]
 fn a_process_that_was_stopped_holds_its_own_pause_against_no_publish() {
@@ -526,7 +554,7 @@ fn it_holds_a_thousand_and_gives_up_the_oldest_to_the_same_topic() {
         bench.send("flood", "more");
     }
     assert!(bench.ledger.has_room(), "they fill no room of others");
-    bench.tick();
+    bench.wait(STEADY + SECOND, true);
     let failed = bench.failed();
     let texts = failed.iter().map(|failed| &failed.received.payload[..]);
     assert!(texts.eq([&b"first"[..], b"more"]));
