@@ -154,8 +154,8 @@ impl Quarantine {
     }
 
     /// The sequence numbers of publishes to give up because too much waits. Unless the broker is
-    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed. The
-    /// same holds for a number of publishes, but for one that lasts (`is_crowded`).
+    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed.
+    /// The same holds for too many of them, unless that lasts (`is_crowded`).
     pub(super) fn surplus(&self, is_steady: bool, is_crowded: bool) -> Vec<u64> {
         let mut publishes = self.len().saturating_sub(MOST_WAITING);
         let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
