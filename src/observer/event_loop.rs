@@ -275,7 +275,16 @@ impl Observer {
             None if delivery.packet_id.is_some() => return,
             None => 0,
         };
-        let arrival = Arrival::new(delivery, connection, now);
+        let is_aside = match self.reporter.topics.own(&delivery.received.topic) {
+            None | Some(ServiceTopic::Command(_)) => false,
+            Some(
+                ServiceTopic::Hello
+                | ServiceTopic::Status
+                | ServiceTopic::Probe
+                | ServiceTopic::Echo,
+            ) => true,
+        };
+        let arrival = Arrival::new(delivery, connection, is_aside, now);
         let admission = arrival.admission(&mut self.ledger);
         match self.reporter.topics.own(&arrival.received.topic) {
             None => {

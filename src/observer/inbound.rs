@@ -46,7 +46,10 @@ pub(super) struct Arrival {
 
 impl Arrival {
     /// `connection`: the session's connection it came on.
-    pub(super) fn new(delivery: Delivery, connection: u64, now: Now) -> Self {
+    ///
+    /// `is_aside`: it is one that observers send each other. Such messages come at any time, so
+    /// they must not end the redeliveries.
+    pub(super) fn new(delivery: Delivery, connection: u64, is_aside: bool, now: Now) -> Self {
         let Delivery {
             received,
             packet_id,
@@ -60,7 +63,7 @@ impl Arrival {
             fingerprint: ack.map_or(0, |_| fingerprint(&received)),
             // Retained messages come in answer to SUBSCRIBE, among those that are redelivered, so
             // they must not end the redeliveries.
-            dup: dup || received.retain,
+            dup: dup || received.retain || is_aside,
             received,
             ack,
             now,

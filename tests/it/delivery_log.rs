@@ -163,6 +163,9 @@ fn what_comes_again_while_it_waits_in_the_log_overtakes_nothing() {
     observer.kill();
     observer.spawn(&[]);
     let (mut session, mut lane) = script.connected_again();
+    // Another observer asks who is there: that ends no redeliveries.
+    session.send(9, "observer/other/hello", b"{}");
+    assert_eq!(session.ack(), 9);
     for (packet_id, n) in [(1, MESSAGES - 1), (2, MESSAGES)] {
         let topic = Path::Chat21.outgoing("a", "alice", "bob");
         let again = publish_packet(

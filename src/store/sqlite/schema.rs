@@ -43,7 +43,7 @@ pub(super) fn migrate(
     if tables > 0 && connection.pragma::<i32>("application_id")? != APPLICATION_ID {
         return Err(StoreError::Foreign(path.to_owned()));
     }
-    if access == Access::Shared && found < known {
+    if access == Access::Shared && tables > 0 && found < known {
         return Err(StoreError::Older {
             path: path.to_owned(),
             found,
