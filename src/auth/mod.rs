@@ -9,3 +9,4 @@ pub mod credentials;
 pub mod secret;
 pub mod signing;
 pub mod token;
+pub mod verify;

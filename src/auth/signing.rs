@@ -305,6 +305,25 @@ impl SigningKey {
         Secret::new(token.expect("the key was read for this algorithm, and claims serialise"))
     }
 
+    /// The key that verifies what this one signs.
+    pub(super) fn decoding_key(&self) -> Option<DecodingKey> {
+        match self.kind {
+            Kind::Hmac => Some(DecodingKey::from_secret(self.key.as_bytes())),
+            Kind::Rsa | Kind::P256 | Kind::P384 | Kind::Ed25519 => {
+                Jwk::from_encoding_key(&self.key, self.algorithm.into())
+                    .and_then(|jwk| DecodingKey::from_jwk(&jwk))
+                    .ok()
+            }
+        }
+    }
+
+    /// Every algorithm that this key can sign with.
+    pub(super) fn algorithms(&self) -> Vec<Algorithm> {
+        let (usual, others) = self.kind.algorithms();
+        let all = std::iter::once(&usual).chain(others);
+        all.map(|algorithm| Algorithm::from(*algorithm)).collect()
+    }
+
     /// Whether this key has signed a token, valid or not.
     pub fn has_signed(&self, token: &str) -> bool {
         let algorithm = self.algorithm.into();
@@ -312,15 +331,7 @@ impl SigningKey {
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let verifier = match self.kind {
-            Kind::Hmac => Some(DecodingKey::from_secret(self.key.as_bytes())),
-            Kind::Rsa | Kind::P256 | Kind::P384 | Kind::Ed25519 => {
-                Jwk::from_encoding_key(&self.key, algorithm)
-                    .and_then(|jwk| DecodingKey::from_jwk(&jwk))
-                    .ok()
-            }
-        };
-        verifier.is_some_and(|verifier| {
+        self.decoding_key().is_some_and(|verifier| {
             jsonwebtoken::decode::<serde_json::Value>(token.trim(), &verifier, &validation).is_ok()
         })
     }

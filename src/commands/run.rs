@@ -46,6 +46,7 @@ impl From<&Config> for Setup {
             drain_timeout: config.broker.drain_timeout,
             reset_session: config.broker.reset_session,
             http_listen: config.http.listen,
+            api: config.api.clone(),
             webhooks: config.webhooks.clone(),
             reporting: Reporting {
                 status: config.reporting.status,
@@ -161,8 +162,12 @@ fn ready_line(config: &Config, ready: &Ready) -> String {
         Some(http) => format!(", health on http://{http}/readyz"),
         None => String::new(),
     };
+    let api = match (ready.api, &config.api) {
+        (Some(address), Some(api)) => format!(", API on http://{address}{}", api.base),
+        (Some(_) | None, _) => String::new(),
+    };
     format!(
-        "ready: {} ({}), session {session}, layouts {}{store}{http}",
+        "ready: {} ({}), session {session}, layouts {}{store}{http}{api}",
         config.broker.address,
         ready.connected.protocol,
         layouts.join(" ")

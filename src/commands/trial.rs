@@ -22,6 +22,7 @@ pub(super) fn setup(config: &Config) -> Setup {
         drain_timeout: DRAIN,
         reset_session: false,
         http_listen: None,
+        api: None,
         webhooks: None,
         reporting: Reporting::default(),
         ..Setup::from(config)

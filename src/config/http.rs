@@ -15,7 +15,7 @@ pub struct HttpSection {
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is neither an address such as 127.0.0.1:9090, nor a port, nor none")]
-struct ListenError(String);
+pub(super) struct ListenError(String);
 
 impl HttpSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -25,7 +25,7 @@ impl HttpSection {
 }
 
 /// An address, a port of 127.0.0.1, or `none`.
-fn parse_listen(text: &str) -> Result<Option<SocketAddr>, ListenError> {
+pub(super) fn parse_listen(text: &str) -> Result<Option<SocketAddr>, ListenError> {
     if text == "none" {
         return Ok(None);
     }

@@ -4,6 +4,7 @@
 //! Owns names, defaults, help texts and checks of the settings: one file and one struct a section.
 //! Leaves acting on them to `commands` and `observer`, which this folder does not know.
 
+mod api;
 mod broker;
 mod checks;
 mod compatible;
@@ -41,7 +42,7 @@ use self::reader::{Environment, Reader};
 pub use self::reporting::ReportingSection;
 pub use self::rules::RulesSection;
 pub use self::settings::{SETTINGS, Setting, Takes, variable};
-use crate::http::webhook;
+use crate::http::{api::Settings as ApiSettings, webhook};
 use crate::rules::webhook_event::EventKinds;
 use crate::store::StoreSettings;
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub rules: RulesSection,
     /// The endpoint for health and metrics.
     pub http: HttpSection,
+    /// The HTTP API for chat clients; `None` if it is not served.
+    pub api: Option<ApiSettings>,
     /// The services that are told of events; `None` if there are none, or webhooks are off.
     pub webhooks: Option<webhook::Settings>,
     /// What the observer says about itself: status, statistics, trace, log.
@@ -104,12 +107,15 @@ impl Config {
             .as_ref()
             .map_or_else(EventKinds::default, |webhooks| webhooks.events);
         let rules = RulesSection::read(reader, controls, events);
+        let max_body = rules.as_ref().map_or(0, RulesSection::max_payload_bytes);
+        let api = api::read(reader, store.as_ref(), max_body);
         Some(Self {
             name,
             broker: broker?,
             store,
             rules: rules?,
             http: http?,
+            api,
             webhooks,
             reporting: reporting?,
             warnings: std::mem::take(&mut reader.warnings),

@@ -50,6 +50,13 @@ impl RulesSection {
     }
 }
 
+impl RulesSection {
+    /// The largest payload of a message, where no app has a limit of its own.
+    pub(super) fn max_payload_bytes(&self) -> usize {
+        self.router.policy.rules.max_payload_bytes
+    }
+}
+
 /// Which control topics are served: they depend on the store, and on the wish for presence.
 pub(super) fn read_controls(reader: &mut Reader<'_>, store: Option<&StoreSettings>) -> Controls {
     match (reader.boolean("presence-enabled"), store) {

@@ -444,6 +444,36 @@ pub const SETTINGS: &[Setting] = &[
          nowhere",
     ),
     value(
+        "api-listen",
+        "ADDR",
+        "none",
+        "where the HTTP API for chat clients answers, an address or a port of 127.0.0.1; none for \
+         nowhere",
+    ),
+    value(
+        "api-base",
+        "PATH",
+        "/api",
+        "what the paths of the API begin with",
+    ),
+    value(
+        "api-jwt-key-file",
+        "FILE",
+        "",
+        "key (secret text, PEM or JWK) or keys (JWKS) that clients' tokens are signed with; \
+         --jwt-key-file if not given",
+    ),
+    switch(
+        "api-allow-no-exp",
+        "accept tokens that do not say when they end, in the API",
+    ),
+    list(
+        "api-cors-origin",
+        "ORIGIN",
+        "*",
+        "origins whose pages may call the API, such as https://chat.example.com; * for all",
+    ),
+    value(
         "status",
         "BOOL",
         "true",

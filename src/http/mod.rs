@@ -3,6 +3,7 @@
 //! Owns requests and their limits. Leaves what an event says to [`rules`](crate::rules) and where
 //! it waits to [`store`](crate::store).
 
+pub mod api;
 pub mod client;
 pub mod decision_service;
 pub mod server;

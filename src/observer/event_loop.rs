@@ -82,6 +82,7 @@ pub(super) struct ReadySignal {
     pub(super) sender: oneshot::Sender<Ready>,
     pub(super) filters: usize,
     pub(super) http: Option<SocketAddr>,
+    pub(super) api: Option<SocketAddr>,
 }
 
 /// A timer for the observer's ticks.
@@ -207,6 +208,7 @@ impl Observer {
                 connected,
                 filters: signal.filters,
                 http: signal.http,
+                api: signal.api,
             });
         }
     }

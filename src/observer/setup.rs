@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::connections::settings::LinkSettings;
-use crate::http::{decision_service, webhook};
+use crate::http::{api, decision_service, webhook};
 use crate::mqtt::{Connected, LinkError};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
@@ -42,6 +42,8 @@ pub struct Setup {
     pub reset_session: bool,
     /// Where health and metrics are served.
     pub http_listen: Option<SocketAddr>,
+    /// How the HTTP API for chat clients is served, if it is.
+    pub api: Option<api::Settings>,
     /// The endpoints that are told of events, if there are any.
     pub webhooks: Option<webhook::Settings>,
     /// What the observer reports of itself.
@@ -86,6 +88,8 @@ pub struct Ready {
     pub filters: usize,
     /// The address at which health is served.
     pub http: Option<SocketAddr>,
+    /// The address at which the HTTP API is served.
+    pub api: Option<SocketAddr>,
 }
 
 /// How a run ended.
@@ -103,6 +107,15 @@ pub enum ObserverError {
     /// The address for health and metrics cannot be listened on.
     #[error("cannot serve health on {address} (--http-listen)")]
     Listen {
+        /// The address, as configured.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The address of the HTTP API cannot be listened on.
+    #[error("cannot serve the HTTP API on {address} (--api-listen)")]
+    ListenApi {
         /// The address, as configured.
         address: SocketAddr,
         /// The system's reason.

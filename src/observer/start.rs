@@ -18,6 +18,7 @@ use crate::connections::session::SESSION_EVENTS;
 use crate::connections::settings::LinkSettings;
 use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
+use crate::http::api;
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -60,6 +61,10 @@ pub async fn run(
         Some(address) => Some(parts.serve_http(address, &mut tasks).await?),
         None => None,
     };
+    let api = match setup.api.clone() {
+        Some(settings) => Some(serve_api(settings, &mut tasks).await?),
+        None => None,
+    };
     let links_stop = CancellationToken::new();
     let links = parts.links(&setup, links_stop.clone());
     if setup.reset_session {
@@ -78,6 +83,7 @@ pub async fn run(
         sender: ready,
         filters: filters.len(),
         http,
+        api,
     };
     let retired = setup.router.layouts.retired_filters();
     let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
@@ -300,6 +306,23 @@ impl Parts {
             health,
         })
     }
+}
+
+/// Serves the HTTP API. Returns the address in use.
+async fn serve_api(
+    settings: api::Settings,
+    tasks: &mut JoinSet<&'static str>,
+) -> Result<SocketAddr, ObserverError> {
+    let address = settings.listen;
+    let listen = |error| ObserverError::ListenApi { address, error };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let local = listener.local_addr().map_err(listen)?;
+    let serving = api::serve(listener, settings).map_err(ObserverError::Store)?;
+    tasks.spawn(async move {
+        serving.await;
+        "api"
+    });
+    Ok(local)
 }
 
 fn open_store(

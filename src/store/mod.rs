@@ -9,6 +9,7 @@ mod administration;
 mod delivery_log;
 mod error;
 mod outbox;
+pub mod reader;
 mod settings;
 mod sqlite;
 pub mod thread;
@@ -33,6 +34,7 @@ pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
     OutboxRequest, Waiting,
 };
+use self::reader::Reader;
 pub use self::settings::{Access, OfflineDelivery, Retention, StoreLocation, StoreSettings};
 use self::sqlite::SqliteStore;
 use crate::protocol::id::{AppId, UserId};
@@ -62,6 +64,14 @@ pub fn administer(path: &Path) -> Result<Box<dyn Administration>, StoreError> {
     let location = StoreLocation::File(path.to_owned());
     let store = SqliteStore::open(&location, Access::Shared, OfflineDelivery::Broker)?;
     Ok(Box::new(store))
+}
+
+/// Opens a connection that only reads, beside the observer that has the store. The store exists.
+///
+/// # Errors
+/// [`StoreError`], if that is not possible.
+pub fn read_only(path: &Path) -> Result<Box<dyn Reader>, StoreError> {
+    Ok(Box::new(SqliteStore::open_read_only(path)?))
 }
 
 /// Opens an outbox without a store around it: in memory.

@@ -121,7 +121,7 @@ fn now() -> i64 {
         .unwrap()
 }
 
-fn token(claims: &serde_json::Value) -> String {
+pub(crate) fn token(claims: &serde_json::Value) -> String {
     let header = Header {
         kid: Some("tiledesk-key".to_owned()),
         ..Header::default()

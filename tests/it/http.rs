@@ -157,3 +157,49 @@ pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
+
+/// What came back from [`call`].
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// By name, in lower case.
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Sends a request with headers, each a line, and a body. The connection ends with it.
+pub(crate) fn call(port: u16, method: &str, path: &str, headers: &[String], body: &str) -> Reply {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = match body {
+        "" => String::new(),
+        body => format!("content-length: {}\r\n", body.len()),
+    };
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}{length}\r\n{body}"
+    );
+    // The server may answer before it has read everything.
+    let _ = stream.write_all(request.as_bytes());
+    let mut answer = vec![];
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| {
+        panic!("{method} {path} was answered by {answer:?}");
+    });
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    Reply {
+        status: status.unwrap().parse().unwrap(),
+        headers: headers
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect(),
+        text: text.to_owned(),
+    }
+}

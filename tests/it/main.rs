@@ -14,6 +14,7 @@
     reason = "tests: a failure is a panic, they have their own clock, and say what they measured"
 )]
 
+mod api;
 mod bed;
 mod cli;
 mod clock;

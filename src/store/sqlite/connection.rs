@@ -73,6 +73,15 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Opens the file to read only.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(PREPARED);
+        Ok(Self(connection))
+    }
+
     /// Opens a database in memory.
     pub(super) fn in_memory() -> Result<Self> {
         Self::configured(rusqlite::Connection::open_in_memory()?)

@@ -129,18 +129,10 @@ impl FactSource for SqliteStore {
     }
 
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
-        let row = |row: &SqlRow<'_>| {
-            let last: (Option<Box<str>>, Option<i64>) = (row.get(0)?, row.get(1)?);
-            Ok(Row {
-                last: last.0.zip(last.1.map(status)),
-                is_new: row.get(2)?,
-                archived: row.get(3)?,
-                patch: row.get(4)?,
-                patch_is_older: row.get::<_, Option<bool>>(5)?.unwrap_or(false),
-            })
-        };
         let key = names(timeline);
-        Ok(self.connection.find(&FIND_CONVERSATION, key, row)?)
+        Ok(self
+            .connection
+            .find(&FIND_CONVERSATION, key, conversation_row)?)
     }
 
     fn clients(
@@ -199,6 +191,19 @@ impl FactSource for SqliteStore {
     fn offline_delivery(&self) -> OfflineDelivery {
         self.offline
     }
+}
+
+/// A conversation from the columns body, status, is_new, archived, patch and whether the patch is
+/// older than the last message, in that order.
+pub(super) fn conversation_row(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let last: (Option<Box<str>>, Option<i64>) = (row.get(0)?, row.get(1)?);
+    Ok(Row {
+        last: last.0.zip(last.1.map(status)),
+        is_new: row.get(2)?,
+        archived: row.get(3)?,
+        patch: row.get(4)?,
+        patch_is_older: row.get::<_, Option<bool>>(5)?.unwrap_or(false),
+    })
 }
 
 /// What the column `absence.redelivered_by` says.

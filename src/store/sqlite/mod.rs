@@ -12,13 +12,14 @@ mod history;
 mod inspect;
 mod outbox;
 mod presence;
+mod reader;
 mod retention;
 mod schema;
 mod webhook_queue;
 mod write;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use self::checkpoint::Checkpointer;
 use self::connection::{Connection, statements};
@@ -141,6 +142,16 @@ impl SqliteStore {
             let _ = connection.optimize();
         }
         Self::new(connection, offline, lock)
+    }
+
+    /// Opens a connection that only reads, beside the observer that has the store.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let open = |source: rusqlite::Error| StoreError::Open {
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        let connection = Connection::open_read_only(path).map_err(open)?;
+        Self::new(connection, OfflineDelivery::Broker, None)
     }
 
     fn new(

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::connection::{Connection, Statement};
 use super::{
-    SqliteStore, delivery_log, facts, history, inspect, outbox, presence, retention, schema,
+    SqliteStore, delivery_log, facts, history, inspect, outbox, presence, reader, retention, schema,
 };
 use super::{webhook_queue, write};
 use crate::store::{Access, OfflineDelivery, StoreLocation};
 
 /// The statements of every file. The compiler warns of a list that is missing here.
-const ALL: [&[Statement]; 11] = [
+const ALL: [&[Statement]; 12] = [
     super::STATEMENTS,
     delivery_log::STATEMENTS,
     facts::STATEMENTS,
@@ -18,6 +18,7 @@ const ALL: [&[Statement]; 11] = [
     inspect::STATEMENTS,
     outbox::STATEMENTS,
     presence::STATEMENTS,
+    reader::STATEMENTS,
     retention::STATEMENTS,
     schema::STATEMENTS,
     webhook_queue::STATEMENTS,
@@ -36,6 +37,7 @@ const STATISTICS: [(&str, &[Statistic]); 3] = [
         &[
             ("message", "message_by_id", "3 1"),
             ("timeline", "timeline", "6 6 3 1 1"),
+            ("timeline", "timeline_by_peer", "6 6 3 2 1"),
             ("conversation", "conversation", "4 4 2 1"),
             ("chat_group", "chat_group", "1 1 1"),
             ("block", "block", "1 1 1 1"),
@@ -57,6 +59,11 @@ const STATISTICS: [(&str, &[Statistic]); 3] = [
         &[
             ("message", "message_by_id", "1000000 1"),
             ("timeline", "timeline", "2000000 2000000 1000000 1 1"),
+            (
+                "timeline",
+                "timeline_by_peer",
+                "2000000 2000000 1000000 4 1",
+            ),
             ("conversation", "conversation", "500000 500000 250000 1"),
             ("chat_group", "chat_group", "20000 20000 1"),
             ("block", "block", "100000 100000 100 1"),

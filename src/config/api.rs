@@ -1,0 +1,159 @@
+//! The section of the HTTP API: where it is served, to whom, and what its tokens are signed with.
+//!
+//! Owns reading these settings, and the variables that chat21-http-server has for the same. What
+//! the API answers is the business of `http/api`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use super::http::parse_listen;
+use super::reader::Reader;
+use crate::auth::secret::Secret;
+use crate::auth::verify::{Lifetime, Verifier};
+use crate::http::api::Settings;
+use crate::store::{StoreLocation, StoreSettings};
+
+const NO_STORE: &str = "the API reads from the store, and there is none (--store none)";
+const NO_KEY: &str = "the API needs the key that clients' tokens are signed with: give \
+    --api-jwt-key-file or --jwt-key-file";
+const BASE: &str = "is no path such as /api: it begins with a slash, and has no ?, # or {";
+const ORIGIN: &str = "is no origin such as https://chat.example.com, nor *";
+
+/// Variables of chat21-http-server.
+const PORT: &str = "PORT";
+const BASE_URL: &str = "BASEURL";
+const JWT_KEY: &str = "JWT_KEY";
+
+/// How the API is served; `None` if it is not, and after a mistake.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    store: Option<&StoreSettings>,
+    max_body: usize,
+) -> Option<Settings> {
+    let secret = take_variables(reader);
+    let listen = reader.parse("api-listen", parse_listen)?;
+    let base = reader.text("api-base").unwrap_or_default();
+    let base = base.trim_end_matches('/').to_owned();
+    if !is_base(&base) {
+        reader.fail("api-base", format!("{base:?} {BASE}"));
+    }
+    let origins = read_origins(reader);
+    let lifetime = match reader.switch("api-allow-no-exp") {
+        true => Lifetime::Any,
+        false => Lifetime::Limited,
+    };
+    let listen = listen?;
+    let Some(StoreLocation::File(path)) = store.map(|store| &store.location) else {
+        reader.fail("api-listen", NO_STORE);
+        return None;
+    };
+    let verifier = match secret {
+        Some(secret) => Verifier::parse(&secret, lifetime).map_err(|fault| {
+            reader.fail_at(JWT_KEY.to_owned(), fault);
+        }),
+        None => read_key(reader, lifetime),
+    };
+    Some(Settings {
+        listen,
+        base,
+        verifier: verifier.ok()?,
+        origins,
+        max_body,
+        store: path.clone(),
+    })
+}
+
+/// Reads the key file of the API, or else the one that signs the observer's own tokens.
+fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<Verifier, ()> {
+    let names = ["api-jwt-key-file", "jwt-key-file"];
+    let found = names
+        .into_iter()
+        .find_map(|name| Some((name, reader.text(name)?)));
+    let Some((name, file)) = found else {
+        reader.fail("api-listen", NO_KEY);
+        return Err(());
+    };
+    let text = match std::fs::read_to_string(Path::new(&file)) {
+        Ok(text) => Secret::new(text),
+        Err(error) => {
+            reader.fail(name, format!("cannot read {file}: {error}"));
+            return Err(());
+        }
+    };
+    Verifier::parse(&text, lifetime).map_err(|fault| reader.fail(name, fault))
+}
+
+/// Takes the variables of chat21-http-server. `PORT` is a common name: it turns the API on only
+/// together with `JWT_KEY`, whose text is returned.
+fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
+    let secret = reader.variable(JWT_KEY)?;
+    if let (Some(port), false) = (reader.variable(PORT), reader.is_given("api-listen")) {
+        let all = port
+            .parse()
+            .map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        let listen = all.map_or(port, |all| all.to_string());
+        reader.warn(format!(
+            "{PORT} and {JWT_KEY} of chat21-http-server are set: the HTTP API is served on \
+             {listen} (--api-listen)"
+        ));
+        reader.set_variable("api-listen", listen, PORT);
+    }
+    if let (Some(base), false) = (reader.variable(BASE_URL), reader.is_given("api-base")) {
+        reader.set_variable("api-base", base, BASE_URL);
+    }
+    (!reader.is_given("api-jwt-key-file")).then(|| Secret::new(secret))
+}
+
+fn is_base(base: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '%');
+    base.is_empty() || (base.starts_with('/') && base.chars().all(is_plain))
+}
+
+fn read_origins(reader: &mut Reader<'_>) -> Option<Vec<String>> {
+    let origins = reader.texts("api-cors-origin");
+    if origins.iter().any(|origin| origin == "*") {
+        return None;
+    }
+    for origin in &origins {
+        let is_origin =
+            url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+        if !is_origin {
+            reader.fail("api-cors-origin", format!("{origin:?} {ORIGIN}"));
+        }
+    }
+    Some(origins)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::load;
+
+    fn faults(flags: &[(&'static str, &str)]) -> Vec<String> {
+        load(flags, &[("STATE_DIRECTORY", "/s")], None).unwrap_err()
+    }
+
+    #[test]
+    fn the_api_is_off_unless_it_is_asked_for() {
+        let state = ("STATE_DIRECTORY", "/s");
+        let api = |env: &[(&str, &str)]| load(&[], env, None).unwrap().api;
+        assert!(api(&[state]).is_none());
+        assert!(api(&[state, ("PORT", "8004")]).is_none(), "a common name");
+        assert!(api(&[state, ("JWT_KEY", "x")]).is_none());
+        let on = api(&[state, ("PORT", "8004"), ("JWT_KEY", "a key of a stranger")]).unwrap();
+        assert_eq!(on.listen.to_string(), "0.0.0.0:8004");
+        assert_eq!((&*on.base, on.origins), ("/api", None));
+    }
+
+    #[test]
+    fn what_the_api_cannot_do_without_is_named() {
+        let on = ("api-listen", "8004");
+        assert!(faults(&[on])[0].contains("--api-jwt-key-file"));
+        assert!(faults(&[on, ("store", "none")])[0].contains("--store none"));
+        let key = ("api-jwt-key-file", "/nowhere");
+        assert!(faults(&[on, key])[0].contains("cannot read /nowhere"));
+        assert!(faults(&[("api-base", "api")])[0].contains("no path such as /api"));
+        let origin = ("api-cors-origin", "https://a.example/,https://b.example");
+        let faults = faults(&[origin]);
+        assert!(faults.len() == 1 && faults[0].contains("https://a.example/"));
+    }
+}

@@ -1,0 +1,98 @@
+//! What is answered to a request that fails: status and body, as stock clients know them.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::protocol::refusal::Refusal;
+use crate::store::StoreError;
+
+/// When to come back while the store cannot be read or written.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Why a request is not served.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No token, or none that is accepted.
+    Unauthorized,
+    /// The token is another user's, or of another app. Stock clients expect an empty body.
+    OtherCaller,
+    /// There is no such route.
+    NoRoute,
+    /// A part of the body that must be there is not. Stock clients expect a text.
+    Missing(&'static str),
+    /// The request cannot be understood, for this reason.
+    Malformed(String),
+    /// The body is no JSON.
+    NotJson,
+    /// The body is not sent as JSON.
+    NotSentAsJson,
+    /// The body is larger than a message may be.
+    TooLarge,
+    /// The group is not there.
+    NoGroup,
+    /// The caller is not in the group.
+    NotInGroup,
+    /// A rule speaks against it.
+    Refused(Refusal, Option<Duration>),
+    /// The store cannot be used now. Nothing has happened.
+    Unavailable,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "the store cannot be read for a request");
+        Self::Unavailable
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let failed = |status, err: &str| {
+            (status, Json(json!({"success": false, "err": err}))).into_response()
+        };
+        match self {
+            Self::Unauthorized => {
+                let body = json!({"success": false, "msg": "Unauthorized."});
+                (StatusCode::FORBIDDEN, Json(body)).into_response()
+            }
+            Self::OtherCaller => StatusCode::UNAUTHORIZED.into_response(),
+            Self::NoRoute => failed(StatusCode::NOT_FOUND, "Not found"),
+            Self::Missing(text) => (StatusCode::METHOD_NOT_ALLOWED, text).into_response(),
+            Self::Malformed(fault) => failed(StatusCode::BAD_REQUEST, &fault),
+            Self::NotJson => failed(StatusCode::BAD_REQUEST, "not-json"),
+            Self::NotSentAsJson => failed(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Content-Type must be application/json",
+            ),
+            Self::TooLarge => failed(StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::NoGroup => failed(StatusCode::NOT_FOUND, "Group doesn't exist"),
+            Self::NotInGroup => failed(StatusCode::UNAUTHORIZED, "Permission denied"),
+            Self::Refused(reason, retry_after) => {
+                let status = match reason {
+                    Refusal::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+                    Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                    _ => StatusCode::FORBIDDEN,
+                };
+                with_retry(failed(status, reason.as_str()), retry_after)
+            }
+            Self::Unavailable => with_retry(
+                failed(StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+                Some(STORE_RETRY),
+            ),
+        }
+    }
+}
+
+/// Adds `Retry-After`, in whole seconds.
+fn with_retry(mut response: Response, after: Option<Duration>) -> Response {
+    if let Some(after) = after {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        let value = HeaderValue::from(seconds.max(1));
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    response
+}

@@ -1,0 +1,103 @@
+//! The HTTP API that stock Chat21 clients know, served from the observer's own store.
+//!
+//! Owns the listener with its limits, and what all requests share. Leaves what a route answers to
+//! its file, and what becomes of a write to the way that every message takes.
+
+mod caller;
+mod documents;
+mod failure;
+mod pages;
+mod reads;
+mod routes;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+
+use self::reads::Readers;
+use crate::auth::verify::Verifier;
+use crate::store::{self, StoreError};
+
+/// Connections at a time. Others wait until one ends.
+const MAX_CONNECTIONS: usize = 1_024;
+/// How long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a request may take in all.
+const WHOLE: Duration = Duration::from_secs(30);
+/// How long a connection may be silent, and how long its client may take no byte of an answer.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The path before all routes, such as `/api`; empty for none.
+    pub base: String,
+    /// What tokens are verified with.
+    pub verifier: Verifier,
+    /// The origins whose pages may call the API; `None`: all.
+    pub origins: Option<Vec<String>>,
+    /// The largest body of a request, in bytes.
+    pub max_body: usize,
+    /// The store to read from.
+    pub store: PathBuf,
+}
+
+/// What all requests share.
+type Api = Arc<Shared>;
+
+struct Shared {
+    verifier: Verifier,
+    readers: Readers,
+}
+
+/// Serves the API until it is dropped.
+///
+/// # Errors
+/// [`StoreError`], if the store cannot be read.
+pub fn serve(
+    listener: TcpListener,
+    settings: Settings,
+) -> Result<impl Future<Output = ()>, StoreError> {
+    let readers = Readers::open(|| store::read_only(&settings.store))?;
+    let api = Arc::new(Shared {
+        verifier: settings.verifier.clone(),
+        readers,
+    });
+    let service = routes::service(api, &settings);
+    Ok(async move {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(permit) = connections.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok((stream, _)) = listener.accept().await else {
+                // For example out of file descriptors. That passes.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_read_timeout(Some(IDLE));
+            stream.set_write_timeout(Some(IDLE));
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(async move {
+                let io = TokioIo::new(Box::pin(stream));
+                // A broken connection concerns only its client.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(io, service)
+                    .await;
+                drop(permit);
+            });
+        }
+    })
+}

@@ -1,0 +1,108 @@
+//! Pages of lists: what a query asks for, and the cursor that goes on.
+//!
+//! Owns `limit`, `before` and `since`. Without them a client gets what chat21-http-server gives:
+//! the newest 200.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::failure::Failure;
+use crate::protocol::time::UnixMillis;
+use crate::store::reader::{From, Place, Window};
+
+/// The most entries of a page.
+const MOST: usize = 200;
+/// What a cursor begins with: so it is not taken for a time.
+const CURSOR: char = 'p';
+
+/// The part of a list that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page(pub(super) Window);
+
+impl<S: Sync> FromRequestParts<S> for Page {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parse(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// The cursor that goes on at a position.
+pub(super) fn cursor(position: i64) -> String {
+    format!("{CURSOR}{position}")
+}
+
+fn parse(query: &str) -> Result<Window, Failure> {
+    let mut window = Window {
+        from: From::Newest,
+        limit: MOST,
+    };
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        match name {
+            "limit" => {
+                let limit = value.parse().ok();
+                let limit = limit.filter(|limit| (1..=MOST).contains(limit));
+                window.limit = limit.ok_or_else(|| wrong(name, "a number from 1 to 200"))?;
+            }
+            "before" | "since" if window.from != From::Newest => {
+                return Err(wrong("since", "given together with before"));
+            }
+            "before" => window.from = From::Before(place(name, value)?),
+            "since" => window.from = From::Since(place(name, value)?),
+            _ => {}
+        }
+    }
+    Ok(window)
+}
+
+fn place(name: &str, value: &str) -> Result<Place, Failure> {
+    let place = match value.strip_prefix(CURSOR) {
+        Some(position) => position.parse().ok().map(Place::Position),
+        None => value.parse().ok().map(UnixMillis::new).map(Place::Time),
+    };
+    place.ok_or_else(|| wrong(name, "a cursor or a time in milliseconds since 1970"))
+}
+
+fn wrong(name: &str, rule: &str) -> Failure {
+    Failure::Malformed(match rule.strip_prefix("given") {
+        Some(how) => format!("{name} must not be given{how}"),
+        None => format!("{name} must be {rule}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_asked_for_by_a_cursor_or_a_time() {
+        let window = |query| parse(query).unwrap();
+        assert_eq!(
+            window(""),
+            Window {
+                from: From::Newest,
+                limit: 200
+            }
+        );
+        assert_eq!(
+            window("jwt=x&before=p17&limit=5"),
+            Window {
+                from: From::Before(Place::Position(17)),
+                limit: 5
+            }
+        );
+        let since = From::Since(Place::Time(UnixMillis::new(1_700_000_000_000)));
+        assert_eq!(window("since=1700000000000").from, since);
+        for bad in [
+            "limit=0",
+            "limit=201",
+            "limit=x",
+            "before=",
+            "since=p",
+            "since=-1",
+            "before=1&since=2",
+        ] {
+            assert!(matches!(parse(bad), Err(Failure::Malformed(_))), "{bad}");
+        }
+    }
+}

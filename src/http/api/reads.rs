@@ -1,0 +1,294 @@
+//! The routes that read: conversations, messages, groups.
+//!
+//! Owns what each answers, and the connections to the store that they share. Nothing is read on
+//! the thread that writes.
+
+use std::sync::{Mutex, PoisonError};
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+
+use super::Api;
+use super::caller::Caller;
+use super::documents;
+use super::failure::Failure;
+use super::pages::{Page, cursor};
+use crate::protocol::address::Timeline;
+use crate::protocol::group::Group;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::json::Members;
+use crate::store::StoreError;
+use crate::store::reader::{ListedConversation, Reader};
+
+/// Reads at a time. More would wait for the processor, not for the disk.
+const AT_A_TIME: usize = 4;
+
+/// The connections to the store that requests share.
+pub(super) struct Readers {
+    idle: Mutex<Vec<Box<dyn Reader>>>,
+    permits: Semaphore,
+}
+
+impl Readers {
+    /// Opens the connections with `open`.
+    pub(super) fn open(
+        mut open: impl FnMut() -> Result<Box<dyn Reader>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let idle: Result<Vec<_>, _> = (0..AT_A_TIME).map(|_| open()).collect();
+        Ok(Self {
+            idle: Mutex::new(idle?),
+            permits: Semaphore::new(AT_A_TIME),
+        })
+    }
+
+    fn take(&self) -> Option<Box<dyn Reader>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop()
+    }
+
+    fn put_back(&self, reader: Box<dyn Reader>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(reader);
+    }
+}
+
+/// Reads from the store in a thread for that.
+pub(super) async fn read<T: Send + 'static>(
+    api: &Api,
+    query: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Failure> {
+    let permit = api.readers.permits.acquire().await;
+    let permit = permit.map_err(|_| Failure::Unavailable)?;
+    let shared = api.clone();
+    let work = move || {
+        let mut reader = shared.readers.take()?;
+        let result = query(reader.as_mut());
+        shared.readers.put_back(reader);
+        Some(result)
+    };
+    // If the client leaves, the read ends by itself: it is one page.
+    let result = tokio::task::spawn_blocking(work).await;
+    drop(permit);
+    match result {
+        Ok(Some(result)) => Ok(result?),
+        Ok(None) | Err(_) => Err(Failure::Unavailable),
+    }
+}
+
+/// What a list answers.
+#[derive(Serialize)]
+struct List {
+    success: bool,
+    result: Vec<Members>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl List {
+    fn of(result: Vec<Members>, next: Option<i64>) -> Response {
+        let list = Self {
+            success: true,
+            result,
+            next: next.map(cursor),
+        };
+        Json(list).into_response()
+    }
+}
+
+type UserPath = Path<(String, String)>;
+type PeerPath = Path<(String, String, String)>;
+
+/// `GET {app}/{user}/conversations`
+pub(super) async fn conversations(
+    api: State<Api>,
+    caller: Caller,
+    path: UserPath,
+    page: Page,
+) -> Result<Response, Failure> {
+    list_conversations(&api, &caller, path, page, false).await
+}
+
+/// `GET {app}/{user}/conversations/archived` and `GET {app}/{user}/archived_conversations`
+pub(super) async fn archived_conversations(
+    api: State<Api>,
+    caller: Caller,
+    path: UserPath,
+    page: Page,
+) -> Result<Response, Failure> {
+    list_conversations(&api, &caller, path, page, true).await
+}
+
+async fn list_conversations(
+    api: &Api,
+    caller: &Caller,
+    Path((app, user)): UserPath,
+    Page(window): Page,
+    archived: bool,
+) -> Result<Response, Failure> {
+    caller.owner(&app, &user)?;
+    let owner = user.clone();
+    let slice = read(api, move |reader| {
+        let (app, user) = sound(&app, &owner);
+        reader.conversations(app, user, archived, window)
+    })
+    .await?;
+    let rows = slice.entries.iter();
+    let mut rows: Vec<_> = rows
+        .map(|listed| documents::conversation(&user, listed))
+        .collect();
+    if !is_oldest_first(window) {
+        documents::sort_newest_first(&mut rows);
+    }
+    Ok(List::of(rows, slice.next))
+}
+
+/// `GET {app}/{user}/conversations/{peer}`
+pub(super) async fn conversation(
+    api: State<Api>,
+    caller: Caller,
+    path: PeerPath,
+) -> Result<Response, Failure> {
+    one_conversation(&api, &caller, path, false).await
+}
+
+/// `GET {app}/{user}/archived_conversations/{peer}`
+pub(super) async fn archived_conversation(
+    api: State<Api>,
+    caller: Caller,
+    path: PeerPath,
+) -> Result<Response, Failure> {
+    one_conversation(&api, &caller, path, true).await
+}
+
+async fn one_conversation(
+    api: &Api,
+    caller: &Caller,
+    Path((app, user, peer)): PeerPath,
+    archived: bool,
+) -> Result<Response, Failure> {
+    caller.owner(&app, &user)?;
+    // Nobody has a conversation with what is no identifier.
+    if UserId::parse(&peer).is_err() {
+        return Ok(List::of(vec![], None));
+    }
+    let (owner, other) = (user.clone(), peer.clone());
+    let row = read(api, move |reader| {
+        reader.listed_conversation(&timeline(&app, &owner, &other))
+    })
+    .await?;
+    let row = row.filter(|row| row.archived == archived);
+    let rows = row.into_iter().map(|row| {
+        let listed = ListedConversation {
+            convers_with: peer.as_str().into(),
+            row,
+        };
+        documents::conversation(&user, &listed)
+    });
+    Ok(List::of(rows.collect(), None))
+}
+
+/// `GET {app}/{user}/conversations/{peer}/messages`
+pub(super) async fn messages(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, user, peer)): PeerPath,
+    Page(window): Page,
+) -> Result<Response, Failure> {
+    caller.owner(&app, &user)?;
+    if UserId::parse(&peer).is_err() {
+        return Ok(List::of(vec![], None));
+    }
+    let (owner, other, tenant) = (user.clone(), peer.clone(), app.clone());
+    let slice = read(&api, move |reader| {
+        reader.messages(&timeline(&tenant, &owner, &other), window)
+    })
+    .await?;
+    let timeline = timeline(&app, &user, &peer);
+    let messages = slice.entries.iter();
+    let mut messages: Vec<_> = messages
+        .map(|message| documents::message(&timeline, message))
+        .collect();
+    if !is_oldest_first(window) {
+        documents::sort_newest_first(&mut messages);
+    }
+    Ok(List::of(messages, slice.next))
+}
+
+/// `GET {app}/groups/{group}`
+pub(super) async fn group(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, id)): UserPath,
+) -> Result<Response, Failure> {
+    caller.app(&app)?;
+    let body = group_body(&api, &app, &id).await?.ok_or(Failure::NoGroup)?;
+    let members = Group::parse(&body).map(|group| group.members);
+    let is_member = members.is_ok_and(|members| members.contains(caller.user().as_str()));
+    if !is_member && !caller.is_admin() {
+        return Err(Failure::NotInGroup);
+    }
+    let body = RawValue::from_string(body).map_err(|_| Failure::NoGroup)?;
+    Ok(Json(Found {
+        success: true,
+        result: body,
+    })
+    .into_response())
+}
+
+#[derive(Serialize)]
+struct Found {
+    success: bool,
+    result: Box<RawValue>,
+}
+
+/// The object of a group, if there is one.
+pub(super) async fn group_body(api: &Api, app: &str, id: &str) -> Result<Option<String>, Failure> {
+    if UserId::parse(id).is_err() {
+        return Ok(None);
+    }
+    let (app, id) = (app.to_owned(), id.to_owned());
+    read(api, move |reader| {
+        let (app, id) = sound(&app, &id);
+        reader.group_body(app, id)
+    })
+    .await
+}
+
+/// `GET {app}/getInfo`
+pub(super) async fn info(_: Caller) -> Response {
+    Json(json!({"v": env!("CARGO_PKG_VERSION")})).into_response()
+}
+
+/// `GET /verify`
+pub(super) async fn verify(Caller(identity): Caller) -> Response {
+    Json(identity.claims).into_response()
+}
+
+/// `GET /`
+pub(super) async fn root() -> &'static str {
+    concat!("chat21-observer ", env!("CARGO_PKG_VERSION"))
+}
+
+fn is_oldest_first(window: crate::store::reader::Window) -> bool {
+    matches!(window.from, crate::store::reader::From::Since(_))
+}
+
+fn sound<'a>(app: &'a str, user: &'a str) -> (AppId<'a>, UserId<'a>) {
+    let app = AppId::parse(app).expect("checked with the caller");
+    (app, UserId::parse(user).expect("checked before"))
+}
+
+fn timeline<'a>(app: &'a str, user: &'a str, peer: &'a str) -> Timeline<'a> {
+    let (app, inbox_of) = sound(app, user);
+    let convers_with = UserId::parse(peer).expect("checked before");
+    Timeline {
+        app,
+        inbox_of,
+        convers_with,
+    }
+}
