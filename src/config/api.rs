@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::http::parse_listen;
 use super::reader::Reader;
+use super::rules::RulesSection;
 use crate::auth::secret::Secret;
 use crate::auth::verify::{Lifetime, Verifier};
 use crate::http::api::Settings;
@@ -28,7 +29,7 @@ const JWT_KEY: &str = "JWT_KEY";
 pub(super) fn read(
     reader: &mut Reader<'_>,
     store: Option<&StoreSettings>,
-    max_body: usize,
+    rules: Option<&RulesSection>,
 ) -> Option<Settings> {
     let secret = take_variables(reader);
     let listen = reader.parse("api-listen", parse_listen)?;
@@ -58,8 +59,9 @@ pub(super) fn read(
         base,
         verifier: verifier.ok()?,
         origins,
-        max_body,
+        max_body: rules?.max_payload_bytes(),
         store: path.clone(),
+        layouts: rules?.router.layouts.clone(),
     })
 }
 

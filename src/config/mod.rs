@@ -107,8 +107,7 @@ impl Config {
             .as_ref()
             .map_or_else(EventKinds::default, |webhooks| webhooks.events);
         let rules = RulesSection::read(reader, controls, events);
-        let max_body = rules.as_ref().map_or(0, RulesSection::max_payload_bytes);
-        let api = api::read(reader, store.as_ref(), max_body);
+        let api = api::read(reader, store.as_ref(), rules.as_ref());
         Some(Self {
             name,
             broker: broker?,

@@ -6,6 +6,7 @@ use crate::delivery::ledger::EntryId;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::refusal::Refused;
+use crate::rules::submission::{Authority, Task};
 
 /// A message between its admission and the decision on it.
 #[derive(Clone, Debug)]
@@ -20,8 +21,41 @@ pub struct PendingMessage {
     pub fingerprint: Option<u64>,
     /// Whether it has come before, under the same id.
     pub repeated: bool,
+    /// Where it comes from.
+    pub via: Via,
     /// Why it is to be refused, unless it turns out that it has passed before.
     pub refused: Option<PendingRefusal>,
+}
+
+/// Where a message comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Via {
+    /// The broker.
+    #[default]
+    Broker,
+    /// The HTTP API.
+    Api(Box<ApiPart>),
+}
+
+/// A part of what a client of the HTTP API has handed in.
+#[derive(Clone, Debug)]
+pub struct ApiPart {
+    /// On whose word it is done.
+    pub authority: Authority,
+    /// What is to be done.
+    pub task: Task,
+    /// How many parts follow. They are decided on in the same batch.
+    pub following: usize,
+}
+
+impl Via {
+    /// The part of a submission, if it is one.
+    pub fn part(&self) -> Option<&ApiPart> {
+        match self {
+            Self::Broker => None,
+            Self::Api(part) => Some(part),
+        }
+    }
 }
 
 /// A refusal that is certain before the facts are known.

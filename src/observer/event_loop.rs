@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SessionEvent;
 use crate::delivery::ledger::{Admission, Ledger};
+use crate::http::api::handover::{Handover, Unserved};
 use crate::mqtt::Delivery;
 use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
@@ -27,6 +28,7 @@ use crate::observer::publishers::Publishers;
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
+use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
@@ -50,6 +52,7 @@ pub(crate) struct Observer {
     pub(super) ledger: Ledger,
     pub(super) session: Session,
     pub(super) inbound: Inbound,
+    pub(super) submissions: Submissions,
     pub(super) processing: Processing,
     pub(super) publishers: Publishers,
     pub(super) webhooks: Webhooks,
@@ -125,6 +128,7 @@ impl Observer {
                     let (ledger, journal) = (&mut self.ledger, &mut self.journal);
                     self.inbound.handle_verdict(pending, verdict, ledger, journal, now);
                 }
+                handover = self.submissions.next(), if self.has_room() => self.submit(handover),
                 answered = self.webhooks.next() => {
                     self.webhooks.handle_answer(answered, self.clock.now());
                 }
@@ -170,6 +174,17 @@ impl Observer {
                 break;
             };
             self.take_session(event, inputs);
+        }
+    }
+
+    /// Takes what a client of the HTTP API hands in.
+    fn submit(&mut self, mut handover: Handover) {
+        let now = self.clock.now();
+        let submission = handover.take_submission();
+        let (ledger, journal) = (&mut self.ledger, &mut self.journal);
+        match self.inbound.submit(submission, ledger, journal, now) {
+            Ok(entry) => self.submissions.wait(entry, handover),
+            Err(refused) => handover.turn_away(Unserved::Refused(refused)),
         }
     }
 
@@ -403,8 +418,14 @@ impl Observer {
         match event {
             None => return Err(ObserverError::TaskEnded("store".to_owned())),
             Some(thread::Event::Processed(processed)) => self.handle_processed(processed),
-            Some(thread::Event::Failing(fault)) => self.health.set_store(Some(fault)),
-            Some(thread::Event::Recovered) => self.health.set_store(None),
+            Some(thread::Event::Failing(fault)) => {
+                self.submissions.set_store_fails(true);
+                self.health.set_store(Some(fault));
+            }
+            Some(thread::Event::Recovered) => {
+                self.submissions.set_store_fails(false);
+                self.health.set_store(None);
+            }
         }
         Ok(())
     }
@@ -431,6 +452,7 @@ impl Observer {
             let publishes = &decided.publishes;
             self.journal
                 .decided((received, id), decided.refusal, publishes);
+            self.submissions.handle_decided(&decided, id);
             self.inbound.charge_members(received, decided.members, now);
         }
         if let Some(bytes) = decided.left_to_log {

@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::delivery::ledger::{Ack, Admission, EntryId, Failed, Ledger, Message};
-use crate::delivery::pending::{PendingMessage, PendingRefusal};
+use crate::delivery::pending::{ApiPart, PendingMessage, PendingRefusal, Via};
 use crate::http::decision_service::{DecisionService, Verdict};
 use crate::mqtt::Delivery;
 use crate::observer::journal::Journal;
@@ -25,6 +25,7 @@ use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
 use crate::rules::router::Router;
+use crate::rules::submission::{Authority, Submission, Submitted, Task};
 use crate::store::OutboxRequest;
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Now;
@@ -139,6 +140,10 @@ impl Inbound {
     /// The next batch: the messages that wait, up to a bound, and nothing else to do.
     pub(super) fn next_batch(&mut self, room_for_bulk: usize, now: UnixMillis) -> Batch {
         let most = self.waiting.len().min(BATCH_MESSAGES);
+        // The parts of a submission are not parted.
+        let last = most.checked_sub(1).and_then(|last| self.waiting.get(last));
+        let part = last.and_then(|last| last.via.part());
+        let most = most + part.map_or(0, |part| part.following);
         Batch {
             messages: self.waiting.drain(..most).collect(),
             room_for_bulk,
@@ -213,12 +218,82 @@ impl Inbound {
             fingerprint: arrival.ack.map(|_| arrival.fingerprint),
             received: arrival.received,
             repeated,
+            via: Via::Broker,
             refused: None,
         };
         match charged {
             Ok(()) => self.consult(pending, ledger, journal, now),
             Err(refused) => self.refuse(pending, refused, ledger, journal, now),
         }
+    }
+
+    /// Takes what a client of the HTTP API hands in. Returns the entry of its first part.
+    ///
+    /// # Errors
+    /// The reason for a refusal. Nothing has happened then.
+    pub(super) fn submit(
+        &mut self,
+        submission: Submission,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) -> Result<EntryId, Refused> {
+        let Submission {
+            authority,
+            recipients,
+            messages,
+        } = submission;
+        let first = messages.first().ok_or(Refusal::MalformedTopic)?;
+        let policy = &self.router.policy;
+        if authority == Authority::Sender
+            && policy.limits_rates()
+            && let Some(address) = self.router.address(&first.received)
+        {
+            self.limits.charge(&address, policy, now.instant)?;
+            let limits = &mut self.limits;
+            limits.charge_members(&address, recipients, policy, now.instant);
+        }
+        let parts = messages.len();
+        let mut entries = vec![];
+        for (n, Submitted { received, task }) in messages.into_iter().enumerate() {
+            let id = self.ids.next(now.wall);
+            journal.received(self.router.address(&received).as_ref(), true);
+            journal.admitted(id);
+            let message = Message {
+                received: received.clone(),
+                id,
+                fingerprint: 0,
+                since: now.instant,
+            };
+            let entry = ledger.insert(message, None);
+            entries.push(entry);
+            let pending = PendingMessage {
+                entry,
+                id,
+                fingerprint: None,
+                received,
+                repeated: false,
+                via: Via::Api(Box::new(ApiPart {
+                    // The system tells of changes, not the one who makes them.
+                    authority: match task {
+                        Task::Announcement(_) => Authority::Admin,
+                        Task::Message | Task::Change(_) | Task::History => authority,
+                    },
+                    task,
+                    following: parts - n - 1,
+                })),
+                refused: None,
+            };
+            // What belongs together is not asked about: the answers would part it.
+            match parts {
+                1 => self.consult(pending, ledger, journal, now),
+                _ => self.waiting.push(pending),
+            }
+        }
+        entries
+            .first()
+            .copied()
+            .ok_or(Refusal::MalformedTopic.into())
     }
 
     /// A message has passed that goes to so many members of a group.
@@ -317,7 +392,7 @@ impl Inbound {
                     .may_answer(address.as_ref(), refused.reason, now.instant),
             ),
         };
-        if may_answer == Some(false) {
+        if may_answer == Some(false) && pending.via.part().is_none() {
             // Nothing follows from it, so it need not wait for a batch.
             self.metrics.unanswered();
             let message = (&pending.received, pending.id);

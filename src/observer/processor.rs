@@ -17,16 +17,20 @@ pub use self::persistence::Persistence;
 use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::address::Address;
+use crate::protocol::group::Users;
 use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refused;
+use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, STEP, Step};
+use crate::rules::group_change::GroupOutcome;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::router::Router;
+use crate::rules::submission::Task;
 use crate::store::{
     Committed, LogPage, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError,
     Upkeep, thread,
@@ -45,6 +49,9 @@ pub struct Processor {
     fan_outs: FanOuts,
     /// Rows written since the thread asked last.
     written: usize,
+    /// Who has become a member by the change of a group that the HTTP API has handed in last;
+    /// `None` if it was not made.
+    added: Option<Users>,
 }
 
 impl Processor {
@@ -58,6 +65,7 @@ impl Processor {
             clock: Clock,
             fan_outs: FanOuts::default(),
             written: 0,
+            added: None,
         }
     }
 
@@ -110,6 +118,7 @@ impl Processor {
         let origin = Origin {
             id: resumed.id,
             fingerprint: None,
+            promised: true,
             repeated: true,
             now,
         };
@@ -178,6 +187,7 @@ impl Processor {
         let origin = Origin {
             id: message.id,
             fingerprint: message.fingerprint,
+            promised: message.fingerprint.is_some() || message.via.part().is_some(),
             repeated: message.repeated,
             now: batch.now,
         };
@@ -255,7 +265,7 @@ impl Processor {
             return Ok(false);
         };
         // At QoS 0 a message may be lost with the process.
-        if origin.fingerprint.is_none() && !leave {
+        if !origin.promised && !leave {
             return Ok(false);
         }
         store.log(&LoggedPublishes {
@@ -289,15 +299,11 @@ impl Processor {
         leave: bool,
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
         let received = self.as_stored(message)?;
-        // What has passed before passes again, whatever speaks against it now.
-        let is_stored = matches!(received, Cow::Owned(_));
-        let request = match &message.refused {
-            Some(pending) if !is_stored => Err(pending.refused.clone()),
-            Some(_) | None if is_stored => {
-                self.router.read_stored(&received).map_err(Refused::from)
-            }
-            Some(_) | None => self.router.read(&received).map_err(Refused::from),
+        let added = self.added.clone();
+        let Some(request) = read(&self.router, added.as_ref(), message, &received) else {
+            return Ok((Decided::nothing(message.entry), None));
         };
+        let part = message.via.part();
         let arrival = Arrival {
             received: &received,
             id: message.id,
@@ -305,6 +311,7 @@ impl Processor {
                 Some(_) => Acknowledgement::Expected,
                 None => Acknowledgement::None,
             },
+            authority: part.map(|part| part.authority).unwrap_or_default(),
         };
         let plan = match (&request, self.persistence.as_store_mut()) {
             (Ok(request), Some(store)) => self.router.plan(request, &arrival, store)?,
@@ -316,12 +323,24 @@ impl Processor {
         };
         let Plan {
             publishes,
-            answers,
+            mut answers,
             writes,
             fan_out,
             events,
             refusal,
+            group,
         } = plan;
+        if let Some(part) = part {
+            // A client of the HTTP API is told over HTTP.
+            let dead_letters = self.router.dead_letter_topic.as_ref();
+            answers.retain(|answer| Some(&answer.topic) == dead_letters);
+            if let Task::Change(_) = part.task {
+                self.added = match &group {
+                    Some(GroupOutcome::Changed { added, .. }) => Some(added.clone()),
+                    Some(GroupOutcome::Unchanged(_)) | None => None,
+                };
+            }
+        }
         self.written += writes.len();
         self.persistence.apply(&writes, events, origin)?;
         drop(writes);
@@ -346,6 +365,7 @@ impl Processor {
                 .and_then(|pending| pending.may_answer),
             logged,
             left_to_log: None,
+            group,
             done: true,
         };
         Ok((decided, fan_out))
@@ -399,6 +419,7 @@ impl Processor {
                 may_answer: None,
                 logged: false,
                 left_to_log: None,
+                group: None,
                 done: rest.is_none(),
             });
             let rest = rest.map(|fan_out| Unfinished {
@@ -442,6 +463,40 @@ impl Processor {
         }
         Ok((publishes, rest))
     }
+}
+
+/// The request of a message; `None` if it is not made after all. `added`: see
+/// [`Processor::added`].
+fn read<'a>(
+    router: &'a Router,
+    added: Option<&'a Users>,
+    message: &'a PendingMessage,
+    received: &'a Received,
+) -> Option<Result<Request<'a>, Refused>> {
+    // What has passed before passes again, whatever speaks against it now.
+    let is_stored = !std::ptr::eq(&raw const message.received, received);
+    let request = match &message.refused {
+        Some(pending) if !is_stored => return Some(Err(pending.refused.clone())),
+        Some(_) | None if is_stored => router.read_stored(received),
+        Some(_) | None => router.read(received),
+    };
+    let Some(part) = message.via.part() else {
+        return Some(request.map_err(Refused::from));
+    };
+    let request = match (&part.task, added, request) {
+        (Task::Change(change), _, Ok(Request::Message { outgoing, .. })) => {
+            Ok(Request::GroupChange { outgoing, change })
+        }
+        (Task::History, Some(members), Ok(Request::Message { outgoing, .. })) => {
+            Ok(Request::GroupHistory { outgoing, members })
+        }
+        (Task::History | Task::Announcement(_), None, _) => return None,
+        (Task::Announcement(Some(member)), Some(added), _) if !added.contains(member) => {
+            return None;
+        }
+        (_, _, request) => request,
+    };
+    Some(request.map_err(Refused::from))
 }
 
 impl thread::Work for Processor {

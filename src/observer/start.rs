@@ -19,6 +19,7 @@ use crate::connections::settings::LinkSettings;
 use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
 use crate::http::api;
+use crate::http::api::handover::Handover;
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -33,6 +34,7 @@ use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publi
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
+use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
@@ -61,8 +63,10 @@ pub async fn run(
         Some(address) => Some(parts.serve_http(address, &mut tasks).await?),
         None => None,
     };
+    // As many as the broker may send at a time.
+    let (handovers, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
     let api = match setup.api.clone() {
-        Some(settings) => Some(serve_api(settings, &mut tasks).await?),
+        Some(settings) => Some(serve_api(settings, handovers, &mut tasks).await?),
         None => None,
     };
     let links_stop = CancellationToken::new();
@@ -101,7 +105,7 @@ pub async fn run(
         stop,
     };
     let drain = setup.drain_timeout;
-    let observer = parts.into_observer(setup)?;
+    let observer = parts.into_observer(setup, Submissions::new(submitted))?;
     let ended = Box::pin(observer.run(inputs, ready, drain)).await;
     if let Err(ObserverError::OtherObserver {
         discards_session: true,
@@ -228,7 +232,11 @@ impl Parts {
         publisher_rx
     }
 
-    fn into_observer(self, setup: Setup) -> Result<Observer, ObserverError> {
+    fn into_observer(
+        self,
+        setup: Setup,
+        submissions: Submissions,
+    ) -> Result<Observer, ObserverError> {
         let Self {
             clock,
             began,
@@ -291,6 +299,7 @@ impl Parts {
             )
             .expecting_session(had_session && !setup.reset_session),
             inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
+            submissions,
             processing: Processing::new(processor, backlog),
             publishers: Publishers::new(
                 publishers,
@@ -311,13 +320,14 @@ impl Parts {
 /// Serves the HTTP API. Returns the address in use.
 async fn serve_api(
     settings: api::Settings,
+    handovers: mpsc::Sender<Handover>,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<SocketAddr, ObserverError> {
     let address = settings.listen;
     let listen = |error| ObserverError::ListenApi { address, error };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
-    let serving = api::serve(listener, settings).map_err(ObserverError::Store)?;
+    let serving = api::serve(listener, settings, handovers).map_err(ObserverError::Store)?;
     tasks.spawn(async move {
         serving.await;
         "api"

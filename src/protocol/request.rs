@@ -10,7 +10,8 @@ use bytes::Bytes;
 use crate::protocol::address::{Address, Outgoing, Timeline};
 use crate::protocol::control_payload::{BlockChange, Fetch, PresenceChange, Receipt};
 use crate::protocol::envelope::Envelope;
-use crate::protocol::group::GroupUpdate;
+use crate::protocol::group::{GroupUpdate, Users};
+use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::{AppId, ClientId, MessageKey, UserId};
 use crate::protocol::injected::Injected;
 use crate::protocol::layout::PayloadMode;
@@ -19,7 +20,8 @@ use crate::protocol::patch::Patch;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::status::Status;
 
-/// One variant for each row of `protocol.md`, section 2, and two for messages (section 1).
+/// One variant for each row of `protocol.md`, section 2, two for messages (section 1), and those
+/// that only the HTTP API makes.
 #[derive(Clone, Debug)]
 pub enum Request<'a> {
     /// A message in a layout that forwards payloads unread.
@@ -102,6 +104,20 @@ pub enum Request<'a> {
         /// The group, and who is told about it.
         update: GroupUpdate,
     },
+    /// A client of the HTTP API changes a group: the sender changes the recipient.
+    GroupChange {
+        /// Who changes which group.
+        outgoing: Outgoing<'a>,
+        /// What is to become of it.
+        change: &'a GroupChange,
+    },
+    /// Users who have just become members of a group get what it said before.
+    GroupHistory {
+        /// Who has changed which group.
+        outgoing: Outgoing<'a>,
+        /// The new members.
+        members: &'a Users,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -168,9 +184,10 @@ impl<'a> Request<'a> {
     /// What the request's topic says.
     pub fn address(&self) -> Address<'a> {
         match self {
-            Self::Verbatim { outgoing, .. } | Self::Message { outgoing, .. } => {
-                Address::Outgoing(*outgoing)
-            }
+            Self::Verbatim { outgoing, .. }
+            | Self::Message { outgoing, .. }
+            | Self::GroupChange { outgoing, .. }
+            | Self::GroupHistory { outgoing, .. } => Address::Outgoing(*outgoing),
             Self::Receipt {
                 timeline, message, ..
             } => Address::Receipt(*timeline, *message),

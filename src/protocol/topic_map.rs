@@ -11,7 +11,7 @@ use crate::protocol::control_topic::{
     ControlTemplates, ControlTopic, Controls, Notification, NotificationTemplates,
 };
 use crate::protocol::id::{AppId, ClientId, IdError, MessageKey, RawLevel, UserId};
-use crate::protocol::layout::{BadApp, Layout};
+use crate::protocol::layout::{BadApp, Layout, PayloadMode};
 use crate::protocol::proof::{self, ProofError};
 use crate::protocol::template::{Captures, Names, Template};
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
@@ -126,6 +126,29 @@ impl TopicMap {
     pub fn inbox_layout(&self, topic: &str) -> Option<&Layout> {
         let mut layouts = self.layouts.iter();
         layouts.find(|layout| layout.inbox().captures(topic).is_some())
+    }
+
+    /// A topic on which `sender` writes to `recipient`, in a layout whose payloads are JSON objects
+    /// and that gives the sender a copy. `None` if no such layout serves the app.
+    pub fn outgoing_topic(
+        &self,
+        app: AppId<'_>,
+        sender: UserId<'_>,
+        recipient: UserId<'_>,
+    ) -> Option<TopicName> {
+        let names = Names::of(app, sender, recipient);
+        let mut layouts = self
+            .layouts
+            .iter()
+            .filter(|layout| layout.payload() == PayloadMode::Envelope && layout.sender_copy());
+        layouts.find_map(|layout| {
+            let topic = layout.outgoing().format(&names);
+            let address = self.parse(topic.as_str()).ok()?;
+            let outgoing = address.outgoing()?;
+            let is_same =
+                (outgoing.app, outgoing.sender, outgoing.recipient) == (app, sender, recipient);
+            is_same.then(|| topic.clone())
+        })
     }
 
     /// The tenants served; all of them if empty.

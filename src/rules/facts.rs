@@ -37,6 +37,42 @@ pub trait FactSource {
     /// The source's own.
     fn group(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<GroupLookup, Self::Error>;
 
+    /// The object of a group as it is stored: JSON.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn group_object(
+        &mut self,
+        app: AppId<'_>,
+        id: UserId<'_>,
+    ) -> Result<Option<String>, Self::Error>;
+
+    /// Whether a user or group has any message in a timeline.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn has_timeline(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, Self::Error>;
+
+    /// The users whom `user` blocks.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn blocked_users(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<Box<str>>, Self::Error>;
+
+    /// The position behind which a timeline has at most so many messages.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn position_before_newest(
+        &mut self,
+        timeline: &Timeline<'_>,
+        count: usize,
+    ) -> Result<i64, Self::Error>;
+
     /// Whether `user` blocks `other`.
     ///
     /// # Errors
@@ -196,6 +232,22 @@ impl FactSource for NoStore {
 
     fn group(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<GroupLookup, Infallible> {
         Ok(GroupLookup::NoStore)
+    }
+
+    fn group_object(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Option<String>, Infallible> {
+        Ok(None)
+    }
+
+    fn has_timeline(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
+    fn blocked_users(&mut self, _: AppId<'_>, _: UserId<'_>) -> Result<Vec<Box<str>>, Infallible> {
+        Ok(vec![])
+    }
+
+    fn position_before_newest(&mut self, _: &Timeline<'_>, _: usize) -> Result<i64, Infallible> {
+        Ok(0)
     }
 
     fn blocks(&mut self, _: AppId<'_>, _: UserId<'_>, _: UserId<'_>) -> Result<bool, Infallible> {

@@ -21,6 +21,7 @@ use crate::protocol::status::Status;
 use crate::protocol::template::{Names, Template};
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic_map::TopicMap;
+use crate::rules::group_history::GroupHistory;
 use crate::rules::history::{History, Next, Page, PageQuery, Range};
 use crate::rules::webhook_event::{Copied, Event, EventKind};
 use crate::rules::write::{Listing, TimelineCopy, Write};
@@ -43,6 +44,7 @@ enum Work {
     Copies(Copies),
     Notices(Notices),
     History(History),
+    GroupHistory(GroupHistory),
 }
 
 /// What fan-outs that must go out one after another have in common: an app, and an identifier in
@@ -156,6 +158,11 @@ impl FanOut {
         Self::new(app, Work::History(History::missed(user, range)))
     }
 
+    /// What a group said before, for new members.
+    pub(super) fn group_history(app: AppId<'_>, history: GroupHistory) -> Self {
+        Self::new(app, Work::GroupHistory(history))
+    }
+
     fn new(app: AppId<'_>, work: Work) -> Self {
         Self {
             app: app.as_str().into(),
@@ -172,7 +179,7 @@ impl FanOut {
         match &*self.work {
             Work::Copies(copies) => copies.users.len(),
             Work::Notices(notices) => notices.users.len(),
-            Work::History(_) => 0,
+            Work::History(_) | Work::GroupHistory(_) => 0,
         }
     }
 
@@ -184,6 +191,7 @@ impl FanOut {
         match &*self.work {
             Work::Copies(copies) => Some(QueueKey::Group(app, &copies.group)),
             Work::History(history) => Some(QueueKey::User(app, history.user().as_str())),
+            Work::GroupHistory(history) => Some(QueueKey::Group(app, history.group().as_str())),
             Work::Notices(_) => None,
         }
     }
@@ -209,8 +217,8 @@ impl FanOut {
             Work::Copies(Copies { next, .. }) | Work::Notices(Notices { next, .. }) => {
                 *next = position;
             }
-            // A fetch begins anew.
-            Work::History(_) => {}
+            // They begin anew.
+            Work::History(_) | Work::GroupHistory(_) => {}
         }
         Ok(fan_out)
     }
@@ -219,7 +227,7 @@ impl FanOut {
     pub fn position(&self) -> usize {
         match &*self.work {
             Work::Copies(Copies { next, .. }) | Work::Notices(Notices { next, .. }) => *next,
-            Work::History(_) => 0,
+            Work::History(_) | Work::GroupHistory(_) => 0,
         }
     }
 
@@ -228,6 +236,7 @@ impl FanOut {
         match &*self.work {
             Work::Copies(_) | Work::Notices(_) => None,
             Work::History(history) => Some((self.app(), history.user(), history.query(STEP))),
+            Work::GroupHistory(history) => Some((self.app(), history.group(), history.query())),
         }
     }
 
@@ -238,6 +247,11 @@ impl FanOut {
             Work::Copies(copies) => copies.step(app),
             Work::Notices(notices) => notices.step(app, layouts),
             Work::History(history) => history_step(history, app, layouts, page),
+            Work::GroupHistory(history) => {
+                let (step, rest) = history.step(app, layouts, &page.unwrap_or_default());
+                let rest = rest.map(|rest| Self::new(app, Work::GroupHistory(rest)));
+                Step { rest, ..step }
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::rules::facts::{FactSource, GroupLookup};
 use crate::rules::fan_out::{FanOut, GroupMessage};
 use crate::rules::plan::{Context, Plan};
 use crate::rules::policy::{GroupSenders, Rules};
+use crate::rules::submission::Authority;
 use crate::rules::webhook_event::EventKind;
 
 /// What the plan of a message to a group depends on.
@@ -102,13 +103,19 @@ fn recipients(
     let sender = outgoing.sender;
     if let GroupLookup::Stored(stored) = group {
         // By the stored members: naming oneself in the message makes nobody a member.
-        context.rules.check_group_sender(sender, &stored.members)?;
+        if context.authority == Authority::Sender {
+            context.rules.check_group_sender(sender, &stored.members)?;
+        }
     }
     let rules = context.rules;
     let (users, includes_sender, most) = match (envelope.group, group) {
         (Some(inline), _) => {
             let users = Group::parse(inline.get())?.members;
-            (users, true, rules.most_inline_recipients(sender))
+            let most = match context.authority {
+                Authority::Sender => rules.most_inline_recipients(sender),
+                Authority::Admin => rules.max_recipients,
+            };
+            (users, true, most)
         }
         (None, GroupLookup::Stored(stored)) => {
             (stored.members.clone(), false, rules.max_recipients)

@@ -3,6 +3,8 @@
 //! Owns what is stored and who is told (`protocol.md`, section 4, *Group update*). It depends on no
 //! facts.
 
+use std::borrow::Cow;
+
 use crate::protocol::group::GroupUpdate;
 use crate::protocol::id::AppId;
 use crate::rules::fan_out::FanOut;
@@ -15,7 +17,7 @@ pub(super) fn plan<'a>(app: AppId<'a>, update: &'a GroupUpdate) -> Plan<'a> {
         writes: vec![Write::Group {
             app,
             id: &update.id,
-            body: &update.body,
+            body: Cow::Borrowed(&update.body),
         }],
         fan_out: Some(FanOut::notify(app, update)),
         ..Plan::default()

@@ -18,6 +18,8 @@
 //! | a fetch of stored messages | `fetch.rs` |
 //! | a message that a service injects | `inject.rs` |
 //! | a group that a service stores | `group_update.rs` |
+//! | a change of a group over HTTP | `group_change.rs` |
+//! | what a group said before, for new members | `group_history.rs` |
 //! | a refusal: the notice and the dead letter | `refusal_notice.rs` |
 
 pub(crate) mod block;
@@ -29,6 +31,8 @@ mod direct;
 pub mod facts;
 pub mod fan_out;
 mod fetch;
+pub mod group_change;
+mod group_history;
 pub(crate) mod group_message;
 mod group_update;
 pub mod history;
@@ -40,6 +44,7 @@ pub mod rate_limit;
 mod receipt;
 mod refusal_notice;
 pub mod router;
+pub mod submission;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod token_bucket;

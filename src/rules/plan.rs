@@ -17,7 +17,9 @@ use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::fan_out::FanOut;
+use crate::rules::group_change::GroupOutcome;
 use crate::rules::policy::Rules;
+use crate::rules::submission::Authority;
 use crate::rules::webhook_event::{Event, EventKind, EventKinds};
 use crate::rules::write::Write;
 
@@ -38,6 +40,8 @@ pub struct Plan<'a> {
     /// Why the request is refused, if it is. A sender who is blocked is refused, and yet gets their
     /// own copy.
     pub refusal: Option<Refusal>,
+    /// What became of a change of a group.
+    pub group: Option<GroupOutcome>,
 }
 
 /// What a publish is for. It decides which queue takes it, and what follows if the broker refuses
@@ -63,6 +67,8 @@ pub struct Arrival<'a> {
     pub id: MessageId,
     /// Whether the broker waits for an acknowledgement.
     pub acknowledgement: Acknowledgement,
+    /// On whose word it is done.
+    pub authority: Authority,
 }
 
 /// Whether the broker waits for an acknowledgement of a message.
@@ -85,6 +91,7 @@ pub(super) struct Context<'c> {
     pub(super) events: EventKinds,
     pub(super) id: MessageId,
     pub(super) acknowledgement: Acknowledgement,
+    pub(super) authority: Authority,
 }
 
 impl Context<'_> {

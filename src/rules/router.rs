@@ -21,8 +21,8 @@ use crate::rules::policy::Policy;
 use crate::rules::webhook_event::EventKinds;
 use crate::rules::write::UserClient;
 use crate::rules::{
-    block, checks, conversation, direct, fetch, group_message, group_update, inject, presence,
-    receipt, refusal_notice,
+    block, checks, conversation, direct, fetch, group_change, group_history, group_message,
+    group_update, inject, presence, receipt, refusal_notice,
 };
 
 /// Decides what becomes of requests.
@@ -93,6 +93,7 @@ impl Router {
             events: self.events,
             id: arrival.id,
             acknowledgement: arrival.acknowledgement,
+            authority: arrival.authority,
         }
     }
 
@@ -154,6 +155,14 @@ impl Router {
                 payload,
             } => Ok(inject::plan(timeline, message, payload, context)),
             Request::GroupUpdate { app, update } => Ok(group_update::plan(*app, update)),
+            Request::GroupChange { outgoing, change } => {
+                let facts = group_change::Facts::look_up(outgoing, source)?;
+                group_change::plan(outgoing, change, &facts, context)
+            }
+            Request::GroupHistory { outgoing, members } => {
+                let facts = group_history::Facts::look_up(outgoing, members, source)?;
+                Ok(group_history::plan(outgoing, facts, context))
+            }
         })
     }
 

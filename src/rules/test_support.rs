@@ -22,6 +22,7 @@ use crate::rules::facts::in_memory::InMemory;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::policy::{Policy, Rules};
 use crate::rules::router::Router;
+use crate::rules::submission::Authority;
 use crate::rules::webhook_event::EventKind;
 
 pub(crate) const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);
@@ -105,6 +106,7 @@ where
         received,
         id,
         acknowledgement,
+        authority: Authority::default(),
     };
     match router.read(received) {
         Ok(request) => {

@@ -66,7 +66,7 @@ pub enum Write<'a> {
         /// The group's identifier.
         id: &'a str,
         /// The group object: JSON.
-        body: &'a str,
+        body: Cow<'a, str>,
     },
 }
 

@@ -226,6 +226,8 @@ pub struct Origin {
     pub id: MessageId,
     /// Recognizes a redelivery of the message; `None` if there can be none (QoS 0).
     pub fingerprint: Option<u64>,
+    /// Whether somebody was told, or will be, that it is not lost: what it leads to is logged.
+    pub promised: bool,
     /// Whether the message is a redelivery.
     pub repeated: bool,
     /// The time.

@@ -22,6 +22,7 @@ use chat21_observer::rules::facts::NoStore;
 use chat21_observer::rules::plan::{Acknowledgement, Arrival};
 use chat21_observer::rules::policy::{Policy, Rules};
 use chat21_observer::rules::router::Router;
+use chat21_observer::rules::submission::Authority;
 use chat21_observer::rules::webhook_event::EventKinds;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -106,6 +107,7 @@ fn messages(c: &mut Criterion) {
             b.iter(|| {
                 let request = router.read(black_box(&received)).expect("served");
                 let arrival = Arrival {
+                    authority: Authority::default(),
                     received: &received,
                     id: ids.next(now),
                     acknowledgement: Acknowledgement::Expected,

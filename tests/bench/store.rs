@@ -58,6 +58,7 @@ fn fill(store: &mut dyn Store) -> Vec<(String, String)> {
         }
         let now = UnixMillis::new(NOW + n as u64);
         let origin = Origin {
+            promised: true,
             id: ids.next(now),
             fingerprint: Some(n as u64),
             repeated: false,
@@ -126,6 +127,7 @@ fn receipts(c: &mut Criterion) {
             status: Status::Received,
         };
         let origin = Origin {
+            promised: true,
             id: MessageIds::new(RandomState::new()).next(UnixMillis::new(NOW)),
             fingerprint: None,
             repeated: false,

@@ -26,14 +26,20 @@ impl Api {
         args.push(key.path().to_str().unwrap());
         args.extend(more);
         let scene = Scene::new(broker, &args);
-        let ready = &scene.observer.ready;
-        let address = ready.split("API on http://127.0.0.1:").nth(1).unwrap();
-        let port = address.split('/').next().unwrap().parse().unwrap();
-        Self {
+        let mut api = Self {
             scene,
-            port,
+            port: 0,
             _key: key,
-        }
+        };
+        api.find_port();
+        api
+    }
+
+    /// Reads the port from what the observer has printed.
+    fn find_port(&mut self) {
+        let ready = &self.scene.observer.ready;
+        let address = ready.split("API on http://127.0.0.1:").nth(1).unwrap();
+        self.port = address.split('/').next().unwrap().parse().unwrap();
     }
 
     /// A token of a user of the app.
@@ -55,6 +61,21 @@ impl Api {
     fn get(&self, token: &str, rest: &str) -> Reply {
         let headers = [format!("authorization: {token}")];
         call(self.port, "GET", &self.path(rest), &headers, "")
+    }
+
+    /// A request with a body, or an empty one without.
+    fn send(&self, token: &str, method: &str, rest: &str, body: &Value) -> Reply {
+        let headers = [
+            format!("authorization: {token}"),
+            "content-type: application/json".to_owned(),
+        ];
+        call(
+            self.port,
+            method,
+            &self.path(rest),
+            &headers,
+            &body.to_string(),
+        )
     }
 
     /// The rows of a list.
@@ -250,12 +271,14 @@ fn nobody_reads_what_is_another_users() {
         "u02/conversations/u01/messages",
         "groups/group-x",
     ];
+    let elsewhere = fresh_app();
+    let admin_elsewhere = json!({
+        "sub": "u02", "app_id": elsewhere, "exp": LATE, "tiledesk_api_roles": "admin",
+    });
     let strangers = [
         api.user("u01"),
         of(json!({"sub": "u02", "app_id": fresh_app(), "exp": LATE})),
-        of(
-            json!({"sub": "u02", "app_id": fresh_app(), "exp": LATE, "tiledesk_api_roles": "admin"}),
-        ),
+        of(admin_elsewhere),
         of(json!({"sub": "u01", "app_id": app, "exp": LATE, "tiledesk_api_roles": "adminx"})),
     ];
     for path in reads {
@@ -420,5 +443,502 @@ fn a_slow_client_ends_by_a_limit() {
         // Closed, or reset because something was not read.
         let kind = read.as_ref().err().map(std::io::Error::kind);
         assert_ne!(kind, Some(std::io::ErrorKind::WouldBlock), "it stays open");
+    }
+}
+
+/// A message as tiledesk-server sends it.
+fn posted(recipient: &str, text: &str) -> Value {
+    json!({
+        "sender_fullname": "Alice", "recipient_id": recipient, "recipient_fullname": "Bob",
+        "text": text, "type": "text", "channel_type": "direct", "attributes": {"k": 1},
+        "metadata": "",
+    })
+}
+
+#[test]
+fn a_message_over_http_takes_the_way_of_every_message() {
+    for broker in [Broker::Rabbit4, Broker::Mosquitto] {
+        let _shared = broker.shared();
+        let api = Api::new(broker, &[]);
+        let (mut alice, mut bob) = (api.scene.user("u01"), api.scene.user("u02"));
+        let token = api.user("u01");
+        let reply = api.send(&token, "POST", "messages", &posted("u02", "over HTTP"));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let id = reply.json()["message_id"].clone();
+        let sent = alice.hears_on("messages/u02/clientadded");
+        let got = bob.hears_on("messages/u01/clientadded");
+        assert_eq!(
+            (&sent["status"], &got["status"]),
+            (&json!(100), &json!(150))
+        );
+        for (name, value) in [
+            ("message_id", id),
+            ("sender", json!("u01")),
+            ("recipient", json!("u02")),
+            ("text", json!("over HTTP")),
+            ("attributes", json!({"k": 1})),
+            ("metadata", json!("")),
+            ("app_id", json!(api.scene.app)),
+        ] {
+            assert_eq!(got[name], value, "{name}");
+        }
+        // An administrator writes as anybody; for others the field counts for nothing.
+        let mut as_bob = posted("u01", "as bob");
+        as_bob["sender_id"] = json!("u02");
+        assert_eq!(
+            api.send(&api.admin(), "POST", "messages", &as_bob).status,
+            200
+        );
+        assert_eq!(alice.hears_on("messages/u02/clientadded")["sender"], "u02");
+        bob.hears_on("messages/u01/clientadded");
+        as_bob["recipient_id"] = json!("u02");
+        assert_eq!(api.send(&token, "POST", "messages", &as_bob).status, 200);
+        alice.hears_on("messages/u02/clientadded");
+        assert_eq!(bob.hears_on("messages/u01/clientadded")["sender"], "u01");
+        // Archived by its owner, and by an administrator.
+        let reply = api.send(&api.user("u02"), "DELETE", "conversations/u01", &json!({}));
+        assert_eq!(
+            (reply.status, &reply.json()),
+            (201, &json!({"success": true}))
+        );
+        bob.hears_on("conversations/u01/clientdeleted");
+        bob.hears_on("archived_conversations/u01/clientadded");
+        let of_alice = json!({"user_id": "u01"});
+        let stranger = api.send(&api.user("u02"), "DELETE", "conversations/u02", &of_alice);
+        assert_eq!(stranger.status, 401);
+        let reply = api.send(&api.admin(), "DELETE", "conversations/u02", &of_alice);
+        assert_eq!(reply.status, 201);
+        assert_eq!(
+            alice.hears_on("conversations/u02/clientdeleted")["archived"],
+            true
+        );
+        let headers = [format!("authorization: {token}")];
+        let path = api.path("conversations/nobody");
+        let unknown = call(api.port, "DELETE", &path, &headers, "");
+        assert_eq!(unknown.status, 201);
+    }
+}
+
+#[test]
+fn what_speaks_against_a_message_is_named() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &["--rate-per-minute", "5", "--banned", "u09"]);
+    let token = api.user("u01");
+    for (field, text) in [
+        ("sender_fullname", "Sender Fullname is mandatory"),
+        ("recipient_id", "Recipient id is mandatory"),
+        ("recipient_fullname", "Recipient Fullname is mandatory"),
+    ] {
+        let mut message = posted("u02", "x");
+        message.as_object_mut().unwrap().remove(field);
+        let reply = api.send(&token, "POST", "messages", &message);
+        assert_eq!((reply.status, &*reply.text), (405, text));
+    }
+    let path = api.path("messages");
+    let auth = format!("authorization: {token}");
+    let sent = |kind: &str, body: &str| {
+        call(
+            api.port,
+            "POST",
+            &path,
+            &[auth.clone(), kind.to_owned()],
+            body,
+        )
+    };
+    let json_type = "content-type: application/json; charset=utf-8";
+    let reply = sent(json_type, "{\"a\":");
+    assert_eq!(
+        (reply.status, &reply.json()["err"]),
+        (400, &json!("not-json"))
+    );
+    let reply = sent(json_type, "{\"text\":7}");
+    assert!(
+        reply.status == 400 && reply.text.contains("text"),
+        "{reply:?}"
+    );
+    assert_eq!(sent("content-type: text/plain", "{}").status, 415);
+    let large = json!({"text": "x".repeat(2 << 20)}).to_string();
+    let reply = sent(json_type, &large);
+    assert_eq!(reply.status, 413);
+    assert_eq!(reply.headers["access-control-allow-origin"], "*");
+    let refused = |token: &str, message: &Value| {
+        let reply = api.send(token, "POST", "messages", message);
+        (
+            reply.status,
+            reply.json()["err"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let is = |status: u16, reason: &str| (status, reason.to_owned());
+    assert_eq!(
+        refused(&api.user("u09"), &posted("u02", "x")),
+        is(403, "banned")
+    );
+    assert_eq!(
+        refused(&token, &posted("a/b", "x")),
+        is(403, "malformed-topic")
+    );
+    assert_eq!(
+        refused(&token, &posted("messages", "x")),
+        is(403, "reserved-identifier")
+    );
+    // A "." is a level break at this broker.
+    assert_eq!(
+        refused(&token, &posted("u02.x", "x")),
+        is(403, "unroutable")
+    );
+    let mut group = posted("u02", "x");
+    group["channel_type"] = json!("group");
+    assert_eq!(refused(&token, &group), is(403, "not-a-group"));
+    // Whoever is blocked is not told.
+    let mut bob = api.scene.user("u02");
+    bob.says("blocked/u03/update", r#"{"blocked":true}"#);
+    bob.hears_on("blocked/u03/clientupdated");
+    let blocked = api.send(&api.user("u03"), "POST", "messages", &posted("u02", "x"));
+    assert_eq!(blocked.status, 200, "{blocked:?}");
+    bob.hears_nothing();
+    let mut last = blocked;
+    for _ in 0..6 {
+        last = api.send(&api.user("u04"), "POST", "messages", &posted("u02", "x"));
+    }
+    assert_eq!(
+        (last.status, &last.json()["err"]),
+        (429, &json!("rate-limited"))
+    );
+    assert!(last.headers["retry-after"].parse::<u32>().unwrap() >= 1);
+    // An administrator may.
+    assert_eq!(
+        api.send(&api.admin(), "POST", "messages", &posted("u05", "x"))
+            .status,
+        200
+    );
+    let typing = api.send(&token, "PUT", "typings/u02", &json!({}));
+    assert_eq!(typing.json(), json!({"success": true}));
+}
+
+/// What a user hears in a group from here on: places and texts, or keys of notifications.
+fn hears(user: &mut User, count: usize) -> Vec<(String, String)> {
+    let said = (0..count).map(|_| {
+        let (place, payload) = user.hears();
+        let label = &payload["notification"]["messagelabel"]["key"];
+        let text = payload["text"].as_str().or(label.as_str());
+        (place, text.unwrap_or_default().to_owned())
+    });
+    let mut said: Vec<_> = said.collect();
+    // Notices and messages go different ways.
+    said.sort_by(|one, other| one.0.cmp(&other.0));
+    said
+}
+
+fn pair(place: &str, text: &str) -> (String, String) {
+    (place.to_owned(), text.to_owned())
+}
+
+#[test]
+fn a_user_makes_a_group_and_its_members_are_told_of_each_change() {
+    for broker in [Broker::Rabbit4, Broker::Rabbit3, Broker::Mosquitto] {
+        let _shared = broker.shared();
+        let api = Api::new(broker, &[]);
+        let names = ["u01", "u02", "u03"];
+        let [mut alice, mut bob, mut carol] = names.map(|name| api.scene.user(name));
+        let owner = api.user("u01");
+        let body = json!({
+            "group_name": "Friends", "group_members": {"u02": 1}, "group_id": "group-f",
+            "attributes": {"color": "blue"},
+        });
+        let reply = api.send(&owner, "POST", "groups", &body);
+        assert_eq!(reply.status, 201, "{reply:?}");
+        let group = &reply.json()["group"];
+        for (name, value) in [
+            ("uid", json!("group-f")),
+            ("name", json!("Friends")),
+            ("appId", json!(api.scene.app)),
+            ("owner", json!("u01")),
+            ("members", json!({"u01": 1, "u02": 1})),
+            ("attributes", json!({"color": "blue"})),
+        ] {
+            assert_eq!(group[name], value, "{name}");
+        }
+        assert!(group["createdOn"].is_u64() && group["updatedOn"].is_u64());
+        let messages = "messages/group-f/clientadded";
+        let created = [
+            pair(messages, "Group created"),
+            pair(messages, "u02 joined group on creation"),
+            pair(messages, "u01 joined group on creation"),
+        ];
+        assert_eq!(hears(&mut alice, 3), created);
+        assert_eq!(hears(&mut bob, 3), created);
+        let again = api.send(&owner, "POST", "groups", &body);
+        assert_eq!(
+            (again.status, &again.json()["err"]),
+            (409, &json!("exists"))
+        );
+
+        // A message, which the new member gets as history.
+        bob.writes("group-f", &json!({"text": "before"}));
+        assert_eq!(hears(&mut alice, 1), [pair(messages, "before")]);
+        assert_eq!(hears(&mut bob, 1), [pair(messages, "before")]);
+        let member = json!({"member_id": "u03"});
+        let reply = api.send(&owner, "POST", "groups/group-f/members", &member);
+        assert_eq!(
+            (reply.status, &reply.json()),
+            (200, &json!({"success": true}))
+        );
+        let notice = pair("groups/group-f/clientupdated", "MEMBER_JOINED_GROUP");
+        let added = [notice.clone(), pair(messages, "u03 added to group")];
+        assert_eq!(hears(&mut alice, 2), added);
+        assert_eq!(hears(&mut bob, 2), added);
+        let heard = hears(&mut carol, 6);
+        let mut expected = vec![notice];
+        expected.extend(created);
+        expected.extend([
+            pair(messages, "before"),
+            pair(messages, "u03 added to group"),
+        ]);
+        assert_eq!(heard, expected);
+        let history = api.list(&api.user("u03"), "u03/conversations/group-f/messages");
+        assert_eq!(
+            texts(&history),
+            [
+                "u03 added to group",
+                "before",
+                "u01 joined group on creation",
+                "u02 joined group on creation",
+                "Group created"
+            ]
+        );
+        assert_eq!(history[1]["status"], 150);
+        let row = &api.list(&api.user("u03"), "u03/conversations")[0];
+        assert_eq!(row["last_message_text"], "u03 added to group");
+
+        // Again, by somebody who may not, and for a group that is not there.
+        let add = |token: &str, group: &str| {
+            let path = format!("groups/{group}/members");
+            let reply = api.send(token, "POST", &path, &member);
+            (
+                reply.status,
+                reply.json()["err"]["err"].as_str().unwrap().to_owned(),
+            )
+        };
+        assert_eq!(add(&owner, "group-f"), (405, "Already a member".to_owned()));
+        assert_eq!(
+            add(&api.user("u02"), "group-f"),
+            (405, "Not allowed".to_owned())
+        );
+        assert_eq!(add(&owner, "group-g"), (405, "Not found".to_owned()));
+
+        // Renamed, given attributes, left.
+        let renamed = json!({"group_name": "Old friends"});
+        assert_eq!(
+            api.send(&owner, "PUT", "groups/group-f", &renamed).status,
+            200
+        );
+        let notice = pair("groups/group-f/clientupdated", "DATA_UPDATED_GROUP");
+        for user in [&mut alice, &mut bob, &mut carol] {
+            assert_eq!(hears(user, 1), std::slice::from_ref(&notice));
+        }
+        let attributes = json!({"attributes": {"color": "red"}});
+        let path = "groups/group-f/attributes";
+        assert_eq!(api.send(&owner, "PUT", path, &attributes).status, 200);
+        for user in [&mut alice, &mut bob, &mut carol] {
+            let told = hears(user, 1);
+            assert_eq!(told[0].1, "ATTRIBUTES_UPDATED_GROUP");
+        }
+        let stranger = api.send(&api.user("u02"), "PUT", "groups/group-f", &renamed);
+        assert_eq!(stranger.json()["err"]["message"], "Unauthorized");
+        let kicks = api.send(
+            &api.user("u02"),
+            "DELETE",
+            "groups/group-f/members/u03",
+            &json!({}),
+        );
+        assert_eq!(
+            (kicks.status, &kicks.json()["http_status"]),
+            (405, &json!(404))
+        );
+        let leaves = api.send(
+            &api.user("u03"),
+            "DELETE",
+            "groups/group-f/members/u03",
+            &json!({}),
+        );
+        assert_eq!(leaves.status, 200, "{leaves:?}");
+        let left = pair("groups/group-f/clientupdated", "MEMBER_LEFT_GROUP");
+        assert_eq!(
+            hears(&mut alice, 2),
+            [left.clone(), pair(messages, "u03 removed from group")]
+        );
+        assert_eq!(hears(&mut carol, 1), [left]);
+        let group = &api.get(&owner, "groups/group-f").json()["result"];
+        assert_eq!(
+            (&group["name"], &group["attributes"], &group["members"]),
+            (
+                &json!("Old friends"),
+                &json!({"color": "red"}),
+                &json!({"u01": 1, "u02": 1})
+            )
+        );
+        assert!(group.get("notification").is_none(), "{group}");
+        for user in [&mut alice, &mut carol] {
+            user.hears_nothing();
+        }
+    }
+}
+
+#[test]
+fn an_administrator_sets_members_and_only_new_ones_are_announced() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    let [mut alice, mut bob] = ["u01", "u02"].map(|name| api.scene.user(name));
+    let admin = api.admin();
+    let body = json!({
+        "group_name": "Support", "group_members": {"system": 1, "u01": 1},
+        "group_id": "support-group-1", "group_owner": "u01",
+    });
+    let reply = api.send(&admin, "POST", "groups", &body);
+    let group = &reply.json()["group"];
+    assert_eq!(
+        (&group["owner"], &group["members"]),
+        (&json!("u01"), &json!({"system": 1, "u01": 1})),
+        "an administrator is not among them"
+    );
+    let messages = "messages/support-group-1/clientadded";
+    let texts = |said: Vec<(String, String)>| said.into_iter().map(|(_, text)| text);
+    hears(&mut alice, 3);
+    let set = |token: &str, members: Value| {
+        let body = json!({"members": members});
+        api.send(token, "PUT", "groups/support-group-1/members", &body)
+    };
+    assert_eq!(set(&admin, json!({"u02": 1, "u01": 1})).status, 200);
+    let told = [String::new(), "u02 added to group".to_owned()];
+    assert_eq!(texts(hears(&mut alice, 2)).collect::<Vec<_>>(), told);
+    let heard = hears(&mut bob, 4);
+    assert_eq!(heard[3], pair(messages, "u02 added to group"), "{heard:?}");
+    let same = set(&admin, json!({"u01": 1, "u02": 1}));
+    assert_eq!(same.status, 405);
+    assert_eq!(
+        same.json()["err"]["message"],
+        "Same members in group, skipping setGroupMembers()"
+    );
+    assert_eq!(set(&api.user("u02"), json!({"u02": 1})).status, 405);
+    assert_eq!(set(&admin, json!(["u01"])).status, 400);
+    // An administrator's creation replaces.
+    let reply = api.send(&admin, "POST", "groups", &body);
+    assert_eq!(
+        (reply.status, &reply.json()["group"]["members"]),
+        (201, &group["members"])
+    );
+    // The bot writes as a member would.
+    hears(&mut alice, 3);
+    let mut message = posted("support-group-1", "I am a bot");
+    message["sender_id"] = json!("bot_1");
+    message["channel_type"] = json!("group");
+    assert_eq!(api.send(&admin, "POST", "messages", &message).status, 200);
+    assert_eq!(hears(&mut alice, 1), [pair(messages, "I am a bot")]);
+}
+
+/// The holes of chat21-http-server that concern groups.
+#[test]
+fn nobody_takes_over_a_group_or_brings_in_who_blocks_them() {
+    let broker = Broker::Rabbit3;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    api.scene.store_group("group-x", &["u02", "u03"]);
+    let mut bob = api.scene.user("u02");
+    bob.says("blocked/u09/update", r#"{"blocked":true}"#);
+    bob.hears_on("blocked/u09/clientupdated");
+    let evil = api.user("u09");
+    let create = |id: &str, members: Value| {
+        let body = json!({"group_name": "x", "group_members": members, "group_id": id});
+        let reply = api.send(&evil, "POST", "groups", &body);
+        (
+            reply.status,
+            reply.json()["err"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let none = || json!({});
+    let is = |status: u16, err: &str| (status, err.to_owned());
+    assert_eq!(create("group-x", none()), is(409, "exists"));
+    assert_eq!(create("u02", none()), is(403, "not-a-group"));
+    assert_eq!(create("messages", none()), is(403, "reserved-identifier"));
+    assert_eq!(create("group-a/b", none()), is(403, "malformed-topic"));
+    assert_eq!(create("group-u02.x", none()), is(403, "unroutable"));
+    assert_eq!(
+        create("group-y", json!({"u02.x": 1})),
+        is(403, "unroutable")
+    );
+    assert_eq!(
+        create("group-y", json!({"a/b": 1})),
+        is(403, "malformed-topic")
+    );
+    assert_eq!(create("group-y", json!({"u02": 1})), is(403, "blocked"));
+    let many: serde_json::Map<_, _> = (0..501).map(|n| (format!("m{n}"), json!(1))).collect();
+    assert_eq!(
+        create("group-y", Value::Object(many)),
+        is(403, "too-many-recipients")
+    );
+    // Somebody has written to it already: it is theirs.
+    api.scene
+        .user("u05")
+        .writes("group-z", &json!({"text": "hello"}));
+    crate::bed::wait_for("the message", || {
+        let rows = api.list(&api.user("u05"), "u05/conversations/group-z/messages");
+        (!rows.is_empty()).then_some(())
+    });
+    assert_eq!(create("group-z", none()), is(409, "exists"));
+    assert_eq!(create("group-y", none()).0, 201);
+    let add = json!({"member_id": "u02"});
+    let reply = api.send(&evil, "POST", "groups/group-y/members", &add);
+    assert_eq!(
+        (reply.status, &reply.json()["err"]),
+        (403, &json!("blocked"))
+    );
+    bob.hears_nothing();
+    // In another app there is no such group.
+    let other = token(&json!({
+        "sub": "u02", "app_id": fresh_app(), "exp": LATE, "tiledesk_api_roles": "admin",
+    }));
+    let headers = [format!("authorization: {other}")];
+    let path = api.path("groups/group-x");
+    assert_eq!(call(api.port, "GET", &path, &headers, "").status, 401);
+    for missing in [json!({"group_name": "x"}), json!({"group_members": {}})] {
+        assert_eq!(api.send(&evil, "POST", "groups", &missing).status, 405);
+    }
+}
+
+/// What was answered is delivered, although the observer is killed at once.
+#[test]
+fn what_is_answered_survives_a_kill() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let mut api = Api::new(broker, &[]);
+    let mut bob = api.scene.user("u02");
+    for round in 0..10 {
+        let token = api.user("u01");
+        let body = json!({
+            "group_name": "x", "group_members": {"u02": 1}, "group_id": format!("group-{round}"),
+        });
+        let text = format!("round {round}");
+        let sent = api.send(&token, "POST", "messages", &posted("u02", &text));
+        let made = api.send(&token, "POST", "groups", &body);
+        api.scene.observer.kill();
+        assert_eq!((sent.status, made.status), (200, 201));
+        api.scene
+            .observer
+            .spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+        api.scene.observer.wait_ready();
+        api.find_port();
+        let mut missing = vec![text];
+        missing.extend([
+            "Group created".to_owned(),
+            "u02 joined group on creation".to_owned(),
+        ]);
+        missing.push("u01 joined group on creation".to_owned());
+        // A copy may come twice.
+        while !missing.is_empty() {
+            let (_, payload) = bob.hears();
+            missing.retain(|text| payload["text"] != **text);
+        }
     }
 }

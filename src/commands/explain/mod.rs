@@ -26,6 +26,7 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::{FactSource, NoStore};
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::router::Router;
+use crate::rules::submission::Authority;
 use crate::rules::webhook_event::{self, Event};
 use crate::store::{self, Access, Store, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
@@ -65,6 +66,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         received: &received,
         id,
         acknowledgement: Acknowledgement::Expected,
+        authority: Authority::default(),
     };
     let plan = match (&request, &mut store) {
         (Ok(request), Some(store)) => plan(router, request, &arrival, store.as_mut(), &mut notes)?,

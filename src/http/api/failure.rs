@@ -40,6 +40,8 @@ pub(super) enum Failure {
     Refused(Refusal, Option<Duration>),
     /// The store cannot be used now. Nothing has happened.
     Unavailable,
+    /// It was accepted, and is not stored yet: it may happen.
+    Unknown,
 }
 
 impl From<StoreError> for Failure {
@@ -72,13 +74,16 @@ impl IntoResponse for Failure {
             Self::NoGroup => failed(StatusCode::NOT_FOUND, "Group doesn't exist"),
             Self::NotInGroup => failed(StatusCode::UNAUTHORIZED, "Permission denied"),
             Self::Refused(reason, retry_after) => {
-                let status = match reason {
-                    Refusal::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-                    Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                    _ => StatusCode::FORBIDDEN,
+                let status = if reason == Refusal::RateLimited {
+                    StatusCode::TOO_MANY_REQUESTS
+                } else if reason == Refusal::TooLarge {
+                    StatusCode::PAYLOAD_TOO_LARGE
+                } else {
+                    StatusCode::FORBIDDEN
                 };
                 with_retry(failed(status, reason.as_str()), retry_after)
             }
+            Self::Unknown => failed(StatusCode::GATEWAY_TIMEOUT, "not known yet: it may happen"),
             Self::Unavailable => with_retry(
                 failed(StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
                 Some(STORE_RETRY),

@@ -3,12 +3,16 @@
 //! Owns the listener with its limits, and what all requests share. Leaves what a route answers to
 //! its file, and what becomes of a write to the way that every message takes.
 
+mod body;
 mod caller;
 mod documents;
 mod failure;
+mod groups;
+pub mod handover;
 mod pages;
 mod reads;
 mod routes;
+mod writes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,11 +22,13 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
 
+use self::handover::Handover;
 use self::reads::Readers;
 use crate::auth::verify::Verifier;
+use crate::protocol::topic_map::TopicMap;
 use crate::store::{self, StoreError};
 
 /// Connections at a time. Others wait until one ends.
@@ -49,6 +55,8 @@ pub struct Settings {
     pub max_body: usize,
     /// The store to read from.
     pub store: PathBuf,
+    /// The topics that writes are made for.
+    pub layouts: TopicMap,
 }
 
 /// What all requests share.
@@ -57,6 +65,10 @@ type Api = Arc<Shared>;
 struct Shared {
     verifier: Verifier,
     readers: Readers,
+    /// Where what is to be written goes.
+    handovers: mpsc::Sender<Handover>,
+    /// The topics that writes are made for.
+    layouts: TopicMap,
 }
 
 /// Serves the API until it is dropped.
@@ -66,11 +78,14 @@ struct Shared {
 pub fn serve(
     listener: TcpListener,
     settings: Settings,
+    handovers: mpsc::Sender<Handover>,
 ) -> Result<impl Future<Output = ()>, StoreError> {
     let readers = Readers::open(|| store::read_only(&settings.store))?;
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
         readers,
+        handovers,
+        layouts: settings.layouts.clone(),
     });
     let service = routes::service(api, &settings);
     Ok(async move {

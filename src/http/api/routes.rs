@@ -5,7 +5,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{delete, get, post, put};
 use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
@@ -13,7 +13,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, Settings, WHOLE, reads};
+use super::{Api, Settings, WHOLE, groups, reads, writes};
 
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(3_600);
@@ -42,7 +42,26 @@ fn routes() -> Router<Api> {
             "/{app}/{user}/conversations/{peer}/messages",
             get(reads::messages),
         )
-        .route("/{app}/groups/{group}", get(reads::group))
+        .route("/{app}/messages", post(writes::message))
+        .route("/{app}/conversations/{peer}", delete(writes::archive))
+        .route("/{app}/typings/{recipient}", put(writes::typing))
+        .route("/{app}/groups", post(groups::create))
+        .route(
+            "/{app}/groups/{group}",
+            get(reads::group).put(groups::rename),
+        )
+        .route(
+            "/{app}/groups/{group}/attributes",
+            put(groups::set_attributes),
+        )
+        .route(
+            "/{app}/groups/{group}/members",
+            post(groups::add_member).put(groups::set_members),
+        )
+        .route(
+            "/{app}/groups/{group}/members/{member}",
+            delete(groups::remove_member),
+        )
 }
 
 /// All routes with what lies around them.

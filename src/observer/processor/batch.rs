@@ -11,6 +11,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
 use crate::rules::fan_out::FanOut;
+use crate::rules::group_change::GroupOutcome;
 use crate::rules::policy::Policy;
 use crate::store::{LogPage, OutboxReply, OutboxRequest, fan_out_bytes, row_bytes};
 
@@ -99,6 +100,8 @@ pub struct Decided {
     /// About how many bytes the delivery log holds for it, if it alone is to keep what the message
     /// leads to.
     pub left_to_log: Option<u64>,
+    /// What became of a change of a group.
+    pub group: Option<GroupOutcome>,
     /// Whether nothing more follows.
     pub done: bool,
 }
@@ -114,6 +117,15 @@ impl Decided {
     /// A message that came again, and that the delivery log holds since it came first.
     pub(super) fn known(entry: EntryId) -> Self {
         Self {
+            logged: true,
+            left_to_log: Some(0),
+            ..Self::nothing(entry)
+        }
+    }
+
+    /// A message that leads to nothing.
+    pub(super) fn nothing(entry: EntryId) -> Self {
+        Self {
             entry,
             first: true,
             publishes: vec![],
@@ -122,8 +134,9 @@ impl Decided {
             answers: vec![],
             refusal: None,
             may_answer: None,
-            logged: true,
-            left_to_log: Some(0),
+            logged: false,
+            left_to_log: None,
+            group: None,
             done: true,
         }
     }

@@ -3,7 +3,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::*;
-use crate::delivery::pending::PendingMessage;
+use crate::delivery::pending::{PendingMessage, Via};
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
 use crate::protocol::layout::Layout;
@@ -47,6 +47,7 @@ fn message(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> 
     );
     let topic = format!("apps/a/users/m000/messages/{group}/outgoing");
     PendingMessage {
+        via: Via::Broker,
         entry: EntryId::for_tests(number),
         received: Received::new(topic.into(), payload.into(), false),
         id: ids.next(NOW),

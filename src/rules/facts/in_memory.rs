@@ -10,6 +10,10 @@ use super::*;
 pub(crate) struct InMemory {
     pub(crate) banned: Vec<&'static str>,
     pub(crate) groups: HashMap<&'static str, Arc<Group>>,
+    /// The objects of groups.
+    pub(crate) objects: HashMap<&'static str, String>,
+    /// Users and groups with any message.
+    pub(crate) timelines: Vec<&'static str>,
     /// Who blocks whom.
     pub(crate) blocks: Vec<(&'static str, &'static str)>,
     /// Users blocked by anybody, besides those in `blocks`.
@@ -80,6 +84,32 @@ impl FactSource for InMemory {
             Some(group) => GroupLookup::Stored(group.clone()),
             None => GroupLookup::NotStored,
         })
+    }
+
+    fn group_object(&mut self, _: AppId<'_>, id: UserId<'_>) -> Result<Option<String>, Infallible> {
+        self.answer(self.objects.get(id.as_str()).cloned())
+    }
+
+    fn has_timeline(&mut self, _: AppId<'_>, user: UserId<'_>) -> Result<bool, Infallible> {
+        self.answer(self.timelines.contains(&user.as_str()))
+    }
+
+    fn blocked_users(
+        &mut self,
+        _: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<Box<str>>, Infallible> {
+        let blocked = self.blocks.iter().filter(|(by, _)| *by == user.as_str());
+        self.answer(blocked.map(|(_, other)| (*other).into()).collect())
+    }
+
+    fn position_before_newest(
+        &mut self,
+        _: &Timeline<'_>,
+        count: usize,
+    ) -> Result<i64, Infallible> {
+        let before = self.log.len().saturating_sub(count);
+        self.answer(i64::try_from(before).unwrap())
     }
 
     fn blocks(

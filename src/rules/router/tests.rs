@@ -4,6 +4,7 @@ use crate::rules::facts::NoStore;
 use crate::rules::facts::in_memory::InMemory;
 use crate::rules::plan::Acknowledgement;
 use crate::rules::policy::Rules;
+use crate::rules::submission::Authority;
 use crate::rules::test_support::{NOW, body, id, plan, plan_with, received, router, rules};
 use bytes::Bytes;
 use serde_json::json;
@@ -270,6 +271,7 @@ fn a_message_planned_again_comes_out_the_same() {
             received: &message,
             id,
             acknowledgement: Acknowledgement::Expected,
+            authority: Authority::default(),
         };
         let plan = router.plan(&request, &arrival, &mut InMemory::default());
         plan.unwrap().publishes

@@ -111,6 +111,7 @@ impl Feed {
 
     pub(crate) fn origin(&self, id: MessageId) -> Origin {
         Origin {
+            promised: true,
             id,
             fingerprint: Some(7),
             repeated: false,

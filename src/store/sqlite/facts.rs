@@ -25,6 +25,12 @@ statements! {
     ANY_BAN may scan "stops at the first row" = "SELECT 1 FROM ban LIMIT 1";
     IS_BANNED = "SELECT 1 FROM ban WHERE app = ? AND user = ?";
     FIND_GROUP = "SELECT body FROM chat_group WHERE app = ? AND group_id = ?";
+    HAS_TIMELINE may scan "stops at the first row" =
+        "SELECT 1 FROM timeline WHERE app = ? AND inbox_of = ? LIMIT 1";
+    BLOCKED_USERS = "SELECT other FROM block INDEXED BY block_by_owner
+        WHERE app = ? AND inbox_of = ?";
+    BEFORE_NEWEST = "SELECT seq FROM timeline INDEXED BY timeline_by_peer
+        WHERE app = ? AND inbox_of = ? AND convers_with = ? ORDER BY seq DESC LIMIT 1 OFFSET ?";
     IS_BLOCKED = "SELECT 1 FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
     BLOCKED_BY = "SELECT inbox_of FROM block WHERE app = ? AND other = ?";
     COUNT_BLOCKED = "SELECT count(*) FROM
@@ -76,6 +82,45 @@ impl FactSource for SqliteStore {
         let group = body.and_then(|body| Group::parse(&body).ok()).map(Arc::new);
         self.cache.groups.insert(app, id, group.clone());
         Ok(lookup(group))
+    }
+
+    fn group_object(
+        &mut self,
+        app: AppId<'_>,
+        id: UserId<'_>,
+    ) -> Result<Option<String>, StoreError> {
+        let key = [app.as_str(), id.as_str()];
+        Ok(self.connection.find(&FIND_GROUP, key, |row| row.get(0))?)
+    }
+
+    fn has_timeline(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
+        let key = [app.as_str(), user.as_str()];
+        Ok(self.connection.exists(&HAS_TIMELINE, key)?)
+    }
+
+    fn blocked_users(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<Box<str>>, StoreError> {
+        let key = [app.as_str(), user.as_str()];
+        Ok(self
+            .connection
+            .rows(&BLOCKED_USERS, key, |row| row.get(0))?)
+    }
+
+    fn position_before_newest(
+        &mut self,
+        timeline: &Timeline<'_>,
+        count: usize,
+    ) -> Result<i64, StoreError> {
+        let [app, inbox_of, convers_with] = names(timeline);
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let params = params![app, inbox_of, convers_with, count];
+        let found = self
+            .connection
+            .find(&BEFORE_NEWEST, params, |row| row.get(0))?;
+        Ok(found.unwrap_or(0))
     }
 
     fn blocks(

@@ -51,7 +51,6 @@ statements! {
         FROM timeline t INDEXED BY timeline_by_peer LEFT JOIN message m ON m.seq = t.seq
         WHERE t.app = ? AND t.inbox_of = ? AND t.convers_with = ? AND t.seq > ?
         ORDER BY t.seq LIMIT ?";
-    GROUP_BODY = "SELECT body FROM chat_group WHERE app = ? AND group_id = ?";
 }
 
 impl Reader for SqliteStore {
@@ -99,8 +98,7 @@ impl Reader for SqliteStore {
     }
 
     fn group_body(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<Option<String>, StoreError> {
-        let key = [app.as_str(), id.as_str()];
-        Ok(self.connection.find(&GROUP_BODY, key, |row| row.get(0))?)
+        self.group_object(app, id)
     }
 }
 

@@ -169,6 +169,7 @@ fn write_message(store: &mut SqliteStore, body: &str) -> Result<Committed, Store
     let mut ids = crate::protocol::message_id::MessageIds::new(std::hash::RandomState::new());
     let now = UnixMillis::new(NOW);
     let origin = Origin {
+        promised: true,
         id: ids.next(now),
         fingerprint: Some(7),
         repeated: false,

@@ -1,6 +1,6 @@
 //! Messages through the processor into a store: what is stored, refused, and given again.
 
-use crate::delivery::pending::PendingRefusal;
+use crate::delivery::pending::{PendingRefusal, Via};
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -106,6 +106,7 @@ impl Bench {
         let received = Received::new(topic.into(), payload.to_owned().into(), false);
         Batch {
             messages: vec![PendingMessage {
+                via: Via::Broker,
                 entry: EntryId::for_tests(0),
                 received,
                 id,

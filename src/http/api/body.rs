@@ -1,0 +1,59 @@
+//! Reading a request's JSON body, with answers that name what is wrong.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use axum::{Json, RequestExt};
+use serde::de::DeserializeOwned;
+
+use super::failure::Failure;
+
+/// A JSON body. Where there is none, it is an empty object: the fields that must be there are
+/// named by whoever needs them.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T, S> FromRequest<S> for Body<T>
+where
+    T: DeserializeOwned + Default + 'static,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let headers = request.headers();
+        let length = headers.get(CONTENT_LENGTH);
+        let is_empty =
+            length.is_none_or(|length| length == "0") && !headers.contains_key(TRANSFER_ENCODING);
+        if is_empty && !headers.contains_key(CONTENT_TYPE) {
+            return Ok(Self(T::default()));
+        }
+        match request.extract::<Json<T>, _>().await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(failure(&rejection)),
+        }
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library may come to know more: its own words are given then"
+)]
+fn failure(rejection: &JsonRejection) -> Failure {
+    match rejection {
+        JsonRejection::JsonDataError(error) => {
+            let text = error.body_text();
+            // The library's own introduction says nothing to a client.
+            let fault = text
+                .split_once(": ")
+                .map_or(text.as_str(), |(_, fault)| fault);
+            Failure::Malformed(fault.to_owned())
+        }
+        JsonRejection::JsonSyntaxError(_) => Failure::NotJson,
+        JsonRejection::MissingJsonContentType(_) => Failure::NotSentAsJson,
+        JsonRejection::BytesRejection(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Failure::TooLarge
+        }
+        rejection => Failure::Malformed(rejection.body_text()),
+    }
+}

@@ -1,0 +1,373 @@
+//! The routes that make and change groups.
+//!
+//! Owns what each makes of its body, the messages that tell of a change, and the answers that stock
+//! clients know. Who may change what is decided by the rules.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::body::Body;
+use super::caller::Caller;
+use super::failure::Failure;
+use super::handover::Outcome;
+use super::reads::group_body;
+use super::writes::{identifier, outgoing, submit, submitted};
+use crate::auth::secret::random_id;
+use crate::protocol::group::Group;
+use crate::protocol::group_change::GroupChange;
+use crate::protocol::id::{AppId, UserId};
+use crate::rules::group_change::{GroupFault, GroupOutcome};
+use crate::rules::submission::{Submitted, Task};
+
+/// Members beyond which a change is not told one by one: each telling goes to all of them.
+const TOLD_ONE_BY_ONE: usize = 100;
+/// Who tells of changes.
+const SYSTEM: &str = "system";
+
+/// The keys of an object such as `{"u1":1,"u2":1}`, in their order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys(Vec<Box<str>>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeysVisitor;
+        impl<'de> Visitor<'de> for KeysVisitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object such as {\"u1\":1}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys: Vec<Box<str>> = vec![];
+                while let Some((key, _)) = map.next_entry::<Box<str>, serde::de::IgnoredAny>()? {
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(KeysVisitor)
+    }
+}
+
+/// The body of `POST {app}/groups`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct NewGroup {
+    group_name: Option<String>,
+    group_members: Option<Keys>,
+    group_id: Option<String>,
+    attributes: Option<Box<RawValue>>,
+    group_owner: Option<String>,
+}
+
+/// The bodies of the other routes.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Change {
+    group_name: Option<String>,
+    attributes: Option<Box<RawValue>>,
+    member_id: Option<String>,
+    members: Option<Keys>,
+}
+
+type GroupPath = Path<(String, String)>;
+
+/// `POST {app}/groups`
+pub(super) async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(app): Path<String>,
+    Body(new): Body<NewGroup>,
+) -> Result<Response, Failure> {
+    let app = caller.app(&app)?;
+    let name = new
+        .group_name
+        .ok_or(Failure::Missing("group_name not present!"))?;
+    let members = new.group_members;
+    let Keys(mut members) = members.ok_or(Failure::Missing("group_members not present!"))?;
+    check_object("attributes", new.attributes.as_deref())?;
+    let id = new
+        .group_id
+        .unwrap_or_else(|| format!("group-{}", random_id()));
+    let user = caller.user().as_str();
+    let owner = match new.group_owner {
+        Some(owner) if caller.is_admin() => owner,
+        Some(_) | None => user.to_owned(),
+    };
+    if !caller.is_admin() && !members.iter().any(|member| **member == *user) {
+        members.push(user.into());
+    }
+    let telling = Telling {
+        api: &api,
+        app,
+        group: identifier(&id)?,
+        name: &name,
+        members: members.len(),
+    };
+    let created = json!({"key": "GROUP_CREATED", "parameters": {"creator": owner}});
+    let mut messages = vec![telling.says(None, "Group created", &created)?];
+    if members.len() <= TOLD_ONE_BY_ONE {
+        for member in &members {
+            let joined = telling.joined(member, " joined group on creation", None)?;
+            messages.push(joined);
+        }
+    }
+    let change = GroupChange::Create {
+        name: name.as_str().into(),
+        owner: owner.into(),
+        members,
+        attributes: new.attributes,
+    };
+    let outcome = hand_in(&telling, &caller, change, false, messages).await?;
+    match outcome.group {
+        Some(GroupOutcome::Changed { body, .. }) => {
+            let group = String::from_utf8_lossy(&body).into_owned();
+            let group = RawValue::from_string(group).map_err(|_| Failure::Unavailable)?;
+            let answer = json!({"success": true, "group": group});
+            Ok((StatusCode::CREATED, Json(answer)).into_response())
+        }
+        Some(GroupOutcome::Unchanged(GroupFault::Exists)) => {
+            let answer = json!({"success": false, "err": "exists"});
+            Ok((StatusCode::CONFLICT, Json(answer)).into_response())
+        }
+        Some(GroupOutcome::Unchanged(_)) | None => Err(Failure::Unavailable),
+    }
+}
+
+/// `PUT {app}/groups/{group}`
+pub(super) async fn rename(
+    State(api): State<Api>,
+    caller: Caller,
+    path: GroupPath,
+    Body(change): Body<Change>,
+) -> Result<Response, Failure> {
+    let name = change
+        .group_name
+        .ok_or(Failure::Missing("group_name is mandatory!"))?;
+    alter(&api, &caller, path, GroupChange::Rename(name.into())).await
+}
+
+/// `PUT {app}/groups/{group}/attributes`
+pub(super) async fn set_attributes(
+    State(api): State<Api>,
+    caller: Caller,
+    path: GroupPath,
+    Body(change): Body<Change>,
+) -> Result<Response, Failure> {
+    let missing = Failure::Missing("attributes is mandatory!");
+    let attributes = change.attributes.ok_or(missing)?;
+    check_object("attributes", Some(&attributes))?;
+    alter(&api, &caller, path, GroupChange::SetAttributes(attributes)).await
+}
+
+/// `POST {app}/groups/{group}/members`
+pub(super) async fn add_member(
+    State(api): State<Api>,
+    caller: Caller,
+    path: GroupPath,
+    Body(change): Body<Change>,
+) -> Result<Response, Failure> {
+    let member = change
+        .member_id
+        .ok_or(Failure::Missing("member_id is mandatory!"))?;
+    alter(&api, &caller, path, GroupChange::Add(member.into())).await
+}
+
+/// `PUT {app}/groups/{group}/members`
+pub(super) async fn set_members(
+    State(api): State<Api>,
+    caller: Caller,
+    path: GroupPath,
+    Body(change): Body<Change>,
+) -> Result<Response, Failure> {
+    let Keys(members) = change
+        .members
+        .ok_or(Failure::Missing("members is mandatory!"))?;
+    alter(&api, &caller, path, GroupChange::SetMembers(members)).await
+}
+
+/// `DELETE {app}/groups/{group}/members/{member}`
+pub(super) async fn remove_member(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, group, member)): Path<(String, String, String)>,
+) -> Result<Response, Failure> {
+    let change = GroupChange::Remove(member.into());
+    alter(&api, &caller, Path((app, group)), change).await
+}
+
+/// Changes a group that is there.
+async fn alter(
+    api: &Api,
+    caller: &Caller,
+    Path((app, id)): GroupPath,
+    change: GroupChange,
+) -> Result<Response, Failure> {
+    let tenant = caller.app(&app)?;
+    // What messages call the group. Whether it is there is decided with the change.
+    let (name, members) = match group_body(api, &app, &id).await? {
+        Some(body) => (name_of(&body), members_of(&body)),
+        None => return Ok(unchanged(&change, GroupFault::NotFound)),
+    };
+    let telling = Telling {
+        api,
+        app: tenant,
+        group: identifier(&id)?,
+        name: &name,
+        members,
+    };
+    let (messages, has_history) = match &change {
+        GroupChange::Add(member) => {
+            let joined = telling.joined(member, " added to group", Some(member))?;
+            (vec![joined], true)
+        }
+        GroupChange::SetMembers(members) => {
+            let told = members.iter().take(TOLD_ONE_BY_ONE);
+            let joined = told.map(|member| telling.joined(member, " added to group", Some(member)));
+            (joined.collect::<Result<_, _>>()?, true)
+        }
+        GroupChange::Remove(member) => {
+            let label = json!({"key": "MEMBER_LEFT_GROUP", "parameters": {"member_id": member}});
+            let text = format!("{member} removed from group");
+            (vec![telling.says(None, &text, &label)?], false)
+        }
+        GroupChange::Create { .. } | GroupChange::Rename(_) | GroupChange::SetAttributes(_) => {
+            (vec![], false)
+        }
+    };
+    let outcome = hand_in(&telling, caller, change.clone(), has_history, messages).await?;
+    match outcome.group {
+        Some(GroupOutcome::Unchanged(fault)) => Ok(unchanged(&change, fault)),
+        Some(GroupOutcome::Changed { .. }) | None => {
+            Ok(Json(json!({"success": true})).into_response())
+        }
+    }
+}
+
+/// Hands in a change, and what follows if it is made.
+async fn hand_in(
+    telling: &Telling<'_>,
+    caller: &Caller,
+    change: GroupChange,
+    has_history: bool,
+    messages: Vec<Submitted>,
+) -> Result<Outcome, Failure> {
+    let topic = outgoing(telling.api, telling.app, caller.user(), telling.group)?;
+    let mut parts = vec![submitted(&topic, "{}", Task::Change(change))];
+    if has_history {
+        parts.push(submitted(&topic, "{}", Task::History));
+    }
+    parts.extend(messages);
+    let recipients = telling.members * parts.len();
+    let outcome = submit(telling.api, caller, recipients, parts).await?;
+    match outcome.refusal {
+        Some(reason) => Err(Failure::Refused(reason, None)),
+        None => Ok(outcome),
+    }
+}
+
+/// Makes the messages that tell of a change.
+struct Telling<'a> {
+    api: &'a Api,
+    app: AppId<'a>,
+    group: UserId<'a>,
+    name: &'a str,
+    /// How many members there are, about.
+    members: usize,
+}
+
+impl Telling<'_> {
+    /// `member` has joined. `only_if`: told only if the change has made them a member.
+    fn joined(
+        &self,
+        member: &str,
+        what: &str,
+        only_if: Option<&str>,
+    ) -> Result<Submitted, Failure> {
+        let parameters = json!({
+            "member_id": member, "fullname": member, "firstname": "", "lastname": "",
+        });
+        let label = json!({"key": "MEMBER_JOINED_GROUP", "parameters": parameters});
+        self.says(only_if, &format!("{member}{what}"), &label)
+    }
+
+    fn says(
+        &self,
+        only_if: Option<&str>,
+        text: &str,
+        label: &serde_json::Value,
+    ) -> Result<Submitted, Failure> {
+        let topic = outgoing(self.api, self.app, identifier(SYSTEM)?, self.group)?;
+        let payload = json!({
+            "text": text,
+            "type": "text",
+            "channel_type": "group",
+            "sender_fullname": "System",
+            "recipient_fullname": self.name,
+            "attributes": {"subtype": "info", "updateconversation": true, "messagelabel": label},
+        });
+        let task = Task::Announcement(only_if.map(Into::into));
+        Ok(submitted(&topic, payload.to_string(), task))
+    }
+}
+
+/// The answers of chat21-http-server to a change that is not made.
+fn unchanged(change: &GroupChange, fault: GroupFault) -> Response {
+    let message = match fault {
+        GroupFault::NotFound => "Not found",
+        GroupFault::NotAllowed => "Unauthorized",
+        GroupFault::AlreadyMember => "Already a member",
+        GroupFault::NotAMember => "Not found",
+        GroupFault::SameMembers => "Same members in group, skipping setGroupMembers()",
+        GroupFault::Exists => "exists",
+    };
+    let answer = match change {
+        GroupChange::Add(_) => {
+            let err = match fault == GroupFault::NotAllowed {
+                true => "Not allowed",
+                false => message,
+            };
+            let err = json!({"success": false, "err": err});
+            json!({"success": false, "err": err, "http_status": 405})
+        }
+        GroupChange::Remove(_) => {
+            json!({"success": false, "err": "Not found", "http_status": 404})
+        }
+        GroupChange::Create { .. }
+        | GroupChange::Rename(_)
+        | GroupChange::SetAttributes(_)
+        | GroupChange::SetMembers(_) => json!({"success": false, "err": {"message": message}}),
+    };
+    (StatusCode::METHOD_NOT_ALLOWED, Json(answer)).into_response()
+}
+
+/// The name in a group's object.
+fn name_of(body: &str) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Option<String>,
+    }
+    let named = serde_json::from_str::<Named>(body);
+    named.ok().and_then(|named| named.name).unwrap_or_default()
+}
+
+fn members_of(body: &str) -> usize {
+    Group::parse(body).map_or(0, |group| group.members.len())
+}
+
+fn check_object(name: &str, value: Option<&RawValue>) -> Result<(), Failure> {
+    match value {
+        Some(value) if !value.get().starts_with('{') => {
+            Err(Failure::Malformed(format!("{name} must be an object")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,208 @@
+//! The routes that write a message or archive a conversation.
+//!
+//! Owns what each makes of its body. Both take the way of a message: no rule is here.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::body::Body;
+use super::caller::Caller;
+use super::failure::Failure;
+use super::handover::{Outcome, Unserved, hand_in};
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message::Received;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::topic::TopicName;
+use crate::rules::submission::{Authority, Submission, Submitted, Task};
+
+impl From<Unserved> for Failure {
+    fn from(unserved: Unserved) -> Self {
+        match unserved {
+            Unserved::Refused(refused) => Self::Refused(refused.reason, refused.retry_after),
+            Unserved::Unavailable => Self::Unavailable,
+            Unserved::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl Caller {
+    pub(super) fn authority(&self) -> Authority {
+        match self.is_admin() {
+            true => Authority::Admin,
+            false => Authority::Sender,
+        }
+    }
+}
+
+/// Hands a submission in, and waits until its outcome is committed.
+pub(super) async fn submit(
+    api: &Api,
+    caller: &Caller,
+    recipients: usize,
+    messages: Vec<Submitted>,
+) -> Result<Outcome, Failure> {
+    let submission = Submission {
+        authority: caller.authority(),
+        recipients,
+        messages,
+    };
+    Ok(hand_in(&api.handovers, submission).await?)
+}
+
+/// A message that a client could have published.
+pub(super) fn submitted(topic: &TopicName, payload: impl Into<Bytes>, task: Task) -> Submitted {
+    let topic = Bytes::copy_from_slice(topic.as_str().as_bytes());
+    Submitted {
+        received: Received::new(topic, payload.into(), false),
+        task,
+    }
+}
+
+/// The topic on which `sender` writes to `recipient`.
+pub(super) fn outgoing(
+    api: &Api,
+    app: AppId<'_>,
+    sender: UserId<'_>,
+    recipient: UserId<'_>,
+) -> Result<TopicName, Failure> {
+    let topic = api.layouts.outgoing_topic(app, sender, recipient);
+    // No layout serves the app (--app, --layouts).
+    topic.ok_or(Failure::Refused(Refusal::MalformedTopic, None))
+}
+
+/// An identifier from a body or path.
+pub(super) fn identifier(text: &str) -> Result<UserId<'_>, Failure> {
+    UserId::parse(text).map_err(|error| Failure::Refused(Refusal::from(error), None))
+}
+
+/// The body of `POST {app}/messages`. Raw values go on as they came.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct NewMessage {
+    sender_fullname: Option<String>,
+    recipient_id: Option<String>,
+    recipient_fullname: Option<String>,
+    text: Option<String>,
+    r#type: Option<String>,
+    channel_type: Option<String>,
+    attributes: Option<Box<RawValue>>,
+    metadata: Option<Box<RawValue>>,
+    timestamp: Option<Box<RawValue>>,
+    sender_id: Option<String>,
+}
+
+/// The payload that a client would publish.
+#[derive(Serialize)]
+struct Payload<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: &'a Option<String>,
+    r#type: &'a str,
+    recipient_fullname: &'a str,
+    sender_fullname: &'a str,
+    channel_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: &'a Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: &'a Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: &'a Option<Box<RawValue>>,
+}
+
+/// `POST {app}/messages`
+pub(super) async fn message(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(app): Path<String>,
+    Body(message): Body<NewMessage>,
+) -> Result<Response, Failure> {
+    let app = caller.app(&app)?;
+    let sender_fullname = message.sender_fullname.as_deref();
+    let sender_fullname =
+        sender_fullname.ok_or(Failure::Missing("Sender Fullname is mandatory"))?;
+    let recipient = message.recipient_id.as_deref();
+    let recipient = recipient.ok_or(Failure::Missing("Recipient id is mandatory"))?;
+    let recipient_fullname = message.recipient_fullname.as_deref();
+    let recipient_fullname =
+        recipient_fullname.ok_or(Failure::Missing("Recipient Fullname is mandatory"))?;
+    let sender = match message.sender_id.as_deref() {
+        Some(sender) if caller.is_admin() => identifier(sender)?,
+        Some(_) | None => caller.user(),
+    };
+    let recipient = identifier(recipient)?;
+    let topic = outgoing(&api, app, sender, recipient)?;
+    let payload = Payload {
+        text: &message.text,
+        r#type: message.r#type.as_deref().unwrap_or("text"),
+        recipient_fullname,
+        sender_fullname,
+        channel_type: message.channel_type.as_deref().unwrap_or("direct"),
+        attributes: &message.attributes,
+        metadata: &message.metadata,
+        timestamp: &message.timestamp,
+    };
+    let payload = serde_json::to_vec(&payload).map_err(|_| Failure::NotJson)?;
+    let outcome = submit(
+        &api,
+        &caller,
+        0,
+        vec![submitted(&topic, payload, Task::Message)],
+    )
+    .await?;
+    accepted(&outcome)?;
+    let id = outcome.id.to_string();
+    Ok(Json(json!({"success": true, "message_id": id})).into_response())
+}
+
+/// The body of `DELETE {app}/conversations/{peer}`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Archive {
+    user_id: Option<String>,
+}
+
+/// `DELETE {app}/conversations/{peer}`
+pub(super) async fn archive(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, peer)): Path<(String, String)>,
+    Body(archive): Body<Archive>,
+) -> Result<Response, Failure> {
+    let app = caller.app(&app)?;
+    let user = match archive.user_id.as_deref() {
+        Some(user) if caller.is_admin() => identifier(user)?,
+        Some(user) if user != caller.user().as_str() => return Err(Failure::OtherCaller),
+        Some(_) | None => caller.user(),
+    };
+    let peer = identifier(&peer)?;
+    let topic = format!("apps/{app}/users/{user}/conversations/{peer}/archive");
+    let topic =
+        TopicName::parse(&topic).map_err(|_| Failure::Refused(Refusal::MalformedTopic, None))?;
+    let payload = Bytes::from_static(br#"{"action":"archive"}"#);
+    let outcome = submit(
+        &api,
+        &caller,
+        0,
+        vec![submitted(&topic, payload, Task::Message)],
+    )
+    .await?;
+    accepted(&outcome)?;
+    Ok((StatusCode::CREATED, Json(json!({"success": true}))).into_response())
+}
+
+/// `PUT {app}/typings/{recipient}`: nobody is told; tiledesk-server waits for the answer.
+pub(super) async fn typing(_: Caller) -> Response {
+    Json(json!({"success": true})).into_response()
+}
+
+/// Whether a message was accepted. Who is blocked is not told.
+pub(super) fn accepted(outcome: &Outcome) -> Result<(), Failure> {
+    match outcome.refusal {
+        None | Some(Refusal::Blocked) => Ok(()),
+        Some(reason) => Err(Failure::Refused(reason, None)),
+    }
+}

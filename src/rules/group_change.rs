@@ -1,0 +1,353 @@
+//! A client of the HTTP API changes a group.
+//!
+//! Owns who may do what, what is stored, and who is told (`protocol` chapter, *Groups over HTTP*).
+//! Leaves the messages that tell of it to whoever hands the change in.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::protocol::address::Outgoing;
+use crate::protocol::group::{Group, GroupUpdate, Users};
+use crate::protocol::group_change::GroupChange;
+use crate::protocol::id::UserId;
+use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::refusal::Refusal;
+use crate::protocol::time::UnixMillis;
+use crate::rules::checks::check_recipients;
+use crate::rules::facts::FactSource;
+use crate::rules::fan_out::FanOut;
+use crate::rules::plan::{Context, Plan};
+use crate::rules::submission::Authority;
+use crate::rules::write::Write;
+
+/// What the plan of a change depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The group's object, if it is stored.
+    body: Option<String>,
+    /// Whether anything was ever written to the group.
+    has_timeline: bool,
+    /// The users who block the one who changes it.
+    blocked_by: Vec<Box<str>>,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupOutcome {
+    /// It was made.
+    Changed {
+        /// The group's object now: JSON.
+        body: Bytes,
+        /// Who is a member since.
+        added: Users,
+    },
+    /// It was not, for this reason.
+    Unchanged(GroupFault),
+}
+
+/// Why a change is not made, where it is not a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupFault {
+    /// There is a group of that identifier, or somebody has written to it.
+    Exists,
+    /// There is no such group.
+    NotFound,
+    /// The caller may not change it so.
+    NotAllowed,
+    /// The user is a member already.
+    AlreadyMember,
+    /// The user is not a member.
+    NotAMember,
+    /// The members are these already.
+    SameMembers,
+}
+
+impl Facts {
+    pub(super) fn look_up<S: FactSource + ?Sized>(
+        outgoing: &Outgoing<'_>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let Outgoing {
+            app,
+            sender,
+            recipient,
+            ..
+        } = *outgoing;
+        Ok(Self {
+            body: source.group_object(app, recipient)?,
+            has_timeline: source.has_timeline(app, recipient)?,
+            blocked_by: source.blocked_by(app, sender)?,
+        })
+    }
+}
+
+/// A stored group, taken apart.
+struct Stored {
+    fields: Members,
+    members: Users,
+    is_owner: bool,
+}
+
+/// What a change makes of a group.
+struct Made {
+    fields: Members,
+    /// Who is told.
+    told: Users,
+    added: Users,
+    /// What those who are told read of it: a key and its parameters.
+    label: Option<(&'static str, serde_json::Value)>,
+}
+
+/// The change is stored, and members are told; or nothing happens.
+pub(super) fn plan<'a>(
+    outgoing: &Outgoing<'a>,
+    change: &GroupChange,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Result<Plan<'a>, Refusal> {
+    // Their topics hold the group's identifier.
+    let group = outgoing.recipient.as_str();
+    if context.broker_kind.carries(group).is_err() {
+        return Err(Refusal::Unroutable);
+    }
+    let made = match change {
+        GroupChange::Create { .. } => create(outgoing, change, facts, context)?,
+        GroupChange::Rename(_)
+        | GroupChange::SetAttributes(_)
+        | GroupChange::Add(_)
+        | GroupChange::SetMembers(_)
+        | GroupChange::Remove(_) => match stored(outgoing, facts) {
+            Some(stored) => alter(outgoing, change, stored, facts, context)?,
+            None => Err(GroupFault::NotFound),
+        },
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(fault) => {
+            return Ok(Plan {
+                group: Some(GroupOutcome::Unchanged(fault)),
+                ..Plan::default()
+            });
+        }
+    };
+    let body = text(&made.fields);
+    let fan_out = (!made.told.is_empty()).then(|| {
+        let update = GroupUpdate {
+            id: outgoing.recipient.as_str().into(),
+            members: Users::default(),
+            body: labelled(made.fields, made.label).into(),
+            notify: made.told,
+        };
+        FanOut::notify(outgoing.app, &update)
+    });
+    Ok(Plan {
+        writes: vec![Write::Group {
+            app: outgoing.app,
+            id: outgoing.recipient.as_str(),
+            body: Cow::Owned(body.clone()),
+        }],
+        fan_out,
+        group: Some(GroupOutcome::Changed {
+            body: body.into(),
+            added: made.added,
+        }),
+        ..Plan::default()
+    })
+}
+
+type Outcome = Result<Result<Made, GroupFault>, Refusal>;
+
+/// A user makes groups of new identifiers, which say that they are groups. An administrator makes
+/// any, and replaces those there are. Nobody is told.
+fn create(
+    outgoing: &Outgoing<'_>,
+    change: &GroupChange,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Outcome {
+    let GroupChange::Create {
+        name,
+        owner,
+        members,
+        attributes,
+    } = change
+    else {
+        return Ok(Err(GroupFault::NotFound));
+    };
+    let is_admin = context.authority == Authority::Admin;
+    if !is_admin {
+        if !outgoing.recipient.is_group() {
+            return Err(Refusal::NotAGroup);
+        }
+        if facts.body.is_some() || facts.has_timeline {
+            return Ok(Err(GroupFault::Exists));
+        }
+    }
+    UserId::parse(owner)?;
+    let mut all = serde_json::Map::new();
+    for member in members {
+        UserId::parse(member)?;
+        all.insert(member.to_string(), 1.into());
+    }
+    if !is_admin {
+        all.insert(outgoing.sender.to_string(), 1.into());
+    }
+    let users: Users = all.keys().map(|member| member.as_str().into()).collect();
+    check_members(&users, &users, outgoing, facts, context)?;
+    let mut fields = Members::from([
+        ("uid".to_owned(), raw(outgoing.recipient.as_str())),
+        ("name".to_owned(), raw(&**name)),
+        ("appId".to_owned(), raw(outgoing.app.as_str())),
+        ("owner".to_owned(), raw(&**owner)),
+        ("members".to_owned(), raw(&all)),
+        ("createdOn".to_owned(), raw(&context.now().as_millis())),
+        ("updatedOn".to_owned(), raw(&context.now().as_millis())),
+    ]);
+    if let Some(attributes) = attributes {
+        fields.insert("attributes".to_owned(), attributes.clone());
+    }
+    Ok(Ok(Made {
+        fields,
+        told: Users::default(),
+        added: users,
+        label: None,
+    }))
+}
+
+/// The owner and administrators change a group; a member may leave it.
+fn alter(
+    outgoing: &Outgoing<'_>,
+    change: &GroupChange,
+    stored: Stored,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Outcome {
+    let Stored {
+        mut fields,
+        members,
+        is_owner,
+    } = stored;
+    let is_leaving =
+        matches!(change, GroupChange::Remove(member) if **member == *outgoing.sender.as_str());
+    if !is_owner && !is_leaving && context.authority == Authority::Sender {
+        return Ok(Err(GroupFault::NotAllowed));
+    }
+    let (mut told, mut added, mut label) = (members.clone(), Users::default(), None);
+    match change {
+        GroupChange::Create { .. } => return Ok(Err(GroupFault::NotFound)),
+        GroupChange::Rename(name) => {
+            fields.insert("name".to_owned(), raw(&**name));
+            let parameters = serde_json::json!({"group_name": name});
+            label = Some(("DATA_UPDATED_GROUP", parameters));
+        }
+        GroupChange::SetAttributes(attributes) => {
+            fields.insert("attributes".to_owned(), attributes.clone());
+            let parameters = serde_json::json!({"attributes": attributes});
+            label = Some(("ATTRIBUTES_UPDATED_GROUP", parameters));
+        }
+        GroupChange::Add(member) => {
+            UserId::parse(member)?;
+            if members.contains(member) {
+                return Ok(Err(GroupFault::AlreadyMember));
+            }
+            added = [member.clone()].into_iter().collect();
+            told = members.and(member);
+            check_members(&told, &added, outgoing, facts, context)?;
+            set_members(&mut fields, &told);
+            let parameters = serde_json::json!({"member_id": member});
+            label = Some(("MEMBER_JOINED_GROUP", parameters));
+        }
+        GroupChange::SetMembers(wanted) => {
+            for member in wanted {
+                UserId::parse(member)?;
+            }
+            let wanted: Users = wanted.iter().cloned().collect();
+            if wanted == members {
+                return Ok(Err(GroupFault::SameMembers));
+            }
+            let new = wanted
+                .as_slice()
+                .iter()
+                .filter(|one| !members.contains(one));
+            added = new.cloned().collect();
+            check_members(&wanted, &added, outgoing, facts, context)?;
+            set_members(&mut fields, &wanted);
+        }
+        GroupChange::Remove(member) => {
+            if !members.contains(member) {
+                return Ok(Err(GroupFault::NotAMember));
+            }
+            let rest = members.as_slice().iter().filter(|one| *one != member);
+            set_members(&mut fields, &rest.cloned().collect());
+            let parameters = serde_json::json!({"member_id": member});
+            label = Some(("MEMBER_LEFT_GROUP", parameters));
+        }
+    }
+    touch(&mut fields, context.now());
+    Ok(Ok(Made {
+        fields,
+        told,
+        added,
+        label,
+    }))
+}
+
+/// Whether a group may have these members, of whom some are new.
+fn check_members(
+    all: &Users,
+    new: &Users,
+    outgoing: &Outgoing<'_>,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Result<(), Refusal> {
+    let rules = context.rules;
+    let most = match context.authority {
+        Authority::Admin => rules.max_recipients,
+        Authority::Sender => rules.max_inline_recipients.min(rules.max_recipients),
+    };
+    check_recipients(context.broker_kind, all, most)?;
+    let sender = outgoing.sender.as_str();
+    let mut blocking = facts.blocked_by.iter().filter(|user| ***user != *sender);
+    match context.authority {
+        Authority::Sender if blocking.any(|user| new.contains(user)) => Err(Refusal::Blocked),
+        Authority::Sender | Authority::Admin => Ok(()),
+    }
+}
+
+fn stored(outgoing: &Outgoing<'_>, facts: &Facts) -> Option<Stored> {
+    let body = facts.body.as_deref()?;
+    let fields = parse_object(body.as_bytes()).ok()?;
+    let members = Group::parse(body).ok()?.members;
+    let owner = fields.get("owner");
+    let owner = owner.and_then(|owner| serde_json::from_str::<String>(owner.get()).ok());
+    Some(Stored {
+        fields,
+        members,
+        is_owner: owner.as_deref() == Some(outgoing.sender.as_str()),
+    })
+}
+
+fn set_members(fields: &mut Members, members: &Users) {
+    let ids = members.as_slice().iter();
+    let all: serde_json::Map<_, _> = ids.map(|id| (id.to_string(), 1.into())).collect();
+    fields.insert("members".to_owned(), raw(&all));
+}
+
+fn touch(fields: &mut Members, now: UnixMillis) {
+    fields.insert("updatedOn".to_owned(), raw(&now.as_millis()));
+}
+
+/// The group as members are told of it: with what has changed, in words of a client.
+fn labelled(mut fields: Members, label: Option<(&str, serde_json::Value)>) -> String {
+    if let Some((key, parameters)) = label {
+        let notification =
+            serde_json::json!({"messagelabel": {"key": key, "parameters": parameters}});
+        fields.insert("notification".to_owned(), raw(&notification));
+    }
+    text(&fields)
+}
+
+fn text(fields: &Members) -> String {
+    serde_json::to_string(fields).expect("raw members serialise")
+}

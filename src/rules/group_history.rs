@@ -1,0 +1,238 @@
+//! What a group said before, for users who have just become members.
+//!
+//! Owns which messages they get, and in which form. Leaves reading a page to the store.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::address::{Outgoing, Timeline};
+use crate::protocol::control_topic::Notification;
+use crate::protocol::group::Users;
+use crate::protocol::id::{AppId, UserId};
+use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::publish::Publish;
+use crate::protocol::status::Status;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic_map::TopicMap;
+use crate::rules::facts::FactSource;
+use crate::rules::fan_out::{FanOut, STEP, Step};
+use crate::rules::history::{Page, PageQuery, Range, Stored};
+use crate::rules::plan::{Context, Plan};
+use crate::rules::webhook_event::{Copied, Event, EventKind};
+use crate::rules::write::{Listing, TimelineCopy, Write};
+
+/// How many of the newest messages a new member gets.
+const MESSAGES: usize = 200;
+
+/// What the plan depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The messages: the newest of the group.
+    range: Range,
+    /// The new members, each with the users they block.
+    members: Vec<Member>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Member {
+    id: Box<str>,
+    blocks: Users,
+}
+
+/// What is left to give to new members.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct GroupHistory {
+    group: Box<str>,
+    members: Vec<Member>,
+    range: Range,
+    written_at: UnixMillis,
+    raises_events: bool,
+}
+
+impl Facts {
+    pub(super) fn look_up<S: FactSource + ?Sized>(
+        outgoing: &Outgoing<'_>,
+        members: &Users,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let (app, group) = (outgoing.app, outgoing.recipient);
+        let timeline = Timeline {
+            app,
+            inbox_of: group,
+            convers_with: group,
+        };
+        let range = Range {
+            after: source.position_before_newest(&timeline, MESSAGES)?,
+            last: source.last_position()?,
+        };
+        let mut member = |id: &str| {
+            let user = UserId::parse(id).expect("checked with the change");
+            Ok(Member {
+                id: id.into(),
+                blocks: source.blocked_users(app, user)?.into(),
+            })
+        };
+        let members: Result<_, S::Error> = members.as_slice().iter().map(|id| member(id)).collect();
+        Ok(Self {
+            range,
+            members: members?,
+        })
+    }
+}
+
+/// The messages are published and stored for the new members, in steps.
+pub(super) fn plan(outgoing: &Outgoing<'_>, facts: Facts, context: &Context<'_>) -> Plan<'static> {
+    if facts.members.is_empty() || facts.range.after >= facts.range.last {
+        return Plan::default();
+    }
+    let history = GroupHistory {
+        group: outgoing.recipient.as_str().into(),
+        members: facts.members,
+        range: facts.range,
+        written_at: context.now(),
+        raises_events: context.events.contains(EventKind::MessageDelivered),
+    };
+    Plan {
+        fan_out: Some(FanOut::group_history(outgoing.app, history)),
+        ..Plan::default()
+    }
+}
+
+impl GroupHistory {
+    /// The group whose history it is.
+    pub(super) fn group(&self) -> UserId<'_> {
+        UserId::parse(&self.group).expect("it came from an identifier")
+    }
+
+    /// The next page: so small that its copies are about a step's.
+    pub(super) fn query(&self) -> PageQuery {
+        PageQuery {
+            after: self.range.after,
+            last: self.range.last,
+            convers_with: Some(self.group.clone()),
+            limit: (STEP / self.members.len()).max(1),
+        }
+    }
+
+    /// Gives a page to all new members.
+    pub(super) fn step<'a>(
+        &'a self,
+        app: AppId<'a>,
+        layouts: &TopicMap,
+        page: &Page,
+    ) -> (Step<'a>, Option<Self>) {
+        let mut step = Step::default();
+        for stored in &page.messages {
+            let Some(message) = Message::of(stored) else {
+                continue;
+            };
+            for member in &self.members {
+                let is_hidden = message.hidden_for.as_deref() == Some(&*member.id);
+                if !is_hidden && !member.blocks.contains(&message.sender) {
+                    self.add(&mut step, app, layouts, member, (stored, &message));
+                }
+            }
+        }
+        let rest = page.more.then(|| Self {
+            range: Range {
+                after: page.next,
+                ..self.range
+            },
+            ..self.clone()
+        });
+        (step, rest)
+    }
+
+    fn add<'a>(
+        &'a self,
+        step: &mut Step<'a>,
+        app: AppId<'a>,
+        layouts: &TopicMap,
+        member: &'a Member,
+        (stored, message): (&Stored, &Message),
+    ) {
+        let timeline = Timeline {
+            app,
+            inbox_of: UserId::parse(&member.id).expect("checked with the change"),
+            convers_with: self.group(),
+        };
+        let topic = match layouts.named(&stored.layout) {
+            Some(layout) => layout.inbox_topic(app, timeline.inbox_of, timeline.convers_with),
+            None => layouts.notification_topic(Notification::Message, &timeline, ""),
+        };
+        if self.raises_events {
+            let copied = Copied {
+                timeline,
+                message_id: &message.id,
+                recipient: &self.group,
+                topic: topic.as_str(),
+                payload: &message.payload,
+                one_of_many: false,
+            };
+            let kind = EventKind::MessageDelivered;
+            step.events
+                .push(Event::of_copy(kind, copied, self.written_at));
+        }
+        step.writes.push(Write::Copy(TimelineCopy {
+            timeline,
+            message_id: Cow::Owned(message.id.clone()),
+            status: Status::Delivered,
+            listing: message.listing,
+        }));
+        step.publishes
+            .push(Publish::new(topic, message.payload.clone()));
+    }
+}
+
+/// A stored message as a new member gets it.
+struct Message {
+    id: String,
+    sender: String,
+    hidden_for: Option<String>,
+    listing: Listing,
+    payload: Bytes,
+}
+
+impl Message {
+    /// `None` for a body that somebody has edited by hand.
+    fn of(stored: &Stored) -> Option<Self> {
+        let mut members = parse_object(stored.body.as_str().as_bytes()).ok()?;
+        let id = string(members.get("message_id")?)?;
+        let sender = members.get("sender").and_then(|sender| string(sender));
+        let attributes = members.get("attributes");
+        let attributes = attributes.and_then(|text| parse_object(text.get().as_bytes()).ok());
+        let mut attributes = attributes.unwrap_or_default();
+        let is = |name: &str, value: &str| attributes.get(name).is_some_and(|it| it.get() == value);
+        let listing = match is("updateconversation", "false") {
+            true => Listing::Unlisted,
+            false => Listing::Listed,
+        };
+        let hidden_for = attributes.get("hiddenFor").and_then(|id| string(id));
+        // A phone must not ring for each of them.
+        if !is("forcenotification", "true") {
+            attributes.insert("sendnotification".to_owned(), raw(&false));
+        }
+        members.insert("attributes".to_owned(), raw(&attributes));
+        members.insert("status".to_owned(), raw(&Status::Delivered.code()));
+        members.insert("__history".to_owned(), raw("true"));
+        Some(Self {
+            id,
+            sender: sender.unwrap_or_default(),
+            hidden_for,
+            listing,
+            payload: text(&members),
+        })
+    }
+}
+
+fn string(value: &serde_json::value::RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn text(members: &Members) -> Bytes {
+    serde_json::to_vec(members)
+        .expect("raw members serialise")
+        .into()
+}
