@@ -322,7 +322,7 @@ impl Processor {
             (Err(refused), _) => self.router.refuse(&received, refused, message.id.time()),
         };
         let Plan {
-            publishes,
+            mut publishes,
             mut answers,
             writes,
             fan_out,
@@ -342,8 +342,10 @@ impl Processor {
             }
         }
         self.written += writes.len();
-        self.persistence.apply(&writes, events, origin)?;
+        let unarchived = self.persistence.apply(&writes, events, origin)?;
         drop(writes);
+        let layouts = &self.router.layouts;
+        publishes.extend(self.persistence.told_unarchived(&unarchived, layouts)?);
         let came_on = &message.received.topic;
         let logged = self.log(origin, leave, came_on, 0, (Purpose::Copy, &publishes))?;
         let notices = (Purpose::Notice, &answers[..]);
@@ -444,14 +446,16 @@ impl Processor {
             _ => None,
         };
         let Step {
-            publishes,
+            mut publishes,
             writes,
             events,
             rest,
         } = fan_out.step(&self.router.layouts, page);
         self.written += writes.len();
-        self.persistence.apply(&writes, events, origin)?;
+        let unarchived = self.persistence.apply(&writes, events, origin)?;
         drop(writes);
+        let layouts = &self.router.layouts;
+        publishes.extend(self.persistence.told_unarchived(&unarchived, layouts)?);
         let position = fan_out.position();
         let is_held = held.contains(&unfinished.entry);
         if let Some(logged) = &mut unfinished.logged

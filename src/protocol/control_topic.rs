@@ -117,6 +117,8 @@ pub enum Notification {
     ConversationDeleted,
     /// A conversation was put into the user's archive.
     ConversationArchived,
+    /// A conversation left the user's archive, because of a new message.
+    ArchiveDeleted,
     /// The user blocked or unblocked somebody.
     Block,
     /// A fetch ended.
@@ -140,6 +142,9 @@ impl Notification {
             }
             Self::ConversationArchived => {
                 "apps/{app}/users/{user}/archived_conversations/{convers_with}/clientadded"
+            }
+            Self::ArchiveDeleted => {
+                "apps/{app}/users/{user}/archived_conversations/{convers_with}/clientdeleted"
             }
             Self::Block => "apps/{app}/users/{user}/blocked/{other}/clientupdated",
             Self::Inbox => "apps/{app}/users/{user}/inbox/clientupdated",

@@ -6,7 +6,9 @@
 use crate::protocol::address::Timeline;
 use crate::protocol::control_topic::Notification;
 use crate::protocol::patch::Patch;
+use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::topic_map::TopicMap;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Context, Plan};
@@ -86,6 +88,13 @@ pub(super) fn plan_archive<'a>(
             .collect();
     }
     plan
+}
+
+/// A conversation has left the archive, because of a new message. `row` is what it is now.
+pub(crate) fn unarchived(layouts: &TopicMap, timeline: &Timeline<'_>, row: &Row) -> Publish {
+    let what = Notification::ArchiveDeleted;
+    let row = row.to_json(timeline.inbox_of.as_str(), timeline.convers_with.as_str());
+    Publish::new(layouts.notification_topic(what, timeline, ""), row)
 }
 
 #[cfg(test)]

@@ -115,6 +115,17 @@ pub trait FactSource {
         message_id: &str,
     ) -> Result<Option<StoredCopy>, Self::Error>;
 
+    /// Of a timeline's newest messages, the one whose sender calls it `temp_uid`
+    /// (`attributes.tempUID`): its id and the timeline's copy.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn copy_by_temp_uid(
+        &mut self,
+        timeline: &Timeline<'_>,
+        temp_uid: &str,
+    ) -> Result<Option<(String, StoredCopy)>, Self::Error>;
+
     /// A conversation.
     ///
     /// # Errors
@@ -268,6 +279,14 @@ impl FactSource for NoStore {
     }
 
     fn copy(&mut self, _: &Timeline<'_>, _: &str) -> Result<Option<StoredCopy>, Infallible> {
+        Ok(None)
+    }
+
+    fn copy_by_temp_uid(
+        &mut self,
+        _: &Timeline<'_>,
+        _: &str,
+    ) -> Result<Option<(String, StoredCopy)>, Infallible> {
         Ok(None)
     }
 

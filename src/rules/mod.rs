@@ -24,7 +24,7 @@
 
 pub(crate) mod block;
 pub(crate) mod checks;
-mod conversation;
+pub(crate) mod conversation;
 pub mod conversation_row;
 mod copies;
 mod direct;

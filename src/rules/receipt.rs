@@ -4,12 +4,15 @@
 //! conversation the peer is told; in a group nobody is. A receipt that says "received" raises a
 //! webhook event in both.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::Receipt;
 use crate::protocol::control_topic::Notification;
 use crate::protocol::id::{MessageKey, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::status::Status;
@@ -23,6 +26,8 @@ use crate::rules::write::Write;
 pub(super) struct Facts {
     /// The user's copy of the message, if their timeline holds it.
     pub(super) copy: Option<StoredCopy>,
+    /// The message's id, where the receipt names the message by what its sender calls it.
+    pub(super) message_id: Option<String>,
     /// Who the conversation is with.
     pub(super) peer: Peer,
 }
@@ -40,13 +45,22 @@ impl Facts {
         message: MessageKey<'_>,
         source: &mut S,
     ) -> Result<Self, S::Error> {
-        let copy = source.copy(timeline, message.as_str())?;
+        let mut copy = source.copy(timeline, message.as_str())?;
+        let mut message_id = None;
+        // The stock web widget knows no other name for a message that it has just shown.
+        if copy.is_none()
+            && MessageId::parse(message.as_str()).is_none()
+            && let Some((id, found)) = source.copy_by_temp_uid(timeline, message.as_str())?
+        {
+            (copy, message_id) = (Some(found), Some(id));
+        }
         let (app, peer) = (timeline.app, timeline.convers_with);
         // Without a copy the receipt is refused, whoever the peer is.
         let is_group = copy.is_some()
             && (peer.is_group() || matches!(source.group(app, peer)?, GroupLookup::Stored(_)));
         Ok(Self {
             copy,
+            message_id,
             peer: if is_group { Peer::Group } else { Peer::User },
         })
     }
@@ -70,7 +84,10 @@ pub(super) fn plan<'a>(
     }
     let planned = PlannedReceipt {
         timeline: *timeline,
-        message_id: message.as_str(),
+        message_id: match facts.message_id {
+            Some(id) => Cow::Owned(id),
+            None => Cow::Borrowed(message.as_str()),
+        },
         receipt,
         raises_events: copy.status < receipt.own_status(),
         context,
@@ -89,7 +106,7 @@ fn may_send_receipt(timeline: &Timeline<'_>, copy: &StoredCopy) -> bool {
 
 struct PlannedReceipt<'a, 'c> {
     timeline: Timeline<'a>,
-    message_id: &'a str,
+    message_id: Cow<'a, str>,
     receipt: Receipt,
     /// Whether the receipt is new. One that comes again raises no event a second time.
     raises_events: bool,
@@ -130,7 +147,7 @@ impl<'a> PlannedReceipt<'a, '_> {
         let topic = self.context.layouts.notification_topic(
             Notification::Receipt,
             &of_peer,
-            self.message_id,
+            &self.message_id,
         );
         plan.publishes.push(Publish::new(topic, payload));
         plan
@@ -160,7 +177,7 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn raise(&self, timeline: Timeline<'a>, status: Status) -> Write<'a> {
         Write::Raise {
             timeline,
-            message_id: self.message_id,
+            message_id: self.message_id.clone(),
             status,
         }
     }
@@ -168,7 +185,7 @@ impl<'a> PlannedReceipt<'a, '_> {
     fn payload(&self, timeline_of: UserId<'_>, status: Status) -> Bytes {
         json(&serde_json::json!({
             "timelineOf": timeline_of.as_str(),
-            "message_id": self.message_id,
+            "message_id": &*self.message_id,
             "status": status.code(),
         }))
     }
@@ -181,7 +198,7 @@ impl<'a> PlannedReceipt<'a, '_> {
             Event::of_receipt(
                 kind,
                 self.timeline,
-                self.message_id,
+                &self.message_id,
                 payload.clone(),
                 self.context.now(),
             )
@@ -195,6 +212,18 @@ mod tests {
     use crate::rules::facts::in_memory::InMemory;
     use crate::rules::test_support::{body, plan_with, received, router, timeline};
     use serde_json::json;
+
+    #[test]
+    fn a_message_is_also_known_by_what_its_sender_calls_it() {
+        let topic = b"apps/a/users/bob/messages/alice/temp-m1/update";
+        let source = InMemory::default().with_copy(("bob", "alice"), "alice", Status::Delivered);
+        let plan = plan_with(router(), &received(topic, br#"{"status":200}"#), source);
+        assert_eq!(
+            plan.publishes[0].topic.as_str(),
+            "apps/a/users/alice/messages/bob/m1/clientupdated"
+        );
+        assert_eq!(body(&plan.publishes[0])["message_id"], "m1");
+    }
 
     #[test]
     fn a_receipt_raises_both_copies_and_tells_the_sender_alone() {
@@ -212,7 +241,7 @@ mod tests {
         };
         let raise = |inbox_of, convers_with, status| Write::Raise {
             timeline: timeline(inbox_of, convers_with),
-            message_id: "m1",
+            message_id: "m1".into(),
             status,
         };
         for (payload, own, peers) in [
@@ -275,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_about_an_unknown_message_asks_nothing_further() {
+    fn a_receipt_about_an_unknown_message_asks_by_both_names_and_nothing_further() {
         let source = InMemory::default();
         let mut source = source.with_copy(("bob", "alice"), "alice", Status::Delivered);
         let facts = |message: &str, source: &mut InMemory| {
@@ -291,7 +320,7 @@ mod tests {
             "the copy, and whether the peer is a group"
         );
         let unknown = facts("m2", &mut source);
-        assert_eq!((unknown.copy, source.asked.get()), (None, 1));
+        assert_eq!((unknown.copy, source.asked.get()), (None, 2));
     }
 
     #[test]
@@ -304,7 +333,7 @@ mod tests {
         let plan = plan_with(router(), &message, source);
         let raise = Write::Raise {
             timeline: timeline("bob", "bob"),
-            message_id: "m1",
+            message_id: "m1".into(),
             status: Status::Received,
         };
         assert_eq!(plan.writes, [raise.clone(), raise]);

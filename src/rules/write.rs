@@ -27,7 +27,7 @@ pub enum Write<'a> {
         /// The timeline that holds the copy.
         timeline: Timeline<'a>,
         /// The message's id.
-        message_id: &'a str,
+        message_id: Cow<'a, str>,
         /// The status.
         status: Status,
     },

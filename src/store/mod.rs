@@ -188,6 +188,9 @@ pub const UPKEEP_DUE: usize = 1_000;
 pub enum Written {
     /// It may have changed something.
     New,
+    /// It is a copy that was not stored before, and that has brought its conversation back from
+    /// the archive.
+    Unarchived,
     /// It is a copy that was stored before.
     Known,
 }

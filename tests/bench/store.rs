@@ -123,7 +123,7 @@ fn receipts(c: &mut Criterion) {
         assert_eq!(copy.expect("it is stored").status, Status::Delivered);
         let raise = Write::Raise {
             timeline,
-            message_id: id,
+            message_id: id.into(),
             status: Status::Received,
         };
         let origin = Origin {

@@ -3,6 +3,10 @@
 //! Owns the store, or without one the outbox in memory. Leaves transactions and their failures to
 //! the processor.
 
+use crate::protocol::address::Timeline;
+use crate::protocol::publish::Publish;
+use crate::protocol::topic_map::TopicMap;
+use crate::rules::conversation;
 use crate::rules::webhook_event::Event as WebhookEvent;
 use crate::rules::write::Write;
 use crate::store::{Origin, Outbox, Store, StoreError, Written};
@@ -71,30 +75,39 @@ impl Persistence {
     }
 
     /// Applies a plan's writes and queues its webhook events in one transaction. Drops the event of
-    /// a copy that already existed, so a redelivered message raises nothing twice.
-    pub(super) fn apply(
+    /// a copy that already existed, so a redelivered message raises nothing twice. Returns the
+    /// conversations that have come back from the archive.
+    pub(super) fn apply<'w>(
         &mut self,
-        writes: &[Write<'_>],
+        writes: &[Write<'w>],
         mut events: Vec<WebhookEvent>,
         origin: &Origin,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Timeline<'w>>, StoreError> {
+        let mut unarchived = vec![];
         match self.as_store_mut() {
             Some(store) => {
                 for write in writes {
                     let written = store.apply(write, origin)?;
-                    if let (Write::Copy(copy), Written::Known) = (write, written) {
-                        let inbox_of = copy.timeline.inbox_of.as_str();
-                        events.retain(|event| event.copy_of.as_deref() != Some(inbox_of));
+                    let Write::Copy(copy) = write else {
+                        continue;
+                    };
+                    match written {
+                        Written::New => {}
+                        Written::Unarchived => unarchived.push(copy.timeline),
+                        Written::Known => {
+                            let inbox_of = copy.timeline.inbox_of.as_str();
+                            events.retain(|event| event.copy_of.as_deref() != Some(inbox_of));
+                        }
                     }
                 }
             }
             // Without a store nothing tells which copies existed: the events were raised before.
-            None if origin.repeated => return Ok(()),
+            None if origin.repeated => return Ok(unarchived),
             None => {}
         }
         for event in &events {
             let Some(outbox) = self.outbox() else {
-                return Ok(());
+                return Ok(unarchived);
             };
             let dropped = outbox.enqueue(event, origin.now)?;
             self.dropped.resize(dropped.len(), 0);
@@ -102,6 +115,22 @@ impl Persistence {
                 *sum += dropped;
             }
         }
-        Ok(())
+        Ok(unarchived)
+    }
+
+    /// What the owners of conversations are told that have come back from the archive.
+    pub(super) fn told_unarchived(
+        &mut self,
+        timelines: &[Timeline<'_>],
+        layouts: &TopicMap,
+    ) -> Result<Vec<Publish>, StoreError> {
+        let Some(store) = self.as_store_mut() else {
+            return Ok(vec![]);
+        };
+        let told = timelines.iter().map(|timeline| {
+            let row = store.conversation(timeline)?.unwrap_or_default();
+            Ok(conversation::unarchived(layouts, timeline, &row))
+        });
+        told.collect()
     }
 }

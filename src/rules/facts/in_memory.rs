@@ -152,6 +152,19 @@ impl FactSource for InMemory {
         self.answer(self.copies.get(&(of, with, message_id)).cloned())
     }
 
+    fn copy_by_temp_uid(
+        &mut self,
+        timeline: &Timeline<'_>,
+        temp_uid: &str,
+    ) -> Result<Option<(String, StoredCopy)>, Infallible> {
+        // Every message `m1` is called `temp-m1` by its sender.
+        let Some(id) = temp_uid.strip_prefix("temp-") else {
+            return self.answer(None);
+        };
+        let copy = self.copy(timeline, id)?;
+        Ok(copy.map(|copy| (id.to_owned(), copy)))
+    }
+
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, Infallible> {
         let (of, with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
         self.answer(self.conversations.get(&(of, with)).cloned())

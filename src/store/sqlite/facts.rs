@@ -39,6 +39,15 @@ statements! {
     FIND_COPY = "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
         ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
         WHERE m.message_id = ?4 AND m.app = ?1";
+    // Receipts are for messages that have just come: the search ends somewhere. CASE, because
+    // somebody may have edited a body by hand.
+    FIND_BY_TEMP_UID may scan "stops after 100 rows" = "SELECT m.message_id, m.sender, t.status FROM
+        (SELECT seq, status FROM timeline INDEXED BY timeline_by_peer
+            WHERE app = ? AND inbox_of = ? AND convers_with = ? ORDER BY seq DESC LIMIT 100) t
+        JOIN message m ON m.seq = t.seq
+        WHERE CASE WHEN json_valid(m.body)
+            THEN json_extract(m.body, '$.attributes.tempUID') END = ?
+        ORDER BY t.seq DESC LIMIT 1";
     FIND_CONVERSATION = "SELECT m.body, t.status, c.is_new, c.archived, c.patch,
         c.patch_seq < c.seq
         FROM conversation c
@@ -171,6 +180,23 @@ impl FactSource for SqliteStore {
             })
         });
         Ok(copy?)
+    }
+
+    fn copy_by_temp_uid(
+        &mut self,
+        timeline: &Timeline<'_>,
+        temp_uid: &str,
+    ) -> Result<Option<(String, StoredCopy)>, StoreError> {
+        let [app, inbox_of, convers_with] = names(timeline);
+        let params = [app, inbox_of, convers_with, temp_uid];
+        let found = self.connection.find(&FIND_BY_TEMP_UID, params, |row| {
+            let copy = StoredCopy {
+                sender: row.get(1)?,
+                status: status(row.get(2)?),
+            };
+            Ok((row.get(0)?, copy))
+        });
+        Ok(found?)
     }
 
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {

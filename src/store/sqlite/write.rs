@@ -28,6 +28,8 @@ statements! {
         (app, inbox_of, convers_with, seq, is_new, archived) VALUES (?, ?, ?, ?, 1, 0)
         ON CONFLICT DO UPDATE SET seq = excluded.seq, is_new = 1, archived = 0
         WHERE excluded.seq >= seq";
+    IS_ARCHIVED = "SELECT 1 FROM conversation
+        WHERE app = ? AND inbox_of = ? AND convers_with = ? AND archived AND seq <= ?";
     RAISE_STATUS = "UPDATE timeline SET status = ?5
         WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3 AND status < ?5
         AND seq IN (SELECT seq FROM message WHERE message_id = ?4 AND app = ?1)";
@@ -166,14 +168,16 @@ impl SqliteStore {
         let [app, inbox_of, convers_with] = names(timeline);
         let params = params![app, inbox_of, seq, convers_with, copy.status.code()];
         let added = self.connection.execute(&INSERT_COPY, params)?;
+        let mut is_archived = false;
         if copy.listing == Listing::Listed {
             let params = params![app, inbox_of, convers_with, seq];
+            is_archived = self.connection.exists(&IS_ARCHIVED, params)?;
             self.connection.execute(&SET_LAST_MESSAGE, params)?;
         }
-        Ok(if added > 0 {
-            Written::New
-        } else {
-            Written::Known
+        Ok(match (added > 0, is_archived) {
+            (true, true) => Written::Unarchived,
+            (true, false) => Written::New,
+            (false, _) => Written::Known,
         })
     }
 
