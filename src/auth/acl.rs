@@ -371,6 +371,7 @@ mod tests {
                 "pattern write apps/+/users/%u/presence/+",
                 "pattern write apps/+/users/%u/blocked/+/update",
                 "pattern write apps/+/users/%u/inbox/fetch",
+                "pattern write apps/+/users/%u/conversations/fetch",
             ]
         );
         let two = acl(&layouts(&["chat21"], &["a", "b"], Controls::Off));

@@ -26,7 +26,7 @@ use crate::protocol::refusal::Refused;
 use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
-use crate::rules::fan_out::{FanOut, STEP, Step};
+use crate::rules::fan_out::{FanOut, Found, STEP, Step};
 use crate::rules::group_change::GroupOutcome;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::router::Router;
@@ -441,16 +441,16 @@ impl Processor {
         held: &[EntryId],
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
         let (fan_out, origin) = (&unfinished.fan_out, &unfinished.origin);
-        let page = match (fan_out.query(), self.persistence.as_store()) {
-            (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
-            _ => None,
+        let found = match self.persistence.as_store() {
+            Some(store) => store.find(fan_out.query())?,
+            None => Found::Nothing,
         };
         let Step {
             mut publishes,
             writes,
             events,
             rest,
-        } = fan_out.step(&self.router.layouts, page);
+        } = fan_out.step(&self.router.layouts, found);
         self.written += writes.len();
         let unarchived = self.persistence.apply(&writes, events, origin)?;
         drop(writes);

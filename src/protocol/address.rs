@@ -69,6 +69,13 @@ pub enum Address<'a> {
         /// The user.
         user: UserId<'a>,
     },
+    /// A user asks for their conversations.
+    ConversationsFetch {
+        /// The tenant.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+    },
     /// A service puts a message into one timeline.
     Inject(Timeline<'a>),
     /// A service stores a group.
@@ -124,7 +131,7 @@ impl<'a> Address<'a> {
             Self::Archive(_) => Kind::Archive,
             Self::Presence { .. } => Kind::Presence,
             Self::Block(_) => Kind::Block,
-            Self::Fetch { .. } => Kind::Fetch,
+            Self::Fetch { .. } | Self::ConversationsFetch { .. } => Kind::Fetch,
             Self::Inject(_) => Kind::Inject,
             Self::Groups { .. } => Kind::Group,
         }
@@ -139,7 +146,10 @@ impl<'a> Address<'a> {
             | Self::Archive(timeline)
             | Self::Block(timeline)
             | Self::Inject(timeline) => timeline.convers_with.as_str(),
-            Self::Presence { .. } | Self::Fetch { .. } | Self::Groups { .. } => "",
+            Self::Presence { .. }
+            | Self::Fetch { .. }
+            | Self::ConversationsFetch { .. }
+            | Self::Groups { .. } => "",
         }
     }
 
@@ -152,7 +162,10 @@ impl<'a> Address<'a> {
             | Self::Archive(timeline)
             | Self::Block(timeline)
             | Self::Inject(timeline) => timeline.app,
-            Self::Presence { app, .. } | Self::Fetch { app, .. } | Self::Groups { app } => *app,
+            Self::Presence { app, .. }
+            | Self::Fetch { app, .. }
+            | Self::ConversationsFetch { app, .. }
+            | Self::Groups { app } => *app,
         }
     }
 
@@ -164,7 +177,9 @@ impl<'a> Address<'a> {
             | Self::Conversation(timeline)
             | Self::Archive(timeline)
             | Self::Block(timeline) => Some(timeline.inbox_of),
-            Self::Presence { user, .. } | Self::Fetch { user, .. } => Some(*user),
+            Self::Presence { user, .. }
+            | Self::Fetch { user, .. }
+            | Self::ConversationsFetch { user, .. } => Some(*user),
             Self::Inject(_) | Self::Groups { .. } => None,
         }
     }
@@ -179,6 +194,7 @@ impl<'a> Address<'a> {
             | Self::Presence { .. }
             | Self::Block(_)
             | Self::Fetch { .. }
+            | Self::ConversationsFetch { .. }
             | Self::Inject(_)
             | Self::Groups { .. } => None,
         }

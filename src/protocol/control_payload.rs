@@ -160,6 +160,45 @@ impl Fetch {
     }
 }
 
+/// Which conversations a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationsFetch {
+    /// Those in the archive, or those in the list.
+    pub archived: bool,
+    /// At most this many.
+    pub limit: usize,
+    /// Only those whose last message is before this position of the log: what the last page said
+    /// is next.
+    pub before: Option<i64>,
+}
+
+impl ConversationsFetch {
+    /// Reads a payload such as `{"archived":true,"limit":50,"before":1234}`.
+    ///
+    /// Every member is optional, and so is the object. A limit out of range is brought into it.
+    ///
+    /// # Errors
+    /// The reason for a refusal.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
+        #[derive(Deserialize)]
+        struct Fields {
+            archived: Option<bool>,
+            limit: Option<usize>,
+            before: Option<i64>,
+        }
+        let object: &[u8] = if payload.is_empty() { b"{}" } else { payload };
+        // Only to tell what is not an object from an object with wrong members.
+        parse_object(object)?;
+        let fields: Fields = serde_json::from_slice(object).map_err(|_| Refusal::BadStatus)?;
+        let limit = fields.limit.unwrap_or(DEFAULT_FETCH_LIMIT);
+        Ok(Self {
+            archived: fields.archived.unwrap_or(false),
+            limit: limit.clamp(1, MAX_FETCH_LIMIT),
+            before: fields.before,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ pub(super) enum ControlTopic {
     Presence,
     Block,
     Fetch,
+    ConversationsFetch,
     Inject,
     Groups,
 }
@@ -48,6 +49,10 @@ impl ControlTopic {
             Self::Fetch => (
                 "apps/{app}/users/{user}/inbox/fetch",
                 Some("apps/{app}/users/{user}/inbox/clientrejected"),
+            ),
+            Self::ConversationsFetch => (
+                "apps/{app}/users/{user}/conversations/fetch",
+                Some("apps/{app}/users/{user}/conversations/clientrejected"),
             ),
             Self::Inject => (
                 "apps/observer/{app}/users/{inbox_of}/messages/{convers_with}/delivered",
@@ -113,6 +118,10 @@ pub enum Notification {
     Receipt,
     /// A conversation of the user changed.
     Conversation,
+    /// A conversation of the user's list or archive, which the user has asked for.
+    ConversationAdded,
+    /// A fetch of conversations ended.
+    Conversations,
     /// A conversation left the user's list.
     ConversationDeleted,
     /// A conversation was put into the user's archive.
@@ -137,6 +146,10 @@ impl Notification {
             Self::Conversation => {
                 "apps/{app}/users/{user}/conversations/{convers_with}/clientupdated"
             }
+            Self::ConversationAdded => {
+                "apps/{app}/users/{user}/conversations/{convers_with}/clientadded"
+            }
+            Self::Conversations => "apps/{app}/users/{user}/conversations/clientupdated",
             Self::ConversationDeleted => {
                 "apps/{app}/users/{user}/conversations/{convers_with}/clientdeleted"
             }

@@ -8,7 +8,9 @@
 use bytes::Bytes;
 
 use crate::protocol::address::{Address, Outgoing, Timeline};
-use crate::protocol::control_payload::{BlockChange, Fetch, PresenceChange, Receipt};
+use crate::protocol::control_payload::{
+    BlockChange, ConversationsFetch, Fetch, PresenceChange, Receipt,
+};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::group::{GroupUpdate, Users};
 use crate::protocol::group_change::GroupChange;
@@ -88,6 +90,15 @@ pub enum Request<'a> {
         /// Which messages.
         fetch: Fetch,
     },
+    /// A user asks for their conversations.
+    ConversationsFetch {
+        /// The app.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+        /// Which conversations.
+        fetch: ConversationsFetch,
+    },
     /// A service puts a message into one timeline.
     Inject {
         /// The timeline.
@@ -163,6 +174,11 @@ impl<'a> Request<'a> {
                 user,
                 fetch: Fetch::parse(payload)?,
             },
+            Address::ConversationsFetch { app, user } => Self::ConversationsFetch {
+                app,
+                user,
+                fetch: ConversationsFetch::parse(payload)?,
+            },
             Address::Inject(timeline) => {
                 let message = Injected::parse(payload)?;
                 if message.status != Some(Status::Delivered) {
@@ -205,6 +221,10 @@ impl<'a> Request<'a> {
                 app: *app,
                 user: *user,
             },
+            Self::ConversationsFetch { app, user, .. } => Address::ConversationsFetch {
+                app: *app,
+                user: *user,
+            },
             Self::Inject { timeline, .. } => Address::Inject(*timeline),
             Self::GroupUpdate { app, .. } => Address::Groups { app: *app },
         }
@@ -218,7 +238,7 @@ mod tests {
     use crate::protocol::testing::built_in;
 
     /// Each row of `protocol.md`, section 2, with a payload that belongs there.
-    const REQUESTS: [(&str, &str); 11] = [
+    const REQUESTS: [(&str, &str); 12] = [
         ("/apps/a/users/alice/bob/messages/outgoing", "not JSON"),
         ("apps/a/users/alice/messages/bob/outgoing", "{}"),
         (
@@ -237,6 +257,7 @@ mod tests {
             r#"{"blocked":true}"#,
         ),
         ("apps/a/users/alice/inbox/fetch", ""),
+        ("apps/a/users/alice/conversations/fetch", ""),
         (
             "apps/observer/a/users/alice/messages/bob/delivered",
             r#"{"status":150}"#,

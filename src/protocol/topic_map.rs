@@ -202,6 +202,14 @@ impl TopicMap {
                 };
                 self.rejected_control(ControlTopic::Fetch, &timeline, "")
             }
+            Address::ConversationsFetch { app, user } => {
+                let timeline = Timeline {
+                    app: *app,
+                    inbox_of: *user,
+                    convers_with: *user,
+                };
+                self.rejected_control(ControlTopic::ConversationsFetch, &timeline, "")
+            }
             Address::Presence { .. } | Address::Inject(_) | Address::Groups { .. } => None,
         }
     }
@@ -363,6 +371,10 @@ impl TopicMap {
             ControlTopic::Fetch => {
                 let user = owner()?;
                 Address::Fetch { app, user }
+            }
+            ControlTopic::ConversationsFetch => {
+                let user = owner()?;
+                Address::ConversationsFetch { app, user }
             }
             ControlTopic::Inject => Address::Inject(timeline()?),
             ControlTopic::Groups => Address::Groups { app },

@@ -126,6 +126,7 @@ fn subject_to_bans<'a>(address: &Address<'a>) -> Option<UserId<'a>> {
         | Address::Archive(_)
         | Address::Block(_)
         | Address::Fetch { .. }
+        | Address::ConversationsFetch { .. }
         | Address::Inject(_)
         | Address::Groups { .. } => address.sender(),
     }

@@ -21,8 +21,10 @@ use crate::protocol::status::Status;
 use crate::protocol::template::{Names, Template};
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic_map::TopicMap;
+use crate::rules::conversation_list::ConversationList;
 use crate::rules::group_history::GroupHistory;
 use crate::rules::history::{History, Next, Page, PageQuery, Range};
+use crate::rules::listing::{ListedConversation, Slice, Window};
 use crate::rules::webhook_event::{Copied, Event, EventKind};
 use crate::rules::write::{Listing, TimelineCopy, Write};
 
@@ -45,6 +47,7 @@ enum Work {
     Notices(Notices),
     History(History),
     GroupHistory(GroupHistory),
+    Conversations(ConversationList),
 }
 
 /// What fan-outs that must go out one after another have in common: an app, and an identifier in
@@ -163,6 +166,11 @@ impl FanOut {
         Self::new(app, Work::GroupHistory(history))
     }
 
+    /// The conversations that a user asks for.
+    pub(super) fn conversations(app: AppId<'_>, list: ConversationList) -> Self {
+        Self::new(app, Work::Conversations(list))
+    }
+
     fn new(app: AppId<'_>, work: Work) -> Self {
         Self {
             app: app.as_str().into(),
@@ -179,7 +187,7 @@ impl FanOut {
         match &*self.work {
             Work::Copies(copies) => copies.users.len(),
             Work::Notices(notices) => notices.users.len(),
-            Work::History(_) | Work::GroupHistory(_) => 0,
+            Work::History(_) | Work::GroupHistory(_) | Work::Conversations(_) => 0,
         }
     }
 
@@ -192,6 +200,7 @@ impl FanOut {
             Work::Copies(copies) => Some(QueueKey::Group(app, &copies.group)),
             Work::History(history) => Some(QueueKey::User(app, history.user().as_str())),
             Work::GroupHistory(history) => Some(QueueKey::Group(app, history.group().as_str())),
+            Work::Conversations(list) => Some(QueueKey::User(app, list.user().as_str())),
             Work::Notices(_) => None,
         }
     }
@@ -218,7 +227,7 @@ impl FanOut {
                 *next = position;
             }
             // They begin anew.
-            Work::History(_) | Work::GroupHistory(_) => {}
+            Work::History(_) | Work::GroupHistory(_) | Work::Conversations(_) => {}
         }
         Ok(fan_out)
     }
@@ -227,31 +236,86 @@ impl FanOut {
     pub fn position(&self) -> usize {
         match &*self.work {
             Work::Copies(Copies { next, .. }) | Work::Notices(Notices { next, .. }) => *next,
-            Work::History(_) | Work::GroupHistory(_) => 0,
+            Work::History(_) | Work::GroupHistory(_) | Work::Conversations(_) => 0,
         }
     }
 
-    /// The stored messages that the next step needs, if it needs any.
-    pub fn query(&self) -> Option<(AppId<'_>, UserId<'_>, PageQuery)> {
+    /// What the next step needs of the store, if it needs anything.
+    pub fn query(&self) -> Option<Query<'_>> {
+        let messages = |user, page| Query::Messages(self.app(), user, page);
         match &*self.work {
             Work::Copies(_) | Work::Notices(_) => None,
-            Work::History(history) => Some((self.app(), history.user(), history.query(STEP))),
-            Work::GroupHistory(history) => Some((self.app(), history.group(), history.query())),
+            Work::History(history) => Some(messages(history.user(), history.query(STEP))),
+            Work::GroupHistory(history) => Some(messages(history.group(), history.query())),
+            Work::Conversations(list) => {
+                let (archived, window) = list.query();
+                Some(Query::Conversations(
+                    self.app(),
+                    list.user(),
+                    archived,
+                    window,
+                ))
+            }
         }
     }
 
-    /// The next step. `page` is what the store has given for [`FanOut::query`].
-    pub fn step(&self, layouts: &TopicMap, page: Option<Page>) -> Step<'_> {
+    /// The next step. `found` is what the store has given for [`FanOut::query`].
+    pub fn step(&self, layouts: &TopicMap, found: Found) -> Step<'_> {
         let app = self.app();
-        match &*self.work {
-            Work::Copies(copies) => copies.step(app),
-            Work::Notices(notices) => notices.step(app, layouts),
-            Work::History(history) => history_step(history, app, layouts, page),
-            Work::GroupHistory(history) => {
-                let (step, rest) = history.step(app, layouts, &page.unwrap_or_default());
+        match (&*self.work, found) {
+            (Work::Copies(copies), _) => copies.step(app),
+            (Work::Notices(notices), _) => notices.step(app, layouts),
+            (Work::History(history), found) => history_step(history, app, layouts, &found.page()),
+            (Work::GroupHistory(history), found) => {
+                let (step, rest) = history.step(app, layouts, &found.page());
                 let rest = rest.map(|rest| Self::new(app, Work::GroupHistory(rest)));
                 Step { rest, ..step }
             }
+            (Work::Conversations(list), found) => {
+                let (publishes, rest) = list.step(app, layouts, &found.slice());
+                Step {
+                    publishes,
+                    rest: rest.map(|rest| Self::new(app, Work::Conversations(rest))),
+                    ..Step::default()
+                }
+            }
+        }
+    }
+}
+
+/// What a step needs of the store.
+#[derive(Clone, Debug)]
+pub enum Query<'a> {
+    /// A page of a user's stored messages.
+    Messages(AppId<'a>, UserId<'a>, PageQuery),
+    /// A part of a user's conversations: those in the archive, or those that are not.
+    Conversations(AppId<'a>, UserId<'a>, bool, Window),
+}
+
+/// What the store has given.
+#[derive(Clone, Debug, Default)]
+pub enum Found {
+    /// Nothing was asked for.
+    #[default]
+    Nothing,
+    /// The answer to [`Query::Messages`].
+    Messages(Page),
+    /// The answer to [`Query::Conversations`].
+    Conversations(Slice<ListedConversation>),
+}
+
+impl Found {
+    fn page(self) -> Page {
+        match self {
+            Self::Messages(page) => page,
+            Self::Nothing | Self::Conversations(_) => Page::default(),
+        }
+    }
+
+    fn slice(self) -> Slice<ListedConversation> {
+        match self {
+            Self::Conversations(slice) => slice,
+            Self::Nothing | Self::Messages(_) => Slice::default(),
         }
     }
 }
@@ -344,9 +408,9 @@ fn history_step<'a>(
     history: &'a History,
     app: AppId<'a>,
     layouts: &TopicMap,
-    page: Option<Page>,
+    page: &Page,
 ) -> Step<'a> {
-    let (publishes, next) = history.step(app, layouts, &page.unwrap_or_default());
+    let (publishes, next) = history.step(app, layouts, page);
     let mut step = Step {
         publishes,
         ..Step::default()
@@ -427,7 +491,7 @@ mod tests {
     use crate::rules::test_support::router;
 
     fn topics(fan_out: &FanOut) -> Vec<String> {
-        let step = fan_out.step(&router().layouts, None);
+        let step = fan_out.step(&router().layouts, Found::Nothing);
         let topics = step.publishes.iter();
         topics.map(|publish| publish.topic.to_string()).collect()
     }
@@ -462,11 +526,14 @@ mod tests {
             (Some(text.clone()), whole.queue())
         );
         assert_eq!(topics(&again), topics(&whole));
-        let rest = whole.step(&router().layouts, None).rest.expect("two steps");
+        let rest = whole
+            .step(&router().layouts, Found::Nothing)
+            .rest
+            .expect("two steps");
         let resumed = FanOut::from_log(&text, rest.position()).unwrap();
         assert_eq!(topics(&resumed), topics(&rest));
         let payloads = |fan_out: &FanOut| {
-            let step = fan_out.step(&router().layouts, None);
+            let step = fan_out.step(&router().layouts, Found::Nothing);
             step.publishes[0].payload.clone()
         };
         assert_eq!(payloads(&resumed), payloads(&rest));
@@ -480,7 +547,9 @@ mod tests {
         let fetch = Fetch::parse(br#"{"limit":5}"#).unwrap();
         let whole = FanOut::fetch(app, user, range, &fetch);
         let again = FanOut::from_log(&whole.to_log().unwrap(), 7).unwrap();
-        let (_, of, query) = again.query().expect("a page is needed");
+        let Some(Query::Messages(_, of, query)) = again.query() else {
+            panic!("a page is needed")
+        };
         assert_eq!((of, query.after, query.last), (user, 3, 9));
         assert_eq!(FanOut::missed(app, user, range).to_log(), None);
     }

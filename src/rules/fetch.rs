@@ -43,6 +43,7 @@ pub(super) fn plan(app: AppId<'_>, user: UserId<'_>, fetch: &Fetch, facts: Facts
 mod tests {
     use crate::protocol::time::UnixMillis;
     use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::fan_out::Query;
     use crate::rules::test_support::{plan_with, received, router};
 
     #[test]
@@ -56,7 +57,10 @@ mod tests {
                 ..InMemory::default()
             };
             let plan = plan_with(router(), &received, source);
-            let (_, user, query) = plan.fan_out.as_ref().unwrap().query().unwrap();
+            let query = plan.fan_out.as_ref().unwrap().query();
+            let Some(Query::Messages(_, user, query)) = query else {
+                panic!("{query:?}")
+            };
             assert_eq!((query.after, query.last), wanted, "{since}");
             assert_eq!(
                 (user.as_str(), query.convers_with.as_deref(), query.limit),

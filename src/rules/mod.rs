@@ -16,6 +16,7 @@
 //! | a client connects or disconnects | `presence.rs` |
 //! | a block | `block.rs` |
 //! | a fetch of stored messages | `fetch.rs` |
+//! | a fetch of conversations | `conversation_list.rs` |
 //! | a message that a service injects | `inject.rs` |
 //! | a group that a service stores | `group_update.rs` |
 //! | a change of a group over HTTP | `group_change.rs` |
@@ -25,6 +26,7 @@
 pub(crate) mod block;
 pub(crate) mod checks;
 pub(crate) mod conversation;
+mod conversation_list;
 pub mod conversation_row;
 mod copies;
 mod direct;
@@ -37,6 +39,7 @@ pub(crate) mod group_message;
 mod group_update;
 pub mod history;
 mod inject;
+pub mod listing;
 pub mod plan;
 pub mod policy;
 pub(crate) mod presence;

@@ -187,6 +187,7 @@ mod tests {
     use super::*;
     use crate::protocol::time::UnixMillis;
     use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::fan_out::Query;
     use crate::rules::test_support::{NOW, id_at, plan_as, received, router};
 
     const CONNECTED: PresenceChange = PresenceChange::Connected;
@@ -256,8 +257,10 @@ mod tests {
 
     /// The part of the log that is published again.
     fn redelivered(plan: &Plan<'_>) -> Option<(i64, i64)> {
-        let query = plan.fan_out.as_ref()?.query();
-        query.map(|(_, _, query)| (query.after, query.last))
+        match plan.fan_out.as_ref()?.query()? {
+            Query::Messages(_, _, query) => Some((query.after, query.last)),
+            Query::Conversations(..) => None,
+        }
     }
 
     #[test]

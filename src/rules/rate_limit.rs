@@ -71,7 +71,9 @@ impl SenderLimits {
         let key = key(address);
         let taken = match address {
             Address::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
-            Address::Fetch { .. } => self.messages.take(&key, FETCH, rate, now),
+            Address::Fetch { .. } | Address::ConversationsFetch { .. } => {
+                self.messages.take(&key, FETCH, rate, now)
+            }
             Address::Receipt(..)
             | Address::Conversation(_)
             | Address::Archive(_)
@@ -106,7 +108,7 @@ impl SenderLimits {
     /// # Errors
     /// [`Refusal::RateLimited`], if too many of this user's fetches are not finished.
     pub fn begin_fetch(&mut self, address: &Address<'_>) -> Result<(), Refused> {
-        if !matches!(address, Address::Fetch { .. }) {
+        if !is_fetch(address) {
             return Ok(());
         }
         let count = self.fetches.entry(key(address)).or_default();
@@ -122,7 +124,7 @@ impl SenderLimits {
 
     /// A request is finished, or refused.
     pub fn end_fetch(&mut self, address: &Address<'_>) {
-        if let Address::Fetch { .. } = address
+        if is_fetch(address)
             && let Entry::Occupied(mut count) = self.fetches.entry(key(address))
         {
             *count.get_mut() -= 1;
@@ -161,6 +163,13 @@ fn rate(address: &Address<'_>, policy: &Policy) -> Option<Rate> {
     let (rules, sender) = (policy.rules(address.app()), address.sender()?);
     let is_privileged = rules.privileged_senders.contains(sender.as_str());
     rules.rate.filter(|_| !is_privileged)
+}
+
+fn is_fetch(address: &Address<'_>) -> bool {
+    matches!(
+        address,
+        Address::Fetch { .. } | Address::ConversationsFetch { .. }
+    )
 }
 
 /// The key of a sender's buckets: an identifier never holds a slash.

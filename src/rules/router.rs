@@ -21,8 +21,8 @@ use crate::rules::policy::Policy;
 use crate::rules::webhook_event::EventKinds;
 use crate::rules::write::UserClient;
 use crate::rules::{
-    block, checks, conversation, direct, fetch, group_change, group_history, group_message,
-    group_update, inject, presence, receipt, refusal_notice,
+    block, checks, conversation, conversation_list, direct, fetch, group_change, group_history,
+    group_message, group_update, inject, presence, receipt, refusal_notice,
 };
 
 /// Decides what becomes of requests.
@@ -148,6 +148,9 @@ impl Router {
             Request::Fetch { app, user, fetch } => {
                 let facts = fetch::Facts::look_up(fetch, source)?;
                 Ok(fetch::plan(*app, *user, fetch, facts))
+            }
+            Request::ConversationsFetch { app, user, fetch } => {
+                Ok(conversation_list::plan(*app, *user, fetch))
             }
             Request::Inject {
                 timeline,

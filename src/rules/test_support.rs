@@ -19,6 +19,7 @@ use crate::protocol::topic::TopicName;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::facts::in_memory::InMemory;
+use crate::rules::fan_out::Found;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::policy::{Policy, Rules};
 use crate::rules::router::Router;
@@ -121,7 +122,7 @@ where
 pub(crate) fn for_many(plan: &Plan<'_>) -> Vec<(String, Value)> {
     let (mut all, mut rest) = (vec![], plan.fan_out.clone());
     while let Some(fan_out) = rest {
-        let step = fan_out.step(&router().layouts, None);
+        let step = fan_out.step(&router().layouts, Found::default());
         let publishes = step.publishes.iter();
         all.extend(publishes.map(|publish| (publish.topic.to_string(), body(publish))));
         rest = step.rest;

@@ -41,7 +41,9 @@ use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::FactSource;
+use crate::rules::fan_out::{Found, Query};
 use crate::rules::history::{Page, PageQuery};
+use crate::rules::listing::{ListedConversation, Slice, Window};
 use crate::rules::write::Write;
 
 /// Opens the store of an observer. With [`Access::Exclusive`] it is made if it does not exist.
@@ -149,6 +151,34 @@ pub trait History {
     /// [`StoreError`].
     fn page(&self, app: AppId<'_>, user: UserId<'_>, query: &PageQuery)
     -> Result<Page, StoreError>;
+
+    /// A part of a user's conversations, by their last messages.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn listed(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        archived: bool,
+        window: Window,
+    ) -> Result<Slice<ListedConversation>, StoreError>;
+
+    /// What a step of a fan-out needs.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn find(&self, query: Option<Query<'_>>) -> Result<Found, StoreError> {
+        Ok(match query {
+            None => Found::Nothing,
+            Some(Query::Messages(app, user, query)) => {
+                Found::Messages(self.page(app, user, &query)?)
+            }
+            Some(Query::Conversations(app, user, archived, window)) => {
+                Found::Conversations(self.listed(app, user, archived, window)?)
+            }
+        })
+    }
 
     /// The body of a message, if it is stored.
     ///

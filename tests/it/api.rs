@@ -942,3 +942,100 @@ fn what_is_answered_survives_a_kill() {
         }
     }
 }
+
+/// What only MQTT lets through: the list of conversations, a receipt by the name that the sender
+/// gave, and the row that leaves the archive.
+#[test]
+fn a_stock_client_finds_the_same_over_mqtt() {
+    for broker in [Broker::Rabbit4, Broker::Rabbit3, Broker::Mosquitto] {
+        let _shared = broker.shared();
+        let scene = Scene::new(broker, &[]);
+        let [mut alice, mut bob] = ["u01", "u02"].map(|name| scene.user(name));
+        let named = json!({"text": "hi", "attributes": {"tempUID": "a-name-of-its-own"}});
+        alice.writes("u02", &named);
+        let id = alice.hears_on("messages/u02/clientadded")["message_id"].clone();
+        bob.hears_on("messages/u01/clientadded");
+        bob.says("messages/u01/a-name-of-its-own/update", r#"{"status":200}"#);
+        let told = alice.hears_on(&format!(
+            "messages/u02/{}/clientupdated",
+            id.as_str().unwrap()
+        ));
+        assert_eq!((&told["message_id"], &told["status"]), (&id, &json!(250)));
+
+        bob.says("conversations/u01/archive", "{}");
+        bob.hears_on("conversations/u01/clientdeleted");
+        bob.hears_on("archived_conversations/u01/clientadded");
+        let fetch = |bob: &mut User, payload: &str| {
+            bob.says("conversations/fetch", payload);
+            bob.hears()
+        };
+        let (place, end) = fetch(&mut bob, "");
+        assert_eq!(place, "conversations/clientupdated");
+        assert_eq!(end, json!({"fetched": 0, "more": false, "archived": false}));
+        let (place, row) = fetch(&mut bob, r#"{"archived":true}"#);
+        assert_eq!(place, "conversations/u01/clientadded");
+        assert_eq!(
+            (
+                &row["__history"],
+                &row["archived"],
+                &row["last_message_text"]
+            ),
+            (&json!(true), &json!(true), &json!("hi"))
+        );
+        let end = bob.hears_on("conversations/clientupdated");
+        assert_eq!(
+            (&end["fetched"], &end["archived"]),
+            (&json!(1), &json!(true))
+        );
+
+        alice.writes("u02", &json!({"text": "again"}));
+        let [_, row] = bob.hears_both(
+            "messages/u01/clientadded",
+            "archived_conversations/u01/clientdeleted",
+        );
+        assert_eq!(
+            (&row["archived"], &row["key"]),
+            (&json!(false), &json!("u01"))
+        );
+        // In pages, newest first.
+        bob.writes("u02", &json!({"text": "note to self"}));
+        bob.hears_on("messages/u02/clientadded");
+        let (first, _) = fetch(&mut bob, r#"{"limit":1}"#);
+        assert_eq!(first, "conversations/u02/clientadded");
+        let end = bob.hears_on("conversations/clientupdated");
+        assert_eq!(end["more"], true);
+        let next = json!({"limit": 1, "before": end["next"]}).to_string();
+        let (second, _) = fetch(&mut bob, &next);
+        assert_eq!(second, "conversations/u01/clientadded");
+        assert_eq!(bob.hears_on("conversations/clientupdated")["more"], false);
+        bob.says("conversations/fetch", r#"{"limit":"x"}"#);
+        let refused = bob.hears_on("conversations/clientrejected");
+        assert_eq!(refused["reason"], "bad-status");
+    }
+}
+
+/// A group's message brings back what a member has archived, and only there.
+#[test]
+fn a_message_to_a_group_tells_those_who_had_archived_it() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let scene = Scene::new(broker, &[]);
+    scene.store_group("group-x", &["u01", "u02"]);
+    let [mut alice, mut bob] = ["u01", "u02"].map(|name| scene.user(name));
+    let writes = |alice: &mut User, text: &str| {
+        alice.writes("group-x", &json!({"text": text}));
+        alice.hears_on("messages/group-x/clientadded");
+    };
+    writes(&mut alice, "one");
+    bob.hears_on("messages/group-x/clientadded");
+    bob.says("conversations/group-x/archive", "{}");
+    bob.hears_on("conversations/group-x/clientdeleted");
+    bob.hears_on("archived_conversations/group-x/clientadded");
+    writes(&mut alice, "two");
+    let [_, row] = bob.hears_both(
+        "messages/group-x/clientadded",
+        "archived_conversations/group-x/clientdeleted",
+    );
+    assert_eq!(row["last_message_text"], "two");
+    alice.hears_nothing();
+}

@@ -60,6 +60,10 @@ impl Scene {
             format!("{own}/conversations/+/clientdeleted"),
             format!("{own}/conversations/+/clientrejected"),
             format!("{own}/archived_conversations/+/clientadded"),
+            format!("{own}/archived_conversations/+/clientdeleted"),
+            format!("{own}/conversations/+/clientadded"),
+            format!("{own}/conversations/clientupdated"),
+            format!("{own}/conversations/clientrejected"),
             format!("{own}/blocked/+/clientupdated"),
             format!("{own}/blocked/+/clientrejected"),
             format!("{own}/groups/+/clientupdated"),
@@ -163,7 +167,7 @@ impl User {
     }
 
     /// The next two messages, in either order: they come over two connections.
-    fn hears_both(&mut self, one: &str, other: &str) -> [Value; 2] {
+    pub(crate) fn hears_both(&mut self, one: &str, other: &str) -> [Value; 2] {
         let (first, second) = (self.hears(), self.hears());
         let mut both = [first, second];
         if both[0].0 != one {
@@ -480,7 +484,15 @@ fn an_archived_conversation_comes_back_with_a_message(broker: Broker) {
     for text in ["one", "two"] {
         alice.writes("u01", &json!({ "text": text }));
         alice.hears_on("messages/u01/clientadded");
-        bob.hears_on("messages/u00/clientadded");
+        if text == "one" {
+            bob.hears_on("messages/u00/clientadded");
+        } else {
+            let [_, row] = bob.hears_both(
+                "messages/u00/clientadded",
+                "archived_conversations/u00/clientdeleted",
+            );
+            like(&row, &json!({"archived": false, "text": "two"}));
+        }
         bob.says("conversations/u00/update", r#"{"is_new":false}"#);
         bob.hears_on("conversations/u00/clientupdated");
         if text == "one" {

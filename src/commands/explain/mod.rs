@@ -24,6 +24,7 @@ use crate::protocol::refusal::Refusal;
 use crate::protocol::request::Request;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::{FactSource, NoStore};
+use crate::rules::fan_out::Found;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::router::Router;
 use crate::rules::submission::Authority;
@@ -167,11 +168,11 @@ impl Effects {
         let limit = self.publishes.len() + SHOWN;
         let mut rest = plan.fan_out.clone();
         while let Some(fan_out) = rest.take() {
-            let page = match (fan_out.query(), store) {
-                (Some((app, user, query)), Some(store)) => Some(store.page(app, user, &query)?),
-                _ => None,
+            let found = match store {
+                Some(store) => store.find(fan_out.query())?,
+                None => Found::Nothing,
             };
-            let step = fan_out.step(layouts, page);
+            let step = fan_out.step(layouts, found);
             for publish in &step.publishes {
                 if self.publishes.len() < limit {
                     self.publishes.push(publish.into());

@@ -70,6 +70,7 @@ fn kind(address: &Address<'_>) -> &'static str {
         Address::Presence { .. } => "presence",
         Address::Block(_) => "block",
         Address::Fetch { .. } => "inbox fetch",
+        Address::ConversationsFetch { .. } => "conversations fetch",
         Address::Inject(_) => "delivered (inject)",
         Address::Groups { .. } => "group update",
     }

@@ -23,7 +23,7 @@ pub(super) fn usual_payload(address: &Address<'_>) -> &'static str {
         Address::Outgoing(_) => r#"{"text":"hello"}"#,
         Address::Receipt(..) => r#"{"status":200}"#,
         Address::Conversation(_) => r#"{"is_new":false}"#,
-        Address::Archive(_) | Address::Fetch { .. } => "{}",
+        Address::Archive(_) | Address::Fetch { .. } | Address::ConversationsFetch { .. } => "{}",
         Address::Presence { .. } => r#"{"connected":true}"#,
         Address::Block(_) => r#"{"blocked":true}"#,
         Address::Inject(_) => {

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::address::Timeline;
 use crate::protocol::json::{Members, parse_object, raw};
-use crate::store::reader::{ListedConversation, ListedMessage};
+use crate::rules::listing::{ListedConversation, ListedMessage};
 
 /// A message in one timeline.
 pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Members {

@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 
 use super::failure::Failure;
 use crate::protocol::time::UnixMillis;
-use crate::store::reader::{From, Place, Window};
+use crate::rules::listing::{From, Place, Window};
 
 /// The most entries of a page.
 const MOST: usize = 200;

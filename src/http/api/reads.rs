@@ -22,8 +22,9 @@ use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::json::Members;
+use crate::rules::listing::{From, ListedConversation, Window};
 use crate::store::StoreError;
-use crate::store::reader::{ListedConversation, Reader};
+use crate::store::reader::Reader;
 
 /// Reads at a time. More would wait for the processor, not for the disk.
 const AT_A_TIME: usize = 4;
@@ -274,8 +275,8 @@ pub(super) async fn root() -> &'static str {
     concat!("chat21-observer ", env!("CARGO_PKG_VERSION"))
 }
 
-fn is_oldest_first(window: crate::store::reader::Window) -> bool {
-    matches!(window.from, crate::store::reader::From::Since(_))
+fn is_oldest_first(window: Window) -> bool {
+    matches!(window.from, From::Since(_))
 }
 
 fn sound<'a>(app: &'a str, user: &'a str) -> (AppId<'a>, UserId<'a>) {

@@ -70,6 +70,12 @@ fn the_control_topics_are_read_as_the_contract_says() {
             Some("apps/a/users/u/inbox/clientrejected"),
         ),
         (
+            "apps/a/users/u/conversations/fetch",
+            "apps/+/users/+/conversations/fetch",
+            Address::ConversationsFetch { app, user },
+            Some("apps/a/users/u/conversations/clientrejected"),
+        ),
+        (
             "apps/observer/a/users/u/messages/p/delivered",
             "apps/observer/+/users/+/messages/+/delivered",
             Address::Inject(timeline),
@@ -115,6 +121,18 @@ fn users_are_notified_on_the_topics_of_the_contract() {
         (
             Notification::Conversation,
             "apps/a/users/u/conversations/p/clientupdated",
+        ),
+        (
+            Notification::ConversationAdded,
+            "apps/a/users/u/conversations/p/clientadded",
+        ),
+        (
+            Notification::Conversations,
+            "apps/a/users/u/conversations/clientupdated",
+        ),
+        (
+            Notification::ArchiveDeleted,
+            "apps/a/users/u/archived_conversations/p/clientdeleted",
         ),
         (
             Notification::ConversationDeleted,

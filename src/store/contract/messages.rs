@@ -2,6 +2,7 @@
 
 use super::{Feed, Maker, NOW, new_copy, new_message};
 use crate::protocol::time::UnixMillis;
+use crate::rules::write::Write;
 use crate::store::Written;
 
 pub(crate) fn what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came<M: Maker>(
@@ -132,4 +133,28 @@ pub(crate) fn what_a_service_injects_shares_the_body_if_it_is_the_same<M: Maker>
     assert_eq!((stats.messages, stats.copies), (2, 3));
     assert!(feed.store.check().unwrap().is_empty());
     assert!(feed.inbox("z")[0].contains("ho"));
+}
+
+pub(crate) fn a_message_says_whether_it_brings_its_conversation_back_from_the_archive<M: Maker>(
+    maker: &M,
+) {
+    let mut feed = Feed::new(maker.empty());
+    feed.message("x", "y", "{}");
+    let id = feed.ids.next(UnixMillis::new(NOW + 5));
+    let (origin, text) = (feed.origin(id), id.to_string());
+    feed.store.begin().unwrap();
+    let archived = crate::protocol::address::Timeline {
+        app: super::app(),
+        inbox_of: super::user("y"),
+        convers_with: super::user("x"),
+    };
+    let apply = |feed: &mut Feed, write: &Write<'_>| feed.store.apply(write, &origin).unwrap();
+    apply(&mut feed, &Write::Archive(archived));
+    apply(&mut feed, &new_message(&text, "x", "y", "{}"));
+    let copies = [new_copy(&text, "x", "y"), new_copy(&text, "y", "x")];
+    let written = copies.each_ref().map(|copy| apply(&mut feed, copy));
+    assert_eq!(written, [Written::New, Written::Unarchived]);
+    let again = copies.each_ref().map(|copy| apply(&mut feed, copy));
+    assert_eq!(again, [Written::Known; 2]);
+    feed.store.commit().unwrap();
 }

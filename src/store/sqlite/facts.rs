@@ -238,13 +238,27 @@ impl FactSource for SqliteStore {
     }
 
     fn last_position(&mut self) -> Result<i64, StoreError> {
+        self.newest_position()
+    }
+
+    fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
+        self.position_by(time)
+    }
+
+    fn offline_delivery(&self) -> OfflineDelivery {
+        self.offline
+    }
+}
+
+impl SqliteStore {
+    fn newest_position(&self) -> Result<i64, StoreError> {
         let last: Option<i64> = self.connection.row(&LAST_POSITION, [], |row| row.get(0))?;
         Ok(last.unwrap_or(0))
     }
 
     /// Found by halving the log: times never fall.
-    fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
-        let (mut known, mut unknown) = (0, self.last_position()?);
+    pub(super) fn position_by(&self, time: UnixMillis) -> Result<i64, StoreError> {
+        let (mut known, mut unknown) = (0, self.newest_position()?);
         while known < unknown {
             let middle = known + (unknown - known + 1) / 2;
             let found: Option<(i64, i64)> =
@@ -257,10 +271,6 @@ impl FactSource for SqliteStore {
             }
         }
         Ok(known)
-    }
-
-    fn offline_delivery(&self) -> OfflineDelivery {
-        self.offline
     }
 }
 

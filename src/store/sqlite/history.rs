@@ -10,6 +10,7 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery, Stored};
+use crate::rules::listing::{ListedConversation, Slice, Window};
 use crate::store::History;
 
 /// Bytes of bodies in a page, give or take one message.
@@ -77,6 +78,16 @@ impl History for SqliteStore {
             }
         }
         Ok(page)
+    }
+
+    fn listed(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        archived: bool,
+        window: Window,
+    ) -> Result<Slice<ListedConversation>, StoreError> {
+        self.list(app, user, archived, window)
     }
 
     fn body(&self, id: MessageId) -> Result<Option<String>, StoreError> {

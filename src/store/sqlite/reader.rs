@@ -14,7 +14,8 @@ use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
-use crate::store::reader::{From, ListedConversation, ListedMessage, Place, Reader, Slice, Window};
+use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
+use crate::store::reader::Reader;
 
 /// Bytes of bodies in a part of a list, give or take one message: what a request may cost in
 /// memory.
@@ -61,18 +62,7 @@ impl Reader for SqliteStore {
         archived: bool,
         window: Window,
     ) -> Result<Slice<ListedConversation>, StoreError> {
-        let statements = [&CONVERSATIONS_BEFORE, &CONVERSATIONS_SINCE];
-        let (statement, edge, limit) = self.resolve(window, statements)?;
-        let params = params![app.as_str(), user.as_str(), archived, edge, limit];
-        self.slice(statement, params, window.limit, |row| {
-            let listed = ListedConversation {
-                convers_with: row.get(6)?,
-                row: conversation_row(row)?,
-            };
-            let last = listed.row.last.as_ref();
-            let bytes = last.map_or(0, |(body, _)| body.len());
-            Ok((row.get(7)?, bytes, last.is_some().then_some(listed)))
-        })
+        self.list(app, user, archived, window)
     }
 
     fn listed_conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
@@ -103,11 +93,33 @@ impl Reader for SqliteStore {
 }
 
 impl SqliteStore {
+    /// A part of a user's conversations.
+    pub(super) fn list(
+        &self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        archived: bool,
+        window: Window,
+    ) -> Result<Slice<ListedConversation>, StoreError> {
+        let statements = [&CONVERSATIONS_BEFORE, &CONVERSATIONS_SINCE];
+        let (statement, edge, limit) = self.resolve(window, statements)?;
+        let params = params![app.as_str(), user.as_str(), archived, edge, limit];
+        self.slice(statement, params, window.limit, |row| {
+            let listed = ListedConversation {
+                convers_with: row.get(6)?,
+                row: conversation_row(row)?,
+            };
+            let last = listed.row.last.as_ref();
+            let bytes = last.map_or(0, |(body, _)| body.len());
+            Ok((row.get(7)?, bytes, last.is_some().then_some(listed)))
+        })
+    }
+
     /// The statement for a part of a list, of those for newest and for oldest first; the position
     /// it does not include; and how many rows it returns: one more than asked for tells whether
     /// there is more.
     fn resolve<'s>(
-        &mut self,
+        &self,
         window: Window,
         [before, since]: [&'s Statement; 2],
     ) -> Result<(&'s Statement, i64, i64), StoreError> {
@@ -117,9 +129,9 @@ impl SqliteStore {
             From::Since(Place::Position(position)) => (since, position),
             From::Before(Place::Time(time)) => {
                 let earlier = UnixMillis::new(time.as_millis().saturating_sub(1));
-                (before, self.position_at(earlier)? + 1)
+                (before, self.position_by(earlier)? + 1)
             }
-            From::Since(Place::Time(time)) => (since, self.position_at(time)?),
+            From::Since(Place::Time(time)) => (since, self.position_by(time)?),
         };
         let limit = i64::try_from(window.limit).unwrap_or(i64::MAX);
         Ok((statement, edge, limit.saturating_add(1)))

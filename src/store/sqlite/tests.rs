@@ -42,6 +42,7 @@ contract! { Sqlite:
     messages {
         what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came
         an_acknowledgement_that_was_taken_back_is_written_again
+        a_message_says_whether_it_brings_its_conversation_back_from_the_archive
         what_was_taken_back_leaves_nothing_behind
         a_redelivered_message_and_its_copies_are_stored_once
         pages_keep_what_came_in_one_millisecond_together
