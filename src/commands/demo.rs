@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::cli::DemoArgs;
 use super::output::Output;
 use super::trial;
+use crate::auth::secret::{Secret, random_id};
+use crate::auth::signing::SigningKey;
 use crate::config::{Config, Flags};
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::Session;
@@ -25,34 +28,55 @@ use crate::observer::{self, Ready};
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::telemetry;
 use crate::telemetry::LogFormat;
+use crate::telemetry::clock::Clock;
 
 /// The port MQTT clients look for a broker on.
 const MQTT_PORT: u16 = 1883;
+/// The port of chat21-http-server.
+const API_PORT: u16 = 8004;
+/// How long the token that is printed is valid.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long the observer may take to get ready, and a message to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the conversation. Stays up for others to join in, unless it is to run once.
 pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode> {
     telemetry::init(LogFormat::Auto, "warn");
-    let port = free_port(args.port)?;
+    let port = free_port(args.port, MQTT_PORT)?;
     start_broker(port).context("the embedded broker does not start")?;
     let broker = format!("mqtt://127.0.0.1:{port}");
     out.line(format_args!("broker    {broker}  (embedded, no login)"))?;
 
+    let state = State::make()?;
+    let api_port = free_port(None, API_PORT)?;
     let flags = Flags::from([
         ("broker", vec![broker]),
         ("protocol", vec!["3.1.1".to_owned()]),
-        // Nothing is kept there: the store is in memory.
-        ("state-dir", vec![".".to_owned()]),
+        ("state-dir", vec![state.0.display().to_string()]),
+        ("api-listen", vec![api_port.to_string()]),
+        (
+            "api-jwt-key-file",
+            vec![state.key_file().display().to_string()],
+        ),
     ]);
     let config = Config::load(&flags, &|_| None, None)?;
     let mut setup = trial::setup(&config);
+    // The API reads from a file.
+    setup.store = config.store.clone();
+    setup.api = config.api.clone();
     setup.reporting.status = true;
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();
     let observing = observer::run(setup, stop.clone(), ready_tx);
     let talking = async {
-        let talked = Stage { config, out }.play(ready_rx, args, port).await;
+        let stage = Stage {
+            config,
+            out,
+            port,
+            api_port,
+            token: state.token("bob")?,
+        };
+        let talked = stage.play(ready_rx, args).await;
         stop.cancel();
         talked
     };
@@ -62,7 +86,43 @@ pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-fn free_port(wanted: Option<u16>) -> anyhow::Result<u16> {
+/// Where the demo keeps what it stores, until it ends.
+struct State(PathBuf);
+
+impl State {
+    fn make() -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("chat21-observer-demo-{}", random_id()));
+        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let state = Self(dir);
+        std::fs::write(state.key_file(), random_id()).context("cannot write a key")?;
+        Ok(state)
+    }
+
+    /// The key that tokens are signed with.
+    fn key_file(&self) -> PathBuf {
+        self.0.join("key")
+    }
+
+    /// A user's token for the API.
+    fn token(&self, user: &str) -> anyhow::Result<String> {
+        let key = Secret::new(std::fs::read_to_string(self.key_file())?);
+        let ends = Clock.now().wall.as_millis() / 1_000 + TOKEN_LIFETIME.as_secs();
+        // What the API needs, and no more: it is to be pasted.
+        let claims = serde_json::json!({"sub": user, "app_id": "tilechat", "exp": ends});
+        let token = SigningKey::parse(&key, None)?.sign(&claims, None);
+        Ok(token.expose_secret().to_owned())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // It stands among temporary files: if it stays, the system removes it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `wanted`, or else `usual` or any that is free.
+fn free_port(wanted: Option<u16>, usual: u16) -> anyhow::Result<u16> {
     let bind = |port| {
         TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .and_then(|listener| listener.local_addr())
@@ -70,7 +130,7 @@ fn free_port(wanted: Option<u16>) -> anyhow::Result<u16> {
     };
     match wanted {
         Some(port) => bind(port).with_context(|| format!("port {port} is taken (--port)")),
-        None => bind(MQTT_PORT).or_else(|_| bind(0)).context("no free port"),
+        None => bind(usual).or_else(|_| bind(0)).context("no free port"),
     }
 }
 
@@ -123,30 +183,54 @@ fn chat21(sender: &str, recipient: &str) -> String {
 struct Stage {
     config: Config,
     out: Output,
+    port: u16,
+    api_port: u16,
+    /// Bob's token for the API.
+    token: String,
 }
 
 impl Stage {
-    async fn play(
-        &self,
-        ready: oneshot::Receiver<Ready>,
-        args: &DemoArgs,
-        port: u16,
-    ) -> anyhow::Result<()> {
+    async fn play(&self, ready: oneshot::Receiver<Ready>, args: &DemoArgs) -> anyhow::Result<()> {
         tokio::time::timeout(PATIENCE, ready)
             .await
             .context("the observer did not get ready")??;
         self.out
-            .line("observer  ready, layouts inbox, chat21, chat21-v1\n")?;
+            .line("observer  ready, layouts inbox, chat21, chat21-v1")?;
+        let api_port = self.api_port;
+        self.out
+            .line(format_args!("API       http://127.0.0.1:{api_port}/api\n"))?;
         let mut alice = User::enter(self, "alice").await?;
         let mut bob = User::enter(self, "bob").await?;
         converse(&mut alice, &mut bob).await?;
         alice.client.leave().await;
         bob.client.leave().await;
         if !args.once {
-            self.out.line(invitation(port))?;
+            self.out.line(self.invitation())?;
             tokio::signal::ctrl_c().await?;
         }
         Ok(())
+    }
+}
+
+impl Stage {
+    /// How to join in, as lines to be pasted.
+    fn invitation(&self) -> String {
+        let Self {
+            port,
+            api_port,
+            token,
+            ..
+        } = self;
+        let at = format!("-h 127.0.0.1 -p {port}");
+        let to_bob = chat21("you", "bob");
+        let history = "tilechat/bob/conversations/alice/messages";
+        format!(
+            "\nJoin in from other terminals (Ctrl-C here ends it):\n  \
+             mosquitto_sub {at} -v -q 1 -t 'apps/tilechat/users/bob/#'\n  \
+             mosquitto_pub {at} -q 1 -t {to_bob} -m '{{\"text\":\"hello\"}}'\n\
+             What a stock client would read, with a token of Bob's:\n  \
+             curl http://127.0.0.1:{api_port}/api/{history} -H 'Authorization: {token}'"
+        )
     }
 }
 
@@ -245,15 +329,4 @@ fn id_of(message: &[u8]) -> anyhow::Result<String> {
     let message: serde_json::Value = serde_json::from_slice(message)?;
     let id = message["message_id"].as_str();
     Ok(id.context("a message without an id")?.to_owned())
-}
-
-/// How to join in, as lines to be pasted.
-fn invitation(port: u16) -> String {
-    let at = format!("-h 127.0.0.1 -p {port}");
-    let to_bob = chat21("you", "bob");
-    format!(
-        "\nJoin in from other terminals (Ctrl-C here ends it):\n  \
-         mosquitto_sub {at} -v -q 1 -t 'apps/tilechat/users/bob/#'\n  \
-         mosquitto_pub {at} -q 1 -t {to_bob} -m '{{\"text\":\"hello\"}}'"
-    )
 }

@@ -277,7 +277,11 @@ impl Inbound {
                     // The system tells of changes, not the one who makes them.
                     authority: match task {
                         Task::Announcement(_) => Authority::Admin,
-                        Task::Message | Task::Change(_) | Task::History => authority,
+                        Task::Message
+                        | Task::Change(_)
+                        | Task::Register { .. }
+                        | Task::Erase(_)
+                        | Task::History => authority,
                     },
                     task,
                     following: parts - n - 1,

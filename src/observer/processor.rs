@@ -491,6 +491,17 @@ fn read<'a>(
         (Task::Change(change), _, Ok(Request::Message { outgoing, .. })) => {
             Ok(Request::GroupChange { outgoing, change })
         }
+        (Task::Register { instance, body }, _, Ok(Request::Message { outgoing, .. })) => {
+            Ok(Request::Register {
+                outgoing,
+                instance,
+                body,
+            })
+        }
+        (Task::Erase(what), _, Ok(Request::Message { outgoing, .. })) => Ok(Request::Erase {
+            outgoing,
+            what: *what,
+        }),
         (Task::History, Some(members), Ok(Request::Message { outgoing, .. })) => {
             Ok(Request::GroupHistory { outgoing, members })
         }

@@ -66,7 +66,7 @@ pub async fn run(
     // As many as the broker may send at a time.
     let (handovers, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
     let api = match setup.api.clone() {
-        Some(settings) => Some(serve_api(settings, handovers, &mut tasks).await?),
+        Some(settings) => Some(parts.serve_api(settings, handovers, &mut tasks).await?),
         None => None,
     };
     let links_stop = CancellationToken::new();
@@ -202,6 +202,26 @@ impl Parts {
         Ok(local)
     }
 
+    /// Serves the HTTP API. Returns the address in use.
+    async fn serve_api(
+        &self,
+        settings: api::Settings,
+        handovers: mpsc::Sender<Handover>,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> Result<SocketAddr, ObserverError> {
+        let address = settings.listen;
+        let listen = |error| ObserverError::ListenApi { address, error };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let serving = api::serve(listener, settings, handovers, self.metrics.clone())
+            .map_err(ObserverError::Store)?;
+        tasks.spawn(async move {
+            serving.await;
+            "api"
+        });
+        Ok(local)
+    }
+
     fn links(&self, setup: &Setup, stop: CancellationToken) -> Links {
         let will = Status::offline().publish(&self.topics.status);
         let settings = LinkSettings {
@@ -315,24 +335,6 @@ impl Parts {
             health,
         })
     }
-}
-
-/// Serves the HTTP API. Returns the address in use.
-async fn serve_api(
-    settings: api::Settings,
-    handovers: mpsc::Sender<Handover>,
-    tasks: &mut JoinSet<&'static str>,
-) -> Result<SocketAddr, ObserverError> {
-    let address = settings.listen;
-    let listen = |error| ObserverError::ListenApi { address, error };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
-    let local = listener.local_addr().map_err(listen)?;
-    let serving = api::serve(listener, settings, handovers).map_err(ObserverError::Store)?;
-    tasks.spawn(async move {
-        serving.await;
-        "api"
-    });
-    Ok(local)
 }
 
 fn open_store(

@@ -122,6 +122,22 @@ pub enum Request<'a> {
         /// What is to become of it.
         change: &'a GroupChange,
     },
+    /// A client of the HTTP API wants to be notified: the sender's.
+    Register {
+        /// Whose client.
+        outgoing: Outgoing<'a>,
+        /// What the client calls itself.
+        instance: &'a str,
+        /// What it says of itself: JSON.
+        body: &'a str,
+    },
+    /// An administrator erases what everybody has with the recipient.
+    Erase {
+        /// Who erases, and with whom.
+        outgoing: Outgoing<'a>,
+        /// What of it.
+        what: Erased,
+    },
     /// Users who have just become members of a group get what it said before.
     GroupHistory {
         /// Who has changed which group.
@@ -129,6 +145,15 @@ pub enum Request<'a> {
         /// The new members.
         members: &'a Users,
     },
+}
+
+/// What is erased of what everybody has with a user or group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Erased {
+    /// The rows in the lists of conversations.
+    Conversations,
+    /// The messages in the timelines.
+    Messages,
 }
 
 impl<'a> Request<'a> {
@@ -203,6 +228,8 @@ impl<'a> Request<'a> {
             Self::Verbatim { outgoing, .. }
             | Self::Message { outgoing, .. }
             | Self::GroupChange { outgoing, .. }
+            | Self::Register { outgoing, .. }
+            | Self::Erase { outgoing, .. }
             | Self::GroupHistory { outgoing, .. } => Address::Outgoing(*outgoing),
             Self::Receipt {
                 timeline, message, ..

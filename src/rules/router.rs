@@ -11,15 +11,16 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::id::AppId;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
-use crate::protocol::request::Request;
+use crate::protocol::request::{Erased, Request};
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Arrival, Context, Plan};
 use crate::rules::policy::Policy;
+use crate::rules::submission::Authority;
 use crate::rules::webhook_event::EventKinds;
-use crate::rules::write::UserClient;
+use crate::rules::write::{UserClient, Write};
 use crate::rules::{
     block, checks, conversation, conversation_list, direct, fetch, group_change, group_history,
     group_message, group_update, inject, presence, receipt, refusal_notice,
@@ -162,6 +163,20 @@ impl Router {
                 let facts = group_change::Facts::look_up(outgoing, source)?;
                 group_change::plan(outgoing, change, &facts, context)
             }
+            Request::Register {
+                outgoing,
+                instance,
+                body,
+            } => Ok(Plan {
+                writes: vec![Write::Instance {
+                    app: outgoing.app,
+                    user: outgoing.sender,
+                    instance,
+                    body,
+                }],
+                ..Plan::default()
+            }),
+            Request::Erase { outgoing, what } => erase(outgoing, *what, context),
             Request::GroupHistory { outgoing, members } => {
                 let facts = group_history::Facts::look_up(outgoing, members, source)?;
                 Ok(group_history::plan(outgoing, facts, context))
@@ -207,6 +222,25 @@ impl Router {
             ..Plan::default()
         }
     }
+}
+
+/// Only an administrator erases what others have. Nobody is told.
+fn erase<'a>(
+    outgoing: &Outgoing<'a>,
+    what: Erased,
+    context: &Context<'_>,
+) -> Result<Plan<'a>, Refusal> {
+    if context.authority != Authority::Admin {
+        return Err(Refusal::Unauthorized);
+    }
+    Ok(Plan {
+        writes: vec![Write::Erase {
+            app: outgoing.app,
+            convers_with: outgoing.recipient,
+            what,
+        }],
+        ..Plan::default()
+    })
 }
 
 /// A message goes to a group or to a user.

@@ -5,6 +5,7 @@
 
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::message::Received;
+use crate::protocol::request::Erased;
 
 /// On whose word something is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,15 @@ pub enum Task {
     Message,
     /// The group that its topic names is changed by its sender.
     Change(GroupChange),
+    /// The sender wants to be notified on this device or browser.
+    Register {
+        /// What the client calls itself.
+        instance: Box<str>,
+        /// What it says of itself: a JSON object.
+        body: Box<str>,
+    },
+    /// What everybody has with the recipient is erased.
+    Erase(Erased),
     /// Whoever the change before has made a member gets what the group said before.
     History,
     /// The same as a message, if the change before was made; for one member, only if the change

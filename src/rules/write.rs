@@ -11,6 +11,7 @@ use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::request::Erased;
 use crate::protocol::status::Status;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::Absence;
@@ -59,6 +60,26 @@ pub enum Write<'a> {
     },
     /// A user (`inbox_of`) blocks another (`convers_with`), or stops blocking them.
     Block(Timeline<'a>, BlockChange),
+    /// A device or browser that a user wants to be notified on.
+    Instance {
+        /// The app.
+        app: AppId<'a>,
+        /// The user.
+        user: UserId<'a>,
+        /// What the client calls itself.
+        instance: &'a str,
+        /// What it says of itself: JSON.
+        body: &'a str,
+    },
+    /// What everybody has with a user or group is gone.
+    Erase {
+        /// The app.
+        app: AppId<'a>,
+        /// The user or group.
+        convers_with: UserId<'a>,
+        /// What of it.
+        what: Erased,
+    },
     /// A group, as a service made it.
     Group {
         /// The app.

@@ -38,6 +38,17 @@ pub trait Reader: Send {
         window: Window,
     ) -> Result<Slice<ListedMessage>, StoreError>;
 
+    /// The devices and browsers that a user wants to be notified on: their identifiers, and what
+    /// each says of itself (JSON).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn instances(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<(String, String)>, StoreError>;
+
     /// The object of a group, as it is stored: JSON.
     ///
     /// # Errors

@@ -29,6 +29,9 @@ const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 25
 /// Seconds in which an endpoint answers.
 const WEBHOOK_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 10.0];
 
+/// The route of a request to none.
+pub(super) const NO_ROUTE: &str = "none";
+
 const LINKS: [&str; 2] = ["session", "publisher"];
 
 /// Every family, with the handle of each series.
@@ -40,7 +43,17 @@ pub(super) struct Families {
     pub(super) store: StoreFamilies,
     /// One for each endpoint, in the order of the settings.
     pub(super) endpoints: Vec<EndpointFamilies>,
+    pub(super) api: ApiFamilies,
     pub(super) traces_dropped: IntCounter,
+}
+
+/// Requests to the HTTP API.
+pub(super) struct ApiFamilies {
+    /// By route, method and class of status.
+    pub(super) requests: IntCounterVec,
+    /// By route.
+    pub(super) seconds: HistogramVec,
+    pub(super) in_flight: IntGauge,
 }
 
 /// What becomes of messages and of their publishes.
@@ -108,6 +121,7 @@ impl Families {
             load: builder.load(),
             store: builder.store(),
             endpoints: builder.endpoints(endpoints),
+            api: builder.api(),
             traces_dropped: builder.counter(
                 "observer_traces_dropped_total",
                 "Lines of trace that were not published: the connection was behind, or not there.",
@@ -293,6 +307,31 @@ impl MetricsBuilder {
             failures: self.counter(
                 "observer_store_failures_total",
                 "Transactions of the store that failed, and were tried again.",
+            ),
+        }
+    }
+
+    fn api(&self) -> ApiFamilies {
+        let requests = self.counters(
+            "observer_api_requests_total",
+            "Requests to the HTTP API, by route, method and class of status.",
+            &["route", "method", "status"],
+        );
+        let seconds = self.histograms(
+            "observer_api_seconds",
+            "How long requests to the HTTP API took.",
+            &FORWARD_BUCKETS,
+            &["route"],
+        );
+        // A family without series would not show before the first request.
+        requests.with_label_values(&[NO_ROUTE, "GET", "4xx"]);
+        seconds.with_label_values(&[NO_ROUTE]);
+        ApiFamilies {
+            requests,
+            seconds,
+            in_flight: self.gauge(
+                "observer_api_in_flight",
+                "Requests to the HTTP API that are being answered.",
             ),
         }
     }

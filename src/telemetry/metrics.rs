@@ -10,7 +10,7 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use tracing::{debug, error, warn};
 
-use super::families::Families;
+use super::families::{Families, NO_ROUTE};
 use super::labels::{LinkRole, WebhookOutcome};
 use super::stats::{Load, Stats};
 use crate::mqtt::Cause;
@@ -224,6 +224,40 @@ impl Metrics {
     /// A transaction of the store has failed.
     pub fn store_failed(&self) {
         self.0.store.failures.inc();
+    }
+}
+
+/// The HTTP API. `route` is a template, never a path, and `None` for what is no route.
+impl Metrics {
+    /// A request has come.
+    pub fn api_began(&self) {
+        self.0.api.in_flight.inc();
+    }
+
+    /// A request has ended, answered or not: the counterpart of [`Metrics::api_began`].
+    pub fn api_ended(&self) {
+        self.0.api.in_flight.dec();
+    }
+
+    /// A request was answered.
+    pub fn api_answered(
+        &self,
+        route: Option<&str>,
+        method: &'static str,
+        status: u16,
+        took: Duration,
+    ) {
+        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let class = class[usize::from(status / 100).clamp(1, 5) - 1];
+        let api = &self.0.api;
+        let route = route.unwrap_or(NO_ROUTE);
+        api.requests
+            .with_label_values(&[route, method, class])
+            .inc();
+        api.seconds
+            .with_label_values(&[route])
+            .observe(took.as_secs_f64());
+        debug!(route, method, status, ?took, "a request to the API");
     }
 }
 

@@ -1039,3 +1039,61 @@ fn a_message_to_a_group_tells_those_who_had_archived_it() {
     assert_eq!(row["last_message_text"], "two");
     alice.hears_nothing();
 }
+
+#[test]
+fn devices_are_registered_and_an_administrator_erases_what_others_have() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    let [mut alice, mut bob] = ["u01", "u02"].map(|name| api.scene.user(name));
+    let phone = json!({"platform": "android", "platform_version": "14", "language": "it"});
+    let path = "u01/instances/token:1";
+    let register = |token: &str| api.send(token, "POST", path, &phone);
+    let mine = register(&api.user("u01"));
+    assert_eq!((mine.status, mine.json()), (200, json!({"success": true})));
+    assert_eq!(register(&api.user("u02")).status, 401);
+    let listed = api.list(&api.admin(), "u01/instances");
+    assert_eq!(
+        listed,
+        [json!({
+            "instance_id": "token:1", "platform": "android", "platform_version": "14",
+            "language": "it", "device_model": null,
+        })]
+    );
+    // Whoever registers it last has it.
+    let other = "u02/instances/token:1";
+    assert_eq!(
+        api.send(&api.user("u02"), "POST", other, &phone).status,
+        200
+    );
+    assert!(api.list(&api.user("u01"), "u01/instances").is_empty());
+    for n in 0..70 {
+        let path = format!("u02/instances/{n}");
+        assert_eq!(
+            api.send(&api.user("u02"), "POST", &path, &phone).status,
+            200
+        );
+    }
+    assert_eq!(api.list(&api.user("u02"), "u02/instances").len(), 64);
+
+    chat(&mut alice, &mut bob, &[json!({"text": "one"})]);
+    let delete = |token: &str, path: &str| {
+        let reply = api.send(token, "DELETE", path, &json!({}));
+        (
+            reply.status,
+            reply.json()["err"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    for path in ["u01/conversations/timelines", "u01/messages/timelines"] {
+        let refused = (403, "unauthorized".to_owned());
+        assert_eq!(delete(&api.user("u02"), path), refused);
+    }
+    assert_eq!(delete(&api.admin(), "u01/messages/timelines").0, 200);
+    let messages = "u02/conversations/u01/messages";
+    assert!(api.list(&api.user("u02"), messages).is_empty());
+    let of_alice = api.list(&api.user("u01"), "u01/conversations/u02/messages");
+    assert_eq!(texts(&of_alice), ["one"], "it is not with alice");
+    assert_eq!(delete(&api.admin(), "u01/conversations/timelines").0, 200);
+    assert!(api.list(&api.user("u02"), "u02/conversations").is_empty());
+    assert_eq!(api.list(&api.user("u01"), "u01/conversations").len(), 1);
+}

@@ -156,6 +156,8 @@ pub(super) fn write(write: &Write<'_>) -> Option<String> {
             },
             timeline.convers_with
         ),
+        Write::Instance { user, .. } => format!("a client of {user} to notify"),
+        Write::Erase { convers_with, .. } => format!("what everybody has with {convers_with}"),
         Write::Group { id, .. } => format!("group {id}"),
     })
 }

@@ -30,6 +30,7 @@ use self::reads::Readers;
 use crate::auth::verify::Verifier;
 use crate::protocol::topic_map::TopicMap;
 use crate::store::{self, StoreError};
+use crate::telemetry::Metrics;
 
 /// Connections at a time. Others wait until one ends.
 const MAX_CONNECTIONS: usize = 1_024;
@@ -69,6 +70,7 @@ struct Shared {
     handovers: mpsc::Sender<Handover>,
     /// The topics that writes are made for.
     layouts: TopicMap,
+    metrics: Metrics,
 }
 
 /// Serves the API until it is dropped.
@@ -79,12 +81,14 @@ pub fn serve(
     listener: TcpListener,
     settings: Settings,
     handovers: mpsc::Sender<Handover>,
+    metrics: Metrics,
 ) -> Result<impl Future<Output = ()>, StoreError> {
     let readers = Readers::open(|| store::read_only(&settings.store))?;
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
         readers,
         handovers,
+        metrics,
         layouts: settings.layouts.clone(),
     });
     let service = routes::service(api, &settings);

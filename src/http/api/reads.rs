@@ -21,7 +21,7 @@ use super::pages::{Page, cursor};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::json::Members;
+use crate::protocol::json::{Members, parse_object, raw};
 use crate::rules::listing::{From, ListedConversation, Window};
 use crate::store::StoreError;
 use crate::store::reader::Reader;
@@ -239,6 +239,26 @@ pub(super) async fn group(
         result: body,
     })
     .into_response())
+}
+
+/// `GET {app}/{user}/instances`
+pub(super) async fn instances(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, user)): UserPath,
+) -> Result<Response, Failure> {
+    caller.owner(&app, &user)?;
+    let instances = read(&api, move |reader| {
+        let (app, user) = sound(&app, &user);
+        reader.instances(app, user)
+    })
+    .await?;
+    let rows = instances.into_iter().filter_map(|(id, body)| {
+        let mut members = parse_object(body.as_bytes()).ok()?;
+        members.insert("instance_id".to_owned(), raw(&id));
+        Some(members)
+    });
+    Ok(List::of(rows.collect(), None))
 }
 
 #[derive(Serialize)]

@@ -1,9 +1,10 @@
 //! Every route of the API, and what lies around all of them.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, MatchedPath, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
 use tower::Layer;
@@ -14,6 +15,8 @@ use tower_http::timeout::TimeoutLayer;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::{Api, Settings, WHOLE, groups, reads, writes};
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::Clock;
 
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(3_600);
@@ -41,6 +44,16 @@ fn routes() -> Router<Api> {
         .route(
             "/{app}/{user}/conversations/{peer}/messages",
             get(reads::messages),
+        )
+        .route("/{app}/{user}/instances", get(reads::instances))
+        .route("/{app}/{user}/instances/{instance}", post(writes::register))
+        .route(
+            "/{app}/{user}/conversations/timelines",
+            delete(writes::erase_conversations),
+        )
+        .route(
+            "/{app}/{user}/messages/timelines",
+            delete(writes::erase_messages),
         )
         .route("/{app}/messages", post(writes::message))
         .route("/{app}/conversations/{peer}", delete(writes::archive))
@@ -81,7 +94,7 @@ pub(super) fn service(api: Api, settings: &Settings) -> NormalizePath<Router> {
             StatusCode::REQUEST_TIMEOUT,
             WHOLE,
         ))
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(api.clone(), finish))
         .layer(cors(settings.origins.as_deref()))
         .layer(from_fn(preflight))
         .with_state(api);
@@ -93,16 +106,48 @@ async fn no_route(_: Caller) -> Failure {
     Failure::NoRoute
 }
 
-/// Nothing of an answer is kept on the way: it is about one user.
-async fn finish(request: Request<axum::body::Body>, next: Next) -> Response {
+/// Counts a request that is being answered, until it is dropped: clients leave, too.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn new(metrics: Metrics) -> Self {
+        metrics.api_began();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.api_ended();
+    }
+}
+
+/// Counts and times a request. Nothing of an answer is kept on the way: it is about one user.
+async fn finish(State(api): State<Api>, request: Request<Body>, next: Next) -> Response {
+    let began = Clock.now().instant;
+    let in_flight = InFlight::new(api.metrics.clone());
+    // The template: paths hold what clients send.
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    };
     let mut response = next.run(request).await;
+    let took = Clock.now().instant.saturating_duration_since(began);
+    let route = matched.as_ref().map(MatchedPath::as_str);
+    let status = response.status().as_u16();
+    in_flight.0.api_answered(route, method, status, took);
     let value = HeaderValue::from_static("no-store");
     response.headers_mut().insert(header::CACHE_CONTROL, value);
     response
 }
 
 /// A preflight is answered with 204, as stock clients' server does.
-async fn preflight(request: Request<axum::body::Body>, next: Next) -> Response {
+async fn preflight(request: Request<Body>, next: Next) -> Response {
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if is_preflight && response.status() == StatusCode::OK {

@@ -19,6 +19,7 @@ use super::handover::{Outcome, Unserved, hand_in};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::request::Erased;
 use crate::protocol::topic::TopicName;
 use crate::rules::submission::{Authority, Submission, Submitted, Task};
 
@@ -192,6 +193,66 @@ pub(super) async fn archive(
     .await?;
     accepted(&outcome)?;
     Ok((StatusCode::CREATED, Json(json!({"success": true}))).into_response())
+}
+
+/// The body of `POST {app}/{user}/instances/{instance}`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct Instance {
+    device_model: Option<String>,
+    language: Option<String>,
+    platform: Option<String>,
+    platform_version: Option<String>,
+}
+
+/// `POST {app}/{user}/instances/{instance}`
+pub(super) async fn register(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((app, user, instance)): Path<(String, String, String)>,
+    Body(about): Body<Instance>,
+) -> Result<Response, Failure> {
+    let (app, user) = caller.owner(&app, &user)?;
+    let topic = outgoing(&api, app, user, user)?;
+    let task = Task::Register {
+        instance: instance.into(),
+        body: serde_json::to_string(&about)
+            .map_err(|_| Failure::NotJson)?
+            .into(),
+    };
+    let outcome = submit(&api, &caller, 0, vec![submitted(&topic, "{}", task)]).await?;
+    accepted(&outcome)?;
+    Ok(Json(json!({"success": true})).into_response())
+}
+
+/// `DELETE {app}/{peer}/conversations/timelines`
+pub(super) async fn erase_conversations(
+    api: State<Api>,
+    caller: Caller,
+    path: Path<(String, String)>,
+) -> Result<Response, Failure> {
+    erase(&api, &caller, path, Erased::Conversations).await
+}
+
+/// `DELETE {app}/{peer}/messages/timelines`
+pub(super) async fn erase_messages(
+    api: State<Api>,
+    caller: Caller,
+    path: Path<(String, String)>,
+) -> Result<Response, Failure> {
+    erase(&api, &caller, path, Erased::Messages).await
+}
+
+async fn erase(
+    api: &Api,
+    caller: &Caller,
+    Path((app, peer)): Path<(String, String)>,
+    what: Erased,
+) -> Result<Response, Failure> {
+    let topic = outgoing(api, caller.app(&app)?, caller.user(), identifier(&peer)?)?;
+    let task = Task::Erase(what);
+    let outcome = submit(api, caller, 0, vec![submitted(&topic, "{}", task)]).await?;
+    accepted(&outcome)?;
+    Ok(Json(json!({"success": true})).into_response())
 }
 
 /// `PUT {app}/typings/{recipient}`: nobody is told; tiledesk-server waits for the answer.

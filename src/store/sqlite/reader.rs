@@ -44,6 +44,8 @@ statements! {
     CONVERSATIONS_BEFORE may scan "one user's list" =
         listed!("seq > 0 AND seq < ?4 ORDER BY seq DESC", "DESC");
     CONVERSATIONS_SINCE may scan "one user's list" = listed!("seq > ?4 ORDER BY seq", "ASC");
+    INSTANCES = "SELECT instance_id, body FROM instance INDEXED BY instance_by_user
+        WHERE app = ? AND user = ? ORDER BY since DESC";
     MESSAGES_BEFORE = "SELECT m.body, t.status, t.seq
         FROM timeline t INDEXED BY timeline_by_peer LEFT JOIN message m ON m.seq = t.seq
         WHERE t.app = ? AND t.inbox_of = ? AND t.convers_with = ? AND t.seq < ?
@@ -85,6 +87,16 @@ impl Reader for SqliteStore {
             let message = body.map(|body| ListedMessage { body, status });
             Ok((row.get(2)?, bytes, message))
         })
+    }
+
+    fn instances(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let key = [app.as_str(), user.as_str()];
+        let read = |row: &SqlRow<'_>| Ok((row.get(0)?, row.get(1)?));
+        Ok(self.connection.rows(&INSTANCES, key, read)?)
     }
 
     fn group_body(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<Option<String>, StoreError> {

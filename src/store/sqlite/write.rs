@@ -9,6 +9,7 @@ use crate::protocol::control_payload::BlockChange;
 use crate::protocol::id::AppId;
 use crate::protocol::json::parse_object;
 use crate::protocol::message_id::MessageId;
+use crate::protocol::request::Erased;
 use crate::rules::conversation_row::Patched;
 use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
@@ -45,6 +46,19 @@ statements! {
         ON CONFLICT DO UPDATE SET archived = 1";
     BLOCK = "INSERT OR IGNORE INTO block (app, other, inbox_of) VALUES (?, ?, ?)";
     UNBLOCK = "DELETE FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
+    REGISTER = "INSERT OR REPLACE INTO instance (app, instance_id, user, body, since)
+        VALUES (?, ?, ?, ?, ?)";
+    // A user has at most 64.
+    FORGET_OLDEST = "DELETE FROM instance WHERE app = ?1 AND instance_id IN
+        (SELECT instance_id FROM instance WHERE app = ?1 AND user = ?2
+            ORDER BY since DESC LIMIT -1 OFFSET 64)";
+    HAVE_WITH = "SELECT inbox_of FROM conversation INDEXED BY conversation_by_peer
+        WHERE app = ? AND convers_with = ?";
+    ERASE_CONVERSATION = "DELETE FROM conversation
+        WHERE app = ? AND inbox_of = ? AND convers_with = ?";
+    ERASE_MESSAGES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3
+        AND seq IN (SELECT seq FROM timeline INDEXED BY timeline_by_peer
+            WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3)";
     SET_GROUP = "INSERT OR REPLACE INTO chat_group (app, group_id, body) VALUES (?, ?, ?)";
 }
 
@@ -77,6 +91,22 @@ impl SqliteStore {
             Write::Block(timeline, change) => {
                 self.write_block(names(timeline), *change)?;
             }
+            Write::Instance {
+                app,
+                user,
+                instance,
+                body,
+            } => {
+                let [app, user] = [app.as_str(), user.as_str()];
+                let params = params![app, instance, user, body, millis(origin.now)];
+                self.connection.execute(&REGISTER, params)?;
+                self.connection.execute(&FORGET_OLDEST, [app, user])?;
+            }
+            Write::Erase {
+                app,
+                convers_with,
+                what,
+            } => self.erase(*app, convers_with.as_str(), *what)?,
             Write::Group { app, id, body } => self.write_group(app.as_str(), id, body)?,
         }
         Ok(Written::New)
@@ -207,6 +237,23 @@ impl SqliteStore {
         };
         let changed = self.connection.execute(statement, [app, other, inbox_of])?;
         Ok(changed > 0)
+    }
+
+    /// Erases what everybody has with somebody who is in a list of theirs.
+    fn erase(&self, app: AppId<'_>, peer: &str, what: Erased) -> Result<(), StoreError> {
+        let app = app.as_str();
+        let owners: Vec<Box<str>> = self
+            .connection
+            .rows(&HAVE_WITH, [app, peer], |row| row.get(0))?;
+        let statement = match what {
+            Erased::Conversations => &ERASE_CONVERSATION,
+            Erased::Messages => &ERASE_MESSAGES,
+        };
+        // A group has a timeline of its own, with itself.
+        for owner in owners.iter().map(|owner| &**owner).chain([peer]) {
+            self.connection.execute(statement, [app, owner, peer])?;
+        }
+        Ok(())
     }
 
     pub(super) fn write_group(
