@@ -25,6 +25,11 @@ const PORT: &str = "PORT";
 const BASE_URL: &str = "BASEURL";
 const JWT_KEY: &str = "JWT_KEY";
 
+/// The text does not repeat the URL, which may hold a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("is not a URL such as http://localhost:3000/users_util")]
+struct UrlError;
+
 /// How the API is served; `None` if it is not, and after a mistake.
 pub(super) fn read(
     reader: &mut Reader<'_>,
@@ -43,6 +48,10 @@ pub(super) fn read(
         true => Lifetime::Any,
         false => Lifetime::Limited,
     };
+    let contacts = reader.parse("contacts-url", |text| match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => Err(UrlError),
+    });
     let listen = listen?;
     let Some(StoreLocation::File(path)) = store.map(|store| &store.location) else {
         reader.fail("api-listen", NO_STORE);
@@ -62,6 +71,7 @@ pub(super) fn read(
         max_body: rules?.max_payload_bytes(),
         store: path.clone(),
         layouts: rules?.router.layouts.clone(),
+        contacts,
     })
 }
 

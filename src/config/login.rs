@@ -14,7 +14,13 @@ use crate::auth::secret::Secret;
 use crate::auth::token;
 
 /// Settings that may hold a secret somewhere in a URL.
-const URLS: [&str; 4] = ["broker", "proxy", "policy-url", "webhook-endpoints"];
+const URLS: [&str; 5] = [
+    "broker",
+    "proxy",
+    "policy-url",
+    "webhook-endpoints",
+    "contacts-url",
+];
 
 /// The key that makes tokens, if one is given.
 pub(super) fn read_minter(reader: &mut Reader<'_>, name: &str) -> Option<Minter> {

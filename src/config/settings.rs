@@ -474,6 +474,13 @@ pub const SETTINGS: &[Setting] = &[
         "origins whose pages may call the API, such as https://chat.example.com; * for all",
     ),
     value(
+        "contacts-url",
+        "URL",
+        "",
+        "directory of users: URL/USER answers with firstname and lastname, for the messages that \
+         tell of members; they are called by their identifiers if not given",
+    ),
+    value(
         "status",
         "BOOL",
         "true",
@@ -508,6 +515,7 @@ pub const SETTINGS: &[Setting] = &[
 pub(super) const ALIASES: &[(&str, &str)] = &[
     ("app", "APP_ID"),
     ("log-level", "LOG_LEVEL"),
+    ("contacts-url", "CONTACTS_LOOKUP_ENDPOINT"),
     ("http-listen", "METRICS_PORT"),
     ("presence-enabled", "PRESENCE_ENABLED"),
     ("webhook-enabled", "WEBHOOK_ENABLED"),

@@ -40,6 +40,7 @@ chapters! {
     mosquitto "mosquitto" "Mosquitto";
     other_brokers "other-brokers" "Other brokers";
     clients "clients" "Clients";
+    http_api "http-api" "The HTTP API";
     security "security" "Security";
     policies "policies" "Policies";
     webhooks "webhooks" "Webhooks";

@@ -122,6 +122,9 @@ pub enum ObserverError {
         #[source]
         error: std::io::Error,
     },
+    /// The HTTP API cannot be served.
+    #[error("cannot serve the HTTP API (--api-listen)")]
+    Api(#[source] api::ApiError),
     /// `--reset-session` did not succeed.
     #[error("cannot reset the session")]
     Reset(#[source] LinkError),

@@ -214,7 +214,7 @@ impl Parts {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
         let serving = api::serve(listener, settings, handovers, self.metrics.clone())
-            .map_err(ObserverError::Store)?;
+            .map_err(ObserverError::Api)?;
         tasks.spawn(async move {
             serving.await;
             "api"

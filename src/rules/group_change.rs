@@ -1,6 +1,6 @@
 //! A client of the HTTP API changes a group.
 //!
-//! Owns who may do what, what is stored, and who is told (`protocol` chapter, *Groups over HTTP*).
+//! Owns who may do what, what is stored, and who is told (chapter *http-api*, *Groups*).
 //! Leaves the messages that tell of it to whoever hands the change in.
 
 use std::borrow::Cow;

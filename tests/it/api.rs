@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bed::{Broker, fresh_app, token, var};
-use crate::http::{Reply, call};
+use crate::http::{Answer, Reply, Server, call};
 use crate::protocol::{Scene, User};
 
 /// Far away, and without fractions.
@@ -1096,4 +1096,38 @@ fn devices_are_registered_and_an_administrator_erases_what_others_have() {
     assert_eq!(delete(&api.admin(), "u01/conversations/timelines").0, 200);
     assert!(api.list(&api.user("u02"), "u02/conversations").is_empty());
     assert_eq!(api.list(&api.user("u01"), "u01/conversations").len(), 1);
+}
+
+/// Names come from the operator's directory, which may be slow or not there.
+#[test]
+fn members_are_called_by_their_names_where_a_directory_knows_them() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let directory = Server::start(|path, _| match path {
+        "/decide/u01" => Answer::Says(200, r#"{"firstname":"Ann","lastname":"Lee"}"#.to_owned()),
+        "/decide/u02" => Answer::Hangs(Duration::from_secs(5)),
+        _ => Answer::Says(404, String::new()),
+    });
+    let api = Api::new(broker, &["--contacts-url", &directory.url]);
+    let mut alice = api.scene.user("u01");
+    let body = json!({
+        "group_name": "Friends", "group_members": {"u02": 1, "u03": 1}, "group_id": "group-f",
+    });
+    assert_eq!(
+        api.send(&api.user("u01"), "POST", "groups", &body).status,
+        201
+    );
+    let texts: Vec<_> = hears(&mut alice, 4)
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "Group created",
+            "u02 joined group on creation",
+            "u03 joined group on creation",
+            "Ann Lee joined group on creation"
+        ]
+    );
 }

@@ -1,4 +1,4 @@
-//! Messages and conversations as clients of the API get them (`protocol` chapter, *HTTP API*).
+//! Messages and conversations as clients of the API get them (chapter *http-api*).
 
 use serde_json::value::RawValue;
 

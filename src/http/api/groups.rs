@@ -3,6 +3,8 @@
 //! Owns what each makes of its body, the messages that tell of a change, and the answers that stock
 //! clients know. Who may change what is decided by the rules.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -15,6 +17,7 @@ use serde_json::value::RawValue;
 use super::Api;
 use super::body::Body;
 use super::caller::Caller;
+use super::contacts::Name;
 use super::failure::Failure;
 use super::handover::Outcome;
 use super::reads::group_body;
@@ -25,6 +28,7 @@ use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::rules::group_change::{GroupFault, GroupOutcome};
 use crate::rules::submission::{Submitted, Task};
+use crate::telemetry::clock::Clock;
 
 /// Members beyond which a change is not told one by one: each telling goes to all of them.
 const TOLD_ONE_BY_ONE: usize = 100;
@@ -105,20 +109,23 @@ pub(super) async fn create(
     if !caller.is_admin() && !members.iter().any(|member| **member == *user) {
         members.push(user.into());
     }
+    let told = if members.len() <= TOLD_ONE_BY_ONE {
+        &members[..]
+    } else {
+        &[]
+    };
     let telling = Telling {
         api: &api,
         app,
         group: identifier(&id)?,
         name: &name,
         members: members.len(),
+        names: names(&api, told).await,
     };
     let created = json!({"key": "GROUP_CREATED", "parameters": {"creator": owner}});
     let mut messages = vec![telling.says(None, "Group created", &created)?];
-    if members.len() <= TOLD_ONE_BY_ONE {
-        for member in &members {
-            let joined = telling.joined(member, " joined group on creation", None)?;
-            messages.push(joined);
-        }
+    for member in told {
+        messages.push(telling.joined(member, Joined::OnCreation)?);
     }
     let change = GroupChange::Create {
         name: name.as_str().into(),
@@ -223,15 +230,13 @@ async fn alter(
         group: identifier(&id)?,
         name: &name,
         members,
+        names: names(api, joining(&change)).await,
     };
     let (messages, has_history) = match &change {
-        GroupChange::Add(member) => {
-            let joined = telling.joined(member, " added to group", Some(member))?;
-            (vec![joined], true)
-        }
+        GroupChange::Add(member) => (vec![telling.joined(member, Joined::Added)?], true),
         GroupChange::SetMembers(members) => {
             let told = members.iter().take(TOLD_ONE_BY_ONE);
-            let joined = told.map(|member| telling.joined(member, " added to group", Some(member)));
+            let joined = told.map(|member| telling.joined(member, Joined::Added));
             (joined.collect::<Result<_, _>>()?, true)
         }
         GroupChange::Remove(member) => {
@@ -282,23 +287,64 @@ struct Telling<'a> {
     name: &'a str,
     /// How many members there are, about.
     members: usize,
+    /// What the members are called who join.
+    names: HashMap<String, Name>,
+}
+
+/// How a member has joined.
+#[derive(Clone, Copy)]
+enum Joined {
+    OnCreation,
+    Added,
+}
+
+/// Who may join by a change of a group that is there.
+fn joining(change: &GroupChange) -> &[Box<str>] {
+    match change {
+        GroupChange::Add(member) => std::slice::from_ref(member),
+        GroupChange::SetMembers(members) => &members[..members.len().min(TOLD_ONE_BY_ONE)],
+        GroupChange::Create { .. }
+        | GroupChange::Rename(_)
+        | GroupChange::SetAttributes(_)
+        | GroupChange::Remove(_) => &[],
+    }
+}
+
+async fn names(api: &Api, members: &[Box<str>]) -> HashMap<String, Name> {
+    let now = Clock.now().instant;
+    api.contacts
+        .names(members.iter().map(|id| &**id), now)
+        .await
 }
 
 impl Telling<'_> {
-    /// `member` has joined. `only_if`: told only if the change has made them a member.
-    fn joined(
-        &self,
-        member: &str,
-        what: &str,
-        only_if: Option<&str>,
-    ) -> Result<Submitted, Failure> {
+    /// `member` has joined.
+    fn joined(&self, member: &str, how: Joined) -> Result<Submitted, Failure> {
+        let name = self.names.get(member).cloned();
+        let name = name.unwrap_or_else(|| Name::unknown(member));
         let parameters = json!({
-            "member_id": member, "fullname": member, "firstname": "", "lastname": "",
+            "member_id": member,
+            "fullname": name.full,
+            "firstname": name.first,
+            "lastname": name.last,
         });
         let label = json!({"key": "MEMBER_JOINED_GROUP", "parameters": parameters});
-        self.says(only_if, &format!("{member}{what}"), &label)
+        match how {
+            Joined::OnCreation => {
+                let text = format!("{} joined group on creation", name.full);
+                self.says(None, &text, &label)
+            }
+            Joined::Added => {
+                let called = match name.first.is_empty() {
+                    true => member,
+                    false => &name.first,
+                };
+                self.says(Some(member), &format!("{called} added to group"), &label)
+            }
+        }
     }
 
+    /// `only_if`: told only if the change has made them a member.
     fn says(
         &self,
         only_if: Option<&str>,

@@ -5,6 +5,7 @@
 
 mod body;
 mod caller;
+mod contacts;
 mod documents;
 mod failure;
 mod groups;
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
 
+use self::contacts::Contacts;
 use self::handover::Handover;
 use self::reads::Readers;
 use crate::auth::verify::Verifier;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// The topics that writes are made for.
     pub layouts: TopicMap,
+    /// The operator's directory of users, for names; followed by a slash and the identifier.
+    pub contacts: Option<reqwest::Url>,
 }
 
 /// What all requests share.
@@ -71,24 +75,37 @@ struct Shared {
     /// The topics that writes are made for.
     layouts: TopicMap,
     metrics: Metrics,
+    contacts: Contacts,
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Store(#[from] StoreError),
+    /// The client for the directory of users cannot be set up.
+    #[error("cannot ask for names (--contacts-url)")]
+    Contacts(#[from] reqwest::Error),
 }
 
 /// Serves the API until it is dropped.
 ///
 /// # Errors
-/// [`StoreError`], if the store cannot be read.
+/// [`ApiError`].
 pub fn serve(
     listener: TcpListener,
     settings: Settings,
     handovers: mpsc::Sender<Handover>,
     metrics: Metrics,
-) -> Result<impl Future<Output = ()>, StoreError> {
+) -> Result<impl Future<Output = ()>, ApiError> {
     let readers = Readers::open(|| store::read_only(&settings.store))?;
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
         readers,
         handovers,
         metrics,
+        contacts: Contacts::new(settings.contacts.clone())?,
         layouts: settings.layouts.clone(),
     });
     let service = routes::service(api, &settings);

@@ -1,0 +1,153 @@
+//! Names for the messages that tell of members: from the operator's directory of users.
+//!
+//! Owns asking it, and what stands in for a name that is not to be had. It never holds a request up
+//! for long.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use crate::http::client::service_client;
+
+/// How long all names of a request may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a name is remembered.
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// Names that are remembered at most.
+const MOST: usize = 10_000;
+
+/// What a user is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The whole name.
+    pub(super) full: String,
+    /// Empty if it is not known.
+    pub(super) first: String,
+    /// Empty if it is not known.
+    pub(super) last: String,
+}
+
+impl Name {
+    /// The name of somebody of whom only the identifier is known.
+    pub(super) fn unknown(id: &str) -> Self {
+        Self {
+            full: id.to_owned(),
+            first: String::new(),
+            last: String::new(),
+        }
+    }
+}
+
+/// What the directory answers.
+#[derive(Deserialize)]
+struct Contact {
+    fullname: Option<String>,
+    firstname: Option<String>,
+    lastname: Option<String>,
+}
+
+impl Contact {
+    fn name(self, id: &str) -> Name {
+        let (first, last) = (
+            self.firstname.unwrap_or_default(),
+            self.lastname.unwrap_or_default(),
+        );
+        let both = format!("{first} {last}");
+        let full = self.fullname.unwrap_or_else(|| both.trim().to_owned());
+        Name {
+            full: if full.is_empty() { id.to_owned() } else { full },
+            first,
+            last,
+        }
+    }
+}
+
+/// The directory, if there is one.
+pub(super) struct Contacts {
+    directory: Option<(reqwest::Client, Url)>,
+    known: Mutex<HashMap<String, (Name, Instant)>>,
+}
+
+impl Contacts {
+    /// `url` is followed by a slash and the identifier.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(super) fn new(url: Option<Url>) -> Result<Self, reqwest::Error> {
+        let client = url.map(|url| Ok((service_client(PATIENCE)?, url)));
+        Ok(Self {
+            directory: client.transpose()?,
+            known: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The names of users, at `now`. Whoever is not found in time is called by their identifier.
+    pub(super) async fn names<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a str>,
+        now: Instant,
+    ) -> HashMap<String, Name> {
+        let mut names = HashMap::new();
+        let mut asked = JoinSet::new();
+        for id in ids {
+            let name = self.remembered(id, now);
+            if let (None, Some((client, url))) = (&name, &self.directory) {
+                asked.spawn(ask(client.clone(), url.clone(), id.to_owned()));
+            }
+            let name = name.unwrap_or_else(|| Name::unknown(id));
+            names.insert(id.to_owned(), name);
+        }
+        let answers = async {
+            while let Some(answer) = asked.join_next().await {
+                if let Ok((id, Some(name))) = answer {
+                    self.remember(&id, &name, now);
+                    names.insert(id, name);
+                }
+            }
+        };
+        // Those that have not answered by then are dropped.
+        let _ = tokio::time::timeout(PATIENCE, answers).await;
+        names
+    }
+
+    fn remembered(&self, id: &str, now: Instant) -> Option<Name> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, since) = known.get(id)?;
+        (now.saturating_duration_since(*since) < REMEMBERED).then(|| name.clone())
+    }
+
+    fn remember(&self, id: &str, name: &Name, now: Instant) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(id.to_owned(), (name.clone(), now));
+    }
+}
+
+/// Asks the directory for one user.
+async fn ask(client: reqwest::Client, url: Url, id: String) -> (String, Option<Name>) {
+    let base = url.as_str().trim_end_matches('/');
+    let place = format!("{base}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
+    let answer = async {
+        let response = client.get(place).send().await?.error_for_status()?;
+        response.bytes().await
+    };
+    let name = match answer.await {
+        Ok(body) => serde_json::from_slice::<Contact>(&body)
+            .ok()
+            .map(|contact| contact.name(&id)),
+        Err(error) => {
+            // Without the URL, which may hold a secret.
+            let error = error.without_url();
+            tracing::debug!(%error, "the directory of users does not know somebody");
+            None
+        }
+    };
+    (id, name)
+}
