@@ -288,10 +288,15 @@ impl Inbound {
                 })),
                 refused: None,
             };
-            // What belongs together is not asked about: the answers would part it.
-            match parts {
-                1 => self.consult(pending, ledger, journal, now),
-                _ => self.waiting.push(pending),
+            // The decision service is asked about messages. What belongs together is none: the
+            // answers would part it.
+            let is_message = pending
+                .via
+                .part()
+                .is_some_and(|part| part.task.is_message());
+            match parts == 1 && is_message {
+                true => self.consult(pending, ledger, journal, now),
+                false => self.waiting.push(pending),
             }
         }
         entries

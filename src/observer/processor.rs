@@ -30,7 +30,7 @@ use crate::rules::fan_out::{FanOut, Found, STEP, Step};
 use crate::rules::group_change::GroupOutcome;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::router::Router;
-use crate::rules::submission::Task;
+use crate::rules::submission::{Authority, Task};
 use crate::store::{
     Committed, LogPage, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError,
     Upkeep, thread,
@@ -350,13 +350,14 @@ impl Processor {
         let logged = self.log(origin, leave, came_on, 0, (Purpose::Copy, &publishes))?;
         let notices = (Purpose::Notice, &answers[..]);
         self.log(origin, leave, came_on, publishes.len(), notices)?;
+        let is_admins = arrival.authority == Authority::Admin;
         let decided = Decided {
             entry: message.entry,
             first: true,
             publishes,
             bulk: vec![],
             members: match &fan_out {
-                Some(fan_out) if !origin.repeated => fan_out.members(),
+                Some(fan_out) if !origin.repeated && !is_admins => fan_out.members(),
                 Some(_) | None => 0,
             },
             answers,

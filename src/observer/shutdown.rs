@@ -160,10 +160,10 @@ impl Observer {
             true => Goodbye::Taken,
             false => Goodbye::Unsure,
         };
-        // The health endpoint answers to the last, and is dropped with the rest.
+        // What serves HTTP answers to the last, and is dropped with the rest.
         let connections = self.publishers.len() + 1;
-        let health = usize::from(inputs.tasks.len() > connections);
-        while inputs.tasks.len() > health {
+        let servers = inputs.tasks.len().saturating_sub(connections);
+        while inputs.tasks.len() > servers {
             tokio::select! {
                 _ = inputs.tasks.join_next() => {}
                 Some(event) = inputs.publisher_rx.recv() => {

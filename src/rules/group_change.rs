@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::protocol::address::Outgoing;
 use crate::protocol::group::{Group, GroupUpdate, Users};
@@ -95,8 +97,8 @@ struct Made {
     /// Who is told.
     told: Users,
     added: Users,
-    /// What those who are told read of it: a key and its parameters.
-    label: Option<(&'static str, serde_json::Value)>,
+    /// What those who are told read of it.
+    label: Option<Label>,
 }
 
 /// The change is stored, and members are told; or nothing happens.
@@ -154,6 +156,24 @@ pub(super) fn plan<'a>(
         }),
         ..Plan::default()
     })
+}
+
+/// What has changed, in words of a client. Raw, because a client's attributes are in it.
+#[derive(Serialize)]
+struct Label {
+    key: &'static str,
+    parameters: Box<RawValue>,
+}
+
+impl Label {
+    /// With one parameter.
+    fn new<T: Serialize + ?Sized>(key: &'static str, name: &str, value: &T) -> Option<Self> {
+        let parameters = Members::from([(name.to_owned(), raw(value))]);
+        Some(Self {
+            key,
+            parameters: raw(&parameters),
+        })
+    }
 }
 
 type Outcome = Result<Result<Made, GroupFault>, Refusal>;
@@ -238,13 +258,11 @@ fn alter(
         GroupChange::Create { .. } => return Ok(Err(GroupFault::NotFound)),
         GroupChange::Rename(name) => {
             fields.insert("name".to_owned(), raw(&**name));
-            let parameters = serde_json::json!({"group_name": name});
-            label = Some(("DATA_UPDATED_GROUP", parameters));
+            label = Label::new("DATA_UPDATED_GROUP", "group_name", name);
         }
         GroupChange::SetAttributes(attributes) => {
             fields.insert("attributes".to_owned(), attributes.clone());
-            let parameters = serde_json::json!({"attributes": attributes});
-            label = Some(("ATTRIBUTES_UPDATED_GROUP", parameters));
+            label = Label::new("ATTRIBUTES_UPDATED_GROUP", "attributes", attributes);
         }
         GroupChange::Add(member) => {
             UserId::parse(member)?;
@@ -255,8 +273,7 @@ fn alter(
             told = members.and(member);
             check_members(&told, &added, outgoing, facts, context)?;
             set_members(&mut fields, &told);
-            let parameters = serde_json::json!({"member_id": member});
-            label = Some(("MEMBER_JOINED_GROUP", parameters));
+            label = Label::new("MEMBER_JOINED_GROUP", "member_id", member);
         }
         GroupChange::SetMembers(wanted) => {
             for member in wanted {
@@ -280,8 +297,7 @@ fn alter(
             }
             let rest = members.as_slice().iter().filter(|one| *one != member);
             set_members(&mut fields, &rest.cloned().collect());
-            let parameters = serde_json::json!({"member_id": member});
-            label = Some(("MEMBER_LEFT_GROUP", parameters));
+            label = Label::new("MEMBER_LEFT_GROUP", "member_id", member);
         }
     }
     touch(&mut fields, context.now());
@@ -339,10 +355,9 @@ fn touch(fields: &mut Members, now: UnixMillis) {
 }
 
 /// The group as members are told of it: with what has changed, in words of a client.
-fn labelled(mut fields: Members, label: Option<(&str, serde_json::Value)>) -> String {
-    if let Some((key, parameters)) = label {
-        let notification =
-            serde_json::json!({"messagelabel": {"key": key, "parameters": parameters}});
+fn labelled(mut fields: Members, label: Option<Label>) -> String {
+    if let Some(label) = label {
+        let notification = Members::from([("messagelabel".to_owned(), raw(&label))]);
         fields.insert("notification".to_owned(), raw(&notification));
     }
     text(&fields)
@@ -351,3 +366,6 @@ fn labelled(mut fields: Members, label: Option<(&str, serde_json::Value)>) -> St
 fn text(fields: &Members) -> String {
     serde_json::to_string(fields).expect("raw members serialise")
 }
+
+#[cfg(test)]
+mod tests;

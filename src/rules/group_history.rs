@@ -24,7 +24,7 @@ use crate::rules::webhook_event::{Copied, Event, EventKind};
 use crate::rules::write::{Listing, TimelineCopy, Write};
 
 /// How many of the newest messages a new member gets.
-const MESSAGES: usize = 200;
+pub(crate) const MESSAGES: usize = 200;
 
 /// What the plan depends on.
 #[derive(Clone, Debug)]
@@ -46,6 +46,11 @@ struct Member {
 pub(super) struct GroupHistory {
     group: Box<str>,
     members: Vec<Member>,
+    /// The member whose turn it is: they and some behind them get a page together.
+    turn: usize,
+    /// All of it.
+    whole: Range,
+    /// What is left for those whose turn it is.
     range: Range,
     written_at: UnixMillis,
     raises_events: bool,
@@ -90,6 +95,8 @@ pub(super) fn plan(outgoing: &Outgoing<'_>, facts: Facts, context: &Context<'_>)
     let history = GroupHistory {
         group: outgoing.recipient.as_str().into(),
         members: facts.members,
+        turn: 0,
+        whole: facts.range,
         range: facts.range,
         written_at: context.now(),
         raises_events: context.events.contains(EventKind::MessageDelivered),
@@ -112,8 +119,14 @@ impl GroupHistory {
             after: self.range.after,
             last: self.range.last,
             convers_with: Some(self.group.clone()),
-            limit: (STEP / self.members.len()).max(1),
+            limit: (STEP / self.turn().len().max(1)).max(1),
         }
+    }
+
+    /// The members whose turn it is: no more than a step takes.
+    fn turn(&self) -> &[Member] {
+        let end = (self.turn + STEP).min(self.members.len());
+        &self.members[self.turn.min(end)..end]
     }
 
     /// Gives a page to all new members.
@@ -128,17 +141,24 @@ impl GroupHistory {
             let Some(message) = Message::of(stored) else {
                 continue;
             };
-            for member in &self.members {
+            for member in self.turn() {
                 let is_hidden = message.hidden_for.as_deref() == Some(&*member.id);
                 if !is_hidden && !member.blocks.contains(&message.sender) {
                     self.add(&mut step, app, layouts, member, (stored, &message));
                 }
             }
         }
-        let rest = page.more.then(|| Self {
+        let next = self.turn + self.turn().len();
+        let rest = if page.more {
+            Some((self.turn, page.next))
+        } else {
+            (next < self.members.len()).then_some((next, self.whole.after))
+        };
+        let rest = rest.map(|(turn, after)| Self {
+            turn,
             range: Range {
-                after: page.next,
-                ..self.range
+                after,
+                ..self.whole
             },
             ..self.clone()
         });

@@ -34,7 +34,7 @@ pub mod facts;
 pub mod fan_out;
 mod fetch;
 pub mod group_change;
-mod group_history;
+pub(crate) mod group_history;
 pub(crate) mod group_message;
 mod group_update;
 pub mod history;

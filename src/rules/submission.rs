@@ -59,3 +59,10 @@ pub enum Task {
     /// has made them one.
     Announcement(Option<Box<str>>),
 }
+
+impl Task {
+    /// Whether it is what topic and payload say, and nothing else.
+    pub fn is_message(&self) -> bool {
+        matches!(self, Self::Message)
+    }
+}

@@ -134,6 +134,9 @@ fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child
         "--client-id",
         "bench-observer-throughput",
         "--reset-session",
+        // One sender, who is not limited.
+        "--rate-per-minute",
+        "none",
         "--state-dir",
         state.to_str().unwrap(),
     ];

@@ -1088,6 +1088,8 @@ fn devices_are_registered_and_an_administrator_erases_what_others_have() {
         let refused = (403, "unauthorized".to_owned());
         assert_eq!(delete(&api.user("u02"), path), refused);
     }
+    // In whichever order.
+    assert_eq!(delete(&api.admin(), "u01/conversations/timelines").0, 200);
     assert_eq!(delete(&api.admin(), "u01/messages/timelines").0, 200);
     let messages = "u02/conversations/u01/messages";
     assert!(api.list(&api.user("u02"), messages).is_empty());
@@ -1130,4 +1132,113 @@ fn members_are_called_by_their_names_where_a_directory_knows_them() {
             "Ann Lee joined group on creation"
         ]
     );
+}
+
+/// The description, the guide and what is served are the same.
+#[test]
+fn the_description_names_every_route_of_the_guide_and_no_other() {
+    use std::collections::BTreeSet;
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    let description = call(api.port, "GET", "/api/openapi.json", &[], "");
+    assert_eq!(description.status, 200);
+    let description = description.json();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert_eq!(description["servers"][0]["url"], "/api");
+    let paths = description["paths"].as_object().unwrap();
+    let described: BTreeSet<_> = paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+        })
+        .collect();
+    let chapter = chat21_observer::guide::chapter("http-api").unwrap().text;
+    let named = chapter.split('`').filter(|code| {
+        let mut words = code.split(' ');
+        let method = words.next().unwrap_or_default();
+        let path = words.next().unwrap_or_default();
+        ["GET", "POST", "PUT", "DELETE"].contains(&method) && path.starts_with("/{app}")
+    });
+    let named: BTreeSet<_> = named.map(str::to_owned).collect();
+    assert_eq!(described, named);
+    // Each is served: what is not says that there is no such route.
+    for route in &described {
+        let (method, path) = route.split_once(' ').unwrap();
+        let path = path
+            .replace("{app}", &api.scene.app)
+            .replace(['{', '}'], "");
+        let headers = [format!("authorization: {}", api.admin())];
+        let reply = call(api.port, method, &format!("/api{path}"), &headers, "");
+        assert!(!reply.text.contains("\"Not found\"}"), "{route}: {reply:?}");
+    }
+}
+
+/// What a client writes into attributes goes on as it came, whatever it is.
+#[test]
+fn odd_attributes_and_names_hurt_nobody() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    let mut alice = api.scene.user("u01");
+    let headers = [
+        format!("authorization: {}", api.user("u01")),
+        "content-type: application/json".to_owned(),
+    ];
+    let send = |method: &str, rest: &str, body: &str| {
+        call(api.port, method, &api.path(rest), &headers, body)
+    };
+    let odd = r#"{"a":1e999,"b":"\ud800","c":12345678901234567890123,"d":1.0}"#;
+    let body = format!(
+        r#"{{"group_name":"x","group_members":{{}},"group_id":"group-f","attributes":{odd}}}"#
+    );
+    let made = send("POST", "groups", &body);
+    assert_eq!(made.status, 201);
+    assert!(made.text.contains(odd), "{made:?}");
+    hears(&mut alice, 2);
+    let set = send(
+        "PUT",
+        "groups/group-f/attributes",
+        &format!(r#"{{"attributes":{odd}}}"#),
+    );
+    assert_eq!(set.status, 200, "{set:?}");
+    let told = alice.wire_text();
+    assert!(told.contains(odd), "{told}");
+    assert!(send("GET", "groups/group-f", "").text.contains(odd));
+    let deep = format!(
+        r#"{{"attributes":{{"a":{}{}}}}}"#,
+        "[".repeat(100),
+        "]".repeat(100)
+    );
+    let refused = send("PUT", "groups/group-f/attributes", &deep);
+    assert_eq!(
+        (refused.status, &refused.json()["err"]),
+        (413, &json!("too-large"))
+    );
+    let long = json!({"group_name": "x".repeat(2_000)}).to_string();
+    assert_eq!(send("PUT", "groups/group-f", &long).status, 400);
+    // As many keys as a body can hold.
+    let keys: Vec<_> = (0..80_000).map(|n| format!(r#""{n}":1"#)).collect();
+    let many = format!(r#"{{"members":{{{}}}}}"#, keys.join(","));
+    let refused = send("PUT", "groups/group-f/members", &many);
+    assert_eq!(
+        refused.json()["err"],
+        "too-many-recipients",
+        "{}",
+        refused.status
+    );
+    // A body that is announced and not there is none.
+    assert_eq!(send("DELETE", "conversations/nobody", "").status, 201);
+}
+
+/// With both listeners an observer still ends at once, and cleanly.
+#[test]
+fn a_stop_is_clean_while_http_is_served() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let mut api = Api::new(broker, &["--http-listen", "127.0.0.1:0"]);
+    let (status, log) = api.scene.observer.stop();
+    assert!(status.success(), "{log}");
+    assert!(!log.contains("does not take our DISCONNECT"), "{log}");
 }

@@ -150,6 +150,12 @@ impl User {
         (self.place(&message), message.json())
     }
 
+    /// The text of the next thing they are told.
+    pub(crate) fn wire_text(&mut self) -> String {
+        let message = self.wire.message(PATIENCE).expect("something is told");
+        String::from_utf8_lossy(&message.payload).into_owned()
+    }
+
     fn place(&self, message: &Message) -> String {
         let own = format!("apps/{}/users/{}/", self.app, self.id);
         message

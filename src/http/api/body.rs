@@ -3,7 +3,7 @@
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::{Json, RequestExt};
 use serde::de::DeserializeOwned;
 
@@ -25,7 +25,8 @@ where
         let length = headers.get(CONTENT_LENGTH);
         let is_empty =
             length.is_none_or(|length| length == "0") && !headers.contains_key(TRANSFER_ENCODING);
-        if is_empty && !headers.contains_key(CONTENT_TYPE) {
+        // Some clients name a type all the same.
+        if is_empty {
             return Ok(Self(T::default()));
         }
         match request.extract::<Json<T>, _>().await {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use crate::http::client::service_client;
+use crate::protocol::id::UserId;
 
 /// How long all names of a request may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -96,7 +97,12 @@ impl Contacts {
         let mut asked = JoinSet::new();
         for id in ids {
             let name = self.remembered(id, now);
-            if let (None, Some((client, url))) = (&name, &self.directory) {
+            // A directory takes these for steps of a path.
+            let is_step = matches!(id, "." | "..");
+            if let (None, Some((client, url))) = (&name, &self.directory)
+                && !is_step
+                && UserId::parse(id).is_ok()
+            {
                 asked.spawn(ask(client.clone(), url.clone(), id.to_owned()));
             }
             let name = name.unwrap_or_else(|| Name::unknown(id));

@@ -3,16 +3,17 @@
 //! Owns what each makes of its body, the messages that tell of a change, and the answers that stock
 //! clients know. Who may change what is decided by the rules.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Body;
@@ -23,15 +24,18 @@ use super::handover::Outcome;
 use super::reads::group_body;
 use super::writes::{identifier, outgoing, submit, submitted};
 use crate::auth::secret::random_id;
-use crate::protocol::group::Group;
+use crate::protocol::group::{Group, Users};
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::rules::group_change::{GroupFault, GroupOutcome};
+use crate::rules::group_history::MESSAGES as HISTORY;
 use crate::rules::submission::{Submitted, Task};
 use crate::telemetry::clock::Clock;
 
 /// Members beyond which a change is not told one by one: each telling goes to all of them.
 const TOLD_ONE_BY_ONE: usize = 100;
+/// The longest name of a group, in bytes.
+const MAX_NAME: usize = 1_024;
 /// Who tells of changes.
 const SYSTEM: &str = "system";
 
@@ -50,9 +54,9 @@ impl<'de> Deserialize<'de> for Keys {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-                let mut keys: Vec<Box<str>> = vec![];
+                let (mut keys, mut seen) = (vec![], HashSet::new());
                 while let Some((key, _)) = map.next_entry::<Box<str>, serde::de::IgnoredAny>()? {
-                    if !keys.contains(&key) {
+                    if seen.insert(key.clone()) {
                         keys.push(key);
                     }
                 }
@@ -64,27 +68,53 @@ impl<'de> Deserialize<'de> for Keys {
 }
 
 /// The body of `POST {app}/groups`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct NewGroup {
     group_name: Option<String>,
+    #[schema(value_type = Option<Object>)]
     group_members: Option<Keys>,
     group_id: Option<String>,
+    #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
     group_owner: Option<String>,
 }
 
 /// The bodies of the other routes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct Change {
     group_name: Option<String>,
+    #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
     member_id: Option<String>,
+    #[schema(value_type = Option<Object>)]
     members: Option<Keys>,
+}
+
+/// What a creation answers. Raw, because a client's attributes are in it.
+#[derive(Serialize)]
+struct Made {
+    success: bool,
+    group: Box<RawValue>,
 }
 
 type GroupPath = Path<(String, String)>;
 
-/// `POST {app}/groups`
+/// Makes a group.
+#[utoipa::path(
+    post,
+    path = "/{app}/groups",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+    ),
+    request_body = NewGroup,
+    responses(
+        (status = 201, description = "the group"),
+        (status = 405, description = "a field is missing"),
+        (status = 409, description = "it exists"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
@@ -98,6 +128,7 @@ pub(super) async fn create(
     let members = new.group_members;
     let Keys(mut members) = members.ok_or(Failure::Missing("group_members not present!"))?;
     check_object("attributes", new.attributes.as_deref())?;
+    check_name(&name)?;
     let id = new
         .group_id
         .unwrap_or_else(|| format!("group-{}", random_id()));
@@ -136,9 +167,11 @@ pub(super) async fn create(
     let outcome = hand_in(&telling, &caller, change, false, messages).await?;
     match outcome.group {
         Some(GroupOutcome::Changed { body, .. }) => {
-            let group = String::from_utf8_lossy(&body).into_owned();
-            let group = RawValue::from_string(group).map_err(|_| Failure::Unavailable)?;
-            let answer = json!({"success": true, "group": group});
+            let group = serde_json::from_slice(&body).map_err(|_| Failure::Unknown)?;
+            let answer = Made {
+                success: true,
+                group,
+            };
             Ok((StatusCode::CREATED, Json(answer)).into_response())
         }
         Some(GroupOutcome::Unchanged(GroupFault::Exists)) => {
@@ -149,7 +182,22 @@ pub(super) async fn create(
     }
 }
 
-/// `PUT {app}/groups/{group}`
+/// Gives a group another name.
+#[utoipa::path(
+    put,
+    path = "/{app}/groups/{group}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+    ),
+    request_body = Change,
+    responses(
+        (status = 200, description = "renamed"),
+        (status = 405, description = "it is not changed, and why"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn rename(
     State(api): State<Api>,
     caller: Caller,
@@ -159,10 +207,26 @@ pub(super) async fn rename(
     let name = change
         .group_name
         .ok_or(Failure::Missing("group_name is mandatory!"))?;
+    check_name(&name)?;
     alter(&api, &caller, path, GroupChange::Rename(name.into())).await
 }
 
-/// `PUT {app}/groups/{group}/attributes`
+/// Replaces a group's attributes.
+#[utoipa::path(
+    put,
+    path = "/{app}/groups/{group}/attributes",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+    ),
+    request_body = Change,
+    responses(
+        (status = 200, description = "replaced"),
+        (status = 405, description = "it is not changed, and why"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn set_attributes(
     State(api): State<Api>,
     caller: Caller,
@@ -175,7 +239,22 @@ pub(super) async fn set_attributes(
     alter(&api, &caller, path, GroupChange::SetAttributes(attributes)).await
 }
 
-/// `POST {app}/groups/{group}/members`
+/// Adds a member to a group.
+#[utoipa::path(
+    post,
+    path = "/{app}/groups/{group}/members",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+    ),
+    request_body = Change,
+    responses(
+        (status = 200, description = "added"),
+        (status = 405, description = "it is not changed, and why"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn add_member(
     State(api): State<Api>,
     caller: Caller,
@@ -188,7 +267,22 @@ pub(super) async fn add_member(
     alter(&api, &caller, path, GroupChange::Add(member.into())).await
 }
 
-/// `PUT {app}/groups/{group}/members`
+/// Sets a group's members.
+#[utoipa::path(
+    put,
+    path = "/{app}/groups/{group}/members",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+    ),
+    request_body = Change,
+    responses(
+        (status = 200, description = "these are the members now"),
+        (status = 405, description = "it is not changed, and why"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn set_members(
     State(api): State<Api>,
     caller: Caller,
@@ -201,7 +295,22 @@ pub(super) async fn set_members(
     alter(&api, &caller, path, GroupChange::SetMembers(members)).await
 }
 
-/// `DELETE {app}/groups/{group}/members/{member}`
+/// Removes a member from a group.
+#[utoipa::path(
+    delete,
+    path = "/{app}/groups/{group}/members/{member}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+        ("member" = String, Path, description = "a user's identifier"),
+    ),
+    responses(
+        (status = 200, description = "removed"),
+        (status = 405, description = "it is not changed, and why"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn remove_member(
     State(api): State<Api>,
     caller: Caller,
@@ -224,18 +333,18 @@ async fn alter(
         Some(body) => (name_of(&body), members_of(&body)),
         None => return Ok(unchanged(&change, GroupFault::NotFound)),
     };
+    let joining = joining(&change, &members);
     let telling = Telling {
         api,
         app: tenant,
         group: identifier(&id)?,
         name: &name,
-        members,
-        names: names(api, joining(&change)).await,
+        members: members.len(),
+        names: names(api, &joining).await,
     };
     let (messages, has_history) = match &change {
-        GroupChange::Add(member) => (vec![telling.joined(member, Joined::Added)?], true),
-        GroupChange::SetMembers(members) => {
-            let told = members.iter().take(TOLD_ONE_BY_ONE);
+        GroupChange::Add(_) | GroupChange::SetMembers(_) => {
+            let told = joining.iter();
             let joined = told.map(|member| telling.joined(member, Joined::Added));
             (joined.collect::<Result<_, _>>()?, true)
         }
@@ -266,12 +375,25 @@ async fn hand_in(
     messages: Vec<Submitted>,
 ) -> Result<Outcome, Failure> {
     let topic = outgoing(telling.api, telling.app, caller.user(), telling.group)?;
-    let mut parts = vec![submitted(&topic, "{}", Task::Change(change))];
+    // The checks of size and depth go by the payload.
+    let checked = match &change {
+        GroupChange::SetAttributes(attributes) => Some(attributes),
+        GroupChange::Create { attributes, .. } => attributes.as_ref(),
+        GroupChange::Rename(_)
+        | GroupChange::Add(_)
+        | GroupChange::SetMembers(_)
+        | GroupChange::Remove(_) => None,
+    };
+    let payload = checked.map_or("{}".to_owned(), |attributes| {
+        format!("{{\"attributes\":{attributes}}}")
+    });
+    let mut parts = vec![submitted(&topic, payload, Task::Change(change))];
     if has_history {
         parts.push(submitted(&topic, "{}", Task::History));
     }
     parts.extend(messages);
-    let recipients = telling.members * parts.len();
+    let history = if has_history { HISTORY } else { 0 };
+    let recipients = telling.members * parts.len() + telling.names.len() * history;
     let outcome = submit(telling.api, caller, recipients, parts).await?;
     match outcome.refusal {
         Some(reason) => Err(Failure::Refused(reason, None)),
@@ -298,16 +420,19 @@ enum Joined {
     Added,
 }
 
-/// Who may join by a change of a group that is there.
-fn joining(change: &GroupChange) -> &[Box<str>] {
-    match change {
+/// Who joins by a change of a group with these members: as many as are told of one by one. Who has
+/// become a member meanwhile is not told of.
+fn joining(change: &GroupChange, members: &Users) -> Vec<Box<str>> {
+    let wanted = match change {
         GroupChange::Add(member) => std::slice::from_ref(member),
-        GroupChange::SetMembers(members) => &members[..members.len().min(TOLD_ONE_BY_ONE)],
+        GroupChange::SetMembers(members) => members,
         GroupChange::Create { .. }
         | GroupChange::Rename(_)
         | GroupChange::SetAttributes(_)
         | GroupChange::Remove(_) => &[],
-    }
+    };
+    let new = wanted.iter().filter(|id| !members.contains(id));
+    new.take(TOLD_ONE_BY_ONE).cloned().collect()
 }
 
 async fn names(api: &Api, members: &[Box<str>]) -> HashMap<String, Name> {
@@ -402,11 +527,26 @@ fn name_of(body: &str) -> String {
         name: Option<String>,
     }
     let named = serde_json::from_str::<Named>(body);
-    named.ok().and_then(|named| named.name).unwrap_or_default()
+    let mut name = named.ok().and_then(|named| named.name).unwrap_or_default();
+    // A service may have given it a longer one.
+    name.truncate(name.floor_char_boundary(MAX_NAME));
+    name
 }
 
-fn members_of(body: &str) -> usize {
-    Group::parse(body).map_or(0, |group| group.members.len())
+fn members_of(body: &str) -> Users {
+    Group::parse(body)
+        .map(|group| group.members)
+        .unwrap_or_default()
+}
+
+/// Each message of the system bears it.
+fn check_name(name: &str) -> Result<(), Failure> {
+    match name.len() > MAX_NAME {
+        true => Err(Failure::Malformed(format!(
+            "group_name must have at most {MAX_NAME} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn check_object(name: &str, value: Option<&RawValue>) -> Result<(), Failure> {

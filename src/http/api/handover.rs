@@ -15,7 +15,8 @@ use crate::rules::submission::Submission;
 
 /// How long a submission may wait to be taken: as long as the broker takes nothing and the store
 /// is full, none is.
-const WAIT: Duration = Duration::from_secs(10);
+/// Three of them are less than a whole request may take.
+const WAIT: Duration = Duration::from_secs(8);
 
 const WAITS: u8 = 0;
 const TAKEN: u8 = 1;
@@ -78,34 +79,98 @@ impl Handover {
     }
 }
 
-/// Hands a submission in, and waits for its outcome.
+/// Whoever waits for an outcome. When it is dropped, because the client has left or time is up, a
+/// submission that nobody has taken is not done any more.
+struct Waiting(Arc<AtomicU8>);
+
+impl Waiting {
+    /// Gives up. Returns why there is no outcome.
+    fn leave(&self) -> Unserved {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        match self.0.compare_exchange(WAITS, LEFT, success, failure) {
+            Ok(_) | Err(LEFT) => Unserved::Unavailable,
+            Err(_) => Unserved::Unknown,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Hands a submission in, and waits for its outcome. Safe to cancel: then either nothing of it
+/// happens, or all.
 pub(super) async fn hand_in(
     queue: &mpsc::Sender<Handover>,
     submission: Submission,
 ) -> Result<Outcome, Unserved> {
-    let state = Arc::new(AtomicU8::new(WAITS));
+    let waiting = Waiting(Arc::new(AtomicU8::new(WAITS)));
     let (answer, mut outcome) = oneshot::channel();
     let handover = Handover {
         submission,
         answer,
-        state: state.clone(),
+        state: waiting.0.clone(),
     };
     let sent = tokio::time::timeout(WAIT, queue.send(handover)).await;
     if !matches!(sent, Ok(Ok(()))) {
-        return Err(Unserved::Unavailable);
+        return Err(waiting.leave());
     }
-    match tokio::time::timeout(WAIT, &mut outcome).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(Unserved::Unavailable),
-        Err(_) => {
-            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-            match state.compare_exchange(WAITS, LEFT, success, failure) {
-                Ok(_) => Err(Unserved::Unavailable),
-                Err(_) => match tokio::time::timeout(WAIT, outcome).await {
-                    Ok(Ok(outcome)) => outcome,
-                    Ok(Err(_)) | Err(_) => Err(Unserved::Unknown),
-                },
+    for _ in 0..2 {
+        match tokio::time::timeout(WAIT, &mut outcome).await {
+            Ok(Ok(outcome)) => return outcome,
+            // The observer ends.
+            Ok(Err(_)) => return Err(waiting.leave()),
+            Err(_) => {
+                let why = waiting.leave();
+                // If it is taken, it is stored any moment.
+                if !matches!(why, Unserved::Unknown) {
+                    return Err(why);
+                }
             }
+        }
+    }
+    Err(waiting.leave())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::submission::Authority;
+
+    fn nothing() -> Submission {
+        Submission {
+            authority: Authority::Sender,
+            recipients: 0,
+            messages: vec![],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_done_for_a_client_that_was_turned_away() {
+        let (queue, mut taken) = mpsc::channel(1);
+        let outcome = hand_in(&queue, nothing()).await;
+        assert!(matches!(outcome, Err(Unserved::Unavailable)));
+        assert!(!taken.recv().await.unwrap().take());
+        // A client that leaves.
+        let left = tokio::time::timeout(Duration::from_millis(1), hand_in(&queue, nothing()));
+        assert!(left.await.is_err());
+        assert!(!taken.recv().await.unwrap().take());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_may_happen() {
+        for ends in [false, true] {
+            let (queue, mut taken) = mpsc::channel(1);
+            let handing_in = tokio::spawn(async move { hand_in(&queue, nothing()).await });
+            let handover = taken.recv().await.unwrap();
+            assert!(handover.take());
+            if ends {
+                drop(handover);
+            }
+            let outcome = handing_in.await.unwrap();
+            assert!(matches!(outcome, Err(Unserved::Unknown)), "{outcome:?}");
         }
     }
 }

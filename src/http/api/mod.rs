@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
 use self::contacts::Contacts;
@@ -38,6 +39,10 @@ use crate::telemetry::Metrics;
 const MAX_CONNECTIONS: usize = 1_024;
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(10);
+/// The largest head of a request, and how much of a body is read at a time, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+/// How long a connection may last. It bounds how long an answer is held for a slow client.
+const LIFETIME: Duration = Duration::from_secs(120);
 /// How long a request may take in all.
 const WHOLE: Duration = Duration::from_secs(30);
 /// How long a connection may be silent, and how long its client may take no byte of an answer.
@@ -126,12 +131,18 @@ pub fn serve(
             let service = TowerToHyperService::new(service.clone());
             tokio::spawn(async move {
                 let io = TokioIo::new(Box::pin(stream));
-                // A broken connection concerns only its client.
-                let _ = hyper::server::conn::http1::Builder::new()
+                let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD)
-                    .serve_connection(io, service)
-                    .await;
+                    .max_buf_size(HEAD_BYTES)
+                    .serve_connection(io, service);
+                let mut connection = std::pin::pin!(connection);
+                // A broken connection concerns only its client.
+                if timeout(LIFETIME, connection.as_mut()).await.is_err() {
+                    // Clients make another one.
+                    connection.as_mut().graceful_shutdown();
+                    let _ = timeout(WHOLE, connection).await;
+                }
                 drop(permit);
             });
         }

@@ -5,6 +5,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use utoipa::IntoParams;
 
 use super::failure::Failure;
 use crate::protocol::time::UnixMillis;
@@ -14,6 +15,19 @@ use crate::rules::listing::{From, Place, Window};
 const MOST: usize = 200;
 /// What a cursor begins with: so it is not taken for a time.
 const CURSOR: char = 'p';
+
+/// What a query may say, for the description: [`parse`] reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it stands for the parameters")]
+pub(super) struct PageQuery {
+    /// 1 to 200.
+    limit: Option<u16>,
+    /// A cursor, or milliseconds since 1970: older entries, newest first.
+    before: Option<String>,
+    /// The same: newer entries, oldest first.
+    since: Option<String>,
+}
 
 /// The part of a list that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

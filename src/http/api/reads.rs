@@ -3,7 +3,7 @@
 //! Owns what each answers, and the connections to the store that they share. Nothing is read on
 //! the thread that writes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -17,7 +17,7 @@ use super::Api;
 use super::caller::Caller;
 use super::documents;
 use super::failure::Failure;
-use super::pages::{Page, cursor};
+use super::pages::{Page, PageQuery, cursor};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
@@ -32,7 +32,7 @@ const AT_A_TIME: usize = 4;
 /// The connections to the store that requests share.
 pub(super) struct Readers {
     idle: Mutex<Vec<Box<dyn Reader>>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
@@ -43,7 +43,7 @@ impl Readers {
         let idle: Result<Vec<_>, _> = (0..AT_A_TIME).map(|_| open()).collect();
         Ok(Self {
             idle: Mutex::new(idle?),
-            permits: Semaphore::new(AT_A_TIME),
+            permits: Arc::new(Semaphore::new(AT_A_TIME)),
         })
     }
 
@@ -58,24 +58,24 @@ impl Readers {
     }
 }
 
-/// Reads from the store in a thread for that.
+/// Reads from the store in a thread for that, and makes the answer there, too: the observer's own
+/// thread carries messages.
 pub(super) async fn read<T: Send + 'static>(
     api: &Api,
     query: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Failure> {
-    let permit = api.readers.permits.acquire().await;
+    let permit = api.readers.permits.clone().acquire_owned().await;
     let permit = permit.map_err(|_| Failure::Unavailable)?;
     let shared = api.clone();
     let work = move || {
         let mut reader = shared.readers.take()?;
         let result = query(reader.as_mut());
         shared.readers.put_back(reader);
+        // Here: if the client leaves, the read ends by itself, and has the connection until then.
+        drop(permit);
         Some(result)
     };
-    // If the client leaves, the read ends by itself: it is one page.
-    let result = tokio::task::spawn_blocking(work).await;
-    drop(permit);
-    match result {
+    match tokio::task::spawn_blocking(work).await {
         Ok(Some(result)) => Ok(result?),
         Ok(None) | Err(_) => Err(Failure::Unavailable),
     }
@@ -104,7 +104,21 @@ impl List {
 type UserPath = Path<(String, String)>;
 type PeerPath = Path<(String, String, String)>;
 
-/// `GET {app}/{user}/conversations`
+/// A user's conversations.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/conversations",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "the conversations, newest first"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn conversations(
     api: State<Api>,
     caller: Caller,
@@ -114,8 +128,46 @@ pub(super) async fn conversations(
     list_conversations(&api, &caller, path, page, false).await
 }
 
-/// `GET {app}/{user}/conversations/archived` and `GET {app}/{user}/archived_conversations`
+/// A user's archived conversations.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/archived_conversations",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "the conversations, newest first"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn archived_conversations(
+    api: State<Api>,
+    caller: Caller,
+    path: UserPath,
+    page: Page,
+) -> Result<Response, Failure> {
+    list_conversations(&api, &caller, path, page, true).await
+}
+
+/// The same, by the path that chat21-http-server gave it first.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/conversations/archived",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "the conversations, newest first"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
+pub(super) async fn conversations_archived(
     api: State<Api>,
     caller: Caller,
     path: UserPath,
@@ -132,23 +184,36 @@ async fn list_conversations(
     archived: bool,
 ) -> Result<Response, Failure> {
     caller.owner(&app, &user)?;
-    let owner = user.clone();
-    let slice = read(api, move |reader| {
-        let (app, user) = sound(&app, &owner);
-        reader.conversations(app, user, archived, window)
+    read(api, move |reader| {
+        let (app, owner) = sound(&app, &user);
+        let slice = reader.conversations(app, owner, archived, window)?;
+        let rows = slice.entries.iter();
+        let mut rows: Vec<_> = rows
+            .map(|listed| documents::conversation(&user, listed))
+            .collect();
+        if !is_oldest_first(window) {
+            documents::sort_newest_first(&mut rows);
+        }
+        Ok(List::of(rows, slice.next))
     })
-    .await?;
-    let rows = slice.entries.iter();
-    let mut rows: Vec<_> = rows
-        .map(|listed| documents::conversation(&user, listed))
-        .collect();
-    if !is_oldest_first(window) {
-        documents::sort_newest_first(&mut rows);
-    }
-    Ok(List::of(rows, slice.next))
+    .await
 }
 
-/// `GET {app}/{user}/conversations/{peer}`
+/// One conversation, if it is not archived.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/conversations/{peer}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        ("peer" = String, Path, description = "a user or group"),
+    ),
+    responses(
+        (status = 200, description = "a list of one, or of none"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn conversation(
     api: State<Api>,
     caller: Caller,
@@ -157,7 +222,21 @@ pub(super) async fn conversation(
     one_conversation(&api, &caller, path, false).await
 }
 
-/// `GET {app}/{user}/archived_conversations/{peer}`
+/// One conversation, if it is archived.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/archived_conversations/{peer}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        ("peer" = String, Path, description = "a user or group"),
+    ),
+    responses(
+        (status = 200, description = "a list of one, or of none"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn archived_conversation(
     api: State<Api>,
     caller: Caller,
@@ -193,7 +272,22 @@ async fn one_conversation(
     Ok(List::of(rows.collect(), None))
 }
 
-/// `GET {app}/{user}/conversations/{peer}/messages`
+/// The messages of a conversation.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/conversations/{peer}/messages",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        ("peer" = String, Path, description = "a user or group"),
+        PageQuery,
+    ),
+    responses(
+        (status = 200, description = "the messages, newest first"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn messages(
     State(api): State<Api>,
     caller: Caller,
@@ -204,23 +298,36 @@ pub(super) async fn messages(
     if UserId::parse(&peer).is_err() {
         return Ok(List::of(vec![], None));
     }
-    let (owner, other, tenant) = (user.clone(), peer.clone(), app.clone());
-    let slice = read(&api, move |reader| {
-        reader.messages(&timeline(&tenant, &owner, &other), window)
+    read(&api, move |reader| {
+        let timeline = timeline(&app, &user, &peer);
+        let slice = reader.messages(&timeline, window)?;
+        let messages = slice.entries.iter();
+        let mut messages: Vec<_> = messages
+            .map(|message| documents::message(&timeline, message))
+            .collect();
+        if !is_oldest_first(window) {
+            documents::sort_newest_first(&mut messages);
+        }
+        Ok(List::of(messages, slice.next))
     })
-    .await?;
-    let timeline = timeline(&app, &user, &peer);
-    let messages = slice.entries.iter();
-    let mut messages: Vec<_> = messages
-        .map(|message| documents::message(&timeline, message))
-        .collect();
-    if !is_oldest_first(window) {
-        documents::sort_newest_first(&mut messages);
-    }
-    Ok(List::of(messages, slice.next))
+    .await
 }
 
-/// `GET {app}/groups/{group}`
+/// A group.
+#[utoipa::path(
+    get,
+    path = "/{app}/groups/{group}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("group" = String, Path, description = "the group's identifier"),
+    ),
+    responses(
+        (status = 200, description = "the group"),
+        (status = 404, description = "there is no such group"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn group(
     State(api): State<Api>,
     caller: Caller,
@@ -241,7 +348,20 @@ pub(super) async fn group(
     .into_response())
 }
 
-/// `GET {app}/{user}/instances`
+/// The devices and browsers that a user wants to be notified on.
+#[utoipa::path(
+    get,
+    path = "/{app}/{user}/instances",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+    ),
+    responses(
+        (status = 200, description = "the instances"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn instances(
     State(api): State<Api>,
     caller: Caller,
@@ -280,7 +400,19 @@ pub(super) async fn group_body(api: &Api, app: &str, id: &str) -> Result<Option<
     .await
 }
 
-/// `GET {app}/getInfo`
+/// The version.
+#[utoipa::path(
+    get,
+    path = "/{app}/getInfo",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+    ),
+    responses(
+        (status = 200, description = "the version"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn info(_: Caller) -> Response {
     Json(json!({"v": env!("CARGO_PKG_VERSION")})).into_response()
 }

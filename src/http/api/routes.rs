@@ -1,16 +1,23 @@
 //! Every route of the API, and what lies around all of them.
 
-use axum::Router;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{delete, get, post, put};
+use axum::routing::get;
+use axum::{Json, Router};
 use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 use tower_http::timeout::TimeoutLayer;
+use utoipa::openapi::Server;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::caller::Caller;
 use super::failure::Failure;
@@ -21,60 +28,52 @@ use crate::telemetry::clock::Clock;
 /// How long a browser may remember the answer to a preflight.
 const PREFLIGHT_AGE: std::time::Duration = std::time::Duration::from_secs(3_600);
 
-fn routes() -> Router<Api> {
-    Router::new()
-        .route("/{app}/getInfo", get(reads::info))
-        .route("/{app}/{user}/conversations", get(reads::conversations))
-        .route(
-            "/{app}/{user}/conversations/archived",
-            get(reads::archived_conversations),
-        )
-        .route(
-            "/{app}/{user}/archived_conversations",
-            get(reads::archived_conversations),
-        )
-        .route(
-            "/{app}/{user}/conversations/{peer}",
-            get(reads::conversation),
-        )
-        .route(
-            "/{app}/{user}/archived_conversations/{peer}",
-            get(reads::archived_conversation),
-        )
-        .route(
-            "/{app}/{user}/conversations/{peer}/messages",
-            get(reads::messages),
-        )
-        .route("/{app}/{user}/instances", get(reads::instances))
-        .route("/{app}/{user}/instances/{instance}", post(writes::register))
-        .route(
-            "/{app}/{user}/conversations/timelines",
-            delete(writes::erase_conversations),
-        )
-        .route(
-            "/{app}/{user}/messages/timelines",
-            delete(writes::erase_messages),
-        )
-        .route("/{app}/messages", post(writes::message))
-        .route("/{app}/conversations/{peer}", delete(writes::archive))
-        .route("/{app}/typings/{recipient}", put(writes::typing))
-        .route("/{app}/groups", post(groups::create))
-        .route(
-            "/{app}/groups/{group}",
-            get(reads::group).put(groups::rename),
-        )
-        .route(
-            "/{app}/groups/{group}/attributes",
-            put(groups::set_attributes),
-        )
-        .route(
-            "/{app}/groups/{group}/members",
-            post(groups::add_member).put(groups::set_members),
-        )
-        .route(
-            "/{app}/groups/{group}/members/{member}",
-            delete(groups::remove_member),
-        )
+/// Each route stands with its handler; this is the list of handlers, and the description that is
+/// made of them.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(reads::info))
+        .routes(routes!(reads::conversations))
+        .routes(routes!(reads::conversations_archived))
+        .routes(routes!(reads::archived_conversations))
+        .routes(routes!(reads::conversation))
+        .routes(routes!(reads::archived_conversation))
+        .routes(routes!(reads::messages))
+        .routes(routes!(reads::instances))
+        .routes(routes!(writes::register))
+        .routes(routes!(writes::erase_conversations))
+        .routes(routes!(writes::erase_messages))
+        .routes(routes!(writes::message))
+        .routes(routes!(writes::archive))
+        .routes(routes!(writes::typing))
+        .routes(routes!(groups::create))
+        .routes(routes!(reads::group, groups::rename))
+        .routes(routes!(groups::set_attributes))
+        .routes(routes!(groups::add_member, groups::set_members))
+        .routes(routes!(groups::remove_member))
+}
+
+/// What the description says of all routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "chat21-observer",
+        description = "The HTTP API that stock Chat21 clients know. A token goes into the header \
+                       Authorization, bare or behind Bearer, or into the query as jwt."
+    ),
+    security(("token" = [])),
+    modifiers(&TokenScheme)
+)]
+struct Description;
+
+struct TokenScheme;
+
+impl Modify for TokenScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
 }
 
 /// All routes with what lies around them.
@@ -82,9 +81,15 @@ pub(super) fn service(api: Api, settings: &Settings) -> NormalizePath<Router> {
     let outside = Router::new()
         .route("/", get(reads::root))
         .route("/verify", get(reads::verify));
-    let all = match settings.base.as_str() {
-        "" => outside.merge(routes()),
-        base => outside.nest(base, routes()),
+    let (routes, mut openapi) = routes().split_for_parts();
+    let base = settings.base.as_str();
+    openapi.servers = Some(vec![Server::new(if base.is_empty() { "/" } else { base })]);
+    let openapi = Arc::new(openapi);
+    let describe = move || async move { Json(openapi.as_ref().clone()) };
+    let routes = routes.route("/openapi.json", get(describe));
+    let all = match base {
+        "" => outside.merge(routes),
+        base => outside.nest(base, routes),
     };
     let all = all
         .fallback(no_route)

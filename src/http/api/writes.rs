@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Body;
@@ -22,6 +23,9 @@ use crate::protocol::refusal::Refusal;
 use crate::protocol::request::Erased;
 use crate::protocol::topic::TopicName;
 use crate::rules::submission::{Authority, Submission, Submitted, Task};
+
+/// The most that a device or browser may say of itself, in bytes.
+const MAX_INSTANCE: usize = 2 << 10;
 
 impl From<Unserved> for Failure {
     fn from(unserved: Unserved) -> Self {
@@ -84,7 +88,7 @@ pub(super) fn identifier(text: &str) -> Result<UserId<'_>, Failure> {
 }
 
 /// The body of `POST {app}/messages`. Raw values go on as they came.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct NewMessage {
     sender_fullname: Option<String>,
     recipient_id: Option<String>,
@@ -92,8 +96,11 @@ pub(super) struct NewMessage {
     text: Option<String>,
     r#type: Option<String>,
     channel_type: Option<String>,
+    #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
+    #[schema(value_type = Option<Object>)]
     metadata: Option<Box<RawValue>>,
+    #[schema(value_type = Option<u64>)]
     timestamp: Option<Box<RawValue>>,
     sender_id: Option<String>,
 }
@@ -115,7 +122,22 @@ struct Payload<'a> {
     timestamp: &'a Option<Box<RawValue>>,
 }
 
-/// `POST {app}/messages`
+/// Writes a message.
+#[utoipa::path(
+    post,
+    path = "/{app}/messages",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+    ),
+    request_body = NewMessage,
+    responses(
+        (status = 200, description = "accepted: its message_id"),
+        (status = 405, description = "a field is missing"),
+        (status = 429, description = "too many: see Retry-After"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn message(
     State(api): State<Api>,
     caller: Caller,
@@ -161,12 +183,26 @@ pub(super) async fn message(
 }
 
 /// The body of `DELETE {app}/conversations/{peer}`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct Archive {
     user_id: Option<String>,
 }
 
-/// `DELETE {app}/conversations/{peer}`
+/// Archives a conversation.
+#[utoipa::path(
+    delete,
+    path = "/{app}/conversations/{peer}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("peer" = String, Path, description = "a user or group"),
+    ),
+    request_body = Archive,
+    responses(
+        (status = 201, description = "archived"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn archive(
     State(api): State<Api>,
     caller: Caller,
@@ -196,7 +232,7 @@ pub(super) async fn archive(
 }
 
 /// The body of `POST {app}/{user}/instances/{instance}`.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 pub(super) struct Instance {
     device_model: Option<String>,
     language: Option<String>,
@@ -204,7 +240,22 @@ pub(super) struct Instance {
     platform_version: Option<String>,
 }
 
-/// `POST {app}/{user}/instances/{instance}`
+/// Registers a device or browser that a user wants to be notified on.
+#[utoipa::path(
+    post,
+    path = "/{app}/{user}/instances/{instance}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("user" = String, Path, description = "the user"),
+        ("instance" = String, Path, description = "what the client calls itself"),
+    ),
+    request_body = Instance,
+    responses(
+        (status = 200, description = "registered"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn register(
     State(api): State<Api>,
     caller: Caller,
@@ -213,18 +264,33 @@ pub(super) async fn register(
 ) -> Result<Response, Failure> {
     let (app, user) = caller.owner(&app, &user)?;
     let topic = outgoing(&api, app, user, user)?;
+    let body = serde_json::to_string(&about).map_err(|_| Failure::NotJson)?;
+    if instance.len() + body.len() > MAX_INSTANCE {
+        return Err(Failure::TooLarge);
+    }
     let task = Task::Register {
         instance: instance.into(),
-        body: serde_json::to_string(&about)
-            .map_err(|_| Failure::NotJson)?
-            .into(),
+        body: body.into(),
     };
     let outcome = submit(&api, &caller, 0, vec![submitted(&topic, "{}", task)]).await?;
     accepted(&outcome)?;
     Ok(Json(json!({"success": true})).into_response())
 }
 
-/// `DELETE {app}/{peer}/conversations/timelines`
+/// Erases the conversations that everybody has with somebody.
+#[utoipa::path(
+    delete,
+    path = "/{app}/{peer}/conversations/timelines",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("peer" = String, Path, description = "a user or group"),
+    ),
+    responses(
+        (status = 200, description = "erased"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn erase_conversations(
     api: State<Api>,
     caller: Caller,
@@ -233,7 +299,20 @@ pub(super) async fn erase_conversations(
     erase(&api, &caller, path, Erased::Conversations).await
 }
 
-/// `DELETE {app}/{peer}/messages/timelines`
+/// Erases the messages that everybody has with somebody.
+#[utoipa::path(
+    delete,
+    path = "/{app}/{peer}/messages/timelines",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("peer" = String, Path, description = "a user or group"),
+    ),
+    responses(
+        (status = 200, description = "erased"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn erase_messages(
     api: State<Api>,
     caller: Caller,
@@ -255,7 +334,20 @@ async fn erase(
     Ok(Json(json!({"success": true})).into_response())
 }
 
-/// `PUT {app}/typings/{recipient}`: nobody is told; tiledesk-server waits for the answer.
+/// Nobody is told; tiledesk-server waits for the answer.
+#[utoipa::path(
+    put,
+    path = "/{app}/typings/{recipient}",
+    params(
+        ("app" = String, Path, description = "the tenant: the token's"),
+        ("recipient" = String, Path, description = "a user or group"),
+    ),
+    responses(
+        (status = 200, description = "nobody is told"),
+        (status = 401, description = "the token is another user's, or of another app"),
+        (status = 403, description = "no token that is accepted, or refused"),
+    )
+)]
 pub(super) async fn typing(_: Caller) -> Response {
     Json(json!({"success": true})).into_response()
 }

@@ -39,14 +39,14 @@ statements! {
     FIND_COPY = "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
         ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
         WHERE m.message_id = ?4 AND m.app = ?1";
-    // Receipts are for messages that have just come: the search ends somewhere. CASE, because
-    // somebody may have edited a body by hand.
+    // Receipts are for messages that have just come: the search ends somewhere, and does not look
+    // into large bodies. CASE, because somebody may have edited a body by hand.
     FIND_BY_TEMP_UID may scan "stops after 100 rows" = "SELECT m.message_id, m.sender, t.status FROM
         (SELECT seq, status FROM timeline INDEXED BY timeline_by_peer
-            WHERE app = ? AND inbox_of = ? AND convers_with = ? ORDER BY seq DESC LIMIT 100) t
+            WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3 ORDER BY seq DESC LIMIT 100) t
         JOIN message m ON m.seq = t.seq
-        WHERE CASE WHEN json_valid(m.body)
-            THEN json_extract(m.body, '$.attributes.tempUID') END = ?
+        WHERE CASE WHEN octet_length(m.body) < 16384 AND instr(m.body, ?4) > 0
+            AND json_valid(m.body) THEN json_extract(m.body, '$.attributes.tempUID') END = ?4
         ORDER BY t.seq DESC LIMIT 1";
     FIND_CONVERSATION = "SELECT m.body, t.status, c.is_new, c.archived, c.patch,
         c.patch_seq < c.seq

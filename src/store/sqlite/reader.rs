@@ -19,7 +19,7 @@ use crate::store::reader::Reader;
 
 /// Bytes of bodies in a part of a list, give or take one message: what a request may cost in
 /// memory.
-const SLICE_BYTES: usize = 4 << 20;
+const SLICE_BYTES: usize = 1 << 20;
 
 /// The columns of a listed conversation, and the tables they stand in: `page` is a part of a list.
 /// LEFT JOIN, because a message may be pruned.

@@ -54,7 +54,9 @@ statements! {
             ORDER BY since DESC LIMIT -1 OFFSET 64)";
     HAVE_WITH = "SELECT inbox_of FROM conversation INDEXED BY conversation_by_peer
         WHERE app = ? AND convers_with = ?";
-    ERASE_CONVERSATION = "DELETE FROM conversation
+    // What is left of it shows in no list, and tells who may have messages.
+    ERASE_CONVERSATION = "UPDATE conversation
+        SET seq = 0, is_new = 0, archived = 0, patch = NULL, patch_seq = NULL
         WHERE app = ? AND inbox_of = ? AND convers_with = ?";
     ERASE_MESSAGES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3
         AND seq IN (SELECT seq FROM timeline INDEXED BY timeline_by_peer
