@@ -28,6 +28,10 @@
 //!    [`Ledger::handle_confirmed`]. What is confirmed up to some message, the log forgets with the
 //!    next batch ([`Ledger::published_up_to`], [`DeliveryLog::published`]).
 //!
+//! What a client of the HTTP API writes ([`http::api`]) takes the same way: [`Inbound::submit`]
+//! admits it, and [`Submissions::handle_decided`] answers the client when its batch is committed.
+//! What such a client reads, it reads beside all this ([`store::reader`]).
+//!
 //! While the broker takes no publishes, step 7 leaves them to the log ([`Backlog`]). They are read
 //! from there when there is room again ([`Processing::handle_read`]), and so is what an earlier
 //! process has left.
@@ -48,7 +52,7 @@
 //! | 3 | [`mqtt`] | one connection to a broker; the only folder that names the MQTT client |
 //! | 4 | [`telemetry`] | log, metrics, health, status, trace; the clock |
 //! | 5 | [`connections`] | connections that come back by themselves |
-//! | 5 | [`http`] | the health endpoint, the decision service, webhooks |
+//! | 5 | [`http`] | the API, the health endpoint, the decision service, webhooks |
 //! | 6 | [`config`] | settings |
 //! | 7 | [`observer`] | the task that ties these together |
 //! | 8 | [`commands`] | the command line |
@@ -68,6 +72,8 @@
 //! [`Ledger::handle_confirmed`]: delivery::ledger::Ledger::handle_confirmed
 //! [`Inbound::admit`]: observer::inbound::Inbound::admit
 //! [`SenderLimits::charge`]: rules::rate_limit::SenderLimits::charge
+//! [`Inbound::submit`]: observer::inbound::Inbound::submit
+//! [`Submissions::handle_decided`]: observer::submissions::Submissions::handle_decided
 //! [`DecisionService::ask`]: http::decision_service::DecisionService::ask
 //! [`Processing::begin`]: observer::processing::Processing::begin
 //! [`PendingMessage`]: delivery::pending::PendingMessage

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::address::{Outgoing, Timeline};
 use crate::protocol::control_topic::Notification;
+use crate::protocol::envelope::SendOptions;
 use crate::protocol::group::Users;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::json::{Members, parse_object, raw};
@@ -16,6 +17,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic_map::TopicMap;
+use crate::rules::copies;
 use crate::rules::facts::FactSource;
 use crate::rules::fan_out::{FanOut, STEP, Step};
 use crate::rules::history::{Page, PageQuery, Range, Stored};
@@ -210,7 +212,7 @@ impl GroupHistory {
 struct Message {
     id: String,
     sender: String,
-    hidden_for: Option<String>,
+    hidden_for: Option<Box<str>>,
     listing: Listing,
     payload: Bytes,
 }
@@ -222,16 +224,13 @@ impl Message {
         let id = string(members.get("message_id")?)?;
         let sender = members.get("sender").and_then(|sender| string(sender));
         let attributes = members.get("attributes");
+        let options = attributes.map(|text| SendOptions::read(text));
+        let options = options.unwrap_or_default();
         let attributes = attributes.and_then(|text| parse_object(text.get().as_bytes()).ok());
         let mut attributes = attributes.unwrap_or_default();
-        let is = |name: &str, value: &str| attributes.get(name).is_some_and(|it| it.get() == value);
-        let listing = match is("updateconversation", "false") {
-            true => Listing::Unlisted,
-            false => Listing::Listed,
-        };
-        let hidden_for = attributes.get("hiddenFor").and_then(|id| string(id));
         // A phone must not ring for each of them.
-        if !is("forcenotification", "true") {
+        let rings = attributes.get("forcenotification");
+        if rings.is_none_or(|value| value.get() != "true") {
             attributes.insert("sendnotification".to_owned(), raw(&false));
         }
         members.insert("attributes".to_owned(), raw(&attributes));
@@ -240,8 +239,8 @@ impl Message {
         Some(Self {
             id,
             sender: sender.unwrap_or_default(),
-            hidden_for,
-            listing,
+            listing: copies::listing(&options),
+            hidden_for: options.hidden_for,
             payload: text(&members),
         })
     }
@@ -255,4 +254,106 @@ fn text(members: &Members) -> Bytes {
     serde_json::to_vec(members)
         .expect("raw members serialise")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::protocol::envelope::Body;
+    use crate::rules::test_support::router;
+
+    fn stored(id: &str, sender: &str, attributes: Value) -> Stored {
+        let body = json!({
+            "message_id": id, "sender": sender, "text": id, "attributes": attributes,
+        });
+        Stored {
+            convers_with: "group-1".into(),
+            layout: "chat21".into(),
+            body: Body::from_stored(body.to_string()),
+            status: Status::Sent,
+            stored_at: UnixMillis::new(1),
+        }
+    }
+
+    /// Everything that new members get, in steps of what the store finds.
+    fn given(members: &[(&str, &[&str])], messages: &[Stored]) -> Vec<(String, Value)> {
+        let members = members.iter().map(|(id, blocks)| Member {
+            id: (*id).into(),
+            blocks: blocks.iter().map(|other| (*other).into()).collect(),
+        });
+        let last = i64::try_from(messages.len()).unwrap();
+        let range = Range { after: 0, last };
+        let mut rest = Some(GroupHistory {
+            group: "group-1".into(),
+            members: members.collect(),
+            turn: 0,
+            whole: range,
+            range,
+            written_at: UnixMillis::new(2),
+            raises_events: false,
+        });
+        let (app, layouts) = (AppId::parse("a").unwrap(), router().layouts);
+        let mut all = vec![];
+        while let Some(history) = rest {
+            let query = history.query();
+            let from = usize::try_from(query.after).unwrap();
+            let to = (from + query.limit).min(messages.len());
+            let page = Page {
+                messages: messages[from..to].to_vec(),
+                next: i64::try_from(to).unwrap(),
+                more: to < messages.len(),
+            };
+            let (step, next) = history.step(app, &layouts, &page);
+            assert!(step.publishes.len() <= STEP, "{}", step.publishes.len());
+            assert_eq!(step.publishes.len(), step.writes.len());
+            all.extend(step.publishes.iter().map(|publish| {
+                let body: Value = serde_json::from_slice(&publish.payload).unwrap();
+                (publish.topic.to_string(), body)
+            }));
+            rest = next;
+        }
+        all
+    }
+
+    #[test]
+    fn each_new_member_gets_every_message_once_and_in_order() {
+        let messages: Vec<_> = (0..50)
+            .map(|n| stored(&n.to_string(), "x", json!({})))
+            .collect();
+        let ids: Vec<_> = (0..70).map(|n| format!("m{n}")).collect();
+        let members: Vec<_> = ids.iter().map(|id| (id.as_str(), &[][..])).collect();
+        let all = given(&members, &messages);
+        for id in &ids {
+            let topic = format!("apps/a/users/{id}/messages/group-1/clientadded");
+            let theirs = all.iter().filter(|(place, _)| *place == topic);
+            let texts: Vec<_> = theirs.map(|(_, body)| body["text"].clone()).collect();
+            let expected: Vec<_> = (0..50).map(|n| json!(n.to_string())).collect();
+            assert_eq!(texts, expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_or_by_somebody_blocked_is_left_out() {
+        let messages = [
+            stored("plain", "x", json!({"k": 1})),
+            stored("hidden", "x", json!({"hiddenFor": "bob"})),
+            stored("blocked", "eve", json!({})),
+            stored("rings", "x", json!({"forcenotification": true})),
+        ];
+        let all = given(&[("bob", &["eve"][..])], &messages);
+        let texts: Vec<_> = all.iter().map(|(_, body)| body["text"].as_str()).collect();
+        assert_eq!(texts, [Some("plain"), Some("rings")]);
+        let plain = &all[0].1;
+        assert_eq!(
+            (&plain["status"], &plain["__history"]),
+            (&json!(150), &json!("true"))
+        );
+        assert_eq!(
+            plain["attributes"],
+            json!({"k": 1, "sendnotification": false})
+        );
+        assert_eq!(all[1].1["attributes"], json!({"forcenotification": true}));
+    }
 }
