@@ -913,7 +913,7 @@ fn what_is_answered_survives_a_kill() {
     let broker = Broker::Rabbit4;
     let _shared = broker.shared();
     let mut api = Api::new(broker, &[]);
-    let mut bob = api.scene.user("u02");
+    let (mut bob, mut carol) = (api.scene.user("u02"), api.scene.user("u03"));
     for round in 0..10 {
         let token = api.user("u01");
         let body = json!({
@@ -922,23 +922,30 @@ fn what_is_answered_survives_a_kill() {
         let text = format!("round {round}");
         let sent = api.send(&token, "POST", "messages", &posted("u02", &text));
         let made = api.send(&token, "POST", "groups", &body);
+        let path = format!("groups/group-{round}/members");
+        let added = api.send(&token, "POST", &path, &json!({"member_id": "u03"}));
         api.scene.observer.kill();
-        assert_eq!((sent.status, made.status), (200, 201));
+        assert_eq!((sent.status, made.status, added.status), (200, 201, 200));
         api.scene
             .observer
             .spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
         api.scene.observer.wait_ready();
         api.find_port();
-        let mut missing = vec![text];
-        missing.extend([
-            "Group created".to_owned(),
-            "u02 joined group on creation".to_owned(),
-        ]);
-        missing.push("u01 joined group on creation".to_owned());
-        // A copy may come twice.
-        while !missing.is_empty() {
-            let (_, payload) = bob.hears();
-            missing.retain(|text| payload["text"] != **text);
+        // To the new member as history.
+        let in_group = [
+            "Group created",
+            "u02 joined group on creation",
+            "u01 joined group on creation",
+            "u03 added to group",
+        ];
+        for (user, text) in [(&mut bob, Some(text)), (&mut carol, None)] {
+            let mut missing = in_group.map(str::to_owned).to_vec();
+            missing.extend(text);
+            // A copy may come twice.
+            while !missing.is_empty() {
+                let (_, payload) = user.hears();
+                missing.retain(|text| payload["text"] != **text);
+            }
         }
     }
 }
