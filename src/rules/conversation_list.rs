@@ -13,9 +13,12 @@ use crate::protocol::id::{AppId, UserId};
 use crate::protocol::json::{parse_object, raw};
 use crate::protocol::publish::Publish;
 use crate::protocol::topic_map::TopicMap;
-use crate::rules::fan_out::{FanOut, STEP};
+use crate::rules::fan_out::FanOut;
 use crate::rules::listing::{From, ListedConversation, Place, Slice, Window};
 use crate::rules::plan::{Plan, json};
+
+/// Rows in a step. Each page sorts the whole list, so it is larger than a step of copies.
+const PAGE: usize = 100;
 
 /// What is left to publish of a list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,7 +61,7 @@ impl ConversationList {
                 Some(position) => From::Before(Place::Position(position)),
                 None => From::Newest,
             },
-            limit: self.left.min(STEP),
+            limit: self.left.min(PAGE),
         };
         (self.archived, window)
     }

@@ -21,6 +21,7 @@ use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 const CONVERSATIONS: usize = 10_000;
 const RUNS: usize = 500;
+const PER_COMMIT: usize = 100_000;
 
 fn main() {
     if std::env::args().any(|arg| arg == "--test") {
@@ -59,6 +60,11 @@ fn fill(path: &Path, messages: usize) {
         let mut copy = connection.prepare(sql).expect("a statement");
         for n in 1..=messages {
             let (sender, recipient) = people(n);
+            if n.is_multiple_of(PER_COMMIT) {
+                connection
+                    .execute_batch("COMMIT; BEGIN")
+                    .expect("a transaction");
+            }
             let n = i64::try_from(n).expect("not so many");
             let id = format!("{n:032}");
             let body = format!(
@@ -138,7 +144,7 @@ fn measure(reader: &mut dyn Reader) {
         "messages of another conversation each time",
         &mut |reader| {
             n += 1;
-            let with = format!("user-{:05}", n * 17 % 10_000);
+            let with = format!("user-{:05}", (n * 170 + 1) % CONVERSATIONS);
             let slice = reader.messages(&timeline(&with), page(From::Newest));
             slice.expect("a page").entries.len()
         },
