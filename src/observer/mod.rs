@@ -18,7 +18,7 @@ pub(crate) mod session;
 mod setup;
 mod shutdown;
 mod start;
-mod submissions;
+pub(crate) mod submissions;
 mod webhooks;
 
 pub use self::setup::{Neighbourhood, ObserverError, Ready, Reporting, Setup, Stopped};
