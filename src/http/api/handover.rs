@@ -42,7 +42,7 @@ pub struct Outcome {
     pub group: Option<GroupOutcome>,
 }
 
-/// Why a submission is not taken. Nothing of it has happened.
+/// Why there is no outcome. Unless that is not known, nothing of the submission has happened.
 #[derive(Debug)]
 pub enum Unserved {
     /// It is refused before it is looked at.
