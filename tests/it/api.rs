@@ -12,14 +12,14 @@ use crate::protocol::{Scene, User};
 const LATE: u64 = 4_000_000_000;
 
 /// An observer that serves the API, and users of its app.
-struct Api {
-    scene: Scene,
-    port: u16,
+pub(crate) struct Api {
+    pub(crate) scene: Scene,
+    pub(crate) port: u16,
     _key: tempfile::NamedTempFile,
 }
 
 impl Api {
-    fn new(broker: Broker, more: &[&str]) -> Self {
+    pub(crate) fn new(broker: Broker, more: &[&str]) -> Self {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), var("BED_JWT_SECRET")).unwrap();
         let mut args = vec!["--api-listen", "127.0.0.1:0", "--api-jwt-key-file"];

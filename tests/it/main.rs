@@ -16,6 +16,7 @@
 
 mod api;
 mod bed;
+mod browser;
 mod cli;
 mod clock;
 mod decision;
