@@ -32,7 +32,7 @@ pub(super) enum Command {
     /// Connect, and prove that messages would pass: login, session, subscriptions, a round trip;
     /// with a probe user, that they reach no other user's messages
     Check(CheckArgs),
-    /// Count, export, prune or check what is stored; safe while the observer runs
+    /// Count, export, import, prune or check what is stored; safe while the observer runs
     #[command(subcommand)]
     Store(StoreCommand),
     /// Show and change stored groups; a running observer applies a change at once; users are not
@@ -133,6 +133,14 @@ pub(super) enum StoreCommand {
         #[command(flatten)]
         settings: SettingsArgs,
     },
+    /// Import what chat21-server has stored, from files of mongoexport; killed in between, the same
+    /// command goes on
+    Import {
+        #[command(flatten)]
+        files: ImportArgs,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
     /// Delete messages older than AGE
     Prune {
         /// an age such as 90d
@@ -143,6 +151,20 @@ pub(super) enum StoreCommand {
     },
     /// Check that the database is sound
     Check(SettingsArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct ImportArgs {
+    /// the collection messages, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(super) messages: Option<String>,
+    /// the collection conversations: without it users' lists are empty
+    #[arg(long, value_name = "FILE")]
+    pub(super) conversations: Option<String>,
+    /// the collection groups
+    #[arg(long, value_name = "FILE")]
+    pub(super) groups: Option<String>,
 }
 
 #[derive(Debug, Args)]

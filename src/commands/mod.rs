@@ -21,6 +21,7 @@ mod explain;
 mod group;
 mod guide;
 mod health;
+mod import;
 mod input;
 mod man;
 mod output;

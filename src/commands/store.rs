@@ -11,6 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context;
 
 use super::cli::{Format, StoreCommand, TimelineArgs};
+use super::import;
 use super::output::{Output, OutputError};
 use super::settings::SettingsArgs;
 use crate::config::Config;
@@ -22,13 +23,14 @@ pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCod
     match command {
         StoreCommand::Stats { format, settings } => stats(format, settings, out),
         StoreCommand::Export { timeline, settings } => export(timeline, settings, out),
+        StoreCommand::Import { files, settings } => import::run(files, settings, out),
         StoreCommand::Prune { age, settings } => prune(age, settings, out),
         StoreCommand::Check(settings) => check(settings, out),
     }
 }
 
 /// The file in which an observer with these settings stores.
-fn store_path(config: &Config) -> anyhow::Result<&Path> {
+pub(super) fn store_path(config: &Config) -> anyhow::Result<&Path> {
     match config.store.as_ref().map(|settings| &settings.location) {
         Some(StoreLocation::File(path)) => Ok(path),
         Some(StoreLocation::Memory) | None => anyhow::bail!("there is no store (--store none)"),

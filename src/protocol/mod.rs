@@ -16,6 +16,7 @@ pub mod json;
 pub mod layout;
 pub mod message;
 pub mod message_id;
+pub mod mongo_export;
 pub mod patch;
 pub mod permissions;
 mod proof;

@@ -7,6 +7,7 @@ use std::io;
 
 use serde::Serialize;
 
+use super::import::{Imported, Landing};
 use super::{ExportError, StoreError};
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::time::UnixMillis;
@@ -31,6 +32,12 @@ pub trait Administration: WebhookQueue + Debug {
         convers_with: Option<&str>,
         line: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ExportError>;
+
+    /// Stores what another server has stored, all of it or nothing. Returns what became of each.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing of it is stored then.
+    fn import(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError>;
 
     /// Deletes what was stored before a time, in small steps. Returns the number of messages
     /// deleted.

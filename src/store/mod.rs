@@ -8,6 +8,7 @@
 mod administration;
 mod delivery_log;
 mod error;
+mod import;
 mod outbox;
 pub mod reader;
 mod settings;
@@ -30,6 +31,7 @@ pub use self::delivery_log::{
     row_bytes,
 };
 pub use self::error::{Cause, ExportError, StoreError};
+pub use self::import::{Imported, Landing};
 pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
     OutboxRequest, Waiting,
@@ -66,6 +68,18 @@ pub fn administer(path: &Path) -> Result<Box<dyn Administration>, StoreError> {
     let location = StoreLocation::File(path.to_owned());
     let store = SqliteStore::open(&location, Access::Shared, OfflineDelivery::Broker)?;
     Ok(Box::new(store))
+}
+
+/// Makes a store if there is none, for a command that fills it before the observer's first start.
+///
+/// # Errors
+/// [`StoreError`], if that is not possible.
+pub fn make(path: &Path) -> Result<(), StoreError> {
+    if !path.exists() {
+        let location = StoreLocation::File(path.to_owned());
+        SqliteStore::open(&location, Access::Exclusive, OfflineDelivery::Broker)?;
+    }
+    Ok(())
 }
 
 /// Opens a connection that only reads, beside the observer that has the store. The store exists.

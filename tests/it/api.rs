@@ -43,7 +43,7 @@ impl Api {
     }
 
     /// A token of a user of the app.
-    fn user(&self, user: &str) -> String {
+    pub(crate) fn user(&self, user: &str) -> String {
         token(&json!({"sub": user, "app_id": self.scene.app, "exp": LATE}))
     }
 
@@ -58,7 +58,7 @@ impl Api {
         format!("/api/{}/{rest}", self.scene.app)
     }
 
-    fn get(&self, token: &str, rest: &str) -> Reply {
+    pub(crate) fn get(&self, token: &str, rest: &str) -> Reply {
         let headers = [format!("authorization: {token}")];
         call(self.port, "GET", &self.path(rest), &headers, "")
     }
@@ -79,7 +79,7 @@ impl Api {
     }
 
     /// The rows of a list.
-    fn list(&self, token: &str, rest: &str) -> Vec<Value> {
+    pub(crate) fn list(&self, token: &str, rest: &str) -> Vec<Value> {
         let reply = self.get(token, rest);
         assert_eq!(reply.status, 200, "{rest} {reply:?}");
         let answer = reply.json();

@@ -26,6 +26,7 @@ mod faults;
 mod guarded;
 mod hostile;
 mod http;
+mod import;
 mod layers;
 mod link;
 mod load;

@@ -5,6 +5,7 @@
 
 pub(crate) mod administration;
 pub(crate) mod delivery_log;
+pub(crate) mod import;
 pub(crate) mod messages;
 pub(crate) mod outbox;
 pub(crate) mod retention;

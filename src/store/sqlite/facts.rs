@@ -129,7 +129,7 @@ impl FactSource for SqliteStore {
         let found = self
             .connection
             .find(&BEFORE_NEWEST, params, |row| row.get(0))?;
-        Ok(found.unwrap_or(0))
+        Ok(found.unwrap_or(i64::MIN))
     }
 
     fn blocks(
@@ -258,7 +258,9 @@ impl SqliteStore {
 
     /// Found by halving the log: times never fall.
     pub(super) fn position_by(&self, time: UnixMillis) -> Result<i64, StoreError> {
-        let (mut known, mut unknown) = (0, self.newest_position()?);
+        // Imported messages have numbers below 1.
+        let before_all = self.first_seq()?.unwrap_or(1) - 1;
+        let (mut known, mut unknown) = (before_all, self.newest_position()?);
         while known < unknown {
             let middle = known + (unknown - known + 1) / 2;
             let found: Option<(i64, i64)> =

@@ -15,7 +15,8 @@ use crate::protocol::group::Group;
 use crate::protocol::json::parse_object;
 use crate::protocol::time::UnixMillis;
 use crate::store::{
-    Administration, BanChange, Blocked, ExportError, Pruned, Retention, Stats, Store, StoredGroup,
+    Administration, BanChange, Blocked, ExportError, Imported, Landing, Pruned, Retention, Stats,
+    Store, StoredGroup,
 };
 
 /// The pause between two steps of pruning: others get their turn to write.
@@ -23,14 +24,15 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 statements! {
     COUNT_ALL may scan "a command that counts every row" = "SELECT
-        (SELECT count(*) FROM message), (SELECT count(*) FROM timeline),
+        (SELECT count(*) FROM message WHERE seq <> 0), (SELECT count(*) FROM timeline),
         (SELECT count(*) FROM conversation),
         (SELECT count(*) FROM (SELECT DISTINCT app, inbox_of FROM timeline)),
         (SELECT count(*) FROM chat_group), (SELECT count(*) FROM block),
         (SELECT count(*) FROM ban), (SELECT count(*) FROM presence),
         (SELECT stored_at FROM message ORDER BY seq LIMIT 1),
         (SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1)";
-    COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message";
+    COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message
+        WHERE seq <> 0";
     EXPORT may scan "a command that exports an inbox" = "SELECT m.body, t.status
         FROM timeline t CROSS JOIN message m ON m.seq = t.seq
         WHERE t.app = ?1 AND t.inbox_of = ?2 AND (?3 IS NULL OR t.convers_with = ?3)
@@ -95,6 +97,10 @@ impl Administration for SqliteStore {
             line(&text.map_err(StoreError::from)?)?;
         }
         Ok(())
+    }
+
+    fn import(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError> {
+        self.import_batch(batch)
     }
 
     fn prune_before(&mut self, before: UnixMillis) -> Result<i64, StoreError> {

@@ -9,6 +9,7 @@ mod facts;
 mod file;
 mod group_cache;
 mod history;
+mod import;
 mod inspect;
 mod outbox;
 mod presence;

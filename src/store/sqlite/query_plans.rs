@@ -4,17 +4,19 @@ use std::collections::HashMap;
 
 use super::connection::{Connection, Statement};
 use super::{
-    SqliteStore, delivery_log, facts, history, inspect, outbox, presence, reader, retention, schema,
+    SqliteStore, delivery_log, facts, history, import, inspect, outbox, presence, reader,
+    retention, schema,
 };
 use super::{webhook_queue, write};
 use crate::store::{Access, OfflineDelivery, StoreLocation};
 
 /// The statements of every file. The compiler warns of a list that is missing here.
-const ALL: [&[Statement]; 12] = [
+const ALL: [&[Statement]; 13] = [
     super::STATEMENTS,
     delivery_log::STATEMENTS,
     facts::STATEMENTS,
     history::STATEMENTS,
+    import::STATEMENTS,
     inspect::STATEMENTS,
     outbox::STATEMENTS,
     presence::STATEMENTS,

@@ -42,8 +42,9 @@ macro_rules! listed {
 statements! {
     // An index by position would cost each message more than it saves: rows of a list are small.
     CONVERSATIONS_BEFORE may scan "one user's list" =
-        listed!("seq > 0 AND seq < ?4 ORDER BY seq DESC", "DESC");
-    CONVERSATIONS_SINCE may scan "one user's list" = listed!("seq > ?4 ORDER BY seq", "ASC");
+        listed!("seq <> 0 AND seq < ?4 ORDER BY seq DESC", "DESC");
+    CONVERSATIONS_SINCE may scan "one user's list" =
+        listed!("seq <> 0 AND seq > ?4 ORDER BY seq", "ASC");
     INSTANCES = "SELECT instance_id, body FROM instance INDEXED BY instance_by_user
         WHERE app = ? AND user = ? ORDER BY since DESC";
     MESSAGES_BEFORE = "SELECT m.body, t.status, t.seq

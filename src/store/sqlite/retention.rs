@@ -39,7 +39,7 @@ statements! {
          ORDER BY seq LIMIT ?4)";
     DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" =
         "DELETE FROM conversation
-        WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, 0)) < ?";
+        WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, seq)) < ?";
 }
 
 /// How far the sweep through the inboxes got.
@@ -122,15 +122,15 @@ impl SqliteStore {
         Ok((pages - free) * size)
     }
 
-    fn first_seq(&self) -> Result<i64, StoreError> {
-        let first: Option<i64> = self.connection.row(&FIRST_SEQ, [], |row| row.get(0))?;
-        Ok(first.unwrap_or(0))
+    /// The number of the oldest message.
+    pub(super) fn first_seq(&self) -> Result<Option<i64>, StoreError> {
+        Ok(self.connection.row(&FIRST_SEQ, [], |row| row.get(0))?)
     }
 
     /// Sweeps some inboxes, beginning where the last step stopped. Returns whether nothing refers
     /// to a deleted message any more.
     fn sweep_step(&mut self) -> Result<bool, StoreError> {
-        let first = self.first_seq()?;
+        let first = self.first_seq()?.unwrap_or(0);
         if self.sweep.at == Inbox::default() && self.sweep.clean_before == first {
             return Ok(true);
         }

@@ -60,6 +60,13 @@ contract! { Sqlite:
         the_copies_of_one_message_share_their_data
         when_an_endpoint_answers_again_only_what_failed_with_it_is_due
     }
+    import {
+        what_is_imported_stands_before_the_own_in_the_order_of_its_times
+        more_messages_of_one_millisecond_than_have_room_are_all_imported
+        what_is_imported_twice_is_stored_once_and_a_status_only_rises
+        a_conversation_is_as_in_the_source_until_something_newer_comes
+        what_is_imported_is_pruned_by_its_time
+    }
     administration {
         bans_and_blocks_say_whether_they_changed_something_and_are_listed
         groups_are_stored_listed_and_removed
