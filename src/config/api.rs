@@ -5,13 +5,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use super::http::parse_listen;
 use super::reader::Reader;
 use super::rules::RulesSection;
+use super::values::{ValueError, parse_size};
 use crate::auth::secret::Secret;
 use crate::auth::verify::{Lifetime, Verifier};
-use crate::http::api::Settings;
+use crate::http::api::{Limits, Settings};
 use crate::store::{StoreLocation, StoreSettings};
 
 const NO_STORE: &str = "the API reads from the store, and there is none (--store none)";
@@ -24,6 +26,17 @@ const ORIGIN: &str = "is no origin such as https://chat.example.com, nor *";
 const PORT: &str = "PORT";
 const BASE_URL: &str = "BASEURL";
 const JWT_KEY: &str = "JWT_KEY";
+
+/// The least that requests and answers may hold.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+enum MemoryError {
+    #[error(transparent)]
+    Size(ValueError),
+    #[error("{0:?} is less than 1MiB")]
+    TooSmall(String),
+}
 
 /// The text does not repeat the URL, which may hold a secret.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +65,7 @@ pub(super) fn read(
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
         Ok(_) | Err(_) => Err(UrlError),
     });
+    let limits = read_limits(reader);
     let listen = listen?;
     let Some(StoreLocation::File(path)) = store.map(|store| &store.location) else {
         reader.fail("api-listen", NO_STORE);
@@ -69,10 +83,29 @@ pub(super) fn read(
         verifier: verifier.ok()?,
         origins,
         max_body: rules?.max_payload_bytes(),
+        limits,
         store: path.clone(),
         layouts: rules?.router.layouts.clone(),
         contacts,
     })
+}
+
+fn read_limits(reader: &mut Reader<'_>) -> Limits {
+    let second = Duration::from_secs(1);
+    let hour = Duration::from_secs(3_600);
+    let memory = reader.parse("api-max-memory", |text| match parse_size(text) {
+        Ok(bytes) if bytes >= LEAST_MEMORY => Ok(bytes),
+        Ok(_) => Err(MemoryError::TooSmall(text.to_owned())),
+        Err(error) => Err(MemoryError::Size(error)),
+    });
+    let connections = reader.number("api-max-connections", 1..=u16::MAX);
+    Limits {
+        connections: connections.into(),
+        memory: memory.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+        head: reader.duration("api-head-timeout", second..=hour),
+        whole: reader.duration("api-request-timeout", second..=hour),
+        idle: reader.duration("api-idle-timeout", second..=hour),
+    }
 }
 
 /// Reads the key file of the API, or else the one that signs the observer's own tokens.

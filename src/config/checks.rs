@@ -26,6 +26,8 @@ pub(super) fn read_rules(reader: &mut Reader<'_>) -> Rules {
         max_values: read_limit(reader, "max-values"),
         max_recipients: read_limit(reader, "max-recipients"),
         max_inline_recipients: read_limit(reader, "max-inline-recipients"),
+        max_groups: read_limit(reader, "max-groups"),
+        max_instances: read_limit(reader, "max-instances"),
         group_senders: reader.choice(
             "groups-membership",
             &[

@@ -4,6 +4,7 @@
 //! Owns names, defaults, help texts and checks of the settings: one file and one struct a section.
 //! Leaves acting on them to `commands` and `observer`, which this folder does not know.
 
+mod aliases;
 mod api;
 mod broker;
 mod checks;

@@ -8,9 +8,10 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::aliases::ALIASES;
 use super::custom_layout::CustomLayout;
 use super::error::ConfigError;
-use super::settings::{ALIASES, SETTINGS, find, variable};
+use super::settings::{SETTINGS, find, variable};
 use super::values::{self, BOOL};
 
 /// What is given on the command line, by name of the setting.

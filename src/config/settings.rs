@@ -255,6 +255,18 @@ pub const SETTINGS: &[Setting] = &[
         "the same for members that a message names itself, unless its sender is privileged",
     ),
     value(
+        "max-groups",
+        "N",
+        "10000",
+        "groups a user may have made over the HTTP API; one more is refused as too-many-groups",
+    ),
+    value(
+        "max-instances",
+        "N",
+        "64",
+        "devices and browsers a user may have registered over the HTTP API; the oldest go first",
+    ),
+    value(
         "rate-per-minute",
         "N",
         "600",
@@ -474,6 +486,37 @@ pub const SETTINGS: &[Setting] = &[
         "origins whose pages may call the API, such as https://chat.example.com; * for all",
     ),
     value(
+        "api-max-connections",
+        "N",
+        "1024",
+        "connections to the API at a time; more wait until one ends",
+    ),
+    value(
+        "api-max-memory",
+        "SIZE",
+        "16MiB",
+        "what requests and answers of the API may hold at a time; more wait. An eighth of it for \
+         one user",
+    ),
+    value(
+        "api-head-timeout",
+        "TIME",
+        "10s",
+        "how long the head of a request to the API may take",
+    ),
+    value(
+        "api-request-timeout",
+        "TIME",
+        "30s",
+        "how long a request to the API may take in all",
+    ),
+    value(
+        "api-idle-timeout",
+        "TIME",
+        "60s",
+        "how long a connection to the API may be silent, and its client take nothing of an answer",
+    ),
+    value(
         "contacts-url",
         "URL",
         "",
@@ -511,21 +554,6 @@ pub const SETTINGS: &[Setting] = &[
     ),
 ];
 
-/// Environment variables that other programs of this family use for the same setting.
-pub(super) const ALIASES: &[(&str, &str)] = &[
-    ("app", "APP_ID"),
-    ("log-level", "LOG_LEVEL"),
-    ("contacts-url", "CONTACTS_LOOKUP_ENDPOINT"),
-    ("http-listen", "METRICS_PORT"),
-    ("presence-enabled", "PRESENCE_ENABLED"),
-    ("webhook-enabled", "WEBHOOK_ENABLED"),
-    ("webhook-endpoints", "WEBHOOK_ENDPOINTS"),
-    ("webhook-endpoints", "WEBHOOK_ENDPOINT"),
-    ("webhook-events", "WEBHOOK_EVENTS"),
-    ("rate-burst", "BUCKET_MSG_CAPACITY"),
-    ("rate-per-minute", "BUCKET_MSG_REFILL_RATE_PER_MIN"),
-];
-
 /// The settings that a policy file may hold, for all apps and for each.
 pub(super) const RULES: &[&str] = &[
     "max-payload",
@@ -533,6 +561,8 @@ pub(super) const RULES: &[&str] = &[
     "max-values",
     "max-recipients",
     "max-inline-recipients",
+    "max-groups",
+    "max-instances",
     "groups-membership",
     "privileged-senders",
     "banned",

@@ -105,6 +105,17 @@ pub trait FactSource {
         limit: usize,
     ) -> Result<usize, Self::Error>;
 
+    /// How many groups `user` owns. Counting may stop at `limit`.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn count_groups(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, Self::Error>;
+
     /// A timeline's copy of a message.
     ///
     /// # Errors
@@ -275,6 +286,10 @@ impl FactSource for NoStore {
         _: UserId<'_>,
         _: usize,
     ) -> Result<usize, Infallible> {
+        Ok(0)
+    }
+
+    fn count_groups(&mut self, _: AppId<'_>, _: UserId<'_>, _: usize) -> Result<usize, Infallible> {
         Ok(0)
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Facts {
     has_timeline: bool,
     /// The users who block the one who changes it.
     blocked_by: Vec<Box<str>>,
+    /// Whether they may make one more.
+    has_room: bool,
 }
 
 /// What became of a change.
@@ -63,11 +65,15 @@ pub enum GroupFault {
     NotAMember,
     /// The members are these already.
     SameMembers,
+    /// The user has made as many groups as one may.
+    TooMany,
 }
 
 impl Facts {
     pub(super) fn look_up<S: FactSource + ?Sized>(
         outgoing: &Outgoing<'_>,
+        change: &GroupChange,
+        most: usize,
         source: &mut S,
     ) -> Result<Self, S::Error> {
         let Outgoing {
@@ -80,6 +86,14 @@ impl Facts {
             body: source.group_object(app, recipient)?,
             has_timeline: source.has_timeline(app, recipient)?,
             blocked_by: source.blocked_by(app, sender)?,
+            has_room: match change {
+                GroupChange::Create { .. } => source.count_groups(app, sender, most)? < most,
+                GroupChange::Rename(_)
+                | GroupChange::SetAttributes(_)
+                | GroupChange::SetMembers(_)
+                | GroupChange::Add(_)
+                | GroupChange::Remove(_) => true,
+            },
         })
     }
 }
@@ -202,6 +216,9 @@ fn create(
         }
         if facts.body.is_some() || facts.has_timeline {
             return Ok(Err(GroupFault::Exists));
+        }
+        if !facts.has_room {
+            return Ok(Err(GroupFault::TooMany));
         }
     }
     UserId::parse(owner)?;

@@ -35,6 +35,10 @@ pub struct Rules {
     pub max_recipients: usize,
     /// The same for members that the message names itself.
     pub max_inline_recipients: usize,
+    /// How many groups a user may have made that are still there.
+    pub max_groups: usize,
+    /// How many devices and browsers a user may have registered. The oldest go first.
+    pub max_instances: usize,
     /// Who may write to a stored group without being a member.
     pub group_senders: GroupSenders,
     /// Users who may write to every group, without a limit of their rate, and to as many members
@@ -56,6 +60,8 @@ impl Default for Rules {
             max_values: 100_000,
             max_recipients: 10_000,
             max_inline_recipients: 500,
+            max_groups: 10_000,
+            max_instances: 64,
             group_senders: GroupSenders::Members,
             privileged_senders: BTreeSet::new(),
             banned: BTreeSet::new(),

@@ -160,7 +160,8 @@ impl Router {
             } => Ok(inject::plan(timeline, message, payload, context)),
             Request::GroupUpdate { app, update } => Ok(group_update::plan(*app, update)),
             Request::GroupChange { outgoing, change } => {
-                let facts = group_change::Facts::look_up(outgoing, source)?;
+                let most = context.rules.max_groups;
+                let facts = group_change::Facts::look_up(outgoing, change, most, source)?;
                 group_change::plan(outgoing, change, &facts, context)
             }
             Request::Register {
@@ -173,6 +174,7 @@ impl Router {
                     user: outgoing.sender,
                     instance,
                     body,
+                    keep: context.rules.max_instances,
                 }],
                 ..Plan::default()
             }),

@@ -70,6 +70,8 @@ pub enum Write<'a> {
         instance: &'a str,
         /// What it says of itself: JSON.
         body: &'a str,
+        /// How many the user keeps, the newest.
+        keep: usize,
     },
     /// What everybody has with a user or group is gone.
     Erase {

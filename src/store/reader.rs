@@ -8,6 +8,9 @@ use crate::rules::conversation_row::Row;
 use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
 use crate::store::StoreError;
 
+/// Bytes of bodies in a part of a list, unless one is larger: what a request may cost in memory.
+pub const SLICE_BYTES: usize = 256 << 10;
+
 /// One connection that reads what is committed.
 pub trait Reader: Send {
     /// A page of a user's conversations, by their last messages.

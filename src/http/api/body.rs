@@ -7,30 +7,41 @@ use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::{Json, RequestExt};
 use serde::de::DeserializeOwned;
 
+use super::Api;
+use super::caller::Caller;
 use super::failure::Failure;
+use super::room::Room;
 
-/// A JSON body. Where there is none, it is an empty object: the fields that must be there are
-/// named by whoever needs them.
-pub(super) struct Body<T>(pub(super) T);
+/// A JSON body, and the room that it takes. Where there is none, it is an empty object: the fields
+/// that must be there are named by whoever needs them.
+///
+/// A handler has it behind its [`Caller`]: nothing is read of a stranger's.
+pub(super) struct Body<T>(pub(super) T, pub(super) Option<Room>);
 
-impl<T, S> FromRequest<S> for Body<T>
+impl<T> FromRequest<Api> for Body<T>
 where
     T: DeserializeOwned + Default + 'static,
-    S: Send + Sync,
 {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
         let headers = request.headers();
         let length = headers.get(CONTENT_LENGTH);
         let is_empty =
             length.is_none_or(|length| length == "0") && !headers.contains_key(TRANSFER_ENCODING);
         // Some clients name a type all the same.
         if is_empty {
-            return Ok(Self(T::default()));
+            return Ok(Self(T::default(), None));
         }
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or(Failure::Unauthorized)?;
+        let room = api
+            .rooms
+            .take(&caller, length.unwrap_or(usize::MAX))
+            .await?;
         match request.extract::<Json<T>, _>().await {
-            Ok(Json(body)) => Ok(Self(body)),
+            Ok(Json(body)) => Ok(Self(body, Some(room))),
             Err(rejection) => Err(failure(&rejection)),
         }
     }

@@ -63,11 +63,13 @@ impl FromRequestParts<Api> for Caller {
             Failure::Unauthorized
         })?;
         let is_sound = AppId::parse(&identity.app).is_ok() && UserId::parse(&identity.user).is_ok();
-        if is_sound {
-            Ok(Self(identity))
-        } else {
-            Err(Failure::Unauthorized)
+        if !is_sound {
+            return Err(Failure::Unauthorized);
         }
+        let caller = Self(identity);
+        // For the body, which is read on the caller's account.
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }
 

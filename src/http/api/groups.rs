@@ -119,7 +119,7 @@ pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
     Path(app): Path<String>,
-    Body(new): Body<NewGroup>,
+    Body(new, _room): Body<NewGroup>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
     let name = new
@@ -178,6 +178,10 @@ pub(super) async fn create(
             let answer = json!({"success": false, "err": "exists"});
             Ok((StatusCode::CONFLICT, Json(answer)).into_response())
         }
+        Some(GroupOutcome::Unchanged(GroupFault::TooMany)) => {
+            let answer = json!({"success": false, "err": "too-many-groups"});
+            Ok((StatusCode::FORBIDDEN, Json(answer)).into_response())
+        }
         Some(GroupOutcome::Unchanged(_)) | None => Err(Failure::Unavailable),
     }
 }
@@ -202,7 +206,7 @@ pub(super) async fn rename(
     State(api): State<Api>,
     caller: Caller,
     path: GroupPath,
-    Body(change): Body<Change>,
+    Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
     let name = change
         .group_name
@@ -231,7 +235,7 @@ pub(super) async fn set_attributes(
     State(api): State<Api>,
     caller: Caller,
     path: GroupPath,
-    Body(change): Body<Change>,
+    Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
     let missing = Failure::Missing("attributes is mandatory!");
     let attributes = change.attributes.ok_or(missing)?;
@@ -259,7 +263,7 @@ pub(super) async fn add_member(
     State(api): State<Api>,
     caller: Caller,
     path: GroupPath,
-    Body(change): Body<Change>,
+    Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
     let member = change
         .member_id
@@ -287,7 +291,7 @@ pub(super) async fn set_members(
     State(api): State<Api>,
     caller: Caller,
     path: GroupPath,
-    Body(change): Body<Change>,
+    Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
     let Keys(members) = change
         .members
@@ -499,6 +503,7 @@ fn unchanged(change: &GroupChange, fault: GroupFault) -> Response {
         GroupFault::NotAMember => "Not found",
         GroupFault::SameMembers => "Same members in group, skipping setGroupMembers()",
         GroupFault::Exists => "exists",
+        GroupFault::TooMany => "too-many-groups",
     };
     let answer = match change {
         GroupChange::Add(_) => {

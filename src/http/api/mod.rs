@@ -12,6 +12,7 @@ mod groups;
 pub mod handover;
 mod pages;
 mod reads;
+mod room;
 mod routes;
 mod writes;
 
@@ -30,23 +31,17 @@ use tokio_io_timeout::TimeoutStream;
 use self::contacts::Contacts;
 use self::handover::Handover;
 use self::reads::Readers;
+use self::room::Rooms;
 use crate::auth::verify::Verifier;
 use crate::protocol::topic_map::TopicMap;
+use crate::store::reader::SLICE_BYTES;
 use crate::store::{self, StoreError};
 use crate::telemetry::Metrics;
 
-/// Connections at a time. Others wait until one ends.
-const MAX_CONNECTIONS: usize = 1_024;
-/// How long the head of a request may take.
-const HEAD: Duration = Duration::from_secs(10);
 /// The largest head of a request, and how much of a body is read at a time, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 /// How long a connection may last. It bounds how long an answer is held for a slow client.
 const LIFETIME: Duration = Duration::from_secs(120);
-/// How long a request may take in all.
-const WHOLE: Duration = Duration::from_secs(30);
-/// How long a connection may be silent, and how long its client may take no byte of an answer.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// How the API is served.
 #[derive(Clone, Debug)]
@@ -61,6 +56,8 @@ pub struct Settings {
     pub origins: Option<Vec<String>>,
     /// The largest body of a request, in bytes.
     pub max_body: usize,
+    /// What bounds connections, requests and answers.
+    pub limits: Limits,
     /// The store to read from.
     pub store: PathBuf,
     /// The topics that writes are made for.
@@ -69,12 +66,28 @@ pub struct Settings {
     pub contacts: Option<reqwest::Url>,
 }
 
+/// What bounds connections, requests and answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time. Others wait until one ends.
+    pub connections: usize,
+    /// What bodies of requests and answers may hold at a time, in bytes.
+    pub memory: usize,
+    /// How long the head of a request may take.
+    pub head: Duration,
+    /// How long a request may take in all.
+    pub whole: Duration,
+    /// How long a connection may be silent, and how long its client may take no byte of an answer.
+    pub idle: Duration,
+}
+
 /// What all requests share.
 type Api = Arc<Shared>;
 
 struct Shared {
     verifier: Verifier,
     readers: Readers,
+    rooms: Rooms,
     /// Where what is to be written goes.
     handovers: mpsc::Sender<Handover>,
     /// The topics that writes are made for.
@@ -108,14 +121,16 @@ pub fn serve(
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
         readers,
+        rooms: Rooms::new(settings.limits.memory, settings.max_body.max(SLICE_BYTES)),
         handovers,
         metrics,
         contacts: Contacts::new(settings.contacts.clone())?,
         layouts: settings.layouts.clone(),
     });
+    let limits = settings.limits;
     let service = routes::service(api, &settings);
     Ok(async move {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = Arc::new(Semaphore::new(limits.connections));
         loop {
             let Ok(permit) = connections.clone().acquire_owned().await else {
                 return;
@@ -126,14 +141,14 @@ pub fn serve(
                 continue;
             };
             let mut stream = TimeoutStream::new(stream);
-            stream.set_read_timeout(Some(IDLE));
-            stream.set_write_timeout(Some(IDLE));
+            stream.set_read_timeout(Some(limits.idle));
+            stream.set_write_timeout(Some(limits.idle));
             let service = TowerToHyperService::new(service.clone());
             tokio::spawn(async move {
                 let io = TokioIo::new(Box::pin(stream));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD)
+                    .header_read_timeout(limits.head)
                     .max_buf_size(HEAD_BYTES)
                     .serve_connection(io, service);
                 let mut connection = std::pin::pin!(connection);
@@ -141,7 +156,7 @@ pub fn serve(
                 if timeout(LIFETIME, connection.as_mut()).await.is_err() {
                     // Clients make another one.
                     connection.as_mut().graceful_shutdown();
-                    let _ = timeout(WHOLE, connection).await;
+                    let _ = timeout(limits.whole, connection).await;
                 }
                 drop(permit);
             });

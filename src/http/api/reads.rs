@@ -81,6 +81,20 @@ pub(super) async fn read<T: Send + 'static>(
     }
 }
 
+/// The same for an answer that may be large: it waits until there is room for it.
+async fn answer<T: Serialize>(
+    api: &Api,
+    caller: &Caller,
+    query: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+) -> Result<Response, Failure> {
+    let room = api.rooms.for_answer(caller).await?;
+    let json = read(api, move |reader| {
+        query(reader).map(|answer| serde_json::to_vec(&answer))
+    })
+    .await?;
+    Ok(room.answer(json.map_err(|_| Failure::Unavailable)?))
+}
+
 /// What a list answers.
 #[derive(Serialize)]
 struct List {
@@ -91,13 +105,16 @@ struct List {
 }
 
 impl List {
-    fn of(result: Vec<Members>, next: Option<i64>) -> Response {
-        let list = Self {
+    fn of(result: Vec<Members>, next: Option<i64>) -> Self {
+        Self {
             success: true,
             result,
             next: next.map(cursor),
-        };
-        Json(list).into_response()
+        }
+    }
+
+    fn empty() -> Response {
+        Json(Self::of(vec![], None)).into_response()
     }
 }
 
@@ -184,7 +201,7 @@ async fn list_conversations(
     archived: bool,
 ) -> Result<Response, Failure> {
     caller.owner(&app, &user)?;
-    read(api, move |reader| {
+    answer(api, caller, move |reader| {
         let (app, owner) = sound(&app, &user);
         let slice = reader.conversations(app, owner, archived, window)?;
         let rows = slice.entries.iter();
@@ -254,22 +271,21 @@ async fn one_conversation(
     caller.owner(&app, &user)?;
     // Nobody has a conversation with what is no identifier.
     if UserId::parse(&peer).is_err() {
-        return Ok(List::of(vec![], None));
+        return Ok(List::empty());
     }
-    let (owner, other) = (user.clone(), peer.clone());
-    let row = read(api, move |reader| {
-        reader.listed_conversation(&timeline(&app, &owner, &other))
+    answer(api, caller, move |reader| {
+        let row = reader.listed_conversation(&timeline(&app, &user, &peer))?;
+        let row = row.filter(|row| row.archived == archived);
+        let rows = row.into_iter().map(|row| {
+            let listed = ListedConversation {
+                convers_with: peer.as_str().into(),
+                row,
+            };
+            documents::conversation(&user, &listed)
+        });
+        Ok(List::of(rows.collect(), None))
     })
-    .await?;
-    let row = row.filter(|row| row.archived == archived);
-    let rows = row.into_iter().map(|row| {
-        let listed = ListedConversation {
-            convers_with: peer.as_str().into(),
-            row,
-        };
-        documents::conversation(&user, &listed)
-    });
-    Ok(List::of(rows.collect(), None))
+    .await
 }
 
 /// The messages of a conversation.
@@ -296,9 +312,9 @@ pub(super) async fn messages(
 ) -> Result<Response, Failure> {
     caller.owner(&app, &user)?;
     if UserId::parse(&peer).is_err() {
-        return Ok(List::of(vec![], None));
+        return Ok(List::empty());
     }
-    read(&api, move |reader| {
+    answer(&api, &caller, move |reader| {
         let timeline = timeline(&app, &user, &peer);
         let slice = reader.messages(&timeline, window)?;
         let messages = slice.entries.iter();
@@ -334,18 +350,19 @@ pub(super) async fn group(
     Path((app, id)): UserPath,
 ) -> Result<Response, Failure> {
     caller.app(&app)?;
+    let room = api.rooms.for_answer(&caller).await?;
     let body = group_body(&api, &app, &id).await?.ok_or(Failure::NoGroup)?;
     let members = Group::parse(&body).map(|group| group.members);
     let is_member = members.is_ok_and(|members| members.contains(caller.user().as_str()));
     if !is_member && !caller.is_admin() {
         return Err(Failure::NotInGroup);
     }
-    let body = RawValue::from_string(body).map_err(|_| Failure::NoGroup)?;
-    Ok(Json(Found {
+    let found = Found {
         success: true,
-        result: body,
-    })
-    .into_response())
+        result: RawValue::from_string(body).map_err(|_| Failure::NoGroup)?,
+    };
+    let json = serde_json::to_vec(&found).map_err(|_| Failure::Unavailable)?;
+    Ok(room.answer(json))
 }
 
 /// The devices and browsers that a user wants to be notified on.
@@ -368,17 +385,17 @@ pub(super) async fn instances(
     Path((app, user)): UserPath,
 ) -> Result<Response, Failure> {
     caller.owner(&app, &user)?;
-    let instances = read(&api, move |reader| {
+    answer(&api, &caller, move |reader| {
         let (app, user) = sound(&app, &user);
-        reader.instances(app, user)
+        let instances = reader.instances(app, user)?;
+        let rows = instances.into_iter().filter_map(|(id, body)| {
+            let mut members = parse_object(body.as_bytes()).ok()?;
+            members.insert("instance_id".to_owned(), raw(&id));
+            Some(members)
+        });
+        Ok(List::of(rows.collect(), None))
     })
-    .await?;
-    let rows = instances.into_iter().filter_map(|(id, body)| {
-        let mut members = parse_object(body.as_bytes()).ok()?;
-        members.insert("instance_id".to_owned(), raw(&id));
-        Some(members)
-    });
-    Ok(List::of(rows.collect(), None))
+    .await
 }
 
 #[derive(Serialize)]

@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::{Api, Settings, WHOLE, groups, reads, writes};
+use super::{Api, Settings, groups, reads, writes};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
 
@@ -97,7 +97,7 @@ pub(super) fn service(api: Api, settings: &Settings) -> NormalizePath<Router> {
         .layer(DefaultBodyLimit::max(settings.max_body))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
-            WHOLE,
+            settings.limits.whole,
         ))
         .layer(from_fn_with_state(api.clone(), finish))
         .layer(cors(settings.origins.as_deref()))

@@ -142,7 +142,7 @@ pub(super) async fn message(
     State(api): State<Api>,
     caller: Caller,
     Path(app): Path<String>,
-    Body(message): Body<NewMessage>,
+    Body(message, _room): Body<NewMessage>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
     let sender_fullname = message.sender_fullname.as_deref();
@@ -207,7 +207,7 @@ pub(super) async fn archive(
     State(api): State<Api>,
     caller: Caller,
     Path((app, peer)): Path<(String, String)>,
-    Body(archive): Body<Archive>,
+    Body(archive, _room): Body<Archive>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
     let user = match archive.user_id.as_deref() {
@@ -260,7 +260,7 @@ pub(super) async fn register(
     State(api): State<Api>,
     caller: Caller,
     Path((app, user, instance)): Path<(String, String, String)>,
-    Body(about): Body<Instance>,
+    Body(about, _room): Body<Instance>,
 ) -> Result<Response, Failure> {
     let (app, user) = caller.owner(&app, &user)?;
     let topic = outgoing(&api, app, user, user)?;

@@ -18,6 +18,8 @@ pub(crate) struct InMemory {
     pub(crate) blocks: Vec<(&'static str, &'static str)>,
     /// Users blocked by anybody, besides those in `blocks`.
     pub(crate) more_blocked: usize,
+    /// Groups made by anybody.
+    pub(crate) groups_made: usize,
     /// Copies, by owner, peer and message.
     pub(crate) copies: HashMap<(&'static str, &'static str, &'static str), StoredCopy>,
     /// Conversations, by owner and peer.
@@ -141,6 +143,15 @@ impl FactSource for InMemory {
     ) -> Result<usize, Infallible> {
         let listed = self.blocks.iter().filter(|(by, _)| *by == user.as_str());
         self.answer((listed.count() + self.more_blocked).min(limit))
+    }
+
+    fn count_groups(
+        &mut self,
+        _: AppId<'_>,
+        _: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, Infallible> {
+        self.answer(self.groups_made.min(limit))
     }
 
     fn copy(

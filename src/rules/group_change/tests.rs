@@ -220,6 +220,17 @@ fn a_user_makes_new_groups_and_an_administrator_any() {
         change("dave", user, &create(&[]), written_to).outcome,
         exists
     );
+    let full = || InMemory {
+        groups_made: 10_000,
+        ..InMemory::default()
+    };
+    let too_many = Ok(GroupOutcome::Unchanged(GroupFault::TooMany));
+    assert_eq!(change("dave", user, &create(&[]), full()).outcome, too_many);
+    assert!(
+        change("service", admin, &create(&[]), full())
+            .outcome
+            .is_ok()
+    );
     let replaced = change("service", admin, &create(&["bob"]), group());
     assert_eq!(replaced.stored.unwrap()["members"], json!({"bob": 1}));
     let unlike = |authority| {

@@ -1,6 +1,6 @@
 //! What an operator changes and lists.
 
-use super::{Feed, Maker, NOW};
+use super::{Feed, Maker, NOW, app, user};
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::time::UnixMillis;
 use crate::store::{BanChange, Blocked};
@@ -56,6 +56,13 @@ pub(crate) fn groups_are_stored_listed_and_removed<M: Maker>(maker: &M) {
         (1, "team", 2)
     );
     assert_eq!(store.groups(None).unwrap().len(), 2);
+    for id in ["group-1", "group-2"] {
+        store.set_group("a", id, r#"{"owner":"alice"}"#).unwrap();
+    }
+    let (alice, bob) = (user("alice"), user("bob"));
+    assert_eq!(store.count_groups(app(), alice, 9).unwrap(), 2);
+    assert_eq!(store.count_groups(app(), alice, 1).unwrap(), 1);
+    assert_eq!(store.count_groups(app(), bob, 9).unwrap(), 0);
     assert!(store.remove_group("a", "team").unwrap());
     assert!(!store.remove_group("a", "team").unwrap());
     assert_eq!(store.group_body("a", "team").unwrap(), None);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{Row as SqlRow, params};
 
-use super::connection::statements;
+use super::connection::{Statement, statements};
 use super::presence::REDELIVERED;
 use super::write::names;
 use super::{SqliteStore, StoreError, status, unix};
@@ -35,6 +35,10 @@ statements! {
     BLOCKED_BY = "SELECT inbox_of FROM block WHERE app = ? AND other = ?";
     COUNT_BLOCKED = "SELECT count(*) FROM
         (SELECT 1 FROM block WHERE app = ? AND inbox_of = ? LIMIT ?)";
+    // The condition of the index, word for word.
+    COUNT_GROUPS = "SELECT count(*) FROM (SELECT 1 FROM chat_group INDEXED BY chat_group_by_owner
+        WHERE app = ? AND CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') END = ?
+        LIMIT ?)";
     // CROSS JOIN fixes the order: SQLite would read the whole inbox instead.
     FIND_COPY = "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
         ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
@@ -158,12 +162,16 @@ impl FactSource for SqliteStore {
         user: UserId<'_>,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let params = params![app.as_str(), user.as_str(), limit];
-        let count: i64 = self
-            .connection
-            .row(&COUNT_BLOCKED, params, |row| row.get(0))?;
-        Ok(usize::try_from(count).unwrap_or(0))
+        self.count_up_to(&COUNT_BLOCKED, app, user, limit)
+    }
+
+    fn count_groups(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        self.count_up_to(&COUNT_GROUPS, app, user, limit)
     }
 
     fn copy(
@@ -251,6 +259,20 @@ impl FactSource for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Counts what a user has in an app, to a limit.
+    fn count_up_to(
+        &self,
+        statement: &Statement,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let params = params![app.as_str(), user.as_str(), limit];
+        let count: i64 = self.connection.row(statement, params, |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
     fn newest_position(&self) -> Result<i64, StoreError> {
         let last: Option<i64> = self.connection.row(&LAST_POSITION, [], |row| row.get(0))?;
         Ok(last.unwrap_or(0))

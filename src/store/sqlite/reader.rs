@@ -15,11 +15,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::Reader;
-
-/// Bytes of bodies in a part of a list, give or take one message: what a request may cost in
-/// memory.
-const SLICE_BYTES: usize = 1 << 20;
+use crate::store::reader::{Reader, SLICE_BYTES};
 
 /// The columns of a listed conversation, and the tables they stand in: `page` is a part of a list.
 /// LEFT JOIN, because a message may be pruned.
@@ -167,11 +163,11 @@ impl SqliteStore {
         };
         let (mut rows_read, mut bytes, mut last) = (0, 0, None);
         while let Some(row) = rows.next()? {
-            if rows_read == limit || bytes >= SLICE_BYTES {
+            let (position, size, entry) = read(row)?;
+            if rows_read == limit || (rows_read > 0 && bytes + size > SLICE_BYTES) {
                 slice.next = last;
                 break;
             }
-            let (position, size, entry) = read(row)?;
             slice.entries.extend(entry);
             (rows_read, bytes, last) = (rows_read + 1, bytes + size, Some(position));
         }

@@ -10,12 +10,13 @@ use super::connection::{Connection, statements};
 use crate::store::{Access, StoreError};
 
 /// The migrations, in order. The database's `user_version` is the number of those applied.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
     include_str!("4.sql"),
     include_str!("5.sql"),
+    include_str!("6.sql"),
 ];
 /// Marks a file as a store (`PRAGMA application_id`): "c21o".
 pub(super) const APPLICATION_ID: i32 = 0x6332_316f;

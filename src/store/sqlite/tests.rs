@@ -129,7 +129,7 @@ fn only_a_store_of_this_version_or_before_is_opened() {
     let error = open_file(&newer).unwrap_err().to_string();
     assert!(
         error
-            .ends_with("newer.db has schema 99, made by a later version: this one knows 5 at most"),
+            .ends_with("newer.db has schema 99, made by a later version: this one knows 6 at most"),
         "{error}"
     );
 

@@ -48,10 +48,9 @@ statements! {
     UNBLOCK = "DELETE FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
     REGISTER = "INSERT OR REPLACE INTO instance (app, instance_id, user, body, since)
         VALUES (?, ?, ?, ?, ?)";
-    // A user has at most 64.
     FORGET_OLDEST = "DELETE FROM instance WHERE app = ?1 AND instance_id IN
         (SELECT instance_id FROM instance WHERE app = ?1 AND user = ?2
-            ORDER BY since DESC LIMIT -1 OFFSET 64)";
+            ORDER BY since DESC LIMIT -1 OFFSET ?3)";
     HAVE_WITH = "SELECT inbox_of FROM conversation INDEXED BY conversation_by_peer
         WHERE app = ? AND convers_with = ?";
     // What is left of it shows in no list, and tells who may have messages.
@@ -98,11 +97,14 @@ impl SqliteStore {
                 user,
                 instance,
                 body,
+                keep,
             } => {
                 let [app, user] = [app.as_str(), user.as_str()];
                 let params = params![app, instance, user, body, millis(origin.now)];
                 self.connection.execute(&REGISTER, params)?;
-                self.connection.execute(&FORGET_OLDEST, [app, user])?;
+                let keep = i64::try_from(*keep).unwrap_or(i64::MAX);
+                self.connection
+                    .execute(&FORGET_OLDEST, params![app, user, keep])?;
             }
             Write::Erase {
                 app,
