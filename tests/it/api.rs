@@ -47,14 +47,14 @@ impl Api {
         token(&json!({"sub": user, "app_id": self.scene.app, "exp": LATE}))
     }
 
-    fn admin(&self) -> String {
+    pub(crate) fn admin(&self) -> String {
         token(&json!({
             "sub": "service", "app_id": self.scene.app, "exp": LATE, "tiledesk_api_roles": "admin",
         }))
     }
 
     /// A path of the app.
-    fn path(&self, rest: &str) -> String {
+    pub(crate) fn path(&self, rest: &str) -> String {
         format!("/api/{}/{rest}", self.scene.app)
     }
 
@@ -64,7 +64,7 @@ impl Api {
     }
 
     /// A request with a body, or an empty one without.
-    fn send(&self, token: &str, method: &str, rest: &str, body: &Value) -> Reply {
+    pub(crate) fn send(&self, token: &str, method: &str, rest: &str, body: &Value) -> Reply {
         let headers = [
             format!("authorization: {token}"),
             "content-type: application/json".to_owned(),
@@ -415,39 +415,8 @@ fn a_page_of_another_origin_may_not_call_unless_it_is_named() {
     assert!(!other.headers.contains_key("access-control-allow-origin"));
 }
 
-/// Connections that send nothing, or never end, hold up nobody, and end.
-#[test]
-fn a_slow_client_ends_by_a_limit() {
-    use std::io::{Read, Write};
-    let broker = Broker::Mosquitto;
-    let _shared = broker.shared();
-    let api = Api::new(broker, &[]);
-    let mut slow: Vec<_> = (0..1_000)
-        .map(|n| {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", api.port)).unwrap();
-            let part: &[u8] = match n % 3 {
-                0 => b"",
-                1 => b"GET /api/x HTTP/1.1\r\nhost:",
-                _ => b"\x00\xff garbage\r\n\r\n",
-            };
-            let _ = stream.write_all(part);
-            stream
-        })
-        .collect();
-    assert!(api.list(&api.user("u02"), "u02/conversations").is_empty());
-    for stream in &mut slow {
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        let read = stream.read_to_end(&mut vec![]);
-        // Closed, or reset because something was not read.
-        let kind = read.as_ref().err().map(std::io::Error::kind);
-        assert_ne!(kind, Some(std::io::ErrorKind::WouldBlock), "it stays open");
-    }
-}
-
 /// A message as tiledesk-server sends it.
-fn posted(recipient: &str, text: &str) -> Value {
+pub(crate) fn posted(recipient: &str, text: &str) -> Value {
     json!({
         "sender_fullname": "Alice", "recipient_id": recipient, "recipient_fullname": "Bob",
         "text": text, "type": "text", "channel_type": "direct", "attributes": {"k": 1},

@@ -15,6 +15,7 @@
 )]
 
 mod api;
+mod api_limits;
 mod bed;
 mod browser;
 mod cli;
