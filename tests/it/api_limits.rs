@@ -98,7 +98,7 @@ fn a_thousand_hostile_connections_disturb_nobody() {
                 2 => b"\x00\xff garbage\r\n\r\nGET / HTTP/1.1\r\n\r\n\r\n",
                 3 => huge.as_bytes(),
                 // Pages that they do not read, one behind the other.
-                4 => &page.repeat(10).into_bytes(),
+                4 => &page.repeat(60).into_bytes(),
                 // A body that does not end.
                 _ => body.as_bytes(),
             };
