@@ -20,7 +20,7 @@ use super::store::{open_store, store_path};
 use crate::protocol::mongo_export::{
     ImportedConversation, ImportedGroup, ImportedMessage, LineError,
 };
-use crate::store::{self, Administration, Imported, Landing};
+use crate::store::{self, Administration, Imported, Landing, StoreError};
 use crate::telemetry::clock::Clock;
 
 /// Documents of a transaction: many, so that the disk is waited for seldom; few, so that an
@@ -28,8 +28,11 @@ use crate::telemetry::clock::Clock;
 const BATCH: usize = 500;
 /// Bytes of their lines, give or take one.
 const BATCH_BYTES: usize = 1 << 20;
-/// Between two transactions, for an observer that runs.
+/// The least pause between two transactions. It is as long as the transaction was: an observer that
+/// runs gets half of the time.
 const PAUSE: Duration = Duration::from_millis(2);
+/// How often a store that is busy is tried again, a second apart.
+const TRIES: usize = 60;
 /// The longest line: twice MongoDB's largest document.
 const MAX_LINE: u64 = 32 << 20;
 /// Between two lines about how far it is.
@@ -44,12 +47,17 @@ const COLLECTIONS: [Parse; 3] = [
     |line| ImportedConversation::parse(line).map(Imported::Conversation),
 ];
 
+/// What the leftovers are, for the operator.
+const LEFTOVERS: &str = "A leftover is what chat21-server made of a receipt or a patch for a \
+    message that it did not know.\nNo client has ever seen one: they are left out.\n";
+
 /// What became of the lines of a file.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     lines: u64,
     new: u64,
     known: u64,
+    leftovers: u64,
     bad: u64,
 }
 
@@ -71,18 +79,22 @@ pub(super) fn run(
     store::make(path)?;
     let mut store = open_store(&config)?;
     let mut text = format!(
-        "{:<24}{:>12}{:>12}{:>12}{:>8}\n",
-        "", "lines", "new", "known", "bad"
+        "{:>10} {:>10} {:>10} {:>10} {:>6}\n",
+        "lines", "new", "known", "leftover", "bad"
     );
-    let mut bad = 0;
+    let (mut bad, mut leftovers) = (0, 0);
     for (mut source, parse) in sources {
         let count = source.import(&mut *store, parse, out)?;
         bad += count.bad;
+        leftovers += count.leftovers;
         let _ = writeln!(
             text,
-            "{:<24}{:>12}{:>12}{:>12}{:>8}",
-            source.name, count.lines, count.new, count.known, count.bad
+            "{:>10} {:>10} {:>10} {:>10} {:>6}  {}",
+            count.lines, count.new, count.known, count.leftovers, count.bad, source.name
         );
+    }
+    if leftovers > 0 {
+        text.push_str(LEFTOVERS);
     }
     if bad == 0 {
         out.text(&text)?;
@@ -94,6 +106,31 @@ pub(super) fn run(
     );
     let _ = writeln!(text, "what is imported is not imported twice.");
     Ok(out.verdict(&text, ExitCode::FAILURE)?)
+}
+
+/// One transaction. A store that another process is busy with is tried again.
+fn import_batch(
+    store: &mut dyn Administration,
+    batch: &[Imported],
+    out: Output,
+) -> Result<Vec<Landing>, StoreError> {
+    let mut tries = 0;
+    loop {
+        let now = Clock.now();
+        match store.import(batch, now.wall) {
+            Ok(landed) => {
+                let took = Clock.now().instant.duration_since(now.instant);
+                std::thread::sleep(took.max(PAUSE));
+                return Ok(landed);
+            }
+            Err(error @ StoreError::Transient(_)) if tries < TRIES => {
+                tries += 1;
+                out.message(format_args!("{error}: tried again in a second"));
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// A file that is being read.
@@ -151,7 +188,7 @@ impl<'a> Source<'a> {
             let read = read.with_context(|| format!("cannot read {}", self.name))?;
             let at_end = read == 0;
             if at_end || batch.len() == BATCH || bytes >= BATCH_BYTES {
-                for landing in store.import(&batch)? {
+                for landing in import_batch(store, &batch, out)? {
                     match landing {
                         Landing::New => self.count.new += 1,
                         Landing::Known => self.count.known += 1,
@@ -159,7 +196,6 @@ impl<'a> Source<'a> {
                 }
                 batch.clear();
                 bytes = 0;
-                std::thread::sleep(PAUSE);
                 self.report(out);
             }
             if at_end {
@@ -178,6 +214,7 @@ impl<'a> Source<'a> {
             match parse(line.trim_ascii()) {
                 Ok(document) => batch.push(document),
                 Err(_) if line.trim_ascii().is_empty() => {}
+                Err(LineError::Leftover) => self.count.leftovers += 1,
                 Err(error) => {
                     self.count.bad += 1;
                     let line = self.count.lines;
@@ -196,11 +233,16 @@ impl<'a> Source<'a> {
         }
         let lines = self.count.lines - self.lines_reported;
         let rate = u128::from(lines) * 1_000 / passed.as_millis().max(1);
-        let percent = self.read * 100 / self.bytes.max(1);
-        out.message(format_args!(
-            "{}: {} lines, {percent} %, {rate} lines/s",
-            self.name, self.count.lines
-        ));
+        let (name, lines) = (self.name, self.count.lines);
+        match (self.read * 100).checked_div(self.bytes) {
+            Some(percent) => {
+                out.message(format_args!(
+                    "{name}: {lines} lines, {percent} %, {rate} a second"
+                ));
+            }
+            // A pipe.
+            None => out.message(format_args!("{name}: {lines} lines, {rate} a second")),
+        }
         (self.reported, self.lines_reported) = (now, self.count.lines);
     }
 }

@@ -13,8 +13,8 @@ use crate::protocol::json::{Members, ObjectError, parse_object, raw};
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 
-/// The first time that is too late to be one, in milliseconds since 1970: the year 2109.
-pub const END_OF_TIME: u64 = 1 << 42;
+/// The first whole number that a double may not hold: what is below was one before it was a double.
+const UNSAFE: f64 = 9_007_199_254_740_992.0;
 
 /// Why a line cannot be imported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum LineError {
     /// A field is no identifier.
     #[error("{0} {1}")]
     Id(&'static str, IdError),
+    /// A message of no name: it could not be told from others.
+    #[error("message_id is empty")]
+    Nameless,
     /// A status that no copy of a message has.
     #[error("status {0} is none that a stored message has: 100, 150, 200, 250, 300")]
     Status(i64),
@@ -109,6 +112,9 @@ impl ImportedMessage {
             None => Status::Delivered,
         };
         let (id, time) = (text(&fields, "message_id")?, time(&fields)?);
+        if id.is_empty() {
+            return Err(LineError::Nameless);
+        }
         for internal in ["_id", "status", "timelineOf", "conversWith", "__history"] {
             fields.remove(internal);
         }
@@ -142,7 +148,7 @@ impl ImportedConversation {
         }
         let shown = fields.remove("last_message_text");
         let last = ImportedMessage::of(fields.clone())?;
-        for internal in ["_id", "status", "timelineOf", "conversWith"] {
+        for internal in ["_id", "status", "timelineOf", "conversWith", "__history"] {
             fields.remove(internal);
         }
         // Older rows have it alone.
@@ -195,7 +201,11 @@ impl ImportedGroup {
 fn document(line: &[u8]) -> Result<Members, LineError> {
     let mut fields = parse_object(line)?;
     for value in fields.values_mut() {
-        if value.get().contains("\"$") {
+        let text = value.get();
+        // Node stores milliseconds as a double, of which `mongoexport` writes 1.7E+12.
+        let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        let is_double = is_number && text.contains(['.', 'e', 'E']);
+        if is_double || text.contains("\"$") || text.contains("E+") {
             let extended = serde_json::from_str(value.get()).map_err(|_| ObjectError::NotJson)?;
             *value = raw(&plain(extended));
         }
@@ -218,8 +228,19 @@ fn plain(value: Value) -> Value {
             let members = members.into_iter();
             Value::Object(members.map(|(name, value)| (name, plain(value))).collect())
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
+        Value::Number(number) => whole(&number).map_or(Value::Number(number), Value::from),
+        Value::Null | Value::Bool(_) | Value::String(_) => value,
     }
+}
+
+/// A whole number that is held as a double.
+fn whole(number: &serde_json::Number) -> Option<i64> {
+    let double = number.as_f64().filter(|_| number.is_f64())?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it is whole, and small enough"
+    )]
+    (double.fract() == 0.0 && double.abs() < UNSAFE).then_some(double as i64)
 }
 
 /// What a value stands for that MongoDB wraps in an object with one member.
@@ -229,7 +250,10 @@ fn wrapped(name: &str, value: &Value) -> Option<Value> {
         "$oid" | "$numberDecimal" => Some(value.clone()),
         "$numberInt" | "$numberLong" => text?.parse::<i64>().ok().map(Value::from),
         // Infinity and NaN have no form in JSON.
-        "$numberDouble" => Some(text?.parse::<f64>().map_or(Value::Null, Value::from)),
+        "$numberDouble" => {
+            let double = text?.parse::<f64>().map_or(Value::Null, Value::from);
+            Some(plain(double))
+        }
         "$undefined" => Some(Value::Null),
         "$date" => match (text, plain(value.clone()).as_u64()) {
             (Some(_), _) => Some(value.clone()),
@@ -267,14 +291,9 @@ fn user(fields: &Members, name: &'static str) -> Result<String, LineError> {
     Ok(user)
 }
 
-/// A whole number, which the Node driver may have stored as a fraction: `200.0`.
-fn number(value: &RawValue) -> Option<i64> {
-    let whole = value.get().trim_end_matches('0').strip_suffix('.');
-    whole.unwrap_or(value.get()).parse().ok()
-}
-
 fn status(fields: &Members) -> Result<Status, LineError> {
-    let code = fields.get("status").and_then(|value| number(value));
+    let code = fields.get("status");
+    let code = code.and_then(|value| value.get().parse().ok());
     let code = code.ok_or(LineError::Type("status", "a number"))?;
     let status = Status::from_code(code).filter(|status| *status >= Status::Sent);
     status.ok_or(LineError::Status(code))
@@ -291,10 +310,8 @@ fn time(fields: &Members) -> Result<UnixMillis, LineError> {
             .parse()
             .ok()
     };
-    let millis = number(value).or_else(in_text);
-    let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+    let millis = value.get().parse().ok().or_else(in_text);
     millis
-        .filter(|millis| *millis < END_OF_TIME)
         .map(UnixMillis::new)
         .ok_or(LineError::Type("timestamp", "in milliseconds since 1970"))
 }
@@ -376,10 +393,28 @@ mod tests {
 
     #[test]
     fn what_a_client_or_a_driver_made_of_numbers_is_understood() {
-        for timestamp in [json!("1700000000000"), json!(1_700_000_000_000.0)] {
-            let read = parse(&with("timestamp", timestamp)).unwrap();
-            assert_eq!(read.time.as_millis(), 1_700_000_000_000);
+        for timestamp in [
+            r#""1700000000000""#,
+            "1700000000000.0",
+            "1.7E+12",
+            "1.7e12",
+            r#"{"$numberDouble":"1.7E+12"}"#,
+            r#"{"$numberDouble":"1700000000000.0"}"#,
+        ] {
+            let line = message().to_string().replace("1700000000000", timestamp);
+            let read = ImportedMessage::parse(line.as_bytes()).unwrap();
+            assert_eq!(read.time.as_millis(), 1_700_000_000_000, "{line}");
+            let plain = timestamp.starts_with('"') || read.body.contains(":1700000000000}");
+            assert!(
+                plain || read.body.contains(":1700000000000,"),
+                "{}",
+                read.body
+            );
         }
+        let nested = with("attributes", json!({"at": 0.0}));
+        let line = nested.to_string().replace("0.0", "1.700000000123E+12");
+        let body = ImportedMessage::parse(line.as_bytes()).unwrap().body;
+        assert!(body.contains(r#"{"at":1700000000123}"#), "{body}");
         let mut bare = message();
         bare.as_object_mut().unwrap().remove("status");
         assert_eq!(parse(&bare).unwrap().status, Status::Delivered);
@@ -405,7 +440,7 @@ mod tests {
             "status 7 is none that a stored message has: 100, 150, 200, 250, 300"
         );
         assert_eq!(why(with("status", json!("x"))), "status is not a number");
-        for timestamp in [json!(-1), json!("soon"), json!(null), json!(END_OF_TIME)] {
+        for timestamp in [json!(-1), json!("soon"), json!(null), json!(1.5)] {
             assert_eq!(
                 why(with("timestamp", timestamp)),
                 "timestamp is not in milliseconds since 1970"
@@ -416,6 +451,7 @@ mod tests {
         let mut nameless = message();
         nameless.as_object_mut().unwrap().remove("message_id");
         assert_eq!(why(nameless), "it has no message_id");
+        assert_eq!(why(with("message_id", json!(""))), "message_id is empty");
     }
 
     #[test]
@@ -423,7 +459,7 @@ mod tests {
         let mut row = message();
         let more = json!({
             "key": "alice", "is_new": true, "archived": false, "last_message_text": "hi",
-            "colour": "red", "status": 150,
+            "colour": "red", "status": 150, "__history": "true",
         });
         row.as_object_mut()
             .unwrap()

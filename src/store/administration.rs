@@ -33,11 +33,12 @@ pub trait Administration: WebhookQueue + Debug {
         line: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), ExportError>;
 
-    /// Stores what another server has stored, all of it or nothing. Returns what became of each.
+    /// Stores what another server has stored, all of it or nothing. What is dated behind `now`
+    /// counts as of now. Returns what became of each.
     ///
     /// # Errors
     /// [`StoreError`]; nothing of it is stored then.
-    fn import(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError>;
+    fn import(&mut self, batch: &[Imported], now: UnixMillis) -> Result<Vec<Landing>, StoreError>;
 
     /// Deletes what was stored before a time, in small steps. Returns the number of messages
     /// deleted.

@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Feed, Maker, NOW, app, user};
+use crate::protocol::address::Timeline;
 use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
 use crate::protocol::time::UnixMillis;
 use crate::rules::listing::{From, Place, Window};
-use crate::store::{Imported, Landing, Pruned, Retention, Store};
+use crate::rules::write::Write;
+use crate::store::{Imported, Landing, Pruned, Retention, Store, StoreError};
 
 /// Before the first of the observer's own messages.
 const THEN: u64 = NOW - 1_000_000_000;
@@ -31,6 +33,12 @@ fn conversation(name: &str, time: u64, more: &Value) -> Imported {
         .unwrap()
         .extend(more.as_object().unwrap().clone());
     Imported::Conversation(ImportedConversation::parse(row.to_string().as_bytes()).unwrap())
+}
+
+/// At a time behind all documents.
+fn import(feed: &mut Feed, batch: &[Imported]) -> Result<Vec<Landing>, StoreError> {
+    feed.store
+        .import(batch, UnixMillis::new(NOW + 1_000_000_000))
 }
 
 /// The texts of what `y` has, oldest first.
@@ -69,14 +77,14 @@ pub(crate) fn what_is_imported_stands_before_the_own_in_the_order_of_its_times<M
         message("first", THEN, "y", "x", 150),
         message("second", THEN, "y", "x", 150),
     ];
-    feed.store.import(&part).unwrap();
+    import(&mut feed, &part).unwrap();
     feed.message("x", "y", r#"{"text":"own"}"#);
     // What has come to the source since, while the observer has begun.
     let rest = [
         message("fifth", THEN + 9, "y", "x", 150),
         message("fourth", THEN + 7, "y", "x", 150),
     ];
-    feed.store.import(&rest).unwrap();
+    import(&mut feed, &rest).unwrap();
     feed.message("x", "y", r#"{"text":"last"}"#);
     let all = ["first", "second", "third", "fourth", "fifth", "own", "last"];
     assert_eq!(texts(&feed), all);
@@ -104,7 +112,7 @@ pub(crate) fn more_messages_of_one_millisecond_than_have_room_are_all_imported<M
     let many: Vec<_> = (0..5_000)
         .map(|n| message(&format!("{n:04}"), THEN, "y", "x", 150))
         .collect();
-    feed.store.import(&many).unwrap();
+    import(&mut feed, &many).unwrap();
     let texts = texts(&feed);
     assert_eq!(texts.len(), 5_000);
     assert!(texts.is_sorted());
@@ -122,15 +130,15 @@ pub(crate) fn what_is_imported_twice_is_stored_once_and_a_status_only_rises<M: M
         conversation("m", THEN, &json!({"is_new": true})),
         group(5),
     ];
-    assert_eq!(feed.store.import(&both).unwrap(), [Landing::New; 4]);
-    assert_eq!(feed.store.import(&both).unwrap(), [Landing::Known; 4]);
+    assert_eq!(import(&mut feed, &both).unwrap(), [Landing::New; 4]);
+    assert_eq!(import(&mut feed, &both).unwrap(), [Landing::Known; 4]);
     let later = [
         message("m", THEN, "x", "y", 250),
         message("m", THEN, "y", "x", 100),
         group(4),
         group(6),
     ];
-    let landed = feed.store.import(&later).unwrap();
+    let landed = import(&mut feed, &later).unwrap();
     let [new, known] = [Landing::New, Landing::Known];
     assert_eq!(landed, [new, known, known, new]);
     let status = |of| feed.page(of, i64::MIN, 10, None).messages[0].status.code();
@@ -142,7 +150,7 @@ pub(crate) fn a_conversation_is_as_in_the_source_until_something_newer_comes<M: 
     let mut feed = Feed::new(maker.empty());
     let row = json!({"is_new": true, "archived": true, "colour": "red"});
     // Its message is in no file: the row is all there is of it.
-    let landed = feed.store.import(&[conversation("m", THEN, &row)]).unwrap();
+    let landed = import(&mut feed, &[conversation("m", THEN, &row)]).unwrap();
     assert_eq!(landed, [Landing::New]);
     assert_eq!(list(&*feed.store, false, From::Newest), Vec::<Value>::new());
     for from in [From::Newest, From::Since(Place::Time(UnixMillis::new(0)))] {
@@ -168,7 +176,7 @@ pub(crate) fn a_conversation_is_as_in_the_source_until_something_newer_comes<M: 
             &json!({"is_new": false, "archived": false, "colour": "blue"}),
         ),
     ];
-    assert_eq!(feed.store.import(&next).unwrap(), [Landing::New; 2]);
+    assert_eq!(import(&mut feed, &next).unwrap(), [Landing::New; 2]);
     let [row] = &list(&*feed.store, false, From::Newest)[..] else {
         panic!("no row");
     };
@@ -176,10 +184,7 @@ pub(crate) fn a_conversation_is_as_in_the_source_until_something_newer_comes<M: 
         (&row["text"], &row["colour"]),
         (&json!("n"), &json!("blue"))
     );
-    let older = feed
-        .store
-        .import(&[conversation("m", THEN, &json!({}))])
-        .unwrap();
+    let older = import(&mut feed, &[conversation("m", THEN, &json!({}))]).unwrap();
     assert_eq!(older, [Landing::Known]);
     // What the observer has taken in itself is newer than anything in the source.
     feed.message("x", "y", r#"{"text":"own"}"#);
@@ -188,7 +193,7 @@ pub(crate) fn a_conversation_is_as_in_the_source_until_something_newer_comes<M: 
         conversation("o", THEN + 2, &json!({"archived": true})),
     ];
     assert_eq!(
-        feed.store.import(&late).unwrap(),
+        import(&mut feed, &late).unwrap(),
         [Landing::New, Landing::Known]
     );
     let [row] = &list(&*feed.store, false, From::Newest)[..] else {
@@ -208,7 +213,7 @@ pub(crate) fn what_is_imported_is_pruned_by_its_time<M: Maker>(maker: &M) {
         conversation("old", THEN, &json!({"conversWith": "z"})),
         conversation("young", THEN + 1_000, &json!({})),
     ];
-    feed.store.import(&documents).unwrap();
+    import(&mut feed, &documents).unwrap();
     let limits = Retention {
         age: Some(Duration::from_millis(500)),
         bytes: None,
@@ -221,4 +226,123 @@ pub(crate) fn what_is_imported_is_pruned_by_its_time<M: Maker>(maker: &M) {
         (stats.messages, stats.copies, stats.conversations),
         (1, 1, 1)
     );
+}
+
+pub(crate) fn what_was_done_here_before_the_import_stays<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let timeline = Timeline {
+        app: app(),
+        inbox_of: user("y"),
+        convers_with: user("x"),
+    };
+    let id = feed.ids.next(UnixMillis::new(NOW));
+    let origin = feed.origin(id);
+    feed.store.begin().unwrap();
+    feed.store
+        .apply(&Write::Archive(timeline), &origin)
+        .unwrap();
+    feed.store.commit().unwrap();
+    let row = conversation("m", THEN, &json!({"is_new": true, "archived": false}));
+    import(&mut feed, &[row]).unwrap();
+    assert_eq!(list(&*feed.store, true, From::Newest).len(), 1);
+    // A group that does not say when it was changed was made here.
+    let group = |updated: u64, members: &str| {
+        let line = format!(
+            r#"{{"uid":"g","appId":"a","members":{{"{members}":1}},"updatedOn":{updated}}}"#
+        );
+        Imported::Group(ImportedGroup::parse(line.as_bytes()).unwrap())
+    };
+    feed.store.set_group("a", "g", r#"{"members":{}}"#).unwrap();
+    let landed = import(&mut feed, &[group(7, "x")]).unwrap();
+    assert_eq!(landed, [Landing::Known]);
+}
+
+pub(crate) fn a_message_takes_the_place_of_what_its_row_told_of_it<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    // The row was exported after the messages, and its owner has patched it.
+    let row = conversation("m", THEN, &json!({"text": "patched", "colour": "red"}));
+    import(&mut feed, &[row]).unwrap();
+    assert_eq!(texts(&feed), ["patched"]);
+    import(&mut feed, &[message("m", THEN, "y", "x", 150)]).unwrap();
+    assert_eq!(texts(&feed), ["m"]);
+    // What another has under the same id is another message.
+    let mut other = document("m", THEN, "y", "x", 150);
+    other["sender"] = "z".into();
+    other["text"] = "another".into();
+    let other = ImportedMessage::parse(other.to_string().as_bytes()).unwrap();
+    import(&mut feed, &[Imported::Message(other)]).unwrap();
+    assert_eq!(texts(&feed), ["m", "another"]);
+}
+
+/// Both servers were in use for a time, or a client's clock was ahead.
+pub(crate) fn times_never_fall_whatever_is_imported<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    for n in 0..300 {
+        feed.now = NOW + n * 10;
+        feed.message("x", "y", &format!(r#"{{"text":"own {n}"}}"#));
+    }
+    feed.acknowledge_all();
+    let late: Vec<_> = (0..300)
+        .map(|n| message(&format!("late {n}"), NOW + n * 10 + 5, "y", "x", 150))
+        .collect();
+    let year = 365 * 24 * 3_600 * 1_000;
+    let future = message("future", NOW + 100 * year, "y", "x", 150);
+    let now = UnixMillis::new(NOW + 4_000);
+    feed.store.import(&late, now).unwrap();
+    feed.store.import(&[future], now).unwrap();
+    let texts = texts(&feed);
+    assert_eq!(
+        (texts.len(), &*texts[0], &*texts[300]),
+        (601, "late 0", "future")
+    );
+    let mut last = UnixMillis::default();
+    for stored in feed.page("y", i64::MIN, 10_000, None).messages {
+        assert!(stored.stored_at >= last, "times fall");
+        last = stored.stored_at;
+    }
+    let mut behind = |time| {
+        let position = feed.store.position_at(UnixMillis::new(time)).unwrap();
+        feed.page("y", position, 10_000, None).messages.len()
+    };
+    assert_eq!((behind(NOW + 1_500), behind(NOW + 5_000)), (150, 0));
+    // The own ones are pruned behind the imported ones.
+    let limits = Retention {
+        age: Some(Duration::from_secs(1)),
+        bytes: None,
+    };
+    let now = UnixMillis::new(NOW + 3_000);
+    while feed.store.prune_step(&limits, now).unwrap() == Pruned::More {}
+    assert_eq!(feed.store.stats().unwrap().messages, 100);
+}
+
+pub(crate) fn a_message_of_the_future_does_not_take_the_others_along<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let year = 365 * 24 * 3_600 * 1_000;
+    let future = message("future", NOW + 200 * year, "y", "x", 150);
+    let now = UnixMillis::new(NOW);
+    feed.store.import(&[future], now).unwrap();
+    feed.message("x", "y", r#"{"text":"own"}"#);
+    let page = feed.page("y", i64::MIN, 10, None);
+    let times: Vec<_> = page
+        .messages
+        .iter()
+        .map(|stored| stored.stored_at.as_millis())
+        .collect();
+    assert_eq!(times, [NOW, NOW + 1]);
+}
+
+pub(crate) fn an_import_of_groups_alone_leaves_no_mark<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let line = br#"{"uid":"g","appId":"a","members":{"x":1},"updatedOn":5}"#;
+    let group = Imported::Group(ImportedGroup::parse(line).unwrap());
+    import(&mut feed, &[group]).unwrap();
+    let stats = feed.store.stats().unwrap();
+    assert_eq!(
+        (stats.messages, stats.oldest, stats.newest),
+        (0, None, None)
+    );
+    import(&mut feed, &[message("m", THEN, "y", "x", 150)]).unwrap();
+    let stats = feed.store.stats().unwrap();
+    let then = i64::try_from(THEN).unwrap();
+    assert_eq!((stats.oldest, stats.newest), (Some(then), Some(then)));
 }

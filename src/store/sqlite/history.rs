@@ -26,7 +26,7 @@ statements! {
     BODY = "SELECT body FROM message WHERE message_id = ?";
     // INDEXED BY: few messages are not acknowledged, and only the index finds them.
     UNACKNOWLEDGED = "SELECT fingerprint, message_id FROM message INDEXED BY message_by_id
-        WHERE message_id > ? AND fingerprint IS NOT NULL ORDER BY seq";
+        WHERE message_id > ? AND seq > 0 AND fingerprint IS NOT NULL ORDER BY seq";
     // Only ids of the observer's own have a fingerprint. At QoS 0 they have none, so the last one
     // may be far back: the search ends somewhere.
     LAST_OWN_ID may scan "stops after 1000 rows" = "SELECT message_id FROM

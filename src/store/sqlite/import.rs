@@ -7,11 +7,9 @@
 use rusqlite::{Row, params};
 
 use super::connection::statements;
-use super::{SqliteStore, StoreError, millis, unix};
+use super::{SqliteStore, StoreError, millis};
 use crate::protocol::json::parse_object;
-use crate::protocol::mongo_export::{
-    END_OF_TIME, ImportedConversation, ImportedGroup, ImportedMessage,
-};
+use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
 use crate::protocol::time::UnixMillis;
 use crate::store::{Administration, Imported, Landing, Store};
 
@@ -19,25 +17,30 @@ use crate::store::{Administration, Imported, Landing, Store};
 const PER_MILLI: i64 = 1 << 11;
 /// The first number. JavaScript's numbers hold them all: clients get them as cursors.
 const FIRST: i64 = -(1 << 53);
-const _: () = assert!(
-    END_OF_TIME as i64 * PER_MILLI == -FIRST,
-    "the numbers of all times fit"
-);
+/// The last time that has a number: in the year 2109.
+const LAST_TIME: i64 = (1 << 42) - 1_000_000;
+/// Where a message came from that is only known from the row of a list: in place of a layout.
+const FROM_A_ROW: &str = "row";
 
 statements! {
     // SQLite goes on behind the greatest number. This row, which is no message, has it go on at 1.
     // Time never falls in the log, so it is as young as the youngest message that is imported.
     BEGIN_OWN_NUMBERS = "INSERT INTO message
         (seq, message_id, app, sender, recipient, layout, stored_at, body)
-        SELECT 0, '', '', '', '', '', 0, '{}'
+        SELECT 0, '', '', '', '', '', ?, '{}'
         WHERE coalesce((SELECT max(seq) FROM message), -1) < 0";
-    MOVE_OWN_NUMBERS = "UPDATE message SET stored_at = max(stored_at, ?)
-        WHERE seq = 0 AND (SELECT max(seq) FROM message) = 0";
-    FIND_IMPORTED = "SELECT seq, body FROM message WHERE message_id = ? AND app = ? AND seq < 0";
+    MOVE_OWN_NUMBERS = "UPDATE message SET stored_at = max(stored_at, min(?1, coalesce(
+        (SELECT stored_at FROM message WHERE seq > 0 ORDER BY seq LIMIT 1), ?1)))
+        WHERE seq = 0";
+    // Services may have used an id twice.
+    FIND_IMPORTED = "SELECT seq, body, layout FROM message
+        WHERE message_id = ? AND app = ? AND sender = ? AND recipient = ? AND seq < 0";
+    SET_BODY = "UPDATE message SET body = ?, layout = '' WHERE seq = ?";
+    TIME_BEHIND = "SELECT stored_at FROM message WHERE seq > ? ORDER BY seq LIMIT 1";
     LAST_BETWEEN = "SELECT max(seq) FROM message WHERE seq >= ? AND seq < ?";
     IMPORT_MESSAGE = "INSERT INTO message
         (seq, message_id, app, sender, recipient, layout, stored_at, body)
-        VALUES (?, ?, ?, ?, ?, '', ?, ?)";
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
     // A status only rises.
     IMPORT_COPY = "INSERT INTO timeline (app, inbox_of, seq, convers_with, status)
         VALUES (?, ?, ?, ?, ?)
@@ -51,10 +54,10 @@ statements! {
         (app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?4)
         ON CONFLICT DO UPDATE SET
-            is_new = CASE WHEN seq = ?4 THEN min(is_new, ?5) ELSE ?5 END,
-            archived = CASE WHEN seq = ?4 THEN max(archived, ?6) ELSE ?6 END,
-            patch = CASE WHEN patch_seq < 0 OR seq = 0 THEN ?7 ELSE patch END,
-            patch_seq = CASE WHEN patch_seq < 0 OR seq = 0 THEN ?4 ELSE patch_seq END,
+            is_new = CASE WHEN seq = ?4 OR patch_seq >= 0 THEN min(is_new, ?5) ELSE ?5 END,
+            archived = CASE WHEN seq = ?4 OR patch_seq >= 0 THEN max(archived, ?6) ELSE ?6 END,
+            patch = CASE WHEN patch_seq >= 0 THEN patch ELSE ?7 END,
+            patch_seq = CASE WHEN patch_seq >= 0 THEN patch_seq ELSE ?4 END,
             seq = ?4
         WHERE seq = 0 OR seq < ?4 OR (seq = ?4 AND (?5 < is_new OR ?6 > archived
             OR (patch_seq < 0 AND patch IS NOT ?7)))";
@@ -62,9 +65,13 @@ statements! {
 
 impl SqliteStore {
     /// One transaction.
-    pub(super) fn import_batch(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError> {
+    pub(super) fn import_batch(
+        &mut self,
+        batch: &[Imported],
+        now: UnixMillis,
+    ) -> Result<Vec<Landing>, StoreError> {
         self.begin()?;
-        let landed = self.import_all(batch).and_then(|landed| {
+        let landed = self.import_all(batch, now).and_then(|landed| {
             self.commit()?;
             Ok(landed)
         });
@@ -74,35 +81,45 @@ impl SqliteStore {
         landed
     }
 
-    fn import_all(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError> {
-        self.connection.execute(&BEGIN_OWN_NUMBERS, [])?;
-        let landed: Result<Vec<_>, _> = batch
-            .iter()
-            .map(|document| match document {
-                Imported::Message(message) => self.import_message(message),
-                Imported::Conversation(row) => self.import_conversation(row),
-                Imported::Group(group) => self.import_group(group),
-            })
-            .collect();
+    fn import_all(
+        &mut self,
+        batch: &[Imported],
+        now: UnixMillis,
+    ) -> Result<Vec<Landing>, StoreError> {
         let times = batch.iter().filter_map(|document| match document {
-            Imported::Message(message) => Some(message.time),
-            Imported::Conversation(row) => Some(row.last.time),
+            Imported::Message(message) => Some(time(message, now)),
+            Imported::Conversation(row) => Some(time(&row.last, now)),
             Imported::Group(_) => None,
         });
-        // A millisecond may lend its numbers to the one before.
         if let Some(youngest) = times.max() {
-            let youngest = UnixMillis::new(youngest.as_millis() + 1);
-            self.connection
-                .execute(&MOVE_OWN_NUMBERS, [millis(youngest)])?;
+            self.connection.execute(&BEGIN_OWN_NUMBERS, [youngest])?;
+            self.connection.execute(&MOVE_OWN_NUMBERS, [youngest])?;
         }
-        landed
+        batch
+            .iter()
+            .map(|document| match document {
+                Imported::Message(message) => self.import_message(message, now),
+                Imported::Conversation(row) => self.import_conversation(row, now),
+                Imported::Group(group) => self.import_group(group),
+            })
+            .collect()
     }
 
-    fn import_message(&self, message: &ImportedMessage) -> Result<Landing, StoreError> {
+    fn import_message(
+        &self,
+        message: &ImportedMessage,
+        now: UnixMillis,
+    ) -> Result<Landing, StoreError> {
         let [app, inbox_of, convers_with] = message.timeline.each_ref().map(String::as_str);
-        let seq = match self.find_imported(message, |row| row.get(0))? {
-            Some(seq) => seq,
-            None => self.number_message(message)?,
+        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(2)? == FROM_A_ROW));
+        let seq = match self.find_imported(message, read)? {
+            Some((seq, false)) => seq,
+            Some((seq, true)) => {
+                self.connection
+                    .execute(&SET_BODY, params![message.body, seq])?;
+                seq
+            }
+            None => self.number_message(message, "", now)?,
         };
         let params = params![app, inbox_of, seq, convers_with, message.status.code()];
         Ok(landing(self.connection.execute(&IMPORT_COPY, params)?))
@@ -114,12 +131,23 @@ impl SqliteStore {
         message: &ImportedMessage,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, StoreError> {
-        let key = [&message.id, &message.timeline[0]];
+        let key = [
+            &message.id,
+            &message.timeline[0],
+            &message.sender,
+            &message.recipient,
+        ];
         Ok(self.connection.find(&FIND_IMPORTED, key, read)?)
     }
 
-    fn number_message(&self, message: &ImportedMessage) -> Result<i64, StoreError> {
-        let mut first = FIRST + millis(message.time) * PER_MILLI;
+    fn number_message(
+        &self,
+        message: &ImportedMessage,
+        layout: &str,
+        now: UnixMillis,
+    ) -> Result<i64, StoreError> {
+        let time = time(message, now);
+        let mut first = FIRST + time * PER_MILLI;
         let seq = loop {
             let end = first + PER_MILLI;
             let last: Option<i64> = self
@@ -130,24 +158,36 @@ impl SqliteStore {
                 _ => first = end,
             }
         };
+        // Both servers may have been in use for a time.
+        let behind: Option<i64> = self
+            .connection
+            .find(&TIME_BEHIND, [seq], |row| row.get(0))?;
         let params = params![
             seq,
             message.id,
             message.timeline[0],
             message.sender,
             message.recipient,
-            millis(unix((seq - FIRST) / PER_MILLI)),
+            layout,
+            behind.map_or(time, |behind| behind.min(time)),
             message.body
         ];
         self.connection.execute(&IMPORT_MESSAGE, params)?;
         Ok(seq)
     }
 
-    fn import_conversation(&self, row: &ImportedConversation) -> Result<Landing, StoreError> {
+    fn import_conversation(
+        &self,
+        row: &ImportedConversation,
+        now: UnixMillis,
+    ) -> Result<Landing, StoreError> {
         let last = &row.last;
         let (seq, body) = match self.find_imported(last, |row| Ok((row.get(0)?, row.get(1)?)))? {
             Some(found) => found,
-            None => (self.number_message(last)?, last.body.clone()),
+            None => {
+                let seq = self.number_message(last, FROM_A_ROW, now)?;
+                (seq, last.body.clone())
+            }
         };
         let [app, inbox_of, convers_with] = last.timeline.each_ref().map(String::as_str);
         // The row is all there is of a message that the source has no copy of.
@@ -172,12 +212,21 @@ impl SqliteStore {
 
     fn import_group(&mut self, group: &ImportedGroup) -> Result<Landing, StoreError> {
         let stored = Administration::group_body(self, &group.app, &group.id)?;
-        if stored.is_some_and(|stored| updated_on(&stored) >= updated_on(&group.body)) {
-            return Ok(Landing::Known);
+        if let Some(stored) = stored {
+            // One that does not say when it was changed was made here, by a service or by hand.
+            let ours = updated_on(&stored).unwrap_or(i64::MAX);
+            if updated_on(&group.body).is_none_or(|theirs| theirs <= ours) {
+                return Ok(Landing::Known);
+            }
         }
         self.write_group(&group.app, &group.id, &group.body)?;
         Ok(Landing::New)
     }
+}
+
+/// When a message was written. Some clients' clocks are ahead: nothing is stored in the future.
+fn time(message: &ImportedMessage, now: UnixMillis) -> i64 {
+    millis(message.time.min(now)).min(LAST_TIME)
 }
 
 fn landing(changed: usize) -> Landing {
@@ -188,9 +237,8 @@ fn landing(changed: usize) -> Landing {
     }
 }
 
-/// When a group was changed last, in milliseconds since 1970; 0 if its object does not say.
-fn updated_on(body: &str) -> i64 {
-    let members = parse_object(body.as_bytes()).unwrap_or_default();
-    let time = members.get("updatedOn").map(|time| time.get().parse().ok());
-    time.flatten().unwrap_or(0)
+/// When a group was changed last, in milliseconds since 1970, if its object says so.
+fn updated_on(body: &str) -> Option<i64> {
+    let members = parse_object(body.as_bytes()).ok()?;
+    members.get("updatedOn")?.get().parse().ok()
 }

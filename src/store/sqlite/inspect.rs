@@ -29,8 +29,8 @@ statements! {
         (SELECT count(*) FROM (SELECT DISTINCT app, inbox_of FROM timeline)),
         (SELECT count(*) FROM chat_group), (SELECT count(*) FROM block),
         (SELECT count(*) FROM ban), (SELECT count(*) FROM presence),
-        (SELECT stored_at FROM message ORDER BY seq LIMIT 1),
-        (SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1)";
+        (SELECT stored_at FROM message WHERE seq <> 0 ORDER BY seq LIMIT 1),
+        (SELECT stored_at FROM message WHERE seq <> 0 ORDER BY seq DESC LIMIT 1)";
     COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message
         WHERE seq <> 0";
     EXPORT may scan "a command that exports an inbox" = "SELECT m.body, t.status
@@ -99,8 +99,8 @@ impl Administration for SqliteStore {
         Ok(())
     }
 
-    fn import(&mut self, batch: &[Imported]) -> Result<Vec<Landing>, StoreError> {
-        self.import_batch(batch)
+    fn import(&mut self, batch: &[Imported], now: UnixMillis) -> Result<Vec<Landing>, StoreError> {
+        self.import_batch(batch, now)
     }
 
     fn prune_before(&mut self, before: UnixMillis) -> Result<i64, StoreError> {

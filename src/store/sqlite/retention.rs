@@ -47,8 +47,9 @@ statements! {
 pub(super) struct Sweep {
     /// The inbox that was swept last; the default between two rounds.
     at: Inbox,
-    /// The first message there was when the last round ended: nothing refers to one before it.
-    clean_before: i64,
+    /// The first message there was when the last round of this process ended: nothing refers to one
+    /// before it.
+    clean_before: Option<i64>,
 }
 
 /// The owner of an inbox. Inboxes are swept in this order.
@@ -131,7 +132,7 @@ impl SqliteStore {
     /// to a deleted message any more.
     fn sweep_step(&mut self) -> Result<bool, StoreError> {
         let first = self.first_seq()?.unwrap_or(0);
-        if self.sweep.at == Inbox::default() && self.sweep.clean_before == first {
+        if self.sweep.at == Inbox::default() && self.sweep.clean_before == Some(first) {
             return Ok(true);
         }
         let most = usize::try_from(ROWS_PER_STEP).expect("a small number");
@@ -140,7 +141,7 @@ impl SqliteStore {
             let Some(inbox) = self.inbox_after(&self.sweep.at)? else {
                 self.sweep = Sweep {
                     at: Inbox::default(),
-                    clean_before: first,
+                    clean_before: Some(first),
                 };
                 return Ok(true);
             };

@@ -66,6 +66,11 @@ contract! { Sqlite:
         what_is_imported_twice_is_stored_once_and_a_status_only_rises
         a_conversation_is_as_in_the_source_until_something_newer_comes
         what_is_imported_is_pruned_by_its_time
+        what_was_done_here_before_the_import_stays
+        a_message_takes_the_place_of_what_its_row_told_of_it
+        times_never_fall_whatever_is_imported
+        a_message_of_the_future_does_not_take_the_others_along
+        an_import_of_groups_alone_leaves_no_mark
     }
     administration {
         bans_and_blocks_say_whether_they_changed_something_and_are_listed

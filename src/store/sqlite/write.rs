@@ -28,9 +28,10 @@ statements! {
     SET_LAST_MESSAGE = "INSERT INTO conversation
         (app, inbox_of, convers_with, seq, is_new, archived) VALUES (?, ?, ?, ?, 1, 0)
         ON CONFLICT DO UPDATE SET seq = excluded.seq, is_new = 1, archived = 0
-        WHERE excluded.seq >= seq";
+        WHERE excluded.seq >= seq OR seq = 0";
     IS_ARCHIVED = "SELECT 1 FROM conversation
-        WHERE app = ? AND inbox_of = ? AND convers_with = ? AND archived AND seq <= ?";
+        WHERE app = ? AND inbox_of = ? AND convers_with = ? AND archived
+        AND (seq <= ? OR seq = 0)";
     RAISE_STATUS = "UPDATE timeline SET status = ?5
         WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3 AND status < ?5
         AND seq IN (SELECT seq FROM message WHERE message_id = ?4 AND app = ?1)";
