@@ -213,6 +213,7 @@ impl Parts {
         let listen = |error| ObserverError::ListenApi { address, error };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
+        let listener = listener.into_std().map_err(listen)?;
         let serving = api::serve(listener, settings, handovers, self.metrics.clone())
             .map_err(ObserverError::Api)?;
         tasks.spawn(async move {

@@ -16,17 +16,20 @@ mod room;
 mod routes;
 mod writes;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+use tower_http::normalize_path::NormalizePath;
 
 use self::contacts::Contacts;
 use self::handover::Handover;
@@ -102,17 +105,22 @@ pub enum ApiError {
     /// The store cannot be read.
     #[error("cannot read the store")]
     Store(#[from] StoreError),
+    /// There is no thread for it.
+    #[error("cannot start a thread for the API")]
+    Thread(#[source] std::io::Error),
     /// The client for the directory of users cannot be set up.
     #[error("cannot ask for names (--contacts-url)")]
     Contacts(#[from] reqwest::Error),
 }
 
-/// Serves the API until it is dropped.
+/// Serves the API on a listener that does not block, until the future is dropped. It has a thread of
+/// its own: requests and answers are large beside messages, and are to cost these nothing but
+/// processor time.
 ///
 /// # Errors
 /// [`ApiError`].
 pub fn serve(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     settings: Settings,
     handovers: mpsc::Sender<Handover>,
     metrics: Metrics,
@@ -129,37 +137,69 @@ pub fn serve(
     });
     let limits = settings.limits;
     let service = routes::service(api, &settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ApiError::Thread)?;
+    // Each side knows by its end that the other is gone.
+    let (keep, dropped) = oneshot::channel::<Infallible>();
+    let (running, ended) = oneshot::channel::<Infallible>();
+    let work = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = accept(listener, service, limits) => {}
+                _ = dropped => {}
+            }
+        });
+        // What is being read would hold up the end.
+        runtime.shutdown_background();
+        drop(running);
+    };
+    let thread = std::thread::Builder::new().name("api".to_owned());
+    thread.spawn(work).map_err(ApiError::Thread)?;
     Ok(async move {
-        let connections = Arc::new(Semaphore::new(limits.connections));
-        loop {
-            let Ok(permit) = connections.clone().acquire_owned().await else {
-                return;
-            };
-            let Ok((stream, _)) = listener.accept().await else {
-                // For example out of file descriptors. That passes.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_read_timeout(Some(limits.idle));
-            stream.set_write_timeout(Some(limits.idle));
-            let service = TowerToHyperService::new(service.clone());
-            tokio::spawn(async move {
-                let io = TokioIo::new(Box::pin(stream));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(limits.head)
-                    .max_buf_size(HEAD_BYTES)
-                    .serve_connection(io, service);
-                let mut connection = std::pin::pin!(connection);
-                // A broken connection concerns only its client.
-                if timeout(LIFETIME, connection.as_mut()).await.is_err() {
-                    // Clients make another one.
-                    connection.as_mut().graceful_shutdown();
-                    let _ = timeout(limits.whole, connection).await;
-                }
-                drop(permit);
-            });
-        }
+        let _ = ended.await;
+        drop(keep);
     })
+}
+
+/// Accepts connections, and spawns a task for each.
+async fn accept(listener: std::net::TcpListener, service: NormalizePath<Router>, limits: Limits) {
+    let Ok(listener) = TcpListener::from_std(listener) else {
+        return;
+    };
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            // For example out of file descriptors. That passes.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // An answer is written in pieces: none is to wait for the client to confirm the one
+        // before.
+        let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_read_timeout(Some(limits.idle));
+        stream.set_write_timeout(Some(limits.idle));
+        let service = TowerToHyperService::new(service.clone());
+        tokio::spawn(async move {
+            let io = TokioIo::new(Box::pin(stream));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head)
+                .max_buf_size(HEAD_BYTES)
+                .serve_connection(io, service);
+            let mut connection = std::pin::pin!(connection);
+            // A broken connection concerns only its client.
+            if timeout(LIFETIME, connection.as_mut()).await.is_err() {
+                // Clients make another one.
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(limits.whole, connection).await;
+            }
+            drop(permit);
+        });
+    }
 }
