@@ -1,7 +1,9 @@
 //! Messages: written, acknowledged, read back.
 
-use super::{Feed, Maker, NOW, new_copy, new_message};
+use super::{Feed, Maker, NOW, app, new_copy, new_message, user};
+use crate::protocol::address::Timeline;
 use crate::protocol::time::UnixMillis;
+use crate::rules::listing::{From, Place, Window};
 use crate::rules::write::Write;
 use crate::store::Written;
 
@@ -157,4 +159,57 @@ pub(crate) fn a_message_says_whether_it_brings_its_conversation_back_from_the_ar
     let again = copies.each_ref().map(|copy| apply(&mut feed, copy));
     assert_eq!(again, [Written::Known; 2]);
     feed.store.commit().unwrap();
+}
+
+/// A long list is read by its newest messages while these fill a page, and row by row behind them.
+pub(crate) fn pages_of_a_long_list_neither_skip_nor_repeat<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    for n in 0..1_100 {
+        feed.message(&format!("p{n}"), "y", "{}");
+    }
+    // One who writes much, and some who write again.
+    for n in 0..1_500 {
+        let from = if n % 3 == 0 { n % 97 } else { 5 };
+        feed.message(&format!("p{from}"), "y", "{}");
+    }
+    for n in (0..1_100).step_by(7) {
+        let peer = format!("p{n}");
+        let timeline = Timeline {
+            app: app(),
+            inbox_of: user("y"),
+            convers_with: user(&peer),
+        };
+        let id = feed.ids.next(UnixMillis::new(NOW + 9_000));
+        let origin = feed.origin(id);
+        feed.store.begin().unwrap();
+        feed.store
+            .apply(&Write::Archive(timeline), &origin)
+            .unwrap();
+        feed.store.commit().unwrap();
+    }
+    for archived in [false, true] {
+        let pages = |mut from: From, on: fn(Place) -> From| {
+            let mut peers = vec![];
+            loop {
+                let window = Window { from, limit: 40 };
+                let slice = feed.store.listed(app(), user("y"), archived, window);
+                let slice = slice.unwrap();
+                let listed = slice.entries.into_iter();
+                peers.extend(listed.map(|listed| listed.convers_with));
+                match slice.next {
+                    Some(next) => from = on(Place::Position(next)),
+                    None => return peers,
+                }
+            }
+        };
+        let newest_first = pages(From::Newest, From::Before);
+        let mut oldest_first = pages(From::Since(Place::Position(0)), From::Since);
+        oldest_first.reverse();
+        let count = 1_100_usize.div_ceil(7);
+        assert_eq!(
+            newest_first.len(),
+            if archived { count } else { 1_100 - count }
+        );
+        assert_eq!(newest_first, oldest_first);
+    }
 }

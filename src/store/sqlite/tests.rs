@@ -40,6 +40,7 @@ contract! { Sqlite:
         what_a_user_missed_is_due_again_if_it_was_not_finished
     }
     messages {
+        pages_of_a_long_list_neither_skip_nor_repeat
         what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came
         an_acknowledgement_that_was_taken_back_is_written_again
         a_message_says_whether_it_brings_its_conversation_back_from_the_archive
