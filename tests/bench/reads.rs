@@ -44,7 +44,7 @@ const READS: u32 = 200;
 /// Connections that share them.
 const CLIENTS: usize = 8;
 const TURN: Duration = Duration::from_secs(10);
-const TURNS: usize = 6;
+const TURNS: usize = 9;
 const KEY: &str = "a key of this measurement";
 
 fn main() {
@@ -93,39 +93,88 @@ fn over_http(port: u16, state: &Path) {
         mebibytes(pid, "VmRSS")
     );
     ordinary(port, RATE, Duration::from_secs(3));
-    let mut messages = [vec![], vec![]];
-    let reads = PATHS.map(|_| Mutex::new(vec![]));
+    let canned = canned(api);
+    let [real, floor] = [(); 2].map(|()| PATHS.map(|_| Mutex::new(vec![])));
+    let mut messages = [vec![], vec![], vec![]];
     for turn in 0..TURNS {
         let (over, next) = (&AtomicBool::new(false), &AtomicUsize::new(0));
-        let (reads, began) = (&reads, Instant::now());
+        let began = Instant::now();
         std::thread::scope(|scope| {
-            if turn % 2 == 1 {
+            let read = match turn % 3 {
+                0 => None,
+                1 => Some((api, &real)),
+                _ => Some((canned, &floor)),
+            };
+            if let Some((server, reads)) = read {
                 for _ in 0..CLIENTS {
-                    scope.spawn(move || read_on(api, began, next, over, reads));
+                    scope.spawn(move || read_on(server, began, next, over, reads));
                 }
             }
-            messages[turn % 2].extend(ordinary(port, RATE, TURN));
+            messages[turn % 3].extend(ordinary(port, RATE, TURN));
             over.store(true, Ordering::Relaxed);
         });
     }
-    let [mut alone, mut beside] = messages;
-    for (reads, (what, _)) in reads.iter().zip(PATHS) {
+    let [mut alone, mut beside, mut beside_canned] = messages;
+    for (reads, (what, _)) in real.iter().zip(PATHS) {
         let mut took = reads.lock().unwrap();
         let count = took.len();
         println!("  {what:<44} {} ({count} reads)", summary(&mut took));
     }
-    println!("  {:<44} {}", "messages alone", summary(&mut alone));
-    println!("  {:<44} {}", "messages beside reads", summary(&mut beside));
-    let ratio = |percent| {
-        percentile(&mut beside.clone(), percent) / percentile(&mut alone.clone(), percent)
-    };
-    println!(
-        "  {:<44} p50 {:.2}x, p99 {:.2}x",
-        "ratio",
-        ratio(50),
-        ratio(99)
-    );
+    for (what, times) in [
+        ("messages alone", &mut alone),
+        ("messages beside reads", &mut beside),
+        ("messages beside canned answers", &mut beside_canned),
+    ] {
+        println!("  {what:<44} {}", summary(times));
+    }
+    for (what, base) in [("alone", &mut alone), ("canned", &mut beside_canned)] {
+        let [p50, p99] = [50, 99].map(|at| percentile(&mut beside, at) / percentile(base, at));
+        let what = format!("beside reads to {what}");
+        println!("  {what:<44} p50 {p50:.2}x, p99 {p99:.2}x");
+    }
     println!("  {:<44} {} MiB", "memory at most", mebibytes(pid, "VmHWM"));
+}
+
+/// A server that only sends what the API has answered: what the clients of this measurement cost on
+/// the same processor, and the copying of so many bytes.
+fn canned(api: u16) -> u16 {
+    let answers: Vec<_> = PATHS
+        .map(|(_, path)| {
+            let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", api)).unwrap());
+            ask(&mut stream, path, &token())
+        })
+        .into();
+    let answers = std::sync::Arc::new(answers);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let answers = answers.clone();
+            std::thread::spawn(move || {
+                stream.set_nodelay(true).unwrap();
+                let mut lines = BufReader::new(stream);
+                let mut line = String::new();
+                let mut wanted = 0;
+                while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    let asked = PATHS
+                        .iter()
+                        .position(|(_, path)| line.contains(&format!("/{path} ")));
+                    wanted = asked.unwrap_or(wanted);
+                    if line == "\r\n" {
+                        let body: &Vec<u8> = &answers[wanted];
+                        let head =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                        let answer = [head.as_bytes(), body].concat();
+                        if lines.get_mut().write_all(&answer).is_err() {
+                            return;
+                        }
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    port
 }
 
 /// What is read, and where under the app.
@@ -162,20 +211,7 @@ fn read_on(
         let due = began + Duration::from_secs(1) / READS * u32::try_from(n).unwrap();
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let (_, path) = PATHS[n % PATHS.len()];
-        let request =
-            format!("GET /api/bench/{path} HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\n\r\n");
-        stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let mut length = 0;
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            stream.read_line(&mut line).unwrap();
-            if let Some(bytes) = line.strip_prefix("content-length: ") {
-                length = bytes.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).unwrap();
+        let body = ask(&mut stream, path, &token);
         assert!(
             body.starts_with(br#"{"success":true,"result":[{"#),
             "{path}"
@@ -183,6 +219,25 @@ fn read_on(
         let took = due.elapsed().as_secs_f64() * 1e3;
         reads[n % PATHS.len()].lock().unwrap().push(took);
     }
+}
+
+/// The body of an answer.
+fn ask(stream: &mut BufReader<TcpStream>, path: &str, token: &str) -> Vec<u8> {
+    let request =
+        format!("GET /api/bench/{path} HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\n\r\n");
+    stream.get_mut().write_all(request.as_bytes()).unwrap();
+    let mut length = 0;
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+        if let Some(bytes) = line.strip_prefix("content-length: ") {
+            length = bytes.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    body
 }
 
 fn token() -> String {
