@@ -86,6 +86,14 @@ impl Row {
 
     /// The row as deployed clients expect it.
     pub fn to_json(&self, inbox_of: &str, convers_with: &str) -> Bytes {
+        let fields = self.fields(inbox_of, convers_with);
+        serde_json::to_vec(&fields)
+            .expect("raw members serialise")
+            .into()
+    }
+
+    /// The same, member by member.
+    pub(crate) fn fields(&self, inbox_of: &str, convers_with: &str) -> Members {
         let mut fields = Members::new();
         if let Some((body, status)) = &self.last {
             fields = object(body);
@@ -101,9 +109,7 @@ impl Row {
         fields.insert("conversWith".to_owned(), raw(convers_with));
         fields.insert("key".to_owned(), raw(convers_with));
         fields.insert("timelineOf".to_owned(), raw(inbox_of));
-        serde_json::to_vec(&fields)
-            .expect("raw members serialise")
-            .into()
+        fields
     }
 }
 

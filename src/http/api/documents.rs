@@ -1,32 +1,89 @@
 //! Messages and conversations as clients of the API get them (chapter *http-api*).
+//!
+//! Owns their form, and the order within a page. A page has some hundred of them: what is stored is
+//! copied as it is where it can be, and not taken apart.
 
+use std::cmp::Ordering;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::protocol::address::Timeline;
 use crate::protocol::json::{Members, parse_object, raw};
 use crate::rules::listing::{ListedConversation, ListedMessage};
 
+/// An object in JSON, and the time that it bears.
+pub(super) struct Document {
+    pub(super) json: String,
+    time: Option<f64>,
+}
+
+impl From<Members> for Document {
+    fn from(members: Members) -> Self {
+        let time = members.get("timestamp");
+        Self {
+            time: time.and_then(|time| time.get().parse().ok()),
+            json: serde_json::to_string(&members).expect("raw members serialise"),
+        }
+    }
+}
+
+/// What is looked for in a stored message.
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    attributes: Option<&'a RawValue>,
+    // What each copy has for itself; a service may have written it into the message.
+    status: Option<IgnoredAny>,
+    #[serde(rename = "timelineOf")]
+    timeline_of: Option<IgnoredAny>,
+    #[serde(rename = "conversWith")]
+    convers_with: Option<IgnoredAny>,
+}
+
 /// A message in one timeline.
-pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Members {
+pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Document {
+    let (of, with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
+    let status = message.status.code();
+    if let Some((head, time)) = without_end(&message.body) {
+        let [of, with] = [of, with].map(raw);
+        let json = format!(
+            r#"{head},"status":{status},"timelineOf":{},"conversWith":{}}}"#,
+            of.get(),
+            with.get()
+        );
+        return Document { json, time };
+    }
     let mut members = parse_object(message.body.as_bytes()).unwrap_or_default();
-    members.insert("status".to_owned(), raw(&message.status.code()));
-    members.insert("timelineOf".to_owned(), raw(timeline.inbox_of.as_str()));
-    members.insert(
-        "conversWith".to_owned(),
-        raw(timeline.convers_with.as_str()),
-    );
-    with_attributes(members)
+    members.insert("status".to_owned(), raw(&status));
+    members.insert("timelineOf".to_owned(), raw(of));
+    members.insert("conversWith".to_owned(), raw(with));
+    with_attributes(members).into()
+}
+
+/// A stored message up to its closing brace, and its time, if all that it lacks can be written
+/// behind it.
+fn without_end(body: &str) -> Option<(&str, Option<f64>)> {
+    let seen: Seen<'_> = serde_json::from_str(body).ok()?;
+    let is_plain = seen.attributes.is_some_and(is_object)
+        && seen.status.is_none()
+        && seen.timeline_of.is_none()
+        && seen.convers_with.is_none();
+    let head = body.trim_end().strip_suffix('}').filter(|_| is_plain)?;
+    let time = seen.timestamp.and_then(|time| time.get().parse().ok());
+    Some((head, time))
 }
 
 /// A conversation in a user's list.
-pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Members {
-    let row = listed.row.to_json(user, &listed.convers_with);
-    with_attributes(parse_object(&row).unwrap_or_default())
+pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Document {
+    with_attributes(listed.row.fields(user, &listed.convers_with)).into()
 }
 
 /// The same with an object in `attributes`: the stock widget looks into it without asking.
 fn with_attributes(mut members: Members) -> Members {
-    let is_object = |value: &RawValue| value.get().starts_with('{');
     let attributes = members.get("attributes");
     if !attributes.is_some_and(|value| is_object(value)) {
         members.insert("attributes".to_owned(), raw(&Empty {}));
@@ -34,17 +91,107 @@ fn with_attributes(mut members: Members) -> Members {
     members
 }
 
+fn is_object(value: &RawValue) -> bool {
+    value.get().starts_with('{')
+}
+
 #[derive(serde::Serialize)]
 struct Empty {}
 
 /// Newest first, by the time that the messages bear; those of one time as they were stored.
-pub(super) fn sort_newest_first(documents: &mut [Members]) {
-    let time = |members: &Members| {
-        let time = members.get("timestamp")?;
-        time.get().parse::<f64>().ok()
-    };
+pub(super) fn sort_newest_first(documents: &mut [Document]) {
     documents.sort_by(|one, other| {
-        let (one, other) = (time(one), time(other));
-        other.partial_cmp(&one).unwrap_or(std::cmp::Ordering::Equal)
+        let order = other.time.partial_cmp(&one.time);
+        order.unwrap_or(Ordering::Equal)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::id::{AppId, UserId};
+    use crate::protocol::status::Status;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn told(body: &str) -> Value {
+        let user = |id| UserId::parse(id).unwrap();
+        let timeline = Timeline {
+            app: AppId::parse("a").unwrap(),
+            inbox_of: user("bo\"b"),
+            convers_with: user("alice"),
+        };
+        let listed = ListedMessage {
+            body: body.into(),
+            status: Status::Delivered,
+        };
+        serde_json::from_str(&message(&timeline, &listed).json).unwrap()
+    }
+
+    #[test]
+    fn a_message_has_what_belongs_to_its_copy_once() {
+        let own = json!({"status": 150, "timelineOf": "bo\"b", "conversWith": "alice"});
+        for (body, attributes) in [
+            (r#"{"text":"x","attributes":{"k":1}}"#, json!({"k": 1})),
+            (r#"{"text":"x","attributes":{"k":1}} "#, json!({"k": 1})),
+            (r#"{"text":"x"}"#, json!({})),
+            (r#"{"text":"x","attributes":null}"#, json!({})),
+            (r#"{"text":"x","attributes":"odd"}"#, json!({})),
+            (r#"{"text":"x","attributes":{},"status":7}"#, json!({})),
+            (
+                r#"{"text":"x","attributes":{},"timelineOf":null}"#,
+                json!({}),
+            ),
+            (
+                r#"{"text":"x","attributes":{},"conversWith":"eve"}"#,
+                json!({}),
+            ),
+            (r#"{"text":"x","text":"x","attributes":{}}"#, json!({})),
+            (
+                r#"{"text":"x","attributes":{"k":1},"attributes":{}}"#,
+                json!({}),
+            ),
+        ] {
+            let mut wanted = own.clone();
+            wanted["text"] = "x".into();
+            wanted["attributes"] = attributes;
+            assert_eq!(told(body), wanted, "{body}");
+        }
+        // Somebody may have edited it by hand.
+        assert_eq!(told("no json")["status"], 150);
+        assert_eq!(told("{}")["attributes"], json!({}));
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_come_to_the_same(
+            members in proptest::collection::btree_map("[a-z]{1,6}|attributes|timestamp", ".{0,5}", 0..6),
+            object in any::<bool>(),
+        ) {
+            let mut body = json!(members);
+            if object {
+                body["attributes"] = json!({"k": [1, {"}": "\u{7d}"}]});
+            }
+            let mut wanted = body.clone();
+            wanted["status"] = 150.into();
+            wanted["timelineOf"] = "bo\"b".into();
+            wanted["conversWith"] = "alice".into();
+            if !wanted["attributes"].is_object() {
+                wanted["attributes"] = json!({});
+            }
+            prop_assert_eq!(told(&body.to_string()), wanted);
+        }
+    }
+
+    #[test]
+    fn a_page_is_sorted_by_the_times_of_its_messages() {
+        let document = |time: &str| Document {
+            json: time.to_owned(),
+            time: time.parse().ok(),
+        };
+        let mut page = ["5", "none", "7", "1"].map(document);
+        sort_newest_first(&mut page);
+        let order: Vec<_> = page.iter().map(|document| &*document.json).collect();
+        assert_eq!(order, ["7", "5", "1", "none"]);
+    }
 }

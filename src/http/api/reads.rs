@@ -15,13 +15,13 @@ use tokio::sync::Semaphore;
 
 use super::Api;
 use super::caller::Caller;
-use super::documents;
+use super::documents::{self, Document};
 use super::failure::Failure;
 use super::pages::{Page, PageQuery, cursor};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::json::{parse_object, raw};
 use crate::rules::listing::{From, ListedConversation, Window};
 use crate::store::StoreError;
 use crate::store::reader::Reader;
@@ -82,39 +82,42 @@ pub(super) async fn read<T: Send + 'static>(
 }
 
 /// The same for an answer that may be large: it waits until there is room for it.
-async fn answer<T: Serialize>(
+async fn answer(
     api: &Api,
     caller: &Caller,
-    query: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    query: impl FnOnce(&mut dyn Reader) -> Result<List, StoreError> + Send + 'static,
 ) -> Result<Response, Failure> {
     let room = api.rooms.for_answer(caller).await?;
-    let json = read(api, move |reader| {
-        query(reader).map(|answer| serde_json::to_vec(&answer))
-    })
-    .await?;
-    Ok(room.answer(json.map_err(|_| Failure::Unavailable)?))
+    let json = read(api, move |reader| query(reader).map(|list| list.to_json())).await?;
+    Ok(room.answer(json))
 }
 
 /// What a list answers.
-#[derive(Serialize)]
 struct List {
-    success: bool,
-    result: Vec<Members>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Vec<Document>,
     next: Option<String>,
 }
 
 impl List {
-    fn of(result: Vec<Members>, next: Option<i64>) -> Self {
+    fn of(result: Vec<Document>, next: Option<i64>) -> Self {
         Self {
-            success: true,
             result,
             next: next.map(cursor),
         }
     }
 
+    fn to_json(&self) -> Vec<u8> {
+        let result: Vec<&str> = self.result.iter().map(|one| one.json.as_str()).collect();
+        let mut json = format!(r#"{{"success":true,"result":[{}]"#, result.join(","));
+        if let Some(next) = &self.next {
+            json.push_str(&format!(r#","next":"{next}""#));
+        }
+        json.push('}');
+        json.into_bytes()
+    }
+
     fn empty() -> Response {
-        Json(Self::of(vec![], None)).into_response()
+        Json(json!({"success": true, "result": []})).into_response()
     }
 }
 
@@ -391,7 +394,7 @@ pub(super) async fn instances(
         let rows = instances.into_iter().filter_map(|(id, body)| {
             let mut members = parse_object(body.as_bytes()).ok()?;
             members.insert("instance_id".to_owned(), raw(&id));
-            Some(members)
+            Some(Document::from(members))
         });
         Ok(List::of(rows.collect(), None))
     })
