@@ -114,6 +114,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    const NAMES: &str = "[a-z]{1,6}|attributes|timestamp";
+
     fn told(body: &str) -> Value {
         let user = |id| UserId::parse(id).unwrap();
         let timeline = Timeline {
@@ -165,7 +167,7 @@ mod tests {
     proptest! {
         #[test]
         fn both_ways_come_to_the_same(
-            members in proptest::collection::btree_map("[a-z]{1,6}|attributes|timestamp", ".{0,5}", 0..6),
+            members in proptest::collection::btree_map(NAMES, ".{0,5}", 0..6),
             object in any::<bool>(),
         ) {
             let mut body = json!(members);

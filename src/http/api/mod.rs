@@ -113,8 +113,8 @@ pub enum ApiError {
     Contacts(#[from] reqwest::Error),
 }
 
-/// Serves the API on a listener that does not block, until the future is dropped. It has a thread of
-/// its own: requests and answers are large beside messages, and are to cost these nothing but
+/// Serves the API on a listener that does not block, until the future is dropped. It has a thread
+/// of its own: requests and answers are large beside messages, and are to cost these nothing but
 /// processor time.
 ///
 /// # Errors

@@ -41,18 +41,19 @@ statements! {
         listed!("seq <> 0 AND seq < ?4 ORDER BY seq DESC", "DESC");
     CONVERSATIONS_SINCE may scan "one user's list" =
         listed!("seq <> 0 AND seq > ?4 ORDER BY seq", "ASC");
-    // A long list begins with the conversations of the newest messages: few are read until a page is
-    // full, where people write to many. CROSS JOIN fixes the order.
-    CONVERSATIONS_OF_NEWEST may scan "stops after 1000 rows" = "SELECT m.body, n.status, c.is_new, c.archived, c.patch,
-            c.patch_seq < c.seq, c.convers_with, c.seq
+    // A long list begins with the conversations of the newest messages: few are read until a page
+    // is full, where people write to many. CROSS JOIN fixes the order.
+    CONVERSATIONS_OF_NEWEST may scan "stops after 1000 rows" = "SELECT
+            m.body, n.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq,
+            c.convers_with, c.seq
         FROM (SELECT seq, convers_with, status FROM timeline
             WHERE app = ?1 AND inbox_of = ?2 AND seq < ?4 ORDER BY seq DESC LIMIT 1000) n
         CROSS JOIN conversation c ON c.app = ?1 AND c.inbox_of = ?2
             AND c.convers_with = n.convers_with AND c.seq = n.seq AND c.archived = ?3
         LEFT JOIN message m ON m.seq = c.seq
         ORDER BY n.seq DESC LIMIT ?5";
-    HAS_LONG_LIST may scan "stops after 1000 rows" = "SELECT 1 FROM conversation WHERE app = ? AND inbox_of = ?
-        LIMIT 1 OFFSET 1000";
+    HAS_LONG_LIST may scan "stops after 1000 rows" = "SELECT 1 FROM conversation
+        WHERE app = ? AND inbox_of = ? LIMIT 1 OFFSET 1000";
     INSTANCES = "SELECT instance_id, body FROM instance INDEXED BY instance_by_user
         WHERE app = ? AND user = ? ORDER BY since DESC";
     MESSAGES_BEFORE = "SELECT m.body, t.status, t.seq
