@@ -35,8 +35,8 @@ pub(super) enum Command {
     /// Count, export, import, prune or check what is stored; safe while the observer runs
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Show and change stored groups; a running observer applies a change at once; users are not
-    /// notified
+    /// Show and change stored groups; a running observer applies a change at once; users are told
+    /// with --tell
     #[command(subcommand)]
     Group(GroupCommand),
     /// Show and change blocks and bans; a running observer applies a change at once; users are not
@@ -207,6 +207,10 @@ pub(super) enum GroupCommand {
         /// the group object in JSON; - for standard input
         #[arg(id = "FILE")]
         file: String,
+        /// hand it to the observer over MQTT, which stores it and tells its members, those it had
+        /// before among them
+        #[arg(long)]
+        tell: bool,
         #[command(flatten)]
         settings: SettingsArgs,
     },

@@ -670,3 +670,49 @@ fn without_a_store_messages_pass_and_the_rest_is_said_to_be_off() {
     bob.hears_nothing();
     assert!(!std::path::Path::new(&(scene.observer.state_dir() + "/observer.db")).exists());
 }
+
+/// An operator changes a group: those who are in it, and those who were, are told once.
+#[test]
+fn a_group_that_an_operator_sets_is_told_to_its_members() {
+    for broker in [Broker::Rabbit4, Broker::Mosquitto] {
+        let _shared = broker.shared();
+        let scene = Scene::new(broker, &[]);
+        scene.store_group("group-told", &["u01", "u02"]);
+        let [mut alice, mut bob, mut carol] =
+            ["u01", "u02", "u03"].map(|name| scene.inbox_of(name));
+        let file = scene.observer.state.path().join("group.json");
+        std::fs::write(&file, r#"{"name":"new","members":{"u01":1,"u03":1}}"#).unwrap();
+        let output = crate::bed::binary()
+            .args([
+                "group",
+                "set",
+                &scene.app,
+                "group-told",
+                file.to_str().unwrap(),
+            ])
+            .args(["--tell", "--state-dir", &scene.observer.state_dir()])
+            .args(["--broker", &broker.url(false), "--username", "observer"])
+            .env("OBSERVER_PASSWORD", "observerpw")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            said.contains("2 members: handed to the observer, which tells 3 users"),
+            "{said}"
+        );
+        for user in [&mut alice, &mut bob, &mut carol] {
+            let told = user.hears_on("groups/group-told/clientupdated");
+            assert_eq!(
+                (&told["name"], &told["uid"]),
+                (&json!("new"), &json!("group-told"))
+            );
+            user.hears_nothing();
+        }
+        let stored = scene.command(&["group", "show", &scene.app, "group-told"]);
+        assert!(
+            stored.contains(r#""u03":1"#) && !stored.contains("u02"),
+            "{stored}"
+        );
+    }
+}
