@@ -5,11 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Feed, Maker, NOW, app, user};
-use crate::protocol::address::Timeline;
 use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
 use crate::protocol::time::UnixMillis;
 use crate::rules::listing::{From, Place, Window};
-use crate::rules::write::Write;
 use crate::store::{Imported, Landing, Pruned, Retention, Store, StoreError};
 
 /// Before the first of the observer's own messages.
@@ -230,18 +228,7 @@ pub(crate) fn what_is_imported_is_pruned_by_its_time<M: Maker>(maker: &M) {
 
 pub(crate) fn what_was_done_here_before_the_import_stays<M: Maker>(maker: &M) {
     let mut feed = Feed::new(maker.empty());
-    let timeline = Timeline {
-        app: app(),
-        inbox_of: user("y"),
-        convers_with: user("x"),
-    };
-    let id = feed.ids.next(UnixMillis::new(NOW));
-    let origin = feed.origin(id);
-    feed.store.begin().unwrap();
-    feed.store
-        .apply(&Write::Archive(timeline), &origin)
-        .unwrap();
-    feed.store.commit().unwrap();
+    feed.archive("y", "x");
     let row = conversation("m", THEN, &json!({"is_new": true, "archived": false}));
     import(&mut feed, &[row]).unwrap();
     assert_eq!(list(&*feed.store, true, From::Newest).len(), 1);

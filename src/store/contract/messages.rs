@@ -1,7 +1,6 @@
 //! Messages: written, acknowledged, read back.
 
 use super::{Feed, Maker, NOW, app, new_copy, new_message, user};
-use crate::protocol::address::Timeline;
 use crate::protocol::time::UnixMillis;
 use crate::rules::listing::{From, Place, Window};
 use crate::rules::write::Write;
@@ -173,19 +172,7 @@ pub(crate) fn pages_of_a_long_list_neither_skip_nor_repeat<M: Maker>(maker: &M) 
         feed.message(&format!("p{from}"), "y", "{}");
     }
     for n in (0..1_100).step_by(7) {
-        let peer = format!("p{n}");
-        let timeline = Timeline {
-            app: app(),
-            inbox_of: user("y"),
-            convers_with: user(&peer),
-        };
-        let id = feed.ids.next(UnixMillis::new(NOW + 9_000));
-        let origin = feed.origin(id);
-        feed.store.begin().unwrap();
-        feed.store
-            .apply(&Write::Archive(timeline), &origin)
-            .unwrap();
-        feed.store.commit().unwrap();
+        feed.archive("y", &format!("p{n}"));
     }
     for archived in [false, true] {
         let pages = |mut from: From, on: fn(Place) -> From| {

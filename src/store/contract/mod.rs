@@ -120,6 +120,23 @@ impl Feed {
         }
     }
 
+    /// A user archives a conversation.
+    pub(crate) fn archive(&mut self, inbox_of: &str, convers_with: &str) {
+        self.now += 1;
+        let id = self.ids.next(UnixMillis::new(self.now));
+        let origin = self.origin(id);
+        let timeline = Timeline {
+            app: app(),
+            inbox_of: user(inbox_of),
+            convers_with: user(convers_with),
+        };
+        self.store.begin().unwrap();
+        self.store
+            .apply(&Write::Archive(timeline), &origin)
+            .unwrap();
+        self.store.commit().unwrap();
+    }
+
     /// Acknowledges a message, in a transaction of its own.
     pub(crate) fn acknowledge(&mut self, id: MessageId) {
         self.store.begin().unwrap();
