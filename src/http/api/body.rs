@@ -36,10 +36,7 @@ where
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or(Failure::Unauthorized)?;
-        let room = api
-            .rooms
-            .take(&caller, length.unwrap_or(usize::MAX))
-            .await?;
+        let room = api.rooms.for_body(&caller, length).await?;
         match request.extract::<Json<T>, _>().await {
             Ok(Json(body)) => Ok(Self(body, Some(room))),
             Err(rejection) => Err(failure(&rejection)),

@@ -4,9 +4,10 @@
 //! copied as it is where it can be, and not taken apart.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::protocol::address::Timeline;
@@ -29,19 +30,53 @@ impl From<Members> for Document {
     }
 }
 
+/// Members that are looked at one by one. A message with more is taken apart.
+const MOST: usize = 64;
+
 /// What is looked for in a stored message.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Seen<'a> {
-    #[serde(borrow)]
     timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
     attributes: Option<&'a RawValue>,
-    // What each copy has for itself; a service may have written it into the message.
-    status: Option<IgnoredAny>,
-    #[serde(rename = "timelineOf")]
-    timeline_of: Option<IgnoredAny>,
-    #[serde(rename = "conversWith")]
-    convers_with: Option<IgnoredAny>,
+    /// Whether something that each copy has for itself is written into the message, as a service
+    /// may do, or a member is there twice, as a client may write it.
+    is_odd: bool,
+}
+
+impl<'de> Deserialize<'de> for Seen<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+
+        impl<'de> Visitor<'de> for Look {
+            type Value = Seen<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen<'de>, A::Error> {
+                let mut seen = Seen::default();
+                let mut names: Vec<&str> = Vec::with_capacity(MOST);
+                // A name with an escape cannot be borrowed: the message is taken apart.
+                while let Some(name) = map.next_key::<&str>()? {
+                    seen.is_odd |= names.len() == MOST || names.contains(&name);
+                    names.truncate(MOST - 1);
+                    names.push(name);
+                    match name {
+                        "timestamp" => seen.timestamp = Some(map.next_value()?),
+                        "attributes" => seen.attributes = Some(map.next_value()?),
+                        name => {
+                            seen.is_odd |= matches!(name, "status" | "timelineOf" | "conversWith");
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(seen)
+            }
+        }
+
+        deserializer.deserialize_map(Look)
+    }
 }
 
 /// A message in one timeline.
@@ -68,10 +103,7 @@ pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Docum
 /// behind it.
 fn without_end(body: &str) -> Option<(&str, Option<f64>)> {
     let seen: Seen<'_> = serde_json::from_str(body).ok()?;
-    let is_plain = seen.attributes.is_some_and(is_object)
-        && seen.status.is_none()
-        && seen.timeline_of.is_none()
-        && seen.convers_with.is_none();
+    let is_plain = seen.attributes.is_some_and(is_object) && !seen.is_odd;
     let head = body.trim_end().strip_suffix('}').filter(|_| is_plain)?;
     let time = seen.timestamp.and_then(|time| time.get().parse().ok());
     Some((head, time))
@@ -127,7 +159,17 @@ mod tests {
             body: body.into(),
             status: Status::Delivered,
         };
-        serde_json::from_str(&message(&timeline, &listed).json).unwrap()
+        let json = message(&timeline, &listed).json;
+        let read: Value = serde_json::from_str(&json).unwrap();
+        // As many names as members: none is there twice.
+        let names = read.as_object().unwrap().keys();
+        let count = |name: &str| json.matches(&format!("{}:", json!(name))).count();
+        let nested = json.contains("k");
+        assert!(
+            nested || names.into_iter().all(|name| count(name) == 1),
+            "{json}"
+        );
+        read
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub(super) async fn create(
     State(api): State<Api>,
     caller: Caller,
     Path(app): Path<String>,
-    Body(new, _room): Body<NewGroup>,
+    Body(new, room): Body<NewGroup>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
     let name = new
@@ -172,7 +172,10 @@ pub(super) async fn create(
                 success: true,
                 group,
             };
-            Ok((StatusCode::CREATED, Json(answer)).into_response())
+            // As large as the request was, and held as long as its client takes it.
+            let answer = serde_json::to_vec(&answer).map_err(|_| Failure::Unknown)?;
+            let room = room.ok_or(Failure::Unknown)?;
+            Ok((StatusCode::CREATED, room.answer(answer)).into_response())
         }
         Some(GroupOutcome::Unchanged(GroupFault::Exists)) => {
             let answer = json!({"success": false, "err": "exists"});

@@ -129,7 +129,12 @@ pub fn serve(
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
         readers,
-        rooms: Rooms::new(settings.limits.memory, settings.max_body.max(SLICE_BYTES)),
+        // A row has a message, what its owner has patched over it, and the text once more.
+        rooms: Rooms::new(
+            settings.limits.memory,
+            settings.max_body,
+            SLICE_BYTES.max(3 * settings.max_body),
+        ),
         handovers,
         metrics,
         contacts: Contacts::new(settings.contacts.clone())?,
@@ -182,7 +187,8 @@ async fn accept(listener: std::net::TcpListener, service: NormalizePath<Router>,
         // before.
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
-        stream.set_read_timeout(Some(limits.idle));
+        // While a request is answered its client says nothing.
+        stream.set_read_timeout(Some(limits.idle.max(limits.whole)));
         stream.set_write_timeout(Some(limits.idle));
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {

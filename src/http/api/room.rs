@@ -35,30 +35,41 @@ pub(super) struct Rooms {
     /// Units for one user.
     each: usize,
     users: Mutex<HashMap<(String, String), Weak<Semaphore>>>,
-    largest: usize,
+    largest_body: usize,
+    largest_answer: usize,
 }
 
 impl Rooms {
-    /// A budget of so many bytes, at least for one user with two of the largest bodies.
-    pub(super) fn new(bytes: usize, largest: usize) -> Self {
-        let each = units(bytes / PART).max(2 * units(largest));
+    /// A budget of so many bytes, at least for one user with the largest request and answer.
+    pub(super) fn new(bytes: usize, largest_body: usize, largest_answer: usize) -> Self {
+        let each = units(bytes / PART).max(units(largest_body) + units(largest_answer));
         let all = units(bytes).max(each).min(Semaphore::MAX_PERMITS);
         Self {
             all: Arc::new(Semaphore::new(all)),
             each,
             users: Mutex::default(),
-            largest,
+            largest_body,
+            largest_answer,
         }
     }
 
     /// Waits for room for the largest answer.
     pub(super) async fn for_answer(&self, caller: &Caller) -> Result<Room, Failure> {
-        self.take(caller, self.largest).await
+        self.take(caller, self.largest_answer).await
     }
 
-    /// Waits for room for so many bytes.
-    pub(super) async fn take(&self, caller: &Caller, bytes: usize) -> Result<Room, Failure> {
-        let wanted = u32::try_from(units(bytes.min(self.largest))).unwrap_or(u32::MAX);
+    /// Waits for room for a body of so many bytes, if they are known.
+    pub(super) async fn for_body(
+        &self,
+        caller: &Caller,
+        bytes: Option<usize>,
+    ) -> Result<Room, Failure> {
+        let bytes = bytes.unwrap_or(self.largest_body);
+        self.take(caller, bytes.min(self.largest_body)).await
+    }
+
+    async fn take(&self, caller: &Caller, bytes: usize) -> Result<Room, Failure> {
+        let wanted = u32::try_from(units(bytes)).unwrap_or(u32::MAX);
         let user = self.of(caller);
         let own = user.acquire_many_owned(wanted).await;
         let own = own.map_err(|_| Failure::Unavailable)?;
@@ -163,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_user_takes_a_part_and_an_answer_gives_back_what_it_does_not_need() {
-        let rooms = Rooms::new(64 << 10, 4 << 10);
+        let rooms = Rooms::new(64 << 10, 4 << 10, 4 << 10);
         let [alice, bob] = ["alice", "bob"].map(caller);
         let first = rooms.for_answer(&alice).await.unwrap();
         let second = rooms.for_answer(&alice).await.unwrap();
@@ -180,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_sent_piece_by_piece_to_the_last_byte() {
-        let rooms = Rooms::new(1 << 20, 1 << 20);
+        let rooms = Rooms::new(1 << 20, 1 << 20, 1 << 20);
         let room = rooms.for_answer(&caller("alice")).await.unwrap();
         let json: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let mut body = room.answer(json.clone()).into_body();
@@ -195,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_left_are_forgotten() {
-        let rooms = Rooms::new(16 << 20, 1 << 10);
+        let rooms = Rooms::new(16 << 20, 1 << 10, 1 << 10);
         for n in 0..3 * USERS {
             drop(rooms.take(&caller(&n.to_string()), 1).await.unwrap());
         }

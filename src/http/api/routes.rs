@@ -1,14 +1,13 @@
 //! Every route of the API, and what lies around all of them.
 
-use std::sync::Arc;
-
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, State};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use bytes::Bytes;
 use tower::Layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
@@ -84,8 +83,9 @@ pub(super) fn service(api: Api, settings: &Settings) -> NormalizePath<Router> {
     let (routes, mut openapi) = routes().split_for_parts();
     let base = settings.base.as_str();
     openapi.servers = Some(vec![Server::new(if base.is_empty() { "/" } else { base })]);
-    let openapi = Arc::new(openapi);
-    let describe = move || async move { Json(openapi.as_ref().clone()) };
+    let openapi = serde_json::to_vec(&openapi).expect("a description has a form in JSON");
+    let openapi = Bytes::from(openapi);
+    let describe = move || async move { ([(header::CONTENT_TYPE, "application/json")], openapi) };
     let routes = routes.route("/openapi.json", get(describe));
     let all = match base {
         "" => outside.merge(routes),
@@ -142,6 +142,10 @@ async fn finish(State(api): State<Api>, request: Request<Body>, next: Next) -> R
         _ => "other",
     };
     let mut response = next.run(request).await;
+    // What was to be written may be stored any moment.
+    if response.status() == StatusCode::REQUEST_TIMEOUT && method != "GET" {
+        response = Failure::Unknown.into_response();
+    }
     let took = Clock.now().instant.saturating_duration_since(began);
     let route = matched.as_ref().map(MatchedPath::as_str);
     let status = response.status().as_u16();

@@ -114,6 +114,15 @@ pub(crate) fn more_messages_of_one_millisecond_than_have_room_are_all_imported<M
     let texts = texts(&feed);
     assert_eq!(texts.len(), 5_000);
     assert!(texts.is_sorted());
+    let more = [
+        message("of the next", THEN + 1, "y", "x", 150),
+        message("late", THEN, "y", "x", 150),
+    ];
+    import(&mut feed, &more).unwrap();
+    let page = feed.page("y", i64::MIN, 10_000, None);
+    let last = feed.page("y", page.next, 10_000, None);
+    let all = page.messages.iter().chain(&last.messages);
+    assert!(all.map(|stored| stored.stored_at).is_sorted(), "times fall");
 }
 
 pub(crate) fn what_is_imported_twice_is_stored_once_and_a_status_only_rises<M: Maker>(maker: &M) {
@@ -332,4 +341,31 @@ pub(crate) fn an_import_of_groups_alone_leaves_no_mark<M: Maker>(maker: &M) {
     let stats = feed.store.stats().unwrap();
     let then = i64::try_from(THEN).unwrap();
     assert_eq!((stats.oldest, stats.newest), (Some(then), Some(then)));
+}
+
+/// What an owner has done here holds for what they have seen, not for what came to the source later.
+pub(crate) fn a_newer_message_of_the_source_is_new_whatever_was_patched_here<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let unread = json!({"is_new": true, "archived": false});
+    import(&mut feed, &[conversation("m", THEN, &unread)]).unwrap();
+    feed.patch(
+        "y",
+        "x",
+        r#"{"is_new":false,"archived":true,"text":"mine","colour":"red"}"#,
+    );
+    let row = |feed: &Feed, archived| list(&*feed.store, archived, From::Newest).pop();
+    let patched = row(&feed, true).unwrap();
+    assert_eq!(
+        (&patched["text"], &patched["is_new"]),
+        (&json!("mine"), &json!(false))
+    );
+    // Again: nothing is undone.
+    import(&mut feed, &[conversation("m", THEN, &unread)]).unwrap();
+    assert_eq!(row(&feed, true).unwrap(), patched);
+    import(&mut feed, &[conversation("n", THEN + 1, &unread)]).unwrap();
+    let newer = row(&feed, false).unwrap();
+    assert_eq!(
+        (&newer["text"], &newer["is_new"], &newer["colour"]),
+        (&json!("n"), &json!(true), &json!("red"))
+    );
 }

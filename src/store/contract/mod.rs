@@ -17,6 +17,7 @@ use crate::protocol::address::Timeline;
 use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::{MessageId, MessageIds};
+use crate::protocol::patch::Patch;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery};
@@ -120,20 +121,29 @@ impl Feed {
         }
     }
 
+    /// A user patches a conversation.
+    pub(crate) fn patch(&mut self, inbox_of: &str, convers_with: &str, patch: &str) {
+        let timeline = timeline(inbox_of, convers_with);
+        let row = self.store.conversation(&timeline).unwrap();
+        let patch = Patch::parse(patch.as_bytes()).unwrap();
+        let patched = row
+            .unwrap_or_default()
+            .patched(&patch, inbox_of, convers_with);
+        self.apply(&Write::Patch(timeline, patched));
+    }
+
     /// A user archives a conversation.
     pub(crate) fn archive(&mut self, inbox_of: &str, convers_with: &str) {
+        self.apply(&Write::Archive(timeline(inbox_of, convers_with)));
+    }
+
+    /// In a transaction of its own.
+    fn apply(&mut self, write: &Write<'_>) {
         self.now += 1;
         let id = self.ids.next(UnixMillis::new(self.now));
         let origin = self.origin(id);
-        let timeline = Timeline {
-            app: app(),
-            inbox_of: user(inbox_of),
-            convers_with: user(convers_with),
-        };
         self.store.begin().unwrap();
-        self.store
-            .apply(&Write::Archive(timeline), &origin)
-            .unwrap();
+        self.store.apply(write, &origin).unwrap();
         self.store.commit().unwrap();
     }
 
@@ -176,6 +186,14 @@ impl Feed {
 
 pub(crate) fn app() -> AppId<'static> {
     AppId::parse("a").unwrap()
+}
+
+fn timeline<'a>(inbox_of: &'a str, convers_with: &'a str) -> Timeline<'a> {
+    Timeline {
+        app: app(),
+        inbox_of: user(inbox_of),
+        convers_with: user(convers_with),
+    }
 }
 
 pub(crate) fn user(id: &str) -> UserId<'_> {

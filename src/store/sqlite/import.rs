@@ -36,6 +36,7 @@ statements! {
     FIND_IMPORTED = "SELECT seq, body, layout FROM message
         WHERE message_id = ? AND app = ? AND sender = ? AND recipient = ? AND seq < 0";
     SET_BODY = "UPDATE message SET body = ?, layout = '' WHERE seq = ?";
+    TIME_BEFORE = "SELECT stored_at FROM message WHERE seq < ? ORDER BY seq DESC LIMIT 1";
     TIME_BEHIND = "SELECT stored_at FROM message WHERE seq > ? ORDER BY seq LIMIT 1";
     LAST_BETWEEN = "SELECT max(seq) FROM message WHERE seq >= ? AND seq < ?";
     IMPORT_MESSAGE = "INSERT INTO message
@@ -49,15 +50,18 @@ statements! {
         WHERE app = ? AND inbox_of = ? AND seq = ? AND convers_with = ?";
     // A row that shows a message of the observer's own is newer. One that shows the same message
     // may have been opened or archived here since. A patch behind a number of the observer's own
-    // was made here.
+    // was made here: it stays, and is older than a message that comes from the source.
     IMPORT_CONVERSATION = "INSERT INTO conversation
         (app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?4)
         ON CONFLICT DO UPDATE SET
-            is_new = CASE WHEN seq = ?4 OR patch_seq >= 0 THEN min(is_new, ?5) ELSE ?5 END,
-            archived = CASE WHEN seq = ?4 OR patch_seq >= 0 THEN max(archived, ?6) ELSE ?6 END,
+            is_new = CASE WHEN seq = ?4 OR (seq = 0 AND patch_seq IS NOT NULL)
+                THEN min(is_new, ?5) ELSE ?5 END,
+            archived = CASE WHEN seq = ?4 OR (seq = 0 AND patch_seq IS NOT NULL)
+                THEN max(archived, ?6) ELSE ?6 END,
             patch = CASE WHEN patch_seq >= 0 THEN patch ELSE ?7 END,
-            patch_seq = CASE WHEN patch_seq >= 0 THEN patch_seq ELSE ?4 END,
+            patch_seq = CASE WHEN patch_seq IS NULL OR patch_seq < 0 THEN ?4
+                WHEN seq = 0 OR seq = ?4 THEN patch_seq ELSE ?4 - 1 END,
             seq = ?4
         WHERE seq = 0 OR seq < ?4 OR (seq = ?4 AND (?5 < is_new OR ?6 > archived
             OR (patch_seq < 0 AND patch IS NOT ?7)))";
@@ -158,10 +162,12 @@ impl SqliteStore {
                 _ => first = end,
             }
         };
-        // Both servers may have been in use for a time.
-        let behind: Option<i64> = self
-            .connection
-            .find(&TIME_BEHIND, [seq], |row| row.get(0))?;
+        // Times never fall in the log. Both servers may have been in use for a time, and a message
+        // may have a number of the next millisecond.
+        let neighbour = |statement| self.connection.find(statement, [seq], |row| row.get(0));
+        let (before, behind): (Option<i64>, Option<i64>) =
+            (neighbour(&TIME_BEFORE)?, neighbour(&TIME_BEHIND)?);
+        let stored_at = before.map_or(time, |before| before.max(time));
         let params = params![
             seq,
             message.id,
@@ -169,7 +175,7 @@ impl SqliteStore {
             message.sender,
             message.recipient,
             layout,
-            behind.map_or(time, |behind| behind.min(time)),
+            behind.map_or(stored_at, |behind| behind.min(stored_at)),
             message.body
         ];
         self.connection.execute(&IMPORT_MESSAGE, params)?;

@@ -132,7 +132,8 @@ impl SqliteStore {
                 row: conversation_row(row)?,
             };
             let last = listed.row.last.as_ref();
-            let bytes = last.map_or(0, |(body, _)| body.len());
+            let patch = listed.row.patch.as_ref().map_or(0, |patch| patch.len());
+            let bytes = patch + last.map_or(0, |(body, _)| body.len());
             Ok((row.get(7)?, bytes, last.is_some().then_some(listed)))
         };
         let key = [app.as_str(), user.as_str()];

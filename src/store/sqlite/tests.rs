@@ -72,6 +72,7 @@ contract! { Sqlite:
         times_never_fall_whatever_is_imported
         a_message_of_the_future_does_not_take_the_others_along
         an_import_of_groups_alone_leaves_no_mark
+        a_newer_message_of_the_source_is_new_whatever_was_patched_here
     }
     administration {
         bans_and_blocks_say_whether_they_changed_something_and_are_listed
