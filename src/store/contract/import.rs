@@ -343,7 +343,8 @@ pub(crate) fn an_import_of_groups_alone_leaves_no_mark<M: Maker>(maker: &M) {
     assert_eq!((stats.oldest, stats.newest), (Some(then), Some(then)));
 }
 
-/// What an owner has done here holds for what they have seen, not for what came to the source later.
+/// What an owner has done here holds for what they have seen, not for what came to the source
+/// later.
 pub(crate) fn a_newer_message_of_the_source_is_new_whatever_was_patched_here<M: Maker>(maker: &M) {
     let mut feed = Feed::new(maker.empty());
     let unread = json!({"is_new": true, "archived": false});
