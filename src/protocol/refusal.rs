@@ -55,6 +55,33 @@ impl Refusal {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// What the reason means and what helps, in one line for whoever wrote the client.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::MalformedTopic => "no layout has this topic, or a level is not an identifier",
+            Self::ReservedIdentifier => {
+                "an identifier is a word of the topic tree itself, such as \"system\" or \"users\""
+            }
+            Self::Retained => "publish without the RETAIN flag",
+            Self::TooLarge => "the payload is too long, nested too deep, or has too many values",
+            Self::RateLimited => "too many messages at once: wait, then send it again",
+            Self::Banned => "the operator has banned the sender",
+            Self::Blocked => "the recipient blocks the sender, who is not told",
+            Self::NotJson => "the payload must be a JSON object, such as {\"text\":\"hello\"}",
+            Self::NotAnObject => {
+                "the payload is JSON, but not an object: {\"text\":\"hello\"} is one"
+            }
+            Self::NotAGroup => "the recipient is not a group, or the group object is incomplete",
+            Self::NotAMember => "only members may write to this group",
+            Self::TooManyRecipients => "the group has more members than a message may go to",
+            Self::BadStatus => {
+                "the payload is not one this topic takes, or its message is not there"
+            }
+            Self::Unroutable => "the broker cannot carry one of the identifiers in a topic",
+            Self::Unauthorized => "the broker or the decision service does not allow it",
+        }
+    }
 }
 
 /// A refusal with what else its sender is told.
@@ -133,6 +160,7 @@ mod tests {
         );
         for reason in Refusal::ALL {
             assert_eq!(reason.as_str().parse(), Ok(*reason));
+            assert!((20..80).contains(&reason.hint().len()), "{reason}");
         }
     }
 }
