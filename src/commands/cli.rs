@@ -49,6 +49,10 @@ pub(super) enum Command {
     Webhook(WebhookCommand),
     /// Show the messages that a running observer handles, as they pass: from anywhere, over MQTT
     Watch(WatchArgs),
+    /// Write a message as a user, and say what became of it
+    Send(SendArgs),
+    /// Follow a user's inbox: messages, receipts and refusals, as their own client would see them
+    Inbox(InboxArgs),
     /// Mint tokens for RabbitMQ, or inspect one
     #[command(subcommand)]
     Token(TokenCommand),
@@ -334,6 +338,40 @@ pub(super) struct WatchArgs {
     pub(super) settings: SettingsArgs,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct SendArgs {
+    /// the user who writes; the one who logs in if not given
+    #[arg(long = "as", value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// a user or a group
+    #[arg(id = "TO")]
+    pub(super) recipient: String,
+    /// what they write; - for standard input
+    #[arg(id = "TEXT")]
+    pub(super) text: String,
+    /// publish TEXT as the payload, as it is, instead of a message that holds it
+    #[arg(long)]
+    pub(super) raw: bool,
+    #[command(flatten)]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InboxArgs {
+    /// whose inbox; that of the user who logs in if not given
+    #[arg(id = "USER")]
+    pub(super) user: Option<String>,
+    /// first show the last N stored messages
+    #[arg(long, value_name = "N")]
+    pub(super) history: Option<usize>,
+    #[command(flatten)]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
     /// Print a token, signed with --jwt-key-file
@@ -459,6 +497,14 @@ pub(super) struct DemoArgs {
     /// the broker's port; 1883 or a free one if not given
     #[arg(long, value_name = "PORT")]
     pub(super) port: Option<u16>,
+    /// the address to listen on; 0.0.0.0 lets everybody in who reaches this machine
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        env = "OBSERVER_DEMO_LISTEN"
+    )]
+    pub(super) listen: std::net::IpAddr,
 }
 
 #[cfg(test)]

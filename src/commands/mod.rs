@@ -22,14 +22,18 @@ mod group;
 mod guide;
 mod health;
 mod import;
+mod inbox;
 mod input;
 mod man;
 mod output;
 mod run;
+mod send;
 mod settings;
 mod store;
+mod text;
 mod token;
 mod trial;
+mod user;
 mod watch;
 mod webhook;
 
@@ -63,6 +67,8 @@ fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
         Command::Group(command) => group::run(command, out),
         Command::Block(command) => block::run(command, out),
         Command::Webhook(command) => webhook::run(command, out),
+        Command::Send(args) => in_runtime(send::run(args, out)),
+        Command::Inbox(args) => in_runtime(inbox::run(args, out)),
         Command::Watch(args) => in_runtime(watch::run(args, out)),
         Command::Token(command) => token::run(command, out),
         Command::Acl(args) => acl::run(args, out),

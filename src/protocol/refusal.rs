@@ -61,7 +61,7 @@ impl Refusal {
         match self {
             Self::MalformedTopic => "no layout has this topic, or a level is not an identifier",
             Self::ReservedIdentifier => {
-                "an identifier is a word of the topic tree itself, such as \"system\" or \"users\""
+                "an identifier is a word of the topic tree, such as \"messages\" or \"groups\""
             }
             Self::Retained => "publish without the RETAIN flag",
             Self::TooLarge => "the payload is too long, nested too deep, or has too many values",

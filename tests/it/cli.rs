@@ -512,16 +512,14 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
     let publish = lines.next().unwrap().unwrap();
     let text = seen.join("\n");
     for words in [
-        "alice ->  apps/tilechat/outgoing/users/alice/messages/bob/outgoing\n\
-        \x20         {\"text\":\"Hi Bob, is this thing on?\",\"type\":\"text\"}",
-        "bob   <-  apps/tilechat/users/bob/messages/alice/clientadded\n\
-        \x20         {\"text\":\"Hi Bob, is this thing on?\"",
-        "alice <-  apps/tilechat/users/alice/messages/bob/clientadded\n\
-        \x20         {\"text\":\"Loud and clear.\"",
-        "bob   <-  /apps/tilechat/users/bob/alice/messages/clientadded\n\
-        \x20         any bytes, in the inbox layout",
-        "alice <-  apps/tilechat/users/alice/messages/bob/clientrejected\n\
-        \x20         {\"reason\":\"not-json\"",
+        "alice   → outgoing/users/alice/messages/bob/outgoing      \"Hi, are you there?\"",
+        "bob     ← users/bob/messages/alice/clientadded            150 delivered",
+        "bob     → outgoing/users/bob/messages/alice/outgoing      \"Loud and clear.\"",
+        "300 seen",
+        "carol   ← users/carol/messages/group-1/clientadded        150 delivered",
+        "alice   ← users/alice/messages/bob/clientrejected         not-json",
+        "the payload must be a JSON object, such as {\"text\":\"hello\"}",
+        "alice   ← users/alice/messages/all/clientrejected         not-a-group",
     ] {
         assert!(text.contains(words), "{words:?} is not in:\n{text}");
     }
@@ -550,7 +548,19 @@ fn demo_prints_the_conversation_and_stays_up_for_mosquitto_sub() {
         "{heard}"
     );
     subscriber.wait().unwrap();
+    // What passes is shown, what the reader sends among it.
+    let shown = lines.by_ref().map(Result::unwrap);
+    let mut shown = shown.skip_while(|line| !line.starts_with("  you "));
+    assert_eq!(
+        shown.next().unwrap(),
+        "  you     → outgoing/users/you/messages/bob/outgoing        \"hello\""
+    );
     signal(demo.0.id(), "INT");
+    let rest: Vec<String> = shown.collect();
+    assert!(
+        rest.iter().any(|line| line.contains("guide mosquitto")),
+        "{rest:#?}"
+    );
     assert!(demo.0.wait().unwrap().success());
 }
 

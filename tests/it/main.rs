@@ -47,5 +47,6 @@ mod secrets;
 mod store;
 mod style;
 mod token;
+mod users;
 mod webhook;
 mod wire;

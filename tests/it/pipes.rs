@@ -75,7 +75,7 @@ const COMMANDS: &[(&str, i32)] = &[
 ];
 
 /// Commands of the other tests here.
-const ELSEWHERE: &[&str] = &["run", "health", "watch"];
+const ELSEWHERE: &[&str] = &["run", "health", "watch", "send", "inbox"];
 
 /// A claim of 2100, signed with another key than the tests'.
 const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDB9.c2lnbmF0dXJl";
@@ -199,10 +199,11 @@ impl Demo {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().unwrap().unwrap();
-        let port = first.split("127.0.0.1:").nth(1).unwrap();
+        let broker = lines.find(|line| line.as_ref().unwrap().starts_with("broker "));
+        let broker = broker.unwrap().unwrap();
+        let port = broker.split("mqtt://127.0.0.1:").nth(1).unwrap();
         let port = port.split(' ').next().unwrap().parse().unwrap();
-        let ready = lines.find(|line| line.as_ref().unwrap().starts_with("observer  ready"));
+        let ready = lines.find(|line| line.as_ref().unwrap().contains("alice writes to bob"));
         assert!(ready.is_some());
         // Somebody has to read on: it would end quietly.
         std::thread::spawn(move || lines.for_each(drop));
@@ -266,6 +267,25 @@ fn watch_ends_quietly_at_the_first_message() {
         code == Some(0) && !err.contains("panicked"),
         "{code:?} {err}"
     );
+}
+
+#[test]
+fn send_and_inbox_end_quietly_when_their_reader_has_gone() {
+    let demo = Demo::start();
+    let mut inbox = binary()
+        .args(["inbox", "bob", "--broker", &demo.url()])
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let inbox = wait_for("the first line", || {
+        let mut send = binary();
+        send.args(["send", "--as", "alice", "bob", "hello"]);
+        let (code, err) = unread(send.args(["--broker", &demo.url()]));
+        assert_eq!((code, err.as_str()), (0, ""));
+        inbox.try_wait().unwrap()
+    });
+    assert_eq!(inbox.code(), Some(0));
 }
 
 /// An observer that nobody listens to goes on working.

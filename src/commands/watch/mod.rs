@@ -12,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::text::{line_text, shown, status_text};
+use self::text::{line_text, status_text};
 use super::cli::{Format, WatchArgs};
 use super::init_quiet_log;
 use super::output::{Output, OutputError};
+use super::text::shown;
 use crate::config::Config;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;

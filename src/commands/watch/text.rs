@@ -1,12 +1,10 @@
 //! What `watch` prints, as text for a terminal.
-//!
-//! Everything in it may come from users: characters a terminal would obey are printed as escapes.
 
 use std::fmt::Write as _;
-use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 
+use crate::commands::text::{clock, shown};
 use crate::telemetry::status::Status;
 use crate::telemetry::trace::Line;
 
@@ -22,28 +20,6 @@ pub(super) fn status_text(name: &str, broker: &str, status: &Status) -> String {
         None => String::new(),
     };
     format!("{name}{version} on {broker}: {word}")
-}
-
-/// Whether a terminal would obey the character: control characters, and those that change the
-/// direction of the text after them.
-fn is_command(c: char) -> bool {
-    let turns = ['\u{200e}', '\u{200f}', '\u{061c}'].contains(&c)
-        || ('\u{202a}'..='\u{202e}').contains(&c)
-        || ('\u{2066}'..='\u{2069}').contains(&c);
-    c.is_control() || turns
-}
-
-/// Text that somebody else made, safe to print. JSON stays JSON.
-pub(super) fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_command(c) {
-            let _ = write!(shown, "\\u{:04x}", u32::from(c));
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 /// A line of trace on one line, with colours.
@@ -74,13 +50,6 @@ pub(super) fn line_text(line: &Line) -> String {
         let _ = write!(text, "  {dim}{}{dim:#}", shown(id));
     }
     text
-}
-
-/// The time of day, in UTC. The reader knows which day it is.
-fn clock(millis: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(millis);
-    let time = humantime::format_rfc3339_millis(time).to_string();
-    time.get(11..23).unwrap_or(&time).to_owned()
 }
 
 /// Who wrote to whom, or the topic where it does not tell.

@@ -1,0 +1,222 @@
+//! `inbox`: follows a user's inbox, as their own client would.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::cli::InboxArgs;
+use super::init_quiet_log;
+use super::output::Output;
+use super::send::refusal_text;
+use super::text::{clock, shown, status_word};
+use super::user::User;
+use crate::connections::probe_client::ProbeClient;
+use crate::mqtt::{Cause, LinkError};
+use crate::protocol::message::Received;
+
+/// How long the observer may take for a page of history.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Messages asked for at a time.
+const PAGE: usize = 500;
+/// How long to wait for the next message when nothing has to come.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// Prints what arrives, until it is interrupted or nobody reads it any more.
+pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let config = args.settings.load()?;
+    init_quiet_log(&config);
+    let user = User::of(args.user.as_deref(), &config)?;
+    let printer = Printer {
+        user: &user,
+        as_json: args.format.json,
+        out,
+    };
+    let follow = async {
+        let mut client = user.connect().await?;
+        out.message(format_args!(
+            "inbox of {} in app {} at {}; Ctrl-C ends it",
+            user.name, user.app, config.broker.address
+        ));
+        if let Some(wanted) = args.history {
+            for received in history(&mut client, &user, wanted).await? {
+                printer.print(&received)?;
+            }
+        }
+        loop {
+            match client.message(IDLE).await {
+                Ok(received) => printer.print(&received)?,
+                Err(LinkError {
+                    cause: Cause::TimedOut,
+                    ..
+                }) => {}
+                Err(error) => return Err(anyhow::Error::from(error)),
+            }
+        }
+    };
+    tokio::select! {
+        ended = follow => ended,
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+/// The last `wanted` stored messages, oldest first.
+async fn history(
+    client: &mut ProbeClient,
+    user: &User,
+    wanted: usize,
+) -> anyhow::Result<VecDeque<Received>> {
+    let done = user.own("inbox/clientupdated");
+    let mut newest = VecDeque::new();
+    let mut since = 0;
+    loop {
+        let page = json!({"since": since, "limit": PAGE}).to_string();
+        client.publish(user.fetch(), Bytes::from(page)).await?;
+        loop {
+            let received = client.message(PATIENCE).await.map_err(|error| {
+                anyhow::anyhow!("no stored messages: {error}. Does an observer with a store run?")
+            })?;
+            if received.topic != done.as_str() {
+                newest.push_back(received);
+                if newest.len() > wanted {
+                    newest.pop_front();
+                }
+                continue;
+            }
+            let answer: Value = serde_json::from_slice(&received.payload)?;
+            match (answer["more"].as_bool(), answer["next"].as_u64()) {
+                (Some(true), Some(next)) if next > since => since = next,
+                _ => return Ok(newest),
+            }
+            break;
+        }
+    }
+}
+
+/// How messages are shown.
+struct Printer<'a> {
+    user: &'a User,
+    as_json: bool,
+    out: Output,
+}
+
+impl Printer<'_> {
+    fn print(&self, received: &Received) -> anyhow::Result<()> {
+        let topic = String::from_utf8_lossy(&received.topic);
+        let path = topic.strip_prefix(&self.user.own("")).unwrap_or(&topic);
+        let payload = serde_json::from_slice::<Value>(&received.payload);
+        let Some(line) = line_text(&self.user.name, path, payload.as_ref().ok()) else {
+            return Ok(());
+        };
+        if self.as_json {
+            let payload = payload.unwrap_or_else(|_| {
+                Value::String(String::from_utf8_lossy(&received.payload).into_owned())
+            });
+            self.out.line(json!({"topic": topic, "payload": payload}))?;
+        } else {
+            self.out.coloured_line(&line)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a message under a user's own path says, as a line. `None` for what the user's own clients
+/// publish there.
+fn line_text(user: &str, path: &str, payload: Option<&Value>) -> Option<String> {
+    let levels: Vec<&str> = path.split('/').collect();
+    let last = *levels.last()?;
+    if !last.starts_with("client") {
+        return None;
+    }
+    let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
+    let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
+    let text = |key: &str| payload.and_then(|payload| payload[key].as_str()).map(shown);
+    let number = |key: &str| payload.and_then(|payload| payload[key].as_i64());
+    let status = number("status").map(status_word).unwrap_or_default();
+    let time = number("timestamp").and_then(|time| u64::try_from(time).ok());
+    let time = time.map_or_else(|| " ".repeat(8), |time| clock(time)[..8].to_owned());
+    let line = match levels[..] {
+        ["messages", peer, "clientadded"] => {
+            let sender = text("sender").unwrap_or_else(|| shown(peer));
+            let text = text("text").unwrap_or_else(|| "(no text)".to_owned());
+            let (peer, is_own) = (shown(peer), sender == shown(user));
+            match (is_own, peer == sender) {
+                (true, _) => format!("{bold}to {peer}{bold:#}: {text}  {dim}{status}{dim:#}"),
+                (false, true) => format!("{bold}{sender}{bold:#}: {text}"),
+                (false, false) => format!("{bold}{sender}{bold:#} in {peer}: {text}"),
+            }
+        }
+        ["messages", peer, id, "clientupdated"] => {
+            let cut = id.chars().count().saturating_sub(4);
+            let id: String = id.chars().skip(cut).collect();
+            format!("{dim}{} has {status} …{}{dim:#}", shown(peer), shown(&id))
+        }
+        ["messages", peer, "clientrejected"] => {
+            let why = payload.and_then(refusal_text).unwrap_or_default();
+            format!("{red}to {}: refused: {why}{red:#}", shown(peer))
+        }
+        ["inbox", _] => return None,
+        _ => format!("{dim}{}{dim:#}", shown(path)),
+    };
+    Some(format!("{dim}{time}{dim:#}  {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(path: &str, payload: &Value) -> Option<String> {
+        let line = line_text("alice", path, Some(payload))?;
+        Some(anstream::adapter::strip_str(&line).to_string())
+    }
+
+    #[test]
+    fn a_line_says_who_wrote_what_and_how_far_it_got() {
+        let message = |sender: &str, status: i64| {
+            json!({"text": "hi\u{1b}", "sender": sender, "status": status,
+                   "timestamp": 1_700_000_000_123_u64})
+        };
+        for (path, payload, wanted) in [
+            (
+                "messages/bob/clientadded",
+                message("bob", 150),
+                "22:13:20  bob: hi\\u001b",
+            ),
+            (
+                "messages/bob/clientadded",
+                message("alice", 100),
+                "22:13:20  to bob: hi\\u001b  sent",
+            ),
+            (
+                "messages/group-1/clientadded",
+                message("bob", 150),
+                "22:13:20  bob in group-1: hi\\u001b",
+            ),
+            (
+                "messages/bob/01a21d04-de4f/clientupdated",
+                json!({"status": 300}),
+                "          bob has seen …de4f",
+            ),
+            (
+                "messages/bob/clientrejected",
+                json!({"reason": "banned"}),
+                "          to bob: refused: banned: the operator has banned the sender",
+            ),
+            (
+                "groups/group-1/clientupdated",
+                json!({}),
+                "          groups/group-1/clientupdated",
+            ),
+        ] {
+            assert_eq!(plain(path, &payload).as_deref(), Some(wanted), "{path}");
+        }
+        assert_eq!(
+            plain("messages/bob/x/update", &json!({"status": 300})),
+            None
+        );
+        assert_eq!(plain("inbox/clientupdated", &json!({"fetched": 2})), None);
+    }
+}
