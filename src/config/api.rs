@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::http::parse_listen;
+use super::origin::Origin;
 use super::reader::Reader;
 use super::rules::RulesSection;
 use super::values::{ValueError, parse_size};
@@ -146,7 +147,16 @@ fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
     if let (Some(base), false) = (reader.variable(BASE_URL), reader.is_given("api-base")) {
         reader.set_variable("api-base", base, BASE_URL);
     }
-    (!reader.is_given("api-jwt-key-file")).then(|| Secret::new(secret))
+    if reader.is_given("api-jwt-key-file") {
+        return None;
+    }
+    let shown = "(the text of the variable)".to_owned();
+    reader.note(
+        "api-jwt-key-file",
+        shown,
+        Origin::Variable(JWT_KEY.to_owned()),
+    );
+    Some(Secret::new(secret))
 }
 
 fn is_base(base: &str) -> bool {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
 
+use super::origin::Origin;
 use super::reader::Reader;
 use crate::auth::credentials::{Credentials, Derivation};
 use crate::auth::secret::{Secret, hex, random_id};
@@ -63,6 +64,17 @@ impl StateDir {
             .or_else(|| dir("XDG_STATE_HOME").map(|dir| dir.join("chat21-observer")))
             .or_else(|| dir("HOME").map(|home| home.join(".local/state/chat21-observer")));
         usual.map_or(Self::Missing, Self::Usual)
+    }
+
+    /// Notes the usual place and the variable that it follows, for the list of settings in force.
+    pub(super) fn note(&self, reader: &mut Reader<'_>) {
+        let Self::Usual(dir) = self else { return };
+        let names = ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"];
+        let variable = names
+            .into_iter()
+            .find(|name| reader.variable(name).is_some());
+        let origin = variable.map_or(Origin::Default, |name| Origin::Variable(name.to_owned()));
+        reader.note("state-dir", dir.display().to_string(), origin);
     }
 
     pub(super) fn path(&self) -> Option<&Path> {

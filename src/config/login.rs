@@ -7,20 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::BrokerUrl;
+use super::in_force::URLS;
 use super::reader::Reader;
 use super::settings::variable;
 use crate::auth::credentials::{Credentials, Minter, SecretSource};
 use crate::auth::secret::Secret;
 use crate::auth::token;
-
-/// Settings that may hold a secret somewhere in a URL.
-const URLS: [&str; 5] = [
-    "broker",
-    "proxy",
-    "policy-url",
-    "webhook-endpoints",
-    "contacts-url",
-];
 
 /// The key that makes tokens, if one is given.
 pub(super) fn read_minter(reader: &mut Reader<'_>, name: &str) -> Option<Minter> {

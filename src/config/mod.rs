@@ -16,15 +16,18 @@ mod error;
 mod file;
 mod http;
 mod identity;
+mod in_force;
 mod layouts;
 mod links;
 mod login;
+mod origin;
 mod policy_file;
 mod reader;
 mod reporting;
 mod rules;
 mod settings;
 mod store;
+mod suggestion;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -37,6 +40,8 @@ pub use self::broker::BrokerSection;
 pub use self::error::{ConfigError, ConfigErrors};
 pub use self::http::HttpSection;
 pub use self::identity::probe_client_id;
+pub use self::in_force::InForce;
+pub use self::origin::Origin;
 pub use self::policy_file::PolicyFile;
 pub use self::reader::Flags;
 use self::reader::{Environment, Reader};
@@ -67,6 +72,8 @@ pub struct Config {
     pub webhooks: Option<webhook::Settings>,
     /// What the observer says about itself: status, statistics, trace, log.
     pub reporting: ReportingSection,
+    /// Every setting with its value, without secrets, and where that was given.
+    pub in_force: Vec<InForce>,
     /// What an operator should know although it is not a mistake.
     pub warnings: Vec<String>,
 }
@@ -118,6 +125,7 @@ impl Config {
             api,
             webhooks,
             reporting: reporting?,
+            in_force: in_force::in_force(&reader.values, &reader.instead),
             warnings: std::mem::take(&mut reader.warnings),
         })
     }
@@ -181,15 +189,15 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "observer.toml: \"windw\" is not a setting",
-                "ca-file in observer.toml: cannot read /nowhere: I/O error: No such file or \
+                "observer.toml, line 1: \"windw\" is not a setting (is window meant?)",
+                "ca-file in observer.toml, line 4: cannot read /nowhere: I/O error: No such file or \
                  directory (os error 2)",
                 "--protocol: \"4\" is none of auto, 5, 3.1.1",
                 "--window: \"0\" is not a whole number from 1 to 10000",
-                "ack-timeout in observer.toml: \"7\" is not a time such as 30s or 5m: time \
+                "ack-timeout in observer.toml, line 2: \"7\" is not a time such as 30s or 5m: time \
                  unit needed, for example 7sec or 7ms",
                 "OBSERVER_MAX_PAYLOAD: \"1TB\" is not a size such as 64KiB or 1MiB",
-                "layouts in observer.toml: \"nonsense\" is none of inbox, chat21, chat21-v1, none",
+                "layouts in observer.toml, line 3: \"nonsense\" is none of inbox, chat21, chat21-v1, none",
             ]
         );
     }

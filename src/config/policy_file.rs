@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use super::checks::read_rules;
 use super::error::{ConfigError, ConfigErrors};
-use super::file::{flattened, no_scalars, read_toml, scalars, unknown_key};
-use super::reader::{Given, Origin, Reader, Values};
+use super::file::{Document, flattened, no_scalars, scalars, unknown_key};
+use super::reader::{Given, Reader, Values};
 use super::settings::{RULES, find};
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::id::AppId;
@@ -101,23 +101,25 @@ impl PolicyFile {
     pub fn read(&self) -> Result<Policy, ConfigErrors> {
         let mut errors = vec![];
         let mut values = self.settings.clone();
-        let mut apps = toml::Table::new();
+        let (mut apps, mut document) = (toml::Table::new(), None);
         if let Some(path) = &self.path {
-            let mut table = read_toml(path).map_err(|error| ConfigErrors(vec![error]))?;
+            let mut file = Document::read(path).map_err(|error| ConfigErrors(vec![error]))?;
+            let mut table = std::mem::take(&mut file.table);
             match table.remove("app") {
                 None => {}
                 Some(toml::Value::Table(tables)) => apps = tables,
                 Some(_) => errors.push(ConfigError {
-                    place: path.display().to_string(),
+                    place: file.place("app"),
                     fault: "app is not a table such as [app.tilechat]".to_owned(),
                 }),
             }
-            let overlay = Overlay { path, prefix: "" };
-            errors.extend(overlay.lay_over(&mut values, table));
+            errors.extend(lay_over(&mut values, &file, "", table));
+            document = Some(file);
         }
         let mut policy = Policy::new(self.broker_kind, self.rules(&values, &mut errors));
         for (app, table) in apps {
-            if let Some(rules) = self.app_rules(&app, table, values.clone(), &mut errors) {
+            let Some(file) = &document else { continue };
+            if let Some(rules) = self.app_rules(&app, file, table, values.clone(), &mut errors) {
                 policy.apps.insert(app.into(), rules);
             }
         }
@@ -133,13 +135,13 @@ impl PolicyFile {
     fn app_rules(
         &self,
         app: &str,
+        file: &Document,
         table: toml::Value,
         mut values: Values,
         errors: &mut Vec<ConfigError>,
     ) -> Option<Rules> {
-        let path = self.path.as_deref()?;
         let fail = |fault: String| ConfigError {
-            place: format!("app.{app} in {}", path.display()),
+            place: format!("app.{app} in {}", file.place(&format!("app.{app}"))),
             fault,
         };
         if let Err(error) = AppId::parse(app) {
@@ -150,8 +152,7 @@ impl PolicyFile {
             errors.push(fail("is not a table of rules".to_owned()));
             return None;
         };
-        let prefix = &format!("app.{app}.");
-        let found = Overlay { path, prefix }.lay_over(&mut values, table);
+        let found = lay_over(&mut values, file, &format!("app.{app}."), table);
         if !found.is_empty() {
             errors.extend(found);
             return None;
@@ -188,42 +189,38 @@ fn add_new(errors: &mut Vec<ConfigError>, found: Vec<ConfigError>) {
     }
 }
 
-/// A table of a policy file, and where it stands.
-struct Overlay<'a> {
-    path: &'a Path,
-    /// What stands before its keys in an error: `app.NAME.`.
-    prefix: &'a str,
-}
-
-impl Overlay<'_> {
-    /// Lays the table over `values`. Returns the mistakes in it.
-    fn lay_over(&self, values: &mut Values, table: toml::Table) -> Vec<ConfigError> {
-        let mut errors = vec![];
-        for (key, value) in flattened(table) {
-            let place = format!("{}{key} in {}", self.prefix, self.path.display());
-            let Some(name) = RULES.iter().find(|name| **name == key) else {
-                let unknown = unknown_key(&key, RULES.iter().copied());
-                let fault = format!("{unknown}; a policy file holds {}", RULES.join(", "));
-                errors.push(ConfigError { place, fault });
-                continue;
-            };
-            let Some(mut texts) = scalars(&value) else {
-                let fault = no_scalars(&key);
-                errors.push(ConfigError { place, fault });
-                continue;
-            };
-            if ADDED.contains(name) {
-                texts.extend(texts_before(values, name));
-            }
-            let given = Given {
-                texts,
-                origin: Origin::File,
-                place,
-            };
-            values.insert(name, given);
+/// Lays a table of the file over `values`. `prefix` names the tables around it: `app.NAME.`.
+/// Returns the mistakes in it.
+fn lay_over(
+    values: &mut Values,
+    file: &Document,
+    prefix: &str,
+    table: toml::Table,
+) -> Vec<ConfigError> {
+    let mut errors = vec![];
+    for entry in flattened(table, prefix) {
+        let origin = file.origin(&entry.key);
+        let Some(name) = RULES.iter().find(|name| **name == entry.name) else {
+            let unknown = unknown_key(&entry.name, RULES.iter().copied());
+            errors.push(ConfigError {
+                place: origin.place(&entry.name),
+                fault: format!("{unknown}; a policy file holds {}", RULES.join(", ")),
+            });
+            continue;
+        };
+        let Some(mut texts) = scalars(&entry.value) else {
+            errors.push(ConfigError {
+                place: origin.place(name),
+                fault: no_scalars(&entry.key),
+            });
+            continue;
+        };
+        if ADDED.contains(name) {
+            texts.extend(texts_before(values, name));
         }
-        errors
+        values.insert(name, Given { texts, origin });
     }
+    errors
 }
 
 /// The items of a list before the policy file adds to it: as given, or the default.

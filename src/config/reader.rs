@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::aliases::ALIASES;
 use super::custom_layout::CustomLayout;
 use super::error::ConfigError;
+use super::origin::Origin;
 use super::settings::{SETTINGS, find, variable};
 use super::values::{self, BOOL};
 
@@ -20,22 +21,12 @@ pub type Flags = BTreeMap<&'static str, Vec<String>>;
 /// Looks up an environment variable.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Where a value was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    Flag,
-    Variable,
-    File,
-}
-
 /// A value that was given, not checked yet.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     /// One text, or several for a list or a repeated flag.
     pub(super) texts: Vec<String>,
     pub(super) origin: Origin,
-    /// The origin as an operator knows it: `--window`, `OBSERVER_WINDOW`.
-    pub(super) place: String,
 }
 
 /// Given values by name of the setting. What is not given is missing.
@@ -44,6 +35,8 @@ pub(super) type Values = BTreeMap<&'static str, Given>;
 /// Hands out values, and collects mistakes and warnings.
 pub(super) struct Reader<'a> {
     pub(super) values: Values,
+    /// What is in force where nothing was given and the default is not a text of the table.
+    pub(super) instead: Values,
     /// The `[[custom-layout]]` tables of the file.
     pub(super) custom_layouts: Vec<CustomLayout>,
     pub(super) errors: Vec<ConfigError>,
@@ -55,6 +48,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(env: Environment<'a>) -> Self {
         Self {
             values: Values::new(),
+            instead: Values::new(),
             custom_layouts: vec![],
             errors: vec![],
             warnings: vec![],
@@ -83,7 +77,6 @@ impl<'a> Reader<'a> {
             let given = Given {
                 texts: texts.clone(),
                 origin: Origin::Flag,
-                place: format!("--{name}"),
             };
             self.values.insert(name, given);
         }
@@ -98,8 +91,7 @@ impl<'a> Reader<'a> {
     pub(super) fn set_variable(&mut self, name: &'static str, text: String, place: &str) {
         let given = Given {
             texts: vec![text],
-            origin: Origin::Variable,
-            place: place.to_owned(),
+            origin: Origin::Variable(place.to_owned()),
         };
         self.values.insert(name, given);
     }
@@ -109,7 +101,7 @@ impl<'a> Reader<'a> {
         let place = self
             .values
             .get(name)
-            .map_or_else(|| format!("--{name}"), |given| given.place.clone());
+            .map_or_else(|| format!("--{name}"), |given| given.origin.place(name));
         self.fail_at(place, fault);
     }
 
@@ -119,6 +111,12 @@ impl<'a> Reader<'a> {
             place,
             fault: fault.to_string(),
         });
+    }
+
+    /// Notes what is in force for a setting that was not given, and where that comes from.
+    pub(super) fn note(&mut self, name: &'static str, text: String, origin: Origin) {
+        let texts = vec![text];
+        self.instead.insert(name, Given { texts, origin });
     }
 
     pub(super) fn warn(&mut self, warning: impl Into<String>) {

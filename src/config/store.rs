@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::identity::StateDir;
+use super::origin::Origin;
 use super::reader::Reader;
 use super::values::{ValueError, parse_size};
 use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
@@ -37,6 +38,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
     };
     let max_backlog = reader.parse("max-backlog", parse_kept_size);
     let state_dir = StateDir::read(reader);
+    state_dir.note(reader);
     let path = match (reader.text("store"), state_dir.path()) {
         (Some(path), _) if path == "none" => {
             for name in ["retain", "retain-size"] {
@@ -51,7 +53,11 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
             return None;
         }
         (Some(path), _) => PathBuf::from(path),
-        (None, Some(dir)) => dir.join(format!("{name}.db")),
+        (None, Some(dir)) => {
+            let path = dir.join(format!("{name}.db"));
+            reader.note("store", path.display().to_string(), Origin::Default);
+            path
+        }
         (None, None) => {
             reader.fail("store", NO_STATE_DIR);
             return None;
