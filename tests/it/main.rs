@@ -44,6 +44,7 @@ mod reporting;
 mod script;
 mod scripts;
 mod secrets;
+mod snippets;
 mod store;
 mod style;
 mod token;

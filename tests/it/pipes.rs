@@ -186,13 +186,13 @@ fn health_ends_quietly() {
 }
 
 /// The broker and the observer of `demo`, which stay up until this is dropped.
-struct Demo {
+pub(crate) struct Demo {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Demo {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut child = binary()
             .args(["demo", "--port", "0"])
             .stdout(Stdio::piped())

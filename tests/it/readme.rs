@@ -162,6 +162,15 @@ fn every_command_is_tried() {
                     "{said}"
                 );
             }
+            // Tested with what they print in users.rs; here only that they parse.
+            ["chat21-observer", "send" | "inbox", ..] => {
+                let nobody = |word: &&str| word.replace(":1883", ":1");
+                let output = binary()
+                    .args(words[1..].iter().map(nobody))
+                    .output()
+                    .unwrap();
+                assert_eq!(output.status.code(), Some(1), "{output:?}");
+            }
             // Tested in import.rs; the files are not here.
             ["chat21-observer", "store", "import", ..] => {
                 let output = binary().args(&words[1..]).output().unwrap();
