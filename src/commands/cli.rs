@@ -88,6 +88,9 @@ pub(super) struct ExplainArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
+    /// print each subscription and each round trip
+    #[arg(long, short)]
+    pub(super) verbose: bool,
     #[command(flatten)]
     pub(super) probe: ProbeArgs,
     #[command(flatten)]
@@ -494,7 +497,7 @@ pub(super) struct DemoArgs {
     /// stop after the conversation
     #[arg(long)]
     pub(super) once: bool,
-    /// the broker's port; 1883 or a free one if not given
+    /// the broker's port; 1883 or a free one if not given, 0 for free ports only
     #[arg(long, value_name = "PORT")]
     pub(super) port: Option<u16>,
     /// the address to listen on; 0.0.0.0 lets everybody in who reaches this machine

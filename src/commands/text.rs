@@ -47,3 +47,46 @@ pub(in crate::commands) fn clock(millis: u64) -> String {
     let time = humantime::format_rfc3339_millis(time).to_string();
     time.get(11..23).unwrap_or(&time).to_owned()
 }
+
+/// The width of the terminal that standard output is, in columns. `None` for a pipe or a file, whose
+/// lines are left as they are.
+pub(in crate::commands) fn terminal_width() -> Option<usize> {
+    let (columns, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(usize::from(columns.0))
+}
+
+/// Text broken at spaces into lines of at most `width` characters, those after the first behind
+/// `indent`. A word that is longer stays whole.
+pub(in crate::commands) fn wrapped(text: &str, width: Option<usize>, indent: &str) -> String {
+    let Some(width) = width else {
+        return text.to_owned();
+    };
+    let (mut wrapped, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            wrapped.push('\n');
+            wrapped.push_str(indent);
+            column = 0;
+        } else if column > 0 {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += length;
+    }
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_broken_at_spaces() {
+        let wrap = |width| wrapped("one two three-and-more four", width, "  ");
+        assert_eq!(wrap(None), "one two three-and-more four");
+        assert_eq!(wrap(Some(9)), "one two\n  three-and-more\n  four");
+        assert_eq!(wrap(Some(80)), "one two three-and-more four");
+    }
+}

@@ -26,6 +26,8 @@ use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
 
 /// How long the broker may take for each answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Publishes under way at a time. No broker takes fewer by default.
+const BATCH: usize = 10;
 /// Events read before the client takes them.
 const EVENTS: usize = 64;
 
@@ -156,20 +158,48 @@ impl ProbeClient {
         self.client
             .publish(self.published, &publish)
             .map_err(not_sent)?;
+        self.confirmed().await
+    }
+
+    /// Publishes an empty message so many times, a few at a time, and waits for all confirmations.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_times(
+        &mut self,
+        topic: &TopicName,
+        times: usize,
+    ) -> Result<(), LinkError> {
+        let publish = Publish::new(topic.clone(), Bytes::new());
+        let mut left = times;
+        while left > 0 {
+            let batch = left.min(BATCH);
+            for _ in 0..batch {
+                self.published += 1;
+                let sent = self.client.publish(self.published, &publish);
+                sent.map_err(not_sent)?;
+            }
+            for _ in 0..batch {
+                self.confirmed().await?;
+            }
+            left -= batch;
+        }
+        Ok(())
+    }
+
+    /// Waits for the confirmation of a publish, of any of those under way.
+    async fn confirmed(&mut self) -> Result<(), LinkError> {
         loop {
             match self.next(ANSWER_TIMEOUT).await? {
-                Event::Confirmed { token, outcome } if token == self.published => {
+                Event::Confirmed { outcome, .. } => {
                     return outcome.map_err(|reason| {
                         let text = format!("the broker refused the publish: {reason}");
                         LinkError::new(Cause::NotAuthorized, text)
                     });
                 }
                 Event::Message(delivery) => self.kept.push_back(delivery),
-                Event::Confirmed { .. }
-                | Event::Connected(_)
-                | Event::Subscribed(_)
-                | Event::Disconnected
-                | Event::Other => {}
+                Event::Connected(_) | Event::Subscribed(_) | Event::Disconnected | Event::Other => {
+                }
             }
         }
     }

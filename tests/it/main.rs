@@ -18,6 +18,7 @@ mod api;
 mod api_limits;
 mod bed;
 mod browser;
+mod check;
 mod cli;
 mod clock;
 mod decision;

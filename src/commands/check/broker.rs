@@ -4,19 +4,21 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::report::Report;
+use super::report::{Report, Trial};
 use super::{GLIMPSE, PATIENCE, connect};
+use crate::auth::credentials::Credentials;
 use crate::auth::secret::random_id;
 use crate::config::Config;
 use crate::connections::dot_probe::{Dots, ask_dots};
+use crate::connections::probe_client::ProbeClient;
 use crate::connections::settings::LinkSettings;
 use crate::mqtt::{Connected, LinkError, Session};
 use crate::protocol::topic::{TopicFilter, TopicName};
 
 /// Messages sent to see how many the broker sends ahead of their acknowledgements.
 const AHEAD: usize = 64;
+/// Messages sent to a client that is away: more than Mosquitto and EMQX keep by default (1,000).
+const WAITING: usize = 1_200;
 /// A session that the broker keeps for the next step, and not much longer.
 const KEPT: Session = Session::Persistent(Duration::from_secs(60));
 
@@ -24,6 +26,10 @@ const NOT_KEPT: &str =
     "not kept while away: what is sent while the observer restarts would be lost";
 const LIMITS_THROUGHPUT: &str =
     "which limits the throughput (RabbitMQ: mqtt.prefetch; Mosquitto: max_inflight_messages)";
+const MAY_DROP: &str = "the broker drops what exceeds its limit for a client that is away \
+    (Mosquitto: max_queued_messages 0; EMQX: max_mqueue_len 0)";
+const OPEN: &str = "the broker lets clients in without a login: anybody may act as any user \
+    (Mosquitto: allow_anonymous false; RabbitMQ: mqtt.allow_anonymous = false)";
 const NO_DOTS: &str = "a \".\" in a topic becomes a level break: users with a \".\" in their \
     identifier cannot be addressed on this broker (RabbitMQ)";
 
@@ -37,15 +43,31 @@ pub(super) async fn login_and_subscribe(
     let subscriptions = config.rules.router.layouts.filters().into_iter();
     let filters: Vec<TopicFilter> = subscriptions.map(|wanted| wanted.filter).collect();
     for (filter, granted) in filters.iter().zip(client.subscribe(&filters).await?) {
-        let name = format!("subscribe {filter}");
+        let name = Trial::one_of("subscribe", filter, "subscriptions granted at QoS 1");
         match granted {
             Ok(1..) => report.ok(name, "granted at QoS 1"),
             Ok(0) => report.failed(name, "granted at QoS 0 only: messages could be lost"),
-            Err(reason) => report.failed(name, reason),
+            Err(reason) => report.failed(name, reason.to_string()),
         }
     }
     client.leave().await;
     Ok(())
+}
+
+/// Whether the broker lets in a client without a login.
+pub(super) async fn anonymous(config: &Config, report: &mut Report) {
+    let links = LinkSettings {
+        credentials: Credentials::new(None, None),
+        ..config.visitor_links("check-anonymous")
+    };
+    match ProbeClient::connect(links, Session::Clean).await {
+        Ok(client) => {
+            client.leave().await;
+            report.note("anonymous", OPEN);
+        }
+        // Brokers refuse it each in their own way.
+        Err(_) => report.ok("anonymous", "clients without a login are refused"),
+    }
 }
 
 /// The version of MQTT, and the limits the broker has named.
@@ -104,9 +126,7 @@ pub(super) async fn window_and_redelivery(
     let mut reader = connect(links.clone(), KEPT).await?.without_acks();
     reader.subscribe(&[filter]).await?;
     let mut writer = connect(config.visitor_links("check-ahead"), Session::Clean).await?;
-    for _ in 0..AHEAD {
-        writer.publish(name.clone(), Bytes::new()).await?;
-    }
+    writer.publish_times(&name, AHEAD).await?;
     writer.leave().await;
     let mut sent = 0;
     while sent < AHEAD && reader.delivery(GLIMPSE).await.is_ok() {
@@ -148,6 +168,37 @@ async fn redelivery(links: &LinkSettings, report: &mut Report) -> Result<(), Lin
         report.ok("redelivery", text);
     } else {
         report.failed("redelivery", format!("{text}: messages can be lost"));
+    }
+    Ok(())
+}
+
+/// Whether the broker keeps many messages for a client that is away.
+pub(super) async fn waiting(
+    config: &Config,
+    links: &LinkSettings,
+    report: &mut Report,
+) -> Result<(), LinkError> {
+    let topic = format!("observer/{}/check/waiting/{}", config.name, random_id());
+    let filter = TopicFilter::parse(&topic).expect("a topic name is a filter");
+    let name = TopicName::parse(&topic).expect("a name is a topic level");
+    let mut reader = connect(links.clone(), KEPT).await?;
+    reader.subscribe(&[filter]).await?;
+    reader.leave().await;
+    let mut writer = connect(config.visitor_links("check-waiting"), Session::Clean).await?;
+    writer.publish_times(&name, WAITING).await?;
+    writer.leave().await;
+    let mut reader = connect(links.clone(), KEPT).await?;
+    let mut came = 0;
+    while came < WAITING && reader.delivery(GLIMPSE).await.is_ok() {
+        came += 1;
+    }
+    reader.leave().await;
+    discard_session(links).await?;
+    let text = format!("{came} of {WAITING} messages arrive that were sent to a client while away");
+    if came == WAITING {
+        report.ok("waiting", text);
+    } else {
+        report.note("waiting", format!("{text}: {MAY_DROP}"));
     }
     Ok(())
 }

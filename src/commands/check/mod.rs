@@ -17,10 +17,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context;
 
 use self::probe::Probe;
-use self::report::Report;
+use self::report::{Form, Report};
 use super::cli::{CheckArgs, ProbeArgs};
 use super::init_quiet_log;
 use super::output::Output;
+use super::text::terminal_width;
 use crate::auth::credentials::Credentials;
 use crate::config::Config;
 use crate::connections::probe_client::ProbeClient;
@@ -41,16 +42,18 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
     let config = args.settings.load()?;
     init_quiet_log(&config);
     let probe = read_probe(&args.probe, &config)?;
-    let report = check(&config, probe.as_ref()).await;
-    let text = match args.format.json {
-        true => format!("{}\n", serde_json::to_string_pretty(report.steps())?),
-        false => report.table(&config.broker.address),
+    let form = match (args.format.json, args.verbose) {
+        (true, _) => Form::Json,
+        (false, true) => Form::Verbose,
+        (false, false) => Form::Folded,
     };
-    let code = match report.failures() {
+    let mut report = Report::new(form, out, terminal_width());
+    report.print(&config.broker.address);
+    check(&config, probe.as_ref(), &mut report).await;
+    Ok(match report.finish()? {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
-    };
-    Ok(out.verdict(&text, code)?)
+    })
 }
 
 /// The ordinary user whose reach is to be tried, if one is given.
@@ -79,32 +82,46 @@ fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>
 }
 
 /// Tries everything in order, and stops where going on makes no sense.
-async fn check(config: &Config, probe: Option<&Probe>) -> Report {
-    let mut report = Report::default();
+async fn check(config: &Config, probe: Option<&Probe>, report: &mut Report) {
     for warning in &config.warnings {
         report.note("settings", warning);
     }
-    check_clock(config, &mut report);
-    check_store(config, &mut report);
-    if let Err(error) = Box::pin(check_connected(config, probe, &mut report)).await {
-        report.failed("stopped here", error.to_string());
+    check_clock(config, report);
+    check_store(config, report);
+    if let Err((step, error)) = Box::pin(check_connected(config, probe, report)).await {
+        report.failed(step, error.to_string());
     }
-    report
 }
 
+/// The error is of the step it stopped at.
 async fn check_connected(
     config: &Config,
     probe: Option<&Probe>,
     report: &mut Report,
-) -> Result<(), LinkError> {
+) -> Result<(), (&'static str, LinkError)> {
     let links = config.visitor_links("check");
-    broker::login_and_subscribe(config, &links, report).await?;
-    broker::session(&links, report).await?;
-    Box::pin(round_trip::run(config, &links, report)).await?;
+    let at = |step| move |error| (step, error);
+    broker::login_and_subscribe(config, &links, report)
+        .await
+        .map_err(at("login"))?;
+    broker::anonymous(config, report).await;
+    broker::session(&links, report)
+        .await
+        .map_err(at("session"))?;
+    Box::pin(round_trip::run(config, &links, report))
+        .await
+        .map_err(at("round trip"))?;
     broker::identifiers(config, &links, report).await;
-    Box::pin(broker::window_and_redelivery(config, &links, report)).await?;
+    Box::pin(broker::window_and_redelivery(config, &links, report))
+        .await
+        .map_err(at("window"))?;
+    broker::waiting(config, &links, report)
+        .await
+        .map_err(at("waiting"))?;
     match probe {
-        Some(probe) => Box::pin(probe::run(config, probe, report)).await,
+        Some(probe) => Box::pin(probe::run(config, probe, report))
+            .await
+            .map_err(at("probe")),
         None => {
             report.note("probe", NO_PROBE);
             Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::report::Report;
+use super::report::{Report, Trial};
 use super::{GLIMPSE, connect};
 use crate::auth::credentials::Credentials;
 use crate::config::{Config, probe_client_id};
@@ -22,6 +22,11 @@ const OTHER: &str = "check-other";
 /// Not JSON. An observer that runs refuses it nearly everywhere; layouts that carry any bytes
 /// deliver it to a user called `check`, and the probe's conversation with that user is archived.
 const PAYLOAD: &[u8] = b"check";
+
+/// What several trials that succeed are together.
+const OWN: &str = "of the user's own paths";
+const NO_OTHER_READS: &str = "filters over other users' paths: nothing arrives";
+const NO_OTHER_WRITES: &str = "topics of other users and services: nothing arrives";
 
 /// An ordinary user.
 #[derive(Clone, Debug)]
@@ -97,7 +102,7 @@ impl Scene<'_> {
         for path in &paths.reads {
             let own = topic(path, user, "check");
             let (filter, sent) = (format!("{own}/#"), format!("{own}/check"));
-            let name = format!("probe reads {filter}");
+            let name = Trial::one_of("probe reads", &filter, OWN);
             match self.reads(&filter, &sent).await? {
                 true => report.ok(name, "the user's own inbox"),
                 false => report.failed(name, "the user cannot read their own inbox"),
@@ -105,7 +110,7 @@ impl Scene<'_> {
         }
         for path in &paths.writes {
             let own = topic(path, user, "check");
-            let name = format!("probe writes {own}");
+            let name = Trial::one_of("probe writes", &own, OWN);
             match self.writes(&own).await? {
                 true => report.ok(name, "the user's own path"),
                 false => report.failed(name, "the user cannot write on their own path"),
@@ -122,7 +127,7 @@ impl Scene<'_> {
     ) -> Result<(), LinkError> {
         let app = &self.probe.app;
         for (filter, sent) in foreign_reads(paths, app) {
-            let name = format!("probe reads {filter}");
+            let name = Trial::one_of("probe reads", &filter, NO_OTHER_READS);
             match self.reads(&filter, &sent).await? {
                 false => report.ok(name, "nothing of another user arrives"),
                 true => report.failed(
@@ -132,7 +137,7 @@ impl Scene<'_> {
             }
         }
         for topic in foreign_writes(paths, app) {
-            let name = format!("probe writes {topic}");
+            let name = Trial::one_of("probe writes", &topic, NO_OTHER_WRITES);
             match self.writes(&topic).await? {
                 false => report.ok(name, "nothing arrives there"),
                 true => report.failed(name, "THE USER WRITES WHERE ONLY OTHERS MAY: see `acl`"),
@@ -142,7 +147,7 @@ impl Scene<'_> {
         let own = format!("apps/{app}/users/{user}/messages/check/clientadded");
         if self.writes(&own).await? {
             report.note(
-                format!("probe writes {own}"),
+                Trial::one_of("probe writes", &own, OWN),
                 "the user can write into their own inbox, and so deceive only themselves",
             );
         }

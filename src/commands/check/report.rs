@@ -1,8 +1,13 @@
-//! What `check` has tried: its steps in order, and the table that is printed of them.
+//! What `check` has tried: its steps in order, each printed as soon as it is known.
 
-use std::fmt::Write as _;
-
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+use crate::commands::output::{Output, OutputError};
+use crate::commands::text::wrapped;
+
+/// Where the text of a step begins, behind its mark and name.
+const NAME_WIDTH: usize = 15;
 
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +21,37 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// What is tried.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    name: &'static str,
+    /// Of several trials with one name: what this one is about, such as a topic.
+    subject: Option<String>,
+    /// What several that succeed are together, behind their number.
+    many: &'static str,
+}
+
+impl From<&'static str> for Trial {
+    fn from(name: &'static str) -> Self {
+        Self {
+            name,
+            subject: None,
+            many: "",
+        }
+    }
+}
+
+impl Trial {
+    /// One of several: those that succeed are printed as one line.
+    pub(super) fn one_of(name: &'static str, subject: impl ToString, many: &'static str) -> Self {
+        Self {
+            name,
+            subject: Some(subject.to_string()),
+            many,
+        }
+    }
+}
+
 /// One thing that was tried.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Step {
@@ -26,26 +62,82 @@ pub(super) struct Step {
     detail: String,
 }
 
+/// How steps are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// For people, with one line for several of a kind that succeed.
+    Folded,
+    /// For people, each step.
+    Verbose,
+    /// For programs, all at the end.
+    Json,
+}
+
 /// The steps so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Report {
     steps: Vec<Step>,
+    form: Form,
+    out: Output,
+    /// The width of the terminal, if it is one.
+    width: Option<usize>,
+    /// Steps of a kind that have succeeded and are not printed yet.
+    folded: Option<(Trial, usize)>,
+    /// Whether all could be printed.
+    printed: Result<(), OutputError>,
 }
 
 impl Report {
-    pub(super) fn ok(&mut self, step: impl Into<String>, detail: impl Into<String>) {
-        self.push(step.into(), Outcome::Ok, detail.into());
+    pub(super) fn new(form: Form, out: Output, width: Option<usize>) -> Self {
+        Self {
+            steps: vec![],
+            form,
+            out,
+            width,
+            folded: None,
+            printed: Ok(()),
+        }
     }
 
-    pub(super) fn note(&mut self, step: impl Into<String>, detail: impl Into<String>) {
-        self.push(step.into(), Outcome::Note, detail.into());
+    pub(super) fn ok(&mut self, trial: impl Into<Trial>, detail: impl Into<String>) {
+        self.push(trial.into(), Outcome::Ok, detail.into());
     }
 
-    pub(super) fn failed(&mut self, step: impl Into<String>, detail: impl Into<String>) {
-        self.push(step.into(), Outcome::Failed, detail.into());
+    pub(super) fn note(&mut self, trial: impl Into<Trial>, detail: impl Into<String>) {
+        self.push(trial.into(), Outcome::Note, detail.into());
     }
 
-    fn push(&mut self, step: String, outcome: Outcome, detail: String) {
+    pub(super) fn failed(&mut self, trial: impl Into<Trial>, detail: impl Into<String>) {
+        self.push(trial.into(), Outcome::Failed, detail.into());
+    }
+
+    fn push(&mut self, trial: Trial, outcome: Outcome, detail: String) {
+        match &mut self.folded {
+            Some((folded, count))
+                if folded.name == trial.name
+                    && folded.many == trial.many
+                    && outcome == Outcome::Ok =>
+            {
+                *count += 1;
+            }
+            _ => {
+                self.unfold();
+                let folds = self.form == Form::Folded && trial.subject.is_some();
+                if folds && outcome == Outcome::Ok {
+                    self.folded = Some((trial.clone(), 1));
+                } else {
+                    let text = match &trial.subject {
+                        Some(subject) => format!("{subject}: {detail}"),
+                        None => detail.clone(),
+                    };
+                    self.line(trial.name, outcome, &text);
+                }
+            }
+        }
+        let step = match trial.subject {
+            Some(subject) => format!("{} {subject}", trial.name),
+            None => trial.name.to_owned(),
+        };
         self.steps.push(Step {
             step,
             outcome,
@@ -53,57 +145,58 @@ impl Report {
         });
     }
 
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
-    }
-
-    /// How many steps failed.
-    pub(super) fn failures(&self) -> usize {
-        let failed = |step: &&Step| step.outcome == Outcome::Failed;
-        self.steps.iter().filter(failed).count()
-    }
-
-    /// The steps as a table for people, below the broker's address.
-    pub(super) fn table(&self, broker: &str) -> String {
-        let widths = self.steps.iter().map(|step| step.step.chars().count());
-        let width = widths.max().unwrap_or(0);
-        let mut table = format!("{broker}\n");
-        for step in &self.steps {
-            let mark = match step.outcome {
-                Outcome::Ok => "ok    ",
-                Outcome::Note => "note  ",
-                Outcome::Failed => "FAILED",
-            };
-            let _ = writeln!(table, "{mark} {:width$}  {}", step.step, step.detail);
+    /// Prints what was held back.
+    fn unfold(&mut self) {
+        if let Some((trial, count)) = self.folded.take() {
+            self.line(trial.name, Outcome::Ok, &format!("{count} {}", trial.many));
         }
-        let _ = match self.failures() {
-            0 => writeln!(table, "messages pass"),
-            failures => writeln!(
-                table,
-                "{failures} of {} failed: messages would not pass",
+    }
+
+    fn line(&mut self, name: &str, outcome: Outcome, text: &str) {
+        let (mark, colour) = match outcome {
+            Outcome::Ok => ("✓", AnsiColor::Green),
+            Outcome::Note => ("!", AnsiColor::Yellow),
+            Outcome::Failed => ("✗", AnsiColor::Red),
+        };
+        let colour = Style::new().fg_color(Some(colour.into()));
+        let indent = NAME_WIDTH + 2;
+        let width = self.width.map(|width| width.saturating_sub(indent));
+        let text = wrapped(text, width, &" ".repeat(indent));
+        self.print(&format!(
+            "{colour}{mark}{colour:#} {name:<NAME_WIDTH$}{text}"
+        ));
+    }
+
+    /// Prints a line of its own, for people.
+    pub(super) fn print(&mut self, line: &str) {
+        if self.form != Form::Json && self.printed.is_ok() {
+            self.printed = self.out.coloured_line(line);
+        }
+    }
+
+    /// Prints the verdict, or all of it for programs. Returns how many steps failed.
+    ///
+    /// # Errors
+    /// If something could not be printed. That nobody reads it is no error: the verdict holds.
+    pub(super) fn finish(mut self) -> Result<usize, OutputError> {
+        self.unfold();
+        let failed = |step: &&Step| step.outcome == Outcome::Failed;
+        let failures = self.steps.iter().filter(failed).count();
+        let bold = Style::new().bold();
+        self.print(&match failures {
+            0 => format!("{bold}messages pass{bold:#}"),
+            failures => format!(
+                "{bold}{failures} of {} failed: messages would not pass{bold:#}",
                 self.steps.len()
             ),
+        });
+        let printed = match self.form {
+            Form::Json => self.out.json(&self.steps),
+            Form::Folded | Form::Verbose => self.printed,
         };
-        table
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_line_is_the_verdict() {
-        let mut report = Report::default();
-        report.ok("login", "MQTT 5");
-        report.note("probe", "not tried");
-        let table = "mqtt://b\nok     login  MQTT 5\nnote   probe  not tried\nmessages pass\n";
-        assert_eq!(report.table("mqtt://b"), table);
-        report.failed("session", "not kept");
-        assert!(
-            report
-                .table("mqtt://b")
-                .ends_with("1 of 3 failed: messages would not pass\n")
-        );
+        match printed {
+            Ok(()) | Err(OutputError::Closed) => Ok(failures),
+            Err(error) => Err(error),
+        }
     }
 }

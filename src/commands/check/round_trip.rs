@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::report::Report;
+use super::report::{Report, Trial};
 use super::{GLIMPSE, PATIENCE, connect};
 use crate::commands::trial;
 use crate::config::Config;
@@ -22,6 +23,10 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::router::Router;
 
 const NOT_TRIED: &str = "not tried: its paths belong to one app, and its users may be writing";
+/// How long TCP holds an acknowledgement back, nearly: 40 ms on Linux.
+const DELAYED_ACK: Duration = Duration::from_millis(35);
+const NAGLE: &str = "the broker waits for TCP's delayed acknowledgements (Mosquitto: \
+                     set_tcp_nodelay true)";
 const DEAF: &str = "what an observer sends to itself does not come back (a broker may grant a \
                     subscription and deliver nothing): may this user read and write everything, \
                     observer/# too?";
@@ -39,7 +44,7 @@ pub(super) async fn run(
         .cloned()
         .partition(|layout| layout.fixed_app().is_some());
     for layout in fixed {
-        report.note(format!("round trip {}", layout.outgoing()), NOT_TRIED);
+        report.note(trip(layout.outgoing()), NOT_TRIED);
     }
     if layouts.is_empty() {
         return Ok(());
@@ -61,6 +66,10 @@ pub(super) async fn run(
         tried
     });
     tried
+}
+
+fn trip(topic: impl ToString) -> Trial {
+    Trial::one_of("round trip", topic, "kinds of message, each answered")
 }
 
 /// An app that nobody else uses: named after the random end of the client identifier.
@@ -115,12 +124,14 @@ impl RoundTrips {
             return Err(LinkError::new(Cause::TimedOut, DEAF));
         }
         let mut user = connect(links.clone(), Session::Clean).await?;
+        let mut seen = Seen::default();
         for layout in &self.layouts {
-            self.message(layout, &mut user, report).await?;
+            self.message(layout, &mut user, &mut seen, report).await?;
         }
         if self.controls != Controls::Off {
             self.receipt_and_fetch(&mut user, report).await?;
         }
+        seen.report(report);
         user.leave().await;
         Ok(())
     }
@@ -130,6 +141,7 @@ impl RoundTrips {
         &self,
         layout: &Layout,
         user: &mut ProbeClient,
+        seen: &mut Seen,
         report: &mut Report,
     ) -> Result<(), LinkError> {
         let outgoing = layout
@@ -138,7 +150,7 @@ impl RoundTrips {
             .replace("{app}", &self.app)
             .replace("{sender}", "check-a")
             .replace("{recipient}", "check-b");
-        let name = format!("round trip {outgoing}");
+        let name = trip(&outgoing);
         let address = match self.router.layouts.parse(&outgoing) {
             Ok(Address::Outgoing(address)) => address,
             other => {
@@ -148,8 +160,10 @@ impl RoundTrips {
         };
         let inbox = layout.inbox_topic(address.app, address.recipient, address.sender);
         let filter = TopicFilter::parse(inbox.as_str()).expect("a topic name is a filter");
+        let asked = Instant::now();
         user.subscribe(&[filter]).await?;
-        let sent = tokio::time::Instant::now();
+        seen.answers.push(asked.elapsed());
+        let sent = Instant::now();
         let topic = TopicName::parse(&outgoing).expect("it was parsed as a topic");
         user.publish(topic, Bytes::from_static(br#"{"text":"check"}"#))
             .await?;
@@ -157,7 +171,9 @@ impl RoundTrips {
         let took = sent.elapsed();
         match arrived {
             Ok(received) if received.topic == inbox.as_str() => {
-                report_arrival(name, inbox.as_str(), took, user, report).await;
+                report.ok(name, format!("arrived in {inbox} after {took:.1?}"));
+                seen.trips.push(took);
+                seen.twice |= user.message(GLIMPSE).await.is_ok();
             }
             Ok(received) => {
                 let topic = String::from_utf8_lossy(&received.topic);
@@ -192,7 +208,7 @@ impl RoundTrips {
                 own("check-c/inbox/clientupdated"),
             ),
         ] {
-            let name = format!("round trip {publish}");
+            let name = trip(&publish);
             match ask(user, &publish, payload, &answer).await? {
                 Ok(()) => report.ok(name, format!("answered on {answer}")),
                 Err(error) => report.failed(name, format!("not answered on {answer}: {error}")),
@@ -202,21 +218,34 @@ impl RoundTrips {
     }
 }
 
-/// Says that a message has arrived, and whether it comes again.
-async fn report_arrival(
-    name: String,
-    inbox: &str,
-    took: Duration,
-    user: &mut ProbeClient,
-    report: &mut Report,
-) {
-    let arrived = format!("arrived in {inbox} after {took:.1?}");
-    match user.message(GLIMPSE).await {
-        Err(_) => report.ok(name, arrived),
-        Ok(_) => report.note(
-            name,
-            format!("{arrived}, and again: another observer serves this broker"),
-        ),
+/// What the round trips of messages have shown beside that they arrive.
+#[derive(Debug, Default)]
+struct Seen {
+    /// How long messages took there and back.
+    trips: Vec<Duration>,
+    /// How long the broker took to answer a request.
+    answers: Vec<Duration>,
+    /// Whether a message came more than once.
+    twice: bool,
+}
+
+impl Seen {
+    fn report(&self, report: &mut Report) {
+        if self.twice {
+            report.ok("observers", "one is running on this broker already");
+        }
+        let (Some(&trip), Some(&answer)) = (self.trips.iter().min(), self.answers.iter().min())
+        else {
+            return;
+        };
+        if trip > DELAYED_ACK && trip > 4 * answer {
+            report.note(
+                "latency",
+                format!("a message takes {trip:.1?}, an answer {answer:.1?}: {NAGLE}"),
+            );
+        } else {
+            report.ok("latency", format!("{trip:.1?} there and back"));
+        }
     }
 }
 

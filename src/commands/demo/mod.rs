@@ -65,8 +65,9 @@ pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode
         played
     };
     let (stopped, played) = tokio::join!(observing, talking);
-    played?;
+    // The observer's end explains the other's.
     stopped?;
+    played?;
     if !args.once {
         out.coloured_line(next())?;
     }
@@ -197,9 +198,10 @@ struct Places {
 
 impl Places {
     fn choose(args: &DemoArgs) -> anyhow::Result<Self> {
+        let any = args.port.filter(|port| *port == 0);
         Ok(Self {
             broker: Place::choose(args.listen, args.port, MQTT_PORT)?,
-            api: Place::choose(args.listen, None, API_PORT)?,
+            api: Place::choose(args.listen, any, API_PORT)?,
         })
     }
 
