@@ -2,13 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
-
-use super::cli::{Cli, CompletionsArgs};
+use super::cli::{self, CompletionsArgs};
 use super::output::Output;
 
 pub(super) fn run(args: &CompletionsArgs, out: Output) -> anyhow::Result<ExitCode> {
-    let mut command = Cli::command();
+    let mut command = cli::command();
     let name = command.get_name().to_owned();
     // Into memory first: the generator panics where it cannot write.
     let mut script = vec![];

@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 
 use super::cli::ImportArgs;
 use super::output::Output;
+use super::scope::NewStore;
 use super::settings::SettingsArgs;
 use super::store::{open_store, store_path};
 use crate::protocol::mongo_export::{
@@ -63,7 +64,7 @@ struct Count {
 
 pub(super) fn run(
     args: &ImportArgs,
-    settings: &SettingsArgs,
+    settings: &SettingsArgs<NewStore>,
     out: Output,
 ) -> anyhow::Result<ExitCode> {
     let files = [&args.groups, &args.messages, &args.conversations];
@@ -75,6 +76,9 @@ pub(super) fn run(
         if let Some(name) = name {
             sources.push((Source::open(name)?, parse));
         }
+    }
+    if !path.exists() {
+        out.message(format_args!("a new store is made: {}", path.display()));
     }
     store::make(path)?;
     let mut store = open_store(&config)?;

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::CommandFactory;
 
-use super::cli::{Cli, ManArgs};
+use super::cli::{self, ManArgs};
 use super::output::Output;
 
 pub(super) fn run(args: &ManArgs, out: Output) -> anyhow::Result<ExitCode> {
-    let mut command = Cli::command();
+    let mut command = cli::command();
     // Names every command by its whole path.
     command.build();
     for name in &args.command {

@@ -15,6 +15,7 @@ mod block;
 mod check;
 mod cli;
 mod completions;
+mod config;
 #[cfg(feature = "demo")]
 mod demo;
 mod explain;
@@ -27,7 +28,9 @@ mod input;
 mod man;
 mod output;
 mod run;
+mod scope;
 mod send;
+mod service;
 mod settings;
 mod store;
 mod text;
@@ -39,13 +42,11 @@ mod webhook;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use clap::Parser;
-
-use self::cli::{Cli, Command};
+use self::cli::Command;
 use self::output::{Output, OutputError};
 use crate::config::{Config, ConfigErrors};
 use crate::telemetry;
+use anyhow::Context;
 
 /// The exit code of mistakes in the arguments (clap's) and in the settings.
 const USAGE: u8 = 2;
@@ -55,7 +56,7 @@ const USAGE: u8 = 2;
 /// Exit codes: 0 done, 1 failed (or the verdict is "no"), 2 a mistake in arguments or settings.
 pub fn main() -> ExitCode {
     let out = Output;
-    execute(&Cli::parse().command, out).unwrap_or_else(|error| report(&error, out))
+    execute(&cli::parse().command, out).unwrap_or_else(|error| report(&error, out))
 }
 
 fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
@@ -70,6 +71,7 @@ fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
         Command::Send(args) => in_runtime(send::run(args, out)),
         Command::Inbox(args) => in_runtime(inbox::run(args, out)),
         Command::Watch(args) => in_runtime(watch::run(args, out)),
+        Command::Config(command) => config::run(command, out),
         Command::Token(command) => token::run(command, out),
         Command::Acl(args) => acl::run(args, out),
         Command::Health(settings) => in_runtime(health::run(settings, out)),

@@ -13,6 +13,7 @@ use anyhow::Context;
 use super::cli::{Format, StoreCommand, TimelineArgs};
 use super::import;
 use super::output::{Output, OutputError};
+use super::scope::StorePlace;
 use super::settings::SettingsArgs;
 use crate::config::Config;
 use crate::protocol::time::UnixMillis;
@@ -42,7 +43,11 @@ pub(super) fn open_store(config: &Config) -> anyhow::Result<Box<dyn Administrati
     Ok(store::administer(store_path(config)?)?)
 }
 
-fn stats(format: &Format, settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+fn stats(
+    format: &Format,
+    settings: &SettingsArgs<StorePlace>,
+    out: Output,
+) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
     let path = store_path(&config)?;
     let stats = open_store(&config)?.stats()?;
@@ -56,7 +61,7 @@ fn stats(format: &Format, settings: &SettingsArgs, out: Output) -> anyhow::Resul
 
 fn export(
     timeline: &TimelineArgs,
-    settings: &SettingsArgs,
+    settings: &SettingsArgs<StorePlace>,
     out: Output,
 ) -> anyhow::Result<ExitCode> {
     let store = open_store(&settings.load()?)?;
@@ -74,7 +79,7 @@ fn export(
     Ok(ExitCode::SUCCESS)
 }
 
-fn prune(age: &str, settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+fn prune(age: &str, settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {
     let mut store = open_store(&settings.load()?)?;
     let parsed = humantime::parse_duration(age)
         .with_context(|| format!("{age:?} is not a time such as 90d"))?;
@@ -91,7 +96,7 @@ fn before(now: UnixMillis, age: Duration) -> UnixMillis {
     UnixMillis::new(now.as_millis().saturating_sub(age))
 }
 
-fn check(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+fn check(settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
     let path = store_path(&config)?;
     let faults = open_store(&config)?.check()?;

@@ -132,7 +132,9 @@ fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<Verifier, ()>
 /// Takes the variables of chat21-http-server. `PORT` is a common name: it turns the API on only
 /// together with `JWT_KEY`, whose text is returned.
 fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
-    let secret = reader.variable(JWT_KEY)?;
+    let secret = reader
+        .variable(JWT_KEY)
+        .filter(|_| reader.uses("api-listen"))?;
     if let (Some(port), false) = (reader.variable(PORT), reader.is_given("api-listen")) {
         let all = port
             .parse()

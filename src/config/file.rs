@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::ConfigError;
 use super::origin::Origin;
 use super::reader::{Given, Reader};
-use super::settings::SETTINGS;
+use super::settings::names;
 use super::suggestion::nearest;
 
 /// The key of the tables that define layouts.
@@ -97,6 +97,9 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path) {
     };
     for entry in flattened(std::mem::take(&mut file.table), "") {
         if entry.key == CUSTOM_LAYOUT {
+            if !reader.uses("layouts") {
+                continue;
+            }
             match entry.value.try_into() {
                 Ok(layouts) => reader.custom_layouts = layouts,
                 Err(error) => {
@@ -106,11 +109,13 @@ pub(super) fn read(reader: &mut Reader<'_>, path: &Path) {
             }
             continue;
         }
-        let known = SETTINGS.iter().map(|setting| setting.name);
-        let Some(name) = known.clone().find(|name| *name == entry.name) else {
-            reader.fail_at(file.place(&entry.key), unknown_key(&entry.name, known));
+        let Some(name) = names().find(|name| *name == entry.name) else {
+            reader.fail_at(file.place(&entry.key), unknown_key(&entry.name, names()));
             continue;
         };
+        if !reader.uses(name) {
+            continue;
+        }
         match scalars(&entry.value) {
             Some(texts) => {
                 let origin = file.origin(&entry.key);

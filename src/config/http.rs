@@ -14,7 +14,7 @@ pub struct HttpSection {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is neither an address such as 127.0.0.1:9090, nor a port, nor none")]
+#[error("{0:?} is neither an address such as 127.0.0.1:9180, nor a port, nor none")]
 pub(super) struct ListenError(String);
 
 impl HttpSection {

@@ -24,6 +24,9 @@ const IDENTITY_CHANGES: &str = "no state directory can be written to, so the ses
 const IDENTITY_GUESSABLE: &str = "no state directory can be written to and there is no password, \
     so the session's client identifier can be guessed (give --state-dir or --client-id)";
 
+/// The variable in which the service manager names the directory that it has made.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
 /// Why a name cannot be part of the observer's topics.
 #[derive(Debug, thiserror::Error)]
 enum NameError {
@@ -60,20 +63,19 @@ impl StateDir {
             return Self::Given(dir.into());
         }
         let dir = |name: &str| reader.variable(name).map(PathBuf::from);
-        let usual = dir("STATE_DIRECTORY")
+        let usual = dir(STATE_DIRECTORY)
             .or_else(|| dir("XDG_STATE_HOME").map(|dir| dir.join("chat21-observer")))
             .or_else(|| dir("HOME").map(|home| home.join(".local/state/chat21-observer")));
         usual.map_or(Self::Missing, Self::Usual)
     }
 
-    /// Notes the usual place and the variable that it follows, for the list of settings in force.
+    /// Notes the usual place, for the list of settings in force.
     pub(super) fn note(&self, reader: &mut Reader<'_>) {
         let Self::Usual(dir) = self else { return };
-        let names = ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"];
-        let variable = names
-            .into_iter()
-            .find(|name| reader.variable(name).is_some());
-        let origin = variable.map_or(Origin::Default, |name| Origin::Variable(name.to_owned()));
+        let origin = match reader.variable(STATE_DIRECTORY) {
+            Some(_) => Origin::Variable(STATE_DIRECTORY.to_owned()),
+            None => Origin::Default,
+        };
         reader.note("state-dir", dir.display().to_string(), origin);
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::origin::Origin;
 use super::reader::{Given, Values};
-use super::settings::{SETTINGS, Setting, Takes};
+use super::settings::{Setting, Takes, settings};
 
 /// What stands in place of a secret.
 const MASK: &str = "***";
@@ -49,7 +49,7 @@ pub(super) fn in_force(values: &Values, instead: &BTreeMap<&'static str, Given>)
             origin,
         }
     };
-    SETTINGS.iter().map(row).collect()
+    settings().map(row).collect()
 }
 
 /// An empty value counts as not given.
@@ -144,7 +144,7 @@ mod tests {
         ] {
             assert_eq!(line(name), (value.to_owned(), origin.to_owned()), "{name}");
         }
-        assert_eq!(config.in_force.len(), SETTINGS.len());
+        assert_eq!(config.in_force.len(), settings().count());
     }
 
     #[test]

@@ -28,9 +28,11 @@ mod rules;
 mod settings;
 mod store;
 mod suggestion;
+mod template;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod unknown;
 mod values;
 mod webhooks;
 
@@ -43,11 +45,13 @@ pub use self::identity::probe_client_id;
 pub use self::in_force::InForce;
 pub use self::origin::Origin;
 pub use self::policy_file::PolicyFile;
-pub use self::reader::Flags;
 use self::reader::{Environment, Reader};
+pub use self::reader::{Flags, Uses};
 pub use self::reporting::ReportingSection;
 pub use self::rules::RulesSection;
-pub use self::settings::{SETTINGS, Setting, Takes, variable};
+pub use self::settings::{GROUPS, Group, Setting, Takes, settings, variable};
+pub use self::template::{Pick, template};
+pub use self::unknown::unknown_variables;
 use crate::http::{api::Settings as ApiSettings, webhook};
 use crate::rules::webhook_event::EventKinds;
 use crate::store::StoreSettings;
@@ -88,13 +92,29 @@ impl Config {
         env: Environment<'_>,
         file: Option<&Path>,
     ) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader::new(env);
+        Self::load_only(&|_| true, flags, env, file)
+    }
+
+    /// Reads the settings that `uses` names. The others have their defaults: mistakes in them, and
+    /// files that cannot be read, are no concern of a command that does not use them.
+    ///
+    /// # Errors
+    /// Every mistake in the settings that are used, and keys of the file that do not exist.
+    pub fn load_only(
+        uses: Uses<'_>,
+        flags: &Flags,
+        env: Environment<'_>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(env, uses);
         if let Some(path) = file {
             file::read(&mut reader, path);
         }
         reader.take_environment();
         reader.take_flags(flags);
-        compatible::read(&mut reader);
+        if reader.uses("broker") {
+            compatible::read(&mut reader);
+        }
         match Self::read(&mut reader) {
             Some(config) if reader.errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(reader.errors)),

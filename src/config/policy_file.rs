@@ -161,7 +161,7 @@ impl PolicyFile {
     }
 
     fn rules(&self, values: &Values, errors: &mut Vec<ConfigError>) -> Rules {
-        let mut reader = Reader::new(&|_| None);
+        let mut reader = Reader::new(&|_| None, &|_| true);
         reader.values = values.clone();
         let rules = read_rules(&mut reader);
         if rules.max_payload_bytes > self.max_payload_bytes {

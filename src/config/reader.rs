@@ -12,7 +12,7 @@ use super::aliases::ALIASES;
 use super::custom_layout::CustomLayout;
 use super::error::ConfigError;
 use super::origin::Origin;
-use super::settings::{SETTINGS, find, variable};
+use super::settings::{find, settings, variable};
 use super::values::{self, BOOL};
 
 /// What is given on the command line, by name of the setting.
@@ -20,6 +20,9 @@ pub type Flags = BTreeMap<&'static str, Vec<String>>;
 
 /// Looks up an environment variable.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Whether a setting of that name matters to the command that reads the settings.
+pub type Uses<'a> = &'a dyn Fn(&str) -> bool;
 
 /// A value that was given, not checked yet.
 #[derive(Clone, Debug)]
@@ -42,10 +45,12 @@ pub(super) struct Reader<'a> {
     pub(super) errors: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
     env: Environment<'a>,
+    uses: Uses<'a>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(env: Environment<'a>) -> Self {
+    /// `uses` says which settings matter; the others have their defaults, whatever is given.
+    pub(super) fn new(env: Environment<'a>, uses: Uses<'a>) -> Self {
         Self {
             values: Values::new(),
             instead: Values::new(),
@@ -53,12 +58,18 @@ impl<'a> Reader<'a> {
             errors: vec![],
             warnings: vec![],
             env,
+            uses,
         }
+    }
+
+    /// Whether this setting matters.
+    pub(super) fn uses(&self, name: &str) -> bool {
+        (self.uses)(name)
     }
 
     /// The variables of the environment, in place of what was given before.
     pub(super) fn take_environment(&mut self) {
-        for setting in SETTINGS {
+        for setting in settings() {
             let aliases = ALIASES
                 .iter()
                 .filter(|(name, _)| *name == setting.name)
@@ -89,6 +100,9 @@ impl<'a> Reader<'a> {
 
     /// Takes `text` for the value of a setting, as given by the environment variable `place`.
     pub(super) fn set_variable(&mut self, name: &'static str, text: String, place: &str) {
+        if !self.uses(name) {
+            return;
+        }
         let given = Given {
             texts: vec![text],
             origin: Origin::Variable(place.to_owned()),

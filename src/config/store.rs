@@ -27,6 +27,9 @@ const REDELIVER_NEEDS_STORE: &str = "redeliver needs a store, and there is none 
 
 /// Where and how messages are kept; `None` for `--store none`, and after a mistake.
 pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings> {
+    if !reader.uses("store") {
+        return None;
+    }
     let choices = [
         ("broker", OfflineDelivery::Broker),
         ("redeliver", OfflineDelivery::Redeliver),

@@ -26,7 +26,7 @@ pub(super) fn nearest(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::SETTINGS;
+    use crate::config::settings::names;
 
     #[test]
     fn a_slip_is_put_right_and_a_stranger_is_not() {
@@ -44,8 +44,7 @@ mod tests {
             ("flavour", None),
             ("x", None),
         ] {
-            let known = SETTINGS.iter().map(|setting| setting.name);
-            assert_eq!(nearest(word, known), want, "{word}");
+            assert_eq!(nearest(word, names()), want, "{word}");
         }
     }
 }

@@ -152,7 +152,7 @@ mod tests {
             "--webhook-max-age: ",
             "--webhook-queue: ",
             "--stats-interval: ",
-            "neither an address such as 127.0.0.1:9090, nor a port, nor none",
+            "neither an address such as 127.0.0.1:9180, nor a port, nor none",
         ] {
             assert!(errors.contains(said), "{said}\n{errors}");
         }

@@ -58,6 +58,14 @@ pub enum ProbeError {
         /// The system's reason.
         cause: String,
     },
+    /// What answers is not an observer.
+    #[error("another program answers on {address}, not an observer ({answer})")]
+    Another {
+        /// The address that was asked.
+        address: SocketAddr,
+        /// What it answers, in a few words.
+        answer: String,
+    },
     /// There is a connection, but no answer within ten seconds.
     #[error("{0} does not answer")]
     Silent(SocketAddr),
@@ -68,9 +76,13 @@ pub enum ProbeError {
 /// # Errors
 /// [`ProbeError`], if it is not, or gives no answer.
 pub async fn probe(address: SocketAddr) -> Result<(), ProbeError> {
-    let failed = |error: reqwest::Error| match error.is_timeout() {
-        true => ProbeError::Silent(address),
-        false => ProbeError::Unreachable {
+    let failed = |error: reqwest::Error| match error {
+        error if error.is_timeout() => ProbeError::Silent(address),
+        error if is_not_http(&error) => ProbeError::Another {
+            address,
+            answer: "it does not speak HTTP".to_owned(),
+        },
+        error => ProbeError::Unreachable {
             address,
             cause: root_cause(error),
         },
@@ -80,8 +92,26 @@ pub async fn probe(address: SocketAddr) -> Result<(), ProbeError> {
     let response = request.send().await.map_err(failed)?;
     let status = response.status();
     let text = response.text().await.map_err(failed)?;
-    match status {
-        StatusCode::OK => Ok(()),
-        _ => Err(ProbeError::NotReady(text.trim().to_owned())),
+    match (status, text.trim()) {
+        (StatusCode::OK, "ready") => Ok(()),
+        (StatusCode::SERVICE_UNAVAILABLE, text) if text.starts_with("not ready") => {
+            Err(ProbeError::NotReady(text.to_owned()))
+        }
+        _ => Err(ProbeError::Another {
+            address,
+            answer: format!("GET /readyz: {status}"),
+        }),
     }
+}
+
+/// Whether something was answered that cannot be read as HTTP.
+fn is_not_http(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -621,7 +621,7 @@ fn manual_pages_are_printed_for_every_command() {
         );
     }
     let (_, out, _) = run(&["man", "run"], &[]);
-    for setting in chat21_observer::config::SETTINGS {
+    for setting in chat21_observer::config::settings() {
         let flag = format!("\\-\\-{}", setting.name.replace('-', "\\-"));
         assert!(out.contains(&flag), "{flag}");
     }

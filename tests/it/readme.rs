@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use chat21_observer::config::{SETTINGS, Takes, variable};
+use chat21_observer::config::{GROUPS, Setting, Takes, variable};
 use chat21_observer::guide::{CHAPTERS, chapter};
 
 use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, root, service_token, var};
@@ -140,6 +140,12 @@ fn every_command_is_tried() {
                     .current_dir(dir.path())
                     .output()
                     .unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
+            ["chat21-observer", "config", ..] => {
+                let mut config = binary();
+                let output = config.args(&words[1..]).current_dir(dir.path()).output();
+                let output = output.unwrap();
                 assert!(output.status.success(), "{output:?}");
             }
             // `watch` runs until it is stopped. reporting.rs tests what it prints.
@@ -324,27 +330,45 @@ fn the_mosquitto_lines_show_a_conversation() {
 
 #[test]
 fn the_settings_are_listed_as_they_are() {
-    let mut table = String::from("| flag | variable | default | |\n|---|---|---|---|\n");
-    for setting in SETTINGS {
-        let flag = match setting.takes {
-            Takes::Value(value) | Takes::List(value) => format!("--{} {value}", setting.name),
-            Takes::Switch => format!("--{}", setting.name),
-        };
-        let default = if setting.default.is_empty() || setting.takes == Takes::Switch {
-            String::new()
-        } else {
-            format!("`{}`", setting.default)
-        };
-        table.push_str(&format!(
-            "| `{flag}` | `{}` | {default} | {} |\n",
-            variable(setting.name),
-            setting.help
+    let mut tables = String::new();
+    for group in GROUPS {
+        let heading = group.heading;
+        tables.push_str(&format!(
+            "## {heading}\n\n| flag | default | |\n|---|---|---|\n"
         ));
+        for setting in group.settings {
+            tables.push_str(&table_row(setting));
+        }
+        tables.push('\n');
     }
     assert!(
-        chapter("settings").unwrap().text.contains(&table),
-        "the table in src/guide/settings.md should be:\n{table}"
+        chapter("settings").unwrap().text.contains(&tables),
+        "the tables in src/guide/settings.md should be:\n{tables}"
     );
+    for group in GROUPS {
+        for setting in group.settings {
+            let name = setting.name.to_uppercase().replace('-', "_");
+            assert_eq!(variable(setting.name), format!("OBSERVER_{name}"));
+        }
+    }
+}
+
+fn table_row(setting: &Setting) -> String {
+    let name = setting.name;
+    let flag = match setting.takes {
+        Takes::Value(value) | Takes::List(value) => format!("`--{name} {value}`"),
+        Takes::Switch => format!("`--{name}`"),
+    };
+    let short = setting.short.map(|short| format!("`-{short}`, "));
+    let default = match (setting.default, setting.takes) {
+        ("", _) | (_, Takes::Switch) => String::new(),
+        (default, _) => format!("`{default}`"),
+    };
+    format!(
+        "| {}{flag} | {default} | {} |\n",
+        short.unwrap_or_default(),
+        setting.help
+    )
 }
 
 #[test]

@@ -720,8 +720,7 @@ fn deployment_files_are_sound_and_name_settings_that_there_are() {
         file("compose.yaml"),
         file("kubernetes.yaml"),
     );
-    let known: BTreeSet<String> = chat21_observer::config::SETTINGS
-        .iter()
+    let known: BTreeSet<String> = chat21_observer::config::settings()
         .map(|setting| chat21_observer::config::variable(setting.name))
         .collect();
     for text in [&unit, &compose, &kubernetes] {
