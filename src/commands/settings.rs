@@ -179,7 +179,9 @@ impl<S: Scope> FromArgMatches for SettingsArgs<S> {
 fn argument(setting: &Setting, common: &[&str]) -> Arg {
     let default = match (setting.default, setting.takes) {
         ("", _) | (_, Takes::Switch) => String::new(),
-        (default, _) => format!("[default: {default}] "),
+        // With spaces, so that a long list can be wrapped.
+        (default, Takes::List(_)) => format!("[default: {}] ", default.replace(',', ", ")),
+        (default, Takes::Value(_)) => format!("[default: {default}] "),
     };
     let help = format!(
         "{}\n{default}[env: {}]",

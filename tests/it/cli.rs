@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, root, service_token, signal, var, wait_for};
 
-fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+pub(crate) fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     let Output {
         status,
         stdout,

@@ -57,6 +57,11 @@ const COMMANDS: &[(&str, i32)] = &[
     ("token inspect DIR/token --json", 0),
     // The key is another: the verdict is no.
     ("token inspect DIR/token --jwt-key-file DIR/key", 1),
+    ("config init", 0),
+    ("config init --all", 0),
+    ("config check --state-dir DIR", 0),
+    ("config show --state-dir DIR", 0),
+    ("config show --origin --json --state-dir DIR", 0),
     ("acl rabbitmq", 0),
     ("acl mosquitto", 0),
     ("acl emqx --part acl", 0),
@@ -150,14 +155,27 @@ fn every_command_ends_quietly_when_its_reader_has_gone() {
 fn leaves(path: &[&str]) -> Vec<String> {
     let output = binary().args(path).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+    let names = commands_in(&help);
+    if names.is_empty() {
         return vec![path.join(" ")];
+    }
+    names
+        .iter()
+        .flat_map(|name| leaves(&[path, &[name]].concat()))
+        .collect()
+}
+
+/// The commands that a help text lists, under whatever headings.
+pub(crate) fn commands_in(help: &str) -> Vec<&str> {
+    let (list, _) = help.split_once("\nOptions:\n").unwrap();
+    let is_command = |line: &&str| {
+        let name = line.strip_prefix("  ");
+        name.is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
     };
-    let names = list.lines().take_while(|line| !line.is_empty());
+    let names = list.lines().filter(is_command);
     names
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
-        .flat_map(|name| leaves(&[path, &[name]].concat()))
         .collect()
 }
 

@@ -29,6 +29,7 @@ pub(in crate::commands) enum StoreCommand {
     ///
     /// Reads files of mongoexport, and makes the store if there is none. If it is killed, the same
     /// command goes on where it stopped.
+    #[command(override_usage = "chat21-observer store import --messages <FILE> [OPTIONS]")]
     Import {
         #[command(flatten)]
         files: ImportArgs,
@@ -195,7 +196,8 @@ pub(in crate::commands) enum WebhookCommand {
     },
     /// Try deliveries again; without ID those that were given up
     ///
-    /// A service that fails is first left alone for up to half a minute, or for as long as it asked.
+    /// A service that fails is first left alone for up to half a minute, or for as long as it
+    /// asked.
     Retry(DeliveryArgs),
     /// Delete deliveries; without ID those that were given up
     Drop(DeliveryArgs),

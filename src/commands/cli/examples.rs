@@ -330,7 +330,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "completions",
         &[
-            "completions bash > ~/.bash_completion",
+            "completions bash > chat21-observer.bash",
             "completions zsh > _chat21-observer",
             "completions fish",
         ],

@@ -33,7 +33,9 @@ pub(in crate::commands) struct InitArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct ShowArgs {
-    /// Say where each value comes from: flag, variable, file and line, or default
+    /// Say where each value comes from
+    ///
+    /// A flag, a variable, a line of the file, or the default.
     #[arg(long)]
     pub(in crate::commands) origin: bool,
     #[command(flatten)]

@@ -72,7 +72,7 @@ pub(super) const STORE: Group = Group {
             "SQLite database for messages, conversations and groups. If not given, NAME.db in \
              --state-dir. none: forward without storing.",
         )
-        .brief("Database file; none: forward without storing"),
+        .brief("Database file of the store, or none"),
         value(
             "state-dir",
             "DIR",
@@ -183,8 +183,8 @@ pub(super) const API: Group = Group {
             "max-instances",
             "N",
             "64",
-            "Maximum number of devices and browsers that a user may register over the API. Beyond that, \
-             the oldest are removed.",
+            "Maximum number of devices and browsers that a user may register over the API. Beyond \
+             that, the oldest are removed.",
         ),
     ],
 };
