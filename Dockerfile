@@ -1,3 +1,10 @@
+# The image chat21/observer:
+#
+#   docker build -t chat21/observer .
+#   docker run --rm -p 1883:1883 -p 8080:8080 chat21/observer demo
+#
+# `chat21-observer guide install` says how to run it beside a broker.
+
 # The version is the rust-version of Cargo.toml; .ci/run compares them.
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /src
@@ -8,12 +15,11 @@ RUN for file in src/build.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo.toml); do
       mkdir -p "$(dirname "$file")" && echo 'fn main() {}' >"$file"; \
     done \
  && touch src/lib.rs \
- && cargo build --release --locked --no-default-features
+ && cargo build --release --locked
 COPY src src
 # For --version; there is no git here.
 ARG OBSERVER_COMMIT=
-# Without the embedded broker of `demo`.
-RUN touch src/main.rs src/lib.rs src/build.rs && cargo build --release --locked --no-default-features && mkdir /state
+RUN touch src/main.rs src/lib.rs src/build.rs && cargo build --release --locked && mkdir /state
 
 FROM docker.io/library/debian:bookworm-slim
 # The build image has the certificates of Debian's package: no need to install it again.
@@ -23,6 +29,8 @@ COPY --from=build /src/target/release/chat21-observer /usr/local/bin/chat21-obse
 # there it runs with --read-only.
 COPY --from=build --chown=65532:65532 /state /var/lib/chat21-observer
 ENV OBSERVER_STATE_DIR=/var/lib/chat21-observer
+# Published ports lead to the container's own address, not to its loopback.
+ENV OBSERVER_DEMO_LISTEN=0.0.0.0
 VOLUME /var/lib/chat21-observer
 USER 65532:65532
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["chat21-observer", "health"]

@@ -31,7 +31,7 @@ pub(crate) struct Guarded {
     dir: TempDir,
 }
 
-fn brokers(run: &str, setup: &std::path::Path, broker: Broker, args: &[&str]) -> String {
+pub(crate) fn brokers(run: &str, setup: &std::path::Path, broker: Broker, args: &[&str]) -> String {
     let output = Command::new(root().join("scripts/brokers"))
         .args(args)
         .env("OBSERVER_RUN", run)

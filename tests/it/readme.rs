@@ -12,12 +12,16 @@ use chat21_observer::guide::{CHAPTERS, chapter};
 use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, root, service_token, var};
 use crate::cli::shell;
 use crate::load::Path;
+use crate::quickstart::QUICK_STARTS;
 use crate::wire::Wire;
 
-/// The README, then every chapter of the guide.
+/// The README, then every chapter of the guide but the quick starts (`quickstart.rs`).
 fn documents() -> String {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let chapters = CHAPTERS.iter().map(|chapter| chapter.text);
+    let chapters = CHAPTERS
+        .iter()
+        .filter(|chapter| !QUICK_STARTS.contains(&chapter.name))
+        .map(|chapter| chapter.text);
     std::iter::once(readme.as_str()).chain(chapters).collect()
 }
 
@@ -74,22 +78,57 @@ fn every_command_is_tried() {
             // It runs this test.
             ["scripts/test"] => assert!(root().join("scripts/test").is_file()),
             ["export", "OBSERVER_PASSWORD=secret"] => {}
-            // There may be no container engine here: the test only checks that the file exists.
-            ["docker", "build", "-t", "chat21/chat21-observer:dev", "."] => {
-                assert!(root().join("Dockerfile").is_file())
+            // The program of these tests was built like this.
+            ["cargo", "build", "--release"] => {}
+            // There may be no container engine here: a container's settings are tried without it.
+            ["docker", "build", "-t", _, "."] => assert!(root().join("Dockerfile").is_file()),
+            ["docker", "run", "--rm", ports @ .., _, "demo"] => {
+                assert!(ports.contains(&"1883:1883"), "the demo's port");
             }
-            ["docker", "run", rest @ .., "chat21/chat21-observer:dev"] => {
-                let env: Vec<(String, String)> = rest
-                    .chunks(2)
-                    .map(|pair| bedded(pair[1], mosquitto))
-                    .map(|pair| {
-                        pair.split_once('=')
-                            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                            .unwrap()
-                    })
-                    .collect();
-                runs(&["run".to_owned()], &env, mosquitto);
+            ["docker", "run", rest @ .., _] => {
+                runs(&["run".to_owned()], &handed(rest, mosquitto), mosquitto)
             }
+            [
+                "docker",
+                "exec",
+                "chat21-observer",
+                "chat21-observer",
+                "health",
+            ] => {}
+            [
+                "docker",
+                "compose",
+                "-f",
+                file,
+                "--profile",
+                profile,
+                "up",
+                ..,
+            ] => {
+                let text = std::fs::read_to_string(root().join(file)).unwrap();
+                assert!(text.contains(&format!("profiles: [{profile}]")));
+            }
+            ["kubectl", "create", "secret", "generic", name, _] => {
+                let file = root().join("scripts/deploy/kubernetes.yaml");
+                let text = std::fs::read_to_string(file).unwrap();
+                assert!(text.contains(&format!("secretName: {name}\n")));
+            }
+            ["kubectl", "apply", "-f", file] => assert!(root().join(file).is_file()),
+            // Tried by scripts/test-package, on a clean Debian.
+            ["scripts/package"] => assert!(root().join("scripts/test-package").is_file()),
+            ["sudo", "apt-get", "install", package] => {
+                assert!(package.ends_with("/chat21-observer_*.deb"));
+            }
+            [
+                "runuser",
+                "-u",
+                "chat21-observer",
+                "--",
+                "chat21-observer",
+                "check",
+                ..,
+            ] => {}
+            ["systemctl" | "journalctl", .., "chat21-observer"] => {}
             ["chat21-observer", "check", ..] => {
                 let args = words[1..].iter().map(|word| bedded(word, rabbit));
                 let output = binary()
@@ -229,6 +268,17 @@ fn bedded(word: &str, broker: Broker) -> String {
         &format!("localhost:{}", Broker::Mosquitto.port("MQTTS")),
     )
     .replace("=secret", "=observerpw")
+}
+
+/// The variables that `docker run` hands over.
+fn handed(flags: &[&str], broker: Broker) -> Vec<(String, String)> {
+    let values = flags.windows(2).filter(|pair| pair[0] == "-e");
+    let pair = |pair: &[&str]| match pair[1].split_once('=') {
+        Some((name, value)) => (name.to_owned(), bedded(value, broker)),
+        // From the environment.
+        None => (pair[1].to_owned(), "observerpw".to_owned()),
+    };
+    values.map(pair).collect()
 }
 
 /// Starts an observer with these settings, has it forward a message, and stops it.

@@ -1,0 +1,379 @@
+//! The quick starts of the guide, each from nothing to a message received: their lines are run one
+//! after the other as they stand there, and what they show is compared with what the chapter shows.
+//!
+//! The broker is one of the test bed's, started with the settings that the lines write. Small
+//! scripts, first on the path, stand in for the programs on a reader's machine.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::bed::{Broker, PATIENCE, fresh_app, in_the_bed, root, signal, var, wait_for};
+use crate::guarded::brokers;
+use crate::http::free_port;
+
+/// The chapters whose commands are run here, and nowhere else.
+pub(crate) const QUICK_STARTS: [&str; 2] = ["mosquitto", "rabbitmq"];
+
+/// A reader's machine.
+pub(crate) struct Machine {
+    broker: Broker,
+    /// The name of the private broker.
+    run: String,
+    /// The home directory, with the stand-ins in `bin` and RabbitMQ's settings in `setup`.
+    home: TempDir,
+    /// What stands for `/etc/mosquitto`, in the root of the test bed.
+    place: PathBuf,
+    pub(crate) port: u16,
+    variables: Vec<(String, String)>,
+    /// What runs until the end.
+    running: Vec<Child>,
+    /// A subscriber that is to be started with the next publish.
+    subscriber: Option<String>,
+    /// What the last command has printed.
+    output: String,
+}
+
+impl Machine {
+    pub(crate) fn new(broker: Broker) -> Self {
+        let run = format!("quick-{}", fresh_app());
+        let place = bed_root().join("srv").join(&run);
+        std::fs::create_dir_all(place.join("mosquitto/conf.d")).unwrap();
+        std::fs::create_dir_all(place.join("data")).unwrap();
+        let home = TempDir::new().unwrap();
+        for dir in ["bin", "setup"] {
+            std::fs::create_dir(home.path().join(dir)).unwrap();
+        }
+        let machine = Self {
+            broker,
+            run,
+            home,
+            place,
+            port: free_port(),
+            variables: vec![],
+            running: vec![],
+            subscriber: None,
+            output: String::new(),
+        };
+        let inside = machine.inside();
+        let (sound, said) = in_the_bed(&["chown", "mosquitto:", &format!("{inside}/data")], "");
+        assert!(sound, "{said}");
+        machine.stand_in();
+        machine
+    }
+
+    /// What the last command has printed.
+    pub(crate) fn output(&self) -> &str {
+        &self.output
+    }
+
+    /// The place as programs of the bed see it.
+    pub(crate) fn inside(&self) -> String {
+        format!("/srv/{}", self.run)
+    }
+
+    /// Writes the stand-ins.
+    fn stand_in(&self) {
+        let bed = root().join("scripts/brokers").display().to_string();
+        let name = self.broker.name();
+        let (root, run) = (bed_root().display().to_string(), &self.run);
+        let setup = self.home.path().join("setup").display().to_string();
+        let at = format!("-h 127.0.0.1 -p {}", self.port);
+        let observer = env!("CARGO_BIN_EXE_chat21-observer");
+        for (program, line) in [
+            ("sudo", "exec \"$@\"".to_owned()),
+            // Installed already; the packages must exist.
+            (
+                "apt-get",
+                format!("shift 2; exec {bed} client dpkg -s \"$@\""),
+            ),
+            (
+                "chat21-observer",
+                format!(
+                    "unset OBSERVER_RUN OBSERVER_SETUP OBSERVER_BROKERS OBSERVER_BED\n\
+                     export OBSERVER_HTTP_LISTEN=none\nexec {observer} \"$@\""
+                ),
+            ),
+            (
+                "mosquitto_sub",
+                format!("exec {bed} client mosquitto_sub {at} \"$@\""),
+            ),
+            (
+                "mosquitto_pub",
+                format!("exec {bed} client mosquitto_pub {at} \"$@\""),
+            ),
+            (
+                "mosquitto_passwd",
+                format!(
+                    "exec {bed} client mosquitto_passwd \"${{@/#{}/}}\"",
+                    escaped(&root)
+                ),
+            ),
+            (
+                "chown",
+                format!("exec {bed} client chown \"${{@/#{}/}}\"", escaped(&root)),
+            ),
+            (
+                "rabbitmqctl",
+                format!(
+                    "export OBSERVER_RUN={run} OBSERVER_SETUP={setup} OBSERVER_BROKERS={name}\n\
+                     exec {bed} ctl {name} \"$@\""
+                ),
+            ),
+            // It is on already.
+            (
+                "rabbitmq-plugins",
+                "[ \"$*\" = 'enable rabbitmq_mqtt' ]".to_owned(),
+            ),
+        ] {
+            let path = self.home.path().join("bin").join(program);
+            std::fs::write(&path, format!("#!/bin/bash\n{line}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    /// Runs the blocks of commands in this text, and compares what they show with the blocks of
+    /// text behind them.
+    fn play(&mut self, text: &str, adapt: impl Fn(&str) -> String) {
+        let mut compared = 0;
+        for (language, body) in fences(text) {
+            if language == "sh" {
+                body.lines().for_each(|line| self.enter(&adapt(line)));
+            } else {
+                let shown = self.output.trim();
+                assert!(fits(shown, body.trim()), "{body}\nis in fact\n{shown}");
+                compared += 1;
+            }
+        }
+        assert!(compared >= 3, "the chapter shows what is to be expected");
+    }
+
+    /// Types one line.
+    pub(crate) fn enter(&mut self, line: &str) {
+        println!("$ {line}");
+        if let Some(variable) = line.strip_prefix("export ") {
+            let (name, value) = variable.split_once('=').unwrap();
+            self.variables.push((name.to_owned(), value.to_owned()));
+        } else if line.starts_with("sudo systemctl restart ") {
+            match self.broker {
+                Broker::Mosquitto => self.start_debians_mosquitto(),
+                Broker::Rabbit3 | Broker::Rabbit4 => self.start_rabbitmq(),
+            }
+        } else if line.starts_with("chat21-observer run ") {
+            self.start_observer(line);
+        } else if line.starts_with("mosquitto_sub ") {
+            self.subscriber = Some(line.to_owned());
+        } else if line.starts_with("mosquitto_pub ") {
+            self.publish(line);
+        } else {
+            let output = self.bash(line).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+            self.output = String::from_utf8(output.stdout).unwrap();
+        }
+    }
+
+    /// A line for bash, with this machine's paths in place of the reader's.
+    fn bash(&self, line: &str) -> Command {
+        let home = self.home.path().display().to_string();
+        let place = self.place.display().to_string();
+        let line = line
+            .replace("/etc/mosquitto", &format!("{place}/mosquitto"))
+            .replace("/etc/rabbitmq", &format!("{home}/setup"))
+            .replace("localhost:1883", &format!("localhost:{}", self.port));
+        let mut command = Command::new("bash");
+        command
+            .args(["-o", "pipefail", "-c", &line])
+            .current_dir(&home)
+            .env("HOME", &home)
+            .env(
+                "PATH",
+                format!("{home}/bin:{}", std::env::var("PATH").unwrap()),
+            )
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn start_observer(&mut self, line: &str) {
+        let log = self.home.path().join("log");
+        let mut child = self
+            .bash(&format!("exec {line}"))
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        self.running.push(child);
+        let (line_tx, line_rx) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = lines.read_line(&mut line);
+            let _ = line_tx.send(line);
+            let _ = lines.read_to_string(&mut String::new());
+        });
+        self.output = line_rx.recv_timeout(PATIENCE).unwrap_or_default();
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert!(!self.output.is_empty(), "the observer says nothing: {log}");
+    }
+
+    /// Publishes until the subscriber has heard: nothing shows when its subscription is active.
+    fn publish(&mut self, line: &str) {
+        let subscriber = self.subscriber.take().unwrap();
+        let subscriber = subscriber.replacen("mosquitto_sub", "mosquitto_sub -C 1 -W 180", 1);
+        let child = self
+            .bash(&subscriber)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (done_tx, done_rx) = mpsc::channel();
+        std::thread::spawn(move || done_tx.send(child.wait_with_output().unwrap()));
+        let output = loop {
+            assert!(self.bash(line).status().unwrap().success());
+            if let Ok(output) = done_rx.recv_timeout(Duration::from_millis(500)) {
+                break output;
+            }
+        };
+        self.output = String::from_utf8(output.stdout).unwrap();
+    }
+
+    /// Debian's Mosquitto with Debian's configuration, in which only the paths are others.
+    fn start_debians_mosquitto(&mut self) {
+        let inside = self.inside();
+        let there = |text: &str| {
+            text.replace("/etc/mosquitto", &format!("{inside}/mosquitto"))
+                .replace("/run/mosquitto/", &format!("{inside}/data/"))
+                .replace("/var/lib/mosquitto/", &format!("{inside}/data/"))
+                .replace("/var/log/mosquitto/", &format!("{inside}/data/"))
+        };
+        let packaged = bed_root().join("etc/mosquitto/mosquitto.conf");
+        let ours = self.place.join("mosquitto/conf.d/chat21.conf");
+        for (from, to) in [
+            (&packaged, &self.place.join("mosquitto/mosquitto.conf")),
+            (&ours, &ours),
+        ] {
+            let text = std::fs::read_to_string(from).unwrap();
+            std::fs::write(to, there(&text)).unwrap();
+        }
+        let conf = format!("{inside}/mosquitto/mosquitto.conf");
+        let port = self.port.to_string();
+        self.start_mosquitto(&["mosquitto", "-c", &conf, "-p", &port]);
+    }
+
+    /// A program of the bed that listens on this machine's port.
+    pub(crate) fn start_mosquitto(&mut self, command: &[&str]) {
+        let child = Command::new(root().join("scripts/brokers"))
+            .arg("client")
+            .args(command)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.running.push(child);
+        wait_for("Mosquitto", || {
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
+
+    /// A RabbitMQ with what the lines have written to `rabbitmq.conf`, and without users of ours.
+    fn start_rabbitmq(&mut self) {
+        let setup = self.home.path().join("setup");
+        brokers(&self.run, &setup, self.broker, &["up"]);
+        let name = self.broker.name();
+        let args = ["ctl", name, "delete_user", "observer"];
+        brokers(&self.run, &setup, self.broker, &args);
+        let env = brokers(&self.run, &setup, self.broker, &["env"]);
+        let wanted = format!("export BED_{}_MQTT=", name.to_uppercase());
+        let port = env.lines().find_map(|line| line.strip_prefix(&wanted));
+        self.port = port.unwrap().parse().unwrap();
+        self.stand_in();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The observer before its broker.
+        for child in self.running.iter_mut().rev() {
+            signal(child.id(), "TERM");
+            let _ = child.wait();
+        }
+        if self.broker != Broker::Mosquitto {
+            for command in ["down", "forget"] {
+                brokers(&self.run, self.home.path(), self.broker, &[command]);
+            }
+        }
+        let _ = std::fs::remove_dir_all(&self.place);
+    }
+}
+
+/// The root that Mosquitto of the bed lives in.
+fn bed_root() -> PathBuf {
+    let tls = var("BED_TLS");
+    let (root, _) = tls.split_once("/srv/").unwrap();
+    Path::new(root).to_owned()
+}
+
+/// A path as a pattern of bash's parameter expansion.
+fn escaped(path: &str) -> String {
+    path.replace('/', r"\/")
+}
+
+/// Every fenced block, with its language.
+fn fences(text: &str) -> Vec<(&str, &str)> {
+    let mut blocks = vec![];
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let (language, body) = block.split_once('\n').unwrap();
+        blocks.push((language, body));
+    }
+    blocks
+}
+
+/// Whether a text is as the pattern says, in which `…` stands for anything.
+fn fits(text: &str, pattern: &str) -> bool {
+    let mut pieces = pattern.split('…');
+    let Some(mut rest) = text.strip_prefix(pieces.next().unwrap()) else {
+        return false;
+    };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else {
+            return false;
+        };
+        rest = &rest[at + piece.len()..];
+    }
+    pattern.ends_with('…') || rest.is_empty()
+}
+
+fn plays(name: &str, broker: Broker, adapt: impl Fn(&str) -> String) {
+    assert!(QUICK_STARTS.contains(&name));
+    let chapter = chat21_observer::guide::chapter(name).unwrap();
+    Machine::new(broker).play(chapter.text, adapt);
+}
+
+#[test]
+fn mosquitto_from_nothing_to_a_message() {
+    plays("mosquitto", Broker::Mosquitto, str::to_owned);
+}
+
+#[test]
+fn rabbitmq_from_nothing_to_a_message() {
+    plays("rabbitmq", Broker::Rabbit4, str::to_owned);
+}
+
+/// With what the chapter says of older versions.
+#[test]
+fn an_older_rabbitmq_from_nothing_to_a_message() {
+    plays("rabbitmq", Broker::Rabbit3, |line| {
+        line.replace("acl rabbitmq", "acl rabbitmq --before-3.13")
+    });
+}
+
+#[test]
+fn three_dots_stand_for_anything() {
+    assert!(fits("a\nb\nmessages pass", "…\nmessages pass"));
+    assert!(fits("{\"a\":1,\"b\":2}", "{…\"b\":2}"));
+    assert!(!fits("{\"a\":1,\"b\":2}", "{…\"b\":2"));
+    assert!(!fits("a b", "b…"));
+}
