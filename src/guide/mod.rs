@@ -50,8 +50,10 @@ chapters! {
     migrate_from_chat21_server "migrate-from-chat21-server" "Coming from chat21-server";
     troubleshooting "troubleshooting" "Troubleshooting";
     guarantees "guarantees" "Guarantees and limits";
+    faq "faq" "Questions";
     protocol "protocol" "The Chat21 topic protocol";
     contributing "contributing" "Contributing";
+    changelog "changelog" "Changes";
 }
 
 /// The chapter of that name.
