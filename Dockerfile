@@ -33,7 +33,10 @@ ENV OBSERVER_STATE_DIR=/var/lib/chat21-observer
 ENV OBSERVER_DEMO_LISTEN=0.0.0.0
 VOLUME /var/lib/chat21-observer
 USER 65532:65532
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["chat21-observer", "health"]
+# The demo answers where its page is.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
+  CMD if grep -qz '^demo$' /proc/1/cmdline; then set -- --http-listen 8080; fi; \
+    exec chat21-observer health "$@"
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["chat21-observer"]
 CMD ["run"]

@@ -146,6 +146,42 @@ fn one_name_of_the_image_everywhere() {
     assert_eq!(image("          image: a/b"), Some("a/b"));
 }
 
+/// The image's health check, with a list of arguments in place of the container's first process.
+#[test]
+fn the_health_check_asks_where_the_container_answers() {
+    let text = read_to_string(root().join("Dockerfile"))
+        .unwrap()
+        .replace("\\\n", "");
+    let (_, command) = text.split_once("--start-period=30s").unwrap();
+    let command = command.trim_start().strip_prefix("CMD ").unwrap();
+    let command = command.lines().next().unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let arguments = dir.path().join("cmdline");
+    let command = command
+        .replace("/proc/1/cmdline", arguments.to_str().unwrap())
+        .replace("exec chat21-observer", "echo");
+    for (given, asked) in [
+        ("chat21-observer\0run\0", "health\n"),
+        ("chat21-observer\0run\0--name\0demo-1\0", "health\n"),
+        ("chat21-observer\0demo\0", "health --http-listen 8080\n"),
+        (
+            "/sbin/docker-init\0--\0chat21-observer\0demo\0--once\0",
+            "health --http-listen 8080\n",
+        ),
+    ] {
+        std::fs::write(&arguments, given).unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            asked,
+            "{given:?}"
+        );
+    }
+}
+
 /// A file of Compose as JSON.
 fn compose() -> Value {
     let convert = "/opt/checkers/bin/python -c \
