@@ -84,6 +84,13 @@ fn every_command_is_tried() {
             ["docker", "build", "-t", _, "."] => assert!(root().join("Dockerfile").is_file()),
             ["docker", "run", "--rm", ports @ .., _, "demo"] => {
                 assert!(ports.contains(&"1883:1883"), "the demo's port");
+                let demo = ["demo", "--once", "--port", "0"];
+                // As the image has it.
+                let output = binary()
+                    .args(demo)
+                    .env("OBSERVER_DEMO_LISTEN", "0.0.0.0")
+                    .output();
+                assert!(output.unwrap().status.success());
             }
             ["docker", "run", rest @ .., _] => {
                 runs(&["run".to_owned()], &handed(rest, mosquitto), mosquitto)
