@@ -15,6 +15,8 @@ pub(super) trait Scope {
     const WITHOUT_FLAG: &'static [&'static str] = &[];
     /// The flags that `-h` shows.
     const COMMON: &'static [&'static str];
+    /// Whether `-v` asks for more of the log.
+    const VERBOSE_LOG: bool = true;
     /// Whether to warn of variables that are no settings.
     const WARNS_OF_VARIABLES: bool = false;
     /// What happens if nobody says which observer is meant.
@@ -43,7 +45,7 @@ pub(super) enum Missing {
 /// What a log needs.
 const LOG: &[&str] = &["log-format", "log-level"];
 
-/// All settings: `run`, `check`, `config`.
+/// All settings: `run`, `config`.
 #[derive(Debug)]
 pub(super) struct Everything;
 
@@ -71,6 +73,17 @@ impl Scope for Everything {
         "api-listen",
         "log-level",
     ];
+    const WARNS_OF_VARIABLES: bool = true;
+}
+
+/// All settings, where `-v` asks for more of the result: `check`.
+#[derive(Debug)]
+pub(super) struct Verdict;
+
+impl Scope for Verdict {
+    const GROUPS: &'static [&'static str] = Everything::GROUPS;
+    const COMMON: &'static [&'static str] = Everything::COMMON;
+    const VERBOSE_LOG: bool = false;
     const WARNS_OF_VARIABLES: bool = true;
 }
 

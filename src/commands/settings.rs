@@ -124,7 +124,7 @@ impl<S: Scope> Args for SettingsArgs<S> {
         let settings = flags::<S>()
             .map(|(heading, setting)| argument(setting, S::COMMON).help_heading(heading));
         let command = command.arg(config);
-        let command = if uses::<S>("log-level") {
+        let command = if S::VERBOSE_LOG && uses::<S>("log-level") {
             let verbose = Arg::new(VERBOSE)
                 .short('v')
                 .long(VERBOSE)
@@ -156,7 +156,10 @@ impl<S: Scope> FromArgMatches for SettingsArgs<S> {
         let mut flags: Flags = flags::<S>()
             .filter_map(|(_, setting)| Some((setting.name, given(setting)?)))
             .collect();
-        let verbose = matches.try_get_one::<u8>(VERBOSE).ok().flatten();
+        let verbose = match S::VERBOSE_LOG {
+            true => matches.try_get_one::<u8>(VERBOSE).ok().flatten(),
+            false => None,
+        };
         match verbose.copied().unwrap_or_default() {
             0 => {}
             1 => drop(flags.insert("log-level", vec!["debug".to_owned()])),

@@ -5,7 +5,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::Format;
-use crate::commands::scope::{Connection, Decisions, UserConnection};
+use crate::commands::scope::{Connection, Decisions, UserConnection, Verdict};
 use crate::commands::settings::SettingsArgs;
 use crate::telemetry::trace::Outcome;
 
@@ -33,7 +33,7 @@ pub(in crate::commands) struct CheckArgs {
     #[command(flatten)]
     pub(in crate::commands) format: Format,
     #[command(flatten)]
-    pub(in crate::commands) settings: SettingsArgs,
+    pub(in crate::commands) settings: SettingsArgs<Verdict>,
 }
 
 #[derive(Debug, Args)]
