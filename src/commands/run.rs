@@ -16,7 +16,8 @@ use tracing::{error, info, warn};
 
 use super::output::Output;
 use super::settings::SettingsArgs;
-use crate::config::{Config, PolicyFile};
+use crate::config::{Config, InForce, Origin, PolicyFile};
+use crate::http::console;
 use crate::observer::{self, Neighbourhood, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
 use crate::rules::policy::Policy;
@@ -46,6 +47,13 @@ impl From<&Config> for Setup {
             drain_timeout: config.broker.drain_timeout,
             reset_session: config.broker.reset_session,
             http_listen: config.http.listen,
+            console: console::Settings {
+                access: config.http.console,
+                in_force: config.in_force.iter().map(shown).collect(),
+                broker: config.broker.address.clone(),
+                #[cfg(feature = "demo")]
+                chat: None,
+            },
             api: config.api.clone(),
             webhooks: config.webhooks.clone(),
             reporting: Reporting {
@@ -60,6 +68,22 @@ impl From<&Config> for Setup {
                 log_level: None,
             },
         }
+    }
+}
+
+/// A setting as the console shows it.
+fn shown(setting: &InForce) -> console::ShownSetting {
+    let (origin, place) = match &setting.origin {
+        Origin::Default => ("default", None),
+        Origin::Flag => ("flag", None),
+        Origin::Variable(_) => ("environment", Some(setting.origin.to_string())),
+        Origin::File { .. } => ("file", Some(setting.origin.to_string())),
+    };
+    console::ShownSetting {
+        name: setting.name,
+        value: setting.value.clone(),
+        origin,
+        place,
     }
 }
 

@@ -1,16 +1,20 @@
-//! The section of the HTTP endpoint for health and metrics.
+//! The section of the HTTP endpoint for health, metrics and the console.
 //!
-//! Owns reading its address. What it answers is the business of `http/server.rs`.
+//! Owns reading its address and who may see what. What it answers is the business of
+//! `http/server.rs`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::reader::Reader;
+use crate::http::console::Access;
 
-/// Where health and metrics are served.
+/// Where health, metrics and the console are served.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpSection {
     /// The address to listen on; `None` serves nothing.
     pub listen: Option<SocketAddr>,
+    /// Whether the console shows messages and settings.
+    pub console: Access,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +23,19 @@ pub(super) struct ListenError(String);
 
 impl HttpSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let listen = reader.parse("http-listen", parse_listen)?;
-        Some(Self { listen })
+        let listen = reader.parse("http-listen", parse_listen);
+        let console = reader.choice(
+            "console",
+            &[
+                ("auto", Access::Auto),
+                ("on", Access::On),
+                ("off", Access::Off),
+            ],
+        );
+        Some(Self {
+            listen: listen?,
+            console,
+        })
     }
 }
 

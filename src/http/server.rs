@@ -1,89 +1,127 @@
-//! The endpoint for health and metrics.
+//! The endpoint for health, metrics and the console.
 //!
 //! `/livez` says that the process runs, `/readyz` whether messages pass and if not why, `/metrics`
-//! is for Prometheus. Owns serving them; the answers come from [`telemetry`](crate::telemetry).
+//! is for Prometheus. Owns serving them, and the limits of connections. What the console answers is
+//! the business of [`console`](crate::http::console).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
-use crate::telemetry::Metrics;
-use crate::telemetry::health::Health;
+use crate::http::console::{Answer, Body, Console, full};
 
 /// Connections served at a time. The next one ends the oldest: whoever reaches the port and keeps
 /// connections open must not starve the probe for which the observer is restarted.
 const MAX_CONNECTIONS: usize = 64;
-/// Limit for one connection: a probe asks once and leaves.
+/// Limit for one connection: a probe asks once and leaves. Live lists, whose number is bounded, may
+/// stay.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the reader of a live list may take no byte.
+const STALLED: Duration = Duration::from_secs(60);
 
-/// Serves health and metrics until it is dropped.
-pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
-    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+/// A connection that is served.
+struct Connection {
+    task: AbortHandle,
+    is_live: Arc<AtomicBool>,
+}
+
+/// Serves health, metrics and the console until it is dropped.
+pub async fn serve(listener: TcpListener, console: Console) {
+    let console = Arc::new(console);
+    let mut connections: VecDeque<Connection> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // For example out of file descriptors. That passes.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (health, metrics) = (health.clone(), metrics.clone());
-        connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = connections.pop_front()
-        {
-            oldest.abort();
+        connections.retain(|connection| !connection.task.is_finished());
+        if connections.len() >= MAX_CONNECTIONS {
+            let mut passing = connections.iter();
+            let oldest = passing.position(|connection| !connection.is_live.load(Ordering::Relaxed));
+            if let Some(oldest) = oldest.and_then(|oldest| connections.remove(oldest)) {
+                oldest.task.abort();
+            }
         }
-        let connection = tokio::spawn(async move {
-            let answer = hyper::service::service_fn(move |request| {
-                let response = answer(&request, &health, &metrics);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), answer);
-            // A broken connection concerns only its client.
-            let _ = timeout(PATIENCE, connection).await;
+        let is_live = Arc::new(AtomicBool::new(false));
+        let connection = tokio::spawn(serve_one(stream, console.clone(), is_live.clone()));
+        connections.push_back(Connection {
+            task: connection.abort_handle(),
+            is_live,
         });
-        connections.push_back(connection.abort_handle());
+    }
+}
+
+/// Serves one connection. `is_live` is set when it shows a live list.
+async fn serve_one(stream: TcpStream, console: Arc<Console>, is_live: Arc<AtomicBool>) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALLED));
+    let answer = hyper::service::service_fn(|mut request| {
+        let response = answer(&mut request, &console, &is_live);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut connection = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(Box::pin(stream)), answer)
+            .with_upgrades()
+    );
+    // A broken connection concerns only its client.
+    let ended = timeout(PATIENCE, connection.as_mut()).await;
+    if ended.is_err() && is_live.load(Ordering::Relaxed) {
+        let _ = connection.await;
     }
 }
 
 fn answer(
-    request: &Request<Incoming>,
-    health: &Health,
-    metrics: &Metrics,
-) -> Response<Full<Bytes>> {
-    let (status, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET | &Method::HEAD, "/readyz") => match health.faults() {
-            faults if faults.is_empty() => (StatusCode::OK, "ready\n".to_owned()),
-            faults => (
+    request: &mut Request<Incoming>,
+    console: &Console,
+    is_live: &AtomicBool,
+) -> Response<Body> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n".into());
+    }
+    match request.uri().path() {
+        "/livez" => plain(StatusCode::OK, "ok\n".into()),
+        "/readyz" => match console.faults() {
+            faults if faults.is_empty() => plain(StatusCode::OK, "ready\n".into()),
+            faults => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("not ready\n{}\n", faults.join("\n")),
             ),
         },
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            metrics.ready(health.faults().is_empty());
-            (StatusCode::OK, metrics.text())
-        }
-        (&Method::GET | &Method::HEAD, _) => (
-            StatusCode::NOT_FOUND,
-            "there is /livez, /readyz and /metrics\n".to_owned(),
-        ),
-        _ => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "GET or HEAD only\n".to_owned(),
-        ),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+        "/metrics" => plain(StatusCode::OK, console.metrics_text()),
+        path => match console.answer(path, request.headers()) {
+            Some(Answer::Response(response)) => response,
+            // The answer to HEAD has no body, and ends at once.
+            Some(Answer::Live(response)) => {
+                is_live.store(request.method() == Method::GET, Ordering::Relaxed);
+                response
+            }
+            #[cfg(feature = "demo")]
+            Some(Answer::Bridge(broker)) => crate::http::bridge::open(request, broker),
+            None => plain(
+                StatusCode::NOT_FOUND,
+                "there is /, /status, /livez, /readyz and /metrics\n".into(),
+            ),
+        },
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::from(text)));
     *response.status_mut() = status;
     // The version belongs to Prometheus' text format. The other answers are plain text, too.
     let text = "text/plain; version=0.0.4; charset=utf-8";
@@ -103,8 +141,7 @@ mod tests {
     async fn open_connections_do_not_starve_a_probe() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let health = Health::new(1);
-        let serving = tokio::spawn(serve(listener, health, Metrics::new(&[])));
+        let serving = tokio::spawn(serve(listener, Console::for_tests()));
         let mut idle = vec![];
         for _ in 0..3 * MAX_CONNECTIONS {
             idle.push(TcpStream::connect(address).await.unwrap());

@@ -61,8 +61,9 @@ impl Journal {
     /// A message came in that is still in the ledger from before.
     pub(super) fn resumed(&mut self, received: &Received, address: Option<&Address<'_>>, now: Now) {
         self.metrics.resumed(received);
+        let line = self.tracer.resumed(received, address, now.wall);
         self.lines
-            .extend(self.tracer.resumed(received, address, now.wall));
+            .extend(line.and_then(|line| self.tracer.hand_out(line)));
     }
 
     /// A message is admitted that was forwarded before, and may now be forwarded again.
@@ -119,6 +120,7 @@ impl Journal {
         let line = self
             .tracer
             .finished(finished, address, now.instant, now.wall);
-        self.lines.extend(line);
+        self.lines
+            .extend(line.and_then(|line| self.tracer.hand_out(line)));
     }
 }

@@ -143,6 +143,7 @@ impl Session {
         ledger.handle_session_up(connected.session_present);
         self.metrics.connected(LinkRole::Session);
         self.metrics.session_present(connected.session_present);
+        self.health.set_connected(connected);
         self.connection = Some(Connection {
             number,
             client,

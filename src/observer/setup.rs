@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::connections::settings::LinkSettings;
-use crate::http::{api, decision_service, webhook};
+use crate::http::{api, console, decision_service, webhook};
 use crate::mqtt::{Connected, LinkError};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
@@ -40,8 +40,10 @@ pub struct Setup {
     pub drain_timeout: Duration,
     /// Whether to discard the session that the broker has kept.
     pub reset_session: bool,
-    /// Where health and metrics are served.
+    /// Where health, metrics and the console are served.
     pub http_listen: Option<SocketAddr>,
+    /// What the console shows there.
+    pub console: console::Settings,
     /// How the HTTP API for chat clients is served, if it is.
     pub api: Option<api::Settings>,
     /// The endpoints that are told of events, if there are any.

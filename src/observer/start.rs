@@ -20,6 +20,7 @@ use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
 use crate::http::api;
 use crate::http::api::handover::Handover;
+use crate::http::console::{self, Console};
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
@@ -40,6 +41,7 @@ use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
 use crate::store::{self, Access, Endpoints, LogSize, Outbox, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
+use crate::telemetry::feed::Feed;
 use crate::telemetry::health::Health;
 use crate::telemetry::hello::Hello;
 use crate::telemetry::service_topics::ServiceTopics;
@@ -60,7 +62,7 @@ pub async fn run(
     let parts = Parts::open(&setup)?;
     let mut tasks = JoinSet::new();
     let http = match setup.http_listen {
-        Some(address) => Some(parts.serve_http(address, &mut tasks).await?),
+        Some(address) => Some(parts.serve_http(address, &setup, &stop, &mut tasks).await?),
         None => None,
     };
     // As many as the broker may send at a time.
@@ -129,6 +131,7 @@ struct Parts {
     decision_service: Option<DecisionService>,
     health: Health,
     metrics: Metrics,
+    feed: Feed,
     topics: ServiceTopics,
     /// Messages under way at a time.
     window: usize,
@@ -178,6 +181,7 @@ impl Parts {
                 .map_err(ObserverError::Consult)?,
             health: Health::new(publishers),
             metrics,
+            feed: Feed::default(),
             topics: ServiceTopics::new(&setup.name, setup.links.client_id.expose_secret()),
             window,
             publish_window: window * PUBLISHES_PER_MESSAGE,
@@ -185,16 +189,29 @@ impl Parts {
         })
     }
 
-    /// Serves health and metrics. Returns the address in use.
+    /// Serves health, metrics and the console. Returns the address in use.
     async fn serve_http(
         &self,
         address: SocketAddr,
+        setup: &Setup,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<SocketAddr, ObserverError> {
         let listen = |error| ObserverError::Listen { address, error };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
-        let serving = server::serve(listener, self.health.clone(), self.metrics.clone());
+        let webhooks = setup.webhooks.as_ref();
+        let console = console::Parts {
+            settings: setup.console.clone(),
+            name: &setup.name,
+            endpoints: webhooks.map(webhook::Settings::names).unwrap_or_default(),
+            began: self.began,
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            feed: self.feed.clone(),
+            stop: stop.clone(),
+        };
+        let serving = server::serve(listener, Console::new(console, local));
         tasks.spawn(async move {
             serving.await;
             "health"
@@ -267,6 +284,7 @@ impl Parts {
             decision_service,
             health,
             metrics,
+            feed,
             topics,
             window,
             publish_window,
@@ -329,7 +347,7 @@ impl Parts {
                 metrics.clone(),
             ),
             webhooks: Webhooks::new(dispatcher, kept),
-            journal: Journal::new(metrics, Tracer::new(setup.reporting.trace)),
+            journal: Journal::new(metrics, Tracer::new(setup.reporting.trace, feed)),
             reporter: StatusReporter::new(topics, setup.reporting, began),
             neighbours,
             gives_way_to: None,

@@ -4,12 +4,15 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::mqtt::Connected;
+
 /// Whether messages pass. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
+    connected: Option<Connected>,
     session: Option<String>,
     store: Option<String>,
     publishers: Vec<Option<String>>,
@@ -20,6 +23,7 @@ impl Health {
     pub fn new(publishers: usize) -> Self {
         let waiting = || Some("not connected yet".to_owned());
         Self(Arc::new(Mutex::new(State {
+            connected: None,
             session: waiting(),
             store: None,
             publishers: (0..publishers).map(|_| waiting()).collect(),
@@ -42,6 +46,16 @@ impl Health {
     /// If there is no such connection.
     pub fn set_publisher(&self, publisher: usize, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").publishers[publisher] = fault;
+    }
+
+    /// The broker has accepted the session's connection.
+    pub fn set_connected(&self, connected: Connected) {
+        self.0.lock().expect("nobody panics holding it").connected = Some(connected);
+    }
+
+    /// What the broker granted to the session when it connected last; `None` before it has.
+    pub fn connected(&self) -> Option<Connected> {
+        self.0.lock().expect("nobody panics holding it").connected
     }
 
     /// Everything that keeps messages from passing; empty if they pass.

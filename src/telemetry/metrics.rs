@@ -36,6 +36,10 @@ impl Metrics {
         Self(Arc::new(Families::new(endpoints)))
     }
 
+    pub(super) fn families(&self) -> &Families {
+        &self.0
+    }
+
     /// All metrics in Prometheus' text format, version 0.0.4.
     pub fn text(&self) -> String {
         let families = self.0.registry.gather();

@@ -5,6 +5,8 @@
 
 pub mod clock;
 mod families;
+pub mod feed;
+pub mod figures;
 pub mod health;
 pub mod hello;
 pub mod labels;

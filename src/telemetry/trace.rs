@@ -1,6 +1,7 @@
 //! Trace: one line of JSON for each message, on `observer/{name}/trace/{outcome}`.
 //!
-//! Owns collecting the lines. The observer publishes them, `watch` reads them.
+//! Owns collecting the lines. The observer publishes them for `watch`, and hands them to the
+//! console's [`Feed`].
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
+use crate::telemetry::feed::Feed;
 use crate::telemetry::operator_command::Switch;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::json;
@@ -104,24 +106,28 @@ struct Open {
     publishes: usize,
 }
 
-/// Collects the lines of trace, while tracing is on.
+/// Collects the lines of trace, while tracing is on or somebody looks at the console.
 #[derive(Debug, Default)]
 pub struct Tracer {
     always: bool,
     until: Option<Instant>,
+    feed: Feed,
     open: HashMap<MessageId, Open>,
 }
 
 impl Tracer {
-    /// On until it is switched off (`always`), or off until it is asked for.
-    pub fn new(always: bool) -> Self {
+    /// On until it is switched off (`always`), or off until it is asked for. Whoever listens to
+    /// `feed` gets the lines in any case.
+    pub fn new(always: bool, feed: Feed) -> Self {
         Self {
             always,
-            ..Self::default()
+            until: None,
+            feed,
+            open: HashMap::new(),
         }
     }
 
-    /// Whether messages are traced now.
+    /// Whether lines of trace are published now.
     pub fn is_on(&self) -> bool {
         self.always || self.until.is_some()
     }
@@ -130,7 +136,7 @@ impl Tracer {
     pub fn switch(&mut self, switch: Switch, now: Instant) {
         match switch {
             Switch::On => self.always = true,
-            Switch::Off => *self = Self::default(),
+            Switch::Off => *self = Self::new(false, self.feed.clone()),
             // Two people who watch do not shorten each other's time.
             Switch::For(time) => self.until = self.until.max(now.checked_add(time)),
         }
@@ -139,14 +145,28 @@ impl Tracer {
     /// Ends tracing when the time it was asked for is over.
     pub fn tick(&mut self, now: Instant) {
         self.until = self.until.filter(|until| now < *until);
-        if !self.is_on() {
+        if !self.collects() {
             self.open.clear();
         }
     }
 
+    /// Whether anybody wants lines: whoever reads the trace, or looks at the console.
+    fn collects(&self) -> bool {
+        self.is_on() || self.feed.is_watched()
+    }
+
+    /// Hands a line to whoever looks at the console. Returns it if it is to be published, too.
+    pub fn hand_out(&self, line: Line) -> Option<Line> {
+        let published = self.is_on().then(|| line.clone());
+        if self.feed.is_watched() {
+            self.feed.send(line);
+        }
+        published
+    }
+
     /// A message is being decided on. `outcome` is what becomes of it if it is not refused.
     pub fn begin(&mut self, id: MessageId, outcome: Outcome) {
-        if self.is_on() {
+        if self.collects() {
             let open = Open {
                 outcome,
                 reason: None,
@@ -202,7 +222,7 @@ impl Tracer {
         address: Option<&Address<'_>>,
         wall: UnixMillis,
     ) -> Option<Line> {
-        self.is_on()
+        self.collects()
             .then(|| line(Outcome::Resumed, received, address, wall))
     }
 }
@@ -250,16 +270,50 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::time::Duration;
 
+    /// A line of some message that was finished at this time.
+    pub(in crate::telemetry) fn line(at: u64) -> Line {
+        let text = format!(
+            r#"{{"at":{at},"outcome":"forwarded","kind":"message","topic":"a/b","publishes":2,
+                "payload_bytes":1,"micros":9}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
     #[test]
+    fn a_line_goes_to_the_trace_and_to_who_listens_and_to_nobody_else() {
+        let feed = Feed::default();
+        let (mut off, on) = (
+            Tracer::new(false, feed.clone()),
+            Tracer::new(true, feed.clone()),
+        );
+        assert!(!off.collects() && on.collects());
+        let mut listener = feed.listen().unwrap();
+        assert!(off.collects() && !off.is_on());
+        let id = MessageId::parse("01a2056d-7ec8-7000-902e-986e2c334079").unwrap();
+        off.begin(id, Outcome::Forwarded);
+        assert_eq!(off.open.len(), 1);
+        assert!(off.hand_out(line(1)).is_none());
+        assert!(on.hand_out(line(2)).is_some());
+        assert!(listener.try_next().is_some() && listener.try_next().is_some());
+        drop(listener);
+        off.tick(now());
+        assert!(off.open.is_empty() && !off.collects());
+    }
+
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
     fn tracing_ends_when_its_time_is_over_and_not_before() {
-        let now = Instant::now();
+        let now = now();
         let minute = Duration::from_secs(60);
-        let mut tracer = Tracer::new(false);
+        let mut tracer = Tracer::new(false, Feed::default());
         tracer.switch(Switch::For(minute), now);
         tracer.switch(Switch::For(minute / 2), now);
         tracer.tick(now + minute / 2);

@@ -9,10 +9,17 @@ pub(super) const OBSERVABILITY: Group = Group {
             "http-listen",
             "ADDR",
             "127.0.0.1:9180",
-            "Address of /livez, /readyz and /metrics, or a port of 127.0.0.1; none: no such \
+            "Address of the console, /livez, /readyz and /metrics, or a port of 127.0.0.1; none: no such \
              endpoint.",
         )
-        .brief("Health and metrics [default: 127.0.0.1:9180]"),
+        .brief("Health, metrics, console [default: 127.0.0.1:9180]"),
+        value(
+            "console",
+            "WHEN",
+            "auto",
+            "Show messages and settings on --http-listen: on, off, or auto: on a loopback address \
+             only.",
+        ),
         value(
             "status",
             "BOOL",
