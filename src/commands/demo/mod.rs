@@ -25,7 +25,8 @@ use super::trial;
 use crate::auth::secret::{Secret, random_id};
 use crate::auth::signing::SigningKey;
 use crate::config::{Config, Flags};
-use crate::observer::{self, Ready};
+use crate::http::console::Access;
+use crate::observer::{self, Ready, Setup};
 use crate::telemetry;
 use crate::telemetry::LogFormat;
 use crate::telemetry::clock::Clock;
@@ -34,6 +35,8 @@ use crate::telemetry::clock::Clock;
 const MQTT_PORT: u16 = 1883;
 /// The port of chat21-http-server.
 const API_PORT: u16 = 8004;
+/// The port of the page, and of the chat's WebSocket.
+const PAGE_PORT: u16 = 8080;
 /// How long the token that is printed is valid.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long the observer may take to get ready.
@@ -52,6 +55,7 @@ pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode
     setup.store = config.store.clone();
     setup.api = config.api.clone();
     setup.reporting.status = true;
+    places.serve_page(&mut setup);
     let stop = CancellationToken::new();
     let (ready_tx, ready_rx) = oneshot::channel();
     let observing = observer::run(setup, stop.clone(), ready_tx);
@@ -192,6 +196,7 @@ impl Place {
 
 /// Where the demo listens.
 struct Places {
+    page: Place,
     broker: Place,
     api: Place,
 }
@@ -200,21 +205,35 @@ impl Places {
     fn choose(args: &DemoArgs) -> anyhow::Result<Self> {
         let any = args.port.filter(|port| *port == 0);
         Ok(Self {
+            page: Place::choose(args.listen, None, PAGE_PORT)?,
             broker: Place::choose(args.listen, args.port, MQTT_PORT)?,
             api: Place::choose(args.listen, any, API_PORT)?,
         })
     }
 
+    /// The console and the chat, also for whoever reaches this machine: all that they show is the
+    /// demo's.
+    fn serve_page(&self, setup: &mut Setup) {
+        setup.http_listen = Some(self.page.address);
+        setup.console.access = Access::On;
+        let broker = SocketAddr::new(self.broker.host(), self.broker.address.port());
+        setup.console.chat = Some(broker);
+    }
+
     /// The first lines of the demo.
     fn text(&self) -> String {
         let bold = Style::new().bold();
-        let Self { broker, api } = self;
+        let Self { page, broker, api } = self;
         let mut text = String::new();
         let _ = write!(
             text,
-            "broker  {bold}{}{bold:#}  no login{}\n\
+            "page    {bold}{}/{bold:#}  and a chat: {bold}{}/chat{bold:#}{}\n\
+             broker  {bold}{}{bold:#}  no login{}\n\
              API     {bold}{}/api{bold:#}{}\n\
              Topics below are under {}.",
+            page.url("http"),
+            page.url("http"),
+            page.note(),
             broker.url("mqtt"),
             broker.note(),
             api.url("http"),
