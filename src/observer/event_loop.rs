@@ -384,7 +384,7 @@ impl Observer {
         }
         self.session.acknowledge(&mut self.ledger);
         while let Some(finished) = self.ledger.poll_finished() {
-            let address = match self.journal.traces() {
+            let address = match self.journal.collects_lines() {
                 true => self.inbound.address(&finished.message.received),
                 false => None,
             };

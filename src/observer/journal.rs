@@ -33,7 +33,12 @@ impl Journal {
         }
     }
 
-    /// Whether messages are traced.
+    /// Whether anybody wants to know what becomes of each message.
+    pub(super) fn collects_lines(&self) -> bool {
+        self.tracer.collects()
+    }
+
+    /// Whether lines of trace are published.
     pub(super) fn traces(&self) -> bool {
         self.tracer.is_on()
     }

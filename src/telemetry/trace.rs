@@ -151,7 +151,7 @@ impl Tracer {
     }
 
     /// Whether anybody wants lines: whoever reads the trace, or looks at the console.
-    fn collects(&self) -> bool {
+    pub fn collects(&self) -> bool {
         self.is_on() || self.feed.is_watched()
     }
 

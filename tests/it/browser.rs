@@ -1,5 +1,8 @@
 //! A real browser, with a client as the stock ones are: from another origin, over WebSocket.
 
+mod driver;
+mod pages;
+
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -39,14 +42,10 @@ fn serve(scene: &Value) -> (Server, mpsc::Receiver<Value>) {
 /// in the console: uncaught errors and breaches of CORS among it, an answer of 404 not.
 fn visit(url: &str, reports: &mpsc::Receiver<Value>) -> (Option<Value>, Vec<String>) {
     let profile = tempfile::tempdir().unwrap();
-    let mut browser = Command::new(root().join("scripts/brokers"))
-        .args([
-            "browser",
-            "--enable-logging=stderr",
-            "--window-size=800,600",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
+    let mut browser = driver::command(profile.path())
+        .args(["--enable-logging=stderr", "--window-size=800,600"])
         .args(["--remote-debugging-port=0", url])
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -3,7 +3,7 @@
 
 import { Chat21Client } from "/chat21-client.js";
 
-const APP = "tilechat", GROUP = "group-friends", PEOPLE = ["alice", "bob"];
+const APP = "tilechat", GROUP = "group-1", PEOPLE = ["alice", "bob"];
 const SENT = 100, DELIVERED = 200, SEEN = 300;
 const NOT_JSON = "This is no JSON";
 const HINTS = {
@@ -122,7 +122,7 @@ class Person {
     if (row.isMine || row.status >= SEEN) return;
     this.#tell(peer, id, row, DELIVERED);
     if (peer === this.#open && this.#mood === "here") setTimeout(() => this.#look(), 700);
-    else this.#setUnread(chat, chat.unread + 1);
+    else if (!message.__history) this.#setUnread(chat, chat.unread + 1);
   }
 
   #rise(peer, id, status) {

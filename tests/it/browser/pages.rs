@@ -1,0 +1,316 @@
+//! The console and the demo's chat, in a real browser.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use super::driver::{Browser, Page};
+use crate::bed::binary;
+
+/// A demo that runs.
+struct Demo {
+    child: Child,
+    /// The address of its page, without a slash at the end.
+    url: String,
+}
+
+impl Demo {
+    fn start() -> Self {
+        let mut child = binary()
+            .args(["demo", "--port", "0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut first = String::new();
+        output.read_line(&mut first).unwrap();
+        let url = first
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let url = url.unwrap_or_else(|| panic!("{first:?} names no page"));
+        let url = url.trim_end_matches('/').to_owned();
+        let mut played = String::new();
+        while !played.contains("Now you") {
+            assert!(output.read_line(&mut played).unwrap() > 0, "{played}");
+        }
+        std::thread::spawn(move || output.read_to_end(&mut vec![]));
+        Self { child, url }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The demo, and a browser that shows its chat and its console.
+struct Scene {
+    browser: Browser,
+    chat: Page,
+    console: Page,
+    demo: Demo,
+}
+
+impl Scene {
+    fn open() -> Self {
+        let demo = Demo::start();
+        let mut browser = Browser::start();
+        let console = browser.open(&format!("{}/", demo.url));
+        browser.until(
+            &console,
+            "document.getElementById('live-state').textContent === 'live'",
+        );
+        let chat = browser.open(&format!("{}/chat", demo.url));
+        let online = "[...document.querySelectorAll('.person .state')]
+            .filter((state) => state.textContent === 'online').length === 2";
+        browser.until(&chat, online);
+        // The history that the acts have left.
+        browser.until(&chat, &has("bob", "theirs", "Hi, are you there?"));
+        Self {
+            browser,
+            chat,
+            console,
+            demo,
+        }
+    }
+
+    fn chat(&mut self, script: &str) {
+        self.browser.eval(&self.chat, script);
+    }
+
+    fn writes(&mut self, user: &str, text: &str) {
+        self.chat(&format!(
+            "document.querySelector('#{user} input').value = {text:?};
+             document.querySelector('#{user} form button').click();"
+        ));
+    }
+
+    fn is_now(&mut self, user: &str, mood: &str) {
+        self.chat(&format!(
+            "{{ const select = document.querySelector('#{user} select');
+                select.value = {mood:?};
+                select.dispatchEvent(new Event('change')); }}"
+        ));
+    }
+
+    /// Opens a conversation by what its button says.
+    fn opens(&mut self, user: &str, title: &str) {
+        self.chat(&format!(
+            "[...document.querySelectorAll('#{user} .tabs button')]
+                .find((button) => button.textContent.startsWith({title:?})).click()"
+        ));
+    }
+
+    /// Waits until a user sees a message of that kind.
+    fn sees(&mut self, user: &str, kind: &str, text: &str) {
+        self.browser.until(&self.chat, &has(user, kind, text));
+    }
+
+    /// Waits until a user's message has that tick.
+    fn is(&mut self, user: &str, text: &str, tick: &str) {
+        let expression = format!(
+            "[...document.querySelectorAll('#{user} .mine')].some((item) =>
+                item.querySelector('.text').textContent === {text:?} &&
+                item.querySelector('.tick').getAttribute('aria-label') === {tick:?})"
+        );
+        self.browser.until(&self.chat, &expression);
+    }
+}
+
+fn has(user: &str, kind: &str, text: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#{user} .messages .{kind}')]
+            .some((item) => item.textContent.includes({text:?}))"
+    )
+}
+
+#[test]
+fn the_chat_delivers_and_the_console_shows_what_is_refused() {
+    let mut scene = Scene::open();
+
+    scene.is_now("bob", "away");
+    scene.writes("alice", "one");
+    scene.sees("bob", "theirs", "one");
+    scene.is("alice", "one", "delivered");
+    scene.is_now("bob", "here");
+    scene.is("alice", "one", "seen");
+
+    scene.writes("bob", "two");
+    scene.sees("alice", "theirs", "two");
+    scene.is("bob", "two", "seen");
+
+    scene.is_now("bob", "offline");
+    let gone = "document.querySelector('#bob .state').textContent === 'offline'";
+    scene.browser.until(&scene.chat, gone);
+    scene.writes("alice", "three");
+    scene.is("alice", "three", "sent");
+    scene.is_now("bob", "here");
+    scene.sees("bob", "theirs", "three");
+    scene.is("alice", "three", "seen");
+
+    scene.opens("alice", "Group");
+    scene.writes("alice", "to both");
+    scene.is("alice", "to both", "sent");
+    let unread = "document.querySelector('#bob .unread')?.textContent === '1'";
+    scene.browser.until(&scene.chat, unread);
+    scene.opens("bob", "Group");
+    scene.sees("bob", "theirs", "to both");
+    scene
+        .browser
+        .until(&scene.chat, "!document.querySelector('#bob .unread')");
+
+    scene.opens("alice", "bob");
+    scene.chat("document.querySelector('#alice .refuse').click()");
+    scene.sees("alice", "refused", "not-json");
+    let red = "(() => {
+        const item = document.querySelector('#entries .refused');
+        if (!item?.textContent.includes('not-json: the payload must be a JSON object')) return false;
+        const [r, g, b] = getComputedStyle(item.querySelector('.outcome')).color.match(/\\d+/g);
+        return r > 2 * g && r > 2 * b;
+    })()";
+    scene.browser.until(&scene.console, red);
+    let forwarded = "[...document.querySelectorAll('#entries .forwarded .route')]
+        .some((route) => route.textContent === 'bob → alice tilechat')";
+    scene.browser.until(&scene.console, forwarded);
+    // Two rounds of figures make a line.
+    let drawn = "document.querySelectorAll('.figure .line[d*=L]').length >= 5";
+    scene.browser.until(&scene.console, drawn);
+
+    for page in [scene.console.clone(), scene.chat.clone()] {
+        let all = "performance.getEntriesByType('resource').map((entry) => entry.name)";
+        let loaded = scene.browser.eval(&page, all);
+        let loaded = loaded.as_array().unwrap();
+        assert!(loaded.len() >= 3, "{loaded:?}");
+        let own = |url: &&Value| url.as_str().unwrap().starts_with(&scene.demo.url);
+        assert_eq!(
+            loaded.iter().filter(own).count(),
+            loaded.len(),
+            "{loaded:?}"
+        );
+    }
+    let asked = scene.browser.asked();
+    let host = scene.demo.url.trim_start_matches("http");
+    let own = [format!("http{host}/"), format!("ws{host}/mqtt")];
+    assert!(asked.contains(&own[1]), "{asked:?}");
+    let foreign = asked
+        .iter()
+        .filter(|url| !own.iter().any(|own| url.starts_with(own)));
+    assert_eq!(foreign.collect::<Vec<_>>(), Vec::<&String>::new());
+    let complaints = scene.browser.complaints();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[test]
+fn both_pages_can_be_read_by_everybody_on_any_screen() {
+    let mut scene = Scene::open();
+    scene.chat("document.querySelector('#alice .refuse').click()");
+    scene.sees("alice", "refused", "not-json");
+    scene.writes("alice", "read me");
+    scene.is("alice", "read me", "seen");
+    scene.opens("bob", "Group");
+    scene.writes("alice", "unread");
+    scene
+        .browser
+        .until(&scene.chat, "document.querySelector('#bob .unread')");
+    scene.browser.until(
+        &scene.console,
+        "document.querySelector('#entries .refused')",
+    );
+    scene.browser.eval(
+        &scene.console,
+        "document.querySelector('details').open = true",
+    );
+    for page in [scene.console.clone(), scene.chat.clone()] {
+        for scheme in ["light", "dark"] {
+            for width in [1200, 800, 360, 320] {
+                scene.browser.show(&page, width, scheme);
+                // Colours may be on their way for as long as an animation takes.
+                let still = "Promise.all(document.getAnimations().map((one) => one.finished))";
+                scene.browser.eval(&page, &format!("{still}.then(() => 0)"));
+                let look = scene.browser.eval(&page, include_str!("look.js"));
+                let case = format!("{page:?} {scheme} {width}: {look:#}");
+                assert_eq!(look["faults"], serde_json::json!([]), "{case}");
+                assert!(look["seen"].as_u64().unwrap() > 20, "{case}");
+            }
+        }
+        let (nameless, controls) = scene.browser.nameless(&page);
+        assert!(
+            nameless.is_empty() && controls > 8,
+            "{controls}: {nameless:#?}"
+        );
+    }
+    // With the keyboard alone.
+    scene.chat("document.querySelector('#bob input').focus()");
+    scene
+        .browser
+        .press_enter_after(&scene.chat.clone(), "typed");
+    scene.sees("bob", "mine", "typed");
+}
+
+/// Makes the pictures of the guide.
+#[test]
+#[ignore = "scripts/screenshots runs it"]
+fn pictures() {
+    let place = PathBuf::from(std::env::var("SCREENSHOTS").expect("where pictures go"));
+    let mut scene = Scene::open();
+    scene.is_now("bob", "away");
+    for (user, text) in [
+        ("alice", "Shall we meet at eight?"),
+        ("bob", "Half past would be better."),
+        ("alice", "Half past eight it is."),
+    ] {
+        scene.writes(user, text);
+        let other = if user == "alice" { "bob" } else { "alice" };
+        scene.sees(other, "theirs", text);
+    }
+    scene.is_now("bob", "here");
+    scene.is("alice", "Half past eight it is.", "seen");
+    scene.chat("document.querySelector('#alice .refuse').click()");
+    scene.sees("alice", "refused", "not-json");
+    scene.opens("alice", "Group");
+    scene.writes("alice", "Tickets are booked.");
+    scene.is("alice", "Tickets are booked.", "sent");
+    scene.opens("alice", "bob");
+    scene
+        .browser
+        .until(&scene.chat, "document.querySelector('#bob .unread')");
+    // A while of messages, so that there are lines to see.
+    for round in 0..60 {
+        let script = format!(
+            "document.querySelector('#{} input').value = 'message {round}';
+             document.querySelector('#{0} form button').click();
+             new Promise((done) => setTimeout(done, {}))",
+            ["alice", "bob"][round % 2],
+            150 + 37 * ((round * 7) % 11),
+        );
+        if round == 0 {
+            let picture = scene.browser.picture(&scene.chat.clone(), 760);
+            std::fs::write(place.join("chat.png"), picture).unwrap();
+        }
+        scene.chat(&script);
+    }
+    let console = scene.console.clone();
+    for (name, width, scheme, most) in [
+        ("console.png", 1200, "light", 980),
+        ("console-dark.png", 1200, "dark", 980),
+        ("console-phone.png", 360, "light", 1600),
+    ] {
+        scene.browser.show(&console, width, scheme);
+        let picture = scene.browser.picture(&console, most);
+        std::fs::write(place.join(name), picture).unwrap();
+    }
+    let chat = scene.chat.clone();
+    for (name, width, scheme) in [
+        ("chat-dark.png", 1200, "dark"),
+        ("chat-phone.png", 360, "light"),
+    ] {
+        scene.browser.show(&chat, width, scheme);
+        let picture = scene.browser.picture(&chat, 1600);
+        std::fs::write(place.join(name), picture).unwrap();
+    }
+}
