@@ -175,6 +175,18 @@ impl Reply {
 
 /// Sends a request with headers, each a line, and a body. The connection ends with it.
 pub(crate) fn call(port: u16, method: &str, path: &str, headers: &[String], body: &str) -> Reply {
+    call_host(port, "x", method, path, headers, body)
+}
+
+/// The same, for a server of that name.
+pub(crate) fn call_host(
+    port: u16,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[String],
+    body: &str,
+) -> Reply {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = match body {
@@ -182,7 +194,8 @@ pub(crate) fn call(port: u16, method: &str, path: &str, headers: &[String], body
         body => format!("content-length: {}\r\n", body.len()),
     };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}{length}\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
+         {headers}{length}\r\n{body}"
     );
     // The server may answer before it has read everything.
     let _ = stream.write_all(request.as_bytes());

@@ -21,6 +21,7 @@ mod browser;
 mod check;
 mod cli;
 mod clock;
+mod console;
 mod decision;
 mod delivery_log;
 mod deploy;

@@ -21,7 +21,8 @@ function duration(seconds) {
   const at = Math.max(parts.findIndex(([size]) => seconds >= size), 0);
   const [size, unit] = seconds < 1 ? [1, "s"] : parts[at];
   const next = parts[at + 1], rest = next && Math.floor((seconds % size) / next[0]);
-  return `${Math.floor(seconds / size)} ${unit}${seconds >= 60 && rest ? ` ${rest} ${next[1]}` : ""}`;
+  const whole = `${Math.floor(seconds / size)} ${unit}`;
+  return seconds >= 60 && rest ? `${whole} ${rest} ${next[1]}` : whole;
 }
 
 function showState(ready, text, faults) {
@@ -106,6 +107,11 @@ async function ask() {
 
 let waiting = [], paused = false;
 
+function timeOf(at) {
+  const time = new Date(at);
+  return `${time.toLocaleTimeString("en-GB")}.${String(time.getMilliseconds()).padStart(3, "0")}`;
+}
+
 function entry(told) {
   if (told.lost) {
     const item = make("li");
@@ -124,9 +130,9 @@ function entry(told) {
   const milliseconds = told.micros / 1000;
   const took = milliseconds >= 100 ? Math.round(milliseconds) : milliseconds.toFixed(1);
   item.append(
-    make("span", "time", new Date(told.at).toISOString().slice(11, 23)),
+    make("span", "time", timeOf(told.at)),
     make("span", "outcome", told.outcome),
-    make("span", "kind", told.layout ?? told.kind),
+    make("span", "kind", told.kind),
     route,
     make("span", "took", `${took} ms`),
   );

@@ -89,3 +89,44 @@ fn write(piece: &mut String, heard: &Heard) {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::feed::Feed;
+
+    async fn text(body: &mut Body) -> Option<String> {
+        let frame = body.frame().await?.unwrap();
+        let data = frame.into_data().unwrap();
+        Some(String::from_utf8(data.to_vec()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_told_what_they_have_lost() {
+        let (feed, stop) = (Feed::default(), CancellationToken::new());
+        let mut body = body(feed.listen().unwrap(), stop.clone());
+        assert_eq!(text(&mut body).await.unwrap(), GREETING);
+        assert_eq!(text(&mut body).await.unwrap(), ":\n\n", "a heartbeat");
+        let refused = r#"{"at":1,"outcome":"refused","reason":"not-json","kind":"message",
+            "topic":"a\nb","publishes":1,"payload_bytes":1,"micros":9}"#;
+        let line: Line = serde_json::from_str(refused).unwrap();
+        for _ in 0..1_000 {
+            feed.send(line.clone());
+        }
+        let piece = text(&mut body).await.unwrap();
+        assert!(
+            piece.starts_with("event: lost\ndata: 744\n\ndata: {"),
+            "{piece}"
+        );
+        assert!(
+            piece.contains("\"hint\":\"the payload must be a JSON object"),
+            "{piece}"
+        );
+        assert_eq!(piece.matches("data: {").count(), LINES_OF_A_PIECE - 1);
+        assert_eq!(text(&mut body).await.unwrap().matches("data: {").count(), 1);
+        stop.cancel();
+        assert_eq!(text(&mut body).await, None);
+        drop(body);
+        assert!(!feed.is_watched());
+    }
+}

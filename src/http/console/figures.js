@@ -1,6 +1,7 @@
 // The figures: what is computed of two answers of /status, and the lines that are drawn of them.
 
 const SAMPLES = 150; // Five minutes, at one every two seconds.
+const FEWEST = 30; // The line begins a minute wide.
 const SVG = "http://www.w3.org/2000/svg";
 
 const whole = (n) => Math.round(n).toLocaleString("en");
@@ -10,6 +11,9 @@ const listed = (counts) => {
   const sorted = Object.entries(counts).sort((a, b) => b[1] - a[1]);
   return sorted.map(([name, n]) => `${name} ${whole(n)}`).join(" · ");
 };
+const mean = ({ count, total_seconds }) => short((1000 * total_seconds) / count);
+const webhook = ({ endpoint, delivered, lost }) =>
+  `${endpoint}: ${whole(delivered)} delivered, ${whole(lost)} lost`;
 const bytes = (n) => (n < 1e6 ? `${whole(n / 1000)} kB` : `${short(n / 1e6)} MB`);
 
 // The time, in milliseconds, within which this share of what came since `before` was done. Within a
@@ -33,24 +37,25 @@ export function quantile(share, now, before) {
 const KINDS = [
   { name: "Forwarded", unit: "/s", more: (f) => `${whole(f.forwarded)} since the start`,
     value: (now, before, seconds) => (now.forwarded - before.forwarded) / seconds },
-  { name: "Refused", unit: "/s", alarms: true, more: (f) => listed(f.refused) || "none",
-    value: (now, before, seconds) => (total(now.refused) - total(before.refused)) / seconds },
+  { name: "Refused", unit: "", alarms: true, more: (f) => listed(f.refused) || "none",
+    value: (now, before) => total(now.refused) - total(before.refused),
+    shown: (f) => total(f.refused) },
   { name: "Latency, p99", unit: "ms", idle: "–",
-    more: (f) => f.latency.count ? `mean ${short((1000 * f.latency.total_seconds) / f.latency.count)} ms since the start` : "",
+    more: ({ latency }) => (latency.count ? `mean ${mean(latency)} ms since the start` : ""),
     value: (now, before) => quantile(0.99, now.latency, before.latency) },
   { name: "Under way", unit: "", value: (now) => now.inflight_messages,
     more: (f) => `${whole(f.inflight_publishes)} publishes not confirmed` },
   { name: "Oldest", unit: "s", value: (now) => now.oldest_seconds,
-    more: (f) => (f.backlog_bytes ? `${bytes(f.backlog_bytes)} wait for the broker` : "nothing waits for the broker") },
+    more: (f) => `${f.backlog_bytes ? bytes(f.backlog_bytes) : "nothing"} kept for the broker` },
   { name: "Store commits", unit: "/s",
-    more: (f) => f.commits.count ? `${short((1000 * f.commits.total_seconds) / f.commits.count)} ms each` : "no store",
+    more: ({ commits }) => (commits.count ? `${mean(commits)} ms each` : "none yet"),
     value: (now, before, seconds) => (now.commits.count - before.commits.count) / seconds },
   { name: "Reconnects", unit: "", alarms: true, more: (f) => listed(f.reconnects) || "none",
     value: (now, before) => total(now.reconnects) - total(before.reconnects),
     shown: (f) => total(f.reconnects) },
-  { name: "Webhook queue", unit: "", value: (now) => now.webhooks.reduce((sum, w) => sum + w.waiting, 0),
-    more: (f) => f.webhooks.map((w) => `${w.endpoint}: ${whole(w.delivered)} delivered, ${whole(w.lost)} lost`)
-      .join(" · ") || "no webhooks" },
+  { name: "Webhook queue", unit: "",
+    more: ({ webhooks }) => webhooks.map(webhook).join(" · ") || "no webhooks",
+    value: (now) => now.webhooks.reduce((sum, { waiting }) => sum + waiting, 0) },
 ];
 
 function card({ name }) {
@@ -64,7 +69,6 @@ function card({ name }) {
   part("h3", "").textContent = name;
   const parts = { root, now: part("div", "now"), more: part("div", "more") };
   const svg = root.appendChild(document.createElementNS(SVG, "svg"));
-  svg.setAttribute("viewBox", "0 0 150 40");
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   for (const line of ["area", "line"]) {
@@ -77,7 +81,9 @@ function card({ name }) {
 // The newest sample stands at the right edge. A gap is where there was nothing to measure.
 function draw({ svg, area, line }, name, unit, samples) {
   const known = samples.filter((n) => n !== null), most = Math.max(...known, 0);
-  const x = (at) => 150 - (samples.length - 1 - at), y = (n) => 38 - (36 * n) / (most || 1);
+  const width = Math.max(samples.length, FEWEST) - 1;
+  svg.setAttribute("viewBox", `0 0 ${width} 40`);
+  const x = (at) => width - (samples.length - 1 - at), y = (n) => 38 - (36 * n) / (most || 1);
   let path = "", filled = "", from = null;
   for (const [at, n] of [...samples, null].entries()) {
     if (n !== null) {
@@ -114,7 +120,7 @@ export class Figures {
     const before = restarted ? figures : this.#before ?? figures;
     for (const shown of this.#cards) {
       const { kind, samples } = shown;
-      const value = this.#before ? kind.value(figures, before, seconds) : kind.value(figures, figures, 1);
+      const value = kind.value(figures, before, this.#before ? seconds : 1);
       samples.push(value);
       if (samples.length > SAMPLES) samples.shift();
       const now = kind.shown ? kind.shown(figures) : value;

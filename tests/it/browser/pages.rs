@@ -279,38 +279,24 @@ fn pictures() {
     scene
         .browser
         .until(&scene.chat, "document.querySelector('#bob .unread')");
+    let picture = scene.browser.picture(&scene.chat.clone(), 680);
+    std::fs::write(place.join("chat.png"), picture).unwrap();
     // A while of messages, so that there are lines to see.
-    for round in 0..60 {
-        let script = format!(
-            "document.querySelector('#{} input').value = 'message {round}';
-             document.querySelector('#{0} form button').click();
-             new Promise((done) => setTimeout(done, {}))",
-            ["alice", "bob"][round % 2],
-            150 + 37 * ((round * 7) % 11),
-        );
-        if round == 0 {
-            let picture = scene.browser.picture(&scene.chat.clone(), 760);
-            std::fs::write(place.join("chat.png"), picture).unwrap();
+    for round in 0..120 {
+        let user = ["alice", "bob"][round % 2];
+        if [60, 116, 118].contains(&round) {
+            scene.chat(&format!(
+                "document.querySelector('#{user} .refuse').click()"
+            ));
         }
-        scene.chat(&script);
+        scene.writes(user, &format!("message {round}"));
+        let pause = 120 + 61 * ((round * 7) % 13);
+        scene.chat(&format!("new Promise((done) => setTimeout(done, {pause}))"));
     }
+    // What has just come is highlighted for a moment.
+    let still = "Promise.all(document.getAnimations().map((one) => one.finished)).then(() => 0)";
     let console = scene.console.clone();
-    for (name, width, scheme, most) in [
-        ("console.png", 1200, "light", 980),
-        ("console-dark.png", 1200, "dark", 980),
-        ("console-phone.png", 360, "light", 1600),
-    ] {
-        scene.browser.show(&console, width, scheme);
-        let picture = scene.browser.picture(&console, most);
-        std::fs::write(place.join(name), picture).unwrap();
-    }
-    let chat = scene.chat.clone();
-    for (name, width, scheme) in [
-        ("chat-dark.png", 1200, "dark"),
-        ("chat-phone.png", 360, "light"),
-    ] {
-        scene.browser.show(&chat, width, scheme);
-        let picture = scene.browser.picture(&chat, 1600);
-        std::fs::write(place.join(name), picture).unwrap();
-    }
+    scene.browser.eval(&console, still);
+    let picture = scene.browser.picture(&console, 770);
+    std::fs::write(place.join("console.png"), picture).unwrap();
 }
