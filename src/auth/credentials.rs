@@ -162,6 +162,8 @@ impl Minter {
 pub struct Credentials {
     username: Option<String>,
     source: Option<SecretSource>,
+    /// The setting that gives the secret, as the operator knows it: `OBSERVER_PASSWORD`.
+    setting: Option<String>,
 }
 
 /// How good a client identifier is that is derived from the credentials.
@@ -192,7 +194,42 @@ impl fmt::Display for TokenExpired {
 impl Credentials {
     /// A user name, and where the secret comes from. Neither is required.
     pub fn new(username: Option<String>, source: Option<SecretSource>) -> Self {
-        Self { username, source }
+        Self {
+            username,
+            source,
+            setting: None,
+        }
+    }
+
+    /// The same with the setting that gives the secret: `OBSERVER_PASSWORD`.
+    #[must_use]
+    pub fn given_by(self, setting: impl Into<String>) -> Self {
+        Self {
+            setting: Some(setting.into()),
+            ..self
+        }
+    }
+
+    /// Where the secret comes from, in words. `None` if there is no secret.
+    pub fn origin(&self) -> Option<String> {
+        Some(match self.source.as_ref()? {
+            SecretSource::Password(_) | SecretSource::Token(_) => match &self.setting {
+                Some(setting) => format!("from {setting}"),
+                None => "from the settings".to_owned(),
+            },
+            SecretSource::PasswordFile(path) | SecretSource::TokenFile(path) => {
+                format!("from the file {}", path.display())
+            }
+            SecretSource::Key(minter) => {
+                format!("made with the key in {}", minter.file.display())
+            }
+        })
+    }
+
+    /// Whether the broker is shown a token. One may stand in the place of a password.
+    pub fn shows_token(&self) -> bool {
+        let is_token = self.source.as_ref().is_some_and(SecretSource::is_token);
+        is_token || self.claims().is_some()
     }
 
     /// Credentials from a file: of a named user the password, of nobody in particular a token.

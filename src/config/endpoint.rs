@@ -15,6 +15,16 @@ pub(super) enum BrokerUrlError {
     NotAUrl(url::ParseError),
     #[error("scheme {0:?} is none of mqtt, mqtts, ws, wss; {BROKER_RULE}")]
     Scheme(String),
+    /// A host and a port, which may be repeated.
+    #[error("is mqtt://{0} meant? {BROKER_RULE}")]
+    NoScheme(String),
+    #[error("AMQP isn't spoken here; RabbitMQ's MQTT port is 1883")]
+    Amqp,
+    #[error(
+        "HTTP isn't spoken here; MQTT over WebSocket is given as {0}://HOST[:PORT][/PATH] \
+         (RabbitMQ: port 15675, path /ws)"
+    )]
+    Http(&'static str),
     #[error("no host; {BROKER_RULE}")]
     NoHost,
     #[error("{0}:// has no path; {BROKER_RULE}")]
@@ -120,10 +130,35 @@ fn decode(text: &str) -> Result<String, EncodingError> {
         .map_err(|_| EncodingError)
 }
 
+/// Whether the text is a host and a port and nothing else, so no secret.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let is_of_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
+    !host.is_empty() && host.chars().all(is_of_host) && port.parse::<u16>().is_ok()
+}
+
+fn parse_scheme(scheme: &str) -> Result<Scheme, BrokerUrlError> {
+    match (Scheme::from_str(scheme), scheme) {
+        (Ok(scheme), _) => Ok(scheme),
+        (Err(_), "amqp" | "amqps") => Err(BrokerUrlError::Amqp),
+        (Err(_), "http") => Err(BrokerUrlError::Http("ws")),
+        (Err(_), "https") => Err(BrokerUrlError::Http("wss")),
+        (Err(_), other) => Err(BrokerUrlError::Scheme(other.to_owned())),
+    }
+}
+
 pub(super) fn parse_broker_url(text: &str) -> Result<BrokerUrl, BrokerUrlError> {
+    if is_host_and_port(text) {
+        return Err(BrokerUrlError::NoScheme(text.to_owned()));
+    }
     let mut url = url::Url::parse(text).map_err(BrokerUrlError::NotAUrl)?;
-    let scheme = Scheme::from_str(url.scheme())
-        .map_err(|_| BrokerUrlError::Scheme(url.scheme().to_owned()))?;
+    let scheme = parse_scheme(url.scheme())?;
     let host = url.host_str().filter(|host| !host.is_empty());
     let host = host.ok_or(BrokerUrlError::NoHost)?.to_owned();
     let port = url.port().unwrap_or(scheme.default_port());
@@ -190,13 +225,29 @@ mod tests {
             Ok("mqtt://[::1]:1884".to_owned())
         );
         for (url, want) in [
+            ("host:1883", format!("is mqtt://host:1883 meant? {RULE}")),
             (
-                "host:1883",
-                format!("scheme \"host\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+                "127.0.0.1:1883",
+                format!("is mqtt://127.0.0.1:1883 meant? {RULE}"),
+            ),
+            ("[::1]:1883", format!("is mqtt://[::1]:1883 meant? {RULE}")),
+            (
+                "user:secret@host",
+                format!("scheme \"user\" is none of mqtt, mqtts, ws, wss; {RULE}"),
             ),
             (
                 "amqp://host",
-                format!("scheme \"amqp\" is none of mqtt, mqtts, ws, wss; {RULE}"),
+                "AMQP isn't spoken here; RabbitMQ's MQTT port is 1883".to_owned(),
+            ),
+            (
+                "https://user:secret@host",
+                "HTTP isn't spoken here; MQTT over WebSocket is given as \
+                 wss://HOST[:PORT][/PATH] (RabbitMQ: port 15675, path /ws)"
+                    .to_owned(),
+            ),
+            (
+                "mqt://host",
+                format!("scheme \"mqt\" is none of mqtt, mqtts, ws, wss; {RULE}"),
             ),
             (
                 "secret-without-scheme",

@@ -67,7 +67,8 @@ pub(super) fn read_credentials(
         Ok(_) => {}
         Err(fault) => reader.fail(name, fault),
     }
-    Credentials::new(username, Some(source))
+    let place = reader.values.get(name).map(|given| given.place.clone());
+    Credentials::new(username, Some(source)).given_by(place.unwrap_or_else(|| format!("--{name}")))
 }
 
 /// Every password and token that is given, with the setting it is given by.

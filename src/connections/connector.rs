@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::other_protocol;
 use super::settings::LinkSettings;
 use super::version::VersionChooser;
+use super::words::{self, Target};
 use crate::auth::secret::Secret;
 use crate::auth::token;
 use crate::mqtt::{
@@ -75,7 +77,33 @@ impl Connector {
                 None => Err(error),
             },
         };
-        live.map_err(|error| self.explain(error))
+        match live {
+            Ok(live) => Ok(live),
+            Err(error) => Err(self.explain_failure(error).await),
+        }
+    }
+
+    /// Names target, cause and remedy of a connection that did not come up. A port that has never
+    /// answered in MQTT is asked whether it speaks something else.
+    async fn explain_failure(&self, error: LinkError) -> LinkError {
+        let target = Target {
+            transport: &self.settings.transport,
+            credentials: &self.settings.credentials,
+            has_proxy: self.settings.proxy.is_some(),
+            only_version_5: self.version.is_fixed_to_5(),
+            expired: self.settings.credentials.token_expired(Clock.wall_as_set()),
+        };
+        let spoken = match target.address() {
+            Some((host, port))
+                if words::may_be_other_protocol(&error)
+                    && !target.has_proxy
+                    && !self.version.is_settled() =>
+            {
+                other_protocol::ask(host, port).await
+            }
+            Some(_) | None => None,
+        };
+        words::explain(error, &target, spoken)
     }
 
     async fn open_in_other_version(
@@ -124,10 +152,7 @@ impl Connector {
         let limit = options.connect_timeout + CONNECT_GRACE;
         let first = match timeout(limit, connection.next()).await {
             Ok(first) => first?,
-            Err(_) => {
-                let text = "no answer to CONNECT in time";
-                return Err(LinkError::new(Cause::TimedOut, text));
-            }
+            Err(_) => return Err(mqtt::no_answer()),
         };
         let Event::Connected(connected) = first else {
             let text = "the first packet from the broker is not a CONNACK";

@@ -54,6 +54,16 @@ impl VersionChooser {
         self.fixed.unwrap_or(self.state().protocol)
     }
 
+    /// Whether the operator demands version 5.
+    pub(super) fn is_fixed_to_5(&self) -> bool {
+        self.fixed == Some(Protocol::V5)
+    }
+
+    /// Whether the broker has answered a CONNECT.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state().is_settled
+    }
+
     /// The broker has answered a CONNECT of this version. Even a refusal settles the choice.
     pub(super) fn handle_answer(&self, protocol: Protocol) {
         let mut state = self.state();

@@ -1,7 +1,8 @@
 //! Why a connection ended, did not come up, or did not take a packet.
 //!
-//! Owns the kinds of failure and their words for operators. Leaves reading the crate's errors to
-//! `v4.rs` and `v5.rs`, and what to do about a failure to [`connections`](crate::connections).
+//! Owns the kinds of failure, and what was seen of one ([`Symptom`]). Leaves reading the crate's
+//! errors to `v4.rs` and `v5.rs`, the words for an operator to `connections/words.rs`, and what to
+//! do about a failure to [`connections`](crate::connections).
 
 use std::io;
 
@@ -11,6 +12,12 @@ const TIMED_OUT: &str = "no answer to CONNECT in time \
     (a broker with a memory or disk alarm answers nobody)";
 const NO_PING: &str = "the broker does not answer pings \
     (a broker with a memory or disk alarm does not)";
+/// How the standard library begins the text of a failed look-up. There is no kind of error for it.
+const LOOKUP_FAILED: &str = "failed to lookup address information: ";
+/// What the crate says where the other side closes in the middle of a packet.
+const CUT_SHORT: &str = "bytes remaining on stream";
+/// What the WebSocket library says of a connection that is closed during its handshake.
+const HANDSHAKE_NOT_FINISHED: &str = "Handshake not finished";
 const CLOSED: &str = "the broker closed the connection";
 const CLOSED_BEFORE_CONNACK: &str = "the broker closed the connection instead of answering CONNECT";
 
@@ -63,6 +70,45 @@ impl Cause {
     }
 }
 
+/// What was seen while a connection was opened. It decides about the words for an operator, where
+/// [`Cause`] decides about the next attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Symptom {
+    /// Nothing that the error's own text does not say.
+    #[default]
+    Unnamed,
+    /// The system refused to connect: nobody listens there.
+    NobodyListens,
+    /// The host's name cannot be looked up, for this reason.
+    NoSuchHost(String),
+    /// The broker answered CONNECT with a refusal of the login.
+    LoginRefused,
+    /// The other side closed the connection instead of answering CONNECT.
+    ClosedOnConnect,
+    /// Nothing answered in time.
+    Silence,
+    /// What was answered to CONNECT is not MQTT.
+    NotMqtt,
+    /// The other side closed the connection instead of taking part in the TLS handshake.
+    ClosedOnTls,
+    /// What was answered to the TLS handshake is not TLS.
+    NotTls,
+    /// The certificate is signed by a CA that is not trusted.
+    UnknownCa,
+    /// The certificate is for these hosts, and not for the one that was connected to.
+    OtherHost(Vec<String>),
+    /// The certificate is not valid at this time.
+    OutOfDate,
+    /// The broker wants to see a certificate of the client.
+    WantsCertificate,
+    /// The other side closed the connection instead of answering the WebSocket handshake.
+    NoWebSocket,
+    /// The WebSocket handshake was answered with this HTTP status.
+    HttpStatus(String),
+    /// There is a WebSocket, which does not carry MQTT.
+    OtherWebSocket,
+}
+
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
@@ -71,6 +117,8 @@ pub struct LinkError {
     pub cause: Cause,
     /// The failure in words, for an operator.
     pub text: String,
+    /// What was seen of it, while the connection was opened.
+    pub symptom: Symptom,
 }
 
 impl LinkError {
@@ -79,7 +127,13 @@ impl LinkError {
         Self {
             cause,
             text: text.into(),
+            symptom: Symptom::Unnamed,
         }
+    }
+
+    /// The same with what was seen of it.
+    pub(super) fn seen(self, symptom: Symptom) -> Self {
+        Self { symptom, ..self }
     }
 
     /// Whether trying again soon is pointless, because an operator has to change something first.
@@ -143,11 +197,37 @@ pub(super) fn refused(cause: Cause, code: &str) -> LinkError {
         | Cause::Tls
         | Cause::Other => "the broker refused the connection",
     };
-    LinkError::new(cause, format!("{words} ({code})"))
+    let error = LinkError::new(cause, format!("{words} ({code})"));
+    match cause {
+        Cause::BadCredentials | Cause::NotAuthorized => error.seen(Symptom::LoginRefused),
+        Cause::ProtocolVersion
+        | Cause::BadClientId
+        | Cause::Unavailable
+        | Cause::ClosedOnSubscribe
+        | Cause::TakenOver
+        | Cause::Expired
+        | Cause::Renewed
+        | Cause::Undecodable
+        | Cause::TimedOut
+        | Cause::Closed
+        | Cause::Unreachable
+        | Cause::Tls
+        | Cause::Other => error,
+    }
 }
 
-pub(super) fn timed_out() -> LinkError {
-    LinkError::new(Cause::TimedOut, TIMED_OUT)
+/// Nothing answers CONNECT.
+pub fn timed_out() -> LinkError {
+    LinkError::new(Cause::TimedOut, TIMED_OUT).seen(Symptom::Silence)
+}
+
+/// Something came that is no packet of this version of MQTT. `text` is the crate's.
+pub(super) fn undecodable(text: String, phase: Phase) -> LinkError {
+    let error = LinkError::new(Cause::Other, text);
+    match phase {
+        Phase::Connecting => error.seen(Symptom::NotMqtt),
+        Phase::Connected => error,
+    }
 }
 
 /// The crate's own text holds the packet, topic and all: nobody's identifiers belong in the log.
@@ -156,6 +236,7 @@ pub(super) fn not_connack() -> LinkError {
         Cause::Other,
         "the broker sent another packet before CONNACK",
     )
+    .seen(Symptom::NotMqtt)
 }
 
 /// SUBACK refuses a filter with a code that only MQTT 5 knows (seen on ejabberd).
@@ -169,11 +250,11 @@ pub(super) fn no_ping() -> LinkError {
 }
 
 pub(super) fn closed(phase: Phase) -> LinkError {
-    let text = match phase {
-        Phase::Connecting => CLOSED_BEFORE_CONNACK,
-        Phase::Connected => CLOSED,
-    };
-    LinkError::new(Cause::Closed, text)
+    let error = |text| LinkError::new(Cause::Closed, text);
+    match phase {
+        Phase::Connecting => error(CLOSED_BEFORE_CONNACK).seen(Symptom::ClosedOnConnect),
+        Phase::Connected => error(CLOSED),
+    }
 }
 
 /// The proxy refused to connect, or cannot be reached. The crate exports no type for this error.
@@ -187,12 +268,22 @@ pub(super) fn proxy_error(error: &dyn std::error::Error) -> LinkError {
 )]
 pub(super) fn io_error(error: &io::Error, phase: Phase) -> LinkError {
     use io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof,
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof,
     };
+    if let Some(inner) = rustls_error(error) {
+        return tls(inner);
+    }
+    let text = error.to_string();
+    let unreachable = LinkError::new(Cause::Unreachable, text.clone());
     match error.kind() {
         ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof => closed(phase),
-        InvalidData if is_from_rustls(error) => tls(error),
-        _ => LinkError::new(Cause::Unreachable, error.to_string()),
+        ConnectionRefused => unreachable.seen(Symptom::NobodyListens),
+        TimedOut => unreachable.seen(Symptom::Silence),
+        _ if text == CUT_SHORT && phase == Phase::Connecting => unreachable.seen(Symptom::NotMqtt),
+        _ => match text.strip_prefix(LOOKUP_FAILED) {
+            Some(reason) => unreachable.seen(Symptom::NoSuchHost(reason.to_owned())),
+            None => unreachable,
+        },
     }
 }
 
@@ -202,33 +293,73 @@ pub(super) fn io_error(error: &io::Error, phase: Phase) -> LinkError {
 )]
 pub(super) fn tls_error(error: &rumqttc::TlsError) -> LinkError {
     match error {
-        rumqttc::TlsError::Io(error) if !is_from_rustls(error) => {
-            io_error(error, Phase::Connecting)
-        }
-        rumqttc::TlsError::Io(error) => tls(error),
-        other => tls(other),
+        rumqttc::TlsError::Io(error) => match io_error(error, Phase::Connecting) {
+            closed if closed.cause == Cause::Closed => closed.seen(Symptom::ClosedOnTls),
+            error => error,
+        },
+        rumqttc::TlsError::TLS(error) => tls(error),
+        other => LinkError::new(Cause::Tls, format!("TLS: {other}")),
     }
 }
 
-fn tls(error: &dyn std::error::Error) -> LinkError {
-    LinkError::new(Cause::Tls, format!("TLS: {error}"))
-}
-
-/// Whether the TLS library reported this through an I/O error.
-fn is_from_rustls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>())
-}
-
-pub(super) fn websocket_error(error: &dyn std::error::Error) -> LinkError {
-    let text = error.to_string();
-    let hint = if text.contains("404") {
-        " (RabbitMQ serves MQTT on the path /ws)"
-    } else {
-        ""
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's other errors have no remedy that a word could name"
+)]
+fn tls(error: &rustls::Error) -> LinkError {
+    use rustls::{AlertDescription, CertificateError as Bad, Error};
+    let symptom = match error {
+        Error::InvalidMessage(_) => Symptom::NotTls,
+        Error::InvalidCertificate(Bad::UnknownIssuer) => Symptom::UnknownCa,
+        Error::InvalidCertificate(Bad::NotValidForNameContext { presented, .. }) => {
+            Symptom::OtherHost(presented.iter().map(|name| host_name(name)).collect())
+        }
+        Error::InvalidCertificate(
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. },
+        ) => Symptom::OutOfDate,
+        Error::AlertReceived(AlertDescription::CertificateRequired) => Symptom::WantsCertificate,
+        _ => Symptom::Unnamed,
     };
-    LinkError::new(Cause::Other, format!("WebSocket: {text}{hint}"))
+    LinkError::new(Cause::Tls, format!("TLS: {error}")).seen(symptom)
+}
+
+/// A name of a certificate as a person writes it: the library has `DnsName("localhost")`, and
+/// `IpAddress(127.0.0.1)`.
+fn host_name(presented: &str) -> String {
+    let inner = presented
+        .split_once('(')
+        .map_or(presented, |(_, inner)| inner);
+    inner.trim_matches(['"', ')']).to_owned()
+}
+
+/// What the TLS library reported through an I/O error, if it did.
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+pub(super) fn websocket_error(error: &(dyn std::error::Error + 'static)) -> LinkError {
+    let text = error.to_string();
+    let other = |symptom| LinkError::new(Cause::Other, format!("WebSocket: {text}")).seen(symptom);
+    if let Some(status) = text.strip_prefix("HTTP error: ") {
+        return other(Symptom::HttpStatus(status.to_owned()));
+    }
+    let io = error
+        .source()
+        .and_then(|inner| inner.downcast_ref::<io::Error>());
+    match io.map(|io| io_error(io, Phase::Connecting)) {
+        Some(error) if error.cause == Cause::Closed => other(Symptom::NoWebSocket),
+        Some(error) => error,
+        None if text.contains(HANDSHAKE_NOT_FINISHED) => other(Symptom::NoWebSocket),
+        None => other(Symptom::Unnamed),
+    }
+}
+
+/// The WebSocket handshake was accepted for another protocol than MQTT.
+pub(super) fn other_websocket() -> LinkError {
+    LinkError::new(Cause::Other, "WebSocket: it does not carry MQTT").seen(Symptom::OtherWebSocket)
 }
 
 #[cfg(test)]

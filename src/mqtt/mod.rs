@@ -18,6 +18,6 @@ mod v5;
 
 pub use client::Client;
 pub use connection::{Connection, open};
-pub use error::{Cause, LinkError, SubmitError};
+pub use error::{Cause, LinkError, SubmitError, Symptom, timed_out as no_answer};
 pub use event::{Connected, Delivery, Event, ReasonCode};
 pub use options::{ConnectOptions, Protocol, Proxy, Session, Transport};

@@ -253,6 +253,10 @@ fn link_error(error: ConnectionError, phase: Phase) -> LinkError {
             LinkError::new(Cause::Undecodable, PROPERTY_NOT_UTF8)
         }
         ConnectionError::NotConnAck(_) => error::not_connack(),
+        ConnectionError::ResponseValidation(_) => error::other_websocket(),
+        ConnectionError::MqttState(StateError::Deserialization(error)) => {
+            error::undecodable(error.to_string(), phase)
+        }
         other => LinkError::new(Cause::Other, other.to_string()),
     }
 }

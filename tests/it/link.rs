@@ -394,8 +394,8 @@ fn a_subscription_granted_at_qos_0_only_is_refused() {
 #[test]
 fn a_refused_login_is_said_in_words() {
     for (code, words) in [
-        (4, "refused the user name, password or token"),
-        (5, "does not allow this user to connect"),
+        (4, "refuses a client without a login"),
+        (5, "refuses a client without a login"),
         (2, "refused the client identifier"),
         (3, "is unavailable"),
     ] {

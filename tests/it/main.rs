@@ -36,6 +36,7 @@ mod layers;
 mod link;
 mod load;
 mod matrix;
+mod mistakes;
 mod neighbours;
 mod pipes;
 mod protocol;
