@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(settings) => in_runtime(run::run(settings, out)),
+        Command::Run(settings) => in_runtime(run::run(settings)),
         Command::Explain(args) => explain::run(args, out),
         Command::Check(args) => in_runtime(check::run(args, out)),
         Command::Store(command) => store::run(command, out),

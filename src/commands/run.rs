@@ -1,9 +1,10 @@
 //! `run`: the observer itself, until a signal stops it.
 //!
-//! Owns the step from settings to an observer's [`Setup`], the line on standard output that says it
-//! is ready, the signals, and the rereading of the policy file. Leaves the work to `observer`.
+//! Owns the step from settings to an observer's [`Setup`], the lines of the log about its start, the
+//! signals, and the rereading of the policy file. Leaves the work to `observer`.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::output::Output;
 use super::settings::SettingsArgs;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
@@ -24,6 +24,7 @@ use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
 use crate::telemetry;
 use crate::telemetry::clock::Clock;
+use crate::telemetry::log::SENTENCE;
 
 /// Remaining lifetime of a token below which the start warns of it.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
@@ -87,9 +88,10 @@ fn shown(setting: &InForce) -> console::ShownSetting {
     }
 }
 
-pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
     let log = telemetry::init(config.reporting.log_format, &config.reporting.log_level);
+    log_start(&config, settings.file().as_deref());
     log_warnings(&config);
     let (policy_tx, policy) = watch::channel(config.rules.router.policy.clone());
     let mut setup = Setup::from(&config);
@@ -107,7 +109,7 @@ pub(super) async fn run(settings: &SettingsArgs, out: Output) -> anyhow::Result<
             stopped?;
             Ok(ExitCode::SUCCESS)
         }
-        never = print_ready(&config, ready_rx, out) => match never {},
+        never = log_ready(&config, ready_rx) => match never {},
         never = reread(&config.rules.policy_file, &policy_tx, hangup) => match never {},
         () = signals.stop(&stop) => Ok(ExitCode::FAILURE),
     }
@@ -157,31 +159,77 @@ impl Signals {
     }
 }
 
-/// Prints that the observer is ready, once it is.
-async fn print_ready(config: &Config, ready: oneshot::Receiver<Ready>, out: Output) -> Infallible {
-    if let Ok(ready) = ready.await {
-        // Whoever closed standard output does not want the line.
-        let _ = out.line(ready_line(config, &ready));
-    }
-    std::future::pending().await
+/// Logs what starts here, with which settings.
+fn log_start(config: &Config, file: Option<&Path>) {
+    let version = env!("CARGO_PKG_VERSION");
+    let (broker, name) = (&config.broker.address, &config.name);
+    let user = config.broker.credentials.username();
+    let login = match user {
+        Some(user) => format!("as {user:?}"),
+        None if config.broker.credentials.shows_token() => "with a token".to_owned(),
+        None => "without a login".to_owned(),
+    };
+    let apps = match config.rules.router.layouts.apps() {
+        [] => "every app".to_owned(),
+        apps => format!("app {}", apps.join(" ")),
+    };
+    let (layouts, store) = (layouts(config), store(config));
+    let file = file.map(|file| file.display().to_string());
+    let settings = match &file {
+        Some(file) => format!("settings from {file}"),
+        None => "no configuration file".to_owned(),
+    };
+    info!(
+        target: SENTENCE,
+        version,
+        name,
+        broker,
+        user,
+        apps,
+        layouts,
+        store,
+        file,
+        "chat21-observer {version} ({name}): {broker} {login}, {apps}, layouts {layouts}, {store}, \
+         {settings}"
+    );
 }
 
-fn ready_line(config: &Config, ready: &Ready) -> String {
-    let session = match ready.connected.session_present {
-        true => "resumed",
-        false => "new",
-    };
-    // Layouts of one name, one for each app, are one to the operator.
+/// Names of the layouts. Those of one name, one for each app, are one to the operator.
+fn layouts(config: &Config) -> String {
     let mut layouts: Vec<&str> = vec![];
     for name in config.rules.router.layouts.iter().map(Layout::name) {
         if !layouts.contains(&name) {
             layouts.push(name);
         }
     }
-    let store = match config.store.as_ref().map(|settings| &settings.location) {
-        Some(StoreLocation::File(path)) => format!(", store {}", path.display()),
-        Some(StoreLocation::Memory) | None => ", no store".to_owned(),
+    layouts.join(" ")
+}
+
+fn store(config: &Config) -> String {
+    match config.store.as_ref().map(|settings| &settings.location) {
+        Some(StoreLocation::File(path)) => format!("store {}", path.display()),
+        Some(StoreLocation::Memory) | None => "no store".to_owned(),
+    }
+}
+
+/// Logs that the observer is ready, once it is.
+async fn log_ready(config: &Config, ready: oneshot::Receiver<Ready>) -> Infallible {
+    if let Ok(ready) = ready.await {
+        let broker = &config.broker.address;
+        let protocol = ready.connected.protocol.to_string();
+        let session_present = ready.connected.session_present;
+        let text = ready_text(config, &ready);
+        info!(target: SENTENCE, broker, protocol, session_present, "{text}");
+    }
+    std::future::pending().await
+}
+
+fn ready_text(config: &Config, ready: &Ready) -> String {
+    let session = match ready.connected.session_present {
+        true => "resumed",
+        false => "new",
     };
+    let (layouts, store) = (layouts(config), store(config));
     let http = match ready.http {
         Some(http) => format!(", health on http://{http}/readyz"),
         None => String::new(),
@@ -191,10 +239,8 @@ fn ready_line(config: &Config, ready: &Ready) -> String {
         (Some(_) | None, _) => String::new(),
     };
     format!(
-        "ready: {} ({}), session {session}, layouts {}{store}{http}{api}",
-        config.broker.address,
-        ready.connected.protocol,
-        layouts.join(" ")
+        "ready: {} ({}), session {session}, layouts {layouts}, {store}{http}{api}",
+        config.broker.address, ready.connected.protocol,
     )
 }
 

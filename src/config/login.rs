@@ -67,7 +67,8 @@ pub(super) fn read_credentials(
         Ok(_) => {}
         Err(fault) => reader.fail(name, fault),
     }
-    let place = reader.values.get(name).map(|given| given.place.clone());
+    let given = reader.values.get(name);
+    let place = given.map(|given| given.origin.place(name));
     Credentials::new(username, Some(source)).given_by(place.unwrap_or_else(|| format!("--{name}")))
 }
 

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info};
 
 use super::connector::{Connector, LiveConnection};
 use super::retry::{Outlook, Retry};
@@ -76,11 +76,9 @@ impl Link {
             error!(%error, "{TAKEN_OVER}");
         }
         let retry_in = humantime::format_duration(whole_millis(pause.delay));
-        if pause.outlook == Outlook::NeedsOperator || error.cause == Cause::Undecodable {
-            error!(%error, %retry_in, "not connected");
-        } else {
-            warn!(%error, %retry_in, "not connected");
-        }
+        // What an operator is told is the observer's part: one line for an outage, not for each
+        // attempt.
+        debug!(%error, %retry_in, "not connected");
         tokio::select! {
             () = tokio::time::sleep(pause.delay) => ControlFlow::Continue(()),
             () = self.stop.cancelled() => ControlFlow::Break(()),

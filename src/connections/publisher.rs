@@ -84,7 +84,11 @@ impl PublisherLink {
         }
         while let Some(attempt) = self.link.attempt().await {
             let (error, lived) = match attempt {
-                Err(error) => (error, None),
+                Err(error) => {
+                    let health = &self.link.health;
+                    health.set_publisher(self.publisher, Some(error.to_string()));
+                    (error, None)
+                }
                 Ok(live) => {
                     let since = Clock.now().instant;
                     let Some(error) = self.serve(live).await else {

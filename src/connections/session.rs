@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::connector::LiveConnection;
 use super::link::{Link, observer_ended, renewed};
@@ -398,7 +398,7 @@ fn check_granted(
 /// Says that the session is connected; on its first `connection` also if the broker will keep the
 /// session for a shorter time than `asked`.
 pub fn log_connected(connected: &Connected, asked: Session, connection: u64) {
-    info!(
+    debug!(
         protocol = %connected.protocol,
         session_present = connected.session_present,
         "connected"

@@ -9,6 +9,7 @@ use crate::observer::event_loop::Observer;
 use crate::protocol::publish::Publish;
 use crate::telemetry::Load;
 use crate::telemetry::clock::Now;
+use crate::telemetry::health::STORE_FAULT;
 use crate::telemetry::status;
 
 impl Observer {
@@ -30,6 +31,13 @@ impl Observer {
         self.reporter
             .service
             .tick(&faults, load.messages, now.instant);
+        self.watch_outages(&faults, now);
+        let stats_are_due = self.reporter.stats_are_due(now.instant);
+        if stats_are_due {
+            let metrics = &self.journal.metrics;
+            let (stats, latencies) = (metrics.stats(), metrics.latencies());
+            self.reporter.interval.log(stats, latencies);
+        }
         if !self.session.is_subscribed() || !self.publishers.all_up() {
             return;
         }
@@ -37,8 +45,38 @@ impl Observer {
         if let Some(status) = self.reporter.poll_status(faults, traces, now.instant) {
             self.publish_own(status, now);
         }
-        if self.reporter.stats_are_due(now.instant) {
+        if stats_are_due {
             self.publish_stats(&load, now);
+        }
+    }
+
+    /// Tells the log of an outage that begins, lasts or is over.
+    fn watch_outages(&mut self, faults: &[String], now: Now) {
+        // The store's thread has its own lines about the store.
+        let mut faults = faults
+            .iter()
+            .filter(|fault| !fault.starts_with(STORE_FAULT));
+        let fault = faults.next();
+        if let Some(line) = self.outages.tick(fault.is_some(), now.instant) {
+            let more = faults.count();
+            let fault = fault.map_or("", String::as_str);
+            match more {
+                0 => line.log(fault),
+                _ => line.log(&format!("{fault} (and {more} more connections)")),
+            }
+        }
+    }
+
+    /// Looks whether messages pass again, if they did not. Then the observer sends itself a
+    /// message, which comes behind those that have waited at the broker.
+    pub(super) fn look_whether_passing(&mut self) {
+        if self.outages.is_well() || self.session.proved().is_none() || !self.publishers.all_up() {
+            return;
+        }
+        let now = self.clock.now();
+        if self.outages.handle_passing(now) {
+            let own = self.probe(now);
+            self.publish_own(own, now);
         }
     }
 

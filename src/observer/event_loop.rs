@@ -17,11 +17,12 @@ use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SessionEvent;
 use crate::delivery::ledger::{Admission, Ledger};
 use crate::http::api::handover::{Handover, Unserved};
-use crate::mqtt::Delivery;
+use crate::mqtt::{Cause, Delivery, LinkError};
 use crate::observer::dots::{DotGate, GateEvent};
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
 use crate::observer::neighbours::{GiveWay, Neighbours, Reaction};
+use crate::observer::outage::Outages;
 use crate::observer::processing::{Processing, ProcessorEvent};
 use crate::observer::processor::{Decided, Processed};
 use crate::observer::publishers::Publishers;
@@ -32,6 +33,7 @@ use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
+use crate::protocol::time::UnixMillis;
 use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::store::thread;
@@ -62,6 +64,8 @@ pub(crate) struct Observer {
     pub(super) neighbours: Option<Neighbours>,
     /// The observer to which this one gives way.
     pub(super) gives_way_to: Option<GiveWay>,
+    /// What the log says of outages.
+    pub(super) outages: Outages,
     pub(super) health: Health,
 }
 
@@ -154,6 +158,7 @@ impl Observer {
                 });
             }
             self.signal_ready(&mut ready);
+            self.look_whether_passing();
         }
         Ok(self.stop(inputs, drain).await)
     }
@@ -278,7 +283,29 @@ impl Observer {
                 self.session.handle_lost(&mut self.ledger);
                 self.processing.handle_session_lost();
                 self.session.set_fault(error.to_string());
+                self.note_lost(&error);
             }
+        }
+    }
+
+    /// Tells the log of a session that is lost, unless it is to be had again with a new token.
+    fn note_lost(&mut self, error: &LinkError) {
+        if error.cause == Cause::Renewed {
+            return;
+        }
+        let now = self.clock.now().instant;
+        if let Some(line) = self.outages.handle_lost(error.is_permanent(), now) {
+            line.log(&error.text);
+        }
+    }
+
+    /// The observer's message to itself is back.
+    fn note_own_message(&mut self, received: &Received) {
+        let text = str::from_utf8(&received.payload).ok();
+        let sent = text.and_then(|millis| millis.parse().ok());
+        let sent = UnixMillis::new(sent.unwrap_or_default());
+        if let Some(line) = self.outages.handle_own_message(sent) {
+            line.log("");
         }
     }
 
@@ -305,6 +332,7 @@ impl Observer {
         let admission = arrival.admission(&mut self.ledger);
         match self.reporter.topics.own(&arrival.received.topic) {
             None => {
+                self.outages.handle_message();
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);
                 self.inbound.admit(arrival, admission, ledger, journal);
             }
@@ -320,10 +348,8 @@ impl Observer {
                         let now = now.instant;
                         self.reporter.handle_status(&received.payload, now);
                     }
-                    ServiceTopic::Command(_)
-                    | ServiceTopic::Hello
-                    | ServiceTopic::Probe
-                    | ServiceTopic::Echo => {}
+                    ServiceTopic::Probe => self.note_own_message(received),
+                    ServiceTopic::Command(_) | ServiceTopic::Hello | ServiceTopic::Echo => {}
                 }
             }
         }
@@ -364,7 +390,7 @@ impl Observer {
     }
 
     /// A message of the observer to itself.
-    fn probe(&self, now: Now) -> Publish {
+    pub(super) fn probe(&self, now: Now) -> Publish {
         let payload = Bytes::from(now.wall.as_millis().to_string());
         Publish::new(self.reporter.topics.probe.clone(), payload)
     }

@@ -10,6 +10,7 @@ pub(crate) mod inbound;
 mod journal;
 mod neighbours;
 mod operator;
+mod outage;
 pub(crate) mod processing;
 pub mod processor;
 pub(crate) mod publishers;

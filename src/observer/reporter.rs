@@ -12,6 +12,7 @@ use crate::telemetry::LogLevel;
 use crate::telemetry::clock::Now;
 use crate::telemetry::operator_command::CommandError;
 use crate::telemetry::service_topics::ServiceTopics;
+use crate::telemetry::stats::Interval;
 use crate::telemetry::status::Status;
 use crate::telemetry::systemd::Service;
 
@@ -43,6 +44,8 @@ pub(super) struct StatusReporter {
     again_at: Option<Instant>,
     stats_interval: Option<Duration>,
     stats_due: Instant,
+    /// What the log tells of each interval.
+    pub(super) interval: Interval,
     log_level: Option<(String, LogLevel)>,
 }
 
@@ -59,6 +62,7 @@ impl StatusReporter {
             again_at: None,
             stats_interval: reporting.stats_interval,
             stats_due: since.instant + reporting.stats_interval.unwrap_or_default(),
+            interval: Interval::default(),
             log_level: reporting.log_level,
         }
     }

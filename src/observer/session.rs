@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::connections::session::log_connected;
 use crate::delivery::ledger::Ledger;
@@ -164,7 +164,7 @@ impl Session {
             connection.subscribed = true;
             self.health
                 .set_session(Some("waiting for a message to ourselves".to_owned()));
-            info!("subscribed");
+            debug!("subscribed");
         }
     }
 

@@ -29,6 +29,7 @@ use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySigna
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
 use crate::observer::neighbours::Neighbours;
+use crate::observer::outage::Outages;
 use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Persistence, Processor};
 use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publishers};
@@ -351,6 +352,7 @@ impl Parts {
             reporter: StatusReporter::new(topics, setup.reporting, began),
             neighbours,
             gives_way_to: None,
+            outages: Outages::new(),
             health,
         })
     }

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::mqtt::Connected;
 
+/// What a fault of the store begins with.
+pub const STORE_FAULT: &str = "store: ";
+
 /// Whether messages pass. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
@@ -70,7 +73,10 @@ impl Health {
             let fault = fault.as_ref()?;
             Some(format!("publisher {number}: {fault}"))
         });
-        let store = state.store.iter().map(|fault| format!("store: {fault}"));
+        let store = state
+            .store
+            .iter()
+            .map(|fault| format!("{STORE_FAULT}{fault}"));
         session.chain(store).chain(publishers).collect()
     }
 }

@@ -1,13 +1,26 @@
 //! The log: its format, its level, and changing the level while the process runs.
 //!
-//! Owns the set-up of `tracing`. What is logged stands where it happens.
+//! Owns the set-up of `tracing`, and the look of a line of text (`log/text.rs`). What is logged
+//! stands where it happens.
+
+mod text;
 
 use std::fmt;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
+
+/// The target of events whose message says everything, for people. Their fields are for programs: a
+/// line of text has none of them.
+pub const SENTENCE: &str = "chat21_observer::sentence";
+
+/// The variable in which systemd names the device and inode of the journal.
+const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 
 /// Changes what is logged while the process runs.
 #[derive(Clone)]
@@ -92,7 +105,7 @@ pub fn filter(level: &str) -> Result<EnvFilter, LogLevelError> {
 /// The form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
+    /// Text on a terminal and in the journal, JSON otherwise.
     Auto,
     /// One line of text for each event.
     Text,
@@ -105,8 +118,9 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, level: &str) -> Option<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter(level).unwrap_or_default());
     let terminal = std::io::stderr().is_terminal();
+    let journal = is_journal();
     let json = match format {
-        LogFormat::Auto => !terminal,
+        LogFormat::Auto => !terminal && !journal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
@@ -115,10 +129,24 @@ pub fn init(format: LogFormat, level: &str) -> Option<LogLevel> {
     let set = if json {
         registry.with(lines.json().flatten_event(true)).try_init()
     } else {
-        registry.with(lines.with_ansi(terminal)).try_init()
+        // The journal has its own time for each line.
+        let text = text::Text { has_time: !journal };
+        let lines = lines.with_ansi(terminal).event_format(text);
+        registry.with(lines).try_init()
     };
     // It fails where a log is set up already, for example by a test.
     set.is_ok().then_some(LogLevel(handle))
+}
+
+/// Whether standard error is the journal. The variable alone does not tell: a command that writes
+/// into a file inherits it.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var(JOURNAL_STREAM) else {
+        return false;
+    };
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned();
+    let opened = stderr.and_then(|stderr| File::from(stderr).metadata());
+    opened.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::TextEncoder;
+use prometheus::core::Metric;
 use tracing::{debug, error, warn};
 
 use super::families::{Families, NO_ROUTE};
 use super::labels::{LinkRole, WebhookOutcome};
-use super::stats::{Load, Stats};
+use super::stats::{Latencies, Load, Stats};
 use crate::mqtt::Cause;
 use crate::protocol::address::Kind;
 use crate::protocol::message::Received;
@@ -60,6 +61,19 @@ impl Metrics {
             resumed: messages.resumed.get(),
             repeated: messages.repeated.get(),
             unanswered: messages.unanswered.get(),
+        }
+    }
+
+    /// How long forwarding took, so far.
+    pub fn latencies(&self) -> Latencies {
+        let metric = self.0.messages.forward_seconds.metric();
+        let histogram = metric.get_histogram();
+        let buckets = histogram.get_bucket().iter();
+        Latencies {
+            buckets: buckets
+                .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
+                .collect(),
+            count: histogram.get_sample_count(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod operator_command;
+pub mod outage;
 pub mod service_topics;
 pub mod stats;
 pub mod status;

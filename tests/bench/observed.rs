@@ -67,15 +67,16 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
         })
         .args(more)
         .env("OBSERVER_PASSWORD", LOGIN.1)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .args(["--log-format", "text"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert!(line.starts_with("ready"), "{line:?}");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = lines.find(|line| line.as_ref().unwrap().contains(" INFO ready: "));
+    assert!(ready.is_some(), "it has ended");
+    // Somebody has to read on: the pipe would fill up.
+    std::thread::spawn(move || lines.for_each(drop));
     Observer(child)
 }
 

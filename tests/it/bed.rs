@@ -1,10 +1,9 @@
 //! The brokers of the test bed, and an observer that runs as a separate process.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -240,6 +239,9 @@ pub(crate) struct Observer {
     pub(crate) state: TempDir,
     child: Option<Child>,
     log: PathBuf,
+    /// How long the log was when the process started.
+    log_before: usize,
+    /// The line of the log that says it is ready.
     pub(crate) ready: String,
 }
 
@@ -257,6 +259,20 @@ pub(crate) fn signal(pid: u32, name: &str) {
     let status = Command::new("sh").args(["-c", &line]).status().unwrap();
     assert!(status.success(), "{line}");
 }
+
+/// The text from `ready: ` on, if this line of a log says that the observer is ready.
+fn ready_line(line: &str) -> Option<String> {
+    let line = line.trim_end_matches('\n');
+    let begins = [" INFO ready: ", "\"message\":\"ready: "];
+    let at = begins
+        .iter()
+        .find_map(|begin| Some(line.find(begin)? + begin.len()))?;
+    Some(format!("ready: {}", &line[at..]))
+}
+
+/// The log of the connections, attempt by attempt.
+pub(crate) const ATTEMPTS: &str = "info,chat21_observer::connections=debug,\
+     chat21_observer::observer::session=debug";
 
 impl Observer {
     /// Starts an observer that logs in as the service user and serves only `app`. Waits until it is
@@ -297,11 +313,13 @@ impl Observer {
             state,
             child: None,
             log,
+            log_before: 0,
             ready: String::new(),
         }
     }
 
     pub(crate) fn spawn(&mut self, env: &[(&str, &str)]) {
+        self.log_before = self.log().len();
         let log = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
@@ -320,7 +338,7 @@ impl Observer {
             .args(&self.args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
@@ -328,22 +346,21 @@ impl Observer {
     }
 
     pub(crate) fn wait_ready(&mut self) {
-        let stdout = self.child.as_mut().unwrap().stdout.take().unwrap();
-        let (line_tx, line_rx) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut lines = BufReader::new(stdout);
-            let mut line = String::new();
-            let _ = lines.read_line(&mut line);
-            let _ = line_tx.send(line);
-            let _ = lines.read_to_string(&mut String::new());
-        });
-        let line = line_rx.recv_timeout(PATIENCE).unwrap_or_default();
-        assert!(
-            line.starts_with("ready: "),
-            "the observer printed {line:?} instead of being ready; its log:\n{}",
-            self.log()
-        );
-        self.ready = line;
+        let start = Instant::now();
+        self.ready = loop {
+            let log = self.log();
+            let mut lines = log.get(self.log_before..).unwrap_or_default().lines();
+            if let Some(line) = lines.find_map(|line| ready_line(line)) {
+                break line;
+            }
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && start.elapsed() < PATIENCE,
+                "the observer is not ready ({ended:?}); its log:\n{log}"
+            );
+            // Polling a file: there is nothing to wait on.
+            std::thread::sleep(Duration::from_millis(10));
+        };
     }
 
     /// The state directory.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::bed::{Observer, PATIENCE};
+use crate::bed::{ATTEMPTS, Observer, PATIENCE};
 use crate::load::Path;
 use crate::wire::{
     CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet,
@@ -69,6 +69,7 @@ impl Script {
         if !more.contains(&"--protocol") {
             args.extend(["--protocol", "3.1.1"]);
         }
+        args.extend(["--log-level", ATTEMPTS]);
         args.extend(more);
         let mut observer = Observer::prepare(&args);
         observer.spawn(&[]);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::bed::{Broker, Observer, PATIENCE, fresh_app, service_token, user_token, wait_for};
+use crate::bed::{
+    ATTEMPTS, Broker, Observer, PATIENCE, fresh_app, service_token, user_token, wait_for,
+};
 use crate::load::Path;
 use crate::wire::Wire;
 
@@ -102,7 +104,16 @@ fn users_stay_in_their_own_prefix_on_rabbitmq4() {
 
 fn an_expired_token_is_named_and_tried_slowly(broker: Broker) {
     let _shared = broker.shared();
-    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &fresh_app()]);
+    let url = broker.url(false);
+    let args = [
+        "--broker",
+        &url,
+        "--app",
+        &fresh_app(),
+        "--log-level",
+        ATTEMPTS,
+    ];
+    let mut observer = Observer::prepare(&args);
     observer.spawn(&[("OBSERVER_TOKEN", &service_token(-120))]);
     observer.wait_log("the token expired 2m");
     observer.wait_log("retry_in=");
@@ -176,7 +187,9 @@ fn a_user_who_may_not_read_the_outgoing_paths_is_named() {
     let broker = Broker::Rabbit3;
     let _shared = broker.shared();
     let app = fresh_app();
-    let mut observer = Observer::prepare(&["--broker", &broker.url(false), "--app", &app]);
+    let url = broker.url(false);
+    let args = ["--broker", &url, "--app", &app, "--log-level", ATTEMPTS];
+    let mut observer = Observer::prepare(&args);
     observer.spawn(&[("OBSERVER_TOKEN", &user_token(&app, "alice", 3600))]);
     observer.wait_log("may this user read the outgoing paths of all users?");
     let retries = wait_for("a long wait", || {
