@@ -10,13 +10,15 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use crate::protocol::address::Address;
+use crate::protocol::client_reference::ClientReference;
+use crate::protocol::json;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
-use crate::protocol::refusal::Refused;
+use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 use crate::protocol::topic_map::TopicMap;
-use crate::rules::plan::json;
+use crate::rules::plan;
 
 /// The longest user property of a dead letter, in bytes. MQTT allows 65,535; nobody reads that far.
 const MAX_PROPERTY_BYTES: usize = 1_024;
@@ -30,6 +32,8 @@ struct Notice<'a> {
     retry_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    #[serde(flatten)]
+    reference: ClientReference,
 }
 
 #[derive(Serialize)]
@@ -46,24 +50,42 @@ struct DeadLetter<'a> {
     payload_base64: Option<String>,
 }
 
+/// The refusal with what is wrong with the payload, if that is why.
+pub(super) fn with_detail(refused: &Refused, received: &Received) -> Refused {
+    let is_about_payload = matches!(refused.reason, Refusal::NotJson | Refusal::NotAnObject);
+    let is_whole = received.payload.len() == received.payload_bytes;
+    let mut refused = refused.clone();
+    if refused.detail.is_none() && is_about_payload && is_whole {
+        refused.detail = json::fault(&received.payload).map(String::into_boxed_str);
+    }
+    refused
+}
+
 /// Tells the sender. `None` where the sender is a service or has no topic to be told on.
 pub(super) fn notice(
     layouts: &TopicMap,
-    address: &Address<'_>,
+    (address, received): (&Address<'_>, &Received),
     refused: &Refused,
     now: UnixMillis,
 ) -> Option<Publish> {
+    let topic = layouts.rejected_topic(address)?;
     let reason = refused.reason.as_str();
+    // What a client sends on its other topics is about something that has a name there.
+    let reference = match address.outgoing() {
+        Some(_) => ClientReference::read(&received.payload),
+        None => ClientReference::default(),
+    };
     let notice = Notice {
         reason,
         recipient: address.other_side(),
         received_at: now.as_millis(),
         retry_after_ms: refused.retry_after.map(millis_rounded_up),
         detail: refused.detail.as_deref(),
+        reference,
     };
     Some(Publish {
-        topic: layouts.rejected_topic(address)?,
-        payload: json(&notice),
+        topic,
+        payload: plan::json(&notice),
         user_properties: vec![("reason".to_owned(), reason.to_owned())],
         retain: false,
         copy_status: None,
@@ -100,7 +122,7 @@ pub(super) fn dead_letter(
     };
     Publish {
         topic: topic.clone(),
-        payload: json(&letter),
+        payload: plan::json(&letter),
         user_properties: vec![
             ("reason".to_owned(), reason.to_owned()),
             ("topic".to_owned(), as_property(&received_on)),
@@ -125,7 +147,6 @@ fn as_property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::refusal::Refusal;
     use crate::rules::test_support::{NOW, body, plan, received, router};
     use serde_json::json;
 
@@ -181,18 +202,38 @@ mod tests {
             detail: Some("too quick".into()),
             ..Refusal::RateLimited.into()
         };
-        let message = received(b"apps/a/users/alice/messages/bob/outgoing", b"{}");
+        let payload = br#"{"message_id":"m1","attributes":{"tempUID":"t1"}}"#;
+        let message = received(b"apps/a/users/alice/messages/bob/outgoing", payload);
         let notice = &router().refuse(&message, &refused, NOW).answers[0];
         assert_eq!(
             body(notice),
             json!({
                 "reason": "rate-limited", "recipient": "bob", "received_at": NOW.as_millis(),
-                "retry_after_ms": 1_501, "detail": "too quick"
+                "retry_after_ms": 1_501, "detail": "too quick",
+                "message_id": "m1", "attributes": {"tempUID": "t1"}
             })
         );
         assert_eq!(
             notice.user_properties,
             [("reason".to_owned(), "rate-limited".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_told_where_and_for_which_message() {
+        let topic = b"apps/a/users/alice/messages/bob/outgoing";
+        let text = br#"{"attributes":{"tempUID":"t1"},"text":"hi" "a":1}"#;
+        let plan = plan(&received(topic, text));
+        assert_eq!(
+            body(&plan.answers[0]),
+            json!({
+                "reason": "not-json", "recipient": "bob", "received_at": NOW.as_millis(),
+                "detail": "line 1, column 44: expected , or }", "attributes": {"tempUID": "t1"}
+            })
+        );
+        assert_eq!(
+            body(&plan.answers[1])["detail"],
+            json!("line 1, column 44: expected , or }")
         );
     }
 }

@@ -210,10 +210,11 @@ impl Router {
     /// What becomes of a message that is refused: its sender is told where that is possible, and a
     /// dead letter is kept where that is wanted (`protocol.md`, section 5).
     pub fn refuse(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Plan<'static> {
+        let refused = &refusal_notice::with_detail(refused, received);
         // A topic whose identifiers are not sound names nobody who could be told.
-        let notice = self
-            .address(received)
-            .and_then(|address| refusal_notice::notice(&self.layouts, &address, refused, now));
+        let notice = self.address(received).and_then(|address| {
+            refusal_notice::notice(&self.layouts, (&address, received), refused, now)
+        });
         let letter = self
             .dead_letter_topic
             .as_ref()
