@@ -1,7 +1,7 @@
 //! `run`: the observer itself, until a signal stops it.
 //!
-//! Owns the step from settings to an observer's [`Setup`], the lines of the log about its start, the
-//! signals, and the rereading of the policy file. Leaves the work to `observer`.
+//! Owns the step from settings to an observer's [`Setup`], the lines of the log about its start,
+//! the signals, and the rereading of the policy file. Leaves the work to `observer`.
 
 use std::convert::Infallible;
 use std::path::Path;

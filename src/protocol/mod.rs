@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod amqp;
+pub mod client_reference;
 pub mod control_payload;
 pub mod control_topic;
 pub mod envelope;
@@ -17,6 +18,7 @@ pub mod layout;
 pub mod message;
 pub mod message_id;
 pub mod mongo_export;
+pub mod nearest;
 pub mod patch;
 pub mod permissions;
 mod proof;

@@ -51,6 +51,31 @@ impl TopicMap {
     }
 }
 
+impl TopicMap {
+    /// The path up to the user's own level, in the template of a topic that is read. What a user of
+    /// `app` may write lies below it.
+    pub fn write_path<'a>(&'a self, topic: &str, app: &'a str) -> Option<Vec<PathLevel<'a>>> {
+        let template = self.template_of(topic)?;
+        own_path(template, PathLevel::Text(app))
+    }
+}
+
+impl Layout {
+    /// The path up to the user's own level in the inboxes of this layout: below it a user of `app`
+    /// reads.
+    pub fn read_path<'a>(&'a self, app: &'a str) -> Option<Vec<PathLevel<'a>>> {
+        own_path(self.inbox(), PathLevel::Text(app))
+    }
+}
+
+/// The path of a template up to the user's own level.
+fn own_path<'a>(template: &'a Template, app: PathLevel<'a>) -> Option<Vec<PathLevel<'a>>> {
+    let mut path = user_path(template, app);
+    let user = path.iter().position(|level| *level == PathLevel::User)?;
+    path.truncate(user + 1);
+    Some(path)
+}
+
 impl<'a> UserPaths<'a> {
     /// The paths in these layouts of `map`, with `app` at each `{app}`.
     fn new(

@@ -80,7 +80,7 @@ impl TopicMap {
         Ok(map)
     }
 
-    fn templates_read(&self) -> Vec<&Template> {
+    pub(super) fn templates_read(&self) -> Vec<&Template> {
         let outgoing = self.layouts.iter().map(Layout::outgoing);
         let controls = self.controls.iter().map(|control| &control.read);
         outgoing.chain(controls).collect()
@@ -228,6 +228,20 @@ impl TopicMap {
             message_id,
             ..names
         }))
+    }
+
+    /// Whether a topic is one that the observer writes to: for users, or on a refusal.
+    pub fn is_published(&self, topic: &str) -> bool {
+        let published = self.templates_published(&[]);
+        published
+            .iter()
+            .any(|template| template.captures(topic).is_some())
+    }
+
+    /// The template with which a topic is read.
+    pub(super) fn template_of(&self, topic: &str) -> Option<&Template> {
+        let mut read = self.templates_read().into_iter();
+        read.find(|template| template.captures(topic).is_some())
     }
 
     /// Every filter to subscribe to, each once.

@@ -350,7 +350,7 @@ impl Observer {
         self.ready = loop {
             let log = self.log();
             let mut lines = log.get(self.log_before..).unwrap_or_default().lines();
-            if let Some(line) = lines.find_map(|line| ready_line(line)) {
+            if let Some(line) = lines.find_map(ready_line) {
                 break line;
             }
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();

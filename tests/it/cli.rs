@@ -220,7 +220,7 @@ fn mistakes_in_the_settings_are_printed_together_and_end_with_code_2() {
     );
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(
-        err.starts_with("error: 3 mistakes in the settings\n--broker: scheme \"amqp\""),
+        err.starts_with("error: 3 mistakes in the settings\n--broker: AMQP isn't spoken here"),
         "{err}"
     );
     let rest = "\n--window: \"many\" is not a whole number from 1 to 10000\n\

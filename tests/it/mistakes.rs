@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, service_token, var};
 use crate::http::{Answer, Server};
+use crate::load::Path;
+use crate::wire::{PATIENCE, Wire};
 
 const BROKERS: [Broker; 3] = [Broker::Rabbit3, Broker::Rabbit4, Broker::Mosquitto];
 const LOGIN: &[(&str, &str)] = &[("OBSERVER_PASSWORD", "observerpw")];
@@ -370,4 +372,163 @@ fn another_command_says_the_same() {
     let said = String::from_utf8(output.stderr).unwrap();
     let want = format!("{url}: connection refused; is a broker listening there?");
     assert!(said.contains(&want), "{said}");
+}
+
+/// What `explain` prints, and its exit code.
+fn explained(topic: &str, more: &[&str]) -> (Option<i32>, String) {
+    let state = tempfile::TempDir::new().unwrap();
+    let output = binary()
+        .args([
+            "explain",
+            topic,
+            "--state-dir",
+            state.path().to_str().unwrap(),
+        ])
+        .args(more)
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).unwrap(),
+    )
+}
+
+#[test]
+fn explain_names_the_nearest_topic_of_one_that_nobody_reads() {
+    const CHAT21: &str = "apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing";
+    for (topic, difference) in [
+        (
+            "apps/a/outgoing/users/alice/message/bob/outgoing",
+            "level 6 is \"message\", should be \"messages\"",
+        ),
+        (
+            "/apps/a/outgoing/users/alice/messages/bob/outgoing",
+            "it begins with a slash, which the layout has not",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/bob",
+            "level 8 is missing, should be \"outgoing\"",
+        ),
+    ] {
+        let key = topic.replace('/', ".");
+        assert_eq!(
+            explained(topic, &["--payload", "{}"]),
+            (
+                Some(1),
+                format!(
+                    "topic      {topic}\nAMQP key   {key}\npayload    {{}}\n\
+                     verdict    never arrives: no filter fits\nnearest    {CHAT21}: {difference}\n"
+                )
+            )
+        );
+    }
+    let (_, json) = explained(
+        "apps/a/outgoing/users/alice/message/bob/outgoing",
+        &["--json"],
+    );
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["verdict"], &json["because"], json.get("reason")),
+        (&"never arrives".into(), &"no filter fits".into(), None)
+    );
+    assert!(
+        json["nearest"].as_str().unwrap().starts_with(CHAT21),
+        "{json}"
+    );
+    // What resembles nothing, another app, a path into an inbox, the observer's own.
+    let other = ["--app", "shop"];
+    for (topic, more, verdict) in [
+        (
+            "sensors/kitchen",
+            &[][..],
+            "verdict    never arrives: no filter fits\n",
+        ),
+        (
+            "apps/a/outgoing/users/alice/messages/bob/outgoing",
+            &other,
+            "verdict    never arrives: app \"a\" is not one of those served (--app)\n",
+        ),
+        (
+            "apps/a/users/bob/messages/alice/clientadded",
+            &[],
+            "verdict    never arrives: no filter fits\nnote       this is an inbox path of layout",
+        ),
+        (
+            "apps/a/users/bob/presence/phone",
+            &["--store", "none"],
+            "never arrives: no filter fits; without a store (--store none) only outgoing paths",
+        ),
+        (
+            "observer/observer/control/trace",
+            &[],
+            "verdict    own topic\n",
+        ),
+    ] {
+        let (_, out) = explained(topic, more);
+        assert!(out.contains(verdict), "{out}");
+    }
+}
+
+#[test]
+fn explain_names_the_scopes_of_a_custom_layout() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("observer.toml");
+    let layout = r#"
+        layouts = "none"
+        [[custom-layout]]
+        name = "mine"
+        outgoing = "out/{app}/to/{recipient}/from/{sender}/new"
+        inbox = "in/{app}/{inbox_of}/with/{convers_with}/new"
+        payload = "envelope"
+        sender-copy = true
+    "#;
+    std::fs::write(&file, layout).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let (code, out) = explained("out/a/to/bob/from/alice/new", &config);
+    assert_eq!(code, Some(0), "{out}");
+    for line in [
+        "sender     alice   may write here with scope rabbitmq.write:*/*/out.a.to.*.from.alice.*\n",
+        "recipient  bob   reads their inbox with scope rabbitmq.read:*/*/in.a.bob.*\n",
+    ] {
+        assert!(out.contains(line), "{line}\n{out}");
+    }
+}
+
+#[test]
+fn a_refused_payload_is_told_where_it_is_wrong_and_of_which_message() {
+    for broker in BROKERS {
+        let _shared = broker.shared();
+        let app = fresh_app();
+        let _observer = Observer::start(broker, &app, &[]);
+        let login = broker.login(&app, "u01");
+        let port = broker.port("MQTT");
+        let mut alice = Wire::connect(port, &format!("mistakes-{app}"), &login, true).unwrap();
+        alice
+            .subscribe(&[&format!("apps/{app}/users/u01/#")])
+            .unwrap();
+        let payload = r#"{"attributes":{"tempUID":"t1"},"message_id":"m1","text":"secret" "x":1}"#;
+        let topic = Path::Chat21.outgoing(&app, "u01", "u02");
+        alice.publish_confirmed(topic, payload).unwrap();
+        let told = alice.message(PATIENCE).unwrap();
+        let (topic, mut notice) = (told.topic().to_owned(), told.json());
+        assert_eq!(
+            topic,
+            format!("apps/{app}/users/u01/messages/u02/clientrejected")
+        );
+        assert!(
+            notice
+                .as_object_mut()
+                .unwrap()
+                .remove("received_at")
+                .is_some()
+        );
+        assert_eq!(
+            notice,
+            serde_json::json!({
+                "reason": "not-json", "recipient": "u02",
+                "detail": "line 1, column 66: expected , or }",
+                "message_id": "m1", "attributes": {"tempUID": "t1"},
+            })
+        );
+    }
 }

@@ -14,10 +14,11 @@ use std::process::ExitCode;
 use serde_json::value::RawValue;
 
 use self::report::{Explanation, Published};
+use self::topic::Arrives;
 use super::cli::ExplainArgs;
 use super::output::Output;
 use crate::config::Config;
-use crate::protocol::amqp::amqp_key;
+use crate::protocol::address::ParseError;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageIds;
 use crate::protocol::refusal::Refusal;
@@ -34,6 +35,7 @@ use crate::telemetry::clock::Clock;
 
 /// Copies for many, and webhook events, that are shown; further copies are counted.
 const SHOWN: usize = 5;
+const OWN: &str = "this is a topic of the observer's own, not of users (chapter operations)";
 const STORE_NONE: &str = "without a store (--store none) only outgoing paths are read";
 
 pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
@@ -43,7 +45,7 @@ pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
         true => format!("{}\n", serde_json::to_string_pretty(&explanation)?),
         false => explanation.text(),
     };
-    let code = match explanation.reason {
+    let code = match explanation.because {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
     };
@@ -52,6 +54,45 @@ pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
 
 /// Explains a publish of `payload` to `topic`; without a payload, of what is usual there.
 fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explanation, StoreError> {
+    match topic::arrives(&config.rules.router.layouts, &config.name, topic) {
+        Arrives::Yes => explain_read(config, topic, payload),
+        Arrives::AsOwn => Ok(Explanation {
+            verdict: "own topic",
+            notes: vec![OWN.to_owned()],
+            ..Explanation::of(topic, payload.unwrap_or_default())
+        }),
+        Arrives::Never => Ok(explain_unread(config, topic, payload.unwrap_or_default())),
+    }
+}
+
+/// Explains a publish to a topic that the observer does not read.
+fn explain_unread(config: &Config, topic: &str, payload: &str) -> Explanation {
+    let layouts = &config.rules.router.layouts;
+    let because = match layouts.parse(topic) {
+        Err(error @ ParseError::OtherApp(_)) => error.to_string(),
+        Err(_) | Ok(_) if config.store.is_none() => format!("no filter fits; {STORE_NONE}"),
+        Err(_) | Ok(_) => "no filter fits".to_owned(),
+    };
+    // Whoever writes into an inbox means no other topic.
+    let nearest = match layouts.is_published(topic) {
+        true => None,
+        false => layouts.nearest(topic).map(|nearest| nearest.to_string()),
+    };
+    Explanation {
+        verdict: "never arrives",
+        because: Some(because),
+        nearest,
+        notes: topic::notes(layouts, topic),
+        ..Explanation::of(topic, payload)
+    }
+}
+
+/// Explains a publish to a topic that the observer reads.
+fn explain_read(
+    config: &Config,
+    topic: &str,
+    payload: Option<&str>,
+) -> Result<Explanation, StoreError> {
     let now = Clock.now().wall;
     let router = &config.rules.router;
     let mut notes = vec![];
@@ -85,9 +126,6 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
     let mut effects = Effects::of(&plan);
     effects.fan_out(&plan, &router.layouts, store.as_deref())?;
     Ok(Explanation {
-        topic: topic.to_owned(),
-        amqp_routing_key: amqp_key(topic),
-        payload: payload.to_owned(),
         verdict: effects.verdict(&plan),
         reason: plan.refusal.map(Refusal::as_str),
         because,
@@ -99,6 +137,7 @@ fn explain(config: &Config, topic: &str, payload: Option<&str>) -> Result<Explan
         more_publishes: effects.more_publishes,
         webhooks: effects.webhooks,
         notes,
+        ..Explanation::of(topic, payload)
     })
 }
 

@@ -9,7 +9,7 @@ use crate::protocol::amqp::amqp_key;
 use crate::protocol::publish::Publish;
 
 /// What would become of a publish. Serialized, it is the command's JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Explanation {
     pub(super) topic: String,
     pub(super) amqp_routing_key: String,
@@ -21,6 +21,9 @@ pub(super) struct Explanation {
     /// The same in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) because: Option<String>,
+    /// The template that the topic probably means, and where it differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) nearest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<Message>,
     pub(super) writes: Vec<String>,
@@ -83,6 +86,16 @@ impl Rows {
 }
 
 impl Explanation {
+    /// Of a publish about which nothing is known yet.
+    pub(super) fn of(topic: &str, payload: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            amqp_routing_key: amqp_key(topic),
+            payload: payload.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// For people.
     pub(super) fn text(&self) -> String {
         let mut rows = Rows::default();
@@ -97,7 +110,11 @@ impl Explanation {
                 "verdict",
                 &format!("{}: {reason}, because {because}", self.verdict),
             ),
-            _ => rows.add("verdict", self.verdict),
+            (None, Some(because)) => rows.add("verdict", &format!("{}: {because}", self.verdict)),
+            (_, None) => rows.add("verdict", self.verdict),
+        }
+        if let Some(nearest) = &self.nearest {
+            rows.add("nearest", nearest);
         }
         for write in &self.writes {
             rows.add("stores", write);

@@ -1,12 +1,40 @@
-//! What a topic says by itself: kind, app, users, and the scopes that permit writing and reading
-//! it.
+//! What a topic says by itself: whether it is read, kind, app, users, and the scopes that permit
+//! writing and reading it.
 
 use super::report::Message;
 use crate::protocol::address::Address;
 use crate::protocol::amqp::{BrokerKind, amqp_key};
-use crate::protocol::id::{AppId, UserId};
+use crate::protocol::id::UserId;
 use crate::protocol::layout::PayloadMode;
+use crate::protocol::permissions::PathLevel;
 use crate::protocol::topic_map::TopicMap;
+use crate::telemetry::service_topics::ServiceTopics;
+
+/// Whether a message on a topic comes to the observer.
+pub(super) enum Arrives {
+    /// It does, and is one of users or services.
+    Yes,
+    /// It does, and is for the observer itself: an operator's command, for instance.
+    AsOwn,
+    /// The observer reads no such topic.
+    Never,
+}
+
+/// Whether a message on `topic` comes to the observer called `name`.
+pub(super) fn arrives(layouts: &TopicMap, name: &str, topic: &str) -> Arrives {
+    let own = ServiceTopics::new(name, "").subscriptions();
+    if layouts
+        .filters()
+        .iter()
+        .any(|read| read.filter.matches(topic))
+    {
+        Arrives::Yes
+    } else if own.iter().any(|read| read.filter.matches(topic)) {
+        Arrives::AsOwn
+    } else {
+        Arrives::Never
+    }
+}
 
 /// What the operator should know of a topic, whatever its payload is.
 pub(super) fn notes(layouts: &TopicMap, topic: &str) -> Vec<String> {
@@ -34,13 +62,15 @@ pub(super) fn describe(layouts: &TopicMap, topic: &str, address: &Address<'_>) -
         .map(|subscription| subscription.filter.as_str().to_owned())
         .unwrap_or_default();
     let outgoing = address.outgoing();
-    let recipient_scope = match outgoing {
-        Some(outgoing) => {
-            let own = own_scope(topic, address.app(), outgoing.recipient);
-            format!("rabbitmq.read:*/*/{own}")
-        }
-        None => String::new(),
-    };
+    let app = address.app().as_str();
+    let recipient_scope = outgoing.and_then(|outgoing| {
+        let path = outgoing.layout.read_path(app)?;
+        Some(scope("read", &path, outgoing.recipient))
+    });
+    let sender_scope = address.sender().and_then(|user| {
+        let path = layouts.write_path(topic, app)?;
+        Some(scope("write", &path, user))
+    });
     Message {
         kind: kind(address),
         layout: outgoing.map(|outgoing| outgoing.layout.name().to_owned()),
@@ -56,8 +86,8 @@ pub(super) fn describe(layouts: &TopicMap, topic: &str, address: &Address<'_>) -
             None => "a service".to_owned(),
         },
         recipient: address.other_side().to_owned(),
-        sender_scope: format!("rabbitmq.write:*/*/{}", write_scope(topic, address)),
-        recipient_scope,
+        sender_scope: sender_scope.unwrap_or_else(|| "rabbitmq.write:*/*/*".to_owned()),
+        recipient_scope: recipient_scope.unwrap_or_default(),
     }
 }
 
@@ -76,20 +106,15 @@ fn kind(address: &Address<'_>) -> &'static str {
     }
 }
 
-/// The routing keys that a sender's token has to permit.
-fn write_scope(topic: &str, address: &Address<'_>) -> String {
-    let app = address.app();
-    match address.sender() {
-        Some(user) if topic.starts_with(&format!("apps/{app}/outgoing/")) => {
-            format!("apps.{app}.outgoing.users.{user}.*")
-        }
-        Some(user) => own_scope(topic, app, user),
-        None => "*".to_owned(),
-    }
-}
-
-/// The routing keys of a user's own paths: they begin with `.` where the topic begins with `/`.
-fn own_scope(topic: &str, app: AppId<'_>, user: UserId<'_>) -> String {
-    let dot = if topic.starts_with('/') { "." } else { "" };
-    format!("{dot}apps.{app}.users.{user}.*")
+/// The scope for everything below a path of this user's. Other identifiers in it are any.
+fn scope(right: &str, path: &[PathLevel<'_>], user: UserId<'_>) -> String {
+    let levels: Vec<&str> = path
+        .iter()
+        .map(|level| match level {
+            PathLevel::Text(text) => text,
+            PathLevel::User => user.as_str(),
+            PathLevel::Any => "*",
+        })
+        .collect();
+    format!("rabbitmq.{right}:*/*/{}.*", levels.join("."))
 }
