@@ -99,6 +99,8 @@ impl Scope for Connection {
         "proxy",
         "name",
         "connect-timeout",
+        "app",
+        "layouts",
         LOG[0],
         LOG[1],
     ];

@@ -232,10 +232,34 @@ impl TopicMap {
 
     /// Whether a topic is one that the observer writes to: for users, or on a refusal.
     pub fn is_published(&self, topic: &str) -> bool {
-        let published = self.templates_published(&[]);
-        published
+        let layouts = self.layouts.iter();
+        let inboxes = layouts.flat_map(|layout| [layout.inbox(), layout.rejected()]);
+        let rejected = self
+            .controls
             .iter()
-            .any(|template| template.captures(topic).is_some())
+            .filter_map(|control| control.rejected.as_ref());
+        let mut published = inboxes.chain(rejected).chain(self.notifications_in_use());
+        published.any(|template| template.captures(topic).is_some())
+    }
+
+    /// A filter for everything below each first level of the topics that are read, with and without
+    /// a slash before it.
+    pub fn roots(&self) -> Vec<TopicFilter> {
+        let mut roots = vec![];
+        for template in self.templates_read() {
+            let text = template.as_str();
+            let first = text.trim_start_matches('/').split('/').next();
+            let Some(first) = first.filter(|first| !first.starts_with('{')) else {
+                continue;
+            };
+            for root in [format!("{first}/#"), format!("/{first}/#")] {
+                let root = TopicFilter::parse(&root).expect("a literal level makes a filter");
+                if !roots.contains(&root) {
+                    roots.push(root);
+                }
+            }
+        }
+        roots
     }
 
     /// The template with which a topic is read.

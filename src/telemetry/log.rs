@@ -124,7 +124,10 @@ pub fn init(format: LogFormat, level: &str) -> Option<LogLevel> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A line that cannot be written because its reader has gone is no reason to write another.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     let set = if json {
         registry.with(lines.json().flatten_event(true)).try_init()

@@ -532,3 +532,76 @@ fn a_refused_payload_is_told_where_it_is_wrong_and_of_which_message() {
         );
     }
 }
+
+#[test]
+fn watch_shows_what_is_published_and_never_read() {
+    use std::io::{BufRead, BufReader};
+    for broker in BROKERS {
+        let _shared = broker.shared();
+        let app = fresh_app();
+        let _observer = Observer::start(broker, &app, &[]);
+        let mut watch = binary()
+            .args([
+                "watch",
+                "--lost",
+                "--json",
+                "--username",
+                "observer",
+                "--app",
+                &app,
+            ])
+            .args(["--broker", &broker.url(false)])
+            .env("OBSERVER_PASSWORD", "observerpw")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(watch.stderr.take().unwrap()).lines();
+        assert_eq!(
+            said.next().unwrap().unwrap(),
+            "watching apps/# /apps/# for what the observer never reads"
+        );
+        // The observer's own user: others may not write there.
+        let login = crate::bed::service();
+        let port = broker.port("MQTT");
+        let mut user = Wire::connect(port, &format!("lost-{app}"), &login, true).unwrap();
+        let good = Path::Chat21.outgoing(&app, "u01", "u02");
+        user.publish_confirmed(good.clone(), "{}").unwrap();
+        let typo = good.replace("/messages/", "/message/");
+        let slash = format!("/{good}");
+        for topic in [&typo, &slash] {
+            user.publish_confirmed(topic.clone(), "{}").unwrap();
+        }
+        // Others test on this broker, too: with other apps.
+        let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let lost: Vec<Value> = lines
+            .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+            .filter(|lost: &Value| lost["topic"].as_str().unwrap().contains(&app))
+            .take(2)
+            .collect();
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        let template = "apps/{app}/outgoing/users/{sender}/messages/{recipient}/outgoing";
+        for (lost, topic, difference) in [
+            (
+                &lost[0],
+                typo,
+                "level 6 is \"message\", should be \"messages\"",
+            ),
+            (
+                &lost[1],
+                slash,
+                "it begins with a slash, which the layout has not",
+            ),
+        ] {
+            assert_eq!(
+                (&lost["topic"], &lost["nearest"], &lost["payload_bytes"]),
+                (
+                    &topic.into(),
+                    &format!("{template}: {difference}").into(),
+                    &2.into()
+                )
+            );
+        }
+    }
+}

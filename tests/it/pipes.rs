@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::bed::{PATIENCE, binary, wait_for};
+use crate::bed::{PATIENCE, binary, signal, wait_for};
 use crate::http::{Answer, Server};
 use crate::wire::{Wire, packet};
 
@@ -306,6 +306,39 @@ fn send_and_inbox_end_quietly_when_their_reader_has_gone() {
     assert_eq!(inbox.code(), Some(0));
 }
 
+#[test]
+fn watch_for_lost_messages_ends_quietly_at_the_first() {
+    let demo = Demo::start();
+    let child = binary()
+        .args([
+            "watch",
+            "--lost",
+            "--protocol",
+            "3.1.1",
+            "--broker",
+            &demo.url(),
+        ])
+        .stdout(broken_pipe())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut user = demo.user();
+    let mut child = Some(child);
+    let child = wait_for("the first line", || {
+        // There is no telling from outside when it has subscribed.
+        user.publish_confirmed(TOPIC.replace("/messages/", "/message/"), "{}")
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let has_ended = child.as_mut().unwrap().try_wait().unwrap().is_some();
+        has_ended.then(|| child.take().unwrap())
+    });
+    let (code, err) = ended(child);
+    assert!(
+        code == Some(0) && !err.contains("panicked"),
+        "{code:?} {err}"
+    );
+}
+
 /// An observer that nobody listens to goes on working.
 #[test]
 fn run_works_on_and_check_keeps_its_verdict() {
@@ -328,28 +361,45 @@ fn run_works_on_and_check_keeps_its_verdict() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut user = demo.user();
-    user.subscribe(&["apps/pipes/users/bob/#"]).unwrap();
-    wait_for("a message through it", || {
-        user.publish_confirmed(
-            "apps/pipes/outgoing/users/alice/messages/bob/outgoing",
-            "{}",
-        )
-        .unwrap();
-        user.message(Duration::from_millis(200))
-    });
+    a_message_passes(&demo);
     assert!(child.try_wait().unwrap().is_none());
     // The broker of `demo` does not bring up again all that `check` asks for.
     let (code, err) = unread(binary().arg("check").args(&settings));
     assert!(code < 2 && err.is_empty(), "{code}: {err}");
-    let stopped = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(stopped.success());
+    signal(child.id(), "TERM");
     let (code, err) = ended(child);
     assert!(
         code == Some(0) && !err.contains("panicked"),
         "{code:?} {err}"
     );
+}
+
+/// Its log is where it says that it is ready: `run 2>&1 | head -1`.
+#[test]
+fn run_works_on_when_nobody_reads_its_log() {
+    let demo = Demo::start();
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut child = binary()
+        .args(["run", "--broker", &demo.url(), "--protocol", "3.1.1"])
+        .args(["--name", "pipes", "--app", "pipes", "--http-listen", "none"])
+        .args(["--state-dir", dir.path().to_str().unwrap()])
+        .stdout(broken_pipe())
+        .stderr(broken_pipe())
+        .spawn()
+        .unwrap();
+    a_message_passes(&demo);
+    signal(child.id(), "TERM");
+    let status = wait_for("the end of the command", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}
+
+/// Sends messages in the app of this file until one comes through an observer.
+fn a_message_passes(demo: &Demo) {
+    let mut user = demo.user();
+    user.subscribe(&["apps/pipes/users/bob/#"]).unwrap();
+    wait_for("a message through it", || {
+        let topic = "apps/pipes/outgoing/users/alice/messages/bob/outgoing";
+        user.publish_confirmed(topic, "{}").unwrap();
+        user.message(Duration::from_millis(200))
+    });
 }

@@ -74,6 +74,9 @@ pub(in crate::commands) struct WatchArgs {
         value_parser = PossibleValuesParser::new(Outcome::words()),
     )]
     pub(in crate::commands) outcomes: Vec<String>,
+    /// Show what is published and never read, with the topic that was probably meant
+    #[arg(long, conflicts_with_all = ["users", "outcomes"])]
+    pub(in crate::commands) lost: bool,
     #[command(flatten)]
     pub(in crate::commands) format: Format,
     #[command(flatten)]

@@ -2,8 +2,9 @@
 //! broker.
 //!
 //! It reads the observer's trace lines, and asks the observer to publish them for as long as
-//! somebody watches. Leaves the look of a line to `text`.
+//! somebody watches. Leaves the look of a line to `text`, and what no observer reads to `lost`.
 
+mod lost;
 mod text;
 
 use std::process::ExitCode;
@@ -45,11 +46,24 @@ pub(super) async fn run(args: &WatchArgs, out: Output) -> anyhow::Result<ExitCod
         users: &args.users,
         outcomes: &args.outcomes,
     };
+    let what = match args.lost {
+        true => What::Lost,
+        false => What::Handled(filters),
+    };
     tokio::select! {
-        ended = watch(&config, filters, &args.format, out) => ended?,
+        ended = watch(&config, what, &args.format, out) => ended?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug)]
+enum What<'a> {
+    /// The messages that the observer handles.
+    Handled(Filters<'a>),
+    /// The messages that it never reads.
+    Lost,
 }
 
 /// Which messages are shown.
@@ -84,13 +98,17 @@ enum WatchError {
 
 async fn watch(
     config: &Config,
-    filters: Filters<'_>,
+    what: What<'_>,
     format: &Format,
     out: Output,
 ) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         let ended = async {
+            let filters = match what {
+                What::Lost => return lost::watch(config, format, out, &mut backoff).await,
+                What::Handled(filters) => filters,
+            };
             let watcher = Watcher::connect(config, filters, format, out).await?;
             watcher.run(&mut backoff).await
         };
