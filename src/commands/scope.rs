@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn every_name_of_a_scope_is_a_setting() {
         check::<Everything>(settings().count());
-        check::<Connection>(21);
+        check::<Connection>(23);
         check::<UserConnection>(21);
         check::<Decisions>(35);
         check::<StorePlace>(3);
