@@ -32,8 +32,7 @@ impl Observer {
             .service
             .tick(&faults, load.messages, now.instant);
         self.watch_outages(&faults, now);
-        let stats_are_due = self.reporter.stats_are_due(now.instant);
-        if stats_are_due {
+        if self.reporter.stats_are_due(now.instant) {
             let metrics = &self.journal.metrics;
             let (stats, latencies) = (metrics.stats(), metrics.latencies());
             self.reporter.interval.log(stats, latencies);
@@ -45,7 +44,7 @@ impl Observer {
         if let Some(status) = self.reporter.poll_status(faults, traces, now.instant) {
             self.publish_own(status, now);
         }
-        if stats_are_due {
+        if self.reporter.take_stats_to_publish() {
             self.publish_stats(&load, now);
         }
     }

@@ -15,6 +15,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How long a fault may last that is no loss of the session, before it is told of: a publishing
 /// connection comes back within this time, and a user can cost the observer one.
 const BRIEF: Duration = Duration::from_secs(2);
+/// The same for an observer that has never been ready: it takes a while to start.
+const STARTING: Duration = Duration::from_secs(10);
 /// How long to wait for the observer's own message, which comes behind those that have waited.
 const CATCHING_UP: Duration = Duration::from_secs(10);
 
@@ -68,7 +70,10 @@ impl Outages {
     pub(super) fn handle_lost(&mut self, needs_operator: bool, now: Instant) -> Option<Line> {
         let outage = match self.state {
             State::Out(outage) | State::CatchingUp { outage, .. } => outage,
-            State::Passing | State::Faulty { .. } => return Some(self.begin(needs_operator, now)),
+            State::Passing | State::Faulty { .. } => {
+                self.begin(needs_operator, now);
+                return Some(Line::Lost { needs_operator });
+            }
         };
         let tells = needs_operator && !outage.told_operator;
         self.state = State::Out(Outage {
@@ -76,10 +81,10 @@ impl Outages {
             told_operator: outage.told_operator || needs_operator,
             ..outage
         });
-        tells.then_some(Line::Begun { needs_operator })
+        tells.then_some(Line::Lost { needs_operator })
     }
 
-    fn begin(&mut self, needs_operator: bool, now: Instant) -> Line {
+    fn begin(&mut self, needs_operator: bool, now: Instant) {
         let since = match self.state {
             State::Faulty { since } => since,
             State::Passing | State::Out(_) | State::CatchingUp { .. } => now,
@@ -90,13 +95,13 @@ impl Outages {
             told_at: now,
             told_operator: needs_operator,
         });
-        Line::Begun { needs_operator }
     }
 
     /// Time passes. `is_faulty`: whether something keeps messages from passing.
     pub(super) fn tick(&mut self, is_faulty: bool, now: Instant) -> Option<Line> {
+        let brief = if self.was_ready { BRIEF } else { STARTING };
         match self.state {
-            State::Passing if is_faulty && self.was_ready => {
+            State::Passing if is_faulty => {
                 self.state = State::Faulty { since: now };
                 None
             }
@@ -104,7 +109,10 @@ impl Outages {
                 self.state = State::Passing;
                 None
             }
-            State::Faulty { since } if now >= since + BRIEF => Some(self.begin(false, now)),
+            State::Faulty { since } if now >= since + brief => {
+                self.begin(false, now);
+                Some(Line::Faulty)
+            }
             State::Out(outage) if now >= outage.told_at + AGAIN => {
                 self.state = State::Out(Outage {
                     told_at: now,
@@ -177,7 +185,7 @@ mod tests {
     use crate::telemetry::clock::Clock;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const BEGUN: Option<Line> = Some(Line::Begun {
+    const LOST: Option<Line> = Some(Line::Lost {
         needs_operator: false,
     });
 
@@ -218,7 +226,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                Line::Begun {
+                Line::Lost {
                     needs_operator: false
                 },
                 Line::Lasting {
@@ -240,8 +248,8 @@ mod tests {
     fn what_an_operator_has_to_change_is_said_at_once_and_once() {
         let start = Clock.now().instant;
         let mut outages = ready(start);
-        assert_eq!(outages.handle_lost(false, start), BEGUN);
-        let permanent = Some(Line::Begun {
+        assert_eq!(outages.handle_lost(false, start), LOST);
+        let permanent = Some(Line::Lost {
             needs_operator: true,
         });
         assert_eq!(outages.handle_lost(true, start + SECOND), permanent);
@@ -255,7 +263,7 @@ mod tests {
         assert_eq!(outages.tick(true, start), None);
         assert_eq!(outages.tick(false, start + SECOND), None);
         assert_eq!(outages.tick(true, start + SECOND * 2), None);
-        assert_eq!(outages.tick(true, start + SECOND * 4), BEGUN);
+        assert_eq!(outages.tick(true, start + SECOND * 4), Some(Line::Faulty));
         assert!(outages.handle_passing(at(start + SECOND * 5)));
         let over = outages.tick(false, start + SECOND * 5 + CATCHING_UP);
         let want = Line::Over {
@@ -286,11 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_that_does_not_get_ready_says_so_after_a_while() {
+        let start = Clock.now().instant;
+        let mut outages = Outages::new();
+        assert_eq!(outages.tick(true, start), None);
+        assert_eq!(outages.tick(true, start + SECOND * 9), None);
+        assert_eq!(outages.tick(true, start + STARTING), Some(Line::Faulty));
+    }
+
+    #[test]
     fn an_observer_that_becomes_ready_for_the_first_time_has_had_no_outage() {
         let start = Clock.now().instant;
         let mut outages = Outages::new();
         assert_eq!(outages.tick(true, start), None);
-        assert_eq!(outages.handle_lost(false, start), BEGUN);
+        assert_eq!(outages.handle_lost(false, start), LOST);
         assert!(!outages.handle_passing(at(start + SECOND)));
         assert_eq!(outages.handle_own_message(UnixMillis::new(1_000)), None);
     }

@@ -44,6 +44,7 @@ pub(super) struct StatusReporter {
     again_at: Option<Instant>,
     stats_interval: Option<Duration>,
     stats_due: Instant,
+    has_stats_to_publish: bool,
     /// What the log tells of each interval.
     pub(super) interval: Interval,
     log_level: Option<(String, LogLevel)>,
@@ -62,6 +63,7 @@ impl StatusReporter {
             again_at: None,
             stats_interval: reporting.stats_interval,
             stats_due: since.instant + reporting.stats_interval.unwrap_or_default(),
+            has_stats_to_publish: false,
             interval: Interval::default(),
             log_level: reporting.log_level,
         }
@@ -124,13 +126,19 @@ impl StatusReporter {
         Some(publish)
     }
 
-    /// Whether stats are to be published now.
+    /// Whether an interval is over.
     pub(super) fn stats_are_due(&mut self, now: Instant) -> bool {
         let Some(interval) = self.stats_interval.filter(|_| now >= self.stats_due) else {
             return false;
         };
         self.stats_due = now + interval;
+        self.has_stats_to_publish = true;
         true
+    }
+
+    /// Whether stats are to be published, which waits for a connection.
+    pub(super) fn take_stats_to_publish(&mut self) -> bool {
+        std::mem::take(&mut self.has_stats_to_publish)
     }
 
     pub(super) fn set_log_level(&mut self, level: String) -> Result<(), CommandError> {

@@ -11,11 +11,13 @@ use super::stats::grouped;
 /// What the log says of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// It has begun, or is found to be one that does not pass by itself.
-    Begun {
+    /// The session is lost, or it is found that this does not pass by itself.
+    Lost {
         /// An operator has to change something first.
         needs_operator: bool,
     },
+    /// Something else keeps messages from passing.
+    Faulty,
     /// It lasts, so long already.
     Lasting {
         /// The time since it began.
@@ -36,12 +38,13 @@ impl Line {
     /// Writes the line. `fault` is what keeps messages from passing, now.
     pub fn log(self, fault: &str) {
         match self {
-            Self::Begun {
+            Self::Lost {
                 needs_operator: true,
             } => error!(target: SENTENCE, fault, "not connected: {fault}"),
-            Self::Begun {
+            Self::Lost {
                 needs_operator: false,
             } => warn!(target: SENTENCE, fault, "not connected: {fault}"),
+            Self::Faulty => warn!(target: SENTENCE, fault, "not ready: {fault}"),
             Self::Lasting { lasted } => {
                 let seconds = lasted.as_secs();
                 let time = time(lasted);
