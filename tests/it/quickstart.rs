@@ -270,6 +270,7 @@ impl Machine {
             .arg("client")
             .args(command)
             .stdin(Stdio::null())
+            .stderr(std::fs::File::create(self.home.path().join("broker")).unwrap())
             .spawn()
             .unwrap();
         self.running.push(child);
