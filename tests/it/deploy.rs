@@ -1,10 +1,10 @@
-//! What people deploy: the unit, the files for Compose and Kubernetes, the example of a
-//! configuration file. Each is checked by the program that reads it, or tried on a broker.
+//! What people deploy: the unit, the image, the files for Compose and Kubernetes. Each is checked by
+//! the program that reads it, or tried on a broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::read_to_string;
 
-use chat21_observer::config::{SETTINGS, variable};
+use chat21_observer::config::{settings, variable};
 use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, in_the_bed, root};
@@ -67,7 +67,7 @@ fn compose_and_kubernetes_accept_their_files() {
 
 #[test]
 fn every_variable_in_them_is_a_setting() {
-    let known: BTreeSet<String> = SETTINGS.iter().map(|it| variable(it.name)).collect();
+    let known: BTreeSet<String> = settings().map(|it| variable(it.name)).collect();
     for name in ["compose.yaml", "kubernetes.yaml"] {
         let text = deployed(name);
         let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
@@ -306,51 +306,4 @@ fn rabbitmq_accepts_the_settings_for_production() {
     bed("down");
     bed("forget");
     assert!(output.status.success(), "{output:?}");
-}
-
-/// Every key of the example is a setting, every default in it is the default, and with all keys
-/// switched on it is a configuration.
-#[test]
-fn the_example_of_a_configuration_file_is_one() {
-    let text = read_to_string(root().join("src/config/observer.toml")).unwrap();
-    let is_key = |line: &str| {
-        line.split_once(" = ")
-            .is_some_and(|(key, _)| !key.contains(' '))
-    };
-    let dir = tempfile::TempDir::new().unwrap();
-    let place = dir.path().display().to_string();
-    let mut lines = vec![];
-    for line in text.lines() {
-        let Some(key) = line.strip_prefix('#').filter(|line| is_key(line)) else {
-            lines.push(line.to_owned());
-            continue;
-        };
-        lines.push(key.replace("/etc/chat21-observer", &place));
-        let (name, value) = key.split_once(" = ").unwrap();
-        let setting = SETTINGS.iter().find(|setting| setting.name == name);
-        let setting = setting.unwrap_or_else(|| panic!("{name} is no setting"));
-        let default = setting.default;
-        assert!(
-            default.is_empty() || default == "none" || value.trim_matches('"') == default,
-            "{name}: {value} is not the default, {default}"
-        );
-    }
-    let whole = lines.join("\n").replace("/var/lib/chat21-observer", &place);
-    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    file("password", "secret");
-    file("jwt-key", "a key of at least thirty-two characters");
-    file("policy.toml", "");
-    let ca = format!("{}/ca.pem", crate::bed::var("BED_TLS"));
-    file("ca.pem", &read_to_string(ca).unwrap());
-    for (name, text) in [("as-it-is.toml", &text), ("whole.toml", &whole)] {
-        file(name, text);
-        let config = dir.path().join(name).display().to_string();
-        let topic = "apps/tilechat/outgoing/users/alice/messages/bob/outgoing";
-        let output = binary()
-            .args(["explain", topic, "--config", &config])
-            .env("HOME", dir.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
 }
