@@ -124,8 +124,7 @@ impl Scope for UserConnection {
         LOG[0],
         LOG[1],
     ];
-    const COMMON: &'static [&'static str] =
-        &["broker", "username", "password-file", "ca-file", "app"];
+    const COMMON: &'static [&'static str] = &["broker", "username", "password-file", "app"];
 }
 
 /// What decides what becomes of a message: `explain`.

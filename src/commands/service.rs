@@ -114,9 +114,11 @@ fn find(config: &Config, looked: &mut String) -> Option<PathBuf> {
 }
 
 fn why(error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => "not there".to_owned(),
-        ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
-        _ => error.to_string(),
+    if error.kind() == ErrorKind::NotFound {
+        return "not there".to_owned();
     }
+    if error.kind() == ErrorKind::PermissionDenied {
+        return "this user may not read it".to_owned();
+    }
+    error.to_string()
 }

@@ -85,7 +85,7 @@ pub(in crate::commands) struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct SendArgs {
-    /// The user who writes; the one who logs in if not given
+    /// Who writes; the one who logs in if not given
     #[arg(long = "as", value_name = "USER")]
     pub(in crate::commands) user: Option<String>,
     /// A user or a group

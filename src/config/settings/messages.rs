@@ -11,7 +11,7 @@ pub(super) const MESSAGES: Group = Group {
             "",
             "Serve these apps only. If not given, every app is served.",
         )
-        .brief("Serve these apps only"),
+        .brief("The app; repeat it for more than one"),
         list(
             "layouts",
             "NAME",
@@ -152,7 +152,8 @@ pub(super) const POLICY: Group = Group {
             "policy-url",
             "URL",
             "",
-            "HTTP service that decides about each message: may it pass, and with which text?",
+            "HTTP service that decides about each message: whether it may pass, and with which \
+             text.",
         ),
         value(
             "policy-timeout",
