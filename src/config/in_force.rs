@@ -69,7 +69,10 @@ fn shown(setting: &Setting, texts: &[String]) -> Option<String> {
     Some(match setting.name {
         name if SECRETS.contains(&name) => MASK.to_owned(),
         name if URLS.contains(&name) => {
-            let urls: Vec<String> = text.split(',').map(|url| masked_url(url.trim())).collect();
+            let urls: Vec<String> = text
+                .split(',')
+                .map(|url| masked_url(name, url.trim()))
+                .collect();
             urls.join(",")
         }
         _ => text,
@@ -77,18 +80,24 @@ fn shown(setting: &Setting, texts: &[String]) -> Option<String> {
 }
 
 /// The URL without its password and the values in its query. What is no URL is masked altogether.
-fn masked_url(text: &str) -> String {
+fn masked_url(name: &str, text: &str) -> String {
     if text.is_empty() || text == "none" {
         return text.to_owned();
     }
     let Ok(mut url) = url::Url::parse(text) else {
         return MASK.to_owned();
     };
+    // To other services than the broker and the proxy, the user may be a key.
+    let hides_user = !matches!(name, "broker" | "proxy") && !url.username().is_empty();
+    if hides_user && (url.set_username(MASK).is_err() || url.set_password(None).is_err()) {
+        return MASK.to_owned();
+    }
     if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
         return MASK.to_owned();
     }
     // Scheme, host and path as they were written: a parsed URL has a slash at its end.
-    if url.password().is_none() && url.query().is_none() && url.fragment().is_none() {
+    if !hides_user && url.password().is_none() && url.query().is_none() && url.fragment().is_none()
+    {
         return text.to_owned();
     }
     if url.query().is_some() {
@@ -166,7 +175,7 @@ mod tests {
         let value = |name: &str| row(&config, name).0.unwrap_or_default();
         assert_eq!(
             value("webhook-endpoints"),
-            "https://u:***@one/hook?***,http://two/x#***"
+            "https://***@one/hook?***,http://two/x#***"
         );
         assert_eq!(value("proxy"), "http://p:***@proxy:3128/");
         assert_eq!(value("policy-url"), "http://localhost:8080/decide");
@@ -176,6 +185,6 @@ mod tests {
         assert_eq!(value("client-id"), MASK);
         let all = format!("{:?}", config.in_force);
         assert!(!all.contains("geheim"), "{all}");
-        assert_eq!(masked_url("geheim"), MASK);
+        assert_eq!(masked_url("proxy", "geheim"), MASK);
     }
 }

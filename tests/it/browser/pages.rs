@@ -252,6 +252,14 @@ fn both_pages_can_be_read_by_everybody_on_any_screen() {
     scene.sees("bob", "mine", "typed");
 }
 
+/// Somebody who takes a person for a group.
+const CAROL: &str = r#"import("/chat21-client.js").then(({ Chat21Client }) => {
+    const url = `ws://${location.host}/mqtt`;
+    const carol = new Chat21Client({ url, app: "tilechat", user: "carol", clientId: "carol-web" });
+    carol.connect();
+    carol.send("dave", { text: "Is anybody here?", channel_type: "group" });
+})"#;
+
 /// Makes the pictures of the guide.
 #[test]
 #[ignore = "scripts/screenshots runs it"]
@@ -284,12 +292,15 @@ fn pictures() {
     // A while of messages, so that there are lines to see.
     for round in 0..120 {
         let user = ["alice", "bob"][round % 2];
-        if [60, 116, 118].contains(&round) {
+        scene.writes(user, &format!("message {round}"));
+        if [60, 115, 119].contains(&round) {
             scene.chat(&format!(
                 "document.querySelector('#{user} .refuse').click()"
             ));
         }
-        scene.writes(user, &format!("message {round}"));
+        if round == 118 {
+            scene.chat(CAROL);
+        }
         let pause = 120 + 61 * ((round * 7) % 13);
         scene.chat(&format!("new Promise((done) => setTimeout(done, {pause}))"));
     }
@@ -297,6 +308,6 @@ fn pictures() {
     let still = "Promise.all(document.getAnimations().map((one) => one.finished)).then(() => 0)";
     let console = scene.console.clone();
     scene.browser.eval(&console, still);
-    let picture = scene.browser.picture(&console, 770);
+    let picture = scene.browser.picture(&console, 720);
     std::fs::write(place.join("console.png"), picture).unwrap();
 }
