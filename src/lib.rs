@@ -52,7 +52,7 @@
 //! | 3 | [`mqtt`] | one connection to a broker; the only folder that names the MQTT client |
 //! | 4 | [`telemetry`] | log, metrics, health, status, trace; the clock |
 //! | 5 | [`connections`] | connections that come back by themselves |
-//! | 5 | [`http`] | the API, the health endpoint, the decision service, webhooks |
+//! | 5 | [`http`] | the API, the console and health, the decision service, webhooks |
 //! | 6 | [`config`] | settings |
 //! | 7 | [`observer`] | the task that ties these together |
 //! | 8 | [`commands`] | the command line |

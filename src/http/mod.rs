@@ -1,5 +1,5 @@
-//! HTTP: the API for chat clients, the endpoint for health, metrics and the console, and the clients
-//! of operators' services.
+//! HTTP: the API for chat clients, the endpoint for health, metrics and the console, and the
+//! clients of operators' services.
 //!
 //! Owns requests and their limits. Leaves what an event says to [`rules`](crate::rules) and where
 //! it waits to [`store`](crate::store).

@@ -187,7 +187,20 @@ pub(crate) fn call_host(
     headers: &[String],
     body: &str,
 ) -> Reply {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let address = format!("127.0.0.1:{port}");
+    call_at(&address, host, method, path, headers, body)
+}
+
+/// The same, at that address.
+pub(crate) fn call_at(
+    address: &str,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[String],
+    body: &str,
+) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let length = match body {
         "" => String::new(),

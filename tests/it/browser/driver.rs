@@ -187,7 +187,7 @@ impl Browser {
             .filter(|node| node["ignored"] != true)
             .filter(|node| controls.contains(&node["role"]["value"].as_str().unwrap_or_default()))
             .collect();
-        let is_nameless = |node: &&&Value| node["name"]["value"].as_str().unwrap_or("") == "";
+        let is_nameless = |node: &&&Value| node["name"]["value"].as_str().unwrap_or("").is_empty();
         let nameless = controls.iter().filter(is_nameless).copied().cloned();
         (nameless.collect(), controls.len())
     }

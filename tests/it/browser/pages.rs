@@ -1,25 +1,36 @@
 //! The console and the demo's chat, in a real browser.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::Value;
 
 use super::driver::{Browser, Page};
-use crate::bed::binary;
+use crate::bed::{PATIENCE, binary};
+use crate::http::call_at;
+use crate::wire::{Wire, packet};
 
 /// A demo that runs.
 struct Demo {
     child: Child,
     /// The address of its page, without a slash at the end.
     url: String,
+    /// The host and port of its broker.
+    broker: String,
 }
 
 impl Demo {
+    /// Each on a loopback address of its own: no two choose the same port.
     fn start() -> Self {
+        static STARTED: AtomicU8 = AtomicU8::new(1);
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let host = [127, high, low, STARTED.fetch_add(1, Ordering::Relaxed)];
+        let host = Ipv4Addr::from(host).to_string();
         let mut child = binary()
-            .args(["demo", "--port", "0"])
+            .args(["demo", "--port", "0", "--listen", &host])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -36,8 +47,10 @@ impl Demo {
         while !played.contains("Now you") {
             assert!(output.read_line(&mut played).unwrap() > 0, "{played}");
         }
+        let broker = played.split("mqtt://").nth(1).unwrap();
+        let broker = broker.split_whitespace().next().unwrap().to_owned();
         std::thread::spawn(move || output.read_to_end(&mut vec![]));
-        Self { child, url }
+        Self { child, url, broker }
     }
 }
 
@@ -169,7 +182,7 @@ fn the_chat_delivers_and_the_console_shows_what_is_refused() {
     scene.sees("alice", "refused", "not-json");
     let red = "(() => {
         const item = document.querySelector('#entries .refused');
-        if (!item?.textContent.includes('not-json: the payload must be a JSON object')) return false;
+        if (!item?.textContent.includes('not-json: the payload must be')) return false;
         const [r, g, b] = getComputedStyle(item.querySelector('.outcome')).color.match(/\\d+/g);
         return r > 2 * g && r > 2 * b;
     })()";
@@ -203,6 +216,49 @@ fn the_chat_delivers_and_the_console_shows_what_is_refused() {
     assert_eq!(foreign.collect::<Vec<_>>(), Vec::<&String>::new());
     let complaints = scene.browser.complaints();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[test]
+fn a_client_in_a_page_comes_back_by_itself() {
+    let mut scene = Scene::open();
+    let device = scene.browser.eval(&scene.chat, "sessionStorage.device");
+    let id = format!("alice-{}", device.as_str().unwrap());
+    // Whoever has the client identifier takes the connection over, and the page takes it back.
+    let mut taken = Wire::new(TcpStream::connect(&scene.demo.broker).unwrap());
+    let length_of_id = [0, u8::try_from(id.len()).unwrap()];
+    let connect = [b"\0\x04MQTT\x04\0\0\0", &length_of_id[..], id.as_bytes()].concat();
+    taken.send(&packet(0x10, &connect)).unwrap();
+    assert!(taken.is_closed(PATIENCE));
+    let online = "document.querySelector('#alice .state').textContent === 'online'";
+    scene.browser.until(&scene.chat, online);
+    scene.writes("bob", "are you back?");
+    scene.sees("alice", "theirs", "are you back?");
+    scene.writes("alice", "I am");
+    scene.is("alice", "I am", "seen");
+}
+
+#[test]
+fn pages_of_other_sites_do_not_reach_the_broker() {
+    let demo = Demo::start();
+    let host = demo.url.trim_start_matches("http://");
+    let upgrade = |origin: &str, protocol: &str| {
+        let headers = [
+            "upgrade: websocket".to_owned(),
+            "sec-websocket-version: 13".to_owned(),
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==".to_owned(),
+            format!("sec-websocket-protocol: {protocol}"),
+            format!("origin: {origin}"),
+        ];
+        call_at(host, host, "GET", "/mqtt", &headers, "").status
+    };
+    assert_eq!(upgrade("http://evil.example", "mqtt"), 403);
+    assert_eq!(upgrade("null", "mqtt"), 403);
+    assert_eq!(upgrade(&demo.url, "soap"), 426);
+    assert_eq!(
+        call_at(host, "evil.example", "GET", "/mqtt", &[], "").status,
+        421
+    );
+    assert_eq!(call_at(host, host, "GET", "/chat", &[], "").status, 200);
 }
 
 #[test]
