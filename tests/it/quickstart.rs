@@ -21,6 +21,14 @@ use crate::http::free_port;
 /// The chapters whose commands are run here, and nowhere else.
 pub(crate) const QUICK_STARTS: [&str; 2] = ["mosquitto", "rabbitmq"];
 
+/// What the quick starts of the README begin with, and what follows them.
+pub(crate) const FROM_NOTHING: &str = "## From nothing to a message";
+pub(crate) const DOCKER: &str = "**Docker**";
+
+pub(crate) fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
 /// A reader's machine.
 pub(crate) struct Machine {
     broker: Broker,
@@ -38,6 +46,19 @@ pub(crate) struct Machine {
     subscriber: Option<String>,
     /// What the last command has printed.
     output: String,
+    /// The lines of bob's inbox.
+    inbox: Option<mpsc::Receiver<String>>,
+}
+
+/// The lines that a program prints, as they come.
+fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (lines_tx, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _ = lines_tx.send(line);
+        }
+    });
+    lines
 }
 
 impl Machine {
@@ -60,6 +81,7 @@ impl Machine {
             running: vec![],
             subscriber: None,
             output: String::new(),
+            inbox: None,
         };
         let inside = machine.inside();
         let (sound, said) = in_the_bed(&["chown", "mosquitto:", &format!("{inside}/data")], "");
@@ -97,7 +119,8 @@ impl Machine {
                 "chat21-observer",
                 format!(
                     "unset OBSERVER_RUN OBSERVER_SETUP OBSERVER_BROKERS OBSERVER_BED\n\
-                     export OBSERVER_HTTP_LISTEN=none\nexec {observer} \"$@\""
+                     export OBSERVER_HTTP_LISTEN=none OBSERVER_LOG_FORMAT=text\n\
+                     exec {observer} \"$@\""
                 ),
             ),
             (
@@ -139,8 +162,8 @@ impl Machine {
     }
 
     /// Runs the blocks of commands in this text, and compares what they show with the blocks of
-    /// text behind them.
-    fn play(&mut self, text: &str, adapt: impl Fn(&str) -> String) {
+    /// text behind them. Returns how many there were.
+    fn play(&mut self, text: &str, adapt: impl Fn(&str) -> String) -> usize {
         let mut compared = 0;
         for (language, body) in fences(text) {
             if language == "sh" {
@@ -151,7 +174,7 @@ impl Machine {
                 compared += 1;
             }
         }
-        assert!(compared >= 3, "the chapter shows what is to be expected");
+        compared
     }
 
     /// Types one line.
@@ -167,6 +190,8 @@ impl Machine {
             }
         } else if line.starts_with("chat21-observer run ") {
             self.start_observer(line);
+        } else if line.contains(" chat21-observer inbox ") {
+            self.follow_inbox(line);
         } else if line.starts_with("mosquitto_sub ") {
             self.subscriber = Some(line.to_owned());
         } else if line.starts_with("mosquitto_pub ") {
@@ -199,26 +224,37 @@ impl Machine {
         command
     }
 
+    /// Shows the log up to the line that says that the observer is ready.
     fn start_observer(&mut self, line: &str) {
-        let log = self.home.path().join("log");
         let mut child = self
             .bash(&format!("exec {line}"))
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).unwrap())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let lines = lines_of(child.stderr.take().unwrap());
         self.running.push(child);
-        let (line_tx, line_rx) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            let _ = lines.read_line(&mut line);
-            let _ = line_tx.send(line);
-            let _ = lines.read_to_string(&mut String::new());
-        });
-        self.output = line_rx.recv_timeout(PATIENCE).unwrap_or_default();
-        let log = std::fs::read_to_string(&log).unwrap();
-        assert!(!self.output.is_empty(), "the observer says nothing: {log}");
+        self.output.clear();
+        while !self.output.contains("ready: ") {
+            let line = lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("it is not ready: {}", self.output));
+            self.output.push_str(&line);
+            self.output.push('\n');
+        }
+    }
+
+    /// Until it says that it follows.
+    fn follow_inbox(&mut self, line: &str) {
+        let mut child = self
+            .bash(&line.replacen(" chat21-observer", " exec chat21-observer", 1))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = lines_of(child.stderr.take().unwrap());
+        self.inbox = Some(lines_of(child.stdout.take().unwrap()));
+        self.running.push(child);
+        let said = said.recv_timeout(PATIENCE).unwrap();
+        assert!(said.starts_with("inbox of bob "), "{said}");
     }
 
     /// Publishes until the subscriber has heard: nothing shows when its subscription is active.
@@ -350,7 +386,33 @@ fn fits(text: &str, pattern: &str) -> bool {
 fn plays(name: &str, broker: Broker, adapt: impl Fn(&str) -> String) {
     assert!(QUICK_STARTS.contains(&name));
     let chapter = chat21_observer::guide::chapter(name).unwrap();
-    Machine::new(broker).play(chapter.text, adapt);
+    let compared = Machine::new(broker).play(chapter.text, adapt);
+    assert!(compared >= 3, "the chapter shows what is to be expected");
+}
+
+/// The README's lines for one broker, and those for either.
+fn plays_the_readme(name: &str, broker: Broker) {
+    let readme = readme();
+    let (_, quick_starts) = readme.split_once(FROM_NOTHING).unwrap();
+    let (of_brokers, rest) = quick_starts.split_once("Then, with either").unwrap();
+    let (either, _) = rest.split_once(DOCKER).unwrap();
+    let (_, of_broker) = of_brokers.split_once(&format!("**{name}**")).unwrap();
+    let of_broker = of_broker.split("\n**").next().unwrap();
+    let mut machine = Machine::new(broker);
+    machine.play(of_broker, str::to_owned);
+    assert_eq!(machine.play(either, str::to_owned), 2);
+    let line = machine.inbox.as_ref().unwrap().recv_timeout(PATIENCE);
+    assert!(line.unwrap().ends_with("  alice: hello"));
+}
+
+#[test]
+fn the_readme_on_mosquitto() {
+    plays_the_readme("Mosquitto", Broker::Mosquitto);
+}
+
+#[test]
+fn the_readme_on_rabbitmq() {
+    plays_the_readme("RabbitMQ", Broker::Rabbit4);
 }
 
 #[test]

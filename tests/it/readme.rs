@@ -12,12 +12,15 @@ use chat21_observer::guide::{CHAPTERS, chapter};
 use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, root, service_token, var};
 use crate::cli::shell;
 use crate::load::Path;
-use crate::quickstart::QUICK_STARTS;
+use crate::quickstart::{DOCKER, FROM_NOTHING, QUICK_STARTS, readme};
 use crate::wire::Wire;
 
-/// The README, then every chapter of the guide but the quick starts (`quickstart.rs`).
+/// The README, then every chapter of the guide, without the quick starts (`quickstart.rs`).
 fn documents() -> String {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let readme = readme();
+    let (before, quick_starts) = readme.split_once(FROM_NOTHING).unwrap();
+    let (_, after) = quick_starts.split_once(DOCKER).unwrap();
+    let readme = [before, after].concat();
     let chapters = CHAPTERS
         .iter()
         .filter(|chapter| !QUICK_STARTS.contains(&chapter.name))
@@ -328,7 +331,7 @@ fn the_mosquitto_lines_show_a_conversation() {
         .into_iter()
         .filter(|line| line.starts_with("mosquitto_"))
         .collect();
-    let [inbox, say, refusals, own, control] = &lines[..] else {
+    let [inbox, refusals, say, own, control] = &lines[..] else {
         panic!("{lines:?}")
     };
     let bedded = |line: &str| {

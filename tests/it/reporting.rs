@@ -455,7 +455,8 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
         &observer,
         &["--user", "u02", "--outcome", "refused", "--json"],
     );
-    for watch in [&all, &some] {
+    let payloads = Watch::start(&observer, &["--user", "u01", "--payload"]);
+    for watch in [&all, &some, &payloads] {
         assert_eq!(
             watch.said.recv_timeout(PATIENCE).unwrap(),
             format!(
@@ -485,12 +486,18 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     }
     insta::with_settings!({filters => vec![
         (r"\d\d:\d\d:\d\d\.\d\d\d", "hh:mm:ss.mmm"),
-        (r"\d+ us", "N us"),
+        // As wide as the app's name leaves it.
+        (r" +[0-9.]+ m?s", " N ms"),
         (r"[0-9a-f]{8}-[0-9a-f-]{27}", "MESSAGE-ID"),
         (app.as_str(), "APP"),
     ]}, {
         insta::assert_snapshot!("watch", lines.join("\n"));
     });
+    let payloads = [payloads.line(), payloads.line()].join("\n");
+    assert!(
+        payloads.contains(&format!("{}  {{\"text\":\"hi\"}}", outgoing("u01"))),
+        "{payloads}"
+    );
     let line: Value = serde_json::from_str(&some.line()).unwrap();
     assert_eq!(
         (&line["recipient"], &line["reason"]),

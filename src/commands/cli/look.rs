@@ -77,6 +77,9 @@ pub(in crate::commands) struct WatchArgs {
     /// Show what is published and never read, with the topic that was probably meant
     #[arg(long, conflicts_with_all = ["users", "outcomes"])]
     pub(in crate::commands) lost: bool,
+    /// Show what users publish, too, with the rights of this login
+    #[arg(long, conflicts_with_all = ["lost", "json"])]
+    pub(in crate::commands) payload: bool,
     #[command(flatten)]
     pub(in crate::commands) format: Format,
     #[command(flatten)]

@@ -7,21 +7,23 @@
 mod lost;
 mod text;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use self::text::{line_text, status_text};
+use self::text::{Passed, line_text, payload_text, status_text};
 use super::cli::{Format, WatchArgs};
 use super::init_quiet_log;
 use super::output::{Output, OutputError};
-use super::text::shown;
+use super::text::{shown, terminal_width};
 use crate::config::Config;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};
+use crate::protocol::message::Received;
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
 use crate::telemetry::operator_command::CommandTopic;
 use crate::telemetry::service_topics::ServiceTopics;
@@ -45,6 +47,7 @@ pub(super) async fn run(args: &WatchArgs, out: Output) -> anyhow::Result<ExitCod
     let filters = Filters {
         users: &args.users,
         outcomes: &args.outcomes,
+        payloads: args.payload,
     };
     let what = match args.lost {
         true => What::Lost,
@@ -73,9 +76,21 @@ struct Filters<'a> {
     users: &'a [String],
     /// With one of these outcomes; all, if there are none.
     outcomes: &'a [String],
+    /// Whether what users publish is shown, too.
+    payloads: bool,
 }
 
 impl Filters<'_> {
+    /// Whether the payload of a message on this topic is shown.
+    fn show_payload(self, topic: &[u8]) -> bool {
+        let names = |user: &String| {
+            topic
+                .split(|b| *b == b'/')
+                .any(|level| level == user.as_bytes())
+        };
+        self.users.is_empty() || self.users.iter().any(names)
+    }
+
     fn show(self, line: &Line) -> bool {
         let is = |user: &String| {
             let user = Some(user);
@@ -151,6 +166,10 @@ struct Watcher<'a> {
     heard: Heard,
     /// The status line printed last, to print changes only.
     printed_status: String,
+    /// What has passed since the trace was asked for.
+    passed: Passed,
+    /// The width of the terminal, if it is one.
+    width: Option<usize>,
 }
 
 impl<'a> Watcher<'a> {
@@ -164,6 +183,9 @@ impl<'a> Watcher<'a> {
             ProbeClient::connect(config.visitor_links("watch"), Session::Clean).await?;
         let topics = ServiceTopics::new(&config.name, "");
         subscribe(&mut client, &topics).await?;
+        if filters.payloads {
+            subscribe_to(&mut client, &config.rules.router.layouts.filters()).await?;
+        }
         let began = Instant::now();
         Ok(Self {
             config,
@@ -176,6 +198,8 @@ impl<'a> Watcher<'a> {
             ask_at: began,
             heard: Heard::Waiting,
             printed_status: String::new(),
+            passed: Passed::default(),
+            width: terminal_width(),
         })
     }
 
@@ -184,6 +208,7 @@ impl<'a> Watcher<'a> {
         loop {
             let now = Instant::now();
             if now >= self.ask_at {
+                self.sum_up();
                 self.ask_for_trace().await?;
                 backoff.reset();
                 self.ask_at = now + ASK_EVERY;
@@ -198,7 +223,7 @@ impl<'a> Watcher<'a> {
                     self.handle_status(&received.payload);
                 }
                 Ok(received) => {
-                    if let Err(error) = self.print(&received.payload) {
+                    if let Err(error) = self.print(&received) {
                         self.client.leave().await;
                         return Err(error.into());
                     }
@@ -248,21 +273,43 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// Prints a line of trace, if it passes the filters.
-    fn print(&self, payload: &[u8]) -> Result<(), OutputError> {
+    /// Says on a terminal what has passed.
+    fn sum_up(&mut self) {
+        let passed = std::mem::take(&mut self.passed);
+        if let Some(text) = passed.text(ASK_EVERY)
+            && std::io::stderr().is_terminal()
+        {
+            self.out.message(text);
+        }
+    }
+
+    /// Prints a line of trace or a payload, if it passes the filters.
+    fn print(&mut self, received: &Received) -> Result<(), OutputError> {
+        if !received.topic.starts_with(self.topics.trace("").as_bytes()) {
+            return self.print_payload(received);
+        }
         // Another version of the observer may add fields. What does not parse is no line.
-        let Ok(line) = serde_json::from_slice::<Line>(payload) else {
+        let Ok(line) = serde_json::from_slice::<Line>(&received.payload) else {
             return Ok(());
         };
         if !self.filters.show(&line) {
             return Ok(());
         }
+        self.passed.count(&line);
         if self.format.json {
             // JSON may hold control characters above ASCII unescaped.
-            self.out.line(shown(&String::from_utf8_lossy(payload)))
+            self.out
+                .line(shown(&String::from_utf8_lossy(&received.payload)))
         } else {
-            self.out.coloured_line(&line_text(&line))
+            self.out.coloured_line(&line_text(&line, self.width))
         }
+    }
+
+    fn print_payload(&self, received: &Received) -> Result<(), OutputError> {
+        if !self.filters.show_payload(&received.topic) {
+            return Ok(());
+        }
+        self.out.coloured_line(&payload_text(received))
     }
 }
 
@@ -272,8 +319,15 @@ async fn subscribe(client: &mut ProbeClient, topics: &ServiceTopics) -> Result<(
         filter: TopicFilter::parse(text).expect("a filter"),
         retained: true,
     };
-    let wanted = [filter(&topics.trace("+")), filter(topics.status.as_str())];
-    let granted = client.subscribe_to(&wanted).await?;
+    subscribe_to(
+        client,
+        &[filter(&topics.trace("+")), filter(topics.status.as_str())],
+    )
+    .await
+}
+
+async fn subscribe_to(client: &mut ProbeClient, wanted: &[Subscription]) -> Result<(), LinkError> {
+    let granted = client.subscribe_to(wanted).await?;
     for (wanted, granted) in wanted.iter().zip(granted) {
         if let Err(reason) = granted {
             let filter = wanted.filter.as_str();
@@ -300,6 +354,7 @@ mod tests {
             let filters = Filters {
                 users: &users,
                 outcomes: &outcomes,
+                payloads: false,
             };
             filters.show(&line)
         };
