@@ -191,6 +191,7 @@ impl Scope for Access {
         "layouts",
         "presence-enabled",
         "store",
+        "state-dir",
         "broker",
         "username",
         "jwt-key-file",
@@ -200,7 +201,7 @@ impl Scope for Access {
         "window",
         "session-expiry",
     ];
-    const WITHOUT_FLAG: &'static [&'static str] = &["state-dir", "name"];
+    const WITHOUT_FLAG: &'static [&'static str] = &["name"];
     const COMMON: &'static [&'static str] = &["app", "layouts", "username"];
 }
 
@@ -216,8 +217,10 @@ impl Scope for Tokens {
         "jwt-audience",
         "layouts",
         "presence-enabled",
+        "store",
+        "state-dir",
     ];
-    const WITHOUT_FLAG: &'static [&'static str] = &["app", "store", "state-dir", "name"];
+    const WITHOUT_FLAG: &'static [&'static str] = &["app", "name"];
     const COMMON: &'static [&'static str] = &["jwt-key-file"];
 }
 
@@ -283,8 +286,8 @@ mod tests {
         check::<StorePlace>(3);
         check::<NewStore>(3);
         check::<GroupChange>(24);
-        check::<Access>(12);
-        check::<Tokens>(6);
+        check::<Access>(13);
+        check::<Tokens>(8);
         check::<Endpoint>(1);
     }
 }

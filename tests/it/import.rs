@@ -349,9 +349,12 @@ fn a_line_that_cannot_be_imported_is_named_and_the_others_are_imported() {
     let state = dir.path().join("state");
     let done = import(&state, &["--messages", messages]);
     assert_eq!(done.status.code(), Some(1), "{done:?}");
+    let store = state.join("observer.db").display().to_string();
+    let said = text(&done.stderr).replace(messages, "FILE");
     assert_eq!(
-        text(&done.stderr).replace(messages, "FILE"),
-        "FILE, line 3: it is not JSON\n\
+        said.replace(&store, "STORE"),
+        "a new store is made: STORE\n\
+         FILE, line 3: it is not JSON\n\
          FILE, line 5: conversWith holds '/', which no identifier may hold\n\
          FILE, line 6: status 7 is none that a stored message has: 100, 150, 200, 250, 300\n"
     );

@@ -435,7 +435,7 @@ fn a_fault_holds_everything_back(
         let start = Instant::now();
         loop {
             let output = crate::bed::binary()
-                .args(["health", "--http-listen", http, "--store", "none"])
+                .args(["health", "--http-listen", http])
                 .output()
                 .unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
