@@ -135,8 +135,8 @@ class Person {
   #refused({ peer, reason, detail, id }) {
     const chat = this.#chat(peer);
     chat.rows.get(id)?.item.remove();
-    const item = make("li", "refused"), why = detail ?? HINTS[reason];
-    item.append("Refused: ", make("strong", "", reason), why ? ` (${why})` : "");
+    const item = make("li", "refused"), why = [HINTS[reason], detail].filter(Boolean);
+    item.append("Refused: ", make("strong", "", reason), ...why.map((text) => `; ${text}`));
     this.#append(chat, item);
   }
 
