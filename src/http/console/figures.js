@@ -5,7 +5,10 @@ const FEWEST = 30; // The line begins a minute wide.
 const SVG = "http://www.w3.org/2000/svg";
 
 const whole = (n) => Math.round(n).toLocaleString("en");
-const short = (n) => (n >= 100 || Number.isInteger(n) ? whole(n) : n.toFixed(n >= 10 ? 1 : 2));
+const short = (n) => {
+  if (n >= 100 || Number.isInteger(n)) return whole(n);
+  return n < 0.01 ? "<0.01" : n.toFixed(n >= 10 ? 1 : 2);
+};
 const total = (counts) => Object.values(counts).reduce((sum, n) => sum + n, 0);
 const listed = (counts) => {
   const sorted = Object.entries(counts).sort((a, b) => b[1] - a[1]);

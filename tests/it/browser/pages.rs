@@ -29,8 +29,13 @@ impl Demo {
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let host = [127, high, low, STARTED.fetch_add(1, Ordering::Relaxed)];
         let host = Ipv4Addr::from(host).to_string();
+        Self::with(&["--port", "0", "--listen", &host])
+    }
+
+    fn with(args: &[&str]) -> Self {
         let mut child = binary()
-            .args(["demo", "--port", "0", "--listen", &host])
+            .arg("demo")
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -71,7 +76,10 @@ struct Scene {
 
 impl Scene {
     fn open() -> Self {
-        let demo = Demo::start();
+        Self::of(Demo::start())
+    }
+
+    fn of(demo: Demo) -> Self {
         let mut browser = Browser::start();
         let console = browser.open(&format!("{}/", demo.url));
         browser.until(
@@ -321,7 +329,7 @@ const CAROL: &str = r#"import("/chat21-client.js").then(({ Chat21Client }) => {
 #[ignore = "scripts/screenshots runs it"]
 fn pictures() {
     let place = PathBuf::from(std::env::var("SCREENSHOTS").expect("where pictures go"));
-    let mut scene = Scene::open();
+    let mut scene = Scene::of(Demo::with(&[]));
     scene.is_now("bob", "away");
     for (user, text) in [
         ("alice", "Shall we meet at eight?"),
