@@ -4,6 +4,7 @@
 //! The broker is one of the test bed's, started with the settings that the lines write. Small
 //! scripts, first on the path, stand in for the programs on a reader's machine.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::bed::{Broker, fresh_app, in_the_bed, root, signal, var, wait_for};
+use crate::bed::{Broker, PATIENCE, fresh_app, in_the_bed, root, signal, var, wait_for};
 use crate::guarded::brokers;
 use crate::http::free_port;
 
