@@ -28,8 +28,8 @@ fn told(args: &[&str], env: &[(&str, &str)]) -> String {
         .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
     let last = steps.last().unwrap();
     assert_eq!(
-        (output.status.code(), &last["step"]),
-        (Some(1), &"stopped here".into()),
+        (output.status.code(), &last["step"], &last["outcome"]),
+        (Some(1), &"login".into(), &"failed".into()),
         "{text}"
     );
     last["detail"].as_str().unwrap().to_owned()
