@@ -9,8 +9,8 @@ pub(super) const OBSERVABILITY: Group = Group {
             "http-listen",
             "ADDR",
             "127.0.0.1:9180",
-            "Address of the console, /livez, /readyz and /metrics, or a port of 127.0.0.1; none: no such \
-             endpoint.",
+            "Address of the console, /livez, /readyz and /metrics, or a port of 127.0.0.1; none: \
+             no such endpoint.",
         )
         .brief("Health, metrics, console [default: 127.0.0.1:9180]"),
         value(
