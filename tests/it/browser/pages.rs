@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde_json::Value;
 
 use super::driver::{Browser, Page};
-use crate::bed::{PATIENCE, binary};
+use crate::bed::{PATIENCE, binary, signal};
 use crate::http::call_at;
 use crate::wire::{Wire, packet};
 
@@ -61,7 +61,8 @@ impl Demo {
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // So that it takes its files with it.
+        signal(self.child.id(), "TERM");
         let _ = self.child.wait();
     }
 }
