@@ -48,8 +48,8 @@ pub(in crate::commands) fn clock(millis: u64) -> String {
     time.get(11..23).unwrap_or(&time).to_owned()
 }
 
-/// The width of the terminal that standard output is, in columns. `None` for a pipe or a file, whose
-/// lines are left as they are.
+/// The width of the terminal that standard output is, in columns. `None` for a pipe or a file,
+/// whose lines are left as they are.
 pub(in crate::commands) fn terminal_width() -> Option<usize> {
     let (columns, _) = terminal_size::terminal_size_of(std::io::stdout())?;
     Some(usize::from(columns.0))
