@@ -1,5 +1,5 @@
-//! What people deploy: the unit, the image, the files for Compose and Kubernetes. Each is checked by
-//! the program that reads it, or tried on a broker.
+//! What people deploy: the unit, the image, the files for Compose and Kubernetes. Each is checked
+//! by the program that reads it, or tried on a broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::read_to_string;
