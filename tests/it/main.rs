@@ -48,6 +48,7 @@ mod redteam;
 mod refusals;
 mod relay;
 mod reporting;
+mod screens;
 mod script;
 mod scripts;
 mod secrets;

@@ -34,7 +34,6 @@ struct Fields {
     text: Option<String>,
     status: Option<i64>,
     reason: Option<String>,
-    detail: Option<String>,
 }
 
 /// A publish as a line for a terminal, with colours. `None` for what is neither a user's nor for a
@@ -111,10 +110,7 @@ fn said(fields: &Fields, payload: &[u8]) -> String {
 /// What a user received. A message's text is left out: its sender's line has it.
 fn heard(fields: &Fields) -> String {
     match (&fields.reason, fields.status) {
-        (Some(reason), _) => match &fields.detail {
-            Some(detail) => format!("{}: {}", shown(reason), shown(detail)),
-            None => shown(reason),
-        },
+        (Some(reason), _) => shown(reason),
         (None, Some(status)) => format!("{status} {}", status_word(status)),
         (None, None) => String::new(),
     }
@@ -185,8 +181,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             line,
-            "  alice   ← users/alice/messages/bob/clientrejected         \
-             not-json: line 1, column 2\n\
+            "  alice   ← users/alice/messages/bob/clientrejected         not-json\n\
             \x20           the payload must be a JSON object, such as {\"text\":\"hello\"}"
         );
     }

@@ -28,11 +28,11 @@ pub(super) fn status_text(name: &str, broker: &str, status: &Status) -> String {
 /// Columns of a terminal from which a line has more than its first fields.
 const MEDIUM: usize = 100;
 const WIDE: usize = 140;
-/// How wide who wrote to whom is, at least.
-const ROUTE_WIDTH: usize = 34;
+/// How wide who wrote to whom is, at least: on a terminal that is not wide, and elsewhere.
+const ROUTE_WIDTHS: (usize, usize) = (28, 34);
 
 /// A line of trace on one line, with colours. On a terminal that is not wide, what would not fit is
-/// left out: the identifier, the number of publishes, what a reason means.
+/// left out: the kind, the identifier, the number of publishes, what a reason means.
 pub(super) fn line_text(line: &Line, width: Option<usize>) -> String {
     let colour = match line.outcome.as_str() {
         "forwarded" => AnsiColor::Green,
@@ -43,12 +43,14 @@ pub(super) fn line_text(line: &Line, width: Option<usize>) -> String {
     let dim = Style::new().dimmed();
     let what = line.layout.as_deref().unwrap_or(&line.kind);
     let fits = |columns| width.is_none_or(|width| width >= columns);
+    let (what, route) = match fits(MEDIUM) {
+        true => (format!("{:<12} ", shown(what)), route(line, ROUTE_WIDTHS.1)),
+        false => (String::new(), route(line, ROUTE_WIDTHS.0)),
+    };
     let mut text = format!(
-        "{dim}{}{dim:#} {outcome}{:<9}{outcome:#} {:<12} {} {:>8}",
+        "{dim}{}{dim:#} {outcome}{:<9}{outcome:#} {what}{route} {:>8}",
         clock(line.at),
         shown(&line.outcome),
-        shown(what),
-        route(line),
         took(line.micros),
     );
     if let Some(reason) = &line.reason {
@@ -121,10 +123,10 @@ impl Passed {
 }
 
 /// Who wrote to whom, or the topic where it does not tell.
-fn route(line: &Line) -> String {
+fn route(line: &Line, width: usize) -> String {
     let (bold, dim) = (Style::new().bold(), Style::new().dimmed());
     let Some(app) = &line.app else {
-        return format!("{:<ROUTE_WIDTH$}", shown(&line.topic));
+        return format!("{:<width$}", shown(&line.topic));
     };
     let sender = match &line.sender {
         Some(sender) => shown(sender),
@@ -137,7 +139,7 @@ fn route(line: &Line) -> String {
     let app = shown(app);
     // Behind the text: a colour has no width.
     let length = app.chars().count() + 1 + who.chars().count();
-    let padding = " ".repeat(ROUTE_WIDTH.saturating_sub(length));
+    let padding = " ".repeat(width.saturating_sub(length));
     format!("{dim}{app}{dim:#} {bold}{who}{bold:#}{padding}")
 }
 
