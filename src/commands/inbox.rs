@@ -17,9 +17,12 @@ use super::user::User;
 use crate::connections::probe_client::ProbeClient;
 use crate::mqtt::{Cause, LinkError};
 use crate::protocol::message::Received;
+use crate::telemetry::clock::Clock;
 
 /// How long the observer may take for a page of history.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How far history goes back before it begins at the very first message: some seven years.
+const FURTHEST_HOURS: u64 = 1 << 16;
 /// Messages asked for at a time.
 const PAGE: usize = 500;
 /// How long to wait for the next message when nothing has to come.
@@ -63,15 +66,41 @@ pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCod
     }
 }
 
-/// The last `wanted` stored messages, oldest first.
+/// The last `wanted` stored messages, oldest first, and what came live meanwhile.
+///
+/// A fetch begins at a time and goes forward: so it begins shortly before now, and further back as
+/// long as there are too few.
 async fn history(
     client: &mut ProbeClient,
     user: &User,
     wanted: usize,
 ) -> anyhow::Result<VecDeque<Received>> {
+    let now = Clock.now().wall.as_millis();
+    let mut live = VecDeque::new();
+    let mut hours = Some(1);
+    loop {
+        let since = hours.map_or(0, |hours: u64| now.saturating_sub(hours * 3_600_000));
+        let mut newest = pages(client, user, (since, wanted), &mut live).await?;
+        if newest.len() >= wanted || since == 0 {
+            newest.append(&mut live);
+            return Ok(newest);
+        }
+        hours = hours
+            .filter(|hours| *hours < FURTHEST_HOURS)
+            .map(|hours| hours * 8);
+    }
+}
+
+/// The last messages of those stored since a time, at most so many. What comes live is put aside.
+async fn pages(
+    client: &mut ProbeClient,
+    user: &User,
+    (mut since, wanted): (u64, usize),
+    live: &mut VecDeque<Received>,
+) -> anyhow::Result<VecDeque<Received>> {
     let done = user.own("inbox/clientupdated");
+    let rejected = user.own("inbox/clientrejected");
     let mut newest = VecDeque::new();
-    let mut since = 0;
     loop {
         let page = json!({"since": since, "limit": PAGE}).to_string();
         client.publish(user.fetch(), Bytes::from(page)).await?;
@@ -79,15 +108,23 @@ async fn history(
             let received = client.message(PATIENCE).await.map_err(|error| {
                 anyhow::anyhow!("no stored messages: {error}. Does an observer with a store run?")
             })?;
+            let body: Value = serde_json::from_slice(&received.payload).unwrap_or_default();
+            if received.topic == rejected.as_str() {
+                let why = refusal_text(&body).unwrap_or_default();
+                anyhow::bail!("stored messages are refused: {why}");
+            }
             if received.topic != done.as_str() {
-                newest.push_back(received);
+                if body["__history"] == true {
+                    newest.push_back(received);
+                } else {
+                    live.push_back(received);
+                }
                 if newest.len() > wanted {
                     newest.pop_front();
                 }
                 continue;
             }
-            let answer: Value = serde_json::from_slice(&received.payload)?;
-            match (answer["more"].as_bool(), answer["next"].as_u64()) {
+            match (body["more"].as_bool(), body["next"].as_u64()) {
                 (Some(true), Some(next)) if next > since => since = next,
                 _ => return Ok(newest),
             }
@@ -115,7 +152,9 @@ impl Printer<'_> {
             let payload = payload.unwrap_or_else(|_| {
                 Value::String(String::from_utf8_lossy(&received.payload).into_owned())
             });
-            self.out.line(json!({"topic": topic, "payload": payload}))?;
+            let line = json!({"topic": topic, "payload": payload});
+            // JSON may hold control characters above ASCII unescaped.
+            self.out.line(shown(&line.to_string()))?;
         } else {
             self.out.coloured_line(&line)?;
         }

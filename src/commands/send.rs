@@ -140,7 +140,9 @@ impl Sent<'_> {
             return Some(Answer::Forwarded(text("message_id")?));
         }
         // A payload that cannot be read leaves no mark in its refusal.
-        if received.topic == self.rejected.as_str() && (is_own || mark.is_none()) {
+        if received.topic == self.rejected.as_str()
+            && (is_own || mark.is_none() || self.mark.is_none())
+        {
             return Some(Answer::Refused(refusal_text(&body)?));
         }
         None
@@ -197,5 +199,20 @@ mod tests {
                 "banned: until noon: the operator has banned the sender".to_owned()
             ))
         );
+    }
+
+    #[test]
+    fn a_raw_payload_has_a_mark_of_its_own() {
+        let sent = Sent {
+            added: "apps/a/users/alice/messages/bob/clientadded".to_owned(),
+            rejected: "apps/a/users/alice/messages/bob/clientrejected".to_owned(),
+            user: "alice",
+            mark: None,
+        };
+        let refused = r#"{"reason":"not-json","attributes":{"tempUID":"x"}}"#;
+        let topic = sent.rejected.clone();
+        let received = Received::new(topic.into(), refused.into(), false);
+        let answer = sent.answer(&received).unwrap();
+        assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
     }
 }

@@ -62,7 +62,12 @@ pub(super) fn find_store(
             out.message(format_args!("store {}", path.display()));
             Ok(service)
         }
-        (None, Missing::IsMade) if settings_file().is_some() => Ok(service),
+        // Made by another user than the service's, it would be none that the service can open.
+        (None, Missing::IsMade) if settings_file().is_some() => {
+            anyhow::bail!(
+                "the service has no store yet: start it once, or {HINT}; looked at:{looked}"
+            )
+        }
         (None, Missing::IsMade) => Ok(config),
         (None, Missing::IsAnError) => {
             anyhow::bail!("there is no store, {HINT}; looked at:{looked}")

@@ -13,7 +13,9 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use super::output::Output;
 use super::scope::{Everything, Scope, Service, flags, uses};
 use super::service;
-use crate::config::{Config, ConfigErrors, Flags, Setting, Takes, unknown_variables, variable};
+use crate::config::{
+    Config, ConfigErrors, Flags, Origin, Setting, Takes, unknown_variables, variable,
+};
 
 /// The flag that names the settings file. It is not in the table: a file cannot name itself.
 const CONFIG: &str = "config";
@@ -61,7 +63,7 @@ impl<S: Scope> SettingsArgs<S> {
                 let load = |path: &Path| self.load_from(Some(path));
                 service::find_store(config, missing, load, Output)
             }
-            Service::SettingsUnless(names) if file.is_none() && !self.is_given(names) => {
+            Service::SettingsUnless(names) if file.is_none() && !is_given(&config, names) => {
                 match service::settings_file() {
                     Some(path) => {
                         service::tell(path, Output);
@@ -91,13 +93,12 @@ impl<S: Scope> SettingsArgs<S> {
     fn load_from(&self, file: Option<&Path>) -> Result<Config, ConfigErrors> {
         Config::load_only(&uses::<S>, &self.flags, &environment, file)
     }
+}
 
-    fn is_given(&self, names: &[&str]) -> bool {
-        let by_variable = |name: &&str| environment(&variable(name)).is_some();
-        names
-            .iter()
-            .any(|name| self.flags.contains_key(*name) || by_variable(name))
-    }
+/// Whether one of these settings is given, under whichever name.
+fn is_given(config: &Config, names: &[&str]) -> bool {
+    let mut rows = config.in_force.iter();
+    rows.any(|row| names.contains(&row.name) && row.origin != Origin::Default)
 }
 
 /// The names of all environment variables.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::auth::secret::Secret;
-use crate::mqtt::{Proxy, Transport};
+use crate::mqtt::{Proxy, Transport, without_query};
 
 /// Why a URL is not the address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,10 +96,10 @@ pub(super) struct BrokerUrl {
 }
 
 impl BrokerUrl {
-    /// The address as it may be shown: without user and password.
+    /// The address as it may be shown: without user, password and the values in its query.
     pub(super) fn shown(&self) -> String {
         if self.scheme.is_websocket() {
-            self.url.to_string()
+            without_query(self.url.as_str())
         } else {
             format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
         }

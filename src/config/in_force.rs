@@ -68,13 +68,11 @@ fn shown(setting: &Setting, texts: &[String]) -> Option<String> {
     }
     Some(match setting.name {
         name if SECRETS.contains(&name) => MASK.to_owned(),
-        name if URLS.contains(&name) => {
-            let urls: Vec<String> = text
-                .split(',')
-                .map(|url| masked_url(name, url.trim()))
-                .collect();
-            urls.join(",")
+        name if URLS.contains(&name) && matches!(setting.takes, Takes::List(_)) => {
+            let urls = text.split(',').map(|url| masked_url(name, url.trim()));
+            urls.collect::<Vec<String>>().join(",")
         }
+        name if URLS.contains(&name) => masked_url(name, &text),
         _ => text,
     })
 }
@@ -84,7 +82,9 @@ fn masked_url(name: &str, text: &str) -> String {
     if text.is_empty() || text == "none" {
         return text.to_owned();
     }
-    let Ok(mut url) = url::Url::parse(text) else {
+    // Without a host, what stands before a `:` may be a user, and what is behind it a password.
+    let parsed = url::Url::parse(text).ok().filter(url::Url::has_host);
+    let Some(mut url) = parsed else {
         return MASK.to_owned();
     };
     // To other services than the broker and the proxy, the user may be a key.
@@ -118,6 +118,23 @@ mod tests {
         let mut rows = config.in_force.iter();
         let row = rows.find(|row| row.name == name).unwrap();
         (row.value.clone(), row.origin.to_string())
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_shown() {
+        for (url, wanted) in [
+            ("mqtt://observer:12,b:cd@host", "mqtt://observer:***@host"),
+            ("wss://host/mqtt?key=secret", "wss://host/mqtt?***"),
+            ("observer:secret", MASK),
+        ] {
+            assert_eq!(masked_url("broker", url), wanted.replace("***", MASK));
+        }
+        let broker = crate::config::settings().find(|setting| setting.name == "broker");
+        let text = shown(
+            broker.unwrap(),
+            &["mqtt://observer:12,b:cd@host".to_owned()],
+        );
+        assert!(!text.unwrap().contains("12"));
     }
 
     #[test]

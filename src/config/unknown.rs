@@ -7,8 +7,9 @@ use super::suggestion::nearest;
 const PREFIX: &str = "OBSERVER_";
 /// Variables that are no settings: the one that names the file, and one of `demo`.
 const OTHERS: [&str; 2] = ["OBSERVER_CONFIG", "OBSERVER_DEMO_LISTEN"];
-/// Ends of the variables that Kubernetes and Docker make for a service called `observer`.
-const OF_SERVICES: [&str; 3] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];
+/// Parts of the variables that Kubernetes and Docker make for a service called `observer`, or
+/// `observer-` and more.
+const OF_SERVICES: [&str; 3] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
 
 /// The mistakes among variables of these names: each that is no setting, with the one that is
 /// probably meant.
@@ -31,7 +32,7 @@ pub fn unknown_variables(found: impl Iterator<Item = String>) -> Vec<ConfigError
 }
 
 fn is_of_service(name: &str) -> bool {
-    OF_SERVICES.iter().any(|end| name.ends_with(end)) || name.contains("_PORT_")
+    name == "OBSERVER_PORT" || OF_SERVICES.iter().any(|part| name.contains(part))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use super::other_protocol::OtherProtocol;
 use crate::auth::credentials::{Credentials, TOKEN_USERNAME, TokenExpired};
-use crate::mqtt::{Cause, LinkError, Symptom, Transport};
+use crate::mqtt::{Cause, LinkError, Symptom, Transport, without_query};
 
 /// The path on which RabbitMQ serves MQTT over WebSocket, and the usual port.
 const RABBITMQ_WEBSOCKET: &str = "15675/ws";
@@ -39,7 +39,7 @@ impl Target<'_> {
         match self.transport {
             Transport::Tcp { host, port } => format!("mqtt://{host}:{port}"),
             Transport::Tls { host, port, .. } => format!("mqtts://{host}:{port}"),
-            Transport::Ws { url } | Transport::Wss { url, .. } => url.clone(),
+            Transport::Ws { url } | Transport::Wss { url, .. } => without_query(url),
         }
     }
 
@@ -48,8 +48,8 @@ impl Target<'_> {
         match self.transport {
             Transport::Tcp { host, port } => format!("mqtts://{host}:{port}"),
             Transport::Tls { host, port, .. } => format!("mqtt://{host}:{port}"),
-            Transport::Ws { url } => url.replacen("ws://", "wss://", 1),
-            Transport::Wss { url, .. } => url.replacen("wss://", "ws://", 1),
+            Transport::Ws { url } => without_query(url).replacen("ws://", "wss://", 1),
+            Transport::Wss { url, .. } => without_query(url).replacen("wss://", "ws://", 1),
         }
     }
 

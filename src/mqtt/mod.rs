@@ -20,4 +20,4 @@ pub use client::Client;
 pub use connection::{Connection, open};
 pub use error::{Cause, LinkError, SubmitError, Symptom, timed_out as no_answer};
 pub use event::{Connected, Delivery, Event, ReasonCode};
-pub use options::{ConnectOptions, Protocol, Proxy, Session, Transport};
+pub use options::{ConnectOptions, Protocol, Proxy, Session, Transport, without_query};

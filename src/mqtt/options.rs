@@ -51,6 +51,14 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// An address without what stands in its query, which may be a key.
+pub fn without_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((address, _)) => format!("{address}?…"),
+        None => url.to_owned(),
+    }
+}
+
 /// How the broker is reached.
 #[derive(Clone, Debug)]
 pub enum Transport {

@@ -121,7 +121,11 @@ impl Outages {
                 let lasted = now.saturating_duration_since(outage.since);
                 Some(Line::Lasting { lasted })
             }
-            State::CatchingUp { since, .. } if now >= since.instant + CATCHING_UP => {
+            State::CatchingUp { outage, since } if now >= since.instant + CATCHING_UP => {
+                if is_faulty {
+                    self.state = State::Out(outage);
+                    return None;
+                }
                 self.over(false)
             }
             State::Passing | State::Faulty { .. } | State::Out(_) | State::CatchingUp { .. } => {
@@ -201,6 +205,19 @@ mod tests {
         let mut outages = Outages::new();
         assert!(!outages.handle_passing(at(now)));
         outages
+    }
+
+    #[test]
+    fn what_is_lost_again_while_catching_up_is_not_ready() {
+        let start = Clock.now().instant;
+        let mut outages = ready(start);
+        assert_eq!(outages.handle_lost(false, start), LOST);
+        assert!(outages.handle_passing(at(start + SECOND)));
+        let late = start + SECOND + CATCHING_UP;
+        assert_eq!(outages.tick(true, late), None);
+        assert!(outages.handle_passing(at(late + SECOND)));
+        let over = outages.tick(false, late + SECOND + CATCHING_UP);
+        assert!(matches!(over, Some(Line::Over { .. })), "{over:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -94,6 +94,29 @@ impl<'de> Visitor<'de> for AttributeMembers<'_> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
+    // What is no object holds no reference, and what follows it may.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
@@ -154,7 +177,18 @@ mod tests {
                 r#"{"message_id":7,"attributes":{"tempUID":"t1"}}"#,
                 r#"{"attributes":{"tempUID":"t1"}}"#,
             ),
-            (r#"{"attributes":"tempUID","message_id":"m1"}"#, "{}"),
+            (
+                r#"{"attributes":"tempUID","message_id":"m1"}"#,
+                r#"{"message_id":"m1"}"#,
+            ),
+            (
+                r#"{"attributes":null,"message_id":"m1"}"#,
+                r#"{"message_id":"m1"}"#,
+            ),
+            (
+                r#"{"attributes":[7,{}],"message_id":"m1"}"#,
+                r#"{"message_id":"m1"}"#,
+            ),
             (r#"["message_id"]"#, "{}"),
             ("no JSON", "{}"),
             ("", "{}"),

@@ -23,6 +23,9 @@ use crate::rules::plan;
 /// The longest user property of a dead letter, in bytes. MQTT allows 65,535; nobody reads that far.
 const MAX_PROPERTY_BYTES: usize = 1_024;
 
+/// The longest refused payload that is read again, to say what is wrong with it. In bytes.
+const MAX_READ_AGAIN: usize = 64 << 10;
+
 #[derive(Serialize)]
 struct Notice<'a> {
     reason: &'a str,
@@ -53,12 +56,17 @@ struct DeadLetter<'a> {
 /// The refusal with what is wrong with the payload, if that is why.
 pub(super) fn with_detail(refused: &Refused, received: &Received) -> Refused {
     let is_about_payload = matches!(refused.reason, Refusal::NotJson | Refusal::NotAnObject);
-    let is_whole = received.payload.len() == received.payload_bytes;
     let mut refused = refused.clone();
-    if refused.detail.is_none() && is_about_payload && is_whole {
+    if refused.detail.is_none() && is_about_payload && is_read_again(received) {
         refused.detail = json::fault(&received.payload).map(String::into_boxed_str);
     }
     refused
+}
+
+/// Whether a refused payload is worth reading a second time: it is whole, and short enough that
+/// somebody who floods with such payloads gains nothing.
+fn is_read_again(received: &Received) -> bool {
+    received.payload_bytes <= MAX_READ_AGAIN && received.payload.len() == received.payload_bytes
 }
 
 /// Tells the sender. `None` where the sender is a service or has no topic to be told on.
@@ -72,8 +80,8 @@ pub(super) fn notice(
     let reason = refused.reason.as_str();
     // What a client sends on its other topics is about something that has a name there.
     let reference = match address.outgoing() {
-        Some(_) => ClientReference::read(&received.payload),
-        None => ClientReference::default(),
+        Some(_) if is_read_again(received) => ClientReference::read(&received.payload),
+        Some(_) | None => ClientReference::default(),
     };
     let notice = Notice {
         reason,

@@ -157,10 +157,11 @@ impl Tracer {
 
     /// Hands a line to whoever looks at the console. Returns it if it is to be published, too.
     pub fn hand_out(&self, line: Line) -> Option<Line> {
-        let published = self.is_on().then(|| line.clone());
-        if self.feed.is_watched() {
-            self.feed.send(line);
+        if !self.feed.is_watched() {
+            return self.is_on().then_some(line);
         }
+        let published = self.is_on().then(|| line.clone());
+        self.feed.send(line);
         published
     }
 

@@ -25,6 +25,8 @@ use crate::rules::router::Router;
 const NOT_TRIED: &str = "not tried: its paths belong to one app, and its users may be writing";
 /// How long TCP holds an acknowledgement back, nearly: 40 ms on Linux.
 const DELAYED_ACK: Duration = Duration::from_millis(35);
+const RUNNING: &str = "messages of this check came twice: an observer serves this broker already. \
+                       Two of them would deliver everything twice";
 const NAGLE: &str = "the broker waits for TCP's delayed acknowledgements (Mosquitto: \
                      set_tcp_nodelay true)";
 const DEAF: &str = "what an observer sends to itself does not come back (a broker may grant a \
@@ -232,7 +234,7 @@ struct Seen {
 impl Seen {
     fn report(&self, report: &mut Report) {
         if self.twice {
-            report.ok("observers", "one is running on this broker already");
+            report.note("observers", RUNNING);
         }
         let (Some(&trip), Some(&answer)) = (self.trips.iter().min(), self.answers.iter().min())
         else {

@@ -166,8 +166,9 @@ struct Watcher<'a> {
     heard: Heard,
     /// The status line printed last, to print changes only.
     printed_status: String,
-    /// What has passed since the trace was asked for.
+    /// What has passed since it was summed up last.
     passed: Passed,
+    counts_since: Instant,
     /// The width of the terminal, if it is one.
     width: Option<usize>,
 }
@@ -199,6 +200,7 @@ impl<'a> Watcher<'a> {
             heard: Heard::Waiting,
             printed_status: String::new(),
             passed: Passed::default(),
+            counts_since: began,
             width: terminal_width(),
         })
     }
@@ -276,7 +278,8 @@ impl<'a> Watcher<'a> {
     /// Says on a terminal what has passed.
     fn sum_up(&mut self) {
         let passed = std::mem::take(&mut self.passed);
-        if let Some(text) = passed.text(ASK_EVERY)
+        let began = std::mem::replace(&mut self.counts_since, Instant::now());
+        if let Some(text) = passed.text(began.elapsed())
             && std::io::stderr().is_terminal()
         {
             self.out.message(text);

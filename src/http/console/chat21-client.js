@@ -89,6 +89,8 @@ export class Chat21Client extends EventTarget {
   publish(path, body) { this.#publish(`${this.#own}/${path}`, body); }
 
   #open() {
+    clearInterval(this.#timer); // Of a connection that is not closed yet.
+    this.#answered = undefined;
     this.#emit("state", "connecting");
     this.#buffer = new Uint8Array();
     const socket = (this.#socket = new WebSocket(this.#options.url, "mqtt"));
@@ -164,6 +166,7 @@ export class Chat21Client extends EventTarget {
     const path = topic.slice(this.#own.length + 1), levels = path.split("/");
     let body;
     try { body = JSON.parse(payload); } catch { return; }
+    if (typeof body !== "object" || body === null) return;
     const [kind, peer] = levels, last = levels.at(-1);
     if (kind === "messages" && last === "clientadded") {
       const key = `${peer}/${body.message_id}`;

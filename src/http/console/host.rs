@@ -53,8 +53,8 @@ mod tests {
         assert!(is_loopback(&HeaderMap::new()));
         for host in [
             "localhost",
-            "localhost:9090",
-            "127.0.0.1:9090",
+            "localhost:9180",
+            "127.0.0.1:9180",
             "127.9.9.9",
             "[::1]:80",
             "LOCALHOST",
@@ -66,7 +66,7 @@ mod tests {
             "evil.example",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
-            "evil.example:9090",
+            "evil.example:9180",
             "192.168.0.1",
             "localhost@evil.example",
             "evil.example#localhost",

@@ -141,9 +141,18 @@ impl Console {
         }
     }
 
-    /// Everything that keeps messages from passing.
+    /// Everything that keeps messages from passing. The words name the broker, its user and where
+    /// the password stands: where others may listen, only what is at fault is named.
     pub fn faults(&self) -> Vec<String> {
-        self.health.faults()
+        let faults = self.health.faults();
+        if self.is_loopback || self.settings.access == Access::On {
+            return faults;
+        }
+        let at_fault = |fault: String| {
+            let (what, _) = fault.split_once(':').unwrap_or((&fault, ""));
+            format!("{what}: the log says why")
+        };
+        faults.into_iter().map(at_fault).collect()
     }
 
     /// All metrics, for Prometheus.
@@ -287,7 +296,7 @@ mod tests {
                 feed: Feed::default(),
                 stop: CancellationToken::new(),
             };
-            Self::new(parts, SocketAddr::from(([127, 0, 0, 1], 9090)))
+            Self::new(parts, SocketAddr::from(([127, 0, 0, 1], 9180)))
         }
     }
 
@@ -297,6 +306,19 @@ mod tests {
             #[cfg(feature = "demo")]
             Answer::Bridge(_) => Some(101),
         }
+    }
+
+    #[test]
+    fn where_others_may_listen_a_fault_names_no_user() {
+        let mut console = Console::for_tests();
+        let fault = "mqtt://b refuses user \"observer\": wrong password? (from a file)";
+        console.health.set_session(Some(fault.to_owned()));
+        assert!(console.faults().join(" ").contains("observer"));
+        console.is_loopback = false;
+        assert_eq!(console.faults()[0], "session: the log says why");
+        assert!(!console.status_text().contains("refuses"));
+        console.settings.access = Access::On;
+        assert!(console.status_text().contains("refuses"));
     }
 
     #[test]

@@ -39,7 +39,7 @@ struct Broker<'a> {
 
 impl Console {
     pub(super) fn status_text(&self) -> String {
-        let faults = self.health.faults();
+        let faults = self.faults();
         let now = self.clock.now().instant;
         let connected = self.health.connected();
         let shows = self.shows_messages();
