@@ -54,6 +54,9 @@ pub struct RabbitMq<'a> {
 const MAX_SUBSCRIPTION_TTL: u64 = u32::MAX as u64;
 
 const MOSQUITTO_CONF: &str = "\
+# For this machine alone. For others, too: listener 1883, or better 8883 with certfile and keyfile.
+# Without a listener Mosquitto 2.0 lets clients in without a login, whatever the next line says.
+listener 1883 localhost
 allow_anonymous false
 per_listener_settings false
 password_file /etc/mosquitto/passwd
@@ -117,8 +120,15 @@ fn rabbitmq_conf(about: &RabbitMq<'_>) -> String {
             format!("mqtt.max_session_expiry_interval_seconds = {seconds}")
         }
     };
+    let (versions, other) = match about.version {
+        RabbitMqVersion::Before3_13 => {
+            ("3.8 to 3.12", "for newer versions leave --before-3.13 out")
+        }
+        RabbitMqVersion::Since3_13 => ("3.13 and newer", "for older versions add --before-3.13"),
+    };
     format!(
         "\
+# For RabbitMQ {versions}; {other}.
 mqtt.allow_anonymous = false
 mqtt.vhost = /
 mqtt.exchange = amq.topic

@@ -85,6 +85,9 @@ fn list(
         out.json(&groups)?;
         return Ok(());
     }
+    if groups.is_empty() {
+        out.message("no groups");
+    }
     for group in &groups {
         out.line(format_args!(
             "{} {} {} members",

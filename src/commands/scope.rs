@@ -104,6 +104,7 @@ impl Scope for Connection {
         LOG[0],
         LOG[1],
     ];
+    const WARNS_OF_VARIABLES: bool = true;
     const COMMON: &'static [&'static str] =
         &["broker", "username", "password-file", "ca-file", "name"];
     const SERVICE: Service = Service::SettingsUnless(&["broker"]);
@@ -124,6 +125,7 @@ impl Scope for UserConnection {
         LOG[0],
         LOG[1],
     ];
+    const WARNS_OF_VARIABLES: bool = true;
     const COMMON: &'static [&'static str] = &["broker", "username", "password-file", "app"];
 }
 

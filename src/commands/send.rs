@@ -28,10 +28,14 @@ pub(super) async fn run(args: &SendArgs, out: Output) -> anyhow::Result<ExitCode
     init_quiet_log(&config);
     let user = User::of(args.user.as_deref(), &config)?;
     user_id("recipient", &args.recipient)?;
-    let text = match args.text.as_str() {
-        "-" => std::io::read_to_string(std::io::stdin())?,
-        text => text.to_owned(),
+    let text = match &args.text[..] {
+        [only] if only == "-" => std::io::read_to_string(std::io::stdin())?,
+        words => words.join(" "),
     };
+    anyhow::ensure!(
+        args.raw || !text.trim().is_empty(),
+        "the message has no text"
+    );
     let mark = random_id();
     let payload = match args.raw {
         true => text,
@@ -50,9 +54,9 @@ pub(super) async fn run(args: &SendArgs, out: Output) -> anyhow::Result<ExitCode
     };
     let mut client = user.connect().await?;
     let began = Instant::now();
-    client
-        .publish(user.outgoing(&args.recipient), Bytes::from(payload))
-        .await?;
+    let topic = user.outgoing(&args.recipient);
+    let published = client.publish(topic.clone(), Bytes::from(payload)).await;
+    published.map_err(|error| user.not_allowed(error, topic.as_str()))?;
     let answer = loop {
         match client
             .message(PATIENCE.saturating_sub(began.elapsed()))

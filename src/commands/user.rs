@@ -14,7 +14,7 @@ use crate::protocol::topic::{TopicFilter, TopicName};
 
 /// The app of stock clients.
 const STOCK_APP: &str = "tilechat";
-const NOBODY: &str = "no user is named, and the settings log in as nobody";
+const NOBODY: &str = "no user is named: name one, or log in as them (--username)";
 
 /// A user of an app.
 pub(super) struct User {
@@ -59,7 +59,8 @@ impl User {
         let filter = format!("apps/{}/users/{}/#", self.app, self.name);
         let granted = client
             .subscribe(&[TopicFilter::parse(&filter).expect("made of identifiers")])
-            .await?;
+            .await
+            .map_err(|error| self.not_allowed(error, &filter))?;
         match granted.first() {
             Some(Err(reason)) => {
                 let text = format!("the broker refuses the subscription to {filter}: {reason}");
@@ -67,6 +68,23 @@ impl User {
             }
             Some(Ok(_)) | None => Ok(client),
         }
+    }
+
+    /// An error about a topic, with what it may mean: RabbitMQ closes the connection on what a user
+    /// may not do, and does so on topics that its permissions do not name.
+    pub(super) fn not_allowed(&self, error: LinkError, topic: &str) -> LinkError {
+        if !matches!(
+            error.cause,
+            Cause::Closed | Cause::ClosedOnSubscribe | Cause::NotAuthorized
+        ) {
+            return error;
+        }
+        let login = match self.links.credentials.username() {
+            Some(login) => format!("{login:?}"),
+            None => "who logs in".to_owned(),
+        };
+        let text = format!("{error}: may {login} use {topic}? (chat21-observer acl)");
+        LinkError::new(error.cause, text)
     }
 
     /// The topic of a message to a user or a group.

@@ -74,6 +74,9 @@ fn list(
         out.json(&deliveries)?;
         return Ok(());
     }
+    if deliveries.is_empty() {
+        out.message("no deliveries");
+    }
     let now = Clock.now().wall;
     for delivery in &deliveries {
         out.line(line(delivery, now))?;

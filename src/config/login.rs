@@ -52,8 +52,9 @@ pub(super) fn read_credentials(
     let mut given = given_sources(reader, url_password).into_iter();
     let (first, second) = (given.next(), given.next());
     if let (Some((first, _)), Some((second, _))) = (&first, &second) {
-        let fault =
-            format!("a password or token is given here and by {first}: one of them is enough");
+        let origin = reader.values.get(*first).map(|given| &given.origin);
+        let place = origin.map_or_else(|| format!("--{first}"), |origin| origin.place(first));
+        let fault = format!("a password or token is given here and in {place}: one is enough");
         reader.fail(second, fault);
     }
     let Some((name, source)) = first else {
@@ -164,8 +165,8 @@ mod tests {
                 ]
             ),
             Err(vec![
-                "OBSERVER_TOKEN_FILE: a password or token is given here and by password: \
-             one of them is enough"
+                "OBSERVER_TOKEN_FILE: a password or token is given here and in \
+             OBSERVER_PASSWORD: one is enough"
                     .to_owned()
             ])
         );

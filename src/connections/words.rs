@@ -4,7 +4,7 @@
 //! the cause is not certain the text asks.
 
 use super::other_protocol::OtherProtocol;
-use crate::auth::credentials::{Credentials, TOKEN_USERNAME, TokenExpired};
+use crate::auth::credentials::{Credentials, TokenExpired};
 use crate::mqtt::{Cause, LinkError, Symptom, Transport, without_query};
 
 /// The path on which RabbitMQ serves MQTT over WebSocket, and the usual port.
@@ -188,9 +188,11 @@ fn login_refused(target: &Target<'_>) -> String {
                  and made for this broker?"
             ),
         },
-        (user, Some(origin)) => {
-            // A login needs a name, and this one stands for none.
-            let user = user.unwrap_or(TOKEN_USERNAME);
+        (None, Some(origin)) => format!(
+            " refuses the login: a password is given ({origin}), and no user: \
+             name them with --username or in --broker"
+        ),
+        (Some(user), Some(origin)) => {
             format!(" refuses user {user:?}: wrong password? ({origin})")
         }
     }

@@ -22,14 +22,19 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 pub fn service_client(limit: Duration) -> Result<reqwest::Client, reqwest::Error> {
     // It fails where a provider is installed already: then that one is used.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    reqwest::Client::builder()
-        .timeout(limit)
-        .redirect(reqwest::redirect::Policy::none())
-        // The services are near, and the answer of a proxy would be taken for theirs.
-        .no_proxy()
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
+    let builder = || {
+        reqwest::Client::builder()
+            .timeout(limit)
+            .redirect(reqwest::redirect::Policy::none())
+            // The services are near, and the answer of a proxy would be taken for theirs.
+            .no_proxy()
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .user_agent(concat!("chat21-observer/", env!("CARGO_PKG_VERSION")))
+    };
+    // It fails on a machine without CA certificates. Plain HTTP needs none: then TLS trusts nobody.
+    builder()
         .build()
+        .or_else(|_| builder().tls_certs_only([]).build())
 }
 
 /// The innermost cause of an error. The outer texts name the URL, which may hold a secret.

@@ -63,8 +63,8 @@ fn a_broker_that_is_not_set_up_passes_with_notes() {
         "✓ round trip     7 kinds of message, each answered\n",
         "the broker waits for TCP's delayed acknowledgements (Mosquitto: set_tcp_nodelay true)\n",
         "! waiting        1000 of 1200 messages arrive that were sent to a client while away: the \
-         broker drops what exceeds its limit for a client that is away (Mosquitto: max_queued_messages 0; EMQX: \
-         max_mqueue_len 0)\n",
+         broker drops what exceeds its limit for a client that is away \
+         (Mosquitto: max_queued_messages 0; EMQX: max_mqueue_len 0)\n",
         "\nmessages pass\n",
     ] {
         assert!(said.contains(wanted), "{wanted:?} is not in:\n{said}");

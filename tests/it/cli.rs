@@ -168,7 +168,7 @@ fn explain_knows_every_topic_and_looks_into_the_store() {
             "apps/a/outgoing/users/alice/messages/group-1/outgoing",
             &[
                 "stores     copy in the timeline of group-1 with group-1, status 100",
-                "stores     1 copies in timelines, status 150",
+                "stores     copies in 1 timelines, status 150",
                 "observer.db yet: as if it were empty",
             ],
         ),

@@ -94,7 +94,10 @@ fn texts() -> Vec<(String, String)> {
                     .map(|it| it.unwrap().path()),
             );
         } else {
-            found.push((path.display().to_string(), read_to_string(&path).unwrap()));
+            // Pictures name no image.
+            if let Ok(text) = read_to_string(&path) {
+                found.push((path.display().to_string(), text));
+            }
         }
     }
     found

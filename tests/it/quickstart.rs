@@ -280,11 +280,16 @@ impl Machine {
     /// Debian's Mosquitto with Debian's configuration, in which only the paths are others.
     fn start_debians_mosquitto(&mut self) {
         let inside = self.inside();
+        let port = self.port.to_string();
         let there = |text: &str| {
-            text.replace("/etc/mosquitto", &format!("{inside}/mosquitto"))
-                .replace("/run/mosquitto/", &format!("{inside}/data/"))
-                .replace("/var/lib/mosquitto/", &format!("{inside}/data/"))
-                .replace("/var/log/mosquitto/", &format!("{inside}/data/"))
+            text.replace(
+                "\nlistener 1883 localhost\n",
+                &format!("\nlistener {port} localhost\n"),
+            )
+            .replace("/etc/mosquitto", &format!("{inside}/mosquitto"))
+            .replace("/run/mosquitto/", &format!("{inside}/data/"))
+            .replace("/var/lib/mosquitto/", &format!("{inside}/data/"))
+            .replace("/var/log/mosquitto/", &format!("{inside}/data/"))
         };
         let packaged = bed_root().join("etc/mosquitto/mosquitto.conf");
         let ours = self.place.join("mosquitto/conf.d/chat21.conf");
@@ -296,8 +301,7 @@ impl Machine {
             std::fs::write(to, there(&text)).unwrap();
         }
         let conf = format!("{inside}/mosquitto/mosquitto.conf");
-        let port = self.port.to_string();
-        self.start_mosquitto(&["mosquitto", "-c", &conf, "-p", &port]);
+        self.start_mosquitto(&["mosquitto", "-c", &conf]);
     }
 
     /// A program of the bed that listens on this machine's port.

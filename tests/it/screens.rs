@@ -1,5 +1,5 @@
-//! What a person sees in a terminal of 80 and of 120 columns: the demo, `check`, `explain`, `watch`,
-//! and the log while the broker is away.
+//! What a person sees in a terminal of 80 and of 120 columns: the demo, `check`, `explain`,
+//! `watch`, and the log while the broker is away.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -171,7 +171,7 @@ fn a_name_that_no_topic_can_hold_is_refused_before_connecting() {
         ),
         (
             &["send", "bob", "hi"],
-            "error: no user is named, and the settings log in as nobody\n",
+            "error: no user is named: name one, or log in as them (--username)\n",
         ),
         (
             &["inbox", "messages"],

@@ -95,8 +95,8 @@ pub(in crate::commands) struct SendArgs {
     #[arg(id = "TO")]
     pub(in crate::commands) recipient: String,
     /// What they write; - for standard input
-    #[arg(id = "TEXT")]
-    pub(in crate::commands) text: String,
+    #[arg(id = "TEXT", num_args = 1.., required = true)]
+    pub(in crate::commands) text: Vec<String>,
     /// Publish TEXT as the payload, as it is
     ///
     /// Otherwise it is put into a message.

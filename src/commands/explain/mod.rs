@@ -222,7 +222,7 @@ impl Effects {
             if !step.writes.is_empty() {
                 let count = step.writes.len();
                 self.writes
-                    .push(format!("{count} copies in timelines, status 150"));
+                    .push(format!("copies in {count} timelines, status 150"));
             }
             if self.webhooks.len() < SHOWN {
                 self.webhooks.extend(bodies(&step.events));

@@ -79,7 +79,7 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
             | Refusal::RateLimited
             | Refusal::Unauthorized,
             _,
-        ) => return format!("the payload or an identifier in it is refused as {reason}"),
+        ) => return reason.hint().to_owned(),
     };
     text.to_owned()
 }

@@ -137,7 +137,7 @@ async fn watch(
         // Whole milliseconds, to be printed.
         let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
         out.message(format_args!(
-            "not connected: {error} (again in {})",
+            "not connected: {error} (again in {}; Ctrl-C ends it)",
             humantime::format_duration(wait)
         ));
         tokio::time::sleep(wait).await;
