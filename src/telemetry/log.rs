@@ -134,7 +134,9 @@ pub fn init(format: LogFormat, level: &str) -> Option<LogLevel> {
     } else {
         // The journal has its own time for each line.
         let text = text::Text { has_time: !journal };
-        let lines = lines.with_ansi(terminal).event_format(text);
+        // https://no-color.org
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let lines = lines.with_ansi(terminal && !plain).event_format(text);
         registry.with(lines).try_init()
     };
     // It fails where a log is set up already, for example by a test.

@@ -511,7 +511,7 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     operator
         .publish_confirmed(again, r#"{"text":"again"}"#)
         .unwrap();
-    assert!(all.line().contains("u00 -> u01"));
+    assert!(all.line().contains("u00 → u01"));
     for watch in [&all, &some] {
         while let Ok(said) = watch.said.recv_timeout(PATIENCE) {
             if said.ends_with(": online, ready") {

@@ -74,10 +74,14 @@ pub(in crate::commands) struct WatchArgs {
         value_parser = PossibleValuesParser::new(Outcome::words()),
     )]
     pub(in crate::commands) outcomes: Vec<String>,
-    /// Show what is published and never read, with the topic that was probably meant
+    /// Show what is published and never read
+    ///
+    /// Beside it stands the topic that was probably meant.
     #[arg(long, conflicts_with_all = ["users", "outcomes"])]
     pub(in crate::commands) lost: bool,
-    /// Show what users publish, too, with the rights of this login
+    /// Show what users publish, too
+    ///
+    /// With the rights of this login: it must be allowed to read what users write.
     #[arg(long, conflicts_with_all = ["lost", "json"])]
     pub(in crate::commands) payload: bool,
     #[command(flatten)]
