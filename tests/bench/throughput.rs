@@ -96,17 +96,18 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Waits for the line of the log that says that it is ready.
 fn start(command: &mut Command) -> Child {
     let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert!(line.starts_with("ready"), "{line:?}");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = lines.find(|line| line.as_ref().unwrap().contains("ready"));
+    assert!(ready.is_some(), "it has ended");
+    // Somebody has to read on: the pipe would fill up.
+    std::thread::spawn(move || lines.for_each(drop));
     child
 }
 
@@ -259,7 +260,7 @@ fn null_forwarder(port: u16) {
                     Event::Incoming(Packet::Publish(publish)) => {
                         delivered_tx.send(publish).unwrap();
                     }
-                    Event::Incoming(Packet::SubAck(_)) => println!("ready"),
+                    Event::Incoming(Packet::SubAck(_)) => eprintln!("ready"),
                     Event::Incoming(_) | Event::Outgoing(_) => {}
                 }
             }
