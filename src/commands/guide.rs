@@ -1,8 +1,9 @@
 //! `guide`: lists the chapters of the operator's guide, or prints one.
 //!
-//! Leaves the text to `guide`: Markdown, printed as it is.
+//! Leaves the text to `guide`: Markdown, printed as it is; on a terminal through the reader's pager.
 
-use std::process::ExitCode;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 
@@ -14,11 +15,38 @@ pub(super) fn run(args: &GuideArgs, out: Output) -> anyhow::Result<ExitCode> {
     match &args.chapter {
         Some(name) => {
             let chapter = chapter(name).with_context(|| unknown(name))?;
-            out.text(chapter.text)?;
+            if !paged(chapter.text) {
+                out.text(chapter.text)?;
+            }
         }
         None => out.text(&list())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a text in the pager, if standard output is a terminal and there is one. Returns whether it
+/// was shown.
+fn paged(text: &str) -> bool {
+    if !std::io::stdout().is_terminal() {
+        return false;
+    }
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less -FRX".to_owned());
+    let mut words = pager.split_whitespace();
+    let Some(program) = words.next() else {
+        return false;
+    };
+    let started = Command::new(program)
+        .args(words)
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut pager) = started else {
+        return false;
+    };
+    if let Some(mut stdin) = pager.stdin.take() {
+        // Whoever has read enough leaves the rest.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    pager.wait().is_ok()
 }
 
 /// One line a chapter: its name and its title.

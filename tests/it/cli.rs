@@ -360,7 +360,7 @@ fn check_names_what_is_wrong() {
         (
             rabbit.url(false),
             ("OBSERVER_PASSWORD", "wrong"),
-            "wrong password? (from OBSERVER_PASSWORD)",
+            "a password is given (from OBSERVER_PASSWORD), and no user",
         ),
         (
             rabbit.url(false),

@@ -17,6 +17,10 @@ struct Terminal {
 
 impl Terminal {
     fn start(columns: usize, args: &[&str]) -> Self {
+        Self::with(columns, args, &[])
+    }
+
+    fn with(columns: usize, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let program = binary();
         let program = program.get_program().to_str().unwrap();
         let args = args.join(" ");
@@ -29,6 +33,7 @@ impl Terminal {
             .args(["-qefc", &line, "/dev/null"])
             .env("NO_COLOR", "1")
             .env("OBSERVER_PASSWORD", "observerpw")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -97,7 +102,11 @@ fn snapshot(name: &str, columns: usize, app: &str, lines: &[String]) {
         .iter()
         .filter(|line| line.chars().count() > columns)
         .collect();
-    assert!(long.is_empty() || name == "outage", "{long:#?}");
+    // A log is not wrapped, and a topic is as long as it is.
+    assert!(
+        long.is_empty() || matches!(name, "outage" | "explain"),
+        "{long:#?}"
+    );
     let filters = filters(app);
     let filters: Vec<(&str, &str)> = filters
         .iter()
@@ -140,8 +149,7 @@ fn check_and_explain() {
         snapshot("check", columns, &app, &check.until("messages pass"));
         let topic = "apps/tilechat/outgoing/users/alice/message/bob/outgoing";
         let explain = Terminal::start(columns, &["explain", topic, state[0], state[1]]);
-        let lines = explain.all();
-        assert!(lines.join("\n").contains("never arrives"), "{lines:#?}");
+        snapshot("explain", columns, &app, &explain.all());
     });
 }
 
@@ -200,4 +208,13 @@ fn the_log_of_an_outage() {
         lines.extend(terminal.until("ready again after "));
         snapshot("outage", columns, &app, &lines);
     });
+}
+
+#[test]
+fn a_chapter_of_the_guide_goes_through_the_pager() {
+    // `tr` stands for a pager that can be seen.
+    let terminal = Terminal::with(80, &["guide", "faq"], &[("PAGER", "tr a-z A-Z")]);
+    let lines = terminal.all();
+    assert_eq!(lines[0], "# QUESTIONS");
+    assert!(lines.len() > 50, "{lines:#?}");
 }
