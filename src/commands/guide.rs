@@ -1,6 +1,6 @@
 //! `guide`: lists the chapters of the operator's guide, or prints one.
 //!
-//! Leaves the text to `guide`: Markdown, printed as it is; on a terminal through the reader's pager.
+//! Leaves the text to `guide`: Markdown, printed as it is, on a terminal through the pager.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
