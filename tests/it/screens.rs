@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use crate::bed::{Broker, PATIENCE, binary, fresh_app, service};
+use crate::bed::{Broker, PATIENCE, binary, fresh_app, service, signal};
 use crate::load::Path;
 use crate::wire::Wire;
 
@@ -70,7 +70,11 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // `script` ends the program, if it is told to end: for the observer the end of its terminal
+        // is a reason to read its policy again.
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            signal(self.child.id(), "TERM");
+        }
         let _ = self.child.wait();
     }
 }
