@@ -1,9 +1,10 @@
 //! The brokers of the test bed, and an observer that runs as a separate process.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -186,6 +187,17 @@ pub(crate) fn service_token(lifetime: i64) -> String {
 /// The service user.
 pub(crate) fn service() -> (String, String) {
     ("observer".to_owned(), "observerpw".to_owned())
+}
+
+/// The lines that a program prints, as they come.
+pub(crate) fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (lines_tx, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let _ = lines_tx.send(line);
+        }
+    });
+    lines
 }
 
 /// Polls until `have` returns a value; fails after [`PATIENCE`].

@@ -4,7 +4,6 @@
 //! The broker is one of the test bed's, started with the settings that the lines write. Small
 //! scripts, first on the path, stand in for the programs on a reader's machine.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::bed::{Broker, PATIENCE, fresh_app, in_the_bed, root, signal, var, wait_for};
+use crate::bed::{Broker, PATIENCE, fresh_app, in_the_bed, lines_of, root, signal, var, wait_for};
 use crate::guarded::brokers;
 use crate::http::free_port;
 
@@ -48,17 +47,6 @@ pub(crate) struct Machine {
     output: String,
     /// The lines of bob's inbox.
     inbox: Option<mpsc::Receiver<String>>,
-}
-
-/// The lines that a program prints, as they come.
-fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (lines_tx, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let _ = lines_tx.send(line);
-        }
-    });
-    lines
 }
 
 impl Machine {

@@ -2,7 +2,6 @@
 //! level, the service manager.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::bed::{
-    Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, root, service, wait_for,
+    Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, lines_of, root, service, wait_for,
 };
 use crate::http::{free_port, get};
 use crate::wire::Wire;
@@ -396,16 +395,6 @@ struct Watch {
     child: Child,
     lines: mpsc::Receiver<String>,
     said: mpsc::Receiver<String>,
-}
-
-fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (lines_tx, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let _ = lines_tx.send(line);
-        }
-    });
-    lines
 }
 
 impl Watch {

@@ -1,11 +1,10 @@
 //! What a person sees in a terminal of 80 and of 120 columns: the demo, `check`, `explain`,
 //! `watch`, and the log while the broker is away.
 
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use crate::bed::{Broker, PATIENCE, binary, fresh_app, service, signal};
+use crate::bed::{Broker, PATIENCE, binary, fresh_app, lines_of, service, signal};
 use crate::load::Path;
 use crate::wire::Wire;
 
@@ -38,13 +37,7 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (lines_tx, lines) = mpsc::channel();
-        let shown = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in shown.lines().map_while(Result::ok) {
-                let _ = lines_tx.send(line.trim_end_matches('\r').to_owned());
-            }
-        });
+        let lines = lines_of(child.stdout.take().unwrap());
         Self { child, lines }
     }
 
@@ -53,7 +46,7 @@ impl Terminal {
         let mut shown: Vec<String> = vec![];
         loop {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => shown.push(line),
+                Ok(line) => shown.push(line.trim_end_matches('\r').to_owned()),
                 Err(_) => panic!("{words:?} is not in {shown:#?}"),
             }
             if shown.last().is_some_and(|line| line.contains(words)) {
@@ -64,7 +57,10 @@ impl Terminal {
 
     /// Everything up to the end of the program.
     fn all(&self) -> Vec<String> {
-        self.lines.iter().collect()
+        let lines = self.lines.iter();
+        lines
+            .map(|line| line.trim_end_matches('\r').to_owned())
+            .collect()
     }
 }
 

@@ -1,12 +1,12 @@
 //! The client examples of the guide, as they stand there, beside the demo.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use chat21_observer::guide::chapter;
 
-use crate::bed::{PATIENCE, root};
+use crate::bed::{PATIENCE, lines_of, root};
 use crate::pipes::Demo;
 
 /// A script that runs in the bed, and what it prints.
@@ -30,13 +30,7 @@ impl Script {
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(script.as_bytes()).unwrap();
-        let (lines_tx, lines) = mpsc::channel();
-        let printed = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in printed.lines().map_while(Result::ok) {
-                let _ = lines_tx.send(line);
-            }
-        });
+        let lines = lines_of(child.stdout.take().unwrap());
         Self { child, lines }
     }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
-use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app};
+use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, lines_of};
 
 /// `send` or `inbox` with a login of the bed.
 fn command(broker: Broker, app: &str, name: &str, login: (String, String)) -> Command {
@@ -35,13 +35,7 @@ impl Inbox {
         let mut errors = BufReader::new(child.stderr.take().unwrap());
         errors.read_line(&mut said).unwrap();
         assert!(said.starts_with("inbox of "), "{said}");
-        let (lines_tx, lines) = mpsc::channel();
-        let printed = BufReader::new(child.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in printed.lines().map_while(Result::ok) {
-                let _ = lines_tx.send(line);
-            }
-        });
+        let lines = lines_of(child.stdout.take().unwrap());
         Self { child, lines }
     }
 

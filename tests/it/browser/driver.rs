@@ -21,7 +21,9 @@ pub(crate) fn command(profile: &Path) -> Command {
     command
         .args(["-c", "exec \"$0\" browser \"$@\" 3<&0 4>&1 </dev/null >&2"])
         .arg(root().join("scripts/brokers"))
-        .arg(format!("--user-data-dir={}", profile.display()));
+        .arg(format!("--user-data-dir={}", profile.display()))
+        // What it leaves behind there goes with the profile.
+        .env("TMPDIR", profile);
     command
 }
 
