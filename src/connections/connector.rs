@@ -170,8 +170,10 @@ impl Connector {
         })
     }
 
-    /// Adds what the broker does not say: that a refused token has expired.
+    /// Says of a connection that was up where it led to, and adds what the broker does not say:
+    /// that a refused token has expired.
     pub(super) fn explain(&self, error: LinkError) -> LinkError {
+        let error = words::lost(error, &self.settings.transport);
         let may_be_age = match error.cause {
             Cause::BadCredentials
             | Cause::NotAuthorized

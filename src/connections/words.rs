@@ -23,6 +23,21 @@ pub(super) struct Target<'a> {
     pub(super) expired: Option<TokenExpired>,
 }
 
+/// The address as a URL, without a login.
+fn url_of(transport: &Transport) -> String {
+    match transport {
+        Transport::Tcp { host, port } => format!("mqtt://{host}:{port}"),
+        Transport::Tls { host, port, .. } => format!("mqtts://{host}:{port}"),
+        Transport::Ws { url } | Transport::Wss { url, .. } => without_query(url),
+    }
+}
+
+/// Names the target of a connection that was up.
+pub(super) fn lost(mut error: LinkError, transport: &Transport) -> LinkError {
+    error.text = format!("{}: {}", url_of(transport), error.text);
+    error
+}
+
 impl Target<'_> {
     /// Host and port, if the connection begins with MQTT or TLS.
     pub(super) fn address(&self) -> Option<(&str, u16)> {
@@ -36,11 +51,7 @@ impl Target<'_> {
 
     /// The address as a URL, without a login.
     fn url(&self) -> String {
-        match self.transport {
-            Transport::Tcp { host, port } => format!("mqtt://{host}:{port}"),
-            Transport::Tls { host, port, .. } => format!("mqtts://{host}:{port}"),
-            Transport::Ws { url } | Transport::Wss { url, .. } => without_query(url),
-        }
+        url_of(self.transport)
     }
 
     /// The same address with TLS in place of plain TCP, or the reverse.

@@ -198,21 +198,9 @@ pub(super) fn refused(cause: Cause, code: &str) -> LinkError {
         | Cause::Other => "the broker refused the connection",
     };
     let error = LinkError::new(cause, format!("{words} ({code})"));
-    match cause {
-        Cause::BadCredentials | Cause::NotAuthorized => error.seen(Symptom::LoginRefused),
-        Cause::ProtocolVersion
-        | Cause::BadClientId
-        | Cause::Unavailable
-        | Cause::ClosedOnSubscribe
-        | Cause::TakenOver
-        | Cause::Expired
-        | Cause::Renewed
-        | Cause::Undecodable
-        | Cause::TimedOut
-        | Cause::Closed
-        | Cause::Unreachable
-        | Cause::Tls
-        | Cause::Other => error,
+    match matches!(cause, Cause::BadCredentials | Cause::NotAuthorized) {
+        true => error.seen(Symptom::LoginRefused),
+        false => error,
     }
 }
 

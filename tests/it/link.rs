@@ -355,7 +355,8 @@ fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again
     let why = crate::bed::wait_for("the reason", || {
         Some(ready(503)).filter(|why| why.contains("was refused"))
     });
-    assert!(why.contains("session: subscription to "), "{why}");
+    assert!(why.contains("\nsession: mqtt://127.0.0.1:"), "{why}");
+    assert!(why.contains(": subscription to "), "{why}");
     // A refused subscription is retried slowly.
     let mut session = script.session_kept();
     session.suback();

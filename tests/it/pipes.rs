@@ -262,11 +262,12 @@ fn ended(mut child: Child) -> (Option<i32>, String) {
     (status.code(), err)
 }
 
-#[test]
-fn watch_ends_quietly_at_the_first_message() {
+/// `watch` with these flags, and a message on a topic that it shows a line for.
+fn watch_ends_at_its_first_line(flags: &[&str], topic: &str) {
     let demo = Demo::start();
     let child = binary()
         .args(["watch", "--protocol", "3.1.1", "--broker", &demo.url()])
+        .args(flags)
         .stdout(broken_pipe())
         .stderr(Stdio::piped())
         .spawn()
@@ -275,7 +276,7 @@ fn watch_ends_quietly_at_the_first_message() {
     let mut child = Some(child);
     let child = wait_for("the first line", || {
         // There is no telling from outside when it has subscribed.
-        user.publish_confirmed(TOPIC, "{}").unwrap();
+        user.publish_confirmed(topic, "{}").unwrap();
         std::thread::sleep(Duration::from_millis(50));
         let has_ended = child.as_mut().unwrap().try_wait().unwrap().is_some();
         has_ended.then(|| child.take().unwrap())
@@ -285,6 +286,16 @@ fn watch_ends_quietly_at_the_first_message() {
         code == Some(0) && !err.contains("panicked"),
         "{code:?} {err}"
     );
+}
+
+#[test]
+fn watch_ends_quietly_at_the_first_message() {
+    watch_ends_at_its_first_line(&[], TOPIC);
+}
+
+#[test]
+fn watch_for_lost_messages_ends_quietly_at_the_first() {
+    watch_ends_at_its_first_line(&["--lost"], &TOPIC.replace("/messages/", "/message/"));
 }
 
 #[test]
@@ -304,39 +315,6 @@ fn send_and_inbox_end_quietly_when_their_reader_has_gone() {
         inbox.try_wait().unwrap()
     });
     assert_eq!(inbox.code(), Some(0));
-}
-
-#[test]
-fn watch_for_lost_messages_ends_quietly_at_the_first() {
-    let demo = Demo::start();
-    let child = binary()
-        .args([
-            "watch",
-            "--lost",
-            "--protocol",
-            "3.1.1",
-            "--broker",
-            &demo.url(),
-        ])
-        .stdout(broken_pipe())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut user = demo.user();
-    let mut child = Some(child);
-    let child = wait_for("the first line", || {
-        // There is no telling from outside when it has subscribed.
-        user.publish_confirmed(TOPIC.replace("/messages/", "/message/"), "{}")
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        let has_ended = child.as_mut().unwrap().try_wait().unwrap().is_some();
-        has_ended.then(|| child.take().unwrap())
-    });
-    let (code, err) = ended(child);
-    assert!(
-        code == Some(0) && !err.contains("panicked"),
-        "{code:?} {err}"
-    );
 }
 
 /// An observer that nobody listens to goes on working.

@@ -715,6 +715,8 @@ fn filters() -> Vec<(&'static str, &'static str)> {
         (r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
         (r"check-[0-9a-f]{8}\b", "check-APP"),
         (r"after [0-9.]+.s", "after N"),
+        // The broker's window, which may be its own.
+        (r"takes \d+ publishes", "takes N publishes"),
         // A machine that is busy may be slow enough for a note.
         (r"(?m)^. latency .*$", "? latency        N"),
         (r"localhost:\d+", "localhost:PORT"),

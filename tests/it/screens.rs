@@ -84,6 +84,7 @@ fn filters(app: &str) -> Vec<(String, &'static str)> {
         (r"…[0-9a-f]{4}\b".to_owned(), "…ID"),
         (r"(localhost|127\.0\.0\.1):\d+".to_owned(), "HOST:PORT"),
         (r"/tmp/\.tmp\w{6}".to_owned(), "STATE"),
+        (r"takes \d+ publishes".to_owned(), "takes N publishes"),
         (r"(?m)^. latency .*$".to_owned(), "? latency        N"),
         (r" +[0-9.]+ ms".to_owned(), " N ms"),
         (r"after [0-9.]+ s".to_owned(), "after N s"),
