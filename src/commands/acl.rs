@@ -62,5 +62,7 @@ fn parts(args: &AclArgs, config: &Config) -> Vec<Part> {
         }
         AclBroker::Mosquitto => acl::mosquitto(layouts, observer),
         AclBroker::Emqx => acl::emqx(layouts, observer),
+        AclBroker::Nats => acl::nats(layouts, observer, config.broker.window),
+        AclBroker::Ejabberd => acl::ejabberd(layouts, observer),
     }
 }

@@ -20,10 +20,14 @@ pub(crate) enum Broker {
     /// RabbitMQ 4.0.
     Rabbit4,
     Mosquitto,
+    /// MQTT 3.1.1 alone.
+    Nats,
+    /// Its window is a message.
+    Ejabberd,
 }
 
 /// Tests that restart a broker hold its lock for writing, all others for reading.
-static LOCKS: [RwLock<()>; 3] = [RwLock::new(()), RwLock::new(()), RwLock::new(())];
+static LOCKS: [RwLock<()>; 5] = [const { RwLock::new(()) }; 5];
 
 pub(crate) fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -40,6 +44,8 @@ impl Broker {
             Self::Rabbit3 => "rabbitmq3",
             Self::Rabbit4 => "rabbitmq4",
             Self::Mosquitto => "mosquitto",
+            Self::Nats => "nats",
+            Self::Ejabberd => "ejabberd",
         }
     }
 
@@ -52,10 +58,26 @@ impl Broker {
     /// The address for an observer.
     pub(crate) fn url(self, websocket: bool) -> String {
         if websocket {
-            format!("ws://localhost:{}/ws", self.port("WS"))
+            format!(
+                "ws://localhost:{}{}",
+                self.port("WS"),
+                self.websocket_path()
+            )
         } else {
             format!("mqtt://localhost:{}", self.port("MQTT"))
         }
+    }
+
+    fn websocket_path(self) -> &'static str {
+        match self {
+            Self::Rabbit3 | Self::Rabbit4 | Self::Mosquitto => "/ws",
+            Self::Nats | Self::Ejabberd => "/mqtt",
+        }
+    }
+
+    /// Whether it is a RabbitMQ.
+    pub(crate) fn is_rabbitmq(self) -> bool {
+        matches!(self, Self::Rabbit3 | Self::Rabbit4)
     }
 
     pub(crate) fn shared(self) -> RwLockReadGuard<'static, ()> {
@@ -73,7 +95,7 @@ impl Broker {
     /// What an ordinary user of `app` logs in with.
     pub(crate) fn login(self, app: &str, user: &str) -> (String, String) {
         match self {
-            Self::Mosquitto => (user.to_owned(), format!("{user}pw")),
+            Self::Mosquitto | Self::Nats | Self::Ejabberd => (user.to_owned(), format!("{user}pw")),
             Self::Rabbit3 | Self::Rabbit4 => ("JWT".to_owned(), user_token(app, user, 3600)),
         }
     }

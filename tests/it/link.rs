@@ -577,7 +577,7 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
         protocol,
     ]);
     match broker {
-        Broker::Mosquitto => observer.spawn(&[
+        Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => observer.spawn(&[
             ("OBSERVER_USERNAME", "narrow"),
             ("OBSERVER_PASSWORD", "narrowpw"),
         ]),

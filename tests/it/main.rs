@@ -38,6 +38,7 @@ mod load;
 mod matrix;
 mod mistakes;
 mod neighbours;
+mod other_brokers;
 mod outage;
 mod pipes;
 mod protocol;

@@ -175,6 +175,7 @@ impl Machine {
             match self.broker {
                 Broker::Mosquitto => self.start_debians_mosquitto(),
                 Broker::Rabbit3 | Broker::Rabbit4 => self.start_rabbitmq(),
+                Broker::Nats | Broker::Ejabberd => unreachable!("they have no quick start"),
             }
         } else if line.starts_with("chat21-observer run ") {
             self.start_observer(line);
@@ -329,7 +330,7 @@ impl Drop for Machine {
             signal(child.id(), "TERM");
             let _ = child.wait();
         }
-        if self.broker != Broker::Mosquitto {
+        if self.broker.is_rabbitmq() {
             for command in ["down", "forget"] {
                 brokers(&self.run, self.home.path(), self.broker, &[command]);
             }

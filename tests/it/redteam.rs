@@ -411,7 +411,7 @@ impl Arena {
 
     /// Identifiers that some broker or program interprets.
     fn confuses(&mut self) {
-        let rabbit = self.guarded.broker != Broker::Mosquitto;
+        let rabbit = self.guarded.broker.is_rabbitmq();
         let to = |recipient: &[u8]| {
             [
                 b"apps/tilechat/outgoing/users/u00/messages/",
@@ -573,7 +573,7 @@ impl Arena {
         // On RabbitMQ it would become three levels, and lead into u01's conversation "boss".
         let dotted = match self.guarded.broker {
             Broker::Rabbit3 | Broker::Rabbit4 => Refused("unroutable"),
-            Broker::Mosquitto => Nothing,
+            Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => Nothing,
         };
         self.publishes(
             "a member with dots",

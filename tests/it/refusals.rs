@@ -110,7 +110,7 @@ fn observer(broker: Broker, app: &str, policy: &str, protocol: &str) -> Observer
         protocol,
     ]);
     match broker {
-        Broker::Mosquitto => observer.spawn(&[
+        Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => observer.spawn(&[
             ("OBSERVER_USERNAME", "almost"),
             ("OBSERVER_PASSWORD", "almostpw"),
         ]),
@@ -188,7 +188,7 @@ fn every_reason(broker: Broker) {
                 sender.publish_confirmed(&topic, &row.payload).unwrap();
             }
         }
-        if row.retain && broker != Broker::Mosquitto {
+        if row.retain && broker.is_rabbitmq() {
             // RabbitMQ delivers no retained message to a wildcard subscription; live, it looks like
             // any other.
             sender.publish_confirmed(&topic, "").unwrap();

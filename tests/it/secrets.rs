@@ -54,14 +54,18 @@ fn logs_and_the_list_of_processes_hold_no_secret() {
             Observer::prepare(&["--broker", &url, "--app", &app, "--log-level", "trace"]);
         let env = [
             match broker {
-                Broker::Mosquitto => ("OBSERVER_PASSWORD", "observerpw"),
+                Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => {
+                    ("OBSERVER_PASSWORD", "observerpw")
+                }
                 Broker::Rabbit3 | Broker::Rabbit4 => ("OBSERVER_TOKEN", token.as_str()),
             },
             ("OBSERVER_POLICY_URL", policy.as_str()),
             ("OBSERVER_POLICY_FAILURE", "open"),
         ];
         let more: &[(&str, &str)] = match broker {
-            Broker::Mosquitto => &[("OBSERVER_USERNAME", "observer")],
+            Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => {
+                &[("OBSERVER_USERNAME", "observer")]
+            }
             Broker::Rabbit3 | Broker::Rabbit4 => &[],
         };
         observer.spawn(&[&env[..], more].concat());

@@ -146,6 +146,8 @@ pub(in crate::commands) enum AclBroker {
     RabbitMq,
     Mosquitto,
     Emqx,
+    Nats,
+    Ejabberd,
 }
 
 #[derive(Debug, Args)]
