@@ -37,7 +37,8 @@ pub fn nats(layouts: &TopicMap, observer: &str, window: u16) -> Vec<Part> {
 fn conf(window: u16) -> String {
     format!(
         "\
-# For nats-server 2.10 and newer: 2.9 closes the connection of whoever uses an identifier with a \".\".
+# For nats-server 2.10 and newer: 2.9 closes the connection of a client that uses an identifier
+# with a \".\".
 # NATS speaks MQTT 3.1.1 alone. After a crash of the observer, what it had not acknowledged comes
 # again after ack_wait, behind newer messages. So does what exceeds max_ack_pending while several
 # layouts are busy: start the observer with the one that your clients use (--layouts chat21).
@@ -73,7 +74,7 @@ while read -r name password; do
     continue
   fi
   u=$(printf '%s' "$name" | sed 's/\./\/\//g')
-  # Without allowed_connection_types, users could read over NATS what MQTT clients have subscribed to.
+  # allowed_connection_types: over NATS users could read what MQTT clients have subscribed to.
   say "  {{ user: \"$name\", password: \"$p\", allowed_connection_types: [\"MQTT\", \"MQTT_WS\"],
     permissions: {{
       publish: [{writes}],
