@@ -241,7 +241,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::protocol::mangled::mangled_text;
 
+    /// Of alice, by [`SECRET`], good until long after any test.
+    const TOKEN: &str = concat!(
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.",
+        "eyJzdWIiOiJhbGljZSIsImFwcF9pZCI6ImEiLCJleHAiOjQwMDAwMDAwMDB9.",
+        "7vHNtknHGFTViXwXKR-rBgXC-KkYJPhUtAB2bmxxIuU"
+    );
     const SECRET: &str = "a secret of at least thirty-two bytes";
     /// Long after any test runs.
     const LATE: u64 = 4_000_000_000;
@@ -377,5 +384,29 @@ mod tests {
         header.kid = Some("old".to_owned());
         let misnamed = jsonwebtoken::encode(&header, &of("alice"), &key).unwrap();
         assert_eq!(verifier.verify(&misnamed), Err(TokenError::Unverified));
+    }
+
+    proptest::proptest! {
+        /// Nothing but what the key has signed names a user.
+        #[test]
+        fn no_mangled_token_is_somebody(token in mangled_text(&[TOKEN])) {
+            let verified = verifier(SECRET).verify(&token);
+            if token.trim_end_matches('=') != TOKEN {
+                proptest::prop_assert!(verified.is_err(), "{token:?}");
+            }
+        }
+
+        /// A key file: an error that repeats nothing of it, or keys.
+        #[test]
+        fn mangled_keys(text in mangled_text(&[
+            r#"{"keys":[{"kty":"oct","k":"YS1zZWNyZXQtb2YtdGhpcnR5LXR3by1ieXRlcy1sb25n","alg":"HS256"}]}"#,
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----",
+        ])) {
+            if let Err(error) = Verifier::parse(&Secret::new(text), Lifetime::Any) {
+                let said = error.to_string();
+                proptest::prop_assert!(!said.is_empty() && !said.contains("11qYAY"), "{said}");
+            }
+        }
     }
 }

@@ -188,4 +188,34 @@ mod tests {
             ["observer.toml, line 1: \"max_payload\" is not a setting (is max-payload meant?)"]
         );
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        /// A settings file: every mistake is named with its place, and no secret is repeated.
+        #[test]
+        fn mangled_files(text in crate::protocol::mangled::mangled_text(&[SETTINGS])) {
+            if let Err(errors) = load(&[], &[], Some(&text)) {
+                proptest::prop_assert!(!errors.is_empty());
+                for error in errors {
+                    proptest::prop_assert!(!error.is_empty() && !error.contains("s3cret"), "{error}");
+                }
+            }
+        }
+    }
+
+    const SETTINGS: &str = r#"
+broker = "mqtts://localhost"
+username = "observer"
+password = "s3cret"
+app = ["a", "b"]
+window = 100
+retain = "90d"
+max-payload-bytes = "64KiB"
+[app.a]
+rate-per-minute = 60
+[layout.mine]
+outgoing = "/x/{app}/{sender}/{recipient}/out"
+inbox = "/x/{app}/{recipient}/{sender}/in"
+"#;
 }

@@ -32,4 +32,8 @@ pub mod topic;
 pub mod topic_map;
 
 #[cfg(test)]
+mod foreign_bytes;
+#[cfg(test)]
+pub(crate) mod mangled;
+#[cfg(test)]
 mod testing;

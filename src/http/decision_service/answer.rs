@@ -134,4 +134,24 @@ mod tests {
         let bytes = Bytes::from_static(b"\xff");
         assert!(read(br#"{"decision":"replace","text":"x"}"#, &bytes).is_err());
     }
+
+    proptest::proptest! {
+        /// What a service replaces is a message still.
+        #[test]
+        fn mangled_answers(answer in crate::protocol::mangled::mangled(&[
+            r#"{"decision":"allow"}"#,
+            r#"{"decision":"refuse","reason":"banned","detail":"spam"}"#,
+            r#"{"decision":"replace","text":"***","attributes":{"a":[1,{"b":null}]}}"#,
+        ])) {
+            let payload = Bytes::from_static(br#"{"text":"bad words","n":1}"#);
+            match read(&answer, &payload) {
+                Ok(Verdict::Replace(payload)) => {
+                    let members: Value = serde_json::from_slice(&payload).unwrap();
+                    proptest::prop_assert_eq!(&members["n"], 1);
+                }
+                Ok(_) => {}
+                Err(error) => proptest::prop_assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
 }
