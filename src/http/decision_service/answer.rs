@@ -146,8 +146,8 @@ mod tests {
             let payload = Bytes::from_static(br#"{"text":"bad words","n":1}"#);
             match read(&answer, &payload) {
                 Ok(Verdict::Replace(payload)) => {
-                    let members: Value = serde_json::from_slice(&payload).unwrap();
-                    proptest::prop_assert_eq!(&members["n"], 1);
+                    let members = parse_object(&payload).unwrap();
+                    proptest::prop_assert_eq!(members["n"].get(), "1");
                 }
                 Ok(_) => {}
                 Err(error) => proptest::prop_assert!(!error.to_string().is_empty()),
