@@ -159,7 +159,8 @@ impl Scope for NewStore {
     const SERVICE: Service = Service::Store(Missing::IsMade);
 }
 
-/// The place of the store, the limits of a group, and a connection: `group set`.
+/// The place of the store, the limits of a group, and a connection: the commands of `group` that
+/// change one.
 #[derive(Debug)]
 pub(super) struct GroupChange;
 
@@ -171,6 +172,7 @@ impl Scope for GroupChange {
         "max-recipients",
         "policy-file",
         "broker-kind",
+        "contacts-url",
         "broker",
         "protocol",
         "proxy",
@@ -287,7 +289,7 @@ mod tests {
         check::<Decisions>(35);
         check::<StorePlace>(3);
         check::<NewStore>(3);
-        check::<GroupChange>(24);
+        check::<GroupChange>(25);
         check::<Access>(13);
         check::<Tokens>(8);
         check::<Endpoint>(1);

@@ -49,6 +49,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     store: Option<&StoreSettings>,
     rules: Option<&RulesSection>,
+    contacts: Option<reqwest::Url>,
 ) -> Option<Settings> {
     let secret = take_variables(reader);
     let listen = reader.parse("api-listen", parse_listen)?;
@@ -62,10 +63,6 @@ pub(super) fn read(
         true => Lifetime::Any,
         false => Lifetime::Limited,
     };
-    let contacts = reader.parse("contacts-url", |text| match reqwest::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        Ok(_) | Err(_) => Err(UrlError),
-    });
     let limits = read_limits(reader);
     let listen = listen?;
     let Some(StoreLocation::File(path)) = store.map(|store| &store.location) else {
@@ -88,6 +85,14 @@ pub(super) fn read(
         store: path.clone(),
         layouts: rules?.router.layouts.clone(),
         contacts,
+    })
+}
+
+/// The operator's directory of users, if there is one.
+pub(super) fn read_contacts(reader: &mut Reader<'_>) -> Option<reqwest::Url> {
+    reader.parse("contacts-url", |text| match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        Ok(_) | Err(_) => Err(UrlError),
     })
 }
 

@@ -72,6 +72,8 @@ pub struct Config {
     pub http: HttpSection,
     /// The HTTP API for chat clients; `None` if it is not served.
     pub api: Option<ApiSettings>,
+    /// The operator's directory of users, for the names in messages about the members of groups.
+    pub contacts: Option<reqwest::Url>,
     /// The services that are told of events; `None` if there are none, or webhooks are off.
     pub webhooks: Option<webhook::Settings>,
     /// What the observer says about itself: status, statistics, trace, log.
@@ -135,7 +137,8 @@ impl Config {
             .as_ref()
             .map_or_else(EventKinds::default, |webhooks| webhooks.events);
         let rules = RulesSection::read(reader, controls, events);
-        let api = api::read(reader, store.as_ref(), rules.as_ref());
+        let contacts = api::read_contacts(reader);
+        let api = api::read(reader, store.as_ref(), rules.as_ref(), contacts.clone());
         Some(Self {
             name,
             broker: broker?,
@@ -143,6 +146,7 @@ impl Config {
             rules: rules?,
             http: http?,
             api,
+            contacts,
             webhooks,
             reporting: reporting?,
             in_force: in_force::in_force(&reader.values, &reader.instead),

@@ -21,6 +21,7 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
+use crate::rules::group_request::submission;
 use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::rules::rate_limit::SenderLimits;
@@ -212,6 +213,7 @@ impl Inbound {
             }
             None => Ok(()),
         };
+        let request = submission(&self.router.layouts, address.as_ref(), received);
         let pending = PendingMessage {
             entry: arrival.insert(id, ledger),
             id,
@@ -221,9 +223,12 @@ impl Inbound {
             via: Via::Broker,
             refused: None,
         };
-        match charged {
-            Ok(()) => self.consult(pending, ledger, journal, now),
-            Err(refused) => self.refuse(pending, refused, ledger, journal, now),
+        match (charged, request) {
+            (Ok(()), Some(request)) => {
+                self.push_parts(request, Some(pending), ledger, journal, now);
+            }
+            (Ok(()), None) => self.consult(pending, ledger, journal, now),
+            (Err(refused), _) => self.refuse(pending, refused, ledger, journal, now),
         }
     }
 
@@ -238,71 +243,99 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) -> Result<EntryId, Refused> {
-        let Submission {
-            authority,
-            recipients,
-            messages,
-        } = submission;
-        let first = messages.first().ok_or(Refusal::MalformedTopic)?;
+        let first = submission.messages.first();
+        let first = first.ok_or(Refusal::MalformedTopic)?;
         let policy = &self.router.policy;
-        if authority == Authority::Sender
+        if submission.authority == Authority::Sender
             && policy.limits_rates()
             && let Some(address) = self.router.address(&first.received)
         {
             self.limits.charge(&address, policy, now.instant)?;
-            let limits = &mut self.limits;
+            let (limits, recipients) = (&mut self.limits, submission.recipients);
             limits.charge_members(&address, recipients, policy, now.instant);
         }
+        self.push_parts(submission, None, ledger, journal, now)
+            .ok_or(Refusal::MalformedTopic.into())
+    }
+
+    /// Has the parts of a submission decided on together. The first is decided on in place of the
+    /// message `asked_by` that the broker has brought, if it has. Returns its entry.
+    fn push_parts(
+        &mut self,
+        submission: Submission,
+        mut asked_by: Option<PendingMessage>,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) -> Option<EntryId> {
+        let Submission {
+            authority,
+            messages,
+            ..
+        } = submission;
         let parts = messages.len();
-        let mut entries = vec![];
+        let mut first = None;
         for (n, Submitted { received, task }) in messages.into_iter().enumerate() {
-            let id = self.ids.next(now.wall);
-            journal.received(self.router.address(&received).as_ref(), true);
-            journal.admitted(id);
-            let message = Message {
-                received: received.clone(),
-                id,
-                fingerprint: 0,
-                since: now.instant,
-            };
-            let entry = ledger.insert(message, None);
-            entries.push(entry);
-            let pending = PendingMessage {
-                entry,
-                id,
-                fingerprint: None,
-                received,
-                repeated: false,
-                via: Via::Api(Box::new(ApiPart {
-                    // The system tells of changes, not the one who makes them.
-                    authority: match task {
-                        Task::Announcement(_) => Authority::Admin,
-                        Task::Message
-                        | Task::Change(_)
-                        | Task::Register { .. }
-                        | Task::Erase(_)
-                        | Task::History => authority,
-                    },
-                    task,
-                    following: parts - n - 1,
-                })),
-                refused: None,
-            };
             // The decision service is asked about messages. What belongs together is none: the
             // answers would part it.
-            let is_message = pending
-                .via
-                .part()
-                .is_some_and(|part| part.task.is_message());
-            match parts == 1 && is_message {
+            let is_message = parts == 1 && task.is_message();
+            let via = Via::Api(Box::new(ApiPart {
+                // The system tells of changes, not the one who makes them.
+                authority: match task {
+                    Task::Announcement(_) => Authority::Admin,
+                    Task::Message
+                    | Task::Change(_)
+                    | Task::Register { .. }
+                    | Task::Erase(_)
+                    | Task::History => authority,
+                },
+                task,
+                following: parts - n - 1,
+            }));
+            let pending = match asked_by.take() {
+                Some(asked_by) => PendingMessage {
+                    received,
+                    via,
+                    ..asked_by
+                },
+                None => self.pending_part(received, via, ledger, journal, now),
+            };
+            first.get_or_insert(pending.entry);
+            match is_message {
                 true => self.consult(pending, ledger, journal, now),
                 false => self.waiting.push(pending),
             }
         }
-        entries
-            .first()
-            .copied()
-            .ok_or(Refusal::MalformedTopic.into())
+        first
+    }
+
+    /// Enters a part of a submission into the ledger.
+    fn pending_part(
+        &mut self,
+        received: Received,
+        via: Via,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) -> PendingMessage {
+        let id = self.ids.next(now.wall);
+        journal.received(self.router.address(&received).as_ref(), true);
+        journal.admitted(id);
+        let message = Message {
+            received: received.clone(),
+            id,
+            fingerprint: 0,
+            since: now.instant,
+        };
+        PendingMessage {
+            entry: ledger.insert(message, None),
+            id,
+            fingerprint: None,
+            received,
+            repeated: false,
+            via,
+            refused: None,
+        }
     }
 
     /// A message has passed that goes to so many members of a group.

@@ -49,7 +49,7 @@ pub struct Processor {
     fan_outs: FanOuts,
     /// Rows written since the thread asked last.
     written: usize,
-    /// Who has become a member by the change of a group that the HTTP API has handed in last;
+    /// Who has become a member by the change of a group that was asked for last;
     /// `None` if it was not made.
     added: Option<Users>,
 }
@@ -192,6 +192,8 @@ impl Processor {
             now: batch.now,
         };
         if message.repeated && self.log_holds(message.id)? {
+            // What belongs to it was decided on with it.
+            self.added = None;
             return Ok(Decided::known(message.entry));
         }
         let leave = batch.backlog.is_some_and(|backlog| backlog.leaves(message));

@@ -1,11 +1,13 @@
-//! A change of a group that a client of the HTTP API asks for.
+//! A change of a group that a client of the HTTP API, or a service, asks for.
 //!
 //! Owns what may be changed. Who may change it, and what follows, is decided in `rules`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// What is to become of a group. All identifiers in it are texts of a client, not checked yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum GroupChange {
     /// It comes into being.
     Create {
@@ -26,6 +28,8 @@ pub enum GroupChange {
     Add(Box<str>),
     /// These and no others are members from now on.
     SetMembers(Vec<Box<str>>),
+    /// The group is this object from now on, whether it was there before or not.
+    Replace(Box<RawValue>),
     /// A member leaves, or is removed.
     Remove(Box<str>),
 }

@@ -1,4 +1,4 @@
-//! A client of the HTTP API changes a group.
+//! A client of the HTTP API, or a service, changes a group.
 //!
 //! Owns who may do what, what is stored, and who is told (chapter *http-api*, *Groups*).
 //! Leaves the messages that tell of it to whoever hands the change in.
@@ -65,6 +65,8 @@ pub enum GroupFault {
     NotAMember,
     /// The members are these already.
     SameMembers,
+    /// The group is this object already.
+    SameGroup,
     /// The user has made as many groups as one may.
     TooMany,
 }
@@ -92,6 +94,7 @@ impl Facts {
                 | GroupChange::SetAttributes(_)
                 | GroupChange::SetMembers(_)
                 | GroupChange::Add(_)
+                | GroupChange::Replace(_)
                 | GroupChange::Remove(_) => true,
             },
         })
@@ -129,6 +132,7 @@ pub(super) fn plan<'a>(
     }
     let made = match change {
         GroupChange::Create { .. } => create(outgoing, change, facts, context)?,
+        GroupChange::Replace(body) => replace(outgoing, body, facts, context)?,
         GroupChange::Rename(_)
         | GroupChange::SetAttributes(_)
         | GroupChange::Add(_)
@@ -272,7 +276,9 @@ fn alter(
     }
     let (mut told, mut added, mut label) = (members.clone(), Users::default(), None);
     match change {
-        GroupChange::Create { .. } => return Ok(Err(GroupFault::NotFound)),
+        GroupChange::Create { .. } | GroupChange::Replace(_) => {
+            return Ok(Err(GroupFault::NotFound));
+        }
         GroupChange::Rename(name) => {
             fields.insert("name".to_owned(), raw(&**name));
             label = Label::new("DATA_UPDATED_GROUP", "group_name", name);
@@ -324,6 +330,93 @@ fn alter(
         added,
         label,
     }))
+}
+
+/// A service puts a whole object in place of what there is. Who is a member, and who was, is told.
+fn replace(
+    outgoing: &Outgoing<'_>,
+    body: &RawValue,
+    facts: &Facts,
+    context: &Context<'_>,
+) -> Outcome {
+    if context.authority != Authority::Admin {
+        return Ok(Err(GroupFault::NotAllowed));
+    }
+    let mut fields = parse_object(body.get().as_bytes())?;
+    let wanted = Group::parse(body.get())?.members;
+    let before = stored(outgoing, facts);
+    let is_same = facts
+        .body
+        .as_deref()
+        .is_some_and(|stored| is_as_wanted(stored, &fields));
+    if is_same {
+        return Ok(Err(GroupFault::SameGroup));
+    }
+    let members = before.as_ref().map(|before| before.members.clone());
+    let members = members.unwrap_or_default();
+    let new = wanted
+        .as_slice()
+        .iter()
+        .filter(|one| !members.contains(one));
+    let added: Users = new.cloned().collect();
+    check_members(&wanted, &added, outgoing, facts, context)?;
+    let all = wanted.as_slice().iter().chain(members.as_slice());
+    fields.insert("uid".to_owned(), raw(outgoing.recipient.as_str()));
+    fields.insert("appId".to_owned(), raw(outgoing.app.as_str()));
+    let created = before.and_then(|mut before| before.fields.remove("createdOn"));
+    let now = || raw(&context.now().as_millis());
+    let created_on = fields.entry("createdOn".to_owned());
+    created_on.or_insert_with(|| created.unwrap_or_else(now));
+    touch(&mut fields, context.now());
+    Ok(Ok(Made {
+        fields,
+        told: all.cloned().collect(),
+        added,
+        label: None,
+    }))
+}
+
+/// Whether a stored object is `wanted`, apart from what the observer writes of its own.
+fn is_as_wanted(stored: &str, wanted: &Members) -> bool {
+    let values = |mut fields: Members| {
+        for own in ["uid", "appId", "updatedOn"] {
+            fields.remove(own);
+        }
+        if !wanted.contains_key("createdOn") {
+            fields.remove("createdOn");
+        }
+        let value = |(name, field): (String, Box<RawValue>)| {
+            let value = serde_json::from_str::<serde_json::Value>(field.get()).ok();
+            (name, value)
+        };
+        fields.into_iter().map(value).collect::<Vec<_>>()
+    };
+    parse_object(stored.as_bytes()).is_ok_and(|stored| values(stored) == values(wanted.clone()))
+}
+
+/// Whether a group's object is as a change of it makes it: `None` for a group that is not stored.
+pub fn is_made(change: &GroupChange, body: Option<&str>) -> bool {
+    let Some(body) = body else {
+        return false;
+    };
+    let members = Group::parse(body).map(|group| group.members);
+    let members = members.unwrap_or_default();
+    let field = |name: &str| parse_object(body.as_bytes()).ok()?.remove(name);
+    match change {
+        GroupChange::Create { .. } => true,
+        GroupChange::Rename(name) => {
+            field("name").is_some_and(|stored| stored.get() == raw(&**name).get())
+        }
+        GroupChange::SetAttributes(attributes) => {
+            field("attributes").is_some_and(|stored| stored.get() == attributes.get())
+        }
+        GroupChange::Add(member) => members.contains(member),
+        GroupChange::Remove(member) => !members.contains(member),
+        GroupChange::SetMembers(wanted) => members == wanted.iter().cloned().collect(),
+        GroupChange::Replace(wanted) => {
+            parse_object(wanted.get().as_bytes()).is_ok_and(|wanted| is_as_wanted(body, &wanted))
+        }
+    }
 }
 
 /// Whether a group may have these members, of whom some are new.

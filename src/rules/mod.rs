@@ -19,7 +19,7 @@
 //! | a fetch of conversations | `conversation_list.rs` |
 //! | a message that a service injects | `inject.rs` |
 //! | a group that a service stores | `group_update.rs` |
-//! | a change of a group over HTTP | `group_change.rs` |
+//! | a change of a group | `group_change.rs`, `group_request.rs`, `group_telling.rs` |
 //! | what a group said before, for new members | `group_history.rs` |
 //! | a refusal: the notice and the dead letter | `refusal_notice.rs` |
 
@@ -36,6 +36,8 @@ mod fetch;
 pub mod group_change;
 pub(crate) mod group_history;
 pub(crate) mod group_message;
+pub mod group_request;
+pub mod group_telling;
 mod group_update;
 pub mod history;
 mod inject;

@@ -586,7 +586,7 @@ fn what_speaks_against_a_message_is_named() {
 }
 
 /// What a user hears in a group from here on: places and texts, or keys of notifications.
-fn hears(user: &mut User, count: usize) -> Vec<(String, String)> {
+pub(crate) fn hears(user: &mut User, count: usize) -> Vec<(String, String)> {
     let said = (0..count).map(|_| {
         let (place, payload) = user.hears();
         let label = &payload["notification"]["messagelabel"]["key"];
@@ -599,7 +599,7 @@ fn hears(user: &mut User, count: usize) -> Vec<(String, String)> {
     said
 }
 
-fn pair(place: &str, text: &str) -> (String, String) {
+pub(crate) fn pair(place: &str, text: &str) -> (String, String) {
     (place.to_owned(), text.to_owned())
 }
 

@@ -27,6 +27,7 @@ mod delivery_log;
 mod deploy;
 mod dots;
 mod faults;
+mod groups;
 mod guarded;
 mod help;
 mod hostile;

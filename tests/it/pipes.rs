@@ -80,7 +80,15 @@ const COMMANDS: &[(&str, i32)] = &[
 ];
 
 /// Commands of the other tests here.
-const ELSEWHERE: &[&str] = &["run", "health", "watch", "send", "inbox"];
+const ELSEWHERE: &[&str] = &[
+    "group add-member",
+    "group remove-member",
+    "run",
+    "health",
+    "watch",
+    "send",
+    "inbox",
+];
 
 /// A claim of 2100, signed with another key than the tests'.
 const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDB9.c2lnbmF0dXJl";
@@ -93,7 +101,7 @@ fn broken_pipe() -> Stdio {
 }
 
 /// What is asked for once there is nobody to read it: exit code and standard error.
-fn unread(command: &mut Command) -> (i32, String) {
+pub(crate) fn unread(command: &mut Command) -> (i32, String) {
     let output = command
         .stdin(Stdio::null())
         .stdout(broken_pipe())

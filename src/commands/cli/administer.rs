@@ -103,15 +103,43 @@ pub(in crate::commands) enum GroupCommand {
         /// The group object in JSON; - for standard input
         #[arg(id = "FILE")]
         file: String,
-        /// Tell the members, over MQTT
+        /// Have a running observer do it, and tell the members
         ///
-        /// The observer stores the group and tells its members, also those that it had before.
+        /// The observer stores the group and tells its members, also those that it had before. Who
+        /// is new gets what the group said before. Messages of `system` tell who has joined. It is
+        /// asked over MQTT, and the command waits until it is done.
         #[arg(long)]
         tell: bool,
         #[command(flatten)]
         settings: SettingsArgs<GroupChange>,
     },
-    /// Delete a group
+    /// Have a running observer add a member, who gets the group's history
+    ///
+    /// The members are told, as if it were done over the HTTP API. The observer is asked over MQTT,
+    /// and the command waits until it is done.
+    AddMember {
+        #[command(flatten)]
+        group: GroupArgs,
+        /// The user
+        #[arg(id = "USER")]
+        user: String,
+        #[command(flatten)]
+        settings: SettingsArgs<GroupChange>,
+    },
+    /// Have a running observer remove a member
+    ///
+    /// The members are told, and so is the one who is removed. The observer is asked over MQTT, and
+    /// the command waits until it is done.
+    RemoveMember {
+        #[command(flatten)]
+        group: GroupArgs,
+        /// The user
+        #[arg(id = "USER")]
+        user: String,
+        #[command(flatten)]
+        settings: SettingsArgs<GroupChange>,
+    },
+    /// Delete a group from the store; nobody is told
     Remove {
         #[command(flatten)]
         group: GroupArgs,

@@ -72,7 +72,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "group list",
             "group show tilechat team",
-            "group set tilechat team team.json --tell",
+            "group add-member tilechat team carol",
         ],
     ),
     (
@@ -97,6 +97,22 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "group set tilechat team team.json",
             "group set tilechat team team.json --tell",
             "group set tilechat team - < team.json",
+        ],
+    ),
+    (
+        "group add-member",
+        &[
+            "group add-member tilechat team carol",
+            "group add-member tilechat team carol --broker mqtts://mq",
+            "group add-member tilechat team carol -c observer.toml",
+        ],
+    ),
+    (
+        "group remove-member",
+        &[
+            "group remove-member tilechat team carol",
+            "group remove-member tilechat team carol --broker mqtts://mq",
+            "group remove-member tilechat team carol -c observer.toml",
         ],
     ),
     (

@@ -69,7 +69,8 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// Show and change stored groups
     ///
-    /// A running observer applies a change at once. Users are told of it only with --tell.
+    /// A running observer applies a change at once. Users are told of it by `set --tell`,
+    /// `add-member` and `remove-member`.
     #[command(subcommand)]
     Group(GroupCommand),
     /// Show and change blocks and bans

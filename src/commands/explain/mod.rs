@@ -26,9 +26,10 @@ use crate::protocol::request::Request;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::{FactSource, NoStore};
 use crate::rules::fan_out::Found;
+use crate::rules::group_request::submission;
 use crate::rules::plan::{Acknowledgement, Arrival, Plan};
 use crate::rules::router::Router;
-use crate::rules::submission::Authority;
+use crate::rules::submission::{Authority, Submitted, Task};
 use crate::rules::webhook_event::{self, Event};
 use crate::store::{self, Access, Store, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
@@ -36,6 +37,8 @@ use crate::telemetry::clock::Clock;
 /// Copies for many, and webhook events, that are shown; further copies are counted.
 const SHOWN: usize = 5;
 const OWN: &str = "this is a topic of the observer's own, not of users (chapter operations)";
+const CHANGE: &str = "if the change is made, what system says of it goes to the group, and whoever \
+    joins gets the group's history";
 const STORE_NONE: &str = "without a store (--store none) only outgoing paths are read";
 
 pub(super) fn run(args: &ExplainArgs, out: Output) -> anyhow::Result<ExitCode> {
@@ -102,13 +105,31 @@ fn explain_read(
     let mut received = Received::new(topic.to_owned().into(), payload.to_owned().into(), false);
     received.cut_to(config.rules.policy_file.max_payload_bytes());
     let id = MessageIds::new(RandomState::new()).next(now);
-    let request = router.read(&received);
+    let asked = submission(&router.layouts, parsed.as_ref().ok(), &received);
+    let asked = asked.and_then(|submission| submission.messages.into_iter().next());
+    let (received, change) = match &asked {
+        Some(Submitted {
+            received,
+            task: Task::Change(change),
+        }) => (received, Some(change)),
+        Some(_) | None => (&received, None),
+    };
+    let request = match (router.read(received), change) {
+        (Ok(Request::Message { outgoing, .. }), Some(change)) => {
+            notes.push(CHANGE.to_owned());
+            Ok(Request::GroupChange { outgoing, change })
+        }
+        (request, _) => request,
+    };
     notes.extend(topic::notes(&router.layouts, topic));
     let arrival = Arrival {
-        received: &received,
+        received,
         id,
         acknowledgement: Acknowledgement::Expected,
-        authority: Authority::default(),
+        authority: match change {
+            Some(_) => Authority::Admin,
+            None => Authority::Sender,
+        },
     };
     let plan = match (&request, &mut store) {
         (Ok(request), Some(store)) => plan(router, request, &arrival, store.as_mut(), &mut notes)?,
@@ -116,7 +137,7 @@ fn explain_read(
             let Ok(plan) = plan(router, request, &arrival, &mut NoStore, &mut notes);
             plan
         }
-        (Err(refusal), _) => router.refuse(&received, &(*refusal).into(), now),
+        (Err(refusal), _) => router.refuse(received, &(*refusal).into(), now),
     };
     let because = plan.refusal.map(|reason| match &parsed {
         Err(error) if config.store.is_none() => format!("{error}; {STORE_NONE}"),

@@ -104,7 +104,9 @@ impl Explanation {
         if let Some(message) = &self.message {
             message.add_to(&mut rows);
         }
-        rows.add("payload", &self.payload);
+        if !self.payload.is_empty() {
+            rows.add("payload", &self.payload);
+        }
         match (&self.reason, &self.because) {
             (Some(reason), Some(because)) => rows.add(
                 "verdict",

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::http::client::service_client;
 use crate::protocol::id::UserId;
+use crate::rules::group_telling::Name;
 
 /// How long all names of a request may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -21,28 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// Names that are remembered at most.
 const MOST: usize = 10_000;
-
-/// What a user is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Name {
-    /// The whole name.
-    pub(super) full: String,
-    /// Empty if it is not known.
-    pub(super) first: String,
-    /// Empty if it is not known.
-    pub(super) last: String,
-}
-
-impl Name {
-    /// The name of somebody of whom only the identifier is known.
-    pub(super) fn unknown(id: &str) -> Self {
-        Self {
-            full: id.to_owned(),
-            first: String::new(),
-            last: String::new(),
-        }
-    }
-}
 
 /// What the directory answers.
 #[derive(Deserialize)]
@@ -69,7 +48,7 @@ impl Contact {
 }
 
 /// The directory, if there is one.
-pub(super) struct Contacts {
+pub struct Contacts {
     directory: Option<(reqwest::Client, Url)>,
     known: Mutex<HashMap<String, (Name, Instant)>>,
 }
@@ -79,7 +58,7 @@ impl Contacts {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub(super) fn new(url: Option<Url>) -> Result<Self, reqwest::Error> {
+    pub fn new(url: Option<Url>) -> Result<Self, reqwest::Error> {
         let client = url.map(|url| Ok((service_client(PATIENCE)?, url)));
         Ok(Self {
             directory: client.transpose()?,
@@ -88,7 +67,7 @@ impl Contacts {
     }
 
     /// The names of users, at `now`. Whoever is not found in time is called by their identifier.
-    pub(super) async fn names<'a>(
+    pub async fn names<'a>(
         &self,
         ids: impl IntoIterator<Item = &'a str>,
         now: Instant,

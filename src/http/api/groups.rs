@@ -1,9 +1,9 @@
 //! The routes that make and change groups.
 //!
-//! Owns what each makes of its body, the messages that tell of a change, and the answers that stock
-//! clients know. Who may change what is decided by the rules.
+//! Owns what each makes of its body, and the answers that stock clients know. Who may change what,
+//! and who is told what of it, is decided by the rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -18,26 +18,20 @@ use utoipa::ToSchema;
 use super::Api;
 use super::body::Body;
 use super::caller::Caller;
-use super::contacts::Name;
 use super::failure::Failure;
 use super::handover::Outcome;
 use super::reads::group_body;
 use super::writes::{identifier, outgoing, submit, submitted};
 use crate::auth::secret::random_id;
-use crate::protocol::group::{Group, Users};
+use crate::protocol::group::Users;
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::rules::group_change::{GroupFault, GroupOutcome};
 use crate::rules::group_history::MESSAGES as HISTORY;
-use crate::rules::submission::{Submitted, Task};
+use crate::rules::group_request::group_parts;
+use crate::rules::group_telling::{MAX_NAME, SYSTEM, Telling, joining, members_of, name_of};
+use crate::rules::submission::Task;
 use crate::telemetry::clock::Clock;
-
-/// Members beyond which a change is not told one by one: each telling goes to all of them.
-const TOLD_ONE_BY_ONE: usize = 100;
-/// The longest name of a group, in bytes.
-const MAX_NAME: usize = 1_024;
-/// Who tells of changes.
-const SYSTEM: &str = "system";
 
 /// The keys of an object such as `{"u1":1,"u2":1}`, in their order.
 #[derive(Clone, Debug, Default)]
@@ -140,31 +134,20 @@ pub(super) async fn create(
     if !caller.is_admin() && !members.iter().any(|member| **member == *user) {
         members.push(user.into());
     }
-    let told = if members.len() <= TOLD_ONE_BY_ONE {
-        &members[..]
-    } else {
-        &[]
-    };
-    let telling = Telling {
-        api: &api,
+    let about = About {
         app,
         group: identifier(&id)?,
         name: &name,
         members: members.len(),
-        names: names(&api, told).await,
+        is_new: true,
     };
-    let created = json!({"key": "GROUP_CREATED", "parameters": {"creator": owner}});
-    let mut messages = vec![telling.says(None, "Group created", &created)?];
-    for member in told {
-        messages.push(telling.joined(member, Joined::OnCreation)?);
-    }
     let change = GroupChange::Create {
         name: name.as_str().into(),
         owner: owner.into(),
         members,
         attributes: new.attributes,
     };
-    let outcome = hand_in(&telling, &caller, change, false, messages).await?;
+    let outcome = hand_in(&api, &caller, &about, change, &Users::default()).await?;
     match outcome.group {
         Some(GroupOutcome::Changed { body, .. }) => {
             let group = serde_json::from_slice(&body).map_err(|_| Failure::Unknown)?;
@@ -340,31 +323,14 @@ async fn alter(
         Some(body) => (name_of(&body), members_of(&body)),
         None => return Ok(unchanged(&change, GroupFault::NotFound)),
     };
-    let joining = joining(&change, &members);
-    let telling = Telling {
-        api,
+    let about = About {
         app: tenant,
         group: identifier(&id)?,
         name: &name,
         members: members.len(),
-        names: names(api, &joining).await,
+        is_new: false,
     };
-    let (messages, has_history) = match &change {
-        GroupChange::Add(_) | GroupChange::SetMembers(_) => {
-            let told = joining.iter();
-            let joined = told.map(|member| telling.joined(member, Joined::Added));
-            (joined.collect::<Result<_, _>>()?, true)
-        }
-        GroupChange::Remove(member) => {
-            let label = json!({"key": "MEMBER_LEFT_GROUP", "parameters": {"member_id": member}});
-            let text = format!("{member} removed from group");
-            (vec![telling.says(None, &text, &label)?], false)
-        }
-        GroupChange::Create { .. } | GroupChange::Rename(_) | GroupChange::SetAttributes(_) => {
-            (vec![], false)
-        }
-    };
-    let outcome = hand_in(&telling, caller, change.clone(), has_history, messages).await?;
+    let outcome = hand_in(api, caller, &about, change.clone(), &members).await?;
     match outcome.group {
         Some(GroupOutcome::Unchanged(fault)) => Ok(unchanged(&change, fault)),
         Some(GroupOutcome::Changed { .. }) | None => {
@@ -373,127 +339,52 @@ async fn alter(
     }
 }
 
-/// Hands in a change, and what follows if it is made.
-async fn hand_in(
-    telling: &Telling<'_>,
-    caller: &Caller,
-    change: GroupChange,
-    has_history: bool,
-    messages: Vec<Submitted>,
-) -> Result<Outcome, Failure> {
-    let topic = outgoing(telling.api, telling.app, caller.user(), telling.group)?;
-    // The checks of size and depth go by the payload.
-    let checked = match &change {
-        GroupChange::SetAttributes(attributes) => Some(attributes),
-        GroupChange::Create { attributes, .. } => attributes.as_ref(),
-        GroupChange::Rename(_)
-        | GroupChange::Add(_)
-        | GroupChange::SetMembers(_)
-        | GroupChange::Remove(_) => None,
-    };
-    let payload = checked.map_or("{}".to_owned(), |attributes| {
-        format!("{{\"attributes\":{attributes}}}")
-    });
-    let mut parts = vec![submitted(&topic, payload, Task::Change(change))];
-    if has_history {
-        parts.push(submitted(&topic, "{}", Task::History));
-    }
-    parts.extend(messages);
-    let history = if has_history { HISTORY } else { 0 };
-    let recipients = telling.members * parts.len() + telling.names.len() * history;
-    let outcome = submit(telling.api, caller, recipients, parts).await?;
-    match outcome.refusal {
-        Some(reason) => Err(Failure::Refused(reason, None)),
-        None => Ok(outcome),
-    }
-}
-
-/// Makes the messages that tell of a change.
-struct Telling<'a> {
-    api: &'a Api,
+/// The group that is changed.
+struct About<'a> {
     app: AppId<'a>,
     group: UserId<'a>,
+    /// What messages call it.
     name: &'a str,
     /// How many members there are, about.
     members: usize,
-    /// What the members are called who join.
-    names: HashMap<String, Name>,
+    is_new: bool,
 }
 
-/// How a member has joined.
-#[derive(Clone, Copy)]
-enum Joined {
-    OnCreation,
-    Added,
-}
-
-/// Who joins by a change of a group with these members: as many as are told of one by one. Who has
-/// become a member meanwhile is not told of.
-fn joining(change: &GroupChange, members: &Users) -> Vec<Box<str>> {
-    let wanted = match change {
-        GroupChange::Add(member) => std::slice::from_ref(member),
-        GroupChange::SetMembers(members) => members,
-        GroupChange::Create { .. }
-        | GroupChange::Rename(_)
-        | GroupChange::SetAttributes(_)
-        | GroupChange::Remove(_) => &[],
+/// Hands in a change of a group with these members, and what follows if it is made.
+async fn hand_in(
+    api: &Api,
+    caller: &Caller,
+    about: &About<'_>,
+    change: GroupChange,
+    members: &Users,
+) -> Result<Outcome, Failure> {
+    let joining = joining(&change, members);
+    let ids = joining.iter().map(|id| &**id);
+    let names = api.contacts.names(ids, Clock.now().instant).await;
+    let telling = Telling {
+        name: about.name,
+        is_new: about.is_new,
+        joining: &joining,
+        names: &names,
     };
-    let new = wanted.iter().filter(|id| !members.contains(id));
-    new.take(TOLD_ONE_BY_ONE).cloned().collect()
-}
-
-async fn names(api: &Api, members: &[Box<str>]) -> HashMap<String, Name> {
-    let now = Clock.now().instant;
-    api.contacts
-        .names(members.iter().map(|id| &**id), now)
-        .await
-}
-
-impl Telling<'_> {
-    /// `member` has joined.
-    fn joined(&self, member: &str, how: Joined) -> Result<Submitted, Failure> {
-        let name = self.names.get(member).cloned();
-        let name = name.unwrap_or_else(|| Name::unknown(member));
-        let parameters = json!({
-            "member_id": member,
-            "fullname": name.full,
-            "firstname": name.first,
-            "lastname": name.last,
-        });
-        let label = json!({"key": "MEMBER_JOINED_GROUP", "parameters": parameters});
-        match how {
-            Joined::OnCreation => {
-                let text = format!("{} joined group on creation", name.full);
-                self.says(None, &text, &label)
-            }
-            Joined::Added => {
-                let called = match name.first.is_empty() {
-                    true => member,
-                    false => &name.first,
-                };
-                self.says(Some(member), &format!("{called} added to group"), &label)
-            }
-        }
-    }
-
-    /// `only_if`: told only if the change has made them a member.
-    fn says(
-        &self,
-        only_if: Option<&str>,
-        text: &str,
-        label: &serde_json::Value,
-    ) -> Result<Submitted, Failure> {
-        let topic = outgoing(self.api, self.app, identifier(SYSTEM)?, self.group)?;
-        let payload = json!({
-            "text": text,
-            "type": "text",
-            "channel_type": "group",
-            "sender_fullname": "System",
-            "recipient_fullname": self.name,
-            "attributes": {"subtype": "info", "updateconversation": true, "messagelabel": label},
-        });
-        let task = Task::Announcement(only_if.map(Into::into));
-        Ok(submitted(&topic, payload.to_string(), task))
+    let announcements = telling.announcements(&change);
+    let topic = outgoing(api, about.app, caller.user(), about.group)?;
+    let parts = group_parts(change).into_iter();
+    let mut parts: Vec<_> = parts
+        .map(|(payload, task)| submitted(&topic, payload, task))
+        .collect();
+    let has_history = parts.len() > 1;
+    let topic = outgoing(api, about.app, identifier(SYSTEM)?, about.group)?;
+    parts.extend(announcements.into_iter().map(|told| {
+        let payload = told.message.get().to_owned();
+        submitted(&topic, payload, Task::Announcement(told.only_if))
+    }));
+    let history = if has_history { HISTORY } else { 0 };
+    let recipients = about.members * parts.len() + joining.len() * history;
+    let outcome = submit(api, caller, recipients, parts).await?;
+    match outcome.refusal {
+        Some(reason) => Err(Failure::Refused(reason, None)),
+        None => Ok(outcome),
     }
 }
 
@@ -505,6 +396,7 @@ fn unchanged(change: &GroupChange, fault: GroupFault) -> Response {
         GroupFault::AlreadyMember => "Already a member",
         GroupFault::NotAMember => "Not found",
         GroupFault::SameMembers => "Same members in group, skipping setGroupMembers()",
+        GroupFault::SameGroup => "Same group",
         GroupFault::Exists => "exists",
         GroupFault::TooMany => "too-many-groups",
     };
@@ -523,28 +415,10 @@ fn unchanged(change: &GroupChange, fault: GroupFault) -> Response {
         GroupChange::Create { .. }
         | GroupChange::Rename(_)
         | GroupChange::SetAttributes(_)
+        | GroupChange::Replace(_)
         | GroupChange::SetMembers(_) => json!({"success": false, "err": {"message": message}}),
     };
     (StatusCode::METHOD_NOT_ALLOWED, Json(answer)).into_response()
-}
-
-/// The name in a group's object.
-fn name_of(body: &str) -> String {
-    #[derive(Deserialize)]
-    struct Named {
-        name: Option<String>,
-    }
-    let named = serde_json::from_str::<Named>(body);
-    let mut name = named.ok().and_then(|named| named.name).unwrap_or_default();
-    // A service may have given it a longer one.
-    name.truncate(name.floor_char_boundary(MAX_NAME));
-    name
-}
-
-fn members_of(body: &str) -> Users {
-    Group::parse(body)
-        .map(|group| group.members)
-        .unwrap_or_default()
 }
 
 /// Each message of the system bears it.

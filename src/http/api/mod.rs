@@ -5,7 +5,7 @@
 
 mod body;
 mod caller;
-mod contacts;
+pub mod contacts;
 mod documents;
 mod failure;
 mod groups;

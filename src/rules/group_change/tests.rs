@@ -269,3 +269,101 @@ fn nobody_brings_in_who_blocks_them_or_more_than_a_group_may_have() {
     let odd = outcome(user, &["a/b"], InMemory::default());
     assert_eq!(odd, Err(Refusal::MalformedTopic));
 }
+
+fn replace(body: Value) -> GroupChange {
+    GroupChange::Replace(raw(&body))
+}
+
+#[test]
+fn a_service_puts_a_whole_object_in_place_of_a_group() {
+    let body = json!({"name": "Team", "members": {"bob": 1, "dave": 1}});
+    let planned = change("system", Authority::Admin, &replace(body.clone()), group());
+    let added = ["dave".into()].into_iter().collect();
+    let GroupOutcome::Changed { added: joined, .. } = planned.outcome.unwrap() else {
+        panic!("it is changed")
+    };
+    assert_eq!(joined, added);
+    let stored = planned.stored.unwrap();
+    assert_eq!(
+        stored,
+        json!({
+            "uid": "group-1", "appId": "a", "name": "Team", "createdOn": 1,
+            "updatedOn": id().time().as_millis(), "members": {"bob": 1, "dave": 1},
+        })
+    );
+    // Who is a member, and who was.
+    let told: BTreeSet<_> = planned.told.iter().map(|(topic, _)| &**topic).collect();
+    let place = |user| format!("apps/a/users/{user}/groups/group-1/clientupdated");
+    let all = ["alice", "bob", "carol", "dave"].map(place);
+    assert_eq!(told, all.iter().map(String::as_str).collect());
+    assert!(planned.told.iter().all(|(_, group)| *group == stored));
+
+    // The same once more, as after a crash, is no change.
+    let facts = InMemory {
+        objects: [("group-1", stored.to_string())].into(),
+        ..InMemory::default()
+    };
+    let again = change("system", Authority::Admin, &replace(body.clone()), facts);
+    let same = GroupOutcome::Unchanged(GroupFault::SameGroup);
+    assert_eq!((again.outcome, again.stored), (Ok(same), None));
+    // One that is not there comes into being.
+    let new = change(
+        "system",
+        Authority::Admin,
+        &replace(body),
+        InMemory::default(),
+    );
+    assert_eq!(new.told.len(), 2);
+    assert_eq!(new.stored.unwrap()["createdOn"], id().time().as_millis());
+}
+
+#[test]
+fn a_user_replaces_no_group_and_nobody_puts_in_what_is_none() {
+    let body = json!({"owner": "alice", "members": {"alice": 1}});
+    let planned = change("alice", Authority::Sender, &replace(body), group());
+    let refused = GroupOutcome::Unchanged(GroupFault::NotAllowed);
+    assert_eq!((planned.outcome, planned.stored), (Ok(refused), None));
+    for (body, want) in [
+        (json!([]), Refusal::NotAnObject),
+        (json!({"members": []}), Refusal::NotAnObject),
+        (json!({"members": {"a/b": 1}}), Refusal::MalformedTopic),
+    ] {
+        let planned = change("system", Authority::Admin, &replace(body), group());
+        assert_eq!((planned.outcome, planned.stored), (Err(want), None));
+    }
+}
+
+#[test]
+fn a_stored_group_shows_whether_a_change_of_it_is_made() {
+    let stored = r#"{"uid":"g","name":"A","attributes":{"k":1},"members":{"bob":1},"updatedOn":7}"#;
+    for (change, other) in [
+        (
+            GroupChange::Rename("A".into()),
+            GroupChange::Rename("B".into()),
+        ),
+        (
+            GroupChange::SetAttributes(raw(&json!({"k": 1}))),
+            GroupChange::SetAttributes(raw(&json!({"k": 2}))),
+        ),
+        (
+            GroupChange::Add("bob".into()),
+            GroupChange::Add("carol".into()),
+        ),
+        (
+            GroupChange::Remove("carol".into()),
+            GroupChange::Remove("bob".into()),
+        ),
+        (
+            GroupChange::SetMembers(vec!["bob".into()]),
+            GroupChange::SetMembers(vec![]),
+        ),
+        (
+            replace(json!({"members": {"bob": 1}, "attributes": {"k": 1}, "name": "A"})),
+            replace(json!({"members": {"bob": 1}, "name": "A"})),
+        ),
+    ] {
+        assert!(is_made(&change, Some(stored)), "{change:?}");
+        assert!(!is_made(&other, Some(stored)), "{other:?}");
+        assert!(!is_made(&change, None), "{change:?}");
+    }
+}

@@ -1,21 +1,23 @@
 //! `group`: lists, shows, sets and removes stored groups, also while the observer runs.
 
-use std::collections::BTreeMap;
+mod request;
+
 use std::process::ExitCode;
+
+use serde_json::value::RawValue;
 
 use super::cli::{Format, GroupArgs, GroupCommand};
 use super::in_runtime;
 use super::input::{app_id, read_input, user_id};
 use super::output::Output;
+use super::scope::GroupChange as Scope;
+use super::settings::SettingsArgs;
 use super::store::open_store;
 use crate::config::Config;
-use crate::connections::probe_client::ProbeClient;
-use crate::mqtt::Session;
-use crate::protocol::group::{Group, Users};
-use crate::protocol::id::{AppId, RESERVED_APP};
-use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::group::Group;
+use crate::protocol::group_change::GroupChange;
+use crate::protocol::id::AppId;
 use crate::protocol::refusal::Refusal;
-use crate::protocol::topic::TopicName;
 use crate::rules::checks::check_recipients;
 use crate::store::Administration;
 
@@ -48,19 +50,30 @@ pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCod
             let mut store = open_store(&config)?;
             let app = check_ids(group)?;
             let (body, members) = read_group(&config, app, file)?;
-            let GroupArgs { app, group: id } = group;
             if *tell {
-                let old = store.group_body(app, id)?;
-                let told = members_of(&[old.as_deref().unwrap_or("{}"), &body]);
-                in_runtime(hand_over(&config, group, &body, &told))?;
-                let told = told.len();
-                out.line(format_args!(
-                    "{app} {id} {members} members: handed to the observer, which tells {told} users"
-                ))?;
-            } else {
-                store.set_group(app, id, &body)?;
-                out.line(format_args!("{app} {id} {members} members"))?;
+                let body = RawValue::from_string(body)?;
+                let change = GroupChange::Replace(body);
+                return in_runtime(request::run(&config, store.as_ref(), group, change, out));
             }
+            let GroupArgs { app, group: id } = group;
+            store.set_group(app, id, &body)?;
+            out.line(format_args!("{app} {id} {members} members"))?;
+        }
+        GroupCommand::AddMember {
+            group,
+            user,
+            settings,
+        } => {
+            let change = GroupChange::Add(user.as_str().into());
+            return change_member(group, user, settings, change, out);
+        }
+        GroupCommand::RemoveMember {
+            group,
+            user,
+            settings,
+        } => {
+            let change = GroupChange::Remove(user.as_str().into());
+            return change_member(group, user, settings, change, out);
         }
         GroupCommand::Remove { group, settings } => {
             let mut store = open_store(&settings.load()?)?;
@@ -119,34 +132,18 @@ fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(St
     Ok((body.trim().to_owned(), members))
 }
 
-/// The members of these group objects, each once.
-fn members_of(bodies: &[&str]) -> Vec<Box<str>> {
-    let groups = bodies.iter().filter_map(|body| Group::parse(body).ok());
-    let all = groups.flat_map(|group| group.members.as_slice().to_vec());
-    Users::from_iter(all).as_slice().to_vec()
-}
-
-/// Publishes the group as a service does. The broker keeps it for an observer that is away.
-async fn hand_over(
-    config: &Config,
+fn change_member(
     group: &GroupArgs,
-    body: &str,
-    told: &[Box<str>],
+    user: &str,
+    settings: &SettingsArgs<Scope>,
+    change: GroupChange,
+    out: Output,
 ) -> anyhow::Result<ExitCode> {
-    let mut object = parse_object(body.as_bytes())?;
-    object.insert("uid".to_owned(), raw(&group.group));
-    let notify: BTreeMap<&str, u8> = told.iter().map(|user| (&**user, 1)).collect();
-    let update = Members::from([
-        ("group".to_owned(), raw(&object)),
-        ("notify_to".to_owned(), raw(&notify)),
-    ]);
-    let topic = TopicName::parse(&format!("apps/{RESERVED_APP}/{}/groups/update", group.app))?;
-    let mut client = ProbeClient::connect(config.visitor_links("group"), Session::Clean).await?;
-    client
-        .publish(topic, serde_json::to_vec(&update)?.into())
-        .await?;
-    client.leave().await;
-    Ok(ExitCode::SUCCESS)
+    let config = settings.load()?;
+    let store = open_store(&config)?;
+    check_ids(group)?;
+    user_id("user", user)?;
+    in_runtime(request::run(&config, store.as_ref(), group, change, out))
 }
 
 fn missing(group: &GroupArgs) -> anyhow::Error {
