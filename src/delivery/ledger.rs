@@ -21,6 +21,8 @@
 //! It does no I/O and reads no clock: the observer feeds it and carries out what it asks for. The
 //! queues are in `publish_queue.rs`, the recognition of redeliveries in `redelivery.rs`.
 
+mod apart;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,7 @@ use slab::Slab;
 
 pub use crate::delivery::entry::{Ack, Admission, EntryId, Failed, Finished, Message, Quarantined};
 use crate::delivery::publish_queue::{Completed, PublishId, PublisherEnd, QueuedPublish};
-use crate::delivery::publish_queues::{PublishQueues, SetApart};
+use crate::delivery::publish_queues::PublishQueues;
 use crate::delivery::quarantine::MOST_WAITING;
 use crate::delivery::redelivery::{Earlier, Recognised, Redeliveries};
 use crate::delivery::unpublished::Unpublished;
@@ -75,6 +77,10 @@ struct Entry {
     copied: bool,
     /// A copy of it was refused.
     failed: bool,
+    /// Publishes of it that the delivery log alone holds.
+    left: usize,
+    /// Publishes of it that it alone held.
+    read: usize,
 }
 
 /// All messages under way.
@@ -125,6 +131,7 @@ impl Ledger {
             && self.entries.len() < most + self.room_of_quarantine()
             && self.queues.direct_len() < most
             && self.bytes < BYTES_UNDER_WAY
+            && !self.queues.left().is_full()
     }
 
     /// Entries that do not count, because they wait in quarantine: so that it takes no room of
@@ -139,15 +146,7 @@ impl Ledger {
         self.arrived.len() < self.window
             && self.entries.len() < most + self.room_of_quarantine()
             && self.bytes < 2 * BYTES_UNDER_WAY
-    }
-
-    /// How many messages may be read from the delivery log.
-    pub fn room_for_read(&self) -> usize {
-        let most = self.window * QUEUED_PER_MESSAGE + self.room_of_quarantine();
-        match self.bytes < BYTES_UNDER_WAY / 2 {
-            true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
-            false => 0,
-        }
+            && !self.queues.left().is_full()
     }
 
     /// How many direct publishes the broker has confirmed or refused so far.
@@ -194,16 +193,6 @@ impl Ledger {
         self.queues.is_worn(publisher)
     }
 
-    /// Publishes in quarantine.
-    pub fn quarantined(&self) -> usize {
-        self.queues.quarantined()
-    }
-
-    /// The messages with bulk copies in quarantine.
-    pub fn quarantined_bulk(&self) -> Vec<EntryId> {
-        self.queues.quarantined_bulk().map(EntryId).collect()
-    }
-
     /// Whether nothing is under way. What only waits to be delivered again does not count.
     pub fn is_empty(&self) -> bool {
         let detached = |entry: &Entry| entry.standing == Standing::Detached;
@@ -229,12 +218,6 @@ impl Ledger {
     /// Whether the delivery log may forget something.
     pub fn has_published(&self) -> bool {
         self.unpublished.has_published()
-    }
-
-    /// An id up to which everything made of messages is confirmed, but for what is left to the
-    /// delivery log.
-    pub fn published_up_to(&self) -> Option<MessageId> {
-        self.unpublished.published_up_to()
     }
 
     /// Highest id up to which every message is acknowledged; `None` while an older one is open.
@@ -307,6 +290,8 @@ impl Ledger {
             logged: false,
             copied: false,
             failed: false,
+            left: 0,
+            read: 0,
         });
         self.arrived.extend(ack.map(|ack| (key, ack)));
         EntryId(key)
@@ -318,24 +303,47 @@ impl Ledger {
         (&entry.received, entry.id)
     }
 
-    /// Adds publishes made of a message that is being decided on.
+    /// Adds publishes made of a message that is being decided on. If the delivery log holds them
+    /// ([`Ledger::logged`]), those to a topic of which the broker confirms nothing are left to it.
     pub fn add(&mut self, entry: EntryId, publishes: Vec<Publish>, purpose: Purpose) {
-        let key = entry.0;
-        self.entries[key].outstanding += publishes.len();
-        self.entries[key].copied |= purpose != Purpose::Notice && !publishes.is_empty();
+        let of = &self.entries[entry.0];
+        // Of a fan-out the log holds a position.
+        let is_logged = of.logged && purpose != Purpose::BulkCopy;
+        let logged_as = is_logged.then_some(of.id);
+        self.add_as(entry.0, publishes, purpose, logged_as);
+    }
+
+    fn add_as(
+        &mut self,
+        key: usize,
+        publishes: Vec<Publish>,
+        purpose: Purpose,
+        logged_as: Option<MessageId>,
+    ) {
+        let entry = &mut self.entries[key];
+        entry.copied |= purpose != Purpose::Notice && !publishes.is_empty();
         let mut before = None;
         for publish in publishes {
             // Copies of one payload share its memory.
             let payload = publish.payload.as_ptr();
-            let is_shared = before.replace(payload) == Some(payload);
+            let is_shared = before == Some(payload);
             let bytes = if is_shared { 0 } else { publish.payload.len() };
-            self.bytes += bytes;
-            self.queues.push(QueuedPublish {
+            let queued = QueuedPublish {
                 entry: key,
                 publish,
                 purpose,
                 bytes,
-            });
+                logged_as,
+                is_newest: false,
+            };
+            if self.queues.push(queued) {
+                entry.left += 1;
+                self.unpublished.leave_part(entry.id);
+                continue;
+            }
+            before = Some(payload);
+            entry.outstanding += 1;
+            self.bytes += bytes;
         }
     }
 
@@ -345,39 +353,12 @@ impl Ledger {
         self.bytes += bytes;
     }
 
-    /// Adds a publish of the observer's own that shows whether the broker takes any: it goes out
-    /// whatever else is in flight. Nothing is added while one is under way.
-    pub fn add_canary(&mut self, entry: EntryId, publish: Publish) {
-        let canary = QueuedPublish {
-            entry: entry.0,
-            publish,
-            purpose: Purpose::Notice,
-            bytes: 0,
-        };
-        if self.queues.push_canary(canary) {
-            self.entries[entry.0].outstanding += 1;
-        }
-    }
-
     /// The delivery log holds all that a message leads to: it can be acknowledged, whatever becomes
     /// of its publishes.
     pub fn logged(&mut self, entry: EntryId) {
         let entry = &mut self.entries[entry.0];
         entry.logged = true;
         self.unpublished.logged(entry.id);
-        self.release();
-    }
-
-    /// The delivery log alone holds what a message leads to, and it is read from there later, as
-    /// another entry.
-    pub fn leave_to_log(&mut self, entry: EntryId) {
-        let key = entry.0;
-        let entry = &mut self.entries[key];
-        debug_assert_eq!(entry.outstanding, 1, "nothing but the decision");
-        entry.outstanding = 0;
-        entry.logged = true;
-        self.unpublished.leave(entry.id);
-        self.settle(key);
         self.release();
     }
 
@@ -480,9 +461,9 @@ impl Ledger {
     /// Answers what [`Ledger::poll_failed`] handed out: `notices` (a refusal notice and a dead
     /// letter) take the place of the publish that was refused.
     pub fn resolve(&mut self, failed: Failed, notices: Vec<Publish>) {
-        let entry = EntryId(failed.entry);
-        self.add(entry, notices, Purpose::Notice);
-        self.decided(entry);
+        // The log holds none of them.
+        self.add_as(failed.entry, notices, Purpose::Notice, None);
+        self.finish_part(failed.entry);
     }
 }
 
@@ -494,6 +475,7 @@ impl Ledger {
         publisher: usize,
         now: Instant,
     ) -> Option<(PublishId, &Publish)> {
+        self.leave_greedy(publisher, now);
         let (sequence, publish) = self.queues.poll(publisher, now)?;
         let id = PublishId {
             publisher,
@@ -516,26 +498,6 @@ impl Ledger {
     pub fn poll_finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
     }
-
-    /// Moves publishes that the broker seems never to confirm to quarantine, with whatever goes to
-    /// their topics, and gives up those that have had their tries there. To be called at intervals
-    /// of half a second or so.
-    pub fn set_apart(&mut self, now: Instant) -> Quarantined {
-        let SetApart {
-            moved,
-            given_up,
-            replace,
-            wants_canary,
-        } = self.queues.set_apart(self.ack_timeout, now);
-        for id in given_up {
-            self.handle_refused(id, Refusal::Unauthorized);
-        }
-        Quarantined {
-            moved,
-            replace,
-            wants_canary,
-        }
-    }
 }
 
 impl Ledger {
@@ -548,8 +510,11 @@ impl Ledger {
     fn finish_part(&mut self, key: usize) {
         let entry = &mut self.entries[key];
         entry.outstanding -= 1;
-        if entry.outstanding == 0 {
-            self.unpublished.finish(entry.id);
+        if entry.outstanding == 0 && entry.left > 0 {
+            // The rest is another entry when it is read.
+            self.unpublished.leave(entry.id);
+        } else if entry.outstanding == 0 {
+            self.unpublished.finish(entry.id, entry.read);
             self.finished.push_back(Finished {
                 forwarded: entry.copied && !entry.failed,
                 message: Message {

@@ -7,6 +7,7 @@ pub mod backlog;
 pub mod backoff;
 mod entry;
 pub mod ledger;
+pub mod left;
 pub mod pending;
 pub mod publish_queue;
 pub mod publish_queues;

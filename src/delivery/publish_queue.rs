@@ -4,12 +4,13 @@
 //! never to be confirmed. Leaves those to `quarantine.rs`, and to the
 //! [`ledger`](crate::delivery::ledger) which message a publish belongs to.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::delivery::quarantine::is_overdue;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::rules::plan::Purpose;
 
@@ -23,9 +24,22 @@ const CLOSED: u8 = 2;
 /// for each.
 const PUBLISHES_PER_ROUND: usize = 8;
 
+/// The same, before nothing more goes out until that has happened.
+const PUBLISHES_AT_MOST: usize = 15;
+
 /// Payload bytes one publisher has in flight at a time. On a slow line more would wait so long that
 /// the confirmation counts as overdue.
 const BYTES_IN_FLIGHT: usize = 4 << 20;
+
+/// What part of the publishes that may be in flight one topic may have there, while the broker
+/// confirms others and none of its own.
+const SHARE: usize = 8;
+
+/// For so long.
+const GREEDY_FOR: Duration = Duration::from_millis(100);
+
+/// How often that is looked for at most: it is a look at all that is in flight.
+const LOOKED_EVERY: Duration = Duration::from_millis(20);
 
 /// Identifies one publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +79,10 @@ pub(super) struct QueuedPublish {
     pub purpose: Purpose,
     /// What it counts for in the bound on bytes: 0 if an earlier publish shares its payload.
     pub bytes: usize,
+    /// The message's id, if the delivery log holds the publish.
+    pub logged_as: Option<MessageId>,
+    /// Whether that id is not below that of any publish queued before.
+    pub is_newest: bool,
 }
 
 impl QueuedPublish {
@@ -124,14 +142,14 @@ pub(super) struct PublishQueue {
     /// What was in flight and is in quarantine by now: its sequence numbers here and there. It may
     /// still be confirmed here, and counts for what the broker takes at a time, for nothing else.
     moved: BTreeMap<u64, u64>,
-    /// Publishes handed out on this connection since `moved` was empty.
-    since_moved: usize,
     /// How many publishes may be in flight; 0 while there is no connection.
     limit: usize,
     /// How many publishes the connection has packet identifiers for, sixteen for each.
     numbered: usize,
     /// Upper bound for `limit`, however many the broker takes.
     max_in_flight: usize,
+    /// When it was looked for topics that take more than their share.
+    looked: Option<Instant>,
 }
 
 impl PublishQueue {
@@ -145,10 +163,10 @@ impl PublishQueue {
             open: 0,
             oldest_answered: None,
             moved: BTreeMap::new(),
-            since_moved: 0,
             limit: 0,
             numbered: 0,
             max_in_flight,
+            looked: None,
         }
     }
 
@@ -217,7 +235,24 @@ impl PublishQueue {
     pub(super) fn is_worn(&self) -> bool {
         let limit = self.limit.max(1);
         self.moved.len() >= limit.div_ceil(2)
-            || self.since_moved >= limit.saturating_mul(PUBLISHES_PER_ROUND)
+            || self.since_oldest() >= limit.saturating_mul(PUBLISHES_PER_ROUND)
+    }
+
+    /// About how many publishes were handed out on this connection since the oldest of those in
+    /// quarantine that it carries.
+    fn since_oldest(&self) -> usize {
+        let oldest = self.moved.first_key_value();
+        let next = self.first + self.handed_out as u64;
+        oldest.map_or(0, |(oldest, _)| {
+            usize::try_from(next.saturating_sub(*oldest)).unwrap_or(usize::MAX)
+        })
+    }
+
+    /// Whether there may be no packet identifier for one more publish, because one that is not
+    /// confirmed has it.
+    fn is_out_of_numbers(&self) -> bool {
+        let most = self.numbered.saturating_mul(PUBLISHES_AT_MOST);
+        self.handed_out >= most || self.since_oldest() >= most
     }
 
     /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
@@ -248,7 +283,6 @@ impl PublishQueue {
         self.in_flight = 0;
         self.in_flight_bytes = 0;
         self.moved.clear();
-        self.since_moved = 0;
         self.handed_out = 0;
         self.limit = 0;
         suspects
@@ -265,6 +299,7 @@ impl PublishQueue {
         if self.in_flight >= allowed(self.limit, closed)
             || self.in_flight + self.moved.len() >= self.limit
             || self.in_flight_bytes >= BYTES_IN_FLIGHT
+            || self.is_out_of_numbers()
         {
             return None;
         }
@@ -274,7 +309,6 @@ impl PublishQueue {
         self.handed_out += 1;
         self.in_flight += 1;
         self.in_flight_bytes += slot.queued.publish.payload.len();
-        self.since_moved += usize::from(!self.moved.is_empty());
         Some((sequence, &slot.queued.publish))
     }
 
@@ -307,9 +341,7 @@ impl PublishQueue {
     /// number there.
     pub(super) fn complete_moved(&mut self, sequence: u64) -> Option<u64> {
         let moved = self.moved.remove(&sequence)?;
-        if self.moved.is_empty() {
-            self.since_moved = 0;
-        }
+        if self.moved.is_empty() {}
         Some(moved)
     }
 
@@ -358,6 +390,94 @@ impl PublishQueue {
             }
         }
         topics
+    }
+
+    /// The topic of a publish that is not over.
+    pub(super) fn topic_of(&self, sequence: u64) -> Option<&str> {
+        let offset = usize::try_from(sequence.checked_sub(self.first)?).ok()?;
+        let slot = self
+            .slots
+            .get(offset)
+            .filter(|slot| !slot.state.is_over())?;
+        Some(slot.queued.publish.topic.as_str())
+    }
+
+    /// How many publishes to a topic are not over.
+    pub(super) fn waiting_for(&self, topic: &str) -> usize {
+        let open = self.slots.iter().filter(|slot| !slot.state.is_over());
+        open.filter(|slot| slot.queued.publish.topic.as_str() == topic)
+            .count()
+    }
+
+    /// A topic that takes more than its share of what may be in flight, and of which the broker
+    /// confirms nothing while it confirms what was handed out later.
+    pub(super) fn greedy(&mut self, now: Instant) -> Option<String> {
+        if self.in_flight * SHARE < self.limit
+            || self.looked.is_some_and(|at| now < at + LOOKED_EVERY)
+        {
+            return None;
+        }
+        self.looked = Some(now);
+        // For each topic: since when it is in flight, how much of it, and whether it was overtaken.
+        let mut topics: HashMap<&str, (Instant, usize, bool)> = HashMap::new();
+        let mut confirmed = HashSet::new();
+        for slot in self
+            .slots
+            .range(..self.handed_out.min(self.slots.len()))
+            .rev()
+        {
+            let topic = slot.queued.publish.topic.as_str();
+            match slot.state {
+                State::Waiting | State::Moved => {}
+                State::Done => {
+                    confirmed.insert(topic);
+                }
+                State::InFlight(sent) => {
+                    let overtaken = !confirmed.is_empty() && !confirmed.contains(topic);
+                    let (since, count, is_overtaken) =
+                        topics.entry(topic).or_insert((sent, 0, false));
+                    *since = sent;
+                    *count += 1;
+                    *is_overtaken = overtaken;
+                }
+            }
+        }
+        let is_greedy = |(since, count, is_overtaken): (Instant, usize, bool)| {
+            is_overtaken && count * SHARE >= self.limit && now >= since + GREEDY_FOR
+        };
+        let mut topics = topics.into_iter();
+        topics
+            .find(|(_, of)| is_greedy(*of))
+            .map(|(topic, _)| topic.to_owned())
+    }
+
+    /// Takes out what the delivery log holds and waits to go to a topic: from the first that was
+    /// the newest of all, and has a higher id than what is in flight there.
+    pub(super) fn take_waiting(&mut self, topic: &str) -> Vec<QueuedPublish> {
+        let (mut in_flight, mut after, mut taken) = (None, None, vec![]);
+        for slot in &mut self.slots {
+            if slot.state.is_over() || slot.queued.publish.topic.as_str() != topic {
+                continue;
+            }
+            let queued = &slot.queued;
+            let id = queued.logged_as;
+            if slot.state != State::Waiting {
+                in_flight = in_flight.max(id);
+                continue;
+            }
+            if after.is_none() && queued.is_newest && id > in_flight {
+                after = id;
+            }
+            if after.is_some() && id >= after {
+                slot.state = State::Moved;
+                taken.push(queued.clone());
+            } else if after.is_none() {
+                in_flight = in_flight.max(id);
+            }
+        }
+        self.open -= taken.len();
+        self.drop_over();
+        taken
     }
 
     /// Takes out whatever goes to these topics, in order, with its sequence number if it is in

@@ -7,10 +7,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use crate::delivery::left::{Left, LeftRead};
 use crate::delivery::publish_queue::{
     Completed, PublishId, PublishQueue, PublisherEnd, QueuedPublish,
 };
 use crate::delivery::quarantine::{MOST_WAITING, Quarantine, Suspicion};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::rules::fan_out::STEP;
 use crate::rules::plan::Purpose;
@@ -49,12 +51,24 @@ const BULK_BYTES: usize = 8 << 20;
 /// 8 less than twice). A broker a millisecond away takes some thousands a second like this.
 const BULK_IN_FLIGHT: usize = 8;
 
+/// Publishes to one topic that wait in memory before what follows is left to the delivery log, if
+/// the topic is in quarantine; and publishes to a topic of which something is left there, before
+/// more is read.
+const IN_MEMORY: usize = if cfg!(test) { 4 } else { 64 };
+
 /// One queue for each publisher.
 #[derive(Debug)]
 pub(super) struct PublishQueues {
     /// The last one is for bulk copies.
     queues: Vec<PublishQueue>,
     quarantine: Quarantine,
+    /// What the delivery log alone holds.
+    left: Left,
+    /// Topics with more than their share in flight, none of which is confirmed: what waits behind
+    /// is left to the log.
+    greedy: HashSet<String>,
+    /// The highest id of all publishes so far.
+    newest: Option<MessageId>,
     /// When the broker last confirmed or refused a publish, to the tick.
     progress: Option<Instant>,
     /// Whether it has since the last tick.
@@ -82,6 +96,9 @@ impl PublishQueues {
         Self {
             queues: direct.chain([PublishQueue::new(BULK_IN_FLIGHT)]).collect(),
             quarantine: Quarantine::default(),
+            left: Left::default(),
+            greedy: HashSet::new(),
+            newest: None,
             progress: None,
             has_progressed: false,
             resumed: None,
@@ -144,6 +161,7 @@ impl PublishQueues {
             return given_up.map(|sequence| self.in_quarantine(sequence));
         };
         let suspects = queue.handle_down(end);
+        self.greedy.clear();
         self.quarantine(&suspects, Suspicion::Closes);
         None
     }
@@ -161,6 +179,11 @@ impl PublishQueues {
         let Some(queue) = self.queues.get_mut(id.publisher) else {
             return self.quarantine.complete(id.sequence);
         };
+        if !self.greedy.is_empty()
+            && let Some(topic) = queue.topic_of(id.sequence)
+        {
+            self.greedy.remove(topic);
+        }
         let completed = match queue.complete_moved(id.sequence) {
             Some(moved) => self.quarantine.complete(moved),
             None => queue.complete(id.sequence),
@@ -186,10 +209,132 @@ impl PublishQueues {
             }
             None => self.quarantine.handle_confirmed(id.sequence),
         }
-        self.complete(id)
+        let completed = self.complete(id);
+        // The broker takes them again.
+        for queued in self.quarantine.take_released() {
+            self.push_kept(queued);
+        }
+        completed
     }
 
-    pub(super) fn push(&mut self, queued: QueuedPublish) {
+    /// Takes a publish. Returns whether it is left to the delivery log: then it is not here.
+    #[must_use]
+    pub(super) fn push(&mut self, mut queued: QueuedPublish) -> bool {
+        queued.is_newest = queued.logged_as >= self.newest;
+        self.newest = self.newest.max(queued.logged_as);
+        let left = self.is_to_be_left(&queued);
+        match left {
+            Some(id) => self.left.add(&queued.publish, id),
+            None => self.push_kept(queued),
+        }
+        left.is_some()
+    }
+
+    /// The id of the message of a publish that is to be left to the log.
+    fn is_to_be_left(&self, queued: &QueuedPublish) -> Option<MessageId> {
+        let id = queued.logged_as?;
+        if self.left.is_empty() && self.greedy.is_empty() && self.quarantine.is_empty() {
+            return None;
+        }
+        let topic = queued.publish.topic.as_str();
+        let is_left = match self.left.after(topic) {
+            Some(after) => id > after,
+            // What has a lower id than another cannot be found in the log after that.
+            None => {
+                queued.is_newest
+                    && !self.left.is_full()
+                    && (self.greedy.contains(topic)
+                        || self.quarantine.waiting_for(topic) >= IN_MEMORY)
+            }
+        };
+        is_left.then_some(id)
+    }
+
+    /// Leaves to the log what waits to go to a topic that takes more than its share. Returns the
+    /// messages, as the ledger numbers them, and what they counted for in bytes.
+    pub(super) fn leave_greedy(&mut self, publisher: usize, now: Instant) -> Vec<Completed> {
+        // Bulk copies are few at a time.
+        if publisher + 1 >= self.queues.len() || self.left.is_full() {
+            return vec![];
+        }
+        let queue = &mut self.queues[publisher];
+        let Some(topic) = queue
+            .greedy(now)
+            .filter(|topic| !self.greedy.contains(topic))
+        else {
+            return vec![];
+        };
+        let taken = match self.left.after(&topic) {
+            None => queue.take_waiting(&topic),
+            Some(_) => vec![],
+        };
+        self.greedy.insert(topic);
+        for queued in &taken {
+            if let Some(id) = queued.logged_as {
+                self.left.add(&queued.publish, id);
+            }
+        }
+        taken.iter().map(QueuedPublish::completed).collect()
+    }
+
+    /// What is to be read from the delivery log next, of messages up to `up_to`.
+    pub(super) fn next_left(&self, up_to: Option<MessageId>) -> Option<LeftRead> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let next = self.left.next(|topic, left| {
+            if self.greedy.contains(topic) {
+                return false;
+            }
+            match self.quarantine.holds(topic) {
+                true => {
+                    self.quarantine.waiting_for(topic) < IN_MEMORY / 2
+                        || self.quarantine.has_failed(topic) && left > MOST_WAITING
+                }
+                false => self.direct_to(topic).waiting_for(topic) < IN_MEMORY,
+            }
+        });
+        next.filter(|next| up_to.is_none_or(|up_to| next.after < up_to))
+    }
+
+    fn direct_to(&self, topic: &str) -> &PublishQueue {
+        &self.queues[self.publisher_of(topic)]
+    }
+
+    /// A publish that was left to the log is in memory now.
+    pub(super) fn push_read(&mut self, queued: QueuedPublish) {
+        self.left.handle_read(&queued.publish);
+        self.push_kept(queued);
+    }
+
+    /// See [`Left::handle_read_up_to`]. Returns the publishes to give up, because too many wait for
+    /// a topic where a try has failed: the oldest, but for the one that is tried.
+    pub(super) fn handle_read_up_to(
+        &mut self,
+        topic: &str,
+        up_to: Option<MessageId>,
+        is_last: bool,
+    ) -> Vec<PublishId> {
+        self.left.handle_read_up_to(topic, up_to, is_last);
+        let left = self.left.publishes(topic);
+        let surplus = self.quarantine.surplus_of(topic, left);
+        let surplus = surplus.into_iter();
+        surplus
+            .map(|sequence| self.in_quarantine(sequence))
+            .collect()
+    }
+
+    /// What the delivery log alone holds.
+    pub(super) fn left(&self) -> &Left {
+        &self.left
+    }
+
+    /// At most about so many bytes are left to the delivery log.
+    pub(super) fn limit_left(&mut self, max_bytes: u64) {
+        self.left.limit(max_bytes);
+    }
+
+    fn push_kept(&mut self, queued: QueuedPublish) {
         if self.quarantine.holds(queued.publish.topic.as_str()) {
             self.quarantine.push(queued, Suspicion::Unconfirmed);
             return;
@@ -207,6 +352,7 @@ impl PublishQueues {
         if topics.is_empty() {
             return;
         }
+        self.greedy.retain(|topic| !topics.contains(topic));
         for queue in &mut self.queues {
             for (in_flight, queued) in queue.take_out(topics) {
                 self.moved += 1;

@@ -31,6 +31,8 @@ const MOST_BYTES: usize = 8 << 20;
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Topics that are remembered, with those of publishes that wait.
 const MOST_TOPICS: usize = 2_000;
+/// Confirmations in a row after which a topic is like any other again, whatever waits for it.
+const RELEASED_AFTER: u8 = 32;
 /// Topics whose publish may be in flight at a time.
 const IN_FLIGHT: usize = 32;
 
@@ -67,6 +69,8 @@ struct Topic {
     sent: Option<Instant>,
     /// Tries that have failed since the broker last confirmed a publish to this topic.
     failed: u8,
+    /// Publishes confirmed since a try has failed.
+    confirmed: u8,
     /// The broker may close the connection on its first publish: that one goes alone.
     may_close: bool,
 }
@@ -82,6 +86,8 @@ pub(super) struct Quarantine {
     turns: VecDeque<String>,
     next_sequence: u64,
     in_flight: usize,
+    /// A topic that is like any other again.
+    released: Option<String>,
     /// How many may be in flight; 0 while there is no connection.
     limit: usize,
     canary: Option<Canary>,
@@ -99,6 +105,53 @@ impl Quarantine {
     /// Whether a publish to this topic must wait here, behind others.
     pub(super) fn holds(&self, topic: &str) -> bool {
         !self.topics.is_empty() && self.topics.contains_key(topic)
+    }
+
+    /// Whether no topic is set apart.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// How many publishes to a topic wait here.
+    pub(super) fn waiting_for(&self, topic: &str) -> usize {
+        self.topics
+            .get(topic)
+            .map_or(0, |topic| topic.waiting.len())
+    }
+
+    /// Whether a try of a topic's publishes has failed since one was confirmed.
+    pub(super) fn has_failed(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(|topic| topic.failed > 0)
+    }
+
+    /// The sequence numbers of publishes to give up, because so many more to their topic wait
+    /// elsewhere that they are too many, and a try has failed. The first goes on being tried.
+    pub(super) fn surplus_of(&self, topic: &str, elsewhere: usize) -> Vec<u64> {
+        let Some(topic) = self.topics.get(topic).filter(|topic| topic.failed > 0) else {
+            return vec![];
+        };
+        let surplus = (topic.waiting.len() + elsewhere).saturating_sub(MOST_WAITING);
+        let behind_first = topic.waiting.iter().skip(1).take(surplus);
+        behind_first.map(|suspect| suspect.sequence).collect()
+    }
+
+    /// What waits for a topic of which the broker has confirmed so much that it is like any other
+    /// again.
+    pub(super) fn take_released(&mut self) -> Vec<QueuedPublish> {
+        let Some(name) = self.released.take() else {
+            return vec![];
+        };
+        let is_in_flight = |topic: &Topic| topic.sent.is_some();
+        if self.topics.get(&name).is_none_or(is_in_flight) {
+            return vec![];
+        }
+        let topic = self.topics.remove(&name).unwrap_or_default();
+        for suspect in &topic.waiting {
+            self.topic_of.remove(&suspect.sequence);
+            self.payload_bytes -= suspect.payload_bytes();
+        }
+        let waiting = topic.waiting.into_iter();
+        waiting.map(|suspect| suspect.queued).collect()
     }
 
     /// Publishes that wait here.
@@ -205,6 +258,7 @@ impl Quarantine {
                 PublisherEnd::Unrelated => {}
                 PublisherEnd::Closed if was_alone => {
                     topic.may_close = true;
+                    topic.confirmed = 0;
                     topic.failed = topic.failed.saturating_add(TRIES_PER_CLOSED);
                     if topic.failed >= TRIES {
                         given_up = Some(topic.waiting[0].sequence);
@@ -262,6 +316,7 @@ impl Quarantine {
         if let Some(topic) = name.and_then(|name| self.topics.get_mut(name)) {
             topic.failed = 0;
             topic.may_close = false;
+            topic.confirmed = topic.confirmed.saturating_add(1);
         }
     }
 
@@ -282,6 +337,9 @@ impl Quarantine {
         if topic.waiting.is_empty() && topic.failed < TRIES {
             self.topics.remove(&name);
         } else if was_in_flight && !topic.waiting.is_empty() {
+            if topic.confirmed >= RELEASED_AFTER && !topic.may_close {
+                self.released = Some(name.clone());
+            }
             self.turns.push_back(name);
         }
         Some(suspect.queued.completed())
@@ -326,6 +384,7 @@ impl Quarantine {
             if is_overdue(topic) {
                 // It closed nothing in all that time.
                 topic.may_close = false;
+                topic.confirmed = 0;
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
                     given_up.push(topic.waiting[0].sequence);

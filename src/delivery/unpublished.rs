@@ -16,6 +16,8 @@ struct Waiting {
     logged: bool,
     /// Whether its publishes were all confirmed once.
     published: bool,
+    /// Publishes of it that the log alone holds.
+    left: usize,
 }
 
 /// The ids of messages that wait for something.
@@ -45,10 +47,16 @@ impl Unpublished {
         self.newest
     }
 
-    /// It waits for nothing any more.
-    pub(super) fn finish(&mut self, id: MessageId) {
+    /// The log alone holds one publish of it: another entry will wait for that one.
+    pub(super) fn leave_part(&mut self, id: MessageId) {
+        self.waiting.entry(id).or_default().left += 1;
+    }
+
+    /// It waits for nothing any more; nor do so many publishes that the log alone held.
+    pub(super) fn finish(&mut self, id: MessageId, read: usize) {
         if let Some(waiting) = self.waiting.get_mut(&id) {
             waiting.published = true;
+            waiting.left = waiting.left.saturating_sub(read);
         }
         self.remove(id);
     }
@@ -63,10 +71,11 @@ impl Unpublished {
         let Entry::Occupied(mut waiting) = self.waiting.entry(id) else {
             return;
         };
-        waiting.get_mut().entries -= 1;
-        if waiting.get().entries == 0 {
+        waiting.get_mut().entries = waiting.get().entries.saturating_sub(1);
+        // One that is left is the last to be published. With more of them it is to be known which.
+        if waiting.get().entries == 0 && waiting.get().left < 2 {
             let last = waiting.remove();
-            if last.logged && last.published {
+            if last.logged && last.published && last.left == 0 {
                 self.published.push(id);
             }
         }
@@ -108,11 +117,11 @@ mod tests {
             unpublished.logged(id);
             unpublished.insert(id);
             if finishes_first {
-                unpublished.finish(id);
+                unpublished.finish(id, 0);
                 unpublished.leave(id);
             } else {
                 unpublished.leave(id);
-                unpublished.finish(id);
+                unpublished.finish(id, 0);
             }
             assert_eq!(unpublished.take_published(), [id]);
         }
@@ -121,5 +130,25 @@ mod tests {
         unpublished.logged(id);
         unpublished.leave(id);
         assert_eq!(unpublished.take_published(), [], "it is not published");
+    }
+    #[test]
+    fn the_log_forgets_a_message_when_all_that_was_left_of_it_is_published() {
+        let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));
+        for left in 1..=3 {
+            let mut unpublished = Unpublished::default();
+            unpublished.insert(id);
+            unpublished.logged(id);
+            for _ in 0..left {
+                unpublished.leave_part(id);
+            }
+            unpublished.leave(id);
+            for _ in 0..left {
+                assert_eq!(unpublished.take_published(), []);
+                unpublished.insert(id);
+                unpublished.logged(id);
+                unpublished.finish(id, 1);
+            }
+            assert_eq!(unpublished.take_published(), [id]);
+        }
     }
 }

@@ -96,7 +96,7 @@ impl Observer {
             asked: self.inbound.asked(),
             fan_outs: self.processing.fan_outs(),
             quarantined: self.ledger.quarantined(),
-            backlog_bytes: self.processing.backlog().bytes(),
+            backlog_bytes: self.processing.backlog().bytes() + self.ledger.left_bytes(),
             webhooks: self.webhooks.waiting(),
         }
     }

@@ -466,6 +466,9 @@ impl Observer {
         }
         let ledger = &mut self.ledger;
         self.processing.handle_read(processed.read, ledger, now);
+        if let Some(left) = processed.left {
+            self.processing.handle_left_read(left, ledger, now);
+        }
     }
 
     /// Queues what a decision leads to. If nothing more follows, the message waits only for its
@@ -485,6 +488,9 @@ impl Observer {
             return self.leave_to_log(&decided, bytes, now);
         }
         self.journal.fanned_out(id, &decided.bulk);
+        if decided.logged {
+            self.ledger.logged(entry);
+        }
         self.ledger.add(entry, decided.publishes, Purpose::Copy);
         self.ledger.add(entry, decided.bulk, Purpose::BulkCopy);
         if let Some(reason) = decided.refusal {
@@ -492,9 +498,6 @@ impl Observer {
             let may_answer = decided.may_answer;
             self.inbound
                 .answer(entry, reason, (answers, may_answer), ledger, now);
-        }
-        if decided.logged {
-            self.ledger.logged(entry);
         }
         if decided.done {
             self.ledger.decided(entry);

@@ -162,6 +162,7 @@ impl Inbound {
             finished: None,
             held: vec![],
             backlog: None,
+            left: None,
             resumed: vec![],
             policy: self.router.policy.clone(),
             outbox_request: OutboxRequest::default(),

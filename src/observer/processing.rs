@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::delivery::backlog::{Backlog, Change, Pulse};
 use crate::delivery::ledger::{Ledger, Message};
+use crate::delivery::left::LeftRead;
 use crate::delivery::watermark::AcknowledgedWatermark;
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{BacklogRead, Batch, Decided, Processed, Processor, Resumed};
@@ -54,6 +55,8 @@ pub(crate) struct Processing {
     resumed: Vec<Resumed>,
     /// Whether the last batch read from the delivery log.
     reading: bool,
+    /// Whether it read what goes to one topic.
+    reads_left: bool,
     /// Messages that may be taken until more is read from the delivery log.
     credit: usize,
     /// Whether nothing more is read from the delivery log: the next process does.
@@ -72,6 +75,7 @@ impl Processing {
             backlog,
             resumed: vec![],
             reading: false,
+            reads_left: false,
             credit: READ / 2,
             stopping: false,
         }
@@ -185,7 +189,17 @@ impl Processing {
                     && !self.stopping
                     && (room_for_read > READ / 2
                         || (room_for_read > 0 && ledger.direct_len() == 0));
-                let wanted = wanted || can_read || !self.resumed.is_empty();
+                let left = match self.stopping {
+                    true => None,
+                    false => match self.backlog.after() {
+                        // What is above that is read with everything else.
+                        Some(None) => None,
+                        Some(up_to) => ledger.next_left(up_to),
+                        None => ledger.next_left(None),
+                    },
+                };
+                let can_read_any = can_read || left.is_some();
+                let wanted = wanted || can_read_any || !self.resumed.is_empty();
                 if handle.is_busy() || !(wanted || has_news) {
                     return None;
                 }
@@ -197,10 +211,13 @@ impl Processing {
                 self.acknowledged.mark_stored(acknowledged);
                 self.published_due = false;
                 // Messages and pages of the log take turns.
-                self.reading = can_read && (inbound.waiting() == 0 || !self.reading);
+                self.reading = can_read_any && (inbound.waiting() == 0 || !self.reading);
+                // So do the two of the log.
+                self.reads_left = self.reading && left.is_some() && !(can_read && self.reads_left);
+                let reads_all = self.reading && !self.reads_left;
                 let backlog = self.backlog.after().map(|after| BacklogRead {
                     after,
-                    most: if self.reading { room_for_read } else { 0 },
+                    most: if reads_all { room_for_read } else { 0 },
                 });
                 let batch = match self.reading {
                     true => Batch {
@@ -219,6 +236,7 @@ impl Processing {
                         None => published_up_to,
                     },
                     backlog,
+                    left: left.filter(|_| self.reads_left).map(|left| (left, READ)),
                     resumed: std::mem::take(&mut self.resumed),
                     held: ledger.quarantined_bulk(),
                     outbox_request: webhooks.take_outbox_request(now),
@@ -242,10 +260,10 @@ impl Processing {
                 since: now.instant,
             };
             let entry = ledger.insert(message, None);
+            ledger.logged(entry);
             for (purpose, publish) in logged.publishes {
                 ledger.add(entry, vec![publish], purpose);
             }
-            ledger.logged(entry);
             if let Some(fan_out) = &logged.fan_out {
                 ledger.charge(entry, fan_out.text.len());
             }
@@ -269,6 +287,40 @@ impl Processing {
             self.backlog.handle_all_read();
             info!("{CAUGHT_UP}");
         }
+    }
+
+    /// Puts what goes to one topic and was read from the delivery log into the ledger.
+    pub(super) fn handle_left_read(
+        &mut self,
+        (read, page): (LeftRead, LogPage),
+        ledger: &mut Ledger,
+        now: Now,
+    ) {
+        // What is above that is read with everything else.
+        let end = self.backlog.after().flatten();
+        let is_below = |id| end.is_none_or(|end| id <= end);
+        let up_to = page.messages.last().map(|logged| logged.id);
+        let is_last = page.is_last || up_to.is_some_and(|id| !is_below(id));
+        for logged in page.messages {
+            if !is_below(logged.id) {
+                break;
+            }
+            let publishes = logged.publishes.into_iter();
+            let publishes: Vec<_> = publishes
+                .filter(|(_, publish)| publish.topic.as_str() == read.topic)
+                .collect();
+            if publishes.is_empty() {
+                continue;
+            }
+            let message = Message {
+                received: Received::new(logged.came_on, Bytes::new(), false),
+                id: logged.id,
+                fingerprint: 0,
+                since: now.instant,
+            };
+            ledger.handle_read(message, publishes);
+        }
+        ledger.handle_read_up_to(&read.topic, up_to.filter(|id| is_below(*id)), is_last);
     }
 
     /// What a message leads to stays in the delivery log for now.

@@ -15,6 +15,7 @@ pub use self::batch::{BacklogRead, Batch, Decided, Processed, Resumed};
 use self::fan_outs::{Confirmed, FanOuts, Unfinished};
 pub use self::persistence::Persistence;
 use crate::delivery::ledger::EntryId;
+use crate::delivery::left::LeftRead;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::address::Address;
 use crate::protocol::group::Users;
@@ -161,6 +162,7 @@ impl Processor {
         }
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
         let read = self.read_backlog(batch.backlog)?;
+        let left = self.read_left(batch.left.as_ref())?;
         let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
@@ -172,6 +174,7 @@ impl Processor {
         Ok(Processed {
             decided,
             read,
+            left,
             outbox_reply,
             dropped: self.persistence.take_dropped(),
         })
@@ -244,6 +247,20 @@ impl Processor {
                 store.unpublished(after, most)
             }
             _ => Ok(LogPage::default()),
+        }
+    }
+
+    /// The next messages with something that goes to a topic and waits in the delivery log alone.
+    fn read_left(
+        &self,
+        left: Option<&(LeftRead, usize)>,
+    ) -> Result<Option<(LeftRead, LogPage)>, StoreError> {
+        match (left, self.persistence.as_store()) {
+            (Some((read, most)), Some(store)) => {
+                let page = store.unpublished(Some(read.after), *most)?;
+                Ok(Some((read.clone(), page)))
+            }
+            _ => Ok(None),
         }
     }
 

@@ -310,6 +310,7 @@ impl Parts {
         };
         let max_backlog = setup.store.as_ref().map(|settings| settings.max_backlog);
         let mut backlog = Backlog::new(max_backlog.unwrap_or(u64::MAX));
+        ledger.limit_left(max_backlog.unwrap_or(u64::MAX));
         let mut had_session = false;
         let processor = match (store, outbox) {
             (Some(store), _) => {

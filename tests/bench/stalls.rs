@@ -46,13 +46,18 @@ const SPAM: &str = r#"{"text":"spam"}"#;
 type Disturbance = fn(u16, &AtomicBool);
 
 /// What it is called, what the observer needs for it, and what happens.
-const SCENES: [(&str, &[&str], Disturbance); 5] = [
+const SCENES: [(&str, &[&str], Disturbance); 6] = [
     ("a message to a group of 10,000", &[], crowd),
     ("500 fetches by one user", &[], fetches),
     (
         "a recipient whose queue rejects",
         &["--protocol", "3.1.1"],
         full_queue,
+    ),
+    (
+        "2,000/s to a queue that rejects",
+        &["--protocol", "3.1.1"],
+        full_queue_flooded,
     ),
     ("a flood of 2,000/s", &["--rate-per-minute", "600"], flood),
     (
@@ -164,11 +169,15 @@ fn fetches(port: u16, over: &AtomicBool) {
 }
 
 fn flood(port: u16, over: &AtomicBool) {
+    flood_to(port, "bob", over);
+}
+
+fn flood_to(port: u16, to: &str, over: &AtomicBool) {
     let mut wire = connect(port, "bench-mallory");
     let (begin, mut sent) = (Instant::now(), 0);
     while !over.load(Ordering::Relaxed) {
         while sent < begin.elapsed().as_micros() * FLOOD / 1_000_000 {
-            write(&mut wire, "bob");
+            write(&mut wire, to);
             sent += 1;
         }
         wire.step(Duration::from_millis(1)).unwrap();
@@ -184,9 +193,26 @@ fn undecided(port: u16, over: &AtomicBool) {
     }
 }
 
-/// Two messages a second to a user who is away, and whose queue takes one message. Other brokers
-/// than RabbitMQ have no such queues: there it is a user who is away.
+/// Two messages a second to a user who is away, and whose queue takes one message.
 fn full_queue(port: u16, over: &AtomicBool) {
+    with_full_queue(port, || {
+        let mut wire = connect(port, "bench-mallory");
+        while !over.load(Ordering::Relaxed) {
+            write(&mut wire, "away");
+            let next = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < next {
+                wire.step(Duration::from_millis(10)).unwrap();
+            }
+        }
+    });
+}
+
+fn full_queue_flooded(port: u16, over: &AtomicBool) {
+    with_full_queue(port, || flood_to(port, "away", over));
+}
+
+/// Other brokers than RabbitMQ have no such queues: there it is a user who is away.
+fn with_full_queue(port: u16, write: impl FnOnce()) {
     let login = ("observer".to_owned(), "observerpw".to_owned());
     let mut away = Wire::connect(port, "bench-away", &login, false).unwrap();
     away.subscribe(&["apps/bench/users/away/messages/+/clientadded"])
@@ -204,11 +230,7 @@ fn full_queue(port: u16, over: &AtomicBool) {
         policy,
     ];
     rabbitmqctl(rabbit, &[&set[..], &["--apply-to", "queues"]].concat());
-    let mut wire = connect(port, "bench-mallory");
-    while !over.load(Ordering::Relaxed) {
-        write(&mut wire, "away");
-        wire.step(Duration::from_millis(500)).unwrap();
-    }
+    write();
     rabbitmqctl(rabbit, &["clear_policy", "bench"]);
     // Deletes the session at the broker.
     drop(Wire::connect(port, "bench-away", &login, true));

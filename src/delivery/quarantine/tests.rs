@@ -1,6 +1,8 @@
 //! Driven through the ledger, which owns the queues: publisher 0 is direct, 1 for bulk copies, 2
 //! for what is in quarantine.
 
+mod flood;
+
 use std::hash::RandomState;
 
 use super::*;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::delivery::ledger::EntryId;
+use crate::delivery::left::LeftRead;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
@@ -32,6 +33,9 @@ pub struct Batch {
     pub held: Vec<EntryId>,
     /// If messages wait in the delivery log alone: which, and how many are to be read.
     pub backlog: Option<BacklogRead>,
+    /// What goes to one topic and is to be read from the delivery log, of so many messages. Such a
+    /// batch has no messages, either.
+    pub left: Option<(LeftRead, usize)>,
     /// Fan-outs that were read from the delivery log.
     pub resumed: Vec<Resumed>,
     /// The checks to apply.
@@ -70,6 +74,8 @@ pub struct Processed {
     pub decided: Vec<Decided>,
     /// What was read of [`Batch::backlog`].
     pub read: LogPage,
+    /// What was read for [`Batch::left`].
+    pub left: Option<(LeftRead, LogPage)>,
     /// The answer to [`Batch::outbox_request`].
     pub outbox_reply: OutboxReply,
     /// Webhook events that were dropped to make room for others, for each endpoint.

@@ -84,6 +84,7 @@ fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
         finished: None,
         held: vec![],
         backlog: None,
+        left: None,
         resumed: vec![],
         policy: policy(),
         outbox_request: OutboxRequest::default(),

@@ -1,7 +1,8 @@
 //! A model of a broker, and steps in any order: no ack comes early, twice, out of order or for
 //! another connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 
 use proptest::prelude::*;
 
@@ -26,6 +27,8 @@ enum Step {
     Log(Purpose),
     HandOut(usize),
     Confirm(usize),
+    /// Messages are read from the log, if some are left there.
+    ReadLeft,
     Refuse(usize),
     PublisherLost(usize, PublisherEnd),
     PublisherUp(usize),
@@ -53,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => purpose().prop_map(Step::Log),
         6 => (0..PUBLISHERS).prop_map(Step::HandOut),
         8 => (0..50_usize).prop_map(Step::Confirm),
+        2 => Just(Step::ReadLeft),
         1 => (0..50_usize).prop_map(Step::Refuse),
         1 => (0..PUBLISHERS, end()).prop_map(|(lost, end)| Step::PublisherLost(lost, end)),
         2 => (0..PUBLISHERS).prop_map(Step::PublisherUp),
@@ -104,8 +108,8 @@ struct World {
     under_way: Vec<(PublishId, usize)>,
     /// What waits for the store.
     undecided: VecDeque<(EntryId, Vec<Publish>)>,
-    /// What the delivery log holds.
-    log: HashSet<MessageId>,
+    /// What the delivery log holds, with the publishes that may be left to it.
+    log: BTreeMap<MessageId, Vec<Publish>>,
     ids: MessageIds,
     now: Instant,
 }
@@ -126,7 +130,7 @@ impl World {
             forwards: vec![],
             settled: HashMap::new(),
             under_way: vec![],
-            log: HashSet::new(),
+            log: BTreeMap::new(),
             ids: MessageIds::new(RandomState::new()),
             now: start(),
         }
@@ -202,9 +206,13 @@ impl World {
             let (received, _) = self.ledger.message(entry);
             let forward = &mut self.forwards[forward_of(received)];
             forward.logged = true;
-            self.log.insert(forward.id);
-            self.ledger.add(entry, publishes, purpose);
+            let logged = match purpose {
+                Purpose::Copy | Purpose::Notice => publishes.clone(),
+                Purpose::BulkCopy => vec![],
+            };
+            self.log.insert(forward.id, logged);
             self.ledger.logged(entry);
+            self.ledger.add(entry, publishes, purpose);
             self.ledger.decided(entry);
         }
     }
@@ -226,6 +234,30 @@ impl World {
                 "forgotten too early: {forward:?}"
             );
         }
+    }
+
+    /// The store has read two messages of the log.
+    fn read_left(&mut self) {
+        let Some(read) = self.ledger.next_left(None) else {
+            return;
+        };
+        let above = (Bound::Excluded(read.after), Bound::Unbounded);
+        let page: Vec<_> = self.log.range(above).take(2).collect();
+        let up_to = page.last().map(|(id, _)| **id);
+        let is_last = page.len() < 2;
+        for (id, publishes) in page {
+            let publishes = publishes.iter();
+            let publishes = publishes.filter(|publish| publish.topic.as_str() == read.topic);
+            let publishes: Vec<_> = publishes
+                .map(|publish| (Purpose::Copy, publish.clone()))
+                .collect();
+            if let Some((_, publish)) = publishes.first() {
+                let forward = usize::from_be_bytes(publish.payload[..].try_into().unwrap());
+                let message = message(&forward.to_string(), *id, 0);
+                self.ledger.handle_read(message, publishes);
+            }
+        }
+        self.ledger.handle_read_up_to(&read.topic, up_to, is_last);
     }
 
     fn take_acks(&mut self) {
@@ -296,6 +328,7 @@ impl World {
                     self.ledger.handle_confirmed(id);
                 }
             }
+            Step::ReadLeft => self.read_left(),
             Step::Refuse(n) => {
                 if !self.under_way.is_empty() {
                     let (id, _) = self.under_way.swap_remove(n % self.under_way.len());
@@ -381,6 +414,7 @@ proptest! {
                 world.run(&Step::HandOut(publisher));
             }
             world.run(&Step::Confirm(0));
+            world.run(&Step::ReadLeft);
         }
         prop_assert!(world.delivered.is_empty(), "not acknowledged: {:?}", world.delivered);
         prop_assert!(world.ledger.is_empty());

@@ -123,6 +123,7 @@ impl Bench {
             finished: None,
             held: vec![],
             backlog: None,
+            left: None,
             resumed: vec![],
             policy: policy(),
             outbox_request: OutboxRequest::default(),

@@ -1,0 +1,161 @@
+//! What does not wait in a direct queue: what is in quarantine, and what is left to the delivery
+//! log.
+//!
+//! Owns how the ledger's entries follow their publishes there and back.
+
+use std::time::Instant;
+
+use super::{
+    BYTES_UNDER_WAY, EntryId, Ledger, Message, Purpose, QUEUED_PER_MESSAGE, Quarantined,
+    QueuedPublish,
+};
+use crate::delivery::left::LeftRead;
+use crate::delivery::publish_queues::SetApart;
+use crate::protocol::message_id::MessageId;
+use crate::protocol::publish::Publish;
+use crate::protocol::refusal::Refusal;
+
+impl Ledger {
+    /// Publishes in quarantine.
+    pub fn quarantined(&self) -> usize {
+        self.queues.quarantined()
+    }
+
+    /// The messages with bulk copies in quarantine.
+    pub fn quarantined_bulk(&self) -> Vec<EntryId> {
+        self.queues.quarantined_bulk().map(EntryId).collect()
+    }
+
+    /// Adds a publish of the observer's own that shows whether the broker takes any: it goes out
+    /// whatever else is in flight. Nothing is added while one is under way.
+    pub fn add_canary(&mut self, entry: EntryId, publish: Publish) {
+        let canary = QueuedPublish {
+            entry: entry.0,
+            publish,
+            purpose: Purpose::Notice,
+            bytes: 0,
+            logged_as: None,
+            is_newest: false,
+        };
+        if self.queues.push_canary(canary) {
+            self.entries[entry.0].outstanding += 1;
+        }
+    }
+
+    /// Moves publishes that the broker seems never to confirm to quarantine, with whatever goes to
+    /// their topics, and gives up those that have had their tries there. To be called at intervals
+    /// of half a second or so.
+    pub fn set_apart(&mut self, now: Instant) -> Quarantined {
+        let SetApart {
+            moved,
+            given_up,
+            replace,
+            wants_canary,
+        } = self.queues.set_apart(self.ack_timeout, now);
+        for id in given_up {
+            self.handle_refused(id, Refusal::Unauthorized);
+        }
+        Quarantined {
+            moved,
+            replace,
+            wants_canary,
+        }
+    }
+}
+
+/// What is left to the delivery log.
+impl Ledger {
+    /// At most about so many bytes are left to the log by topic; beyond that nothing more is taken.
+    pub fn limit_left(&mut self, max_bytes: u64) {
+        self.queues.limit_left(max_bytes);
+    }
+
+    /// About how many bytes are left to the log by topic.
+    pub fn left_bytes(&self) -> u64 {
+        self.queues.left().bytes()
+    }
+
+    /// How many messages may be read from the delivery log.
+    pub fn room_for_read(&self) -> usize {
+        let most = self.window * QUEUED_PER_MESSAGE + self.room_of_quarantine();
+        match self.bytes < BYTES_UNDER_WAY / 2 {
+            true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
+            false => 0,
+        }
+    }
+
+    /// An id up to which everything made of messages is confirmed, but for what is left to the
+    /// delivery log.
+    pub fn published_up_to(&self) -> Option<MessageId> {
+        let published = self.unpublished.published_up_to();
+        match self.queues.left().first_after() {
+            Some(after) => published.min(Some(after)),
+            None => published,
+        }
+    }
+
+    /// The delivery log alone holds what a message leads to, and it is read from there later, as
+    /// another entry.
+    pub fn leave_to_log(&mut self, entry: EntryId) {
+        let key = entry.0;
+        let entry = &mut self.entries[key];
+        debug_assert_eq!(entry.outstanding, 1, "nothing but the decision");
+        entry.outstanding = 0;
+        entry.logged = true;
+        self.unpublished.leave(entry.id);
+        self.settle(key);
+        self.release();
+    }
+
+    /// What goes to a topic that takes more than its share of a publisher is left to the log, but
+    /// for what is in flight.
+    pub(super) fn leave_greedy(&mut self, publisher: usize, now: Instant) {
+        for left in self.queues.leave_greedy(publisher, now) {
+            let entry = &mut self.entries[left.entry];
+            entry.left += 1;
+            self.unpublished.leave_part(entry.id);
+            self.bytes -= left.bytes;
+            self.finish_part(left.entry);
+        }
+    }
+
+    /// What is to be read from the log next, if there is room for it, of messages up to `up_to`.
+    pub fn next_left(&self, up_to: Option<MessageId>) -> Option<LeftRead> {
+        match self.bytes < BYTES_UNDER_WAY / 2 {
+            true => self.queues.next_left(up_to),
+            false => None,
+        }
+    }
+
+    /// What was left of one message to one topic is read from the log.
+    pub fn handle_read(&mut self, message: Message, publishes: Vec<(Purpose, Publish)>) {
+        let EntryId(key) = self.insert(message, None);
+        let entry = &mut self.entries[key];
+        entry.logged = true;
+        entry.read = publishes.len();
+        entry.outstanding += publishes.len();
+        self.unpublished.logged(entry.id);
+        for (purpose, publish) in publishes {
+            entry.copied |= purpose != Purpose::Notice;
+            let bytes = publish.payload.len();
+            self.bytes += bytes;
+            self.queues.push_read(QueuedPublish {
+                entry: key,
+                publish,
+                purpose,
+                bytes,
+                logged_as: Some(entry.id),
+                is_newest: false,
+            });
+        }
+        self.finish_part(key);
+    }
+
+    /// All that was left to a topic is read, of messages up to `up_to`. `is_last`: the log holds no
+    /// later ones.
+    pub fn handle_read_up_to(&mut self, topic: &str, up_to: Option<MessageId>, is_last: bool) {
+        for id in self.queues.handle_read_up_to(topic, up_to, is_last) {
+            self.handle_refused(id, Refusal::Unauthorized);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Publishes that only the delivery log holds, because what goes to their topic is not confirmed.
+//!
+//! Owns which those are, topic by topic, and how much they take. Leaves to `publish_queues.rs` when
+//! a topic's publishes are left to the log, and when there is room to read them.
+//!
+//! So a topic of which the broker confirms nothing takes some memory, and no more of it the more is
+//! written to it.
+
+use std::collections::HashMap;
+
+use crate::protocol::message_id::MessageId;
+use crate::protocol::publish::Publish;
+
+/// About how many bytes a row of the log takes beside its topic and its payload.
+const ROW_BYTES: u64 = 512;
+
+/// What is left of one topic.
+#[derive(Debug)]
+struct LeftOf {
+    /// Of this topic everything that is logged with a higher id is in the log alone, and nothing
+    /// with a lower one.
+    after: MessageId,
+    publishes: usize,
+    bytes: u64,
+}
+
+/// What is to be read from the delivery log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftRead {
+    /// What goes to this topic,
+    pub topic: String,
+    /// of messages with a higher id.
+    pub after: MessageId,
+}
+
+/// All publishes that are left to the log.
+#[derive(Debug)]
+pub(super) struct Left {
+    topics: HashMap<String, LeftOf>,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self {
+            topics: HashMap::new(),
+            bytes: 0,
+            max_bytes: u64::MAX,
+        }
+    }
+}
+
+impl Left {
+    /// With at most about so many bytes.
+    pub(super) fn limit(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Whether the log holds as much as it may.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.max_bytes
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The id above which a topic's publishes are left; `None` if they are not.
+    pub(super) fn after(&self, topic: &str) -> Option<MessageId> {
+        self.topics.get(topic).map(|left| left.after)
+    }
+
+    /// Up to here nothing is left, of any topic.
+    pub(super) fn first_after(&self) -> Option<MessageId> {
+        self.topics.values().map(|left| left.after).min()
+    }
+
+    /// How many publishes of a topic are left.
+    pub(super) fn publishes(&self, topic: &str) -> usize {
+        self.topics.get(topic).map_or(0, |left| left.publishes)
+    }
+
+    /// A publish of the message `id` is left to the log. If it is the first of its topic, all with
+    /// a higher id are, too, from now on.
+    pub(super) fn add(&mut self, publish: &Publish, id: MessageId) {
+        let bytes = log_bytes(publish);
+        let topic = publish.topic.as_str();
+        let left = match self.topics.get_mut(topic) {
+            Some(left) => left,
+            None => self.topics.entry(topic.to_owned()).or_insert(LeftOf {
+                after: id.just_before(),
+                publishes: 0,
+                bytes: 0,
+            }),
+        };
+        left.publishes += 1;
+        left.bytes += bytes;
+        self.bytes += bytes;
+    }
+
+    /// What may be read: of the topics for which `has_room` holds, the one that has waited longest.
+    pub(super) fn next(&self, mut has_room: impl FnMut(&str, usize) -> bool) -> Option<LeftRead> {
+        let topics = self.topics.iter();
+        let ready = topics.filter(|(topic, left)| has_room(topic, left.publishes));
+        let (topic, left) = ready.min_by_key(|(_, left)| left.after)?;
+        Some(LeftRead {
+            topic: topic.clone(),
+            after: left.after,
+        })
+    }
+
+    /// A publish is in memory now, or will never be.
+    pub(super) fn handle_read(&mut self, publish: &Publish) {
+        let Some(left) = self.topics.get_mut(publish.topic.as_str()) else {
+            return;
+        };
+        let bytes = log_bytes(publish).min(left.bytes);
+        left.publishes = left.publishes.saturating_sub(1);
+        left.bytes -= bytes;
+        self.bytes -= bytes;
+    }
+
+    /// The log was read up to `up_to`: what it held of this topic is in memory. `is_last`: it holds
+    /// nothing above that.
+    pub(super) fn handle_read_up_to(
+        &mut self,
+        topic: &str,
+        up_to: Option<MessageId>,
+        is_last: bool,
+    ) {
+        let Some(left) = self.topics.get_mut(topic) else {
+            return;
+        };
+        left.after = up_to.map_or(left.after, |id| id.max(left.after));
+        if (is_last || left.publishes == 0)
+            && let Some(left) = self.topics.remove(topic)
+        {
+            // What has been deleted meanwhile.
+            self.bytes -= left.bytes;
+        }
+    }
+}
+
+fn log_bytes(publish: &Publish) -> u64 {
+    let payload = match publish.copy_status {
+        // It stands in the stored message.
+        Some(_) => 0,
+        None => publish.payload.len(),
+    };
+    ROW_BYTES + (publish.topic.as_str().len() + payload) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+    use crate::delivery::ledger::tests::publish;
+    use crate::protocol::message_id::MessageIds;
+    use crate::protocol::time::UnixMillis;
+
+    #[test]
+    fn it_is_full_at_its_bound_and_empty_when_all_is_read() {
+        let mut ids = MessageIds::new(RandomState::new());
+        let [first, second] = [(); 2].map(|()| ids.next(UnixMillis::new(1)));
+        let one = publish("one");
+        let mut left = Left::default();
+        left.limit(2 * log_bytes(&one));
+        left.add(&one, first);
+        assert_eq!(left.after("to"), Some(first.just_before()));
+        assert!(!left.is_full());
+        left.add(&one, second);
+        assert!(left.is_full());
+        assert_eq!(left.next(|_, publishes| publishes > 2), None);
+        let read = left.next(|topic, _| topic == "to").unwrap();
+        assert_eq!(read.after, first.just_before());
+        left.handle_read(&one);
+        left.handle_read_up_to("to", Some(first), false);
+        assert_eq!(left.after("to"), Some(first));
+        assert_eq!(left.first_after(), Some(first));
+        left.handle_read(&one);
+        left.handle_read_up_to("to", Some(second), false);
+        assert!(left.is_empty());
+        assert_eq!((left.first_after(), left.bytes()), (None, 0));
+    }
+}
