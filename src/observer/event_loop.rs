@@ -37,6 +37,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::store::thread;
+use crate::telemetry::CrashPoint;
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
 use crate::telemetry::service_topics::ServiceTopic;
@@ -149,6 +150,7 @@ impl Observer {
             }
             self.take_more(&mut inputs);
             self.act();
+            CrashPoint::Turned.pass();
             if let Some(GiveWay { other, takes_all }) = self.gives_way_to.take() {
                 let discards_session = takes_all && self.session.is_new();
                 self.stop(inputs, Duration::ZERO).await;
@@ -469,6 +471,7 @@ impl Observer {
         if let Some(left) = processed.left {
             self.processing.handle_left_read(left, ledger, now);
         }
+        CrashPoint::Decided.pass();
     }
 
     /// Queues what a decision leads to. If nothing more follows, the message waits only for its

@@ -36,8 +36,8 @@ use crate::store::{
     Committed, LogPage, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError,
     Upkeep, thread,
 };
-use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
+use crate::telemetry::{CrashPoint, Metrics};
 
 /// Decides on messages, and writes what their plans say.
 #[derive(Debug)]
@@ -144,8 +144,13 @@ impl Processor {
         }
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
+        CrashPoint::Written.pass();
         if let Some(store) = self.persistence.as_store_mut() {
             let committed = store.commit()?;
+            CrashPoint::Committed.pass();
+            if !batch.published.is_empty() {
+                CrashPoint::Forgotten.pass();
+            }
             let took = self.clock.now().instant.saturating_duration_since(began);
             if committed == Committed::Changed {
                 self.metrics.committed(took, batch.messages.len());

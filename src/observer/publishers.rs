@@ -15,7 +15,7 @@ use crate::mqtt::{Cause, Client, Connected, LinkError, SubmitError};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::telemetry::health::Health;
-use crate::telemetry::{LinkRole, Metrics};
+use crate::telemetry::{CrashPoint, LinkRole, Metrics};
 
 /// Publishes under way for each message under way: a direct message has two copies.
 pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
@@ -122,6 +122,7 @@ impl Publishers {
                 match outcome {
                     Ok(()) => {
                         self.metrics.confirmed();
+                        CrashPoint::Confirmed.pass();
                         ledger.handle_confirmed(id);
                     }
                     Err(reason) => {
@@ -184,7 +185,7 @@ impl Publishers {
             }
             while let Some((id, publish)) = ledger.poll_publish(number, now) {
                 match publisher.client.publish(id.sequence, publish) {
-                    Ok(()) => {}
+                    Ok(()) => CrashPoint::Published.pass(),
                     Err(SubmitError::TooLarge) => ledger.handle_refused(id, Refusal::TooLarge),
                     // The connection's task will report that it is gone; the ledger keeps the
                     // publish.

@@ -12,7 +12,7 @@ use crate::delivery::ledger::Ledger;
 use crate::mqtt::{self, Client, Connected};
 use crate::protocol::publish::Publish;
 use crate::telemetry::health::Health;
-use crate::telemetry::{LinkRole, Metrics};
+use crate::telemetry::{CrashPoint, LinkRole, Metrics};
 
 /// How long the session may be silent before the observer sends itself a message.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -224,6 +224,7 @@ impl Session {
             if let Some(connection) = connection.filter(|c| c.number == ack.connection) {
                 // It fails only if the connection is gone: then the message is delivered again.
                 let _ = connection.client.acknowledge(ack.packet_id);
+                CrashPoint::Acknowledged.pass();
             }
         }
     }

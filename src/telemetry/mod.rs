@@ -4,6 +4,7 @@
 //! over HTTP to [`http`](crate::http) and publishing them to [`observer`](crate::observer).
 
 pub mod clock;
+pub mod crash_point;
 mod families;
 pub mod feed;
 pub mod figures;
@@ -20,6 +21,7 @@ pub mod status;
 pub mod systemd;
 pub mod trace;
 
+pub use self::crash_point::CrashPoint;
 pub use self::labels::{LinkRole, WebhookOutcome};
 pub use self::log::{LogFormat, LogLevel, filter, init};
 pub use self::metrics::Metrics;

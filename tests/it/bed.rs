@@ -474,6 +474,12 @@ impl Observer {
         self.ended()
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().unwrap();
+        child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until the process ends. Returns the exit status and the whole log.
     pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.wait();

@@ -84,6 +84,8 @@ pub(crate) fn users(range: std::ops::Range<usize>) -> Vec<String> {
 struct Seen {
     order: HashMap<Pair, Vec<usize>>,
     distinct: HashSet<(Pair, usize)>,
+    /// The ids that each message came under, in layouts that have them.
+    ids: HashMap<(Pair, usize), HashSet<String>>,
     wrong: Vec<String>,
 }
 
@@ -103,6 +105,8 @@ pub(crate) struct Account {
     pub(crate) arrived: usize,
     pub(crate) duplicates: usize,
     pub(crate) out_of_order: usize,
+    /// Messages that came under more than one id.
+    pub(crate) under_several_ids: usize,
     pub(crate) took: Duration,
 }
 
@@ -221,6 +225,7 @@ impl Load {
         Account {
             arrived: seen.distinct.len(),
             duplicates: all - seen.distinct.len(),
+            under_several_ids: seen.ids.values().filter(|ids| ids.len() > 1).count(),
             out_of_order: seen.order.values().map(disorder).sum(),
             took,
         }
@@ -314,6 +319,10 @@ fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) 
     }
     let pair = (path, sender, user.to_owned());
     seen.order.entry(pair.clone()).or_default().push(n);
+    if let Some(id) = body["message_id"].as_str() {
+        let ids = seen.ids.entry((pair.clone(), n)).or_default();
+        ids.insert(id.to_owned());
+    }
     seen.distinct.insert((pair, n));
 }
 

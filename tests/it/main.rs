@@ -22,6 +22,7 @@ mod check;
 mod cli;
 mod clock;
 mod console;
+mod crashes;
 mod decision;
 mod delivery_log;
 mod deploy;
