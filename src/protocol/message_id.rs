@@ -18,6 +18,17 @@ impl MessageId {
         (id.get_version_num() == 7).then_some(Self(id))
     }
 
+    /// Reads the 16 bytes of an id; `None` for any others.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let id = uuid::Uuid::from_slice(bytes).ok()?;
+        (id.get_version_num() == 7).then_some(Self(id))
+    }
+
+    /// The id in 16 bytes. They sort as its text does.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
     /// Greater than every id that was given before this one, and less than this one.
     #[must_use]
     pub fn just_before(self) -> Self {
@@ -115,6 +126,8 @@ mod tests {
             (MessageId::parse(&last.to_string()), last.time()),
             (Some(last), UnixMillis::new(1_000))
         );
+        assert_eq!(MessageId::from_bytes(last.as_bytes()), Some(last));
+        assert_eq!(MessageId::from_bytes(b"too short"), None);
         assert_eq!(
             MessageId::parse("550e8400-e29b-41d4-a716-446655440000"),
             None
