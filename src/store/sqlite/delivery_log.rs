@@ -5,6 +5,7 @@ use rusqlite::{Row, ToSql, params};
 use tracing::error;
 
 use super::connection::statements;
+use super::encoding::OwnId;
 use super::{SqliteStore, StoreError, status};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
@@ -18,93 +19,111 @@ use crate::store::{
 
 statements! {
     LOG = "INSERT INTO delivery
-        (message_id, number, came_on, purpose, topic, status, payload, properties)
+        (id, number, count, came_on, purpose, topics, payload, properties)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    FORGET = "DELETE FROM delivery WHERE message_id = ?";
-    LOG_FAN_OUT = "INSERT INTO fan_out (message_id, came_on, work) VALUES (?, ?, ?)";
-    LOG_POSITION = "INSERT INTO fan_out_position (message_id, position) VALUES (?1, ?2)
+    FORGET = "DELETE FROM delivery WHERE id = ?";
+    LOG_FAN_OUT = "INSERT INTO fan_out (id, came_on, work) VALUES (?, ?, ?)";
+    LOG_POSITION = "INSERT INTO fan_out_position (id, position) VALUES (?1, ?2)
         ON CONFLICT DO UPDATE SET position = ?2";
-    FORGET_FAN_OUT = "DELETE FROM fan_out WHERE message_id = ?";
-    FORGET_POSITION = "DELETE FROM fan_out_position WHERE message_id = ?";
-    HOLDS = "SELECT 1 FROM delivery WHERE message_id = ?1
-        UNION ALL SELECT 1 FROM fan_out WHERE message_id = ?1";
-    NEXT = "SELECT message_id FROM delivery WHERE message_id > ?1
-        UNION SELECT message_id FROM fan_out WHERE message_id > ?1 ORDER BY 1 LIMIT ?2";
-    FAN_OUTS = "SELECT
-        f.message_id, f.came_on, f.work, p.position FROM fan_out f
-        LEFT JOIN fan_out_position p ON p.message_id = f.message_id
-        WHERE f.message_id > ?1 AND f.message_id <= ?2 ORDER BY f.message_id";
-    UNPUBLISHED = "SELECT
-        message_id, came_on, purpose, topic, status, payload, properties
-        FROM delivery WHERE message_id > ?1 AND message_id <= ?2 ORDER BY message_id, number";
-    LAST = "SELECT max(message_id) FROM (
-        SELECT max(message_id) AS message_id FROM delivery
-        UNION ALL SELECT max(message_id) FROM fan_out)";
+    FORGET_FAN_OUT = "DELETE FROM fan_out WHERE id = ?";
+    FORGET_POSITION = "DELETE FROM fan_out_position WHERE id = ?";
+    ANY_FAN_OUT may scan "stops at the first row" = "SELECT 1 FROM fan_out LIMIT 1";
+    HOLDS = "SELECT 1 FROM delivery WHERE id = ?1 UNION ALL SELECT 1 FROM fan_out WHERE id = ?1";
+    NEXT = "SELECT id FROM delivery WHERE id > ?1
+        UNION SELECT id FROM fan_out WHERE id > ?1 ORDER BY 1 LIMIT ?2";
+    FAN_OUTS = "SELECT f.id, f.came_on, f.work, p.position FROM fan_out f
+        LEFT JOIN fan_out_position p ON p.id = f.id
+        WHERE f.id > ?1 AND f.id <= ?2 ORDER BY f.id";
+    UNPUBLISHED = "SELECT id, came_on, purpose, topics, payload, properties
+        FROM delivery WHERE id > ?1 AND id <= ?2 ORDER BY id, number";
+    LAST = "SELECT max(id) FROM (
+        SELECT max(id) AS id FROM delivery UNION ALL SELECT max(id) FROM fan_out)";
     SIZE may scan "reads the whole log, at start" = "SELECT sum(messages), sum(bytes) FROM (
         SELECT count(*) FILTER (WHERE number = 0) AS messages,
-            total(?1 + octet_length(topic) + coalesce(length(payload), 0)) AS bytes FROM delivery
+            total(?1 * count + octet_length(topics) + coalesce(length(payload), 0)) AS bytes
+            FROM delivery
         UNION ALL SELECT count(*) FILTER (WHERE NOT EXISTS (
-                SELECT 1 FROM delivery d WHERE d.message_id = f.message_id)),
+                SELECT 1 FROM delivery d WHERE d.id = f.id)),
             total(?1 + octet_length(work)) FROM fan_out f)";
 }
+
+/// Ends a publish in the column `topics`. No topic holds this byte.
+const END: u8 = 0;
 
 impl DeliveryLog for SqliteStore {
     fn log(&mut self, logged: &LoggedPublishes<'_>) -> Result<(), StoreError> {
         if logged.publishes.is_empty() {
             return Ok(());
         }
-        let id = logged.id.to_string();
         let mut statement = self.connection.prepare(&LOG)?;
-        for (number, publish) in (logged.first..).zip(logged.publishes) {
-            let payload = match publish.copy_status {
-                Some(_) => None,
-                None => Some(&publish.payload[..]),
-            };
+        let mut rest = logged.publishes;
+        let mut number = logged.first;
+        while let Some(first) = rest.first() {
+            // The copies of a message that follow each other share a row.
+            let count = rest.iter().take_while(|publish| is_copy(publish)).count();
+            let (row, others) = rest.split_at(count.max(1));
+            rest = others;
+            let mut topics = Vec::with_capacity(128 * count);
+            for publish in &row[..count] {
+                let status = publish.copy_status.map_or(0, |status| status.code());
+                topics.extend_from_slice(status.to_string().as_bytes());
+                topics.push(b' ');
+                topics.extend_from_slice(publish.topic.as_str().as_bytes());
+                topics.push(END);
+            }
+            if count == 0 {
+                topics.extend_from_slice(first.topic.as_str().as_bytes());
+            }
             statement.execute(params![
-                id,
+                logged.id.as_bytes(),
                 i64::try_from(number).unwrap_or(i64::MAX),
+                i64::try_from(row.len()).unwrap_or(i64::MAX),
                 (number == 0).then_some(logged.came_on),
                 purpose_code(logged.purpose),
-                publish.topic.as_str(),
-                publish.copy_status.map(|status| status.code()),
-                payload,
-                write_properties(publish),
+                topics,
+                (count == 0).then_some(&first.payload[..]),
+                write_properties(first),
             ])?;
+            number += row.len();
         }
         Ok(())
     }
 
     fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], text: &str) -> Result<(), StoreError> {
-        let id = id.to_string();
-        self.connection
-            .execute(&LOG_FAN_OUT, params![id, came_on, text])?;
+        let params = params![id.as_bytes(), came_on, text];
+        self.connection.execute(&LOG_FAN_OUT, params)?;
+        self.cache.any_fan_out = Some(true);
         Ok(())
     }
 
     fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
-        let params = params![id.to_string(), position];
+        let params = params![id.as_bytes(), position];
         self.connection.execute(&LOG_POSITION, params)?;
         Ok(())
     }
 
     fn published(&mut self, id: MessageId) -> Result<(), StoreError> {
-        let id = id.to_string();
-        for statement in [&FORGET, &FORGET_FAN_OUT, &FORGET_POSITION] {
-            self.connection.execute(statement, [&id])?;
+        let key = params![id.as_bytes()];
+        self.connection.execute(&FORGET, key)?;
+        if self.any(&ANY_FAN_OUT, |cache| &mut cache.any_fan_out)? {
+            if self.connection.execute(&FORGET_FAN_OUT, key)? > 0 {
+                self.cache.any_fan_out = None;
+            }
+            self.connection.execute(&FORGET_POSITION, key)?;
         }
         Ok(())
     }
 
     fn log_holds(&self, id: MessageId) -> Result<bool, StoreError> {
-        Ok(self.connection.exists(&HOLDS, [id.to_string()])?)
+        Ok(self.connection.exists(&HOLDS, [id.as_bytes()])?)
     }
 
     fn unpublished(&self, after: Option<MessageId>, most: usize) -> Result<LogPage, StoreError> {
-        // An empty text comes before every id.
-        let after = after.map(|id| id.to_string()).unwrap_or_default();
+        // Nothing comes before every id.
+        let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
-        let next: Vec<String> = self
+        let next: Vec<Vec<u8>> = self
             .connection
             .rows(&NEXT, params![after, limit], |row| row.get(0))?;
         let mut is_last = next.len() < most;
@@ -119,14 +138,14 @@ impl DeliveryLog for SqliteStore {
         let mut messages: Vec<LoggedMessage> = vec![];
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let Some(id) = parse_id(&row.get::<_, String>(0)?) else {
+            let Some(id) = own_id(row)? else {
                 continue;
             };
             if messages.last().is_none_or(|last| last.id != id) {
                 if let Some(before) = messages.last()
                     && bytes >= PAGE_BYTES
                 {
-                    last = before.id.to_string();
+                    last = before.id.as_bytes().to_vec();
                     is_last = false;
                     break;
                 }
@@ -137,20 +156,21 @@ impl DeliveryLog for SqliteStore {
                     fan_out: None,
                 });
             }
-            let publish = self.read_publish(id, row)?;
-            bytes += publish
-                .as_ref()
-                .map_or(0, |(_, publish)| publish.payload.len());
             let message = messages.last_mut().expect("one was just pushed");
-            message.publishes.extend(publish);
+            let before = message.publishes.len();
+            self.read_publishes(id, row, &mut message.publishes)?;
+            let read = message.publishes[before..].iter();
+            bytes += read
+                .map(|(_, publish)| publish.payload.len())
+                .sum::<usize>();
         }
         self.add_fan_outs(&mut messages, params![after, last])?;
         Ok(LogPage { messages, is_last })
     }
 
     fn log_size(&self) -> Result<Option<LogSize>, StoreError> {
-        let last: Option<String> = self.connection.row(&LAST, [], |row| row.get(0))?;
-        let Some(last) = last.as_deref().and_then(parse_id) else {
+        let last: Option<OwnId> = self.connection.row(&LAST, [], |row| row.get(0))?;
+        let Some(last) = last.and_then(|last| last.0) else {
             return Ok(None);
         };
         let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
@@ -172,12 +192,17 @@ impl DeliveryLog for SqliteStore {
 }
 
 /// The id of a row. One that is none is reported, and what it belongs to is left out.
-fn parse_id(text: &str) -> Option<MessageId> {
-    let id = MessageId::parse(text);
+fn own_id(row: &Row<'_>) -> rusqlite::Result<Option<MessageId>> {
+    let OwnId(id) = row.get(0)?;
     if id.is_none() {
-        error!(id = %text, "the delivery log holds an id that is none: it is left out");
+        error!("the delivery log holds an id that is none: it is left out");
     }
-    id
+    Ok(id)
+}
+
+/// Whether a publish can be made of the stored message and its topic.
+fn is_copy(publish: &Publish) -> bool {
+    publish.copy_status.is_some() && publish.user_properties.is_empty()
 }
 
 impl SqliteStore {
@@ -193,10 +218,10 @@ impl SqliteStore {
                 text: row.get(2)?,
                 position: usize::try_from(position).unwrap_or(0),
             };
-            Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, fan_out))
+            Ok((own_id(row)?, row.get::<_, Vec<u8>>(1)?, fan_out))
         })?;
-        for (text, came_on, fan_out) in fan_outs {
-            let Some(id) = parse_id(&text) else {
+        for (id, came_on, fan_out) in fan_outs {
+            let Some(id) = id else {
                 continue;
             };
             let at = match messages.binary_search_by_key(&id, |message| message.id) {
@@ -219,33 +244,49 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// A publish as it was logged; `None` if it cannot be made any more.
-    fn read_publish(
+    /// The publishes of a row as they were logged, but for those that cannot be made any more.
+    fn read_publishes(
         &self,
         id: MessageId,
         row: &Row<'_>,
-    ) -> Result<Option<(Purpose, Publish)>, StoreError> {
-        let topic: String = row.get(3)?;
-        let Ok(topic) = TopicName::parse(&topic) else {
-            error!(message_id = %id, "the delivery log holds a topic that is none: it is left out");
-            return Ok(None);
+        publishes: &mut Vec<(Purpose, Publish)>,
+    ) -> Result<(), StoreError> {
+        let purpose = purpose(row.get(2)?);
+        let topics = row.get_ref(3)?.as_bytes().unwrap_or_default();
+        let topic_of = |topic: &[u8]| {
+            let topic = str::from_utf8(topic).ok().map(TopicName::parse);
+            let topic = topic.and_then(Result::ok);
+            if topic.is_none() {
+                error!(message_id = %id, "the delivery log holds a topic that is none: it is left out");
+            }
+            topic
         };
-        let copy_status = row.get::<_, Option<i64>>(4)?.map(status);
-        let mut publish = match (copy_status, row.get::<_, Option<Vec<u8>>>(5)?) {
-            (_, Some(payload)) => Publish::new(topic, payload.into()),
-            (Some(status), None) => match self.body(id)? {
-                Some(body) => Publish::copy(topic, &Body::from_stored(body), status),
-                None => {
-                    error!(message_id = %id, "a message was deleted before it was published");
-                    return Ok(None);
-                }
-            },
-            (None, None) => return Ok(None),
-        };
-        if let Some(properties) = row.get::<_, Option<String>>(6)? {
-            publish.user_properties = serde_json::from_str(&properties).unwrap_or_default();
+        if let Some(payload) = row.get::<_, Option<Vec<u8>>>(4)? {
+            let Some(topic) = topic_of(topics) else {
+                return Ok(());
+            };
+            let mut publish = Publish::new(topic, payload.into());
+            if let Some(properties) = row.get::<_, Option<String>>(5)? {
+                publish.user_properties = serde_json::from_str(&properties).unwrap_or_default();
+            }
+            publishes.push((purpose, publish));
+            return Ok(());
         }
-        Ok(Some((purpose(row.get(2)?), publish)))
+        let Some(body) = self.body(id)?.map(Body::from_stored) else {
+            error!(message_id = %id, "a message was deleted before it was published");
+            return Ok(());
+        };
+        for publish in topics.split(|byte| *byte == END) {
+            let Some(space) = publish.iter().position(|byte| *byte == b' ') else {
+                continue;
+            };
+            let (code, topic) = (&publish[..space], &publish[space + 1..]);
+            let code = str::from_utf8(code).ok().and_then(|code| code.parse().ok());
+            if let (Some(code), Some(topic)) = (code, topic_of(topic)) {
+                publishes.push((purpose, Publish::copy(topic, &body, status(code))));
+            }
+        }
+        Ok(())
     }
 }
 

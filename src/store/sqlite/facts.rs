@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Row as SqlRow, params};
+use rusqlite::params;
+use serde::Deserialize;
 
 use super::connection::{Statement, statements};
+use super::conversations::{conversation_columns, conversation_row, is_last_copy};
+use super::encoding::{IdText, StoredId, account, body_accounts, body_columns, read_body};
 use super::presence::REDELIVERED;
 use super::write::names;
-use super::{SqliteStore, StoreError, status, unix};
+use super::{Cache, SqliteStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
@@ -23,14 +26,16 @@ use crate::rules::facts::{
 
 statements! {
     ANY_BAN may scan "stops at the first row" = "SELECT 1 FROM ban LIMIT 1";
+    ANY_BLOCK may scan "stops at the first row" = "SELECT 1 FROM block LIMIT 1";
+    ANY_GROUP may scan "stops at the first row" = "SELECT 1 FROM chat_group LIMIT 1";
     IS_BANNED = "SELECT 1 FROM ban WHERE app = ? AND user = ?";
     FIND_GROUP = "SELECT body FROM chat_group WHERE app = ? AND group_id = ?";
-    HAS_TIMELINE may scan "stops at the first row" =
-        "SELECT 1 FROM timeline WHERE app = ? AND inbox_of = ? LIMIT 1";
+    HAS_TIMELINE may scan "stops at the first row" = concat!("SELECT 1 FROM copy WHERE inbox = ",
+        account!("?", "?"), " LIMIT 1");
     BLOCKED_USERS = "SELECT other FROM block INDEXED BY block_by_owner
         WHERE app = ? AND inbox_of = ?";
-    BEFORE_NEWEST = "SELECT seq FROM timeline INDEXED BY timeline_by_peer
-        WHERE app = ? AND inbox_of = ? AND convers_with = ? ORDER BY seq DESC LIMIT 1 OFFSET ?";
+    BEFORE_NEWEST = concat!("SELECT seq FROM copy WHERE inbox = ", account!("?1", "?2"),
+        " AND peer = ", account!("?1", "?3"), " ORDER BY seq DESC LIMIT 1 OFFSET ?4");
     IS_BLOCKED = "SELECT 1 FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
     BLOCKED_BY = "SELECT inbox_of FROM block WHERE app = ? AND other = ?";
     COUNT_BLOCKED = "SELECT count(*) FROM
@@ -40,40 +45,31 @@ statements! {
         WHERE app = ? AND CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') END = ?
         LIMIT ?)";
     // CROSS JOIN fixes the order: SQLite would read the whole inbox instead.
-    FIND_COPY = "SELECT m.sender, t.status FROM message m CROSS JOIN timeline t
-        ON t.app = m.app AND t.inbox_of = ?2 AND t.seq = m.seq AND t.convers_with = ?3
-        WHERE m.message_id = ?4 AND m.app = ?1";
+    FIND_COPY = concat!("SELECT s.name, t.status FROM message_data m CROSS JOIN copy t
+        ON t.inbox = ", account!("?1", "?2"), " AND t.peer = ", account!("?1", "?3"),
+        " AND t.seq = m.seq LEFT JOIN account s ON s.id = m.sender WHERE m.id = ?4");
     // Receipts are for messages that have just come: the search ends somewhere, and does not look
-    // into large bodies. CASE, because somebody may have edited a body by hand.
-    FIND_BY_TEMP_UID may scan "stops after 100 rows" = "SELECT m.message_id, m.sender, t.status FROM
-        (SELECT seq, status FROM timeline INDEXED BY timeline_by_peer
-            WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3 ORDER BY seq DESC LIMIT 100) t
-        JOIN message m ON m.seq = t.seq
-        WHERE CASE WHEN octet_length(m.body) < 16384 AND instr(m.body, ?4) > 0
-            AND json_valid(m.body) THEN json_extract(m.body, '$.attributes.tempUID') END = ?4
-        ORDER BY t.seq DESC LIMIT 1";
-    FIND_CONVERSATION = "SELECT m.body, t.status, c.is_new, c.archived, c.patch,
-        c.patch_seq < c.seq
-        FROM conversation c
-        LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of AND t.seq = c.seq
-        LEFT JOIN message m ON m.seq = c.seq
-        WHERE c.app = ? AND c.inbox_of = ? AND c.convers_with = ?";
+    // into large bodies. Somebody may have edited a body by hand.
+    FIND_BY_TEMP_UID may scan "stops after 100 rows" = concat!("SELECT ", body_columns!(),
+        ", t.status FROM (SELECT seq, status FROM copy WHERE inbox = ", account!("?1", "?2"),
+        " AND peer = ", account!("?1", "?3"), " ORDER BY seq DESC LIMIT 100) t
+        CROSS JOIN message_data m ON m.seq = t.seq ", body_accounts!(),
+        " WHERE octet_length(m.body) < 16384 AND instr(m.body, ?4) > 0 ORDER BY t.seq DESC");
+    FIND_CONVERSATION = concat!("SELECT ", conversation_columns!(), " FROM conversation_state c
+        LEFT JOIN copy t ON ", is_last_copy!(), " LEFT JOIN message_data m ON m.seq = t.seq ",
+        body_accounts!(), " WHERE c.inbox = ", account!("?1", "?2"),
+        " AND c.peer = ", account!("?1", "?3"));
     CLIENTS = "SELECT client_id, since FROM presence WHERE app = ? AND user = ?";
     FIND_ABSENCE = "SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?";
-    LAST_POSITION = "SELECT max(seq) FROM message";
-    MESSAGE_UP_TO = "SELECT seq, stored_at FROM message WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
+    LAST_POSITION = "SELECT max(seq) FROM message_data";
+    MESSAGE_UP_TO = "SELECT seq, stored_at FROM message_data WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
 }
 
 impl FactSource for SqliteStore {
     type Error = StoreError;
 
     fn is_banned(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
-        let any = match self.cache.any_ban {
-            Some(any) => any,
-            None => self.connection.exists(&ANY_BAN, [])?,
-        };
-        self.cache.any_ban = Some(any);
-        Ok(any
+        Ok(self.any(&ANY_BAN, |cache| &mut cache.any_ban)?
             && self
                 .connection
                 .exists(&IS_BANNED, [app.as_str(), user.as_str()])?)
@@ -84,6 +80,9 @@ impl FactSource for SqliteStore {
             Some(group) => GroupLookup::Stored(group),
             None => GroupLookup::NotStored,
         };
+        if !self.any(&ANY_GROUP, |cache| &mut cache.any_group)? {
+            return Ok(GroupLookup::NotStored);
+        }
         let (app, id) = (app.as_str(), id.as_str());
         if let Some(known) = self.cache.groups.get(app, id) {
             return Ok(lookup(known));
@@ -143,7 +142,8 @@ impl FactSource for SqliteStore {
         other: UserId<'_>,
     ) -> Result<bool, StoreError> {
         let params = [app.as_str(), other.as_str(), user.as_str()];
-        Ok(self.connection.exists(&IS_BLOCKED, params)?)
+        Ok(self.any(&ANY_BLOCK, |cache| &mut cache.any_block)?
+            && self.connection.exists(&IS_BLOCKED, params)?)
     }
 
     fn blocked_by(
@@ -151,6 +151,9 @@ impl FactSource for SqliteStore {
         app: AppId<'_>,
         sender: UserId<'_>,
     ) -> Result<Vec<Box<str>>, StoreError> {
+        if !self.any(&ANY_BLOCK, |cache| &mut cache.any_block)? {
+            return Ok(vec![]);
+        }
         let params = [app.as_str(), sender.as_str()];
         let users = self.connection.rows(&BLOCKED_BY, params, |row| row.get(0));
         Ok(users?)
@@ -180,10 +183,11 @@ impl FactSource for SqliteStore {
         message_id: &str,
     ) -> Result<Option<StoredCopy>, StoreError> {
         let [app, inbox_of, convers_with] = names(timeline);
-        let params = [app, inbox_of, convers_with, message_id];
+        let id = StoredId::of(message_id);
+        let params = params![app, inbox_of, convers_with, id];
         let copy = self.connection.find(&FIND_COPY, params, |row| {
             Ok(StoredCopy {
-                sender: row.get(0)?,
+                sender: row.get::<_, Option<_>>(0)?.unwrap_or_default(),
                 status: status(row.get(1)?),
             })
         });
@@ -197,14 +201,20 @@ impl FactSource for SqliteStore {
     ) -> Result<Option<(String, StoredCopy)>, StoreError> {
         let [app, inbox_of, convers_with] = names(timeline);
         let params = [app, inbox_of, convers_with, temp_uid];
-        let found = self.connection.find(&FIND_BY_TEMP_UID, params, |row| {
+        let mut statement = self.connection.prepare(&FIND_BY_TEMP_UID)?;
+        let mut rows = statement.query(params)?;
+        while let Some(row) = rows.next()? {
+            let body = read_body(row)?.unwrap_or_default();
+            if !is_called(&body, temp_uid) {
+                continue;
+            }
             let copy = StoredCopy {
-                sender: row.get(1)?,
-                status: status(row.get(2)?),
+                sender: row.get::<_, Option<_>>(4)?.unwrap_or_default(),
+                status: status(row.get(7)?),
             };
-            Ok((row.get(0)?, copy))
-        });
-        Ok(found?)
+            return Ok(Some((row.get::<_, IdText>(3)?.0, copy)));
+        }
+        Ok(None)
     }
 
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
@@ -259,6 +269,20 @@ impl FactSource for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Whether there is anything of a kind, as is remembered or asked by the query.
+    pub(super) fn any(
+        &mut self,
+        query: &Statement,
+        remembered: impl Fn(&mut Cache) -> &mut Option<bool>,
+    ) -> Result<bool, StoreError> {
+        if let Some(any) = *remembered(&mut self.cache) {
+            return Ok(any);
+        }
+        let any = self.connection.exists(query, [])?;
+        *remembered(&mut self.cache) = Some(any);
+        Ok(any)
+    }
+
     /// Counts what a user has in an app, to a limit.
     fn count_up_to(
         &self,
@@ -298,17 +322,19 @@ impl SqliteStore {
     }
 }
 
-/// A conversation from the columns body, status, is_new, archived, patch and whether the patch is
-/// older than the last message, in that order.
-pub(super) fn conversation_row(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
-    let last: (Option<Box<str>>, Option<i64>) = (row.get(0)?, row.get(1)?);
-    Ok(Row {
-        last: last.0.zip(last.1.map(status)),
-        is_new: row.get(2)?,
-        archived: row.get(3)?,
-        patch: row.get(4)?,
-        patch_is_older: row.get::<_, Option<bool>>(5)?.unwrap_or(false),
-    })
+/// Whether the sender of a message calls it so.
+fn is_called(body: &str, temp_uid: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Message {
+        attributes: Attributes,
+    }
+    #[derive(Deserialize)]
+    struct Attributes {
+        #[serde(rename = "tempUID")]
+        temp_uid: String,
+    }
+    let message: Option<Message> = serde_json::from_str(body).ok();
+    message.is_some_and(|message| message.attributes.temp_uid == temp_uid)
 }
 
 /// What the column `absence.redelivered_by` says.

@@ -6,7 +6,8 @@ use std::path::Path;
 pub(crate) fn fail_at_a_copy_for(user: &str, path: &Path) {
     let raw = rusqlite::Connection::open(path).unwrap();
     raw.execute_batch(&format!(
-        "CREATE TRIGGER fault BEFORE INSERT ON timeline WHEN NEW.inbox_of = '{user}'
+        "CREATE TRIGGER fault BEFORE INSERT ON copy
+         WHEN (SELECT name FROM account WHERE id = NEW.inbox) = '{user}'
          BEGIN SELECT RAISE(ABORT, 'no more'); END"
     ))
     .unwrap();

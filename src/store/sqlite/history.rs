@@ -3,6 +3,7 @@
 use rusqlite::params;
 
 use super::connection::statements;
+use super::encoding::{OwnId, StoredId, account, body_accounts, body_columns, read_body};
 use super::{SqliteStore, StoreError, status, unix};
 use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
@@ -19,18 +20,21 @@ const PAGE_BYTES: usize = 2 << 20;
 const ROWS_PER_PAGE: usize = 2_000;
 
 statements! {
-    COPIES_BETWEEN = "SELECT seq, convers_with, status FROM timeline
-        WHERE app = ? AND inbox_of = ? AND seq > ? AND seq <= ? ORDER BY seq";
-    MESSAGE = "SELECT layout, stored_at, body FROM message WHERE seq = ?";
-    STORED_AT = "SELECT stored_at FROM message WHERE seq = ?";
-    BODY = "SELECT body FROM message WHERE message_id = ?";
+    COPIES_BETWEEN = concat!("SELECT t.seq, p.name, t.status
+        FROM copy t INDEXED BY copy_in_order LEFT JOIN account p ON p.id = t.peer
+        WHERE t.inbox = ", account!("?", "?"), " AND t.seq > ? AND t.seq <= ? ORDER BY t.seq");
+    MESSAGE = concat!("SELECT ", body_columns!(), ", l.name FROM message_data m ",
+        body_accounts!(), " LEFT JOIN layout l ON l.id = m.layout WHERE m.seq = ?");
+    STORED_AT = "SELECT stored_at FROM message_data WHERE seq = ?";
+    BODY = concat!("SELECT ", body_columns!(), " FROM message_data m ", body_accounts!(),
+        " WHERE m.id = ?");
     // INDEXED BY: few messages are not acknowledged, and only the index finds them.
-    UNACKNOWLEDGED = "SELECT fingerprint, message_id FROM message INDEXED BY message_by_id
-        WHERE message_id > ? AND seq > 0 AND fingerprint IS NOT NULL ORDER BY seq";
+    UNACKNOWLEDGED = "SELECT fingerprint, id FROM message_data INDEXED BY message_data_by_id
+        WHERE id > ? AND seq > 0 AND fingerprint IS NOT NULL ORDER BY seq";
     // Only ids of the observer's own have a fingerprint. At QoS 0 they have none, so the last one
     // may be far back: the search ends somewhere.
-    LAST_OWN_ID may scan "stops after 1000 rows" = "SELECT message_id FROM
-        (SELECT message_id, fingerprint FROM message ORDER BY seq DESC LIMIT 1000)
+    LAST_OWN_ID may scan "stops after 1000 rows" = "SELECT id FROM
+        (SELECT id, fingerprint FROM message_data ORDER BY seq DESC LIMIT 1000)
         WHERE fingerprint IS NOT NULL LIMIT 1";
 }
 
@@ -50,7 +54,8 @@ impl History for SqliteStore {
         };
         let (mut rows_read, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
-            let (seq, convers_with): (i64, Box<str>) = (row.get(0)?, row.get(1)?);
+            let (seq, convers_with): (i64, Option<Box<str>>) = (row.get(0)?, row.get(1)?);
+            let convers_with = convers_with.unwrap_or_default();
             let wanted = query
                 .convers_with
                 .as_ref()
@@ -91,27 +96,26 @@ impl History for SqliteStore {
     }
 
     fn body(&self, id: MessageId) -> Result<Option<String>, StoreError> {
-        let params = [id.to_string()];
-        Ok(self.connection.find(&BODY, params, |row| row.get(0))?)
+        let params = [StoredId::from(id)];
+        Ok(self.connection.find(&BODY, params, read_body)?.flatten())
     }
 
     fn unacknowledged(&self) -> Result<Vec<(u64, MessageId)>, StoreError> {
-        let acknowledged = self.progress.acknowledged.map(|id| id.to_string());
-        let rows =
-            self.connection
-                .rows(&UNACKNOWLEDGED, [acknowledged.unwrap_or_default()], |row| {
-                    Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-                })?;
-        let own = rows.into_iter().filter_map(|(fingerprint, id)| {
-            let id = MessageId::parse(&id)?;
-            Some((fingerprint.cast_unsigned(), id))
-        });
+        // Nothing comes before every id.
+        let acknowledged = self.progress.acknowledged.map(|id| *id.as_bytes());
+        let after = acknowledged.as_ref().map_or(&[][..], |id| id);
+        let rows = self.connection.rows(&UNACKNOWLEDGED, [after], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, OwnId>(1)?))
+        })?;
+        let own = rows
+            .into_iter()
+            .filter_map(|(fingerprint, id)| Some((fingerprint.cast_unsigned(), id.0?)));
         Ok(own.collect())
     }
 
     fn last_id(&self) -> Result<Option<MessageId>, StoreError> {
-        let found: Option<String> = self.connection.find(&LAST_OWN_ID, [], |row| row.get(0))?;
-        let found = found.and_then(|id| MessageId::parse(&id));
+        let found: Option<OwnId> = self.connection.find(&LAST_OWN_ID, [], |row| row.get(0))?;
+        let found = found.and_then(|id| id.0);
         Ok(found.max(self.progress.acknowledged))
     }
 }
@@ -126,9 +130,9 @@ impl SqliteStore {
         let stored = self.connection.find(&MESSAGE, [seq], |row| {
             Ok(Stored {
                 convers_with,
-                layout: row.get(0)?,
-                stored_at: unix(row.get(1)?),
-                body: Body::from_stored(row.get(2)?),
+                layout: row.get::<_, Option<_>>(7)?.unwrap_or_default(),
+                stored_at: unix(row.get(2)?),
+                body: Body::from_stored(read_body(row)?.unwrap_or_default()),
                 status,
             })
         });

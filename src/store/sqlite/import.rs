@@ -7,6 +7,8 @@
 use rusqlite::{Row, params};
 
 use super::connection::statements;
+use super::conversations::Pair;
+use super::encoding::{StoredId, body_accounts, body_columns, read_body};
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::json::parse_object;
 use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
@@ -25,46 +27,47 @@ const FROM_A_ROW: &str = "row";
 statements! {
     // SQLite goes on behind the greatest number. This row, which is no message, has it go on at 1.
     // Time never falls in the log, so it is as young as the youngest message that is imported.
-    BEGIN_OWN_NUMBERS = "INSERT INTO message
-        (seq, message_id, app, sender, recipient, layout, stored_at, body)
-        SELECT 0, '', '', '', '', '', ?, '{}'
-        WHERE coalesce((SELECT max(seq) FROM message), -1) < 0";
-    MOVE_OWN_NUMBERS = "UPDATE message SET stored_at = max(stored_at, min(?1, coalesce(
-        (SELECT stored_at FROM message WHERE seq > 0 ORDER BY seq LIMIT 1), ?1)))
+    BEGIN_OWN_NUMBERS = "INSERT INTO message_data
+        (seq, id, sender, recipient, layout, stored_at, body)
+        SELECT 0, '', 0, 0, 0, ?, '{}'
+        WHERE coalesce((SELECT max(seq) FROM message_data), -1) < 0";
+    MOVE_OWN_NUMBERS = "UPDATE message_data SET stored_at = max(stored_at, min(?1, coalesce(
+        (SELECT stored_at FROM message_data WHERE seq > 0 ORDER BY seq LIMIT 1), ?1)))
         WHERE seq = 0";
     // Services may have used an id twice.
-    FIND_IMPORTED = "SELECT seq, body, layout FROM message
-        WHERE message_id = ? AND app = ? AND sender = ? AND recipient = ? AND seq < 0";
-    SET_BODY = "UPDATE message SET body = ?, layout = '' WHERE seq = ?";
-    TIME_BEFORE = "SELECT stored_at FROM message WHERE seq < ? ORDER BY seq DESC LIMIT 1";
-    TIME_BEHIND = "SELECT stored_at FROM message WHERE seq > ? ORDER BY seq LIMIT 1";
-    LAST_BETWEEN = "SELECT max(seq) FROM message WHERE seq >= ? AND seq < ?";
-    IMPORT_MESSAGE = "INSERT INTO message
-        (seq, message_id, app, sender, recipient, layout, stored_at, body)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    FIND_IMPORTED = concat!("SELECT ", body_columns!(), ", l.name, m.seq FROM message_data m ",
+        body_accounts!(), " LEFT JOIN layout l ON l.id = m.layout
+        WHERE m.id = ? AND r.app = ? AND s.name = ? AND r.name = ? AND m.seq < 0");
+    SET_BODY = "UPDATE message_data SET body = ?, written = NULL, layout = ? WHERE seq = ?";
+    TIME_BEFORE = "SELECT stored_at FROM message_data WHERE seq < ? ORDER BY seq DESC LIMIT 1";
+    TIME_BEHIND = "SELECT stored_at FROM message_data WHERE seq > ? ORDER BY seq LIMIT 1";
+    LAST_BETWEEN = "SELECT max(seq) FROM message_data WHERE seq >= ? AND seq < ?";
+    IMPORT_MESSAGE = "INSERT INTO message_data
+        (seq, id, sender, recipient, layout, stored_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
     // A status only rises.
-    IMPORT_COPY = "INSERT INTO timeline (app, inbox_of, seq, convers_with, status)
-        VALUES (?, ?, ?, ?, ?)
+    IMPORT_COPY = "INSERT INTO copy (inbox, peer, seq, status) VALUES (?, ?, ?, ?)
         ON CONFLICT DO UPDATE SET status = excluded.status WHERE excluded.status > status";
-    HAS_COPY = "SELECT 1 FROM timeline
-        WHERE app = ? AND inbox_of = ? AND seq = ? AND convers_with = ?";
+    HAS_COPY = "SELECT 1 FROM copy WHERE inbox = ? AND peer = ? AND seq = ?";
+    // What has copies has a row, which shows none of these.
+    KEEP_STATE = "INSERT OR IGNORE INTO conversation_state
+        (inbox, peer, since, seq, is_new, archived) VALUES (?, ?, 0, 0, 0, 0)";
     // A row that shows a message of the observer's own is newer. One that shows the same message
     // may have been opened or archived here since. A patch behind a number of the observer's own
     // was made here: it stays, and is older than a message that comes from the source.
-    IMPORT_CONVERSATION = "INSERT INTO conversation
-        (app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?4)
+    IMPORT_CONVERSATION = "INSERT INTO conversation_state
+        (inbox, peer, since, seq, is_new, archived, patch, patch_seq)
+        VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?3)
         ON CONFLICT DO UPDATE SET
-            is_new = CASE WHEN seq = ?4 OR (seq = 0 AND patch_seq IS NOT NULL)
-                THEN min(is_new, ?5) ELSE ?5 END,
-            archived = CASE WHEN seq = ?4 OR (seq = 0 AND patch_seq IS NOT NULL)
-                THEN max(archived, ?6) ELSE ?6 END,
-            patch = CASE WHEN patch_seq >= 0 THEN patch ELSE ?7 END,
-            patch_seq = CASE WHEN patch_seq IS NULL OR patch_seq < 0 THEN ?4
-                WHEN seq = 0 OR seq = ?4 THEN patch_seq ELSE ?4 - 1 END,
-            seq = ?4
-        WHERE seq = 0 OR seq < ?4 OR (seq = ?4 AND (?5 < is_new OR ?6 > archived
-            OR (patch_seq < 0 AND patch IS NOT ?7)))";
+            is_new = CASE WHEN seq = ?3 OR (seq = 0 AND patch_seq IS NOT NULL)
+                THEN min(is_new, ?4) ELSE ?4 END,
+            archived = CASE WHEN seq = ?3 OR (seq = 0 AND patch_seq IS NOT NULL)
+                THEN max(archived, ?5) ELSE ?5 END,
+            patch = CASE WHEN patch_seq >= 0 THEN patch ELSE ?6 END,
+            patch_seq = CASE WHEN patch_seq IS NULL OR patch_seq < 0 THEN ?3
+                WHEN seq = 0 OR seq = ?3 THEN patch_seq ELSE ?3 - 1 END,
+            seq = ?3
+        WHERE seq = 0 OR seq < ?3 OR (seq = ?3 AND (?4 < is_new OR ?5 > archived
+            OR (patch_seq < 0 AND patch IS NOT ?6)))";
 }
 
 impl SqliteStore {
@@ -110,23 +113,38 @@ impl SqliteStore {
     }
 
     fn import_message(
-        &self,
+        &mut self,
         message: &ImportedMessage,
         now: UnixMillis,
     ) -> Result<Landing, StoreError> {
-        let [app, inbox_of, convers_with] = message.timeline.each_ref().map(String::as_str);
-        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(2)? == FROM_A_ROW));
+        let read = |row: &Row<'_>| {
+            let layout: Option<String> = row.get(7)?;
+            Ok((row.get(8)?, layout.as_deref() == Some(FROM_A_ROW)))
+        };
         let seq = match self.find_imported(message, read)? {
             Some((seq, false)) => seq,
             Some((seq, true)) => {
-                self.connection
-                    .execute(&SET_BODY, params![message.body, seq])?;
+                let params = params![message.body, self.layout("")?, seq];
+                self.connection.execute(&SET_BODY, params)?;
                 seq
             }
             None => self.number_message(message, "", now)?,
         };
-        let params = params![app, inbox_of, seq, convers_with, message.status.code()];
+        let pair = self.imported_pair(message)?;
+        let params = params![pair.inbox, pair.peer, seq, message.status.code()];
         Ok(landing(self.connection.execute(&IMPORT_COPY, params)?))
+    }
+
+    /// The accounts of a copy. They have a row, as all that have copies.
+    fn imported_pair(&mut self, message: &ImportedMessage) -> Result<Pair, StoreError> {
+        let [app, inbox_of, convers_with] = message.timeline.each_ref().map(String::as_str);
+        let pair = Pair {
+            inbox: self.account(app, inbox_of)?,
+            peer: self.account(app, convers_with)?,
+        };
+        let params = [pair.inbox, pair.peer];
+        self.connection.execute(&KEEP_STATE, params)?;
+        Ok(pair)
     }
 
     /// Reads the row of a message that was imported before.
@@ -135,17 +153,17 @@ impl SqliteStore {
         message: &ImportedMessage,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, StoreError> {
-        let key = [
-            &message.id,
-            &message.timeline[0],
-            &message.sender,
-            &message.recipient,
+        let key = params![
+            StoredId::of(&message.id),
+            message.timeline[0],
+            message.sender,
+            message.recipient,
         ];
         Ok(self.connection.find(&FIND_IMPORTED, key, read)?)
     }
 
     fn number_message(
-        &self,
+        &mut self,
         message: &ImportedMessage,
         layout: &str,
         now: UnixMillis,
@@ -168,13 +186,13 @@ impl SqliteStore {
         let (before, behind): (Option<i64>, Option<i64>) =
             (neighbour(&TIME_BEFORE)?, neighbour(&TIME_BEHIND)?);
         let stored_at = before.map_or(time, |before| before.max(time));
+        let app = &message.timeline[0];
         let params = params![
             seq,
-            message.id,
-            message.timeline[0],
-            message.sender,
-            message.recipient,
-            layout,
+            StoredId::of(&message.id),
+            self.account(app, &message.sender)?,
+            self.account(app, &message.recipient)?,
+            self.layout(layout)?,
             behind.map_or(stored_at, |behind| behind.min(stored_at)),
             message.body
         ];
@@ -183,29 +201,30 @@ impl SqliteStore {
     }
 
     fn import_conversation(
-        &self,
+        &mut self,
         row: &ImportedConversation,
         now: UnixMillis,
     ) -> Result<Landing, StoreError> {
         let last = &row.last;
-        let (seq, body) = match self.find_imported(last, |row| Ok((row.get(0)?, row.get(1)?)))? {
+        let read = |row: &Row<'_>| Ok((row.get(8)?, read_body(row)?.unwrap_or_default()));
+        let (seq, body) = match self.find_imported(last, read)? {
             Some(found) => found,
             None => {
                 let seq = self.number_message(last, FROM_A_ROW, now)?;
                 (seq, last.body.clone())
             }
         };
-        let [app, inbox_of, convers_with] = last.timeline.each_ref().map(String::as_str);
+        let pair = self.imported_pair(last)?;
         // The row is all there is of a message that the source has no copy of.
-        let key = params![app, inbox_of, seq, convers_with];
+        let key = [pair.inbox, pair.peer, seq];
         if !self.connection.exists(&HAS_COPY, key)? {
-            let params = params![app, inbox_of, seq, convers_with, last.status.code()];
+            let params = params![pair.inbox, pair.peer, seq, last.status.code()];
             self.connection.execute(&IMPORT_COPY, params)?;
         }
+        self.settle(pair)?;
         let params = params![
-            app,
-            inbox_of,
-            convers_with,
+            pair.inbox,
+            pair.peer,
             seq,
             row.is_new,
             row.archived,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Row, params};
 
 use super::connection::{Statement, statements};
+use super::encoding::{account, body_accounts, body_columns, read_body};
 use super::{SqliteStore, StoreError, millis, status};
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::envelope::Body;
@@ -24,25 +25,37 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 statements! {
     COUNT_ALL may scan "a command that counts every row" = "SELECT
-        (SELECT count(*) FROM message WHERE seq <> 0), (SELECT count(*) FROM timeline),
-        (SELECT count(*) FROM conversation),
-        (SELECT count(*) FROM (SELECT DISTINCT app, inbox_of FROM timeline)),
+        (SELECT count(*) FROM message_data WHERE seq <> 0), (SELECT count(*) FROM copy),
+        (SELECT count(*) FROM conversation_state c WHERE seq <> 0 OR patch_seq IS NOT NULL
+            OR EXISTS (SELECT 1 FROM copy t
+                WHERE t.inbox = c.inbox AND t.peer = c.peer AND t.seq > c.since)),
+        (SELECT count(*) FROM (SELECT DISTINCT inbox FROM copy)),
         (SELECT count(*) FROM chat_group), (SELECT count(*) FROM block),
         (SELECT count(*) FROM ban), (SELECT count(*) FROM presence),
-        (SELECT stored_at FROM message WHERE seq <> 0 ORDER BY seq LIMIT 1),
-        (SELECT stored_at FROM message WHERE seq <> 0 ORDER BY seq DESC LIMIT 1)";
-    COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message
+        (SELECT stored_at FROM message_data WHERE seq <> 0 ORDER BY seq LIMIT 1),
+        (SELECT stored_at FROM message_data WHERE seq <> 0 ORDER BY seq DESC LIMIT 1)";
+    COUNT_MESSAGES may scan "a command that counts every row" = "SELECT count(*) FROM message_data
         WHERE seq <> 0";
-    EXPORT may scan "a command that exports an inbox" = "SELECT m.body, t.status
-        FROM timeline t CROSS JOIN message m ON m.seq = t.seq
-        WHERE t.app = ?1 AND t.inbox_of = ?2 AND (?3 IS NULL OR t.convers_with = ?3)
-        ORDER BY t.seq";
+    EXPORT may scan "a command that exports an inbox" = concat!("SELECT ", body_columns!(),
+        ", t.status FROM copy t CROSS JOIN message_data m ON m.seq = t.seq ", body_accounts!(),
+        " WHERE t.inbox = ", account!("?1", "?2"), "
+        AND (?3 IS NULL OR t.peer = ", account!("?1", "?3"), ") ORDER BY t.seq");
     COUNT_DUPLICATES may scan "a command that checks every row" = "SELECT count(*) FROM
-        (SELECT 1 FROM timeline t CROSS JOIN message m ON m.seq = t.seq
-         GROUP BY t.app, t.inbox_of, t.convers_with, m.message_id HAVING count(*) > 1)";
-    COUNT_UNKNOWN may scan "a command that checks every row" = "SELECT count(*) FROM timeline
-        WHERE seq > (SELECT coalesce(max(seq), 0) FROM message)";
-    ALL_BODIES may scan "a command that checks every row" = "SELECT seq, body FROM message";
+        (SELECT 1 FROM copy t CROSS JOIN message_data m ON m.seq = t.seq
+         GROUP BY t.inbox, t.peer, m.id HAVING count(*) > 1)";
+    COUNT_UNKNOWN may scan "a command that checks every row" = "SELECT count(*) FROM copy
+        WHERE seq > (SELECT coalesce(max(seq), 0) FROM message_data)";
+    COUNT_NAMELESS may scan "a command that checks every row" = "SELECT
+        (SELECT count(*) FROM copy t WHERE NOT EXISTS (SELECT 1 FROM account WHERE id = t.inbox)
+            OR NOT EXISTS (SELECT 1 FROM conversation_state c
+                WHERE c.inbox = t.inbox AND c.peer = t.peer))
+        + (SELECT count(*) FROM conversation_state c
+            WHERE NOT EXISTS (SELECT 1 FROM account WHERE id = c.peer))
+        + (SELECT count(*) FROM message_data m WHERE seq <> 0
+            AND (NOT EXISTS (SELECT 1 FROM account WHERE id = m.sender)
+            OR NOT EXISTS (SELECT 1 FROM account WHERE id = m.recipient)))";
+    ALL_BODIES may scan "a command that checks every row" = concat!("SELECT ", body_columns!(),
+        ", m.seq FROM message_data m ", body_accounts!());
     TOUCH_STATE may scan "two rows" = "UPDATE state SET value = value";
     ALL_GROUPS may scan "a command that lists every row" =
         "SELECT app, group_id, body FROM chat_group ORDER BY app, group_id";
@@ -90,8 +103,8 @@ impl Administration for SqliteStore {
     ) -> Result<(), ExportError> {
         let mut statement = self.connection.prepare(&EXPORT).map_err(StoreError::from)?;
         let rows = statement.query_map(params![app, inbox_of, convers_with], |row| {
-            let body = Body::from_stored(row.get(0)?);
-            Ok(body.with_status(status(row.get(1)?)))
+            let body = Body::from_stored(read_body(row)?.unwrap_or_default());
+            Ok(body.with_status(status(row.get(7)?)))
         });
         for text in rows.map_err(StoreError::from)? {
             line(&text.map_err(StoreError::from)?)?;
@@ -120,7 +133,12 @@ impl Administration for SqliteStore {
         faults.retain(|fault| fault != "ok");
         let duplicates = "messages stored twice under one id in one timeline";
         let unknown = "rows that refer to a message that is not there yet";
-        for (statement, what) in [(&COUNT_DUPLICATES, duplicates), (&COUNT_UNKNOWN, unknown)] {
+        let nameless = "rows that refer to a user, group or conversation that is not there";
+        for (statement, what) in [
+            (&COUNT_DUPLICATES, duplicates),
+            (&COUNT_UNKNOWN, unknown),
+            (&COUNT_NAMELESS, nameless),
+        ] {
             let count = self.count(statement)?;
             if count > 0 {
                 faults.push(format!("{count} {what}"));
@@ -129,7 +147,7 @@ impl Administration for SqliteStore {
         let mut bodies = self.connection.prepare(&ALL_BODIES)?;
         let mut bodies = bodies.query([])?;
         while let Some(row) = bodies.next()? {
-            let (seq, body): (i64, String) = (row.get(0)?, row.get(1)?);
+            let (seq, body): (i64, _) = (row.get(7)?, read_body(row)?.unwrap_or_default());
             if parse_object(body.as_bytes()).is_err() {
                 faults.push(format!("the body of message {seq} is no JSON object"));
             }
@@ -165,6 +183,7 @@ impl Administration for SqliteStore {
     }
 
     fn remove_group(&mut self, app: &str, id: &str) -> Result<bool, StoreError> {
+        self.cache.any_group = None;
         self.cache.groups.remove(app, id);
         Ok(self.connection.execute(&DELETE_GROUP, [app, id])? > 0)
     }

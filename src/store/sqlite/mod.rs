@@ -2,9 +2,12 @@
 //! that names SQLite.
 //! Leaves the interface to `store`; reads no clock: times come in as arguments.
 
+mod accounts;
 mod checkpoint;
 mod connection;
+mod conversations;
 mod delivery_log;
+mod encoding;
 mod facts;
 mod file;
 mod group_cache;
@@ -14,16 +17,20 @@ mod inspect;
 mod outbox;
 mod presence;
 mod reader;
+mod recent;
 mod retention;
 mod schema;
+mod upgrade;
 mod webhook_queue;
 mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use self::accounts::Accounts;
 use self::checkpoint::Checkpointer;
 use self::connection::{Connection, statements};
+use self::conversations::States;
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
 use super::{
@@ -37,7 +44,7 @@ use crate::rules::write::Write;
 
 statements! {
     NEWEST may scan "stops at the first row" =
-        "SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1";
+        "SELECT seq, stored_at FROM message_data ORDER BY seq DESC LIMIT 1";
     ACKNOWLEDGED = "SELECT value FROM state WHERE name = 'acknowledged'";
     SET_ACKNOWLEDGED = "UPDATE state SET value = ? WHERE name = 'acknowledged'";
     PROBE_WRITE = "INSERT INTO state VALUES ('probed', '1')
@@ -51,6 +58,8 @@ pub(super) struct SqliteStore {
     cache: Cache,
     /// When the newest message was stored: times never fall.
     newest: UnixMillis,
+    /// The position of the newest message, or one before it.
+    position: i64,
     offline: OfflineDelivery,
     endpoints: Endpoints,
     /// Rows changed on this connection until the last commit.
@@ -64,9 +73,17 @@ pub(super) struct SqliteStore {
 /// What is remembered of the database. Another process may make it untrue.
 #[derive(Debug)]
 struct Cache {
+    accounts: Accounts,
+    conversations: States,
     groups: GroupCache,
     /// Whether anybody is banned; `None` if that is not known.
     any_ban: Option<bool>,
+    /// Whether anybody blocks anybody; `None` if that is not known.
+    any_block: Option<bool>,
+    /// Whether there is any group; `None` if that is not known.
+    any_group: Option<bool>,
+    /// Whether the delivery log holds any fan-out; `None` if that is not known.
+    any_fan_out: Option<bool>,
     /// The message written last: its copies come next.
     last_written: Option<LastWritten>,
     /// `PRAGMA data_version` when all this was read: it changes when another process has written.
@@ -82,8 +99,13 @@ struct LastWritten {
 impl Cache {
     fn empty(data_version: i64) -> Self {
         Self {
+            accounts: Accounts::default(),
+            conversations: States::default(),
             groups: GroupCache::default(),
             any_ban: None,
+            any_block: None,
+            any_group: None,
+            any_fan_out: None,
             last_written: None,
             data_version,
         }
@@ -160,13 +182,15 @@ impl SqliteStore {
         offline: OfflineDelivery,
         lock: Option<File>,
     ) -> Result<Self, StoreError> {
-        let newest = connection.find(&NEWEST, [], |row| row.get(0))?;
+        let newest = connection.find(&NEWEST, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (position, newest) = newest.unwrap_or((0, 0));
         let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
         Ok(Self {
             connection,
             // No version is negative: the first transaction finds the cache out of date.
             cache: Cache::empty(-1),
-            newest: unix(newest.unwrap_or(0)),
+            newest: unix(newest),
+            position,
             offline,
             endpoints: Endpoints::default(),
             changes: 0,

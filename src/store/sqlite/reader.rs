@@ -6,7 +6,8 @@
 use rusqlite::{Params, Row as SqlRow, params};
 
 use super::connection::{Statement, statements};
-use super::facts::conversation_row;
+use super::conversations::{conversation_columns, conversation_row, is_last_copy};
+use super::encoding::{account, body_accounts, body_columns, read_body};
 use super::write::names;
 use super::{SqliteStore, StoreError, status};
 use crate::protocol::address::Timeline;
@@ -17,53 +18,90 @@ use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
 use crate::store::reader::{Reader, SLICE_BYTES};
 
-/// The columns of a listed conversation, and the tables they stand in: `page` is a part of a list.
-/// LEFT JOIN, because a message may be pruned.
+/// The columns of a listed conversation: a page `c` of a list, with the copies and messages that
+/// show there. LEFT JOIN, because a message may be pruned.
 macro_rules! listed {
-    ($page:literal, $order:literal) => {
+    ($page:expr, $order:literal) => {
         concat!(
-            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq,
-                c.convers_with, c.seq FROM (SELECT * FROM conversation
-                WHERE app = ?1 AND inbox_of = ?2 AND archived = ?3 AND ",
+            "SELECT ",
+            conversation_columns!(),
+            ", p.name, c.last FROM (",
             $page,
-            " LIMIT ?5) c
-            LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of
-                AND t.seq = c.seq AND t.convers_with = c.convers_with
-            LEFT JOIN message m ON m.seq = c.seq ORDER BY c.seq ",
+            " LIMIT ?4) c
+            CROSS JOIN copy t ON t.inbox = c.inbox AND t.peer = c.peer AND t.seq = c.last
+            LEFT JOIN message_data m ON m.seq = c.last ",
+            body_accounts!(),
+            " LEFT JOIN account p ON p.id = c.peer ORDER BY c.last ",
+            $order
+        )
+    };
+}
+
+/// A page of all rows of a list.
+macro_rules! of_all {
+    ($rows:literal, $edge:literal) => {
+        concat!(
+            "SELECT c.*, t.seq AS last FROM conversation_state c ",
+            $rows,
+            " CROSS JOIN copy t ON ",
+            is_last_copy!(),
+            " WHERE c.inbox = ",
+            account!("?1", "?2"),
+            " AND t.seq ",
+            $edge
+        )
+    };
+}
+
+/// A page of the conversations of a thousand copies that follow each other. CROSS JOIN fixes the
+/// order.
+macro_rules! of_nearest {
+    ($edge:literal, $order:literal) => {
+        concat!(
+            "SELECT c.*, t.seq AS last FROM (SELECT inbox, peer, seq
+                FROM copy INDEXED BY copy_in_order WHERE inbox = ",
+            account!("?1", "?2"),
+            " AND seq ",
+            $edge,
+            " ORDER BY seq ",
+            $order,
+            " LIMIT 1000) t
+            CROSS JOIN conversation_state c ON NOT c.archived AND c.inbox = t.inbox
+                AND c.peer = t.peer AND ",
+            is_last_copy!(),
+            " ORDER BY t.seq ",
             $order
         )
     };
 }
 
 statements! {
-    // An index by position would cost each message more than it saves: rows of a list are small.
-    CONVERSATIONS_BEFORE may scan "one user's list" =
-        listed!("seq <> 0 AND seq < ?4 ORDER BY seq DESC", "DESC");
-    CONVERSATIONS_SINCE may scan "one user's list" =
-        listed!("seq <> 0 AND seq > ?4 ORDER BY seq", "ASC");
-    // A long list begins with the conversations of the newest messages: few are read until a page
-    // is full, where people write to many. CROSS JOIN fixes the order.
-    CONVERSATIONS_OF_NEWEST may scan "stops after 1000 rows" = "SELECT
-            m.body, n.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq,
-            c.convers_with, c.seq
-        FROM (SELECT seq, convers_with, status FROM timeline
-            WHERE app = ?1 AND inbox_of = ?2 AND seq < ?4 ORDER BY seq DESC LIMIT 1000) n
-        CROSS JOIN conversation c ON c.app = ?1 AND c.inbox_of = ?2
-            AND c.convers_with = n.convers_with AND c.seq = n.seq AND c.archived = ?3
-        LEFT JOIN message m ON m.seq = c.seq
-        ORDER BY n.seq DESC LIMIT ?5";
-    HAS_LONG_LIST may scan "stops after 1000 rows" = "SELECT 1 FROM conversation
-        WHERE app = ? AND inbox_of = ? LIMIT 1 OFFSET 1000";
+    LISTED_BEFORE may scan "one user's list" =
+        listed!(of_all!("", "< ?3 AND NOT c.archived ORDER BY t.seq DESC"), "DESC");
+    LISTED_SINCE may scan "one user's list" =
+        listed!(of_all!("", "> ?3 AND NOT c.archived ORDER BY t.seq"), "ASC");
+    ARCHIVED_BEFORE may scan "one user's archive" =
+        listed!(of_all!("INDEXED BY conversation_state_archived",
+            "< ?3 AND c.archived ORDER BY t.seq DESC"), "DESC");
+    ARCHIVED_SINCE may scan "one user's archive" =
+        listed!(of_all!("INDEXED BY conversation_state_archived",
+            "> ?3 AND c.archived ORDER BY t.seq"), "ASC");
+    // A long list begins with the conversations of the nearest messages: few are read until a page
+    // is full, where people write to many.
+    NEAREST_BEFORE may scan "stops after 1000 rows" = listed!(of_nearest!("< ?3", "DESC"), "DESC");
+    NEAREST_SINCE may scan "stops after 1000 rows" = listed!(of_nearest!("> ?3", "ASC"), "ASC");
+    HAS_LONG_LIST may scan "stops after 200 rows" = concat!("SELECT 1 FROM conversation_state
+        WHERE inbox = ", account!("?", "?"), " LIMIT 1 OFFSET 200");
     INSTANCES = "SELECT instance_id, body FROM instance INDEXED BY instance_by_user
         WHERE app = ? AND user = ? ORDER BY since DESC";
-    MESSAGES_BEFORE = "SELECT m.body, t.status, t.seq
-        FROM timeline t INDEXED BY timeline_by_peer LEFT JOIN message m ON m.seq = t.seq
-        WHERE t.app = ? AND t.inbox_of = ? AND t.convers_with = ? AND t.seq < ?
-        ORDER BY t.seq DESC LIMIT ?";
-    MESSAGES_SINCE = "SELECT m.body, t.status, t.seq
-        FROM timeline t INDEXED BY timeline_by_peer LEFT JOIN message m ON m.seq = t.seq
-        WHERE t.app = ? AND t.inbox_of = ? AND t.convers_with = ? AND t.seq > ?
-        ORDER BY t.seq LIMIT ?";
+    MESSAGES_BEFORE = concat!("SELECT ", body_columns!(), ", t.status, t.seq
+        FROM copy t LEFT JOIN message_data m ON m.seq = t.seq ", body_accounts!(),
+        " WHERE t.inbox = ", account!("?1", "?2"), " AND t.peer = ", account!("?1", "?3"),
+        " AND t.seq < ?4 ORDER BY t.seq DESC LIMIT ?5");
+    MESSAGES_SINCE = concat!("SELECT ", body_columns!(), ", t.status, t.seq
+        FROM copy t LEFT JOIN message_data m ON m.seq = t.seq ", body_accounts!(),
+        " WHERE t.inbox = ", account!("?1", "?2"), " AND t.peer = ", account!("?1", "?3"),
+        " AND t.seq > ?4 ORDER BY t.seq LIMIT ?5");
 }
 
 impl Reader for SqliteStore {
@@ -91,11 +129,11 @@ impl Reader for SqliteStore {
         let [app, inbox_of, convers_with] = names(timeline);
         let params = params![app, inbox_of, convers_with, edge, limit];
         self.slice(statement, params, window.limit, |row| {
-            let body: Option<Box<str>> = row.get(0)?;
-            let status = row.get(1).map(status)?;
+            let body = read_body(row)?.map(String::into_boxed_str);
+            let status = row.get(7).map(status)?;
             let bytes = body.as_ref().map_or(0, |body| body.len());
             let message = body.map(|body| ListedMessage { body, status });
-            Ok((row.get(2)?, bytes, message))
+            Ok((row.get(8)?, bytes, message))
         })
     }
 
@@ -123,29 +161,36 @@ impl SqliteStore {
         archived: bool,
         window: Window,
     ) -> Result<Slice<ListedConversation>, StoreError> {
-        let statements = [&CONVERSATIONS_BEFORE, &CONVERSATIONS_SINCE];
-        let (statement, edge, limit) = self.resolve(window, statements)?;
-        let params = params![app.as_str(), user.as_str(), archived, edge, limit];
+        let statements = match archived {
+            true => [&ARCHIVED_BEFORE, &ARCHIVED_SINCE],
+            false => [&LISTED_BEFORE, &LISTED_SINCE],
+        };
+        let (all, edge, limit) = self.resolve(window, statements)?;
+        let params = params![app.as_str(), user.as_str(), edge, limit];
         let read = |row: &SqlRow<'_>| {
+            let convers_with: Option<Box<str>> = row.get(12)?;
             let listed = ListedConversation {
-                convers_with: row.get(6)?,
+                convers_with: convers_with.unwrap_or_default(),
                 row: conversation_row(row)?,
             };
             let last = listed.row.last.as_ref();
             let patch = listed.row.patch.as_ref().map_or(0, |patch| patch.len());
             let bytes = patch + last.map_or(0, |(body, _)| body.len());
-            Ok((row.get(7)?, bytes, last.is_some().then_some(listed)))
+            Ok((row.get(13)?, bytes, last.is_some().then_some(listed)))
         };
         let key = [app.as_str(), user.as_str()];
-        let is_newest_first = !matches!(window.from, From::Since(_));
-        if is_newest_first && self.connection.exists(&HAS_LONG_LIST, key)? {
-            let newest = self.slice(&CONVERSATIONS_OF_NEWEST, params, window.limit, read)?;
+        if !archived && self.connection.exists(&HAS_LONG_LIST, key)? {
+            let nearest = match window.from {
+                From::Newest | From::Before(_) => &NEAREST_BEFORE,
+                From::Since(_) => &NEAREST_SINCE,
+            };
+            let found = self.slice(nearest, params, window.limit, read)?;
             // Otherwise there may be more behind those messages.
-            if newest.next.is_some() {
-                return Ok(newest);
+            if found.next.is_some() {
+                return Ok(found);
             }
         }
-        self.slice(statement, params, window.limit, read)
+        self.slice(all, params, window.limit, read)
     }
 
     /// The statement for a part of a list, of those for newest and for oldest first; the position

@@ -5,6 +5,7 @@
 
 use rusqlite::params;
 
+use super::accounts::{Accounts, SLACK};
 use super::connection::statements;
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
@@ -19,44 +20,40 @@ statements! {
     // The last message stays: its number would be given a second time.
     // A message that the broker may redeliver stays: it must be recognized then. So does one that
     // may not be published yet: the delivery log makes its copies from it.
-    DELETE_OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "DELETE FROM message
+    DELETE_OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "DELETE FROM message_data
         WHERE seq < coalesce(
-            (SELECT seq FROM message ORDER BY seq LIMIT 1 OFFSET ?1),
-            (SELECT max(seq) FROM message))
-        AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR message_id <= ?4)
-        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.message_id)";
+            (SELECT seq FROM message_data ORDER BY seq LIMIT 1 OFFSET ?1),
+            (SELECT max(seq) FROM message_data))
+        AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR id <= ?4)
+        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = message_data.id)";
     DELETE_OLDEST_WEBHOOKS may scan "the subquery reads ?1 rows" = "DELETE FROM webhook
         WHERE seq < coalesce(
             (SELECT seq FROM webhook ORDER BY seq LIMIT 1 OFFSET ?1),
             (SELECT max(seq) + 1 FROM webhook))
         AND created_at < ?2";
-    FIRST_SEQ = "SELECT min(seq) FROM message";
-    NEXT_INBOX = "SELECT app, inbox_of FROM conversation WHERE (app, inbox_of) > (?1, ?2)
-        UNION ALL SELECT app, inbox_of FROM timeline WHERE (app, inbox_of) > (?1, ?2)
-        ORDER BY app, inbox_of LIMIT 1";
-    DELETE_COPIES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq IN
-        (SELECT seq FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND seq < ?3
-         ORDER BY seq LIMIT ?4)";
+    FIRST_SEQ = "SELECT min(seq) FROM message_data";
+    NEXT_ACCOUNT = "SELECT id FROM account WHERE id > ? ORDER BY id LIMIT 1";
+    DELETE_COPIES = "DELETE FROM copy WHERE inbox = ?1 AND (peer, seq) IN
+        (SELECT peer, seq FROM copy INDEXED BY copy_in_order
+         WHERE inbox = ?1 AND seq < ?2 ORDER BY seq LIMIT ?3)";
     DELETE_CONVERSATIONS may scan "a sweep visits each conversation of an inbox" =
-        "DELETE FROM conversation
-        WHERE app = ? AND inbox_of = ? AND max(seq, coalesce(patch_seq, seq)) < ?";
+        "DELETE FROM conversation_state WHERE inbox = ?1 AND max(seq, coalesce(patch_seq, seq)) < ?2
+        AND NOT EXISTS (SELECT 1 FROM copy t
+            WHERE t.inbox = conversation_state.inbox AND t.peer = conversation_state.peer)";
+    DELETE_ACCOUNT may scan "stops at the first row" = "DELETE FROM account WHERE id = ?1 AND used < ?2
+        AND NOT EXISTS (SELECT 1 FROM conversation_state WHERE inbox = ?1)
+        AND NOT EXISTS (SELECT 1 FROM conversation_state WHERE peer = ?1)
+        AND NOT EXISTS (SELECT 1 FROM copy WHERE inbox = ?1)";
 }
 
 /// How far the sweep through the inboxes got.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sweep {
-    /// The inbox that was swept last; the default between two rounds.
-    at: Inbox,
+    /// The account whose inbox was swept last; 0 between two rounds.
+    at: i64,
     /// The first message there was when the last round of this process ended: nothing refers to one
     /// before it.
     clean_before: Option<i64>,
-}
-
-/// The owner of an inbox. Inboxes are swept in this order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Inbox {
-    app: String,
-    inbox_of: String,
 }
 
 impl SqliteStore {
@@ -91,14 +88,15 @@ impl SqliteStore {
             Some(bytes) if swept => self.used_bytes()?.saturating_sub(self.outbox_bytes()?) > bytes,
             Some(_) | None => false,
         };
-        let acknowledged = self.progress.acknowledged.map(|id| id.to_string());
+        // Nothing comes before every id.
+        let acknowledged = self.progress.acknowledged.map(|id| *id.as_bytes());
         let deleted = self.connection.execute(
             &DELETE_OLDEST_MESSAGES,
             params![
                 ROWS_PER_STEP,
                 keep_from,
                 too_large,
-                acknowledged.unwrap_or_default()
+                acknowledged.as_ref().map_or(&[][..], |id| id)
             ],
         )?;
         if deleted > 0 {
@@ -132,41 +130,47 @@ impl SqliteStore {
     /// to a deleted message any more.
     fn sweep_step(&mut self) -> Result<bool, StoreError> {
         let first = self.first_seq()?.unwrap_or(0);
-        if self.sweep.at == Inbox::default() && self.sweep.clean_before == Some(first) {
+        if self.sweep.at == 0 && self.sweep.clean_before == Some(first) {
             return Ok(true);
         }
         let most = usize::try_from(ROWS_PER_STEP).expect("a small number");
         let mut rows = 0;
         while rows < most {
-            let Some(inbox) = self.inbox_after(&self.sweep.at)? else {
+            let next = self
+                .connection
+                .find(&NEXT_ACCOUNT, [self.sweep.at], |row| row.get(0))?;
+            let Some(account) = next else {
                 self.sweep = Sweep {
-                    at: Inbox::default(),
+                    at: 0,
                     clean_before: Some(first),
                 };
                 return Ok(true);
             };
-            let (app, inbox_of) = (&inbox.app, &inbox.inbox_of);
-            let params = params![app, inbox_of, first, ROWS_PER_STEP];
+            let params = params![account, first, ROWS_PER_STEP];
             let copies = self.connection.execute(&DELETE_COPIES, params)?;
-            let params = params![app, inbox_of, first];
-            let conversations = self.connection.execute(&DELETE_CONVERSATIONS, params)?;
-            rows += 1 + copies + conversations;
+            rows += 1 + copies;
             if copies < most {
-                self.sweep.at = inbox;
+                rows += self.sweep_account(account, first)?;
+                self.sweep.at = account;
             }
         }
         Ok(false)
     }
 
-    fn inbox_after(&self, last: &Inbox) -> Result<Option<Inbox>, StoreError> {
-        let inbox = self
+    /// Deletes the conversations of an account, and the account, if nothing refers to them any
+    /// more. Returns how many rows that were.
+    fn sweep_account(&mut self, account: i64, first: i64) -> Result<usize, StoreError> {
+        let conversations = self
             .connection
-            .find(&NEXT_INBOX, [&last.app, &last.inbox_of], |row| {
-                Ok(Inbox {
-                    app: row.get(0)?,
-                    inbox_of: row.get(1)?,
-                })
-            });
-        Ok(inbox?)
+            .execute(&DELETE_CONVERSATIONS, [account, first])?;
+        if conversations > 0 {
+            self.cache.conversations.clear();
+        }
+        let params = [account, first - SLACK];
+        let accounts = self.connection.execute(&DELETE_ACCOUNT, params)?;
+        if accounts > 0 {
+            self.cache.accounts = Accounts::default();
+        }
+        Ok(conversations + accounts)
     }
 }

@@ -7,16 +7,18 @@ use std::path::Path;
 use rusqlite::Result;
 
 use super::connection::{Connection, statements};
+use super::upgrade;
 use crate::store::{Access, StoreError};
 
 /// The migrations, in order. The database's `user_version` is the number of those applied.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
     include_str!("4.sql"),
     include_str!("5.sql"),
     include_str!("6.sql"),
+    include_str!("7.sql"),
 ];
 /// Marks a file as a store (`PRAGMA application_id`): "c21o".
 pub(super) const APPLICATION_ID: i32 = 0x6332_316f;
@@ -45,27 +47,33 @@ pub(super) fn migrate(
     if tables > 0 && connection.pragma::<i32>("application_id")? != APPLICATION_ID {
         return Err(StoreError::Foreign(path.to_owned()));
     }
-    if access == Access::Shared && tables > 0 && found < known {
-        return Err(StoreError::Older {
-            path: path.to_owned(),
-            found,
-            known,
-        });
+    if access == Access::Shared && tables > 0 {
+        let begun = found == known && upgrade::is_unfinished(connection)?;
+        if found < known || begun {
+            return Err(StoreError::Older {
+                path: path.to_owned(),
+                found: found - i64::from(begun),
+                known,
+            });
+        }
     }
     if tables == 0 {
         // Before the first table is made: it cannot be changed later.
         connection.set_pragma("auto_vacuum", "INCREMENTAL")?;
     }
     connection.set_pragma("journal_mode", "WAL")?;
-    if found == known {
-        return Ok(());
+    if found < known {
+        connection.begin()?;
+        let migrated = apply_migrations(connection, known);
+        if migrated.is_err() {
+            connection.rollback();
+        }
+        migrated?;
     }
-    connection.begin()?;
-    let migrated = apply_migrations(connection, known);
-    if migrated.is_err() {
-        connection.rollback();
+    if upgrade::is_unfinished(connection)? {
+        upgrade::finish(connection)?;
     }
-    Ok(migrated?)
+    Ok(())
 }
 
 fn apply_migrations(connection: &Connection, known: i64) -> Result<()> {

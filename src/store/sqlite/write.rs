@@ -3,48 +3,28 @@
 use rusqlite::params;
 
 use super::connection::statements;
+use super::encoding::{StoredId, Told, account, body_accounts, body_columns, read_body};
 use super::{LastWritten, Origin, SqliteStore, StoreError, Written, millis};
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::id::AppId;
 use crate::protocol::json::parse_object;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::request::Erased;
-use crate::rules::conversation_row::Patched;
 use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
 
 statements! {
-    INSERT_MESSAGE = "INSERT INTO message
-        (message_id, app, sender, recipient, layout, stored_at, fingerprint, body)
+    INSERT_MESSAGE = "INSERT INTO message_data
+        (id, sender, recipient, layout, stored_at, fingerprint, written, body)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    FIND_MESSAGES = "SELECT seq, body FROM message WHERE message_id = ? AND app = ?
-        ORDER BY seq DESC";
-    LAST_SEQ_OF_MESSAGE = "SELECT max(seq) FROM message WHERE message_id = ? AND app = ?";
-    INSERT_COPY = "INSERT OR IGNORE INTO timeline (app, inbox_of, seq, convers_with, status)
-        VALUES (?, ?, ?, ?, ?)";
-    // A redelivered message is followed by all that was said of it since,. So it
-    // must not take the place of a later one.
-    SET_LAST_MESSAGE = "INSERT INTO conversation
-        (app, inbox_of, convers_with, seq, is_new, archived) VALUES (?, ?, ?, ?, 1, 0)
-        ON CONFLICT DO UPDATE SET seq = excluded.seq, is_new = 1, archived = 0
-        WHERE excluded.seq >= seq OR seq = 0";
-    IS_ARCHIVED = "SELECT 1 FROM conversation
-        WHERE app = ? AND inbox_of = ? AND convers_with = ? AND archived
-        AND (seq <= ? OR seq = 0)";
-    RAISE_STATUS = "UPDATE timeline SET status = ?5
-        WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3 AND status < ?5
-        AND seq IN (SELECT seq FROM message WHERE message_id = ?4 AND app = ?1)";
-    PATCH = "INSERT INTO conversation
-        (app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq)
-        VALUES (?1, ?2, ?3, 0, coalesce(?4, 0), coalesce(?5, 0), ?6,
-            (SELECT coalesce(max(seq), 0) FROM message))
-        ON CONFLICT DO UPDATE SET is_new = coalesce(?4, is_new),
-            archived = coalesce(?5, archived), patch = ?6, patch_seq = excluded.patch_seq";
-    ARCHIVE = "INSERT INTO conversation
-        (app, inbox_of, convers_with, seq, is_new, archived, patch_seq)
-        VALUES (?, ?, ?, 0, 0, 1, (SELECT coalesce(max(seq), 0) FROM message))
-        ON CONFLICT DO UPDATE SET archived = 1";
+    FIND_MESSAGES = concat!("SELECT ", body_columns!(), ", m.seq FROM message_data m ",
+        body_accounts!(), " WHERE m.id = ? AND r.app = ? ORDER BY m.seq DESC");
+    LAST_SEQ_OF_MESSAGE = "SELECT max(m.seq) FROM message_data m
+        JOIN account r ON r.id = m.recipient WHERE m.id = ? AND r.app = ?";
+    INSERT_COPY = "INSERT OR IGNORE INTO copy (inbox, peer, seq, status) VALUES (?, ?, ?, ?)";
+    RAISE_STATUS = concat!("UPDATE copy SET status = ?5 WHERE inbox = ", account!("?1", "?2"),
+        " AND peer = ", account!("?1", "?3"), " AND status < ?5
+        AND seq IN (SELECT seq FROM message_data WHERE id = ?4)");
     BLOCK = "INSERT OR IGNORE INTO block (app, other, inbox_of) VALUES (?, ?, ?)";
     UNBLOCK = "DELETE FROM block WHERE app = ? AND other = ? AND inbox_of = ?";
     REGISTER = "INSERT OR REPLACE INTO instance (app, instance_id, user, body, since)
@@ -52,15 +32,6 @@ statements! {
     FORGET_OLDEST = "DELETE FROM instance WHERE app = ?1 AND instance_id IN
         (SELECT instance_id FROM instance WHERE app = ?1 AND user = ?2
             ORDER BY since DESC LIMIT -1 OFFSET ?3)";
-    HAVE_WITH = "SELECT inbox_of FROM conversation INDEXED BY conversation_by_peer
-        WHERE app = ? AND convers_with = ?";
-    // What is left of it shows in no list, and tells who may have messages.
-    ERASE_CONVERSATION = "UPDATE conversation
-        SET seq = 0, is_new = 0, archived = 0, patch = NULL, patch_seq = NULL
-        WHERE app = ? AND inbox_of = ? AND convers_with = ?";
-    ERASE_MESSAGES = "DELETE FROM timeline WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3
-        AND seq IN (SELECT seq FROM timeline INDEXED BY timeline_by_peer
-            WHERE app = ?1 AND inbox_of = ?2 AND convers_with = ?3)";
     SET_GROUP = "INSERT OR REPLACE INTO chat_group (app, group_id, body) VALUES (?, ?, ?)";
 }
 
@@ -79,13 +50,12 @@ impl SqliteStore {
                 status,
             } => {
                 let [app, inbox_of, convers_with] = names(timeline);
-                let params = params![app, inbox_of, convers_with, message_id, status.code()];
+                let id = StoredId::of(message_id);
+                let params = params![app, inbox_of, convers_with, id, status.code()];
                 self.connection.execute(&RAISE_STATUS, params)?;
             }
             Write::Patch(timeline, patched) => self.write_patch(timeline, patched)?,
-            Write::Archive(timeline) => {
-                self.connection.execute(&ARCHIVE, names(timeline))?;
-            }
+            Write::Archive(timeline) => self.archive(timeline)?,
             Write::ClientConnected(client) => self.write_client_connected(client, origin.now)?,
             Write::ClientGone(client) => self.write_client_gone(client)?,
             Write::Absence { app, user, absence } => self.write_absence(*app, *user, *absence)?,
@@ -148,28 +118,48 @@ impl SqliteStore {
         origin: &Origin,
     ) -> Result<i64, StoreError> {
         self.newest = stored_at(self.newest, origin.now);
+        let app = message.app.as_str();
+        let told = Told {
+            id: &message.id,
+            sender: &message.sender,
+            recipient: message.recipient,
+            app,
+            stored_at: millis(self.newest),
+        };
+        let shortened = told.shorten(message.body.as_str());
+        let (body, written) = match shortened {
+            Some((beginning, written)) => (beginning, Some(written)),
+            None => (message.body.as_str(), None),
+        };
+        let id = if own {
+            StoredId::from(origin.id)
+        } else {
+            StoredId::of(&message.id)
+        };
         let params = params![
-            message.id,
-            message.app.as_str(),
-            message.sender,
-            message.recipient,
-            message.layout,
+            id,
+            self.account_of_message(app, &message.sender)?,
+            self.account_of_message(app, message.recipient)?,
+            self.layout(message.layout)?,
             millis(self.newest),
             origin.fingerprint.filter(|_| own).map(bits),
-            message.body.as_str()
+            written,
+            body
         ];
-        Ok(self.connection.insert(&INSERT_MESSAGE, params)?)
+        self.position = self.connection.insert(&INSERT_MESSAGE, params)?;
+        Ok(self.position)
     }
 
     /// Finds a message that is stored under the same id. One that has not our id must have the
     /// same body, too: services may use an id twice.
     fn find_message(&self, message: &NewMessage<'_>, own: bool) -> Result<Option<i64>, StoreError> {
         let mut statement = self.connection.prepare(&FIND_MESSAGES)?;
-        let mut rows = statement.query([message.id.as_ref(), message.app.as_str()])?;
+        let id = StoredId::of(&message.id);
+        let mut rows = statement.query(params![id, message.app.as_str()])?;
         while let Some(row) = rows.next()? {
-            let body: String = row.get(1)?;
-            if own || is_same_object(&body, message.body.as_str()) {
-                return Ok(Some(row.get(0)?));
+            let is_same = |body: String| is_same_object(&body, message.body.as_str());
+            if own || read_body(row)?.is_some_and(is_same) {
+                return Ok(Some(row.get(7)?));
             }
         }
         Ok(None)
@@ -181,7 +171,7 @@ impl SqliteStore {
         {
             return Ok(Some(last.seq));
         }
-        let params = [id, app.as_str()];
+        let params = params![StoredId::of(id), app.as_str()];
         let found: Option<i64> = self
             .connection
             .row(&LAST_SEQ_OF_MESSAGE, params, |row| row.get(0))?;
@@ -200,39 +190,26 @@ impl SqliteStore {
             // The message was pruned while copies of it were still being made.
             return Ok(Written::New);
         };
-        let [app, inbox_of, convers_with] = names(timeline);
-        let params = params![app, inbox_of, seq, convers_with, copy.status.code()];
-        let added = self.connection.execute(&INSERT_COPY, params)?;
-        let mut is_archived = false;
-        if copy.listing == Listing::Listed {
-            let params = params![app, inbox_of, convers_with, seq];
-            is_archived = self.connection.exists(&IS_ARCHIVED, params)?;
-            self.connection.execute(&SET_LAST_MESSAGE, params)?;
+        let pair = self.pair(timeline)?;
+        if copy.listing == Listing::Unlisted {
+            self.leave_out(pair, seq)?;
         }
-        Ok(match (added > 0, is_archived) {
+        let params = params![pair.inbox, pair.peer, seq, copy.status.code()];
+        let added = self.connection.execute(&INSERT_COPY, params)?;
+        let unarchived = match copy.listing {
+            Listing::Listed => self.show(pair, seq)?,
+            Listing::Unlisted => false,
+        };
+        Ok(match (added > 0, unarchived) {
             (true, true) => Written::Unarchived,
             (true, false) => Written::New,
             (false, _) => Written::Known,
         })
     }
 
-    fn write_patch(&self, timeline: &Timeline<'_>, patched: &Patched) -> Result<(), StoreError> {
-        let [app, inbox_of, convers_with] = names(timeline);
-        let params = params![
-            app,
-            inbox_of,
-            convers_with,
-            patched.is_new,
-            patched.archived,
-            patched.patch
-        ];
-        self.connection.execute(&PATCH, params)?;
-        Ok(())
-    }
-
     /// Returns whether it changed something.
     pub(super) fn write_block(
-        &self,
+        &mut self,
         [app, inbox_of, other]: [&str; 3],
         change: BlockChange,
     ) -> Result<bool, StoreError> {
@@ -240,25 +217,9 @@ impl SqliteStore {
             BlockChange::Block => &BLOCK,
             BlockChange::Unblock => &UNBLOCK,
         };
+        self.cache.any_block = None;
         let changed = self.connection.execute(statement, [app, other, inbox_of])?;
         Ok(changed > 0)
-    }
-
-    /// Erases what everybody has with somebody who is in a list of theirs.
-    fn erase(&self, app: AppId<'_>, peer: &str, what: Erased) -> Result<(), StoreError> {
-        let app = app.as_str();
-        let owners: Vec<Box<str>> = self
-            .connection
-            .rows(&HAVE_WITH, [app, peer], |row| row.get(0))?;
-        let statement = match what {
-            Erased::Conversations => &ERASE_CONVERSATION,
-            Erased::Messages => &ERASE_MESSAGES,
-        };
-        // A group has a timeline of its own, with itself.
-        for owner in owners.iter().map(|owner| &**owner).chain([peer]) {
-            self.connection.execute(statement, [app, owner, peer])?;
-        }
-        Ok(())
     }
 
     pub(super) fn write_group(
@@ -268,6 +229,7 @@ impl SqliteStore {
         body: &str,
     ) -> Result<(), StoreError> {
         self.connection.execute(&SET_GROUP, [app, id, body])?;
+        self.cache.any_group = None;
         self.cache.groups.remove(app, id);
         Ok(())
     }
