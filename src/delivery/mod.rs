@@ -3,6 +3,7 @@
 //! Owns the ledger of messages under way, the publish queues, and the pace of retries. Leaves
 //! connections to [`connections`](crate::connections). Pure: no I/O, no clock; time is an argument.
 
+pub mod audit;
 pub mod backlog;
 pub mod backoff;
 mod entry;
