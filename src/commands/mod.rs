@@ -11,6 +11,7 @@
 )]
 
 mod acl;
+mod bench;
 mod block;
 mod check;
 mod cli;
@@ -70,6 +71,7 @@ fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
         Command::Webhook(command) => webhook::run(command, out),
         Command::Send(args) => in_runtime(send::run(args, out)),
         Command::Inbox(args) => in_runtime(inbox::run(args, out)),
+        Command::Bench(args) => in_runtime(bench::run(args, out)),
         Command::Watch(args) => in_runtime(watch::run(args, out)),
         Command::Config(command) => config::run(command, out),
         Command::Token(command) => token::run(command, out),

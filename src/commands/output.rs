@@ -83,6 +83,13 @@ impl Output {
         BufWriter::new(io::stdout())
     }
 
+    /// Writes to standard error as it is, for a line that is written over.
+    pub(super) fn over(self, text: &str) {
+        let mut out = io::stderr().lock();
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
+
     /// Prints a line for the operator to standard error. Nothing depends on its being read.
     pub(super) fn message(self, text: impl Display) {
         let line = format!("{text}\n");

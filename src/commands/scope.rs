@@ -129,6 +129,17 @@ impl Scope for UserConnection {
     const COMMON: &'static [&'static str] = &["broker", "username", "password-file", "app"];
 }
 
+/// Connections as many users of an app: `bench`.
+#[derive(Debug)]
+pub(super) struct LoadConnection;
+
+impl Scope for LoadConnection {
+    const GROUPS: &'static [&'static str] = UserConnection::GROUPS;
+    const NAMES: &'static [&'static str] = UserConnection::NAMES;
+    const WARNS_OF_VARIABLES: bool = true;
+    const COMMON: &'static [&'static str] = &["broker", "username", "password-file"];
+}
+
 /// What decides what becomes of a message: `explain`.
 #[derive(Debug)]
 pub(super) struct Decisions;
@@ -286,6 +297,7 @@ mod tests {
         check::<Everything>(settings().count());
         check::<Connection>(23);
         check::<UserConnection>(21);
+        check::<LoadConnection>(21);
         check::<Decisions>(35);
         check::<StorePlace>(3);
         check::<NewStore>(3);

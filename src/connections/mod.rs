@@ -8,6 +8,7 @@ mod connector;
 pub mod dot_probe;
 mod link;
 pub mod links;
+pub mod opener;
 mod other_protocol;
 pub mod probe_client;
 pub mod publisher;

@@ -68,6 +68,14 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "bench",
+        &[
+            "bench -b mqtt://observer@localhost:1883 --ceiling",
+            "bench --rate 500,1000,2000 --plot latency.svg",
+            "bench --group-size 1000 --for 30s --json",
+        ],
+    ),
+    (
         "group",
         &[
             "group list",

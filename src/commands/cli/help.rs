@@ -18,7 +18,7 @@ const WIDEST: usize = 100;
 /// Where in the root's list each command stands. One that this program does not have is left out.
 pub(super) const SECTIONS: [(&str, &[&str]); 4] = [
     ("Start here", &["demo", "check", "run", "send"]),
-    ("Look", &["health", "watch", "inbox", "explain"]),
+    ("Look", &["health", "watch", "inbox", "explain", "bench"]),
     ("Administer", &["group", "block", "webhook", "store"]),
     (
         "Set up",

@@ -5,6 +5,7 @@
 //! without a full stop. How help is laid out, and the examples in it, are in `help` and `examples`.
 
 mod administer;
+mod bench;
 mod examples;
 mod help;
 mod look;
@@ -16,6 +17,7 @@ pub(super) use self::administer::{
     BanArgs, BlockArgs, BlockCommand, DeliveryArgs, GroupArgs, GroupCommand, ImportArgs,
     StoreCommand, TimelineArgs, WebhookCommand,
 };
+pub(super) use self::bench::BenchArgs;
 pub(super) use self::help::{command, parse};
 pub(super) use self::look::{CheckArgs, ExplainArgs, InboxArgs, ProbeArgs, SendArgs, WatchArgs};
 #[cfg(feature = "demo")]
@@ -67,6 +69,16 @@ pub(super) enum Command {
     ///
     /// Connects to nothing.
     Explain(ExplainArgs),
+    /// Measure rate, latency, loss, duplicates and order
+    ///
+    /// Of a broker and the observer on it, whoever made that: it only speaks the wire protocol. Users
+    /// of its own, bench-…, write to each other in the app bench. The observer has to serve that app.
+    ///
+    /// Each user has a connection of their own. All log in as the observer does, which may publish
+    /// for everybody. With --jwt-key-file, each logs in with a token of their own instead.
+    ///
+    /// The messages stay in the observer's store, and webhooks are told of them.
+    Bench(Box<BenchArgs>),
     /// Show and change stored groups
     ///
     /// A running observer applies a change at once. Users are told of it by `set --tell`,
