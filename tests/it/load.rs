@@ -1,10 +1,12 @@
-//! Many users who write to many others, and a count of what arrived.
+//! Many users who write to many others, and an account of what became of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use chat21_observer::delivery::audit::{Audit, MessageNumber, User, Verdict};
 
 use crate::bed::{Broker, PATIENCE, wait_for};
 use crate::wire::Wire;
@@ -59,8 +61,8 @@ impl Path {
     }
 }
 
-/// A message by path, sender, recipient and number within that.
-type Pair = (Path, String, String);
+/// A message: path, sender, recipient, and number within those.
+type Key = (Path, String, String, usize);
 
 #[derive(Clone)]
 pub(crate) struct Plan {
@@ -79,14 +81,37 @@ pub(crate) fn users(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|n| format!("u{n:02}")).collect()
 }
 
-/// What the recipients have seen, in order.
+/// What was published, and what the recipients have seen.
 #[derive(Default)]
 struct Seen {
-    order: HashMap<Pair, Vec<usize>>,
-    distinct: HashSet<(Pair, usize)>,
-    /// The ids that each message came under, in layouts that have them.
-    ids: HashMap<(Pair, usize), HashSet<String>>,
+    audit: Audit,
+    numbers: HashMap<Key, MessageNumber>,
     wrong: Vec<String>,
+}
+
+impl Seen {
+    /// Notes a message as published: again, if its sender does not know whether it was before.
+    fn published(&mut self, key: &Key) -> MessageNumber {
+        if let Some(number) = self.numbers.get(key) {
+            self.audit.published_again(*number);
+            return *number;
+        }
+        let (path, sender, recipient, _) = key;
+        let recipients = [number_of(recipient)].into();
+        let number = self.audit.published(writer(*path, sender), recipients);
+        self.numbers.insert(key.clone(), number);
+        number
+    }
+}
+
+/// The number in the name of a user.
+fn number_of(user: &str) -> User {
+    user[1..].parse().unwrap()
+}
+
+/// A sender in a layout: order is kept within each.
+fn writer(path: Path, sender: &str) -> User {
+    path as User * 1_000 + number_of(sender)
 }
 
 pub(crate) struct Load {
@@ -102,11 +127,7 @@ pub(crate) struct Load {
 }
 
 pub(crate) struct Account {
-    pub(crate) arrived: usize,
-    pub(crate) duplicates: usize,
-    pub(crate) out_of_order: usize,
-    /// Messages that came under more than one id.
-    pub(crate) under_several_ids: usize,
+    pub(crate) verdict: Verdict,
     pub(crate) took: Duration,
 }
 
@@ -148,9 +169,9 @@ impl Load {
         }
         for user in self.plan.senders.clone() {
             let (plan, sent, over) = (self.plan.clone(), self.sent.clone(), self.over.clone());
-            let allowed = self.allowed.clone();
+            let (allowed, seen) = (self.allowed.clone(), self.seen.clone());
             self.threads.push(std::thread::spawn(move || {
-                send(&plan, &user, &sent, &allowed, &over)
+                send(&plan, &user, &seen, (&sent, &allowed), &over)
             }));
         }
         self
@@ -178,7 +199,7 @@ impl Load {
 
     /// How many different messages have arrived.
     pub(crate) fn arrived(&self) -> usize {
-        self.seen.lock().unwrap().distinct.len()
+        self.seen.lock().unwrap().audit.arrived()
     }
 
     pub(crate) fn wait_arrived(&self, count: usize) {
@@ -199,8 +220,16 @@ impl Load {
         }
     }
 
-    /// Waits until everything has arrived, and a little longer for duplicates.
-    pub(crate) fn finish(mut self) -> Account {
+    /// Waits until everything has arrived, and a little longer for duplicates. Nothing may be lost,
+    /// out of order, or there under two identifiers.
+    pub(crate) fn finish(self) -> Account {
+        let account = self.finish_in_any_order();
+        assert_eq!(account.verdict.out_of_order, 0, "{:?}", account.verdict);
+        account
+    }
+
+    /// The same on a broker that does not keep the order.
+    pub(crate) fn finish_in_any_order(mut self) -> Account {
         let start = Instant::now();
         self.wait_arrived(self.expected);
         let took = start.elapsed();
@@ -212,23 +241,14 @@ impl Load {
         }
         let seen = self.seen.lock().unwrap();
         assert_eq!(seen.wrong, Vec::<String>::new());
-        let all: usize = seen.order.values().map(Vec::len).sum();
-        let disorder = |numbers: &Vec<usize>| {
-            let mut known = HashSet::new();
-            let first: Vec<usize> = numbers
-                .iter()
-                .copied()
-                .filter(|n| known.insert(*n))
-                .collect();
-            first.windows(2).filter(|pair| pair[0] > pair[1]).count()
+        let verdict = seen.audit.verdict();
+        let in_order = Verdict {
+            out_of_order: 0,
+            ..verdict.clone()
         };
-        Account {
-            arrived: seen.distinct.len(),
-            duplicates: all - seen.distinct.len(),
-            under_several_ids: seen.ids.values().filter(|ids| ids.len() > 1).count(),
-            out_of_order: seen.order.values().map(disorder).sum(),
-            took,
-        }
+        assert!(in_order.is_sound(), "{verdict:?}");
+        assert_eq!(verdict.arrived, self.expected, "{verdict:?}");
+        Account { verdict, took }
     }
 }
 
@@ -317,22 +337,28 @@ fn note(plan: &Plan, user: &str, topic: &[u8], payload: &[u8], seen: &mut Seen) 
         seen.wrong
             .push(format!("{}: {text}", String::from_utf8_lossy(topic)));
     }
-    let pair = (path, sender, user.to_owned());
-    seen.order.entry(pair.clone()).or_default().push(n);
-    if let Some(id) = body["message_id"].as_str() {
-        let ids = seen.ids.entry((pair.clone(), n)).or_default();
-        ids.insert(id.to_owned());
-    }
-    seen.distinct.insert((pair, n));
+    let key = (path, sender, user.to_owned(), n);
+    let Some(number) = seen.numbers.get(&key).copied() else {
+        seen.wrong.push(format!("nobody wrote this: {text}"));
+        return;
+    };
+    let id = body["message_id"].as_str().unwrap_or_default();
+    seen.audit.received(number, number_of(user), id.as_bytes());
 }
 
 /// Messages a sender has on the way to the broker at a time.
 const SEND_WINDOW: usize = 50;
 
-fn send(plan: &Plan, user: &str, sent: &AtomicUsize, allowed: &AtomicUsize, over: &AtomicBool) {
+fn send(
+    plan: &Plan,
+    user: &str,
+    seen: &Mutex<Seen>,
+    (sent, allowed): (&AtomicUsize, &AtomicUsize),
+    over: &AtomicBool,
+) {
     let login = plan.broker.login(&plan.app, user);
     let client_id = format!("{}-{user}-s", plan.app);
-    let all: Vec<(String, Vec<u8>)> = (0..plan.per_pair)
+    let all: Vec<(Key, String, Vec<u8>)> = (0..plan.per_pair)
         .flat_map(|n| {
             plan.recipients
                 .iter()
@@ -340,6 +366,7 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, allowed: &AtomicUsize, over
         })
         .map(|(n, recipient, path)| {
             (
+                (path, user.to_owned(), recipient.clone(), n),
                 path.outgoing(&plan.app, user, recipient),
                 path.payload(user, recipient, n),
             )
@@ -352,15 +379,17 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, allowed: &AtomicUsize, over
             std::thread::sleep(Duration::from_millis(200));
             continue;
         };
-        let mut under_way: HashMap<u16, usize> = HashMap::new();
+        let mut under_way: HashMap<u16, (usize, MessageNumber)> = HashMap::new();
         let mut todo: std::collections::VecDeque<usize> =
             (0..all.len()).filter(|n| !done[*n]).collect();
         while !over.load(Ordering::Relaxed) && (!todo.is_empty() || !under_way.is_empty()) {
             let due = allowed.load(Ordering::SeqCst);
             while under_way.len() < SEND_WINDOW && todo.front().is_some_and(|n| *n < due) {
                 let n = todo.pop_front().unwrap();
-                match wire.publish(&all[n].0, &all[n].1) {
-                    Ok(id) => drop(under_way.insert(id, n)),
+                let (key, topic, payload) = &all[n];
+                let number = seen.lock().unwrap().published(key);
+                match wire.publish(topic, payload) {
+                    Ok(id) => drop(under_way.insert(id, (n, number))),
                     Err(_) => break,
                 }
             }
@@ -368,7 +397,8 @@ fn send(plan: &Plan, user: &str, sent: &AtomicUsize, allowed: &AtomicUsize, over
                 break;
             }
             for id in wire.confirmed.drain(..) {
-                if let Some(n) = under_way.remove(&id) {
+                if let Some((n, number)) = under_way.remove(&id) {
+                    seen.lock().unwrap().audit.confirmed(number);
                     done[n] = true;
                     sent.fetch_add(1, Ordering::Relaxed);
                 }

@@ -17,6 +17,7 @@
 mod api;
 mod api_limits;
 mod bed;
+mod bench_command;
 mod browser;
 mod check;
 mod cli;

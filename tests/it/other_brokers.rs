@@ -39,16 +39,17 @@ fn kill_9_loses_nothing(broker: Broker) {
     }
     load.allow(load.expected());
     let expected = load.expected();
-    let account = load.finish();
+    let verdict = match broker {
+        // It sends new messages first, and after `ack_wait` what was not acknowledged.
+        Broker::Nats => load.finish_in_any_order().verdict,
+        Broker::Rabbit3 | Broker::Rabbit4 | Broker::Mosquitto | Broker::Ejabberd => {
+            load.finish().verdict
+        }
+    };
     println!(
-        "{broker:?}: {} arrived after two kills, {} of them twice, {} out of order",
-        account.arrived, account.duplicates, account.out_of_order
+        "{broker:?}: {expected} arrived after two kills, {} of them twice, {} out of order",
+        verdict.repeated, verdict.out_of_order
     );
-    assert_eq!(account.arrived, expected);
-    // NATS sends new messages first, and after `ack_wait` what was not acknowledged.
-    if broker != Broker::Nats {
-        assert_eq!(account.out_of_order, 0);
-    }
 }
 
 #[test]
@@ -77,8 +78,7 @@ fn a_restart_of_nats_loses_nothing() {
     observer.wait_log("not connected");
     load.allow(load.expected());
     broker.control("start");
-    let expected = load.expected();
-    assert_eq!(load.finish().arrived, expected);
+    load.finish_in_any_order();
     let (status, log) = observer.stop();
     assert!(
         status.success() && log.contains("left_unacknowledged=0"),
@@ -102,7 +102,5 @@ fn a_restart_of_ejabberd_loses_what_waits_and_the_observer_says_so() {
     observer.restart();
     observer.wait_log("the broker has not kept the session");
     load.allow(load.expected());
-    let expected = load.expected();
-    let account = load.finish();
-    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+    load.finish();
 }

@@ -67,6 +67,7 @@ const COMMANDS: &[(&str, i32)] = &[
     ("acl emqx --part acl", 0),
     ("check --broker mqtt://127.0.0.1:1", 1),
     ("check --json --broker mqtt://127.0.0.1:1", 1),
+    ("bench --broker mqtt://127.0.0.1:1", 0),
     ("guide", 0),
     ("guide protocol", 0),
     ("man", 0),

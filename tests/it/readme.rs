@@ -217,6 +217,20 @@ fn every_command_is_tried() {
                     "{said}"
                 );
             }
+            // Shorter than it is there; bench_command.rs tests what it prints.
+            ["chat21-observer", "bench", ..] => {
+                let app = format!("bench-{}", fresh_app());
+                let _observer = Observer::start(mosquitto, &app, &[]);
+                let brief = ["--for", "300ms", "--warm-up", "100ms", "--app", &app];
+                let output = binary()
+                    .args(words[1..].iter().map(|word| bedded(word, mosquitto)))
+                    .args(brief)
+                    .current_dir(dir.path())
+                    .env("OBSERVER_PASSWORD", "observerpw")
+                    .output()
+                    .unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
             // Tested with what they print in users.rs; here only that they parse.
             ["chat21-observer", "send" | "inbox", ..] => {
                 let nobody = |word: &&str| word.replace(":1883", ":1");

@@ -95,10 +95,13 @@ impl Load<'_> {
             self.make_group(names).await?;
         }
         let handed_over = stand_in.and_then(StandIn::handed_over);
-        let process = match stand_in {
-            Some(stand_in) => Some(stand_in.process.clone()),
-            None => self.process.clone(),
+        let process = match (self.subject, stand_in) {
+            (Subject::Observer, _) => self.process.clone(),
+            (Subject::NullForwarder, Some(stand_in)) => Some(stand_in.process.clone()),
+            (Subject::NullForwarder, None) | (Subject::BrokerAlone, _) => None,
         };
+        let memory_of = self.process.as_ref();
+        let memory_of = memory_of.filter(|_| self.subject == Subject::Observer);
         let traffic = Traffic::new(
             self.plan,
             self.pace,
@@ -131,7 +134,7 @@ impl Load<'_> {
         Ok(Outcome {
             window: std::mem::take(&mut traffic.window),
             verdict: traffic.audit.verdict(),
-            memory: self.process.as_ref().and_then(Process::memory),
+            memory: memory_of.and_then(Process::memory),
             refusals: std::mem::take(&mut traffic.refusals),
         })
     }

@@ -86,9 +86,9 @@ impl Plan {
         app_id(&app)?;
         anyhow::ensure!(
             args.force || app == APP || app.starts_with(APP_PREFIX),
-            "app {app:?} is not one for benches (bench, or bench-…): the observer's store, webhooks \
-             and limits would see the load. Measure with --app bench, or with --force in {app:?}: \
-             only users called bench-… get messages"
+            "app {app:?} is not one for benches (bench, or bench-…): the observer's store, \
+             webhooks and limits would see the load. Measure with --app bench, or with --force \
+             in {app:?}: only users called bench-… get messages"
         );
         let senders = match (args.senders, args.group_size) {
             (Some(senders), Some(size)) => {

@@ -10,7 +10,7 @@ use super::plan::{Pace, Subject};
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 480.0;
 /// The area of the curves: left, right, top, bottom.
-const AREA: (f64, f64, f64, f64) = (70.0, 780.0, 50.0, 420.0);
+const AREA: (f64, f64, f64, f64) = (70.0, 780.0, 88.0, 420.0);
 /// What is drawn of each subject, and how.
 const CURVES: [(Figure, &str, &str); 2] =
     [(Figure::P50, "p50", "none"), (Figure::P99, "p99", "6 4")];
@@ -81,7 +81,9 @@ pub(super) fn svg(title: &str, loads: &[Loaded]) -> String {
         let path: Vec<String> = points
             .map(|(rate, ms)| format!("{:.1},{:.1}", x(*rate), y(*ms)))
             .collect();
-        let key = (left + 12.0, top + 16.0 + 18.0 * f64::from(at));
+        // Above the area: a column for each subject.
+        let (column, row) = (f64::from(at / 2), f64::from(at % 2));
+        let key = (left + 220.0 * column, 48.0 + 18.0 * row);
         polyline(&mut text, curve, &path.join(" "));
         let sample = format!("{},{} {},{}", key.0, key.1 - 4.0, key.0 + 26.0, key.1 - 4.0);
         polyline(&mut text, curve, &sample);

@@ -18,7 +18,12 @@ const COLUMN: usize = 9;
 /// The table of one load, and what became of its messages.
 pub(super) fn table(plan: &Plan, loaded: &Loaded) -> String {
     let mut text = format!("\n{}\n", plan.summary(loaded.pace));
-    row(&mut text, "", |figure| Some(figure.heading().to_owned()));
+    let is_known = |figure| {
+        let mut rounds = loaded.subjects.iter().flat_map(|measured| &measured.rounds);
+        rounds.any(|round| round.get(figure).is_some())
+    };
+    let heading = |figure: Figure| is_known(figure).then(|| figure.heading().to_owned());
+    row(&mut text, "", heading);
     for measured in &loaded.subjects {
         let name = measured.subject.to_string();
         spread(&mut text, &name, &Spread::of(&measured.rounds), in_units);

@@ -1,7 +1,7 @@
 //! What stands in for the observer, to show what the broker allows: a null forwarder, or nobody.
 //!
 //! Owns a thread with two connections, as the observer has them: a persistent session that takes
-//! what users write, and a publisher of copies. It reads no payload, checks nothing, stores nothing.
+//! what users write, and a publisher of copies. It reads no payload, and checks and stores nothing.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -62,7 +62,7 @@ impl StandIn {
             let forwarding = async {
                 let opened = Forwarding::open(settings, names, members, forwards_itself).await?;
                 let _ = ready_tx.send(Process::of_this_thread()?);
-                opened.run(given, stopped).await
+                Box::pin(opened.run(given, stopped)).await
             };
             LocalSet::new().block_on(&runtime, forwarding)
         });

@@ -71,8 +71,9 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// Measure rate, latency, loss, duplicates and order
     ///
-    /// Of a broker and the observer on it, whoever made that: it only speaks the wire protocol. Users
-    /// of its own, bench-…, write to each other in the app bench. The observer has to serve that app.
+    /// Of a broker and the observer on it, whoever made that: it only speaks the wire protocol.
+    /// Users of its own, bench-…, write to each other in the app bench. The observer has to serve
+    /// that app.
     ///
     /// Each user has a connection of their own. All log in as the observer does, which may publish
     /// for everybody. With --jwt-key-file, each logs in with a token of their own instead.
