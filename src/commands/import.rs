@@ -17,10 +17,11 @@ use super::cli::ImportArgs;
 use super::output::Output;
 use super::scope::NewStore;
 use super::settings::SettingsArgs;
-use super::store::{open_store, store_path};
+use super::store::{location, open_store};
 use crate::protocol::mongo_export::{
     ImportedConversation, ImportedGroup, ImportedMessage, LineError,
 };
+use crate::store::StoreLocation;
 use crate::store::{self, Administration, Imported, Landing, StoreError};
 use crate::telemetry::clock::Clock;
 
@@ -69,7 +70,7 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let files = [&args.groups, &args.messages, &args.conversations];
     let config = settings.load()?;
-    let path = store_path(&config)?;
+    let place = location(&config)?;
     // Nothing is changed before every file is there.
     let mut sources = vec![];
     for (name, parse) in files.into_iter().zip(COLLECTIONS) {
@@ -77,10 +78,12 @@ pub(super) fn run(
             sources.push((Source::open(name)?, parse));
         }
     }
-    if !path.exists() {
-        out.message(format_args!("a new store is made: {}", path.display()));
+    if let StoreLocation::File(path) = place
+        && !path.exists()
+    {
+        out.message(format_args!("a new store is made: {place}"));
     }
-    store::make(path)?;
+    store::make(place)?;
     let mut store = open_store(&config)?;
     let mut text = format!(
         "{:>10} {:>10} {:>10} {:>10} {:>6}\n",

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::settings::SettingsArgs;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
+use crate::observer::standby::{self, Attempt};
 use crate::observer::{self, Neighbourhood, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
 use crate::rules::policy::Policy;
@@ -95,7 +96,6 @@ pub(super) async fn run(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     log_warnings(&config);
     let (policy_tx, policy) = watch::channel(config.rules.router.policy.clone());
     let mut setup = Setup::from(&config);
-    setup.links = config.links()?;
     setup.policy = policy;
     setup.reporting.supervised = true;
     setup.reporting.log_level = log.map(|log| (config.reporting.log_level.clone(), log));
@@ -103,15 +103,41 @@ pub(super) async fn run(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     let signals = Signals::listen()?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let stop = CancellationToken::new();
-    let (ready_tx, ready_rx) = oneshot::channel();
     tokio::select! {
-        stopped = observer::run(setup, stop.clone(), ready_tx) => {
+        stopped = serve(&config, &setup, &stop) => {
             stopped?;
             Ok(ExitCode::SUCCESS)
         }
-        never = log_ready(&config, ready_rx) => match never {},
         never = reread(&config.rules.policy_file, &policy_tx, hangup) => match never {},
         () = signals.stop(&stop) => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Serves whenever it is this process's turn, until it is stopped.
+async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut attempt = Attempt::First;
+    loop {
+        let Some(turn) = standby::wait(setup, attempt, stop).await? else {
+            return Ok(());
+        };
+        let links = match turn.suffix() {
+            Some(suffix) => config.shared_links(suffix),
+            None => config.links()?,
+        };
+        let (ready_tx, ready_rx) = oneshot::channel();
+        // When the turn is over, all that runs is dropped as it is, as at a crash: whatever was
+        // received and not stored is still the broker's.
+        tokio::select! {
+            stopped = observer::run(turn.setup(setup, links), stop.clone(), ready_tx) => {
+                stopped?;
+                return Ok(());
+            }
+            never = log_ready(config, ready_rx) => match never {},
+            () = turn.lost() => error!(
+                "the lease on the store has ended: this process serves no longer, and stands by"
+            ),
+        }
+        attempt = Attempt::Again;
     }
 }
 
@@ -207,8 +233,8 @@ fn layouts(config: &Config) -> String {
 
 fn store(config: &Config) -> String {
     match config.store.as_ref().map(|settings| &settings.location) {
-        Some(StoreLocation::File(path)) => format!("store {}", path.display()),
         Some(StoreLocation::Memory) | None => "no store".to_owned(),
+        Some(location) => format!("store {location}"),
     }
 }
 

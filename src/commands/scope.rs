@@ -146,7 +146,13 @@ pub(super) struct Decisions;
 
 impl Scope for Decisions {
     const GROUPS: &'static [&'static str] = &["Messages", "Groups", "Policy", "Webhooks"];
-    const NAMES: &'static [&'static str] = &["broker-kind", "name", "store", "state-dir"];
+    const NAMES: &'static [&'static str] = &[
+        "broker-kind",
+        "name",
+        "store",
+        "store-password-file",
+        "state-dir",
+    ];
     const COMMON: &'static [&'static str] = &["app", "layouts", "policy-file", "store"];
 }
 
@@ -155,7 +161,7 @@ impl Scope for Decisions {
 pub(super) struct StorePlace;
 
 impl Scope for StorePlace {
-    const NAMES: &'static [&'static str] = &["store", "state-dir", "name"];
+    const NAMES: &'static [&'static str] = &["store", "store-password-file", "state-dir", "name"];
     const COMMON: &'static [&'static str] = &["store", "state-dir"];
     const SERVICE: Service = Service::Store(Missing::IsAnError);
 }
@@ -179,6 +185,7 @@ impl Scope for GroupChange {
     const GROUPS: &'static [&'static str] = Connection::GROUPS;
     const NAMES: &'static [&'static str] = &[
         "store",
+        "store-password-file",
         "state-dir",
         "max-recipients",
         "policy-file",

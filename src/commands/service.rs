@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::output::Output;
 use super::scope::Missing;
@@ -45,21 +45,20 @@ pub(super) fn find_store(
     let usual = find(&config, &mut looked);
     let service = of_service(&config, load, &mut looked);
     if let Some(usual) = usual {
-        let usual = usual.display();
-        let service = service.ok().and_then(|config| find(&config, &mut looked));
-        match service {
-            Some(other) => out.message(format_args!(
-                "store {usual}; the service's is {}",
-                other.display()
-            )),
+        let service = service.ok();
+        let other = service
+            .as_ref()
+            .and_then(|config| find(config, &mut looked));
+        match other {
+            Some(other) => out.message(format_args!("store {usual}; the service's is {other}")),
             None => out.message(format_args!("store {usual}")),
         }
         return Ok(config);
     }
     let service = service?;
     match (find(&service, &mut looked), missing) {
-        (Some(path), _) => {
-            out.message(format_args!("store {}", path.display()));
+        (Some(place), _) => {
+            out.message(format_args!("store {place}"));
             Ok(service)
         }
         // Made by another user than the service's, it would be none that the service can open.
@@ -104,13 +103,15 @@ fn of_service(
 }
 
 /// The store of these settings, if it is there; else notes the place.
-fn find(config: &Config, looked: &mut String) -> Option<PathBuf> {
-    let store = config.store.as_ref()?;
-    let StoreLocation::File(path) = &store.location else {
-        return None;
+fn find<'a>(config: &'a Config, looked: &mut String) -> Option<&'a StoreLocation> {
+    let location = &config.store.as_ref()?.location;
+    let path = match location {
+        StoreLocation::File(path) => path,
+        StoreLocation::Postgres(_) => return Some(location),
+        StoreLocation::Memory => return None,
     };
     match std::fs::metadata(path) {
-        Ok(_) => Some(path.clone()),
+        Ok(_) => Some(location),
         Err(error) => {
             let _ = write!(looked, "\n  {}: {}", path.display(), why(&error));
             None

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -30,17 +29,17 @@ pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCod
     }
 }
 
-/// The file in which an observer with these settings stores.
-pub(super) fn store_path(config: &Config) -> anyhow::Result<&Path> {
+/// Where an observer with these settings stores.
+pub(super) fn location(config: &Config) -> anyhow::Result<&StoreLocation> {
     match config.store.as_ref().map(|settings| &settings.location) {
-        Some(StoreLocation::File(path)) => Ok(path),
-        Some(StoreLocation::Memory) | None => anyhow::bail!("there is no store (--store none)"),
+        Some(location) if *location != StoreLocation::Memory => Ok(location),
+        Some(_) | None => anyhow::bail!("there is no store (--store none)"),
     }
 }
 
 /// Opens the store of an observer with these settings, which may be running.
 pub(super) fn open_store(config: &Config) -> anyhow::Result<Box<dyn Administration>> {
-    Ok(store::administer(store_path(config)?)?)
+    Ok(store::administer(location(config)?)?)
 }
 
 fn stats(
@@ -49,12 +48,12 @@ fn stats(
     out: Output,
 ) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
-    let path = store_path(&config)?;
+    let place = location(&config)?;
     let stats = open_store(&config)?.stats()?;
     if format.json {
         out.json(&stats)?;
     } else {
-        out.text(&stats_text(path, &stats))?;
+        out.text(&stats_text(place, &stats))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -98,18 +97,18 @@ fn before(now: UnixMillis, age: Duration) -> UnixMillis {
 
 fn check(settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
-    let path = store_path(&config)?;
+    let place = location(&config)?;
     let faults = open_store(&config)?.check()?;
     if faults.is_empty() {
-        out.line(format_args!("{} is sound", path.display()))?;
+        out.line(format_args!("{place} is sound"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let text = format!("{}\n", faults.join("\n"));
     Ok(out.verdict(&text, ExitCode::FAILURE)?)
 }
 
-fn stats_text(path: &Path, stats: &Stats) -> String {
-    let mut text = format!("{}\n", path.display());
+fn stats_text(place: &StoreLocation, stats: &Stats) -> String {
+    let mut text = format!("{place}\n");
     for (name, value) in [
         ("messages", stats.messages.to_string()),
         ("copies", stats.copies.to_string()),

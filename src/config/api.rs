@@ -65,7 +65,8 @@ pub(super) fn read(
     };
     let limits = read_limits(reader);
     let listen = listen?;
-    let Some(StoreLocation::File(path)) = store.map(|store| &store.location) else {
+    let location = store.map(|store| &store.location);
+    let Some(location) = location.filter(|location| **location != StoreLocation::Memory) else {
         reader.fail("api-listen", NO_STORE);
         return None;
     };
@@ -82,7 +83,7 @@ pub(super) fn read(
         origins,
         max_body: rules?.max_payload_bytes(),
         limits,
-        store: path.clone(),
+        store: location.clone(),
         layouts: rules?.router.layouts.clone(),
         contacts,
     })

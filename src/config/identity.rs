@@ -136,6 +136,12 @@ impl Identity {
         Ok(Secret::new(format!("{}-{suffix}", self.name)))
     }
 
+    /// The client identifier of observers that share a store: given, or with what that has kept.
+    pub(super) fn shared_client_id(&self, suffix: &str) -> Secret {
+        let shared = || Secret::new(format!("{}-{suffix}", self.name));
+        self.client_id.clone().unwrap_or_else(shared)
+    }
+
     /// What an operator should know about an identifier that has to be derived.
     pub(super) fn warning(&self, credentials: &Credentials) -> Option<&'static str> {
         let is_kept = |dir| kept_suffix(dir, &self.name).is_ok();

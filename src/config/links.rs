@@ -8,6 +8,7 @@ use super::error::{ConfigError, ConfigErrors};
 use crate::auth::secret::{Secret, random_id};
 use crate::connections::settings::LinkSettings;
 use crate::mqtt::Session;
+use crate::store::StoreLocation;
 
 impl Config {
     /// The settings of the observer's connections. Finds the client identifier, or makes it.
@@ -25,6 +26,11 @@ impl Config {
         }
     }
 
+    /// The same where observers share a store, which has kept this part of the client identifier.
+    pub fn shared_links(&self, suffix: &str) -> LinkSettings {
+        self.links_with(self.broker.identity.shared_client_id(suffix))
+    }
+
     /// The settings of a short visit beside the running observer, whose session it must not take.
     pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
         let client_id = format!("{}-{purpose}-{}", self.name, random_id());
@@ -33,6 +39,10 @@ impl Config {
 
     /// A warning if [`Config::links`] has to derive the client identifier, and that is risky.
     pub fn identity_warning(&self) -> Option<&'static str> {
+        let store = self.store.as_ref().map(|settings| &settings.location);
+        if matches!(store, Some(StoreLocation::Postgres(_))) {
+            return None;
+        }
         self.broker.identity.warning(&self.broker.credentials)
     }
 

@@ -10,12 +10,17 @@ use super::identity::StateDir;
 use super::origin::Origin;
 use super::reader::Reader;
 use super::values::{ValueError, parse_size};
+use crate::auth::secret::Secret;
+use crate::store::postgres::Target;
 use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
 
 /// The least `--retain`: messages that are not acknowledged yet, and those that a client has just
 /// asked for, must not be deleted.
 const MIN_AGE: Duration = Duration::from_secs(60);
 const MIN_BYTES: u64 = 1 << 20;
+/// A shorter lease would be lost to a pause of the network or of the machine.
+const MIN_LEASE: Duration = Duration::from_secs(1);
+const MAX_LEASE: Duration = Duration::from_secs(600);
 
 const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
     conversations, archiving, presence, blocking, fetching and what services inject are off; \
@@ -42,7 +47,8 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
     let max_backlog = reader.parse("max-backlog", parse_kept_size);
     let state_dir = StateDir::read(reader);
     state_dir.note(reader);
-    let path = match (reader.text("store"), state_dir.path()) {
+    let lease = reader.duration("store-lease", MIN_LEASE..=MAX_LEASE);
+    let location = match (reader.text("store"), state_dir.path()) {
         (Some(path), _) if path == "none" => {
             for name in ["retain", "retain-size"] {
                 if reader.text(name).is_some() {
@@ -55,11 +61,16 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
             reader.warn(NO_STORE);
             return None;
         }
-        (Some(path), _) => PathBuf::from(path),
+        (Some(address), _) if is_address(&address) => {
+            let target = read_target(reader, &address)?;
+            let holder = format!("{name} on {}", host());
+            StoreLocation::Postgres(Box::new(target.with_lease(lease, holder)))
+        }
+        (Some(path), _) => StoreLocation::File(PathBuf::from(path)),
         (None, Some(dir)) => {
             let path = dir.join(format!("{name}.db"));
             reader.note("store", path.display().to_string(), Origin::Default);
-            path
+            StoreLocation::File(path)
         }
         (None, None) => {
             reader.fail("store", NO_STATE_DIR);
@@ -67,11 +78,46 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         }
     };
     Some(StoreSettings {
-        location: StoreLocation::File(path),
+        location,
         retention,
         offline,
         max_backlog: max_backlog.unwrap_or(u64::MAX),
     })
+}
+
+fn is_address(text: &str) -> bool {
+    ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+}
+
+/// The database of an address, and the password for it.
+fn read_target(reader: &mut Reader<'_>, address: &str) -> Option<Target> {
+    let target = address.parse::<Target>();
+    let target = target.map_err(|error| reader.fail("store", error)).ok()?;
+    let Some(file) = reader.text("store-password-file") else {
+        return Some(target);
+    };
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Some(target.with_password(&Secret::new(text.trim_end().to_owned()))),
+        Err(error) => {
+            reader.fail(
+                "store-password-file",
+                format!("cannot read {file}: {error}"),
+            );
+            None
+        }
+    }
+}
+
+/// This machine, for people.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.map(|name| name.trim().to_owned()).unwrap_or_default();
+    match name.is_empty() {
+        true => format!("process {}", std::process::id()),
+        false => format!("{name} (process {})", std::process::id()),
+    }
 }
 
 fn parse_age(text: &str) -> Result<Duration, ValueError> {

@@ -18,6 +18,7 @@ mod reporter;
 pub(crate) mod session;
 mod setup;
 mod shutdown;
+pub mod standby;
 mod start;
 pub(crate) mod submissions;
 mod webhooks;

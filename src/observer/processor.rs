@@ -141,6 +141,10 @@ impl Processor {
                 store.published(*id)?;
             }
             store.note_finished(batch.finished);
+            let router = &self.router;
+            let messages = batch.messages.iter();
+            let mut addresses = messages.filter_map(|message| router.address(&message.received));
+            store.prefetch(&mut addresses)?;
         }
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;

@@ -20,6 +20,16 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// There is no connection to the database.
+    #[error("cannot connect to {target}: {source}; {remedy}")]
+    Connect {
+        /// The address of the database.
+        target: String,
+        /// What the database or the system says.
+        source: Cause,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// A file or directory cannot be made.
     #[error("cannot make {path}")]
     Make {
@@ -61,6 +71,12 @@ pub enum StoreError {
         /// The version that this program needs.
         known: i64,
     },
+    /// Another process serves now: nothing is written.
+    #[error("another process serves on this store now")]
+    Fenced,
+    /// Another transaction was in the way: the same works now.
+    #[error(transparent)]
+    Conflict(Cause),
     /// The same may work later: the disk is full, say, or another process holds the lock.
     #[error(transparent)]
     Transient(Cause),

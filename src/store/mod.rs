@@ -1,15 +1,17 @@
 //! Owns what the observer remembers: messages, inboxes, groups, presence, and the outbox.
 //! Leaves what becomes of a message to `rules`, and when a batch is committed to `observer`.
-//! The interface is here, in terms of the domain; the one implementation is in `sqlite`.
+//! The interface is here, in terms of the domain; the implementations are in `sqlite`, in the
+//! process, and in `postgres`, for more than one machine.
 //!
-//! A second implementation is done when the tests in `store/contract` pass for it: they take a
-//! maker of stores.
+//! An implementation is done when the tests in `store/contract` pass for it: they take a maker of
+//! stores.
 
 mod administration;
 mod delivery_log;
 mod error;
 mod import;
 mod outbox;
+pub mod postgres;
 pub mod reader;
 mod settings;
 mod sqlite;
@@ -21,7 +23,6 @@ mod contract;
 pub(crate) use self::sqlite::faults;
 
 use std::fmt::Debug;
-use std::path::Path;
 
 pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
@@ -36,9 +37,11 @@ pub use self::outbox::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
     OutboxRequest, Waiting,
 };
+use self::postgres::PostgresStore;
 use self::reader::Reader;
 pub use self::settings::{Access, OfflineDelivery, Retention, StoreLocation, StoreSettings};
 use self::sqlite::SqliteStore;
+use crate::protocol::address::Address;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
@@ -57,27 +60,43 @@ pub fn open(
     access: Access,
     offline: OfflineDelivery,
 ) -> Result<Box<dyn Store>, StoreError> {
-    Ok(Box::new(SqliteStore::open(location, access, offline)?))
+    Ok(match location {
+        StoreLocation::Postgres(target) => Box::new(PostgresStore::open(target, access, offline)?),
+        StoreLocation::File(_) | StoreLocation::Memory => {
+            Box::new(SqliteStore::open(location, access, offline)?)
+        }
+    })
 }
 
 /// Opens a store for a command of the operator, beside the observer that may be running.
 ///
 /// # Errors
 /// [`StoreError`], if that is not possible.
-pub fn administer(path: &Path) -> Result<Box<dyn Administration>, StoreError> {
-    let location = StoreLocation::File(path.to_owned());
-    let store = SqliteStore::open(&location, Access::Shared, OfflineDelivery::Broker)?;
-    Ok(Box::new(store))
+pub fn administer(location: &StoreLocation) -> Result<Box<dyn Administration>, StoreError> {
+    let offline = OfflineDelivery::Broker;
+    Ok(match location {
+        StoreLocation::Postgres(target) => {
+            Box::new(PostgresStore::open(target, Access::Shared, offline)?)
+        }
+        StoreLocation::File(_) | StoreLocation::Memory => {
+            Box::new(SqliteStore::open(location, Access::Shared, offline)?)
+        }
+    })
 }
 
 /// Makes a store if there is none, for a command that fills it before the observer's first start.
 ///
 /// # Errors
 /// [`StoreError`], if that is not possible.
-pub fn make(path: &Path) -> Result<(), StoreError> {
-    if !path.exists() {
-        let location = StoreLocation::File(path.to_owned());
-        SqliteStore::open(&location, Access::Exclusive, OfflineDelivery::Broker)?;
+pub fn make(location: &StoreLocation) -> Result<(), StoreError> {
+    match location {
+        StoreLocation::File(path) if !path.exists() => {
+            SqliteStore::open(location, Access::Exclusive, OfflineDelivery::Broker)?;
+        }
+        StoreLocation::Postgres(target) => {
+            postgres::Candidate::open(target)?;
+        }
+        StoreLocation::File(_) | StoreLocation::Memory => {}
     }
     Ok(())
 }
@@ -86,8 +105,12 @@ pub fn make(path: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError`], if that is not possible.
-pub fn read_only(path: &Path) -> Result<Box<dyn Reader>, StoreError> {
-    Ok(Box::new(SqliteStore::open_read_only(path)?))
+pub fn read_only(location: &StoreLocation) -> Result<Box<dyn Reader>, StoreError> {
+    Ok(match location {
+        StoreLocation::File(path) => Box::new(SqliteStore::open_read_only(path)?),
+        StoreLocation::Postgres(target) => Box::new(PostgresStore::open_read_only(target)?),
+        StoreLocation::Memory => return Err(StoreError::Missing(":memory:".into())),
+    })
 }
 
 /// Opens an outbox without a store around it: in memory.
@@ -112,6 +135,26 @@ pub trait Store:
     /// # Errors
     /// [`StoreError`]; no transaction has begun then.
     fn begin(&mut self) -> Result<(), StoreError>;
+
+    /// May look up together what requests at these addresses will ask in this transaction. They are
+    /// not read by a store that answers at once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn prefetch(
+        &mut self,
+        _addresses: &mut dyn Iterator<Item = Address<'_>>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// May look up together what these writes will need, which are applied next.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn prefetch_copies(&mut self, _writes: &[Write<'_>]) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Applies one write. Applying the same write again changes nothing.
     ///

@@ -1,7 +1,10 @@
 //! How a store is opened, and what it keeps.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::postgres::Target;
 
 pub use crate::rules::facts::OfflineDelivery;
 
@@ -12,6 +15,18 @@ pub enum StoreLocation {
     File(PathBuf),
     /// In memory: it is gone with the process.
     Memory,
+    /// In a database that several processes share, of whom one serves.
+    Postgres(Box<Target>),
+}
+
+impl fmt::Display for StoreLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Memory => f.write_str("in memory"),
+            Self::Postgres(target) => target.fmt(f),
+        }
+    }
 }
 
 /// Who else may use the store meanwhile.

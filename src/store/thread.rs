@@ -17,6 +17,10 @@ use crate::store::{Probe, Pruned, StoreError, UPKEEP_DUE, Upkeep};
 
 /// The wait before a store that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How often a batch is tried again at once that was in the way of another transaction.
+const CONFLICTS: u32 = 20;
+/// The pause before the first of these attempts; it grows.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(2);
 /// How often an idle store is probed: readiness must not wait for a message to find a fault.
 const PROBE_EVERY: Duration = Duration::from_millis(400);
 /// One probe in so many writes something. A lock that somebody else holds shows without a write.
@@ -222,7 +226,7 @@ impl<W: Work> Worker<W> {
         &mut self,
         attempt: impl Fn(&mut W) -> Result<T, StoreError>,
     ) -> Result<T, Ended> {
-        let mut failing = false;
+        let (mut failing, mut conflicts) = (false, 0);
         loop {
             match attempt(&mut self.work) {
                 Ok(done) => {
@@ -231,6 +235,10 @@ impl<W: Work> Worker<W> {
                         self.report(Event::Recovered)?;
                     }
                     return Ok(done);
+                }
+                Err(StoreError::Conflict(_)) if conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    std::thread::sleep(conflicts * CONFLICT_PAUSE);
                 }
                 Err(fault) => {
                     if !failing {

@@ -67,7 +67,7 @@ fn main() {
         "{messages} messages, {size} MiB, made in {:?}",
         began.elapsed()
     );
-    let mut reader = store::read_only(&path).expect("a store to read");
+    let mut reader = store::read_only(&location).expect("a store to read");
     measure(reader.as_mut());
     drop(reader);
     each_broker(|port| over_http(port, dir.path()));

@@ -146,13 +146,14 @@ fn check_clock(config: &Config, report: &mut Report) {
 
 /// Whether the store can be written to, or can be made where there is none yet.
 fn check_store(config: &Config, report: &mut Report) {
-    let Some(StoreLocation::File(path)) = config.store.as_ref().map(|settings| &settings.location)
-    else {
+    let place = config.store.as_ref().map(|settings| &settings.location);
+    let Some(place) = place.filter(|place| **place != StoreLocation::Memory) else {
         report.note("store", "none: direct messages pass, and little else");
         return;
     };
-    let place = path.display();
-    if !path.exists() {
+    if let StoreLocation::File(path) = place
+        && !path.exists()
+    {
         let dir = path.ancestors().skip(1).find(|dir| dir.is_dir());
         match dir.map(try_file_in) {
             Some(Ok(())) => report.ok(
@@ -163,7 +164,11 @@ fn check_store(config: &Config, report: &mut Report) {
         }
         return;
     }
-    match try_store(path) {
+    match try_store(place) {
+        Err(StoreError::Missing(_)) => report.ok(
+            "store",
+            format!("{place} has no tables yet: the observer makes them"),
+        ),
         Ok(stats) => report.ok(
             "store",
             format!(
@@ -181,8 +186,8 @@ fn check_store(config: &Config, report: &mut Report) {
     }
 }
 
-fn try_store(path: &Path) -> Result<Stats, StoreError> {
-    let mut store = store::administer(path)?;
+fn try_store(place: &StoreLocation) -> Result<Stats, StoreError> {
+    let mut store = store::administer(place)?;
     store.try_write()?;
     store.stats()
 }

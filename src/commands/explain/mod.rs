@@ -183,15 +183,14 @@ fn open_store(
     let Some(settings) = &config.store else {
         return Ok(None);
     };
-    if let StoreLocation::File(path) = &settings.location {
-        if path.exists() {
-            let location = &settings.location;
-            return store::open(location, Access::Shared, settings.offline).map(Some);
+    let location = &settings.location;
+    if *location != StoreLocation::Memory {
+        match store::open(location, Access::Shared, settings.offline) {
+            Err(StoreError::Missing(_)) => notes.push(format!(
+                "there is no store at {location} yet: as if it were empty"
+            )),
+            opened => return opened.map(Some),
         }
-        notes.push(format!(
-            "there is no store at {} yet: as if it were empty",
-            path.display()
-        ));
     }
     store::open(&StoreLocation::Memory, Access::Shared, settings.offline).map(Some)
 }

@@ -70,9 +70,23 @@ pub(super) const STORE: Group = Group {
             "PATH",
             "",
             "SQLite database for messages, conversations and groups. If not given, NAME.db in \
-             --state-dir. none: forward without storing.",
+             --state-dir. postgres://USER@HOST/DATABASE: a PostgreSQL database, which several \
+             observers may share, of whom one serves. none: forward without storing.",
         )
-        .brief("Database file of the store, or none"),
+        .brief("Database of the store, or none"),
+        value(
+            "store-password-file",
+            "FILE",
+            "",
+            "File with the password for a PostgreSQL database.",
+        ),
+        value(
+            "store-lease",
+            "TIME",
+            "5s",
+            "With a PostgreSQL database: how long an observer that does not answer any more keeps \
+             another from taking its place.",
+        ),
         value(
             "state-dir",
             "DIR",

@@ -18,7 +18,6 @@ mod writes;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +37,7 @@ use self::room::Rooms;
 use crate::auth::verify::Verifier;
 use crate::protocol::topic_map::TopicMap;
 use crate::store::reader::SLICE_BYTES;
-use crate::store::{self, StoreError};
+use crate::store::{self, StoreError, StoreLocation};
 use crate::telemetry::Metrics;
 
 /// The largest head of a request, and how much of a body is read at a time, in bytes.
@@ -62,7 +61,7 @@ pub struct Settings {
     /// What bounds connections, requests and answers.
     pub limits: Limits,
     /// The store to read from.
-    pub store: PathBuf,
+    pub store: StoreLocation,
     /// The topics that writes are made for.
     pub layouts: TopicMap,
     /// The operator's directory of users, for names; followed by a slash and the identifier.

@@ -86,6 +86,7 @@ impl Persistence {
         let mut unarchived = vec![];
         match self.as_store_mut() {
             Some(store) => {
+                store.prefetch_copies(writes)?;
                 for write in writes {
                     let written = store.apply(write, origin)?;
                     let Write::Copy(copy) = write else {

@@ -136,6 +136,9 @@ impl SqliteStore {
         let path = match location {
             StoreLocation::File(path) => path.clone(),
             StoreLocation::Memory => PathBuf::from(":memory:"),
+            StoreLocation::Postgres(_) => {
+                return Err(StoreError::Foreign(location.to_string().into()));
+            }
         };
         let open = |source: rusqlite::Error| StoreError::Open {
             path: path.clone(),
@@ -143,7 +146,9 @@ impl SqliteStore {
         };
         let mut lock = None;
         let connection = match (location, access) {
-            (StoreLocation::Memory, _) => Connection::in_memory().map_err(open)?,
+            (StoreLocation::Memory | StoreLocation::Postgres(_), _) => {
+                Connection::in_memory().map_err(open)?
+            }
             (StoreLocation::File(_), Access::Exclusive) => {
                 file::make_directory(&path)?;
                 file::make_private(&path)?;

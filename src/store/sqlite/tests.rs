@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::schema::{APPLICATION_ID, MIGRATIONS};
 use super::*;
 use crate::store::contract::{Feed, Maker, NOW, contract, new_copy, new_message};
-use crate::store::{Administration, BanChange, administer};
+use crate::store::{Administration, BanChange};
 
 /// Makes stores in memory, and a lasting one in a file.
 struct Sqlite(TempDir);
@@ -29,56 +29,10 @@ impl Maker for Sqlite {
     }
 }
 
-contract! { Sqlite:
-    delivery_log {
-        what_is_logged_is_given_back_after_a_restart_until_it_is_published
-        a_page_of_the_log_ends_where_it_becomes_large
-        the_log_is_read_in_pages_and_says_how_much_it_holds
-        what_the_log_forgot_in_vain_it_forgets_again
-        a_fan_out_is_given_back_with_its_position
-        what_is_not_published_is_not_pruned
-        what_a_user_missed_is_due_again_if_it_was_not_finished
-    }
-    messages {
-        pages_of_a_long_list_neither_skip_nor_repeat
-        what_was_not_acknowledged_is_known_after_a_restart_in_the_order_it_came
-        an_acknowledgement_that_was_taken_back_is_written_again
-        a_message_says_whether_it_brings_its_conversation_back_from_the_archive
-        what_was_taken_back_leaves_nothing_behind
-        a_redelivered_message_and_its_copies_are_stored_once
-        pages_keep_what_came_in_one_millisecond_together
-        what_a_service_injects_shares_the_body_if_it_is_the_same
-    }
-    retention {
-        the_oldest_are_deleted_in_steps_with_all_that_refers_to_them
-        a_position_is_never_given_twice_even_when_everything_is_deleted
-        the_copies_of_deleted_messages_are_deleted_before_more_messages
-    }
-    outbox {
-        events_are_handed_out_oldest_first_and_deleted_when_delivered
-        the_oldest_are_dropped_those_given_up_first_and_the_old_expire
-        the_last_thousand_given_up_are_kept
-        the_copies_of_one_message_share_their_data
-        when_an_endpoint_answers_again_only_what_failed_with_it_is_due
-    }
-    import {
-        what_is_imported_stands_before_the_own_in_the_order_of_its_times
-        more_messages_of_one_millisecond_than_have_room_are_all_imported
-        what_is_imported_twice_is_stored_once_and_a_status_only_rises
-        a_conversation_is_as_in_the_source_until_something_newer_comes
-        what_is_imported_is_pruned_by_its_time
-        what_was_done_here_before_the_import_stays
-        a_message_takes_the_place_of_what_its_row_told_of_it
-        times_never_fall_whatever_is_imported
-        a_message_of_the_future_does_not_take_the_others_along
-        an_import_of_groups_alone_leaves_no_mark
-        a_newer_message_of_the_source_is_new_whatever_was_patched_here
-    }
-    administration {
-        bans_and_blocks_say_whether_they_changed_something_and_are_listed
-        groups_are_stored_listed_and_removed
-        an_export_hands_out_one_timeline_or_the_whole_inbox
-    }
+contract!(Sqlite);
+
+fn administer(path: &Path) -> Result<Box<dyn Administration>, StoreError> {
+    crate::store::administer(&StoreLocation::File(path.to_owned()))
 }
 
 fn open(location: &StoreLocation) -> Result<SqliteStore, StoreError> {

@@ -222,7 +222,7 @@ fn what_an_operator_changes_from_outside_holds_for_the_next_message() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("observer.db");
     let mut bench = Bench::new(&StoreLocation::File(path.clone()), OfflineDelivery::Broker);
-    let mut outside = store::administer(&path).unwrap();
+    let mut outside = store::administer(&StoreLocation::File(path.clone())).unwrap();
     let write = "a/users/alice/messages/bob/outgoing";
     assert_eq!(bench.refusal(write, "{}"), None);
     assert!(

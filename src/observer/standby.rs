@@ -1,0 +1,224 @@
+//! Two processes on one store: one serves, the others stand by.
+//!
+//! Owns waiting for one's turn, and what is said of oneself meanwhile: in the log, to the service
+//! manager, at `/readyz` and in the console. Nothing else runs then: no connection to the broker,
+//! no API. Leaves the lease to the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinError};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::connections::settings::LinkSettings;
+use crate::http::console::{self, Console};
+use crate::http::{server, webhook};
+use crate::observer::setup::{ObserverError, Setup};
+use crate::store::postgres::{Candidate, Lease, Taken, Target};
+use crate::store::{StoreError, StoreLocation, StoreSettings};
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::Clock;
+use crate::telemetry::feed::Feed;
+use crate::telemetry::health::Health;
+use crate::telemetry::systemd::Service;
+
+/// How often a process that stands by looks whether its turn has come.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Whether this process may ask again where the database does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It has just started: a mistake in the settings is told at once.
+    First,
+    /// It has served before: what is wrong passes.
+    Again,
+}
+
+/// The right to serve, as long as it lasts. It is given back when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    /// `None` where nobody else can have the store.
+    held: Option<(Arc<Lease>, String)>,
+}
+
+impl Turn {
+    /// The random part of the client identifiers, if processes share them.
+    pub fn suffix(&self) -> Option<&str> {
+        self.held.as_ref().map(|(_, suffix)| &**suffix)
+    }
+
+    /// The same observer, with what this turn brings.
+    pub fn setup(&self, setup: &Setup, links: LinkSettings) -> Setup {
+        let mut setup = Setup {
+            links,
+            ..setup.clone()
+        };
+        if let (Some((lease, _)), Some(StoreSettings { location, .. })) =
+            (&self.held, &mut setup.store)
+            && let StoreLocation::Postgres(target) = location
+        {
+            *location = StoreLocation::Postgres(Box::new(target.clone().holding(lease.clone())));
+        }
+        setup
+    }
+
+    /// Waits until another process may serve. Safe to cancel.
+    pub async fn lost(&self) {
+        match &self.held {
+            Some((lease, _)) => lease.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits until this process may serve; `None` if it is stopped before.
+///
+/// # Errors
+/// [`ObserverError`]: the address for health is taken, or with [`Attempt::First`] the store cannot
+/// be used.
+pub async fn wait(
+    setup: &Setup,
+    attempt: Attempt,
+    stop: &CancellationToken,
+) -> Result<Option<Turn>, ObserverError> {
+    let location = setup.store.as_ref().map(|settings| &settings.location);
+    let Some(StoreLocation::Postgres(target)) = location else {
+        return Ok(Some(Turn { held: None }));
+    };
+    let mut standby = Standby::new(setup, stop);
+    let mut candidate = None;
+    loop {
+        let asked = ask(target.clone(), candidate.take()).await;
+        match asked
+            .map_err(|error| StoreError::Permanent(error.into()))
+            .flatten()
+        {
+            Ok((_, Asked::Ours(lease, suffix))) => {
+                let held = Some((lease, suffix));
+                return Ok(Some(Turn { held }));
+            }
+            Ok((same, Asked::Theirs(holder))) => {
+                candidate = Some(same);
+                standby
+                    .say(format!("stands by: {holder} serves"), setup)
+                    .await?;
+            }
+            Err(error) if attempt == Attempt::First && !standby.has_spoken() => {
+                return Err(ObserverError::Store(error));
+            }
+            Err(error) => standby.say(format!("stands by: {error}"), setup).await?,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => standby.tick(),
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+enum Asked {
+    Ours(Arc<Lease>, String),
+    Theirs(String),
+}
+
+/// Asks for the lease, where waiting for the database holds nobody up.
+async fn ask(
+    target: Box<Target>,
+    candidate: Option<Candidate>,
+) -> Result<Result<(Candidate, Asked), StoreError>, JoinError> {
+    let ask = move || {
+        let candidate = match candidate {
+            Some(candidate) => candidate,
+            None => Candidate::open(&target)?,
+        };
+        let asked = match candidate.try_take()? {
+            Taken::Ours(lease) => Asked::Ours(lease, candidate.secret()?),
+            Taken::Theirs { holder } => Asked::Theirs(holder),
+        };
+        Ok((candidate, asked))
+    };
+    tokio::task::spawn_blocking(ask).await
+}
+
+/// What a process says that stands by.
+struct Standby {
+    health: Health,
+    service: Service,
+    said: String,
+    stop: CancellationToken,
+    serving: Option<AbortHandle>,
+}
+
+impl Standby {
+    fn new(setup: &Setup, stop: &CancellationToken) -> Self {
+        let now = Clock.now().instant;
+        Self {
+            health: Health::new(0),
+            service: Service::new(setup.reporting.supervised, now),
+            said: String::new(),
+            stop: stop.clone(),
+            serving: None,
+        }
+    }
+
+    fn has_spoken(&self) -> bool {
+        !self.said.is_empty()
+    }
+
+    /// Says why this process does not serve, where it has changed.
+    async fn say(&mut self, why: String, setup: &Setup) -> Result<(), ObserverError> {
+        if why == self.said {
+            return Ok(());
+        }
+        if why.contains("cannot") {
+            warn!("{why}");
+        } else {
+            info!("{why}; this process takes over when it ends");
+        }
+        self.health.set_session(Some(why.clone()));
+        self.said = why;
+        self.tick();
+        if self.serving.is_none() {
+            self.serving = self.serve(setup).await?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let now = Clock.now().instant;
+        self.service.tick(&self.health.faults(), 0, now);
+    }
+
+    /// Serves `/readyz` and the console.
+    async fn serve(&self, setup: &Setup) -> Result<Option<AbortHandle>, ObserverError> {
+        let Some(address) = setup.http_listen else {
+            return Ok(None);
+        };
+        let listen = |error| ObserverError::Listen { address, error };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let webhooks = setup.webhooks.as_ref();
+        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
+        let console = console::Parts {
+            settings: setup.console.clone(),
+            name: &setup.name,
+            metrics: Metrics::new(&endpoints),
+            endpoints,
+            began: Clock.now(),
+            health: self.health.clone(),
+            feed: Feed::default(),
+            stop: self.stop.clone(),
+        };
+        let serving = tokio::spawn(server::serve(listener, Console::new(console, local)));
+        Ok(Some(serving.abort_handle()))
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Stores what another server has stored.
+//!
+//! The observer's own messages are numbered from 1. Imported ones have negative numbers, made of
+//! their times: so each has its place among the others, whatever order they come in, and all are
+//! before the observer's own.
+
+use tokio_postgres::Row;
+
+use super::batch::{COPY_BYTES, MESSAGE_BYTES};
+use super::connection::{Param, params, text};
+use super::{PostgresStore, StoreError, millis};
+use crate::protocol::json::parse_object;
+use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
+use crate::protocol::time::UnixMillis;
+use crate::store::{Administration, Imported, Landing};
+
+/// Numbers for the messages of one millisecond. What has no room goes to the next one.
+const PER_MILLI: i64 = 1 << 11;
+/// The first number. JavaScript's numbers hold them all: clients get them as cursors.
+const FIRST: i64 = -(1 << 53);
+/// The last time that has a number: in the year 2109.
+const LAST_TIME: i64 = (1 << 42) - 1_000_000;
+/// Where a message came from that is only known from the row of a list: in place of a layout.
+const FROM_A_ROW: &str = "row";
+
+// Time never falls in the log. This row, which is no message, is as young as the youngest message
+// that is imported, and the observer's own go on from there.
+const BEGIN_OWN_NUMBERS: &str = "INSERT INTO message
+    (seq, message_id, app, sender, recipient, layout, stored_at, body)
+    SELECT 0, '', '', '', '', '', $1::bigint, '{}'
+    WHERE coalesce((SELECT max(seq) FROM message), -1) < 0";
+const MOVE_OWN_NUMBERS: &str = "UPDATE message SET stored_at = greatest(stored_at, least($1,
+        (SELECT stored_at FROM message WHERE seq > 0 ORDER BY seq LIMIT 1)))
+    WHERE seq = 0";
+// Services may have used an id twice.
+const FIND_IMPORTED: &str = "SELECT seq, body, layout FROM message
+    WHERE message_id = $1 AND app = $2 AND sender = $3 AND recipient = $4 AND seq < 0";
+const SET_BODY: &str = "UPDATE message SET body = $1, layout = '' WHERE seq = $2";
+const NEIGHBOURS: &str = "SELECT
+    (SELECT stored_at FROM message WHERE seq < $1 ORDER BY seq DESC LIMIT 1),
+    (SELECT stored_at FROM message WHERE seq > $1 ORDER BY seq LIMIT 1)";
+const LAST_BETWEEN: &str = "SELECT max(seq) FROM message WHERE seq >= $1 AND seq < $2";
+const IMPORT_MESSAGE: &str = "INSERT INTO message
+    (seq, message_id, app, sender, recipient, layout, stored_at, body)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+// A status only rises.
+const IMPORT_COPY: &str = "INSERT INTO timeline (app, inbox_of, seq, convers_with, status)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (app, inbox_of, seq, convers_with) DO UPDATE SET status = excluded.status
+    WHERE excluded.status > timeline.status";
+const HAS_COPY: &str = "SELECT 1 FROM timeline
+    WHERE app = $1 AND inbox_of = $2 AND seq = $3 AND convers_with = $4";
+// A row that shows a message of the observer's own is newer. One that shows the same message may
+// have been opened or archived here since. A patch behind a number of the observer's own was made
+// here: it stays, and is older than a message that comes from the source.
+const IMPORT_CONVERSATION: &str = "INSERT INTO conversation AS c
+    (app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $4)
+    ON CONFLICT (app, inbox_of, convers_with) DO UPDATE SET
+        is_new = CASE WHEN c.seq = $4 OR (c.seq = 0 AND c.patch_seq IS NOT NULL)
+            THEN c.is_new AND $5 ELSE $5 END,
+        archived = CASE WHEN c.seq = $4 OR (c.seq = 0 AND c.patch_seq IS NOT NULL)
+            THEN c.archived OR $6 ELSE $6 END,
+        patch = CASE WHEN c.patch_seq >= 0 THEN c.patch ELSE $7 END,
+        patch_seq = CASE WHEN c.patch_seq IS NULL OR c.patch_seq < 0 THEN $4
+            WHEN c.seq = 0 OR c.seq = $4 THEN c.patch_seq ELSE $4 - 1 END,
+        seq = $4
+    WHERE c.seq = 0 OR c.seq < $4 OR (c.seq = $4 AND ((c.is_new AND NOT $5)
+        OR ($6 AND NOT c.archived) OR (c.patch_seq < 0 AND c.patch IS DISTINCT FROM $7)))";
+
+impl PostgresStore {
+    pub(super) fn import_all(
+        &mut self,
+        batch: &[Imported],
+        now: UnixMillis,
+    ) -> Result<Vec<Landing>, StoreError> {
+        let times = batch.iter().filter_map(|document| match document {
+            Imported::Message(message) => Some(time(message, now)),
+            Imported::Conversation(row) => Some(time(&row.last, now)),
+            Imported::Group(_) => None,
+        });
+        if let Some(youngest) = times.max() {
+            self.execute(BEGIN_OWN_NUMBERS, params![youngest])?;
+            self.execute(MOVE_OWN_NUMBERS, params![youngest])?;
+        }
+        batch
+            .iter()
+            .map(|document| match document {
+                Imported::Message(message) => self.import_message(message, now),
+                Imported::Conversation(row) => self.import_conversation(row, now),
+                Imported::Group(group) => self.import_group(group),
+            })
+            .collect()
+    }
+
+    fn import_message(
+        &self,
+        message: &ImportedMessage,
+        now: UnixMillis,
+    ) -> Result<Landing, StoreError> {
+        let read = |row: &Row| (row.get(0), row.get::<_, &str>(2) == FROM_A_ROW);
+        let seq = match self.find_imported(message, read)? {
+            Some((seq, false)) => seq,
+            Some((seq, true)) => {
+                self.execute(SET_BODY, params![text(&message.body), seq])?;
+                seq
+            }
+            None => self.number_message(message, "", now)?,
+        };
+        self.import_copy(message, seq)
+    }
+
+    fn import_copy(&self, message: &ImportedMessage, seq: i64) -> Result<Landing, StoreError> {
+        let [app, inbox_of, peer] = message.timeline.clone();
+        let params = params![app, inbox_of, seq, peer, message.status.code()];
+        let changed = self.execute(IMPORT_COPY, params)?;
+        self.batch.borrow_mut().count_bytes(COPY_BYTES);
+        Ok(landing(changed))
+    }
+
+    /// Reads the row of a message that was imported before.
+    fn find_imported<T>(
+        &self,
+        message: &ImportedMessage,
+        read: impl FnMut(&Row) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let key: Vec<Param> = params![
+            text(&message.id),
+            message.timeline[0].clone(),
+            text(&message.sender),
+            text(&message.recipient)
+        ];
+        self.find(FIND_IMPORTED, key, read)
+    }
+
+    fn number_message(
+        &self,
+        message: &ImportedMessage,
+        layout: &str,
+        now: UnixMillis,
+    ) -> Result<i64, StoreError> {
+        let time = time(message, now);
+        let mut first = FIRST + time * PER_MILLI;
+        let seq = loop {
+            let end = first + PER_MILLI;
+            let last: Option<i64> =
+                self.row(LAST_BETWEEN, params![first, end], |row| row.get(0))?;
+            match last.map_or(first, |last| last + 1) {
+                next if next < end => break next,
+                _ => first = end,
+            }
+        };
+        // Times never fall in the log. Both servers may have been in use for a time, and a message
+        // may have a number of the next millisecond.
+        let (before, behind): (Option<i64>, Option<i64>) =
+            self.row(NEIGHBOURS, params![seq], |row| (row.get(0), row.get(1)))?;
+        let stored_at = before.map_or(time, |before| before.max(time));
+        let body = text(&message.body);
+        let bytes = MESSAGE_BYTES + i64::try_from(body.len()).unwrap_or(0);
+        let params = params![
+            seq,
+            text(&message.id),
+            message.timeline[0].clone(),
+            text(&message.sender),
+            text(&message.recipient),
+            layout.to_owned(),
+            behind.map_or(stored_at, |behind| behind.min(stored_at)),
+            body
+        ];
+        self.execute(IMPORT_MESSAGE, params)?;
+        self.batch.borrow_mut().count_bytes(bytes);
+        Ok(seq)
+    }
+
+    fn import_conversation(
+        &self,
+        row: &ImportedConversation,
+        now: UnixMillis,
+    ) -> Result<Landing, StoreError> {
+        let last = &row.last;
+        let found = self.find_imported(last, |row| (row.get(0), row.get(1)))?;
+        let (seq, body): (i64, String) = match found {
+            Some(found) => found,
+            None => {
+                let seq = self.number_message(last, FROM_A_ROW, now)?;
+                (seq, last.body.clone())
+            }
+        };
+        let [app, inbox_of, peer] = last.timeline.clone();
+        // The row is all there is of a message that the source has no copy of.
+        let key = params![app.clone(), inbox_of.clone(), seq, peer.clone()];
+        if !self.exists(HAS_COPY, key)? {
+            self.import_copy(last, seq)?;
+        }
+        let patch = row.patch_over(&body).map(|patch| text(&patch));
+        let params = params![app, inbox_of, peer, seq, row.is_new, row.archived, patch];
+        Ok(landing(self.execute(IMPORT_CONVERSATION, params)?))
+    }
+
+    fn import_group(&mut self, group: &ImportedGroup) -> Result<Landing, StoreError> {
+        let stored = Administration::group_body(self, &group.app, &group.id)?;
+        if let Some(stored) = stored {
+            // One that does not say when it was changed was made here, by a service or by hand.
+            let ours = updated_on(&stored).unwrap_or(i64::MAX);
+            if updated_on(&group.body).is_none_or(|theirs| theirs <= ours) {
+                return Ok(Landing::Known);
+            }
+        }
+        self.write_group(&group.app, &group.id, &group.body)?;
+        Ok(Landing::New)
+    }
+}
+
+/// When a message was written. Some clients' clocks are ahead: nothing is stored in the future.
+fn time(message: &ImportedMessage, now: UnixMillis) -> i64 {
+    millis(message.time.min(now)).min(LAST_TIME)
+}
+
+fn landing(changed: u64) -> Landing {
+    if changed > 0 {
+        Landing::New
+    } else {
+        Landing::Known
+    }
+}
+
+/// When a group was changed last, in milliseconds since 1970, if its object says so.
+fn updated_on(body: &str) -> Option<i64> {
+    let members = parse_object(body.as_bytes()).ok()?;
+    members.get("updatedOn")?.get().parse().ok()
+}

@@ -1,0 +1,99 @@
+//! The schema: migrations, and the table by which a database is known as a store.
+//!
+//! A migration never changes once it is released.
+
+use std::time::Duration;
+
+use super::connection::Connection;
+use crate::auth::secret::random_id;
+use crate::store::{Access, StoreError};
+
+/// The migrations, in order.
+const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
+
+/// Attempts to make the first table: another process may be making it.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+const FIND_TABLE: &str = "SELECT to_regclass('observer_schema') IS NOT NULL,
+    to_regclass('message') IS NOT NULL OR to_regclass('timeline') IS NOT NULL";
+const MAKE_TABLE: &str = "CREATE TABLE IF NOT EXISTS observer_schema
+    (n BIGINT PRIMARY KEY, version BIGINT NOT NULL);
+    INSERT INTO observer_schema VALUES (0, 0) ON CONFLICT DO NOTHING";
+const VERSION: &str = "SELECT version FROM observer_schema WHERE n = 0";
+// The row stays locked until the transaction ends: one process migrates at a time.
+const LOCK_VERSION: &str = "UPDATE observer_schema SET version = version WHERE n = 0
+    RETURNING version";
+
+/// Brings the schema up to date. A command does not: the observer that has the store may be of an
+/// earlier version, which would not know the schema any more.
+pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).expect("a few migrations");
+    let path = || connection.target().path();
+    let row = connection.query(FIND_TABLE, &[])?;
+    let (is_made, is_taken): (bool, bool) = (row[0].get(0), row[0].get(1));
+    if !is_made {
+        if access == Access::Shared {
+            return Err(StoreError::Missing(path()));
+        }
+        if is_taken {
+            return Err(StoreError::Foreign(path()));
+        }
+        make_table(connection)?;
+    }
+    let rows = connection.query(VERSION, &[])?;
+    let found: i64 = rows.first().map_or(0, |row| row.get(0));
+    if found > known {
+        let path = path();
+        return Err(StoreError::Newer { path, found, known });
+    }
+    if found == known {
+        return Ok(());
+    }
+    if access == Access::Shared {
+        let path = path();
+        return Err(match found {
+            0 => StoreError::Missing(path),
+            _ => StoreError::Older { path, found, known },
+        });
+    }
+    connection.batch("BEGIN")?;
+    let migrated = apply_migrations(connection, known);
+    if migrated.is_err() {
+        let _ = connection.batch("ROLLBACK");
+    }
+    migrated
+}
+
+/// Two that make the table at once collide in the system's own tables: the second finds it there
+/// when it tries again.
+fn make_table(connection: &Connection) -> Result<(), StoreError> {
+    for _ in 1..ATTEMPTS {
+        match connection.batch(MAKE_TABLE) {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Permanent(_) | StoreError::Conflict(_)) => std::thread::sleep(PAUSE),
+            Err(other) => return Err(other),
+        }
+    }
+    connection.batch(MAKE_TABLE)
+}
+
+fn apply_migrations(connection: &Connection, known: i64) -> Result<(), StoreError> {
+    // Another process may have migrated meanwhile.
+    let rows = connection.query(LOCK_VERSION, &[])?;
+    let found: i64 = rows.first().map_or(0, |row| row.get(0));
+    let applied = usize::try_from(found).unwrap_or(0).min(MIGRATIONS.len());
+    for script in &MIGRATIONS[applied..] {
+        connection.batch(script)?;
+    }
+    if found == 0 {
+        let secret = random_id();
+        connection.batch(&format!(
+            "INSERT INTO observer VALUES (0, 0, '', to_timestamp(0), 0, 0, 0, '', 0, '{secret}')"
+        ))?;
+    }
+    connection.batch(&format!(
+        "UPDATE observer_schema SET version = {known} WHERE n = 0"
+    ))?;
+    connection.batch("COMMIT")
+}

@@ -1,0 +1,199 @@
+//! The contract of the store, and what PostgreSQL adds to it: a lease, a fence, a connection that
+//! breaks. They need a server: `scripts/test` starts one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::auth::secret::Secret;
+use crate::store::contract::{Feed, Maker, contract, new_message};
+
+/// Makes stores in schemas of their own.
+struct Postgres {
+    lasting: Target,
+}
+
+/// An address of the server, in a schema that is empty.
+fn empty_schema() -> Target {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let port = std::env::var("BED_POSTGRESQL_PORT")
+        .expect("BED_POSTGRESQL_PORT is not set: scripts/brokers up, scripts/brokers env");
+    let (pid, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name = format!("contract_{pid}_{n}");
+    let password = Secret::new("observerpw".to_owned());
+    let target = |query: &str| -> Target {
+        let address = format!("postgres://observer@127.0.0.1:{port}/postgres{query}");
+        address.parse::<Target>().unwrap().with_password(&password)
+    };
+    let connection = Connection::open(&target("")).unwrap();
+    let made = format!("DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}");
+    connection.batch(&made).unwrap();
+    target(&format!("?options=-csearch_path%3D{name}"))
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            lasting: empty_schema(),
+        }
+    }
+}
+
+impl Maker for Postgres {
+    fn empty(&self) -> Box<dyn Store> {
+        Box::new(open(&empty_schema()).unwrap())
+    }
+
+    fn lasting(&self) -> Box<dyn Store> {
+        Box::new(open(&self.lasting).unwrap())
+    }
+}
+
+fn open(target: &Target) -> Result<PostgresStore, StoreError> {
+    PostgresStore::open(target, Access::Exclusive, OfflineDelivery::Broker)
+}
+
+contract!(Postgres, #[ignore = "needs PostgreSQL: scripts/test"]);
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn two_that_start_at_once_make_one_store_and_one_of_them_has_it() {
+    for _ in 0..5 {
+        let target = empty_schema();
+        let start = || {
+            let target = target.clone();
+            std::thread::spawn(move || open(&target))
+        };
+        let opened: Vec<_> = [start(), start(), start()]
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect();
+        let refused = opened.iter().filter_map(|store| store.as_ref().err());
+        let refused: Vec<String> = refused.map(ToString::to_string).collect();
+        assert_eq!(refused.len(), 2, "{refused:?}");
+        for text in refused {
+            assert!(
+                text.ends_with("is used by another observer that runs"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn what_an_earlier_holder_writes_is_refused_whole() {
+    let target = empty_schema();
+    let mut old = Feed::new(Box::new(open(&target).unwrap()));
+    old.message("x", "y", "{}");
+    // As if its lease had expired while it was stopped.
+    let connection = Connection::open(&target).unwrap();
+    connection
+        .batch("UPDATE observer SET expires = clock_timestamp()")
+        .unwrap();
+    let Taken::Ours(lease) = Candidate::open(&target).unwrap().try_take().unwrap() else {
+        panic!("the lease has expired, and is not given out");
+    };
+    let target = target.holding(lease);
+    let mut new = Feed::new(Box::new(open(&target).unwrap()));
+    let id = old.ids.next(UnixMillis::new(old.now + 1));
+    let (origin, text) = (old.origin(id), id.to_string());
+    old.store.begin().unwrap();
+    old.store
+        .apply(&new_message(&text, "x", "y", "{}"), &origin)
+        .unwrap();
+    let refused = old.store.commit().unwrap_err();
+    assert!(matches!(refused, StoreError::Fenced), "{refused}");
+    old.store.rollback();
+    // Not even what needs an answer.
+    old.store.begin().unwrap();
+    old.store
+        .apply(&new_message("other", "x", "y", "{}"), &origin)
+        .unwrap();
+    assert!(matches!(old.store.stats(), Err(StoreError::Fenced)));
+    old.store.rollback();
+    assert!(old.store.probe(Probe::Write).is_err());
+    new.message("x", "y", "{}");
+    assert_eq!(new.store.stats().unwrap().messages, 2);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
+    let target = empty_schema().with_lease(Duration::from_millis(600), "first".to_owned());
+    let candidate = Candidate::open(&target).unwrap();
+    let take = || candidate.try_take().unwrap();
+    let Taken::Ours(lease) = take() else {
+        panic!("nobody has it");
+    };
+    // Three times as long as it lasts unless it is renewed.
+    for _ in 0..18 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(matches!(take(), Taken::Theirs { holder } if holder == "first"));
+    }
+    assert!(lease.is_valid());
+    drop(lease);
+    let Taken::Ours(lease) = take() else {
+        panic!("it was given back");
+    };
+    // The database does not answer any more: a lock keeps the renewals waiting.
+    let connection = Connection::open(&target).unwrap();
+    connection
+        .batch("BEGIN; UPDATE observer SET n = 0")
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(lease.lost());
+    assert!(!lease.is_valid());
+    connection.batch("ROLLBACK").unwrap();
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_commit_whose_answer_was_lost_is_found_out() {
+    let target = empty_schema();
+    let mut store = open(&target).unwrap();
+    // The database has it, and the answer is lost: it is asked for the number of the batch.
+    store.begin().unwrap();
+    store
+        .acknowledge(MessageId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap())
+        .unwrap();
+    store.send_commit().unwrap();
+    let fault = || StoreError::Transient("lost".into());
+    store.was_committed(fault()).unwrap();
+    // It has not.
+    store.batch.borrow_mut().end();
+    store.begin().unwrap();
+    assert!(matches!(
+        store.was_committed(fault()),
+        Err(StoreError::Transient(_))
+    ));
+    store.rollback();
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_connection_that_was_cut_is_made_again_with_the_next_batch() {
+    let target = empty_schema();
+    let mut feed = Feed::new(Box::new(open(&target).unwrap()));
+    feed.message("x", "y", "{}");
+    let connection = Connection::open(&target).unwrap();
+    connection
+        .batch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE pid <> pg_backend_pid() AND query LIKE '%observer SET batch%'
+                OR pid <> pg_backend_pid() AND query = 'COMMIT'",
+        )
+        .unwrap();
+    // The first attempts may find out.
+    for _ in 0..50 {
+        if feed.store.probe(Probe::Write).is_ok() {
+            break;
+        }
+        feed.store.rollback();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    feed.message("x", "y", "{}");
+    assert_eq!(feed.store.stats().unwrap().messages, 2);
+}
