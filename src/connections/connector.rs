@@ -4,9 +4,7 @@
 //! it again to `link.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::other_protocol;
@@ -15,22 +13,14 @@ use super::version::VersionChooser;
 use super::words::{self, Target};
 use crate::auth::secret::Secret;
 use crate::auth::token;
-use crate::mqtt::{
-    self, Cause, Client, ConnectOptions, Connected, Connection, Event, LinkError, Protocol, Session,
-};
+use crate::mqtt::{self, Cause, ConnectOptions, LinkError, Opened, Protocol, Session};
 use crate::protocol::publish::Publish;
 use crate::protocol::time::UnixMillis;
 use crate::telemetry::clock::Clock;
 
-/// Added to the connect timeout. The client keeps that timeout itself, for the look-up and the
-/// handshake; this is for whatever it does not cover.
-const CONNECT_GRACE: Duration = Duration::from_secs(5);
-
 /// A connection that the broker has accepted.
 pub(super) struct LiveConnection {
-    pub(super) client: Client,
-    pub(super) connection: Connection,
-    pub(super) connected: Connected,
+    pub(super) opened: Opened,
     /// When the token it was opened with expires, if it was a token that does.
     pub(super) token_ends: Option<UnixMillis>,
 }
@@ -41,8 +31,6 @@ pub(super) struct Connector {
     pub(super) version: Arc<VersionChooser>,
     pub(super) client_id: Secret,
     pub(super) session: Session,
-    /// Publishes under way at a time; 0 for a connection that does not publish.
-    pub(super) publish_window: usize,
     pub(super) will: Option<Publish>,
 }
 
@@ -55,7 +43,6 @@ impl Connector {
     ) -> Self {
         Self {
             client_id: settings.client_id.clone(),
-            publish_window: usize::from(settings.window),
             settings,
             version,
             session,
@@ -64,12 +51,12 @@ impl Connector {
     }
 
     /// Connects, and tries the other version of MQTT at once where that may help.
-    pub(super) async fn connect(&self, receive_maximum: u16) -> Result<LiveConnection, LinkError> {
+    pub(super) async fn connect(&self) -> Result<LiveConnection, LinkError> {
         let credentials = self.settings.credentials.read(Clock.wall_as_set());
         let credentials = credentials
             .map_err(|error| LinkError::new(Cause::BadCredentials, error.to_string()))?;
         let protocol = self.version.protocol();
-        let options = self.options(protocol, credentials, receive_maximum);
+        let options = self.options(protocol, credentials);
         let live = match self.open(&options).await {
             Ok(live) => Ok(live),
             Err(error) => match self.version.handle_failure(protocol, &error) {
@@ -125,12 +112,7 @@ impl Connector {
         opened
     }
 
-    fn options(
-        &self,
-        protocol: Protocol,
-        credentials: Option<(String, Secret)>,
-        receive_maximum: u16,
-    ) -> ConnectOptions {
+    fn options(&self, protocol: Protocol, credentials: Option<(String, Secret)>) -> ConnectOptions {
         ConnectOptions {
             transport: self.settings.transport.clone(),
             proxy: self.settings.proxy.clone(),
@@ -140,32 +122,19 @@ impl Connector {
             session: self.session,
             keep_alive: self.settings.keep_alive,
             connect_timeout: self.settings.connect_timeout,
-            receive_maximum,
-            publish_window: self.publish_window,
+            receive_maximum: self.settings.window,
             will: self.will.clone(),
         }
     }
 
     /// Opens a connection, and waits until the broker accepts it.
     async fn open(&self, options: &ConnectOptions) -> Result<LiveConnection, LinkError> {
-        let (mut client, mut connection) = mqtt::open(options);
-        let limit = options.connect_timeout + CONNECT_GRACE;
-        let first = match timeout(limit, connection.next()).await {
-            Ok(first) => first?,
-            Err(_) => return Err(mqtt::no_answer()),
-        };
-        let Event::Connected(connected) = first else {
-            let text = "the first packet from the broker is not a CONNACK";
-            return Err(LinkError::new(Cause::Other, text));
-        };
-        self.version.handle_answer(options.protocol);
-        client.set_limits(&connected);
+        let opened = mqtt::open(options).await?;
+        self.version.handle_answer();
         let secret = options.credentials.as_ref().map(|(_, secret)| secret);
         let claims = secret.and_then(|secret| token::peek(secret.expose_secret()));
         Ok(LiveConnection {
-            client,
-            connection,
-            connected,
+            opened,
             token_ends: claims.and_then(|claims| claims.ends()),
         })
     }
@@ -184,7 +153,6 @@ impl Connector {
             | Cause::Unavailable
             | Cause::TakenOver
             | Cause::Renewed
-            | Cause::Undecodable
             | Cause::TimedOut
             | Cause::Closed
             | Cause::Unreachable

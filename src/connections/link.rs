@@ -13,16 +13,11 @@ use tracing::{debug, error, info};
 
 use super::connector::{Connector, LiveConnection};
 use super::retry::{Outlook, Retry};
-use super::watchdog::Watchdog;
-use crate::mqtt::{Cause, Connected, LinkError};
+use crate::mqtt::{Cause, LinkError};
 use crate::protocol::time::UnixMillis;
 use crate::telemetry::clock::Clock;
 use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
-
-/// Keep alives without any event, pings included, after which a connection counts as dead. The
-/// MQTT client can hang in a write without noticing.
-const SILENT_KEEP_ALIVES: u32 = 3;
 
 /// Why a connection was given up for another, although nothing is wrong.
 const RENEWED: &str = "connecting again with a new token, before the old one ends";
@@ -34,7 +29,6 @@ pub(super) struct Link {
     pub(super) connector: Connector,
     pub(super) role: LinkRole,
     pub(super) retry: Retry,
-    pub(super) watchdog: Watchdog,
     pub(super) health: Health,
     pub(super) metrics: Metrics,
     pub(super) stop: CancellationToken,
@@ -43,14 +37,8 @@ pub(super) struct Link {
 impl Link {
     /// Connects. There is no result if the link is to stop.
     pub(super) async fn attempt(&self) -> Option<Result<LiveConnection, LinkError>> {
-        let receive_maximum = if self.retry.expects_undecodable() {
-            // One message at a time, so that those before the undecodable one are acknowledged.
-            1
-        } else {
-            self.connector.settings.window
-        };
         tokio::select! {
-            attempt = self.connector.connect(receive_maximum) => Some(attempt),
+            attempt = self.connector.connect() => Some(attempt),
             () = self.stop.cancelled() => None,
         }
     }
@@ -110,12 +98,6 @@ impl Link {
         while !credentials.is_renewed(ends) {
             tokio::time::sleep((left / 50).max(Duration::from_secs(1))).await;
         }
-    }
-
-    /// A connection that reports nothing for this long, not even a ping, is dead.
-    pub(super) fn max_silence(&self, connected: &Connected) -> Duration {
-        let servers = connected.server_keep_alive.unwrap_or_default();
-        servers.max(self.connector.settings.keep_alive) * SILENT_KEEP_ALIVES
     }
 }
 

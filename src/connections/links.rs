@@ -16,7 +16,6 @@ use super::retry::Retry;
 use super::session::{SessionEvent, SessionLink};
 use super::settings::LinkSettings;
 use super::version::VersionChooser;
-use super::watchdog::Watchdog;
 use crate::auth::secret::Secret;
 use crate::mqtt::{Cause, Event, LinkError, Session};
 use crate::protocol::topic::{Subscription, TopicFilter};
@@ -70,7 +69,6 @@ impl Links {
             version: self.version.clone(),
             client_id: self.settings.client_id.clone(),
             session: self.settings.session,
-            publish_window: 0,
             will: self.settings.will.clone(),
         };
         let link = self.link(connector, LinkRole::Session);
@@ -85,7 +83,6 @@ impl Links {
         &self,
         publisher: usize,
         name: &str,
-        publish_window: usize,
         events: mpsc::Sender<PublisherEvent>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let base = self.settings.client_id.expose_secret();
@@ -94,7 +91,6 @@ impl Links {
             version: self.version.clone(),
             client_id: Secret::new(format!("{base}-pub-{name}")),
             session: Session::Clean,
-            publish_window,
             will: None,
         };
         let link = self.link(connector, LinkRole::Publisher);
@@ -113,7 +109,6 @@ impl Links {
             connector,
             role,
             retry: Retry::new(role),
-            watchdog: Watchdog::default(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
@@ -127,11 +122,12 @@ impl Links {
     pub async fn reset_session(&self) -> Result<(), LinkError> {
         let (settings, version) = (self.settings.clone(), self.version.clone());
         let connector = Connector::once(settings, version, Session::Clean);
-        let mut live = connector.connect(self.settings.window).await?;
-        live.client
+        let mut opened = connector.connect().await?.opened;
+        opened
+            .client
             .disconnect()
             .map_err(|_| LinkError::new(Cause::Closed, "the connection closed at once"))?;
-        while live.connection.next().await? != Event::Disconnected {}
+        while opened.connection.next().await? != Event::Disconnected {}
         Ok(())
     }
 }

@@ -16,5 +16,4 @@ mod retry;
 pub mod session;
 pub mod settings;
 mod version;
-mod watchdog;
 mod words;

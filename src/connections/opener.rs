@@ -5,15 +5,12 @@
 
 use std::sync::Arc;
 
-use super::connector::{Connector, LiveConnection};
+use super::connector::Connector;
 use super::settings::LinkSettings;
 use super::version::VersionChooser;
 use crate::auth::credentials::Credentials;
 use crate::auth::secret::Secret;
-use crate::mqtt::{Client, Connected, Connection, LinkError, Session};
-
-/// A connection that the broker has accepted: what sends, what receives, and what it said.
-pub type Opened = (Client, Connection, Connected);
+use crate::mqtt::{LinkError, Opened, Session};
 
 /// Opens connections to one broker.
 #[derive(Debug)]
@@ -48,12 +45,6 @@ impl Opener {
             settings.credentials = login;
         }
         let connector = Connector::once(Arc::new(settings), self.version.clone(), session);
-        let LiveConnection {
-            client,
-            connection,
-            connected,
-            ..
-        } = connector.connect(window).await?;
-        Ok((client, connection, connected))
+        Ok(connector.connect().await?.opened)
     }
 }

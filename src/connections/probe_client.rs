@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::connector::{Connector, LiveConnection};
+use super::connector::Connector;
 use super::settings::LinkSettings;
 use super::version::VersionChooser;
 use crate::mqtt::{
-    Cause, Client, Connected, Connection, Delivery, Event, LinkError, ReasonCode, Session,
+    Cause, Client, Connected, Connection, Delivery, Event, LinkError, Opened, ReasonCode, Session,
     SubmitError,
 };
 use crate::protocol::message::Received;
@@ -58,15 +58,13 @@ impl ProbeClient {
     /// # Errors
     /// [`LinkError`], if that does not succeed.
     pub async fn connect(settings: LinkSettings, session: Session) -> Result<Self, LinkError> {
-        let window = settings.window;
         let version = Arc::new(VersionChooser::new(settings.protocol));
         let connector = Connector::once(Arc::new(settings), version, session);
-        let LiveConnection {
+        let Opened {
             client,
             connection,
             connected,
-            ..
-        } = connector.connect(window).await?;
+        } = connector.connect().await?.opened;
         let (events_tx, events) = mpsc::channel(EVENTS);
         Ok(Self {
             client,
@@ -140,10 +138,7 @@ impl ProbeClient {
             match self.next(ANSWER_TIMEOUT).await? {
                 Event::Subscribed(granted) => return Ok(granted),
                 Event::Message(delivery) => self.kept.push_back(delivery),
-                Event::Connected(_)
-                | Event::Confirmed { .. }
-                | Event::Disconnected
-                | Event::Other => {}
+                Event::Confirmed { .. } | Event::Disconnected => {}
             }
         }
     }
@@ -198,8 +193,7 @@ impl ProbeClient {
                     });
                 }
                 Event::Message(delivery) => self.kept.push_back(delivery),
-                Event::Connected(_) | Event::Subscribed(_) | Event::Disconnected | Event::Other => {
-                }
+                Event::Subscribed(_) | Event::Disconnected => {}
             }
         }
     }

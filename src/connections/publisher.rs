@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connector::LiveConnection;
 use super::link::{Link, observer_ended, renewed};
-use crate::mqtt::{Cause, Client, Connected, Connection, Event, LinkError, ReasonCode};
+use crate::mqtt::{Cause, Client, Connected, Connection, Event, LinkError, Opened, ReasonCode};
 use crate::protocol::time::UnixMillis;
 use crate::telemetry::clock::Clock;
 
@@ -109,14 +109,12 @@ impl PublisherLink {
 
     /// Uses one connection until it ends. Returns why it ended; nothing, if the observer stops.
     async fn serve(&self, live: LiveConnection) -> Option<LinkError> {
-        let LiveConnection {
+        let Opened {
             client,
             mut connection,
             connected,
-            token_ends,
-        } = live;
+        } = live.opened;
         let recycle = CancellationToken::new();
-        let max_silence = self.link.max_silence(&connected);
         let up = PublisherEvent::Up {
             publisher: self.publisher,
             client,
@@ -124,11 +122,9 @@ impl PublisherLink {
             recycle: recycle.clone(),
         };
         self.report(up).await.ok()?;
-        // Reading is not safe to cancel: if another branch wins, the connection is given up.
         let ended = tokio::select! {
             ended = self.pump(&mut connection) => ended,
-            error = self.link.watchdog.wait_for_silence(max_silence) => Err(error),
-            never = self.announce_renewal(token_ends) => match never {},
+            never = self.announce_renewal(live.token_ends) => match never {},
             () = recycle.cancelled() => {
                 Err(LinkError::new(Cause::TimedOut, "a publish was not confirmed in time"))
             }
@@ -144,7 +140,6 @@ impl PublisherLink {
     async fn pump(&self, connection: &mut Connection) -> Result<(), LinkError> {
         loop {
             let event = connection.next().await?;
-            self.link.watchdog.feed();
             match event {
                 Event::Confirmed { token, outcome } => {
                     self.report(PublisherEvent::Confirmed {
@@ -155,7 +150,7 @@ impl PublisherLink {
                     .await?;
                 }
                 Event::Disconnected => return Ok(()),
-                Event::Connected(_) | Event::Subscribed(_) | Event::Message(_) | Event::Other => {}
+                Event::Subscribed(_) | Event::Message(_) => {}
             }
         }
     }

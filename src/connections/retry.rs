@@ -25,10 +25,6 @@ const QUICK_RETRIES: u32 = 10;
 /// The pause of a publisher when the broker has closed its connection for the first and the second
 /// time: after that the publish at fault goes its own way.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// Connections spent on a packet that one version of MQTT cannot decode, before the pauses are
-/// long.
-const UNDECODABLE_TRIES: u32 = 10;
-
 /// Whether a failure passes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outlook {
@@ -57,9 +53,7 @@ pub(super) struct Retry {
     slow: Backoff,
     /// Connections in a row that the broker closed soon, without a reason.
     short_lives: u32,
-    /// Connections that ended on an undecodable packet, since the last one that proved good.
-    undecodable: u32,
-    /// The same for those the broker closed on SUBSCRIBE.
+    /// Connections that the broker closed on SUBSCRIBE, since the last one that proved good.
     closed_on_subscribe: u32,
 }
 
@@ -70,19 +64,8 @@ impl Retry {
             soon: Backoff::new(RETRY.0, RETRY.1),
             slow: Backoff::new(SLOW_RETRY.0, SLOW_RETRY.1),
             short_lives: 0,
-            undecodable: 0,
             closed_on_subscribe: 0,
         }
-    }
-
-    /// Whether the broker is about to deliver a packet that could not be decoded.
-    pub(super) fn expects_undecodable(&self) -> bool {
-        self.undecodable > 0
-    }
-
-    /// Whether both versions of MQTT were tried on an undecodable packet, and did not help.
-    pub(super) fn gave_up_decoding(&self) -> bool {
-        self.undecodable > UNDECODABLE_TRIES
     }
 
     /// Counts a connection that the broker closed on SUBSCRIBE. Returns how many there were.
@@ -103,11 +86,6 @@ impl Retry {
         self.count(error.cause, lived);
         let is_contested = self.role == LinkRole::Session
             && (error.cause == Cause::TakenOver || self.short_lives >= 2);
-        let outlook = if self.gave_up_decoding() {
-            Outlook::NeedsOperator
-        } else {
-            outlook
-        };
         let delay = if is_contested || outlook == Outlook::NeedsOperator {
             self.slow.next(jitter)
         } else if self.role == LinkRole::Publisher
@@ -133,9 +111,6 @@ impl Retry {
     fn count(&mut self, cause: Cause, lived: Option<Duration>) {
         if lived.is_some_and(|lived| lived >= PROVED_GOOD) {
             *self = Self::new(self.role);
-        }
-        if cause == Cause::Undecodable {
-            self.undecodable += 1;
         }
         let is_short = lived.is_some_and(|lived| lived < SUSPICIOUSLY_SHORT);
         self.short_lives = if is_short && cause == Cause::Closed {
@@ -198,17 +173,5 @@ mod tests {
         }
         next(&mut publisher, Cause::Closed, SHORT);
         assert!(next(&mut publisher, Cause::Closed, SHORT).delay > RETRY.0 / 2);
-    }
-
-    #[test]
-    fn an_undecodable_packet_is_given_up_after_some_connections() {
-        let mut retry = Retry::new(LinkRole::Session);
-        for _ in 0..UNDECODABLE_TRIES {
-            let pause = next(&mut retry, Cause::Undecodable, SHORT);
-            assert_eq!(pause.outlook, Outlook::Transient);
-        }
-        assert!(retry.expects_undecodable() && !retry.gave_up_decoding());
-        let pause = next(&mut retry, Cause::Undecodable, SHORT);
-        assert_eq!(pause.outlook, Outlook::NeedsOperator);
     }
 }

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::connector::LiveConnection;
 use super::link::{Link, observer_ended, renewed};
 use crate::mqtt::{
-    Cause, Client, Connected, Connection, Delivery, Event, LinkError, Protocol, ReasonCode,
-    Session, Transport,
+    Cause, Client, Connected, Connection, Delivery, Event, LinkError, Opened, ReasonCode, Session,
 };
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::{Subscription, TopicFilter};
@@ -39,13 +38,6 @@ const GIVE_BACK_TIME: Duration = Duration::from_millis(500);
 const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
 const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: \
     may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
-const WEBSOCKET_HINT: &str = "; over WebSocket a waiting message of more than 16 MiB looks the \
-    same: limit packets in the broker, and discard it with --reset-session or read it over mqtt://";
-const NEITHER_VERSION: &str = "neither version of MQTT can decode what waits: \
-    start once with --reset-session, which discards the messages that wait";
-const OTHER_VERSION: &str = "switching to the other version of MQTT";
-const ONE_VERSION: &str = "use --protocol auto, \
-    or start once with --reset-session, which discards the messages that wait";
 
 /// What the session's link reports.
 #[derive(Debug)]
@@ -124,7 +116,7 @@ impl SessionLink {
     pub(super) async fn run(mut self) {
         while let Some(attempt) = self.take_up().await {
             let (error, lived) = match attempt {
-                Err(error) => (self.with_websocket_hint(error), None),
+                Err(error) => (error, None),
                 Ok(live) => {
                     let since = Clock.now().instant;
                     let Some(error) = self.serve(live).await else {
@@ -154,17 +146,17 @@ impl SessionLink {
     async fn take_up(&mut self) -> Option<Result<LiveConnection, LinkError>> {
         self.new_there.clear();
         match self.link.attempt().await {
-            Some(Ok(live)) if live.connected.session_present && !self.left_in_order => {
+            Some(Ok(live)) if live.opened.connected.session_present && !self.left_in_order => {
                 debug!("the session is left and taken up again, so that messages keep their order");
                 // If that fails, the next attempt says so.
-                let _ = live.client.disconnect();
+                let _ = live.opened.client.disconnect();
                 let (hasher, new_there) = (&self.hasher, &mut self.new_there);
                 let note = |delivery: Delivery| {
                     if !delivery.dup {
                         *new_there.entry(hash(hasher, &delivery)).or_default() += 1;
                     }
                 };
-                live.connection.close_reading(note).await;
+                live.opened.connection.close_reading(note).await;
                 tokio::select! {
                     () = sleep(GIVE_BACK_TIME) => {}
                     () = self.link.stop.cancelled() => return None,
@@ -177,20 +169,16 @@ impl SessionLink {
 
     /// Uses one connection until it ends. Returns why it ended; nothing, if the observer stops.
     async fn serve(&mut self, live: LiveConnection) -> Option<LinkError> {
-        let LiveConnection {
+        let Opened {
             client,
             mut connection,
             connected,
-            token_ends,
-        } = live;
+        } = live.opened;
         self.connection += 1;
         self.publishers_may_start.send_replace(true);
-        let max_silence = self.link.max_silence(&connected);
-        // Reading is not safe to cancel: if another branch wins, the connection is given up.
         let ended = tokio::select! {
             ended = self.pump(&mut connection, client, connected) => ended,
-            error = self.link.watchdog.wait_for_silence(max_silence) => Err(error),
-            never = self.announce_renewal(token_ends) => match never {},
+            never = self.announce_renewal(live.token_ends) => match never {},
         };
         match ended {
             Ok(()) => {
@@ -205,7 +193,7 @@ impl SessionLink {
             }
             Err(error) => {
                 self.left_in_order = false;
-                Some(self.explain(error, connected.protocol))
+                Some(self.explain(error))
             }
         }
     }
@@ -236,9 +224,10 @@ impl SessionLink {
                 }
                 Err(error) => return Err(error),
             };
-            self.link.watchdog.feed();
             match event {
-                Event::Message(delivery) => self.pass_on(delivery, &mut new_there).await?,
+                Event::Message(delivery) => {
+                    self.pass_on(connection, delivery, &mut new_there).await?;
+                }
                 Event::Subscribed(granted) => {
                     check_granted(&self.filters, &granted)?;
                     is_subscribed = true;
@@ -246,7 +235,7 @@ impl SessionLink {
                     self.report(SessionEvent::Subscribed { connection }).await?;
                 }
                 Event::Disconnected => return Ok(()),
-                Event::Connected(_) | Event::Confirmed { .. } | Event::Other => {}
+                Event::Confirmed { .. } => {}
             }
         }
     }
@@ -274,10 +263,10 @@ impl SessionLink {
     /// Passes a message to the observer.
     ///
     /// The channel has room for every message that waits for an ack, so that reading goes on
-    /// however busy the observer is: acks and pings go out between the reads. Only too many bytes
-    /// stop it.
+    /// however busy the observer is. Only too many bytes stop it; acks and pings go out even then.
     async fn pass_on(
         &self,
+        connection: &mut Connection,
         mut delivery: Delivery,
         new_there: &mut HashMap<u64, usize>,
     ) -> Result<(), LinkError> {
@@ -296,7 +285,11 @@ impl SessionLink {
             self.link.metrics.qos_0_dropped();
             return Ok(());
         }
-        let share = self.share_of(delivery.received.payload.len()).await;
+        let share = tokio::select! {
+            biased;
+            share = self.share_of(delivery.received.payload.len()) => share,
+            error = connection.write_only() => return Err(error),
+        };
         self.report(SessionEvent::Message(delivery, share)).await
     }
 
@@ -304,14 +297,8 @@ impl SessionLink {
     async fn share_of(&self, payload_bytes: usize) -> OwnedSemaphorePermit {
         let kib = (payload_bytes >> 10) + 1;
         let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
-        loop {
-            let share = self.read_ahead.clone().acquire_many_owned(kib);
-            match timeout(Duration::from_secs(1), share).await {
-                Ok(share) => return share.expect("the semaphore is never closed"),
-                // It is the observer that is slow, and not the broker.
-                Err(_) => self.link.watchdog.feed(),
-            }
-        }
+        let share = self.read_ahead.clone().acquire_many_owned(kib).await;
+        share.expect("the semaphore is never closed")
     }
 
     async fn report(&self, event: SessionEvent) -> Result<(), LinkError> {
@@ -320,12 +307,8 @@ impl SessionLink {
     }
 
     /// Adds what the broker does not say, and what to do about it.
-    fn explain(&mut self, error: LinkError, protocol: Protocol) -> LinkError {
-        if error.cause == Cause::Undecodable {
-            return self.with_remedy(error, protocol);
-        }
+    fn explain(&mut self, error: LinkError) -> LinkError {
         let is_closed_on_subscribe = error.cause == Cause::ClosedOnSubscribe;
-        let error = self.with_websocket_hint(error);
         let mut error = self.link.connector.explain(error);
         // Once, the broker may just be going down.
         if is_closed_on_subscribe
@@ -335,36 +318,6 @@ impl SessionLink {
             error.cause = Cause::NotAuthorized;
         }
         error
-    }
-
-    /// Switches to the version of MQTT that can decode the packet, if that may be done.
-    fn with_remedy(&self, error: LinkError, protocol: Protocol) -> LinkError {
-        let other = self.link.connector.version.handle_undecodable(protocol);
-        let remedy = remedy(other, self.link.retry.gave_up_decoding());
-        LinkError::new(error.cause, format!("{}: {remedy}", error.text))
-    }
-
-    /// The WebSocket library ends a connection on a packet over 16 MiB, and gives no reason.
-    fn with_websocket_hint(&self, mut error: LinkError) -> LinkError {
-        let is_websocket = match self.link.connector.settings.transport {
-            Transport::Ws { .. } | Transport::Wss { .. } => true,
-            Transport::Tcp { .. } | Transport::Tls { .. } => false,
-        };
-        if is_websocket && matches!(error.cause, Cause::Closed | Cause::ClosedOnSubscribe) {
-            error.text.push_str(WEBSOCKET_HINT);
-        }
-        error
-    }
-}
-
-/// What to do about a packet that cannot be decoded. `other`: the version of the next connection,
-/// if that is another one. Only who has tried both may say that neither helps: a person who
-/// believes it discards everybody's messages.
-fn remedy(other: Option<Protocol>, gave_up: bool) -> &'static str {
-    match (other, gave_up) {
-        (None, _) => ONE_VERSION,
-        (Some(_), true) => NEITHER_VERSION,
-        (Some(_), false) => OTHER_VERSION,
     }
 }
 
@@ -439,14 +392,5 @@ mod tests {
         assert!(error.text.contains("\"b/#\" was granted QoS 0"), "{error}");
         let error = check_granted(&filters, &[Ok(1)]).unwrap_err();
         assert_eq!(error.cause, Cause::Other);
-    }
-
-    #[test]
-    fn neither_version_helps_only_if_both_were_tried() {
-        for gave_up in [false, true] {
-            assert_eq!(remedy(None, gave_up), ONE_VERSION);
-        }
-        assert_eq!(remedy(Some(Protocol::V5), false), OTHER_VERSION);
-        assert_eq!(remedy(Some(Protocol::V5), true), NEITHER_VERSION);
     }
 }

@@ -21,8 +21,6 @@ struct VersionState {
     protocol: Protocol,
     /// The broker has answered a CONNECT, so it speaks that version.
     is_settled: bool,
-    /// The broker has answered a CONNECT of version 5.
-    speaks_5: bool,
     /// CONNECTs in a row that the broker has not answered at all.
     unanswered: u32,
 }
@@ -39,7 +37,6 @@ impl VersionChooser {
             state: Mutex::new(VersionState {
                 protocol: Protocol::V5,
                 is_settled: false,
-                speaks_5: false,
                 unanswered: 0,
             }),
         }
@@ -64,11 +61,9 @@ impl VersionChooser {
         self.state().is_settled
     }
 
-    /// The broker has answered a CONNECT of this version. Even a refusal settles the choice.
-    pub(super) fn handle_answer(&self, protocol: Protocol) {
-        let mut state = self.state();
-        state.is_settled = true;
-        state.speaks_5 |= protocol == Protocol::V5;
+    /// The broker has answered a CONNECT of the present version. Even a refusal settles the choice.
+    pub(super) fn handle_answer(&self) {
+        self.state().is_settled = true;
     }
 
     /// A connection failed before the broker accepted it. Returns the version to try at once, if
@@ -83,7 +78,7 @@ impl VersionChooser {
             | Cause::NotAuthorized
             | Cause::BadClientId
             | Cause::Unavailable => {
-                self.handle_answer(protocol);
+                self.handle_answer();
                 None
             }
             Cause::ProtocolVersion | Cause::Closed | Cause::Other => {
@@ -109,20 +104,8 @@ impl VersionChooser {
             | Cause::TakenOver
             | Cause::Expired
             | Cause::Renewed
-            | Cause::ClosedOnSubscribe
-            | Cause::Undecodable => None,
+            | Cause::ClosedOnSubscribe => None,
         }
-    }
-
-    /// A packet was delivered that cannot be decoded in this version. Returns the version of the
-    /// next connection, if that is the other one.
-    pub(super) fn handle_undecodable(&self, protocol: Protocol) -> Option<Protocol> {
-        let mut state = self.state();
-        if self.fixed.is_some() || !state.speaks_5 {
-            return None;
-        }
-        state.protocol = other(protocol);
-        Some(state.protocol)
     }
 }
 
@@ -165,7 +148,7 @@ mod tests {
         let (v5, v3) = (Protocol::V5, Protocol::V311);
         assert_eq!(tried, [v5, v5, v3, v5, v3]);
         let settled = VersionChooser::new(None);
-        settled.handle_answer(v5);
+        settled.handle_answer();
         for version in [settled, VersionChooser::new(Some(v5))] {
             for _ in 0..5 {
                 version.handle_failure(v5, &silent);
@@ -193,20 +176,6 @@ mod tests {
             version.handle_failure(Protocol::V5, &failure(Cause::Closed)),
             None
         );
-        version.handle_answer(Protocol::V5);
-        assert_eq!(version.handle_undecodable(Protocol::V5), None);
         assert_eq!(version.protocol(), Protocol::V5);
-    }
-
-    #[test]
-    fn an_undecodable_packet_switches_where_the_broker_speaks_version_5() {
-        let version = VersionChooser::new(None);
-        version.handle_answer(Protocol::V311);
-        assert_eq!(version.handle_undecodable(Protocol::V311), None);
-        version.handle_answer(Protocol::V5);
-        let next = version.handle_undecodable(Protocol::V5);
-        assert_eq!(next, Some(Protocol::V311));
-        let next = version.handle_undecodable(Protocol::V311);
-        assert_eq!(next, Some(Protocol::V5));
     }
 }

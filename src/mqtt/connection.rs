@@ -1,115 +1,144 @@
 //! The receiving half of a connection, which also does all the writing.
 //!
-//! Owns the way from a packet identifier back to the publish it was given to. Leaves reading and
-//! writing packets to `v4.rs` and `v5.rs`, and what an event means to whoever awaits it.
+//! Owns the order of things: it reads what the socket has, takes all whole packets off it, and
+//! writes all that waits at once. Reading and writing do not wait for each other. Leaves packets and
+//! bytes to `pump.rs`, and what an event means to whoever awaits it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::client::{Client, Sender, Submitted};
-use super::error::{Cause, LinkError};
-use super::event::{Delivery, Event, NetworkEvent, ReasonCode};
-use super::options::{ConnectOptions, Protocol};
-use super::{v4, v5};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tracing::debug;
+
+use super::client::Client;
+use super::codec::{self, Incoming};
+use super::error::{self, Cause, LinkError, Phase};
+use super::event::{Connected, Delivery, Event};
+use super::keep_alive::{Reading, TICKS, Verdict};
+use super::options::ConnectOptions;
+use super::outbox::{Outgoing, SharedOutbox};
+use super::packet_ids::Purpose;
+use super::pump::Pump;
+use super::transport;
 
 /// How long the broker may take to close after our DISCONNECT.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Encoded bytes that wait for the socket, from which on packets stay in the outbox.
+const MOST_OUTPUT: usize = 64 << 10;
 
-enum Network {
-    V4(v4::Network),
-    V5(v5::Network),
+/// A connection that the broker has accepted.
+#[derive(Debug)]
+pub struct Opened {
+    /// Sends.
+    pub client: Client,
+    /// Receives.
+    pub connection: Connection,
+    /// What the broker said.
+    pub connected: Connected,
 }
 
-impl Network {
-    /// The next thing the crate reports. Not cancel-safe.
-    async fn poll(&mut self) -> Result<NetworkEvent, LinkError> {
-        match self {
-            Self::V4(network) => network.poll().await,
-            Self::V5(network) => network.poll().await,
-        }
+/// Opens a connection, and waits until the broker accepts it.
+///
+/// # Errors
+/// [`LinkError`], if that does not succeed within the limit of `options`.
+pub async fn open(options: &ConnectOptions) -> Result<Opened, LinkError> {
+    match timeout(options.connect_timeout, connect(options)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(error::timed_out()),
     }
+}
 
-    /// What was read before an error, and not reported yet.
-    fn drain(&mut self) -> Vec<NetworkEvent> {
-        match self {
-            Self::V4(network) => network.drain(),
-            Self::V5(network) => network.drain(),
-        }
-    }
+async fn connect(options: &ConnectOptions) -> Result<Opened, LinkError> {
+    let mut pump = Pump::new(transport::open(options).await?, options.protocol);
+    codec::connect(options, &mut pump.output)?;
+    let first = poll_fn(|cx| pump.poll_packet(cx)).await?;
+    let Incoming::ConnAck(connack) = first else {
+        return Err(error::not_connack());
+    };
+    let connected = connack?;
+    pump.phase = Phase::Connected;
+    let outbox = SharedOutbox::new(connected.receive_maximum);
+    let client = Client::new(outbox.clone(), &connected);
+    let servers = connected.server_keep_alive.filter(|time| !time.is_zero());
+    let keep_alive = servers.map_or(options.keep_alive, |time| time.min(options.keep_alive));
+    let connection = Connection::new(pump, outbox, keep_alive);
+    Ok(Opened {
+        client,
+        connection,
+        connected,
+    })
+}
+
+/// How far our DISCONNECT has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disconnect {
+    NotAsked,
+    /// It is among the encoded bytes.
+    Encoded,
+    /// It has left.
+    Sent,
 }
 
 /// The receiving half of a connection.
 pub struct Connection {
-    network: Network,
-    submitted: Submitted,
-    /// The token of the publish that has a packet identifier, at the index of that identifier.
-    tokens: Vec<Option<u64>>,
-    /// A publish whose packet identifier is still in use by an older one. It is written when that
-    /// one is confirmed.
-    parked: Option<Parked>,
-    /// Confirmations that were read before the connection failed.
-    last_confirmations: VecDeque<Event>,
-    /// Messages that were read together with the connection's end.
-    last_messages: Vec<Delivery>,
+    pump: Pump,
+    outbox: SharedOutbox,
+    disconnect: Disconnect,
+    /// What was read, and is not reported yet.
+    events: VecDeque<Event>,
+    ticks: Interval,
     failure: Option<LinkError>,
 }
 
-struct Parked {
-    packet_id: u16,
-    token: u64,
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
 }
 
-/// Opens a connection. Nothing is sent before [`Connection::next`] is awaited.
-pub fn open(options: &ConnectOptions) -> (Client, Connection) {
-    let (sender, network) = match options.protocol {
-        Protocol::V311 => {
-            let (sender, network) = v4::open(options);
-            (Sender::V4(sender), Network::V4(network))
-        }
-        Protocol::V5 => {
-            let (sender, network) = v5::open(options);
-            (Sender::V5(sender), Network::V5(network))
-        }
-    };
-    let submitted = Submitted::default();
-    let connection = Connection {
-        network,
-        submitted: submitted.clone(),
-        tokens: vec![None; usize::from(options.packet_ids()) + 1],
-        parked: None,
-        last_confirmations: VecDeque::new(),
-        last_messages: Vec::new(),
-        failure: None,
-    };
-    (Client::new(sender, submitted), connection)
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.outbox.lock().end();
+    }
 }
 
 impl Connection {
+    fn new(pump: Pump, outbox: SharedOutbox, keep_alive: Duration) -> Self {
+        let period = keep_alive / TICKS;
+        let mut ticks = interval_at(Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            pump,
+            outbox,
+            disconnect: Disconnect::NotAsked,
+            events: VecDeque::new(),
+            ticks,
+            failure: None,
+        }
+    }
+
     /// The next thing that happens. Must be awaited all the time, because it does all the reading
-    /// and writing.
-    ///
-    /// Not cancel-safe: a future that is dropped before it is ready can lose a publish or an ack.
-    /// Drop the connection with it.
+    /// and writing. Safe to cancel.
     ///
     /// # Errors
-    /// Why this connection has ended. Every confirmation that arrived before is returned first.
+    /// Why this connection has ended. Everything that arrived before is returned first.
     pub async fn next(&mut self) -> Result<Event, LinkError> {
-        loop {
-            if let Some(confirmed) = self.last_confirmations.pop_front() {
-                return Ok(confirmed);
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Writes and pings, without reading, until the connection fails. For whoever cannot take
+    /// another event yet. Safe to cancel.
+    pub async fn write_only(&mut self) -> LinkError {
+        poll_fn(|cx| {
+            self.poll_write(cx);
+            match self.pump.write_failure.clone() {
+                Some(failure) => Poll::Ready(failure),
+                None => self.poll_tick(cx, Reading::Paused),
             }
-            if let Some(failure) = &self.failure {
-                return Err(failure.clone());
-            }
-            match self.network.poll().await {
-                Ok(reported) => {
-                    if let Some(event) = self.handle(reported) {
-                        return Ok(event);
-                    }
-                }
-                Err(failure) => self.fail(failure),
-            }
-        }
+        })
+        .await
     }
 
     /// Reads on after our DISCONNECT until the broker closes, for a few seconds at most. Returns
@@ -128,81 +157,436 @@ impl Connection {
                 match self.next().await {
                     Ok(Event::Message(delivery)) => message(delivery),
                     Ok(_) => {}
-                    Err(error) => {
-                        self.last_messages.drain(..).for_each(&mut message);
-                        return error.cause == Cause::Closed;
-                    }
+                    Err(error) => return error.cause == Cause::Closed,
                 }
             }
         };
         // A broker that does not close in time is left behind.
-        let closed = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
-        closed.unwrap_or(false)
+        timeout(CLOSE_TIMEOUT, closing).await.unwrap_or(false)
     }
 
-    /// Takes what was read together with the failure. Confirmations count. Messages do not, except
-    /// while the connection is closed: the broker delivers them again.
-    fn fail(&mut self, failure: LinkError) {
-        for reported in self.network.drain() {
-            match self.handle(reported) {
-                Some(event @ Event::Confirmed { .. }) => self.last_confirmations.push_back(event),
-                Some(Event::Message(delivery)) => self.last_messages.push(delivery),
-                _ => {}
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, LinkError>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(Ok(event));
             }
-        }
-        self.failure = Some(failure);
-    }
-
-    /// Keeps account of publishes, and returns the event to report, if there is one.
-    fn handle(&mut self, reported: NetworkEvent) -> Option<Event> {
-        match reported {
-            NetworkEvent::Event(event) => Some(event),
-            NetworkEvent::Written(packet_id) => {
-                self.handle_written(packet_id);
-                None
+            if let Some(failure) = &self.failure {
+                return Poll::Ready(Err(failure.clone()));
             }
-            NetworkEvent::WrittenUnconfirmed => {
-                self.submitted.unconfirmed_written();
-                None
+            self.poll_write(cx);
+            if !self.events.is_empty() {
+                continue;
             }
-            NetworkEvent::Parked(packet_id) => {
-                let token = self.submitted.next_token();
-                self.parked = token.map(|token| Parked { packet_id, token });
-                None
-            }
-            NetworkEvent::Confirmed(packet_id, outcome) => {
-                self.handle_confirmed(packet_id, outcome)
+            let ended = match self.pump.poll_read(cx) {
+                Poll::Ready(Ok(())) => self.take_packets(),
+                Poll::Ready(Err(failure)) => Err(failure),
+                Poll::Pending => match self.pump.poll_failure() {
+                    Poll::Ready(ended) => ended,
+                    Poll::Pending => match self.poll_tick(cx, Reading::On) {
+                        Poll::Ready(failure) => Err(failure),
+                        Poll::Pending => return Poll::Pending,
+                    },
+                },
+            };
+            if let Err(failure) = ended {
+                self.outbox.lock().end();
+                self.failure = Some(failure);
             }
         }
     }
 
-    fn handle_written(&mut self, packet_id: u16) {
-        let parked = self
-            .parked
-            .take_if(|parked| parked.packet_id == packet_id)
-            .map(|parked| parked.token);
-        let token = parked.or_else(|| self.submitted.next_token());
-        if let Some(slot) = self.tokens.get_mut(usize::from(packet_id)) {
-            *slot = token;
+    /// Encodes what waits in the outbox, and writes, until one of them is empty.
+    fn poll_write(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let is_all = self.encode(cx);
+            if self.pump.poll_write(cx).is_pending() || self.pump.write_failure.is_some() {
+                return;
+            }
+            if is_all {
+                break;
+            }
+        }
+        if self.disconnect == Disconnect::Encoded {
+            self.disconnect = Disconnect::Sent;
+            self.events.push_back(Event::Disconnected);
         }
     }
 
-    fn handle_confirmed(
-        &mut self,
-        packet_id: u16,
-        outcome: Result<(), ReasonCode>,
-    ) -> Option<Event> {
-        let slot = self.tokens.get_mut(usize::from(packet_id))?;
-        let token = slot.take()?;
-        let is_parked_behind = |parked: &Parked| parked.packet_id == packet_id;
-        if outcome.is_err() && self.parked.as_ref().is_some_and(is_parked_behind) {
-            // The crate never writes a publish that is parked behind a refused one (rumqttc 0.25.1,
-            // MQTT 5): only a new connection does.
-            self.failure = Some(LinkError::new(
-                Cause::Other,
-                "a publish is stuck behind a refused one",
-            ));
+    /// Takes packets from the outbox, as many as may wait in encoded form. Returns whether it is
+    /// empty now. Then the next packet that is put in wakes the task.
+    fn encode(&mut self, cx: &Context<'_>) -> bool {
+        let mut outbox = self.outbox.lock();
+        while self.pump.output.len() < MOST_OUTPUT {
+            let Some(packet) = outbox.pop() else {
+                outbox.wake_on_next(cx);
+                return true;
+            };
+            if packet == Outgoing::Disconnect {
+                self.disconnect = Disconnect::Encoded;
+            }
+            let output = &mut self.pump.output;
+            if let Err(failure) = codec::encode(self.pump.protocol, packet, output) {
+                self.pump.write_failure = Some(failure);
+                return true;
+            }
         }
-        Some(Event::Confirmed { token, outcome })
+        false
+    }
+
+    /// Takes every whole packet off what was read.
+    fn take_packets(&mut self) -> Result<(), LinkError> {
+        while let Some(packet) = self.pump.decode()? {
+            let event = self.handle(packet)?;
+            self.events.extend(event);
+        }
+        Ok(())
+    }
+
+    /// The event to report, if there is one.
+    fn handle(&mut self, packet: Incoming) -> Result<Option<Event>, LinkError> {
+        let known = match packet {
+            Incoming::Message(delivery) => Some(Event::Message(delivery)),
+            Incoming::Confirmed(packet_id, outcome) => {
+                let token = self.outbox.lock().confirmed(packet_id);
+                token.map(|token| Event::Confirmed { token, outcome })
+            }
+            Incoming::Subscribed(packet_id, granted) => {
+                let answered = self.outbox.lock().answered(packet_id, Purpose::Subscribe);
+                answered.then_some(Event::Subscribed(granted))
+            }
+            Incoming::Unsubscribed(packet_id) => {
+                self.outbox.lock().answered(packet_id, Purpose::Unsubscribe);
+                return Ok(None);
+            }
+            Incoming::Disconnect(reason) => return Err(reason),
+            Incoming::PingResp => {
+                self.pump.keep_alive.answered();
+                return Ok(None);
+            }
+            Incoming::ConnAck(_) | Incoming::Other => return Ok(None),
+        };
+        if known.is_none() {
+            debug!("the broker answered a packet that waits for no answer");
+        }
+        Ok(known)
+    }
+
+    /// Sees to the keep alive. Ready if the broker is dead.
+    fn poll_tick(&mut self, cx: &mut Context<'_>, reading: Reading) -> Poll<LinkError> {
+        while self.ticks.poll_tick(cx).is_ready() {
+            let waits = !self.pump.output.is_empty() || self.pump.socket.needs_flush();
+            match self.pump.keep_alive.tick(waits, reading) {
+                Verdict::Ping if self.disconnect == Disconnect::NotAsked => {
+                    let output = &mut self.pump.output;
+                    // It is written when the task is polled again.
+                    let _ = codec::encode(self.pump.protocol, Outgoing::Ping, output);
+                    cx.waker().wake_by_ref();
+                }
+                Verdict::Fine | Verdict::Ping => {}
+                Verdict::Silent => return Poll::Ready(error::no_ping()),
+                Verdict::Deaf => return Poll::Ready(error::not_read()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::auth::secret::Secret;
+    use crate::mqtt::{Protocol, Session, Transport};
+    use crate::protocol::publish::Publish;
+    use crate::protocol::topic::TopicName;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn options(port: u16, protocol: Protocol) -> ConnectOptions {
+        ConnectOptions {
+            transport: Transport::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port,
+            },
+            proxy: None,
+            protocol,
+            client_id: Secret::new("tester".to_owned()),
+            credentials: None,
+            session: Session::Clean,
+            keep_alive: Duration::from_secs(60),
+            connect_timeout: PATIENCE,
+            receive_maximum: 100,
+            will: None,
+        }
+    }
+
+    /// A connection, and the broker's end of it.
+    async fn connected(
+        protocol: Protocol,
+        connack: &[u8],
+    ) -> (Result<Opened, LinkError>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = options(listener.local_addr().unwrap().port(), protocol);
+        let broker = async {
+            let (mut broker, _) = listener.accept().await.unwrap();
+            let mut connect = [0; 256];
+            assert!(broker.read(&mut connect).await.unwrap() > 12);
+            broker.write_all(connack).await.unwrap();
+            broker
+        };
+        tokio::join!(open(&options), broker)
+    }
+
+    fn connack(protocol: Protocol) -> &'static [u8] {
+        match protocol {
+            Protocol::V311 => b"\x20\x02\x00\x00",
+            Protocol::V5 => b"\x20\x03\x00\x00\x00",
+        }
+    }
+
+    fn publish(payload: Bytes) -> Publish {
+        Publish::new(TopicName::parse("a/b").unwrap(), payload)
+    }
+
+    /// What the connection reports until it ends, and how it ends.
+    async fn all_events(connection: &mut Connection) -> (Vec<Event>, LinkError) {
+        let mut events = vec![];
+        loop {
+            match timeout(PATIENCE, connection.next()).await.unwrap() {
+                Ok(event) => events.push(event),
+                Err(error) => return (events, error),
+            }
+        }
+    }
+
+    /// Packets of every kind that a broker sends, each with what is reported of it. Among them are
+    /// some that the crate cannot decode.
+    fn packets(protocol: Protocol) -> Vec<(Vec<u8>, Option<Event>)> {
+        let delivered = |topic: &'static [u8], payload: &'static [u8], packet_id| {
+            Some(Event::Message(Delivery {
+                received: crate::protocol::message::Received::new(
+                    Bytes::from_static(topic),
+                    Bytes::from_static(payload),
+                    false,
+                ),
+                packet_id,
+                dup: false,
+            }))
+        };
+        let confirmed = |token| {
+            Some(Event::Confirmed {
+                token,
+                outcome: Ok(()),
+            })
+        };
+        match protocol {
+            Protocol::V311 => vec![
+                (
+                    b"\x32\x09\x00\x03a/b\x00\x07hi".to_vec(),
+                    delivered(b"a/b", b"hi", Some(7)),
+                ),
+                (
+                    b"\x32\x07\x00\x01\xff\x00\x08hi".to_vec(),
+                    delivered(b"\xff", b"hi", Some(8)),
+                ),
+                (
+                    b"\x30\x05\x00\x01ahi".to_vec(),
+                    delivered(b"a", b"hi", None),
+                ),
+                (b"\x40\x02\x00\x01".to_vec(), confirmed(10)),
+                // Nothing has this packet identifier.
+                (b"\x40\x02\x70\x01".to_vec(), None),
+                (b"\xd0\x00".to_vec(), None),
+            ],
+            Protocol::V5 => vec![
+                (
+                    b"\x32\x0a\x00\x03a/b\x00\x07\x00hi".to_vec(),
+                    delivered(b"a/b", b"hi", Some(7)),
+                ),
+                (
+                    b"\x32\x0f\x00\x01\xff\x00\x08\x07\x26\x00\x01\xff\x00\x01vhi".to_vec(),
+                    delivered(b"\xff", b"hi", Some(8)),
+                ),
+                // Confirmations: a property that is cut short, and an unknown property.
+                (b"\x40\x05\x00\x01\x00\x04\x1f".to_vec(), confirmed(10)),
+                (b"\x40\x05\x00\x02\x10\x01\x7f".to_vec(), confirmed(11)),
+                (b"\x40\x02\x70\x01".to_vec(), None),
+                (b"\xd0\x00".to_vec(), None),
+            ],
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// However the stream of bytes is cut into pieces, the same packets come out.
+        #[test]
+        fn pieces_make_no_difference(
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+            cuts in prop::collection::vec(1_usize..40, 1..40),
+            is_v5 in any::<bool>(),
+        ) {
+            let protocol = if is_v5 { Protocol::V5 } else { Protocol::V311 };
+            let packets = packets(protocol);
+            let chosen: Vec<_> = order.iter().map(|at| at.get(&packets).clone()).collect();
+            let mut seen = std::collections::HashSet::new();
+            // Only the first answer to a publish counts.
+            let expected: Vec<_> = chosen
+                .iter()
+                .filter_map(|(_, event)| event.clone())
+                .filter(|event| match event {
+                    Event::Confirmed { token, .. } => seen.insert(*token),
+                    _ => true,
+                })
+                .collect();
+            let bytes: Vec<u8> = chosen.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (events, error) = runtime.block_on(async {
+                let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+                let Opened { client, mut connection, .. } = opened.unwrap();
+                for token in 10..20 {
+                    client.publish(token, &publish(Bytes::new())).unwrap();
+                }
+                broker.set_nodelay(true).unwrap();
+                let sending = async {
+                    let mut rest = &bytes[..];
+                    for cut in cuts.iter().cycle() {
+                        let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                        broker.write_all(piece).await.unwrap();
+                        tokio::task::yield_now().await;
+                        rest = after;
+                        if rest.is_empty() {
+                            break;
+                        }
+                    }
+                    broker.shutdown().await.unwrap();
+                };
+                tokio::join!(all_events(&mut connection), sending).0
+            });
+            prop_assert_eq!(events, expected);
+            prop_assert_eq!(error.cause, Cause::Closed);
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_that_waits_leaves_in_one_piece() {
+        let protocol = Protocol::V311;
+        let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+        let Opened {
+            client,
+            mut connection,
+            ..
+        } = opened.unwrap();
+        for token in 0..20 {
+            client.acknowledge(7).unwrap();
+            client.publish(token, &publish(Bytes::new())).unwrap();
+        }
+        client.disconnect().unwrap();
+        assert_eq!(client.acknowledge(8), Err(super::super::SubmitError::Gone));
+        assert_eq!(connection.next().await, Ok(Event::Disconnected));
+        let mut bytes = vec![0; 4_096];
+        let length = broker.read(&mut bytes).await.unwrap();
+        assert_eq!(length, 20 * (4 + 9) + 2);
+        assert_eq!(bytes[length - 2..length], *b"\xe0\x00");
+        drop(broker);
+        assert!(connection.close().await);
+        assert_eq!(client.disconnect(), Err(super::super::SubmitError::Gone));
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_read_stops_no_reading_and_holds_few_bytes() {
+        let protocol = Protocol::V311;
+        let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+        let Opened {
+            client,
+            mut connection,
+            ..
+        } = opened.unwrap();
+        let payload = Bytes::from(vec![b'x'; 1 << 20]);
+        for token in 0..32 {
+            client.publish(token, &publish(payload.clone())).unwrap();
+        }
+        for packet_id in 1..=50_u8 {
+            let packet = [0x32, 5, 0, 1, b'a', 0, packet_id];
+            broker.write_all(&packet).await.unwrap();
+            let event = timeout(PATIENCE, connection.next()).await.unwrap().unwrap();
+            assert!(matches!(event, Event::Message(_)), "{event:?}");
+        }
+        let waits = connection.pump.output.len();
+        assert!(
+            (1..=MOST_OUTPUT + payload.len() + 16).contains(&waits),
+            "{waits}"
+        );
+        // It reads in the end, and everything is there.
+        let mut left = 32 * (1 + 3 + 2 + 3 + 2 + payload.len());
+        let mut bytes = vec![0; 1 << 16];
+        let reading = async {
+            while left > 0 {
+                left = left.saturating_sub(broker.read(&mut bytes).await.unwrap());
+            }
+        };
+        tokio::select! {
+            event = connection.next() => panic!("{event:?}"),
+            () = reading => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_answers_no_ping_is_dead_and_a_slow_reader_is_not_blamed_for_it() {
+        let protocol = Protocol::V311;
+        let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+        let mut connection = opened.unwrap().connection;
+        // Nobody reads: the pings go out, and silence says nothing.
+        let unread = timeout(Duration::from_secs(600), connection.write_only()).await;
+        assert!(unread.is_err());
+        let error = connection.next().await.unwrap_err();
+        assert_eq!(error, error::no_ping());
+        let mut bytes = [0; 64];
+        assert_eq!(broker.read(&mut bytes).await.unwrap(), 2);
+        assert_eq!(bytes[..2], *b"\xc0\x00");
+    }
+
+    #[tokio::test]
+    async fn answers_to_connect_are_told_apart() {
+        for (protocol, connack, cause) in [
+            (
+                Protocol::V311,
+                &b"\x20\x02\x00\x05"[..],
+                Cause::NotAuthorized,
+            ),
+            // A broker that speaks 3.1.1 alone, in its own form and in that of version 5.
+            (Protocol::V5, b"\x20\x02\x00\x01", Cause::ProtocolVersion),
+            (
+                Protocol::V5,
+                b"\x20\x03\x00\x84\x00",
+                Cause::ProtocolVersion,
+            ),
+            (Protocol::V5, b"\x20\x02\x00\x00", Cause::Other),
+            (Protocol::V311, b"\x32\x05\x00\x01a\x00\x07", Cause::Other),
+        ] {
+            let (opened, _broker) = connected(protocol, connack).await;
+            assert_eq!(opened.unwrap_err().cause, cause, "{connack:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_disconnect_counts_in_each_of_its_forms() {
+        let protocol = Protocol::V5;
+        for (packet, cause) in [
+            (&b"\xe0\x01\x8e"[..], Cause::TakenOver),
+            (b"\xe0\x02\x8e\x00", Cause::TakenOver),
+            (b"\xe0\x02\xfe\x00", Cause::Other),
+            (b"\xe0\x00", Cause::Other),
+        ] {
+            let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+            let mut connection = opened.unwrap().connection;
+            broker.write_all(packet).await.unwrap();
+            let error = connection.next().await.unwrap_err();
+            assert_eq!(error.cause, cause, "{error}");
+        }
     }
 }

@@ -14,8 +14,8 @@ const NO_PING: &str = "the broker does not answer pings \
     (a broker with a memory or disk alarm does not)";
 /// How the standard library begins the text of a failed look-up. There is no kind of error for it.
 const LOOKUP_FAILED: &str = "failed to lookup address information: ";
-/// What the crate says where the other side closes in the middle of a packet.
-const CUT_SHORT: &str = "bytes remaining on stream";
+const NOT_READ: &str = "the broker does not read what is sent to it";
+const CUT_SHORT: &str = "the broker closed the connection in the middle of a packet";
 /// What the WebSocket library says of a connection that is closed during its handshake.
 const HANDSHAKE_NOT_FINISHED: &str = "Handshake not finished";
 const CLOSED: &str = "the broker closed the connection";
@@ -44,10 +44,6 @@ pub enum Cause {
     Expired,
     /// We disconnected, to connect again with a new token.
     Renewed,
-    /// A packet was delivered that the crate cannot decode in this version of MQTT: over 3.1.1 a
-    /// topic that is not UTF-8, over 5 a property that is not. The broker delivers it again, and
-    /// the other version can decode it.
-    Undecodable,
     /// The broker did not answer in time.
     TimedOut,
     /// The broker closed the connection and gave no reason.
@@ -148,7 +144,6 @@ impl LinkError {
             | Cause::Tls => true,
             Cause::Unavailable
             | Cause::ClosedOnSubscribe
-            | Cause::Undecodable
             | Cause::TimedOut
             | Cause::Closed
             | Cause::Renewed
@@ -190,7 +185,6 @@ pub(super) fn refused(cause: Cause, code: &str) -> LinkError {
         | Cause::TakenOver
         | Cause::Expired
         | Cause::Renewed
-        | Cause::Undecodable
         | Cause::TimedOut
         | Cause::Closed
         | Cause::Unreachable
@@ -205,7 +199,7 @@ pub(super) fn refused(cause: Cause, code: &str) -> LinkError {
 }
 
 /// Nothing answers CONNECT.
-pub fn timed_out() -> LinkError {
+pub(super) fn timed_out() -> LinkError {
     LinkError::new(Cause::TimedOut, TIMED_OUT).seen(Symptom::Silence)
 }
 
@@ -218,7 +212,7 @@ pub(super) fn undecodable(text: String, phase: Phase) -> LinkError {
     }
 }
 
-/// The crate's own text holds the packet, topic and all: nobody's identifiers belong in the log.
+/// The packet itself is not shown: nobody's identifiers belong in the log.
 pub(super) fn not_connack() -> LinkError {
     LinkError::new(
         Cause::Other,
@@ -237,6 +231,19 @@ pub(super) fn no_ping() -> LinkError {
     LinkError::new(Cause::TimedOut, NO_PING)
 }
 
+/// What is to be written waits for too long.
+pub(super) fn not_read() -> LinkError {
+    LinkError::new(Cause::TimedOut, NOT_READ)
+}
+
+/// The other side closed in the middle of a packet.
+pub(super) fn cut_short(phase: Phase) -> LinkError {
+    match phase {
+        Phase::Connecting => LinkError::new(Cause::Unreachable, CUT_SHORT).seen(Symptom::NotMqtt),
+        Phase::Connected => closed(phase),
+    }
+}
+
 pub(super) fn closed(phase: Phase) -> LinkError {
     let error = |text| LinkError::new(Cause::Closed, text);
     match phase {
@@ -245,9 +252,9 @@ pub(super) fn closed(phase: Phase) -> LinkError {
     }
 }
 
-/// The proxy refused to connect, or cannot be reached. The crate exports no type for this error.
-pub(super) fn proxy_error(error: &dyn std::error::Error) -> LinkError {
-    LinkError::new(Cause::Unreachable, format!("proxy: {error}"))
+/// The proxy refused to connect, or cannot be reached.
+pub(super) fn proxy_error(text: &str) -> LinkError {
+    LinkError::new(Cause::Unreachable, format!("proxy: {text}"))
 }
 
 #[expect(
@@ -267,7 +274,6 @@ pub(super) fn io_error(error: &io::Error, phase: Phase) -> LinkError {
         ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof => closed(phase),
         ConnectionRefused => unreachable.seen(Symptom::NobodyListens),
         TimedOut => unreachable.seen(Symptom::Silence),
-        _ if text == CUT_SHORT && phase == Phase::Connecting => unreachable.seen(Symptom::NotMqtt),
         _ => match text.strip_prefix(LOOKUP_FAILED) {
             Some(reason) => unreachable.seen(Symptom::NoSuchHost(reason.to_owned())),
             None => unreachable,
@@ -275,18 +281,11 @@ pub(super) fn io_error(error: &io::Error, phase: Phase) -> LinkError {
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the crate's other TLS errors are all about certificates or the handshake"
-)]
-pub(super) fn tls_error(error: &rumqttc::TlsError) -> LinkError {
-    match error {
-        rumqttc::TlsError::Io(error) => match io_error(error, Phase::Connecting) {
-            closed if closed.cause == Cause::Closed => closed.seen(Symptom::ClosedOnTls),
-            error => error,
-        },
-        rumqttc::TlsError::TLS(error) => tls(error),
-        other => LinkError::new(Cause::Tls, format!("TLS: {other}")),
+/// The TLS handshake failed, on a connection that begins with one.
+pub(super) fn tls_error(error: &io::Error) -> LinkError {
+    match io_error(error, Phase::Connecting) {
+        closed if closed.cause == Cause::Closed => closed.seen(Symptom::ClosedOnTls),
+        error => error,
     }
 }
 
@@ -356,7 +355,7 @@ mod tests {
 
     #[test]
     fn causes_have_the_names_that_metrics_show() {
-        assert_eq!(Cause::ALL.len(), 15);
+        assert_eq!(Cause::ALL.len(), 14);
         assert_eq!(Cause::ProtocolVersion.as_str(), "protocol-version");
         assert_eq!(Cause::BadClientId.as_str(), "bad-client-id");
         assert_eq!(Cause::Tls.as_str(), "tls");

@@ -62,8 +62,6 @@ impl From<ReasonCode> for String {
 /// What happened on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The broker accepted the connection; always the first event.
-    Connected(Connected),
     /// The answer to [`Client::subscribe`](super::Client::subscribe): for each filter the granted
     /// QoS, or why it was refused.
     Subscribed(Vec<Result<u8, ReasonCode>>),
@@ -78,22 +76,4 @@ pub enum Event {
     },
     /// Our DISCONNECT is on the wire: nothing more will come.
     Disconnected,
-    /// Something without consequence, a ping for instance.
-    Other,
-}
-
-/// What the crate reports, in one form for both versions.
-///
-/// A publish is known here by its packet identifier; [`Connection`](super::Connection) turns that
-/// into the token.
-pub(super) enum NetworkEvent {
-    Event(Event),
-    /// A publish was written with this packet identifier.
-    Written(u16),
-    /// A QoS 0 publish was written.
-    WrittenUnconfirmed,
-    /// A publish waits, because its packet identifier is still in use.
-    Parked(u16),
-    /// The broker has answered the publish with this packet identifier.
-    Confirmed(u16, Result<(), ReasonCode>),
 }

@@ -5,19 +5,28 @@
 //! [`delivery`](crate::delivery).
 //!
 //! A [`Connection`] is good for one connection: after its first error it is dropped. The crate's
-//! own reconnecting replays publishes under reused packet identifiers, which loses messages and
-//! mixes them up (rumqttc 0.25.1).
+//! codecs read and write the packets; its event loop is not used. It flushes after each packet,
+//! gives packet identifiers out that are in use, and replays publishes after a reconnect, which
+//! loses some (rumqttc 0.25.1).
 
+mod by_hand;
 mod client;
+mod codec;
 mod connection;
 mod error;
 mod event;
+mod keep_alive;
 mod options;
+mod outbox;
+mod packet_ids;
+mod pump;
+mod socket;
+mod transport;
 mod v4;
 mod v5;
 
 pub use client::Client;
-pub use connection::{Connection, open};
-pub use error::{Cause, LinkError, SubmitError, Symptom, timed_out as no_answer};
+pub use connection::{Connection, Opened, open};
+pub use error::{Cause, LinkError, SubmitError, Symptom};
 pub use event::{Connected, Delivery, Event, ReasonCode};
 pub use options::{ConnectOptions, Protocol, Proxy, Session, Transport, without_query};

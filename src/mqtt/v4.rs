@@ -3,142 +3,128 @@
 //! Owns the crate's types and errors of this version. Leaves everything both versions share to the
 //! files beside it.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the crate's long lists of packets and errors are sorted into a few kinds"
-)]
-
-use bytes::Bytes;
-use futures_util::FutureExt;
-use rumqttc::{
-    AsyncClient, ClientError, ConnectReturnCode, ConnectionError, EventLoop, LastWill, MqttOptions,
-    Outgoing, Packet, Publish as CratePublish, QoS, StateError, SubAck, SubscribeFilter,
-    SubscribeReasonCode,
+use bytes::{Bytes, BytesMut};
+use rumqttc::mqttbytes::v4::{
+    ConnAck, Connect, ConnectReturnCode, Disconnect, LastWill, Login, PingReq, PubAck,
+    Publish as CratePublish, SubAck, Subscribe, SubscribeFilter, SubscribeReasonCode, UnsubAck,
+    Unsubscribe,
 };
+use rumqttc::mqttbytes::{self, FixedHeader, PacketType, QoS};
 
-use super::error::{self, Cause, LinkError, Phase, SubmitError};
-use super::event::{Connected, Delivery, Event, NetworkEvent, ReasonCode};
-use super::options::QUEUE_CAPACITY;
+use super::by_hand;
+use super::codec::{Decoded, Incoming};
+use super::error::{self, Cause, LinkError, Phase};
+use super::event::{Connected, Delivery, ReasonCode};
 use super::options::{ConnectOptions, MAX_PACKET_BYTES, Protocol, Session};
+use super::outbox::{Message, Outgoing};
 use crate::protocol::message::Received;
-use crate::protocol::publish::Publish;
-use crate::protocol::topic::{Subscription, TopicFilter};
 
-const TOPIC_NOT_UTF8: &str = "the broker delivers a message with a topic that is not UTF-8, \
-    which can be acknowledged over MQTT 5, but not over MQTT 3.1.1";
-
-/// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
-pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
-    let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.exposed_client_id(), host, port);
-    mqtt.set_transport(options.crate_transport())
-        .set_keep_alive(options.keep_alive)
-        .set_clean_session(options.session == Session::Clean)
-        .set_max_packet_size(MAX_PACKET_BYTES as usize, MAX_PACKET_BYTES as usize)
-        .set_inflight(options.packet_ids())
-        .set_manual_acks(true);
-    if let Some((username, password)) = options.exposed_login() {
-        mqtt.set_credentials(username, password);
-    }
-    if let Some(proxy) = options.crate_proxy() {
-        mqtt.set_proxy(proxy);
-    }
-    if let Some(will) = &options.will {
+/// Writes CONNECT.
+pub(super) fn connect(
+    options: &ConnectOptions,
+    buffer: &mut BytesMut,
+) -> Result<(), mqttbytes::Error> {
+    let mut connect = Connect::new(options.client_id.expose_secret());
+    connect.keep_alive = options.keep_alive_secs();
+    connect.clean_session = options.session == Session::Clean;
+    connect.login = options
+        .exposed_login()
+        .map(|(name, secret)| Login::new(name, secret));
+    connect.last_will = options.will.as_ref().map(|will| {
         let (topic, payload) = (will.topic.as_str(), &will.payload[..]);
-        mqtt.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, will.retain));
-    }
-    let (client, mut events) = AsyncClient::new(mqtt, QUEUE_CAPACITY);
-    events.set_network_options(options.network_options());
-    let network = Network {
-        events: Box::new(events),
-        phase: Phase::Connecting,
-    };
-    (Sender(client), network)
+        LastWill::new(topic, payload, QoS::AtLeastOnce, will.retain)
+    });
+    connect.write(buffer)?;
+    Ok(())
 }
 
-/// Hands packets over to be written.
-pub(super) struct Sender(AsyncClient);
-
-impl From<ClientError> for SubmitError {
-    fn from(_: ClientError) -> Self {
-        // The queue is never full, and topics were checked when they were parsed.
-        Self::Gone
-    }
-}
-
-impl Sender {
-    pub(super) fn subscribe(&self, filters: &[Subscription]) -> Result<(), SubmitError> {
-        let filters = filters
-            .iter()
-            .map(|asked| SubscribeFilter::new(asked.filter.as_str().to_owned(), QoS::AtLeastOnce));
-        Ok(self.0.try_subscribe_many(filters)?)
-    }
-
-    pub(super) fn unsubscribe(&self, filter: &TopicFilter) -> Result<(), SubmitError> {
-        Ok(self.0.try_unsubscribe(filter.as_str())?)
-    }
-
-    pub(super) fn publish_unconfirmed(&self, publish: &Publish) -> Result<(), SubmitError> {
-        let (topic, payload) = (publish.topic.as_str(), &publish.payload[..]);
-        Ok(self
-            .0
-            .try_publish(topic, QoS::AtMostOnce, publish.retain, payload)?)
-    }
-
-    pub(super) fn publish(&self, publish: &Publish) -> Result<(), SubmitError> {
-        // The only call that takes the payload without a copy waits while the queue is full, which
-        // it never is.
-        let topic = publish.topic.as_str();
-        let payload = publish.payload.clone();
-        self.0
-            .publish_bytes(topic, QoS::AtLeastOnce, publish.retain, payload)
-            .now_or_never()
-            .ok_or(SubmitError::Gone)?
-            .map_err(SubmitError::from)
-    }
-
-    pub(super) fn acknowledge(&self, packet_id: u16) -> Result<(), SubmitError> {
-        // The crate reads nothing but the QoS and the packet identifier of it.
-        let acknowledged = CratePublish {
-            pkid: packet_id,
-            ..CratePublish::from_bytes("", QoS::AtLeastOnce, Bytes::new())
-        };
-        Ok(self.0.try_ack(&acknowledged)?)
-    }
-
-    pub(super) fn disconnect(&self) -> Result<(), SubmitError> {
-        Ok(self.0.try_disconnect()?)
-    }
-}
-
-/// Reads and writes packets.
-pub(super) struct Network {
-    events: Box<EventLoop>,
-    phase: Phase,
-}
-
-impl Network {
-    /// The next thing the crate reports. Not cancel-safe.
-    pub(super) async fn poll(&mut self) -> Result<NetworkEvent, LinkError> {
-        let polled = self.events.poll().await;
-        let event = polled.map_err(|error| link_error(error, self.phase))?;
-        let event = network_event(event);
-        if let NetworkEvent::Event(Event::Connected(_)) = &event {
-            self.phase = Phase::Connected;
+/// Writes a packet.
+pub(super) fn encode(packet: Outgoing, buffer: &mut BytesMut) -> Result<(), mqttbytes::Error> {
+    match packet {
+        Outgoing::Publish { packet_id, message } => publish(packet_id, message).write(buffer),
+        Outgoing::Ack(packet_id) => PubAck::new(packet_id).write(buffer),
+        Outgoing::Subscribe { packet_id, filters } => {
+            let filters = filters.into_iter().map(|asked| {
+                SubscribeFilter::new(asked.filter.as_str().to_owned(), QoS::AtLeastOnce)
+            });
+            let mut subscribe = Subscribe::new_many(filters);
+            subscribe.pkid = packet_id;
+            subscribe.write(buffer)
         }
-        Ok(event)
-    }
+        Outgoing::Unsubscribe { packet_id, filter } => {
+            let mut unsubscribe = Unsubscribe::new(filter.as_str());
+            unsubscribe.pkid = packet_id;
+            unsubscribe.write(buffer)
+        }
+        Outgoing::Ping => PingReq.write(buffer),
+        Outgoing::Disconnect => Disconnect.write(buffer),
+    }?;
+    Ok(())
+}
 
-    /// What was read before an error, and not reported yet.
-    pub(super) fn drain(&mut self) -> Vec<NetworkEvent> {
-        let buffered = self.events.state.events.drain(..);
-        buffered.map(network_event).collect()
+/// MQTT 3.1.1 has no user properties.
+fn publish(packet_id: u16, message: Message) -> CratePublish {
+    let qos = match packet_id {
+        0 => QoS::AtMostOnce,
+        _ => QoS::AtLeastOnce,
+    };
+    CratePublish {
+        pkid: packet_id,
+        retain: message.retain,
+        ..CratePublish::from_bytes(message.topic, qos, message.payload)
     }
 }
 
-fn network_event(event: rumqttc::Event) -> NetworkEvent {
-    let event = match event {
-        rumqttc::Event::Incoming(Packet::ConnAck(connack)) => Event::Connected(Connected {
+/// Takes the first packet off `input`, if it is there as a whole.
+pub(super) fn decode(input: &mut BytesMut, phase: Phase) -> Result<Decoded, LinkError> {
+    let header = match mqttbytes::check(input.iter(), MAX_PACKET_BYTES as usize) {
+        Ok(header) => header,
+        Err(mqttbytes::Error::InsufficientBytes(missing)) => return Ok(Decoded::Missing(missing)),
+        Err(error) => return Err(link_error(&error, phase)),
+    };
+    let packet = input.split_to(header.frame_length()).freeze();
+    let incoming = read(header, packet).map_err(|error| link_error(&error, phase))?;
+    Ok(Decoded::Packet(incoming))
+}
+
+fn read(header: FixedHeader, packet: Bytes) -> Result<Incoming, mqttbytes::Error> {
+    Ok(match header.packet_type()? {
+        PacketType::Publish => match CratePublish::read(header, packet.clone()) {
+            Ok(publish) => Incoming::Message(delivery(publish)),
+            Err(error) => {
+                Incoming::Message(by_hand::publish(&packet, Protocol::V311).ok_or(error)?)
+            }
+        },
+        PacketType::PubAck => Incoming::Confirmed(PubAck::read(header, packet)?.pkid, Ok(())),
+        PacketType::SubAck => {
+            let suback = SubAck::read(header, packet)?;
+            Incoming::Subscribed(suback.pkid, granted(&suback))
+        }
+        PacketType::UnsubAck => Incoming::Unsubscribed(UnsubAck::read(header, packet)?.pkid),
+        PacketType::ConnAck => Incoming::ConnAck(connected(ConnAck::read(header, packet)?)),
+        PacketType::Disconnect => Incoming::Disconnect(error::closed(Phase::Connected)),
+        PacketType::PingResp => Incoming::PingResp,
+        PacketType::Connect
+        | PacketType::PubRec
+        | PacketType::PubRel
+        | PacketType::PubComp
+        | PacketType::Subscribe
+        | PacketType::Unsubscribe
+        | PacketType::PingReq => Incoming::Other,
+    })
+}
+
+fn delivery(publish: CratePublish) -> Delivery {
+    Delivery {
+        packet_id: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
+        dup: publish.dup,
+        received: Received::new(Bytes::from(publish.topic), publish.payload, publish.retain),
+    }
+}
+
+fn connected(connack: ConnAck) -> Result<Connected, LinkError> {
+    match connack.code {
+        ConnectReturnCode::Success => Ok(Connected {
             protocol: Protocol::V311,
             session_present: connack.session_present,
             receive_maximum: usize::from(u16::MAX),
@@ -146,36 +132,10 @@ fn network_event(event: rumqttc::Event) -> NetworkEvent {
             session_expiry: None,
             server_keep_alive: None,
         }),
-        rumqttc::Event::Incoming(Packet::Publish(publish)) => Event::Message(Delivery {
-            packet_id: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
-            dup: publish.dup,
-            received: Received::new(Bytes::from(publish.topic), publish.payload, publish.retain),
-        }),
-        rumqttc::Event::Incoming(Packet::PubAck(puback)) => {
-            return NetworkEvent::Confirmed(puback.pkid, Ok(()));
-        }
-        rumqttc::Event::Incoming(Packet::SubAck(suback)) => Event::Subscribed(granted(&suback)),
-        rumqttc::Event::Incoming(_) => Event::Other,
-        rumqttc::Event::Outgoing(outgoing) => return outgoing_event(&outgoing),
-    };
-    NetworkEvent::Event(event)
-}
-
-/// What the crate has written. Both of its halves share this type.
-pub(super) fn outgoing_event(outgoing: &Outgoing) -> NetworkEvent {
-    match outgoing {
-        Outgoing::Publish(0) => NetworkEvent::WrittenUnconfirmed,
-        Outgoing::Publish(packet_id) => NetworkEvent::Written(*packet_id),
-        Outgoing::AwaitAck(packet_id) => NetworkEvent::Parked(*packet_id),
-        Outgoing::Disconnect => NetworkEvent::Event(Event::Disconnected),
-        Outgoing::Subscribe(_)
-        | Outgoing::Unsubscribe(_)
-        | Outgoing::PubAck(_)
-        | Outgoing::PubRec(_)
-        | Outgoing::PubRel(_)
-        | Outgoing::PubComp(_)
-        | Outgoing::PingReq
-        | Outgoing::PingResp => NetworkEvent::Event(Event::Other),
+        code => Err(error::refused(
+            refusal_cause(code),
+            &format!("code {}", code as u8),
+        )),
     }
 }
 
@@ -187,38 +147,14 @@ fn granted(suback: &SubAck) -> Vec<Result<u8, ReasonCode>> {
     suback.return_codes.iter().map(code).collect()
 }
 
-fn link_error(error: ConnectionError, phase: Phase) -> LinkError {
-    use rumqttc::mqttbytes::Error as PacketError;
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of the crate's errors say the same: this is no packet"
+)]
+fn link_error(error: &mqttbytes::Error, phase: Phase) -> LinkError {
     match error {
-        ConnectionError::ConnectionRefused(code) => {
-            error::refused(refusal_cause(code), &format!("code {}", code as u8))
-        }
-        ConnectionError::NetworkTimeout => error::timed_out(),
-        ConnectionError::FlushTimeout => LinkError::new(
-            Cause::TimedOut,
-            "the broker does not read what is sent to it",
-        ),
-        ConnectionError::Io(error)
-        | ConnectionError::MqttState(
-            StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
-        ) => error::io_error(&error, phase),
-        ConnectionError::Tls(error) => error::tls_error(&error),
-        ConnectionError::Proxy(error) => error::proxy_error(&error),
-        ConnectionError::Websocket(error) => error::websocket_error(&error),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => error::closed(phase),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => error::no_ping(),
-        ConnectionError::MqttState(StateError::Deserialization(PacketError::TopicNotUtf8)) => {
-            LinkError::new(Cause::Undecodable, TOPIC_NOT_UTF8)
-        }
-        ConnectionError::MqttState(StateError::Deserialization(
-            PacketError::InvalidSubscribeReasonCode(code),
-        )) => error::filter_refused(code),
-        ConnectionError::NotConnAck(_) => error::not_connack(),
-        ConnectionError::ResponseValidation(_) => error::other_websocket(),
-        ConnectionError::MqttState(StateError::Deserialization(error)) => {
-            error::undecodable(error.to_string(), phase)
-        }
-        other => LinkError::new(Cause::Other, other.to_string()),
+        mqttbytes::Error::InvalidSubscribeReasonCode(code) => error::filter_refused(*code),
+        other => error::undecodable(other.to_string(), phase),
     }
 }
 
@@ -230,20 +166,5 @@ fn refusal_cause(code: ConnectReturnCode) -> Cause {
         ConnectReturnCode::BadClientId => Cause::BadClientId,
         ConnectReturnCode::ServiceUnavailable => Cause::Unavailable,
         ConnectReturnCode::Success => Cause::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rumqttc::{Packet, Publish, QoS};
-
-    use super::*;
-
-    #[test]
-    fn what_comes_before_connack_is_not_printed() {
-        let early = Publish::new("apps/a/users/bob/x", QoS::AtLeastOnce, "hi");
-        let error = ConnectionError::NotConnAck(Packet::Publish(early));
-        let error = link_error(error, Phase::Connecting);
-        assert_eq!(error.text, "the broker sent another packet before CONNACK");
     }
 }

@@ -3,208 +3,208 @@
 //! Owns the crate's types and errors of this version. Leaves everything both versions share to the
 //! files beside it.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the crate's long lists of packets, codes and errors are sorted into a few kinds"
-)]
-
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS;
+use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, PubAck,
-    PubAckReason, Publish as CratePublish, PublishProperties, RetainForwardRule, SubAck,
-    SubscribeReasonCode,
+    ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode,
+    Filter, FixedHeader, LastWill, Login, PacketType, PingReq, PubAck, PubAckReason,
+    Publish as CratePublish, PublishProperties, RetainForwardRule, SubAck, Subscribe,
+    SubscribeReasonCode, UnsubAck, Unsubscribe, check,
 };
-use rumqttc::v5::{
-    AsyncClient, ClientError, ConnectionError, Event as CrateEvent, EventLoop, MqttOptions,
-    StateError,
-};
+use rumqttc::v5::mqttbytes::{self, QoS};
 
-use super::error::{self, Cause, LinkError, Phase, SubmitError};
-use super::event::{Connected, Delivery, Event, NetworkEvent, ReasonCode};
-use super::options::QUEUE_CAPACITY;
+use super::by_hand;
+use super::codec::{Decoded, Incoming};
+use super::error::{self, Cause, LinkError, Phase};
+use super::event::{Connected, Delivery, ReasonCode};
 use super::options::{ConnectOptions, MAX_PACKET_BYTES, Protocol, Session};
-use super::v4::outgoing_event;
+use super::outbox::{Message, Outgoing};
 use crate::protocol::message::Received;
-use crate::protocol::publish::Publish;
-use crate::protocol::topic::{Subscription, TopicFilter};
+use crate::protocol::topic::Subscription;
 
-const PROPERTY_NOT_UTF8: &str = "the broker delivers a message with a property that is not \
-    UTF-8, which can be acknowledged over MQTT 3.1.1, but not over MQTT 5";
+/// The return code of MQTT 3.1.1 for a version that the broker does not speak.
+const OLDER_BAD_VERSION: u8 = 1;
 
-/// Opens a connection. Nothing is sent before [`Network::poll`] is awaited.
-pub(super) fn open(options: &ConnectOptions) -> (Sender, Network) {
-    let (host, port) = options.address();
-    let mut mqtt = MqttOptions::new(options.exposed_client_id(), host, port);
-    // Topic aliases are never offered: the crate reports aliased publishes without their topic.
-    mqtt.set_transport(options.crate_transport())
-        .set_keep_alive(options.keep_alive)
-        .set_clean_start(options.session == Session::Clean)
-        .set_connection_timeout(options.connect_timeout_secs())
-        // CONNECT says this to the broker, which discards larger packets without a word.
-        .set_max_packet_size(Some(MAX_PACKET_BYTES))
-        .set_receive_maximum(Some(options.receive_maximum.max(1)))
-        .set_outgoing_inflight_upper_limit(options.packet_ids())
-        .set_manual_acks(true);
-    if let Session::Persistent(expiry) = options.session {
+/// Writes CONNECT.
+pub(super) fn connect(
+    options: &ConnectOptions,
+    buffer: &mut BytesMut,
+) -> Result<(), mqttbytes::Error> {
+    let session_expiry_interval = match options.session {
         // Without it the session ends with the connection, whatever clean start says (MQTT 5,
         // 3.1.2.11.2).
-        let seconds = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
-        mqtt.set_session_expiry_interval(Some(seconds));
-    }
-    mqtt.set_network_options(options.network_options());
-    if let Some((username, password)) = options.exposed_login() {
-        mqtt.set_credentials(username, password);
-    }
-    if let Some(proxy) = options.crate_proxy() {
-        mqtt.set_proxy(proxy);
-    }
-    if let Some(will) = &options.will {
-        let (topic, payload) = (will.topic.as_str(), &will.payload[..]);
-        let qos = QoS::AtLeastOnce;
-        mqtt.set_last_will(LastWill::new(topic, payload, qos, will.retain, None));
-    }
-    let (client, events) = AsyncClient::new(mqtt, QUEUE_CAPACITY);
-    let network = Network {
-        events: Box::new(events),
-        phase: Phase::Connecting,
-        keep_alive: options.keep_alive,
+        Session::Persistent(expiry) => Some(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+        Session::Clean => None,
     };
-    (Sender(client), network)
-}
-
-/// Hands packets over to be written.
-pub(super) struct Sender(AsyncClient);
-
-impl From<ClientError> for SubmitError {
-    fn from(_: ClientError) -> Self {
-        // The queue is never full, and topics were checked when they were parsed.
-        Self::Gone
-    }
-}
-
-impl Sender {
-    pub(super) fn subscribe(&self, filters: &[Subscription]) -> Result<(), SubmitError> {
-        // Retained messages on an outgoing path are refused anyway: without them each connection
-        // gets fewer deliveries.
-        let filters = filters.iter().map(|asked| Filter {
-            retain_forward_rule: if asked.retained {
-                RetainForwardRule::OnEverySubscribe
-            } else {
-                RetainForwardRule::Never
-            },
-            ..Filter::new(asked.filter.as_str().to_owned(), QoS::AtLeastOnce)
-        });
-        Ok(self.0.try_subscribe_many(filters)?)
-    }
-
-    pub(super) fn unsubscribe(&self, filter: &TopicFilter) -> Result<(), SubmitError> {
-        Ok(self.0.try_unsubscribe(filter.as_str())?)
-    }
-
-    pub(super) fn publish_unconfirmed(&self, publish: &Publish) -> Result<(), SubmitError> {
-        let (topic, payload) = (publish.topic.as_str(), publish.payload.clone());
-        Ok(self
-            .0
-            .try_publish(topic, QoS::AtMostOnce, publish.retain, payload)?)
-    }
-
-    pub(super) fn publish(&self, publish: &Publish) -> Result<(), SubmitError> {
-        let (topic, qos) = (publish.topic.as_str(), QoS::AtLeastOnce);
-        let (retain, payload) = (publish.retain, publish.payload.clone());
-        if publish.user_properties.is_empty() {
-            return Ok(self.0.try_publish(topic, qos, retain, payload)?);
-        }
-        let properties = PublishProperties {
-            user_properties: publish.user_properties.clone(),
-            ..PublishProperties::default()
-        };
-        Ok(self
-            .0
-            .try_publish_with_properties(topic, qos, retain, payload, properties)?)
-    }
-
-    pub(super) fn acknowledge(&self, packet_id: u16) -> Result<(), SubmitError> {
-        // The crate reads nothing but the QoS and the packet identifier of it.
-        let acknowledged = CratePublish {
-            pkid: packet_id,
-            qos: QoS::AtLeastOnce,
-            ..CratePublish::default()
-        };
-        Ok(self.0.try_ack(&acknowledged)?)
-    }
-
-    pub(super) fn disconnect(&self) -> Result<(), SubmitError> {
-        Ok(self.0.try_disconnect()?)
-    }
-}
-
-/// Reads and writes packets.
-pub(super) struct Network {
-    events: Box<EventLoop>,
-    phase: Phase,
-    keep_alive: Duration,
-}
-
-impl Network {
-    /// The next thing the crate reports. Not cancel-safe.
-    pub(super) async fn poll(&mut self) -> Result<NetworkEvent, LinkError> {
-        let polled = self.events.poll().await;
-        let event = polled.map_err(|error| link_error(error, self.phase))?;
-        let event = network_event(event);
-        if let NetworkEvent::Event(Event::Connected(_)) = &event {
-            self.phase = Phase::Connected;
-            self.ignore_keep_alive_of_zero();
-        }
-        Ok(event)
-    }
-
-    /// What was read before an error, and not reported yet.
-    pub(super) fn drain(&mut self) -> Vec<NetworkEvent> {
-        let buffered = self.events.state.events.drain(..);
-        buffered.map(network_event).collect()
-    }
-
-    /// The crate takes over the broker's keep alive, and pings without pause if that is 0.
-    fn ignore_keep_alive_of_zero(&mut self) {
-        if self.events.options.keep_alive().is_zero() {
-            self.events.options.set_keep_alive(self.keep_alive);
-        }
-    }
-}
-
-fn network_event(event: CrateEvent) -> NetworkEvent {
-    let event = match event {
-        CrateEvent::Incoming(Packet::ConnAck(connack)) => Event::Connected(connected(&connack)),
-        CrateEvent::Incoming(Packet::Publish(publish)) => Event::Message(Delivery {
-            packet_id: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
-            dup: publish.dup,
-            received: Received::new(publish.topic, publish.payload, publish.retain),
+    let connect = Connect {
+        keep_alive: options.keep_alive_secs(),
+        client_id: options.client_id.expose_secret().to_owned(),
+        clean_start: options.session == Session::Clean,
+        properties: Some(ConnectProperties {
+            session_expiry_interval,
+            receive_maximum: Some(options.receive_maximum.max(1)),
+            // This says to the broker, which discards larger packets without a word. Topic aliases
+            // are never offered: a message must name its topic.
+            max_packet_size: Some(MAX_PACKET_BYTES),
+            ..ConnectProperties::new()
         }),
-        CrateEvent::Incoming(Packet::PubAck(puback)) => {
-            return NetworkEvent::Confirmed(puback.pkid, outcome(&puback));
-        }
-        CrateEvent::Incoming(Packet::SubAck(suback)) => Event::Subscribed(granted(&suback)),
-        CrateEvent::Incoming(_) => Event::Other,
-        CrateEvent::Outgoing(outgoing) => return outgoing_event(&outgoing),
     };
-    NetworkEvent::Event(event)
+    let login = options
+        .exposed_login()
+        .map(|(name, secret)| Login::new(name, secret));
+    let will = options.will.as_ref().map(|will| {
+        let (topic, payload) = (will.topic.as_str(), &will.payload[..]);
+        LastWill::new(topic, payload, QoS::AtLeastOnce, will.retain, None)
+    });
+    connect.write(&will, &login, buffer)?;
+    Ok(())
 }
 
-fn connected(connack: &ConnAck) -> Connected {
+/// Writes a packet.
+pub(super) fn encode(packet: Outgoing, buffer: &mut BytesMut) -> Result<(), mqttbytes::Error> {
+    match packet {
+        Outgoing::Publish { packet_id, message } => publish(packet_id, message).write(buffer),
+        Outgoing::Ack(packet_id) => PubAck::new(packet_id, None).write(buffer),
+        Outgoing::Subscribe { packet_id, filters } => {
+            let filters = filters.into_iter().map(filter);
+            let mut subscribe = Subscribe::new_many(filters, None);
+            subscribe.pkid = packet_id;
+            subscribe.write(buffer)
+        }
+        Outgoing::Unsubscribe { packet_id, filter } => {
+            let mut unsubscribe = Unsubscribe::new(filter.as_str(), None);
+            unsubscribe.pkid = packet_id;
+            unsubscribe.write(buffer)
+        }
+        Outgoing::Ping => PingReq::write(buffer),
+        Outgoing::Disconnect => {
+            Disconnect::new(DisconnectReasonCode::NormalDisconnection).write(buffer)
+        }
+    }?;
+    Ok(())
+}
+
+/// Retained messages on an outgoing path are refused anyway: without them each connection gets
+/// fewer deliveries.
+fn filter(asked: Subscription) -> Filter {
+    Filter {
+        retain_forward_rule: match asked.retained {
+            true => RetainForwardRule::OnEverySubscribe,
+            false => RetainForwardRule::Never,
+        },
+        ..Filter::new(asked.filter.as_str(), QoS::AtLeastOnce)
+    }
+}
+
+fn publish(packet_id: u16, message: Message) -> CratePublish {
+    let properties = (!message.user_properties.is_empty()).then(|| PublishProperties {
+        user_properties: message.user_properties,
+        ..PublishProperties::default()
+    });
+    CratePublish {
+        dup: false,
+        qos: match packet_id {
+            0 => QoS::AtMostOnce,
+            _ => QoS::AtLeastOnce,
+        },
+        retain: message.retain,
+        topic: Bytes::from(message.topic),
+        pkid: packet_id,
+        payload: message.payload,
+        properties,
+    }
+}
+
+/// Takes the first packet off `input`, if it is there as a whole.
+pub(super) fn decode(input: &mut BytesMut, phase: Phase) -> Result<Decoded, LinkError> {
+    let header = match check(input.iter(), Some(MAX_PACKET_BYTES)) {
+        Ok(header) => header,
+        Err(mqttbytes::Error::InsufficientBytes(missing)) => return Ok(Decoded::Missing(missing)),
+        Err(error) => return Err(link_error(&error, phase)),
+    };
+    let packet = input.split_to(header.frame_length()).freeze();
+    let incoming = read(header, packet).map_err(|error| link_error(&error, phase))?;
+    Ok(Decoded::Packet(incoming))
+}
+
+fn read(header: FixedHeader, packet: Bytes) -> Result<Incoming, mqttbytes::Error> {
+    Ok(match header.packet_type()? {
+        PacketType::Publish => match CratePublish::read(header, packet.clone()) {
+            Ok(publish) => Incoming::Message(delivery(publish)),
+            Err(error) => Incoming::Message(by_hand::publish(&packet, Protocol::V5).ok_or(error)?),
+        },
+        PacketType::PubAck => confirmed(header, packet)?,
+        PacketType::SubAck => {
+            let suback = SubAck::read(header, packet)?;
+            Incoming::Subscribed(suback.pkid, granted(&suback))
+        }
+        PacketType::UnsubAck => match UnsubAck::read(header, packet.clone()) {
+            Ok(unsuback) => Incoming::Unsubscribed(unsuback.pkid),
+            Err(error) => Incoming::Unsubscribed(by_hand::answer(&packet).ok_or(error)?.0),
+        },
+        PacketType::ConnAck => match ConnAck::read(header, packet.clone()) {
+            Ok(connack) => Incoming::ConnAck(connected(&connack)),
+            Err(error) => Incoming::ConnAck(Err(older_refusal(&packet).ok_or(error)?)),
+        },
+        PacketType::Disconnect => disconnected(header, &packet)?,
+        PacketType::PingResp => Incoming::PingResp,
+        PacketType::Connect
+        | PacketType::PubRec
+        | PacketType::PubRel
+        | PacketType::PubComp
+        | PacketType::Subscribe
+        | PacketType::Unsubscribe
+        | PacketType::PingReq => Incoming::Other,
+    })
+}
+
+fn delivery(publish: CratePublish) -> Delivery {
+    Delivery {
+        packet_id: (publish.qos != QoS::AtMostOnce).then_some(publish.pkid),
+        dup: publish.dup,
+        received: Received::new(publish.topic, publish.payload, publish.retain),
+    }
+}
+
+/// A confirmation counts, whatever its reason code and properties are.
+fn confirmed(header: FixedHeader, packet: Bytes) -> Result<Incoming, mqttbytes::Error> {
+    match PubAck::read(header, packet.clone()) {
+        Ok(puback) => Ok(Incoming::Confirmed(puback.pkid, outcome(&puback))),
+        Err(error) => {
+            let (packet_id, code) = by_hand::answer(&packet).ok_or(error)?;
+            let outcome = match code {
+                Some(code @ 0x80..) => Err(ReasonCode::new(format!("0x{code:02x}"))),
+                _ => Ok(()),
+            };
+            Ok(Incoming::Confirmed(packet_id, outcome))
+        }
+    }
+}
+
+fn connected(connack: &ConnAck) -> Result<Connected, LinkError> {
+    let code = connack.code;
+    if code != ConnectReturnCode::Success {
+        return Err(error::refused(refusal_cause(code), &format!("{code:?}")));
+    }
     let properties = connack.properties.as_ref();
     let receive_maximum = properties.and_then(|properties| properties.receive_max);
     let expiry = properties.and_then(|properties| properties.session_expiry_interval);
     let keep_alive = properties.and_then(|properties| properties.server_keep_alive);
-    Connected {
+    Ok(Connected {
         protocol: Protocol::V5,
         session_present: connack.session_present,
         receive_maximum: receive_maximum.unwrap_or(u16::MAX).into(),
         max_packet_bytes: properties.and_then(|properties| properties.max_packet_size),
         session_expiry: expiry.map(|seconds| Duration::from_secs(seconds.into())),
         server_keep_alive: keep_alive.map(|seconds| Duration::from_secs(seconds.into())),
-    }
+    })
+}
+
+/// A broker that speaks 3.1.1 alone refuses in its own form.
+fn older_refusal(packet: &Bytes) -> Option<LinkError> {
+    (by_hand::older_connack(packet)? == OLDER_BAD_VERSION)
+        .then(|| error::refused(Cause::ProtocolVersion, "code 1"))
 }
 
 fn outcome(puback: &PubAck) -> Result<(), ReasonCode> {
@@ -229,36 +229,8 @@ fn granted(suback: &SubAck) -> Vec<Result<u8, ReasonCode>> {
     suback.return_codes.iter().map(code).collect()
 }
 
-fn link_error(error: ConnectionError, phase: Phase) -> LinkError {
-    use rumqttc::v5::mqttbytes::Error as PacketError;
-    match error {
-        ConnectionError::ConnectionRefused(code) => {
-            error::refused(refusal_cause(code), &format!("{code:?}"))
-        }
-        ConnectionError::Timeout(_) => error::timed_out(),
-        ConnectionError::Io(error)
-        | ConnectionError::MqttState(
-            StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)),
-        ) => error::io_error(&error, phase),
-        ConnectionError::Tls(error) => error::tls_error(&error),
-        ConnectionError::Proxy(error) => error::proxy_error(&error),
-        ConnectionError::Websocket(error) => error::websocket_error(&error),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => error::closed(phase),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => error::no_ping(),
-        ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code,
-            reason_string,
-        }) => disconnected_by_server(reason_code, reason_string),
-        ConnectionError::MqttState(StateError::Deserialization(PacketError::TopicNotUtf8)) => {
-            LinkError::new(Cause::Undecodable, PROPERTY_NOT_UTF8)
-        }
-        ConnectionError::NotConnAck(_) => error::not_connack(),
-        ConnectionError::ResponseValidation(_) => error::other_websocket(),
-        ConnectionError::MqttState(StateError::Deserialization(error)) => {
-            error::undecodable(error.to_string(), phase)
-        }
-        other => LinkError::new(Cause::Other, other.to_string()),
-    }
+fn link_error(error: &mqttbytes::Error, phase: Phase) -> LinkError {
+    error::undecodable(error.to_string(), phase)
 }
 
 fn refusal_cause(code: ConnectReturnCode) -> Cause {
@@ -288,21 +260,42 @@ fn refusal_cause(code: ConnectReturnCode) -> Cause {
     }
 }
 
-fn disconnected_by_server(code: DisconnectReasonCode, reason: Option<String>) -> LinkError {
+/// The reason counts in every form that the packet may have.
+fn disconnected(header: FixedHeader, packet: &Bytes) -> Result<Incoming, mqttbytes::Error> {
+    let (code, reason) = match Disconnect::read(header, packet.clone()) {
+        Ok(disconnect) => {
+            let reason = disconnect
+                .properties
+                .and_then(|properties| properties.reason_string);
+            (disconnect.reason_code as u8, reason)
+        }
+        Err(error) => (by_hand::disconnect_reason(packet).ok_or(error)?, None),
+    };
+    Ok(Incoming::Disconnect(disconnected_by_server(code, reason)))
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most of the many reasons say nothing about the next attempt"
+)]
+fn disconnected_by_server(code: u8, reason: Option<String>) -> LinkError {
     use DisconnectReasonCode as Code;
-    let cause = match code {
-        Code::SessionTakenOver => Cause::TakenOver,
-        Code::MaximumConnectTime => Cause::Expired,
-        Code::NotAuthorized => Cause::NotAuthorized,
-        Code::ServerBusy
-        | Code::ServerShuttingDown
-        | Code::QuotaExceeded
-        | Code::MessageRateTooHigh
-        | Code::ConnectionRateExceeded => Cause::Unavailable,
+    let known = Code::try_from(code).ok();
+    let cause = match known {
+        Some(Code::SessionTakenOver) => Cause::TakenOver,
+        Some(Code::MaximumConnectTime) => Cause::Expired,
+        Some(Code::NotAuthorized) => Cause::NotAuthorized,
+        Some(
+            Code::ServerBusy
+            | Code::ServerShuttingDown
+            | Code::QuotaExceeded
+            | Code::MessageRateTooHigh
+            | Code::ConnectionRateExceeded,
+        ) => Cause::Unavailable,
         _ => Cause::Other,
     };
+    let name = known.map_or_else(|| "unknown reason".to_owned(), |code| format!("{code:?}"));
     let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-    let number = code as u8;
-    let text = format!("the broker disconnected us: {code:?} (0x{number:02x}){reason}");
+    let text = format!("the broker disconnected us: {name} (0x{code:02x}){reason}");
     LinkError::new(cause, text)
 }

@@ -164,10 +164,7 @@ impl Publishers {
     }
 
     fn limit(&self, connected: &Connected) -> usize {
-        // One less than the broker takes: at its limit rumqttc reads no more of our requests, and
-        // a DISCONNECT is one of them.
-        let takes = connected.receive_maximum.saturating_sub(1).max(1);
-        takes.min(self.window)
+        connected.receive_maximum.min(self.window)
     }
 
     /// Hands every publish that may go out to its connection.
@@ -249,7 +246,6 @@ fn end(error: &LinkError) -> PublisherEnd {
         | Cause::Expired
         | Cause::Renewed
         | Cause::ClosedOnSubscribe
-        | Cause::Undecodable
         | Cause::Unreachable
         | Cause::Tls => PublisherEnd::Unrelated,
     }

@@ -20,7 +20,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keep-alives after which a connection that lives has seen the answer to a ping: one until the
-/// ping, one for the answer (rumqttc gives the connection up then), and one for the timers.
+/// ping, one for the answer (the connection is given up then), and one for the timers.
 const PINGS: u32 = 3;
 
 const LOOPBACK_FAILED: &str =

@@ -262,7 +262,7 @@ impl Parts {
         for publisher in 0..self.publishers {
             let name = name(publisher, self.publishers);
             let events = publisher_tx.clone();
-            let link = links.publisher(publisher, &name, self.publish_window, events);
+            let link = links.publisher(publisher, &name, events);
             tasks.spawn(async move {
                 link.await;
                 "publisher"

@@ -1,6 +1,8 @@
 //! Messages a second through the observer, without and with its store, beside those of a null
 //! forwarder on the same broker in the same run: `scripts/bench`.
 //!
+//! BENCH_BESIDE=PROGRAM measures that program, too, in the same rounds: another build of the observer.
+//!
 //! The null forwarder has the same connections, a persistent session among them (RabbitMQ writes to
 //! the disk what waits in one), and the same order of things (two copies, acknowledged when both
 //! are confirmed), but parses nothing and checks nothing. Rounds alternate,
@@ -46,45 +48,53 @@ fn main() {
         return;
     }
     println!("rate and CPU a message; in parentheses as a ratio to the null forwarder");
-    println!(
-        "{:<11} {:>24} {:>32} {:>32}",
-        "broker", "null forwarder", "--store none", "with a store"
-    );
+    let beside = std::env::var("BENCH_BESIDE").ok();
+    let ours = env!("CARGO_BIN_EXE_chat21-observer");
+    let mut programs = vec![("this build", ours)];
+    programs.extend(beside.as_deref().map(|other| ("beside", other)));
+    let rounds = std::env::var("BENCH_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let only = std::env::var("BENCH_BROKERS")
         .unwrap_or_else(|_| "RABBITMQ3 RABBITMQ4 MOSQUITTO".to_owned());
     for broker in only.split_whitespace() {
-        let port: u16 = std::env::var(format!("BED_{broker}_MQTT"))
-            .expect("run scripts/bench")
-            .parse()
-            .unwrap();
-        let mut runs: [Vec<(f64, f64)>; 3] = [vec![], vec![], vec![]];
-        for _ in 0..ROUNDS {
-            runs[0].push(measure(port, start_null(port)));
-            for (at, with_store) in [(1, false), (2, true)] {
+        measure_on(broker, &programs, rounds);
+    }
+}
+
+/// Prints one line for each program.
+fn measure_on(broker: &str, programs: &[(&str, &str)], rounds: usize) {
+    let port: u16 = std::env::var(format!("BED_{broker}_MQTT"))
+        .expect("run scripts/bench")
+        .parse()
+        .unwrap();
+    let mut null = vec![];
+    let mut runs = vec![[vec![], vec![]]; programs.len()];
+    for _ in 0..rounds {
+        null.push(measure(port, start_null(port)));
+        for (runs, (_, program)) in runs.iter_mut().zip(programs) {
+            for (runs, with_store) in runs.iter_mut().zip([false, true]) {
                 let state = tempfile::TempDir::new().unwrap();
-                runs[at].push(measure(
-                    port,
-                    start_observer(port, state.path(), with_store),
-                ));
+                let observer = start_observer(program, port, state.path(), with_store);
+                runs.push(measure(port, observer));
             }
         }
-        let [null, bare, stored] = runs.map(|run| {
-            (
-                median(run.iter().map(|r| r.0)),
-                median(run.iter().map(|r| r.1)),
-            )
-        });
-        let beside = |run: (f64, f64)| {
+    }
+    let medians = |runs: &[(f64, f64)]| {
+        let rate = median(runs.iter().map(|run| run.0));
+        (rate, median(runs.iter().map(|run| run.1)))
+    };
+    let null = medians(&null);
+    let broker = broker.to_lowercase();
+    println!("{broker}: null forwarder {:.0}/s {:.1} us", null.0, null.1);
+    for (runs, (name, _)) in runs.iter().zip(programs) {
+        let [bare, stored] = [medians(&runs[0]), medians(&runs[1])];
+        let beside_null = |run: (f64, f64)| {
             let (rate, cpu) = (run.0 / null.0, run.1 / null.1);
             format!("{:>6.0}/s ({rate:.2}) {:>5.1} us ({cpu:.2})", run.0, run.1)
         };
         println!(
-            "{:<11} {:>13.0}/s {:>5.1} us {:>32} {:>32}   CPU with / without the store {:.2}",
-            broker.to_lowercase(),
-            null.0,
-            null.1,
-            beside(bare),
-            beside(stored),
+            "  {name:<10} --store none {:>32}   with a store {:>32}   CPU with / without {:.2}",
+            beside_null(bare),
+            beside_null(stored),
             stored.1 / bare.1
         );
     }
@@ -115,7 +125,7 @@ fn start_null(port: u16) -> Child {
     start(Command::new(std::env::current_exe().unwrap()).env("NULL_FORWARDER", port.to_string()))
 }
 
-fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child {
+fn start_observer(program: &str, port: u16, state: &std::path::Path, with_store: bool) -> Child {
     let broker = format!("mqtt://127.0.0.1:{port}");
     let args = [
         "run",
@@ -147,7 +157,7 @@ fn start_observer(port: u16, state: &std::path::Path, with_store: bool) -> Child
         &["--store", "none"]
     };
     start(
-        Command::new(env!("CARGO_BIN_EXE_chat21-observer"))
+        Command::new(program)
             .args(args)
             .args(store)
             .env("OBSERVER_PASSWORD", LOGIN.1),

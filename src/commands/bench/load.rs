@@ -20,7 +20,7 @@ use crate::auth::secret::random_id;
 use crate::connections::opener::Opener;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::audit::Verdict;
-use crate::mqtt::{Client, Connection, Event, LinkError, Session};
+use crate::mqtt::{Client, Connection, Event, LinkError, Opened, Session};
 
 /// Connections that are opened at a time.
 const AT_ONCE: usize = 16;
@@ -160,7 +160,11 @@ impl Load<'_> {
             let window = self.window();
             opening.spawn_local(async move {
                 let opens = opener.open(client_id, login, Session::Clean, window);
-                let (client, mut connection, _) = opens.await?;
+                let Opened {
+                    client,
+                    mut connection,
+                    ..
+                } = opens.await?;
                 for some in filters.chunks(FILTERS) {
                     subscribe(&client, &mut connection, some.to_vec()).await?;
                 }

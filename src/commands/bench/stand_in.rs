@@ -22,7 +22,9 @@ use crate::auth::secret::random_id;
 use crate::connections::opener::Opener;
 use crate::connections::settings::LinkSettings;
 use crate::delivery::audit::User;
-use crate::mqtt::{Cause, Client, Connection, Delivery, Event, LinkError, Session, SubmitError};
+use crate::mqtt::{
+    Cause, Client, Connection, Delivery, Event, LinkError, Opened, Session, SubmitError,
+};
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicName};
 
@@ -123,11 +125,17 @@ impl Forwarding {
         let opener = Opener::new(settings);
         let client_id = format!("bench-stand-in-{}", random_id());
         let kept = Session::Persistent(EXPIRY);
-        let (session, mut receiving, _) =
-            opener.open(client_id.clone(), None, kept, WINDOW).await?;
+        let Opened {
+            client: session,
+            connection: mut receiving,
+            ..
+        } = opener.open(client_id.clone(), None, kept, WINDOW).await?;
         let publisher = format!("{client_id}-pub");
-        let (publisher, confirming, _) =
-            opener.open(publisher, None, Session::Clean, WINDOW).await?;
+        let Opened {
+            client: publisher,
+            connection: confirming,
+            ..
+        } = opener.open(publisher, None, Session::Clean, WINDOW).await?;
         let filter = names.all_outgoing();
         subscribe(&session, &mut receiving, [filter].into()).await?;
         let state = State {
@@ -176,7 +184,10 @@ impl Forwarding {
             .opener
             .open(self.client_id, None, Session::Clean, WINDOW)
             .await;
-        if let Ok((client, connection, _)) = deleted {
+        if let Ok(Opened {
+            client, connection, ..
+        }) = deleted
+        {
             let _ = client.disconnect();
             connection.close().await;
         }
@@ -208,7 +219,7 @@ impl State {
                 outcome.map_err(|reason| not_allowed(&reason.to_string()))?;
                 self.confirm(token)
             }
-            Event::Connected(_) | Event::Subscribed(_) | Event::Disconnected | Event::Other => {
+            Event::Subscribed(_) | Event::Disconnected => {
                 return Ok(());
             }
         }

@@ -188,7 +188,7 @@ impl Traffic {
                     (Ok(()), Err(_)) => {}
                 }
             }
-            Event::Connected(_) | Event::Subscribed(_) | Event::Disconnected | Event::Other => {}
+            Event::Subscribed(_) | Event::Disconnected => {}
         }
     }
 
