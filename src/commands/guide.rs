@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::cli::GuideArgs;
 use super::output::Output;
+use crate::config::nearest;
 use crate::guide::{CHAPTERS, Chapter, chapter};
 
 pub(super) fn run(args: &GuideArgs, out: Output) -> anyhow::Result<ExitCode> {
@@ -61,7 +62,24 @@ fn list() -> String {
 }
 
 fn unknown(name: &str) -> String {
-    let names: Vec<&str> = CHAPTERS.iter().map(|chapter| chapter.name).collect();
-    let names = names.join(", ");
+    let names = || CHAPTERS.iter().map(|chapter| chapter.name);
+    if let Some(meant) = nearest(name, names()) {
+        return format!("the guide has no chapter {name:?}: is {meant} meant?");
+    }
+    let names = names().collect::<Vec<_>>().join(", ");
     format!("the guide has no chapter {name:?}; its chapters are {names}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_put_right_and_a_stranger_is_told_what_there_is() {
+        for (name, meant) in [("mosquito", "mosquitto"), ("rabitmq", "rabbitmq")] {
+            let want = format!("the guide has no chapter {name:?}: is {meant} meant?");
+            assert_eq!(unknown(name), want);
+        }
+        assert!(unknown("weather").contains("its chapters are install, "));
+    }
 }

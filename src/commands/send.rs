@@ -82,6 +82,15 @@ pub(super) async fn run(args: &SendArgs, out: Output) -> anyhow::Result<ExitCode
                 out.json(&json!({"message_id": id, "micros": took.as_micros()}))?;
             } else {
                 out.line(format_args!("sent  {}  after {took:.1?}", shown(&id)))?;
+                if is_group(&args.recipient) && !args.raw {
+                    let User { app, name, .. } = &user;
+                    let group = &args.recipient;
+                    out.message(format_args!(
+                        "note: it goes to the members of {group:?} that are stored; if there is \
+                         no such group, to {name} alone. To see: chat21-observer group show {app} \
+                         {group}"
+                    ));
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -98,7 +107,7 @@ pub(super) async fn run(args: &SendArgs, out: Output) -> anyhow::Result<ExitCode
 
 /// A message as stock clients write it. `mark` comes back with it.
 fn message(sender: &str, recipient: &str, text: &str, mark: &str) -> String {
-    let channel = match recipient.contains("group-") {
+    let channel = match is_group(recipient) {
         true => "group",
         false => "direct",
     };
@@ -111,6 +120,11 @@ fn message(sender: &str, recipient: &str, text: &str, mark: &str) -> String {
         "attributes": {"tempUID": mark},
     });
     message.to_string()
+}
+
+/// Whether a message to them is one to a group, by their name.
+fn is_group(recipient: &str) -> bool {
+    recipient.contains("group-")
 }
 
 /// What the answer to a message is known by.

@@ -50,6 +50,7 @@ pub use self::reader::{Flags, Uses};
 pub use self::reporting::ReportingSection;
 pub use self::rules::RulesSection;
 pub use self::settings::{GROUPS, Group, Setting, Takes, settings, variable};
+pub(crate) use self::suggestion::nearest;
 pub use self::template::{Pick, template};
 pub use self::unknown::unknown_variables;
 use crate::http::{api::Settings as ApiSettings, webhook};

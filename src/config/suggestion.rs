@@ -4,7 +4,7 @@
 const ALIKE: f64 = 0.6;
 
 /// The name most like `word`, if one is like it at all. `_` counts as `-`, and case does not count.
-pub(super) fn nearest(
+pub(crate) fn nearest(
     word: &str,
     known: impl Iterator<Item = &'static str>,
 ) -> Option<&'static str> {

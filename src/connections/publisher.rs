@@ -43,6 +43,11 @@ pub enum PublisherEvent {
         /// The index of the publisher.
         publisher: usize,
     },
+    /// Not connected, and that does not pass by itself.
+    Refused {
+        /// Why.
+        error: LinkError,
+    },
     /// Disconnected, after having been connected.
     Down {
         /// The index of the publisher.
@@ -87,6 +92,14 @@ impl PublisherLink {
                 Err(error) => {
                     let health = &self.link.health;
                     health.set_publisher(self.publisher, Some(error.to_string()));
+                    if error.is_permanent() {
+                        let refused = PublisherEvent::Refused {
+                            error: error.clone(),
+                        };
+                        if self.report(refused).await.is_err() {
+                            return;
+                        }
+                    }
                     (error, None)
                 }
                 Ok(live) => {

@@ -290,7 +290,7 @@ impl Observer {
         }
     }
 
-    /// Tells the log of a session that is lost, unless it is to be had again with a new token.
+    /// Tells the log of a connection that is lost, unless it is to be had again with a new token.
     fn note_lost(&mut self, error: &LinkError) {
         if error.cause == Cause::Renewed {
             return;
@@ -531,6 +531,9 @@ impl Observer {
     /// Takes what a publishing connection reports.
     pub(super) fn handle_publisher(&mut self, event: PublisherEvent) {
         let is_up = matches!(event, PublisherEvent::Up { .. });
+        if let PublisherEvent::Refused { error } = &event {
+            self.note_lost(error);
+        }
         self.publishers.handle(event, &mut self.ledger);
         if is_up {
             self.probe_session();

@@ -152,6 +152,8 @@ impl Publishers {
                     publisher.drain();
                 }
             }
+            // The link has told the health, and tries again.
+            PublisherEvent::Refused { .. } => {}
             PublisherEvent::Down { publisher, error } => {
                 ledger.handle_publisher_down(publisher, end(&error));
                 if self.publishers[publisher].take().is_some() {

@@ -84,6 +84,14 @@ impl Row {
         }
     }
 
+    /// Whether nothing but the flags has been patched.
+    pub(crate) fn is_only_flagged(&self) -> bool {
+        let patch = self.patch.as_deref().map(object).unwrap_or_default();
+        patch
+            .keys()
+            .all(|name| matches!(&**name, "is_new" | "archived"))
+    }
+
     /// The row as deployed clients expect it.
     pub fn to_json(&self, inbox_of: &str, convers_with: &str) -> Bytes {
         let fields = self.fields(inbox_of, convers_with);

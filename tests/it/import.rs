@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -230,6 +232,15 @@ fn users_find_here_what_they_had_there() {
     }
 }
 
+/// Says that something is over when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// An import is long. An observer that runs gets its turn: it takes messages in all the while, and
 /// its store does not fail.
 #[test]
@@ -237,30 +248,37 @@ fn messages_pass_beside_an_import() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
     let scene = Scene::new(broker, &[]);
-    let dir = tempfile::tempdir().unwrap();
-    let messages: Vec<_> = (0..20_000)
-        .map(|n| copy(&scene.app, n, &format!("u{}", n % 97), "u01", 150))
-        .collect();
-    let messages = file(dir.path(), "messages.json", &messages);
     let mut import = binary()
-        .args(["store", "import", "--messages", &messages, "--state-dir"])
+        .args(["store", "import", "--messages", "/dev/stdin", "--state-dir"])
         .arg(scene.observer.state_dir())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    // It goes on until enough messages have passed.
+    let mut lines = import.stdin.take().unwrap();
+    let over = AtomicBool::new(false);
     let [mut alice, mut bob] = ["u01", "u02"].map(|name| scene.user(name));
-    let mut passed = 0;
-    let status = loop {
-        if let Some(status) = import.try_wait().unwrap() {
-            break status;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                let copy = copy(&scene.app, n, &format!("u{}", n % 97), "u01", 150);
+                writeln!(lines, "{copy}").unwrap();
+            }
+            drop(lines);
+        });
+        // Also if a message does not pass.
+        let _over = Over(&over);
+        for n in 0..100 {
+            alice.writes("u02", &json!({"text": n.to_string()}));
+            alice.hears_on("messages/u02/clientadded");
+            bob.hears_on("messages/u01/clientadded");
+            let ended = import.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?} after {n} messages");
         }
-        alice.writes("u02", &json!({"text": "hi"}));
-        alice.hears_on("messages/u02/clientadded");
-        bob.hears_on("messages/u01/clientadded");
-        passed += 1;
-    };
+    });
+    let status = import.wait().unwrap();
     assert!(status.success());
-    assert!(passed > 10, "{passed} messages passed");
     let log = scene.observer.log();
     assert!(!log.contains("the store works again"), "{log}");
 }

@@ -408,6 +408,21 @@ fn a_refused_login_is_said_in_words() {
     }
 }
 
+/// As bad as a session that may not log in: it does not pass by itself.
+#[test]
+fn a_refused_login_of_a_publisher_is_an_error() {
+    let script = Script::listen();
+    let observer = script.observer(&[]);
+    let mut session = script.session();
+    session.connack(false);
+    session.suback();
+    let mut lane = script.lane();
+    lane.wire.send(&packet(CONNACK, &[0, 5])).unwrap();
+    observer.wait_log("ERROR not connected: ");
+    let log = observer.log();
+    assert!(log.contains("refuses a client without a login"), "{log}");
+}
+
 #[test]
 fn a_takeover_told_by_its_reason_is_reported_loudly_and_waited_out() {
     let script = Script::listen();

@@ -33,11 +33,23 @@ impl From<Members> for Document {
 /// Members that are looked at one by one. A message with more is taken apart.
 const MOST: usize = 64;
 
+/// What a copy, or the row of a list, has for itself.
+const OWN: [&str; 7] = [
+    "archived",
+    "conversWith",
+    "is_new",
+    "key",
+    "last_message_text",
+    "status",
+    "timelineOf",
+];
+
 /// What is looked for in a stored message.
 #[derive(Default)]
 struct Seen<'a> {
     timestamp: Option<&'a RawValue>,
     attributes: Option<&'a RawValue>,
+    text: Option<&'a RawValue>,
     /// Whether something that each copy has for itself is written into the message, as a service
     /// may do, or a member is there twice, as a client may write it.
     is_odd: bool,
@@ -65,8 +77,9 @@ impl<'de> Deserialize<'de> for Seen<'de> {
                     match name {
                         "timestamp" => seen.timestamp = Some(map.next_value()?),
                         "attributes" => seen.attributes = Some(map.next_value()?),
+                        "text" => seen.text = Some(map.next_value()?),
                         name => {
-                            seen.is_odd |= matches!(name, "status" | "timelineOf" | "conversWith");
+                            seen.is_odd |= OWN.contains(&name);
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
@@ -83,7 +96,7 @@ impl<'de> Deserialize<'de> for Seen<'de> {
 pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Document {
     let (of, with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
     let status = message.status.code();
-    if let Some((head, time)) = without_end(&message.body) {
+    if let Some(Plain { head, time, .. }) = plain(&message.body) {
         let [of, with] = [of, with].map(raw);
         let json = format!(
             r#"{head},"status":{status},"timelineOf":{},"conversWith":{}}}"#,
@@ -99,19 +112,48 @@ pub(super) fn message(timeline: &Timeline<'_>, message: &ListedMessage) -> Docum
     with_attributes(members).into()
 }
 
-/// A stored message up to its closing brace, and its time, if all that it lacks can be written
-/// behind it.
-fn without_end(body: &str) -> Option<(&str, Option<f64>)> {
+/// A stored message, if all that it lacks can be written behind it.
+struct Plain<'a> {
+    /// Up to its closing brace.
+    head: &'a str,
+    time: Option<f64>,
+    text: Option<&'a RawValue>,
+}
+
+fn plain(body: &str) -> Option<Plain<'_>> {
     let seen: Seen<'_> = serde_json::from_str(body).ok()?;
     let is_plain = seen.attributes.is_some_and(is_object) && !seen.is_odd;
-    let head = body.trim_end().strip_suffix('}').filter(|_| is_plain)?;
-    let time = seen.timestamp.and_then(|time| time.get().parse().ok());
-    Some((head, time))
+    Some(Plain {
+        head: body.trim_end().strip_suffix('}').filter(|_| is_plain)?,
+        time: seen.timestamp.and_then(|time| time.get().parse().ok()),
+        text: seen.text,
+    })
 }
 
 /// A conversation in a user's list.
 pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Document {
-    with_attributes(listed.row.fields(user, &listed.convers_with)).into()
+    let (row, with) = (&listed.row, &*listed.convers_with);
+    if let Some((body, status)) = row.last.as_ref().filter(|_| row.is_only_flagged())
+        && let Some(Plain { head, time, text }) = plain(body)
+    {
+        let (is_new, archived) = (row.is_new, row.archived);
+        let [of, with] = [user, with].map(raw);
+        let last = text.map(|text| format!(r#","last_message_text":{}"#, text.get()));
+        let json = format!(
+            r#"{head}{},"status":{},"is_new":{is_new},"archived":{archived},"key":{},"#,
+            last.unwrap_or_default(),
+            status.code(),
+            with.get()
+        );
+        let json = json
+            + &format!(
+                r#""timelineOf":{},"conversWith":{}}}"#,
+                of.get(),
+                with.get()
+            );
+        return Document { json, time };
+    }
+    with_attributes(row.fields(user, with)).into()
 }
 
 /// The same with an object in `attributes`: the stock widget looks into it without asking.
@@ -143,6 +185,7 @@ mod tests {
     use super::*;
     use crate::protocol::id::{AppId, UserId};
     use crate::protocol::status::Status;
+    use crate::rules::conversation_row::Row;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -224,6 +267,72 @@ mod tests {
                 wanted["attributes"] = json!({});
             }
             prop_assert_eq!(told(&body.to_string()), wanted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_comes_to_the_same_as_taken_apart(
+            members in proptest::collection::btree_map(
+                "[a-z]{1,6}|attributes|timestamp|text|key|is_new", ".{0,5}", 0..6
+            ),
+            object in any::<bool>(),
+            flags in any::<[bool; 3]>(),
+            patch in proptest::option::of(proptest::collection::btree_map(
+                "[a-z]{1,2}|is_new|archived|text", any::<bool>(), 0..3
+            )),
+        ) {
+            let mut body = json!(members);
+            if object {
+                body["attributes"] = json!({"k": [1, {"}": "\u{7d}"}]});
+            }
+            let [is_new, archived, patch_is_older] = flags;
+            let row = Row {
+                last: Some((body.to_string().into(), Status::Delivered)),
+                is_new,
+                archived,
+                patch: patch.map(|patch| json!(patch).to_string().into()),
+                patch_is_older,
+            };
+            let wanted = with_attributes(row.fields("bo\"b", "alice"));
+            let wanted = serde_json::to_value(&wanted).unwrap();
+            let listed = ListedConversation {
+                convers_with: "alice".into(),
+                row,
+            };
+            let json = conversation("bo\"b", &listed).json;
+            let read: Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(&read, &wanted);
+            // As many members as names: none is there twice.
+            let Count(members) = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(members, read.as_object().unwrap().len());
+        }
+    }
+
+    /// How many members an object has, those of one name counted one by one.
+    struct Count(usize);
+
+    impl<'de> Deserialize<'de> for Count {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Counts;
+
+            impl<'de> Visitor<'de> for Counts {
+                type Value = Count;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Count, A::Error> {
+                    let mut count = 0;
+                    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                        count += 1;
+                    }
+                    Ok(Count(count))
+                }
+            }
+
+            deserializer.deserialize_map(Counts)
         }
     }
 

@@ -42,6 +42,9 @@ use crate::telemetry::Metrics;
 
 /// The largest head of a request, and how much of a body is read at a time, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
+/// The priority of requests, by the system's measure: the least is 19, and what messages have is 0.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
 /// How long a connection may last. It bounds how long an answer is held for a slow client.
 const LIFETIME: Duration = Duration::from_secs(120);
 
@@ -149,6 +152,7 @@ pub fn serve(
     let (keep, dropped) = oneshot::channel::<Infallible>();
     let (running, ended) = oneshot::channel::<Infallible>();
     let work = move || {
+        stand_back();
         runtime.block_on(async {
             tokio::select! {
                 () = accept(listener, service, limits) => {}
@@ -165,6 +169,13 @@ pub fn serve(
         let _ = ended.await;
         drop(keep);
     })
+}
+
+/// Where the processor is short, messages come before requests: the threads that read from the
+/// store have the priority of the one that starts them, this one. A thread may always lower its own.
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// Accepts connections, and spawns a task for each.

@@ -107,8 +107,16 @@ impl List {
     }
 
     fn to_json(&self) -> Vec<u8> {
-        let result: Vec<&str> = self.result.iter().map(|one| one.json.as_str()).collect();
-        let mut json = format!(r#"{{"success":true,"result":[{}]"#, result.join(","));
+        let bytes: usize = self.result.iter().map(|one| one.json.len() + 1).sum();
+        let mut json = String::with_capacity(bytes + 128);
+        json.push_str(r#"{"success":true,"result":["#);
+        for (n, document) in self.result.iter().enumerate() {
+            if n > 0 {
+                json.push(',');
+            }
+            json.push_str(&document.json);
+        }
+        json.push(']');
         if let Some(next) = &self.next {
             json.push_str(&format!(r#","next":"{next}""#));
         }

@@ -5,16 +5,12 @@
 //! process no memory.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::caller::Caller;
@@ -22,8 +18,6 @@ use super::failure::Failure;
 
 /// Bytes of a permit.
 const UNIT: usize = 1 << 10;
-/// Bytes of an answer that are handed to the connection at a time.
-const PIECE: usize = 16 << 10;
 /// What one user may have is this part of the whole.
 const PART: usize = 8;
 /// Users who are remembered before those who have left are forgotten.
@@ -106,49 +100,25 @@ impl Room {
         for permit in [&mut self.own, &mut self.shared] {
             drop(permit.split(permit.num_permits().saturating_sub(kept)));
         }
-        let mut response = Response::new(Body::new(Held {
-            json,
-            sent: 0,
-            _room: self,
-        }));
+        // One piece, so that it is written at once as far as the client takes it. The connection
+        // holds no copy of it.
+        let whole = Bytes::from_owner(Held { json, _room: self });
+        let mut response = Response::new(Body::from(whole));
         let value = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, value);
         response
     }
 }
 
-/// The body of an answer. It is copied piece by piece, as the connection takes it: what the
-/// connection holds must not hold the whole.
+/// The body of an answer: it has its room until the connection has written the last byte.
 struct Held {
     json: Vec<u8>,
-    sent: usize,
     _room: Room,
 }
 
-impl hyper::body::Body for Held {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let rest = &self.json[self.sent..];
-        let piece = &rest[..rest.len().min(PIECE)];
-        if piece.is_empty() {
-            return Poll::Ready(None);
-        }
-        let frame = Frame::data(Bytes::copy_from_slice(piece));
-        self.sent += piece.len();
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.sent == self.json.len()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.json.len() - self.sent) as u64)
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
     }
 }
 
@@ -183,25 +153,31 @@ mod tests {
         let answer = first.answer(b"{}".to_vec());
         assert!(rooms.take(&alice, 3 << 10).now_or_never().is_some());
         assert!(rooms.for_answer(&alice).now_or_never().is_none());
-        let sent = answer.into_body().collect().await.unwrap();
-        assert_eq!(&sent.to_bytes()[..], b"{}");
+        let sent = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(&sent[..], b"{}");
+        assert!(rooms.for_answer(&alice).now_or_never().is_none(), "held");
+        drop(sent);
         assert!(rooms.for_answer(&alice).now_or_never().is_some());
         drop(second);
     }
 
     #[tokio::test]
-    async fn an_answer_is_sent_piece_by_piece_to_the_last_byte() {
+    async fn an_answer_is_one_piece_and_holds_its_room_to_the_last_byte() {
         let rooms = Rooms::new(1 << 20, 1 << 20, 1 << 20);
-        let room = rooms.for_answer(&caller("alice")).await.unwrap();
+        let alice = caller("alice");
+        let room = rooms.for_answer(&alice).await.unwrap();
         let json: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let mut body = room.answer(json.clone()).into_body();
-        let mut sent = vec![];
-        while let Some(frame) = body.frame().await {
-            let piece = frame.unwrap().into_data().unwrap();
-            assert!(piece.len() <= PIECE);
-            sent.extend_from_slice(&piece);
-        }
+        let mut sent = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(body.frame().await.is_none());
+        drop(body);
         assert_eq!(sent, json);
+        // The connection has written all but one.
+        let last = sent.split_off(json.len() - 1);
+        drop(sent);
+        let whole = rooms.all.available_permits() + units(json.len());
+        drop(last);
+        assert_eq!(rooms.all.available_permits(), whole);
     }
 
     #[tokio::test]
