@@ -1,6 +1,7 @@
 //! A store of millions of messages, for benchmarks. One user has a tenth of all messages in their
 //! inbox, and ten thousand conversations; one conversation has a tenth of that inbox.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 /// How many the user `many` has.
@@ -14,38 +15,53 @@ pub(crate) fn fill(path: &Path, messages: usize) {
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA cache_size = -200000; BEGIN")
         .expect("a transaction");
     {
-        let sql = "INSERT INTO message VALUES (?1, ?2, 'bench', ?3, ?4, 'chat21', ?5, NULL, ?6)";
+        connection
+            .execute("INSERT INTO layout VALUES (1, 'chat21')", [])
+            .expect("a layout");
+        let sql = "INSERT INTO message_data VALUES (?1, ?2, ?3, ?4, 1, ?1, NULL, 0, ?5)";
         let mut message = connection.prepare(sql).expect("a statement");
-        let sql = "INSERT INTO timeline VALUES ('bench', ?1, ?2, ?3, ?4)";
+        let sql = "INSERT INTO copy VALUES (?1, ?2, ?3, ?4)";
         let mut copy = connection.prepare(sql).expect("a statement");
+        let sql = "INSERT INTO account VALUES (?1, 'bench', ?2, 0)";
+        let mut account = connection.prepare(sql).expect("a statement");
+        let mut accounts = HashMap::new();
+        let mut number = |name: &str| {
+            let next = i64::try_from(accounts.len()).expect("not so many") + 1;
+            *accounts.entry(name.to_owned()).or_insert_with(|| {
+                account
+                    .execute(rusqlite::params![next, name])
+                    .expect("an account");
+                next
+            })
+        };
         for n in 1..=messages {
             let (sender, recipient) = people(n);
+            let [sender, recipient] = [number(&sender), number(&recipient)];
             if n.is_multiple_of(PER_COMMIT) {
                 connection
                     .execute_batch("COMMIT; BEGIN")
                     .expect("a transaction");
             }
-            let n = i64::try_from(n).expect("not so many");
-            let id = format!("{n:032}");
+            let id = n.to_be_bytes().repeat(2);
+            // The observer's own members are left out: the row tells them.
             let body = format!(
                 "{{\"text\":\"message number {n} of many\",\"type\":\"text\",\"sender_fullname\":\
-                 \"Somebody\",\"recipient_fullname\":\"Somebody else\",\"message_id\":\"{id}\",\
-                 \"sender\":\"{sender}\",\"recipient\":\"{recipient}\",\"app_id\":\"bench\",\
-                 \"timestamp\":{n},\"channel_type\":\"direct\"}}"
+                 \"Somebody\",\"recipient_fullname\":\"Somebody else\",\"channel_type\":\"direct\","
             );
+            let n = i64::try_from(n).expect("not so many");
             message
-                .execute(rusqlite::params![n, id, sender, recipient, n, body])
+                .execute(rusqlite::params![n, id, sender, recipient, body])
                 .expect("a message");
-            for (of, with, status) in [(&sender, &recipient, 100), (&recipient, &sender, 150)] {
-                copy.execute(rusqlite::params![of, n, with, status])
+            for (of, with, status) in [(sender, recipient, 100), (recipient, sender, 150)] {
+                copy.execute(rusqlite::params![of, with, n, status])
                     .expect("a copy");
             }
         }
     }
     connection
         .execute_batch(
-            "INSERT INTO conversation SELECT app, inbox_of, convers_with, max(seq), 1, 0, NULL, NULL
-             FROM timeline GROUP BY app, inbox_of, convers_with; COMMIT",
+            "INSERT INTO conversation_state SELECT inbox, peer, max(seq), max(seq), 1, 0, NULL, NULL
+             FROM copy GROUP BY inbox, peer; COMMIT",
         )
         .expect("conversations");
 }

@@ -68,11 +68,12 @@ impl SqliteStore {
             let used = self.position;
             self.connection
                 .execute(&SET_USED, params![used, account.id])?;
-            self.cache.accounts.set_key(app, name);
             let accounts = &mut self.cache.accounts;
-            if let Some(known) = accounts.numbers.get(accounts.key.as_str()) {
-                known.used = used;
-            }
+            let account = Account { used, ..account };
+            // The key of the look-up.
+            accounts
+                .numbers
+                .insert(accounts.key.as_str().into(), account);
         }
         Ok(account.id)
     }
@@ -90,7 +91,7 @@ impl SqliteStore {
         let accounts = &mut self.cache.accounts;
         accounts.set_key(app, name);
         if let Some(known) = accounts.numbers.get(accounts.key.as_str()) {
-            return Ok(Some(*known));
+            return Ok(Some(known));
         }
         let read = |row: &rusqlite::Row<'_>| {
             Ok(Account {

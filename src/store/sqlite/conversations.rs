@@ -134,7 +134,7 @@ impl SqliteStore {
 
     fn state(&mut self, pair: Pair) -> Result<Option<State>, StoreError> {
         if let Some(known) = self.cache.conversations.0.get(&pair) {
-            return Ok(Some(*known));
+            return Ok(Some(known));
         }
         let found = self.connection.find(&FIND_STATE, pair.key(), |row| {
             Ok(State {

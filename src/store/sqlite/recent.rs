@@ -12,7 +12,7 @@ pub(super) struct Recent<K, V> {
     half: usize,
 }
 
-impl<K: Hash + Eq, V> Recent<K, V> {
+impl<K: Hash + Eq, V: Copy> Recent<K, V> {
     /// A map of at most so many entries.
     pub(super) fn new(most: usize) -> Self {
         Self {
@@ -22,15 +22,16 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         }
     }
 
-    pub(super) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    pub(super) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        if !self.young.contains_key(key) {
-            let (key, value) = self.old.remove_entry(key)?;
-            self.insert(key, value);
+        if let Some(value) = self.young.get(key) {
+            return Some(*value);
         }
-        self.young.get_mut(key)
+        let (key, value) = self.old.remove_entry(key)?;
+        self.insert(key, value);
+        Some(value)
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) {
@@ -64,10 +65,10 @@ mod tests {
         let mut recent = Recent::new(8);
         for n in 0..100 {
             recent.insert(n, n);
-            assert_eq!(recent.get(&0), Some(&mut 0), "used each time");
+            assert_eq!(recent.get(&0), Some(0), "used each time");
             assert!(recent.young.len() + recent.old.len() <= 8);
         }
-        assert_eq!(recent.get(&99), Some(&mut 99));
+        assert_eq!(recent.get(&99), Some(99));
         assert_eq!(recent.get(&50), None);
         assert_eq!((recent.remove(&0), recent.get(&0)), (Some(0), None));
     }
