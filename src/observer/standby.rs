@@ -4,11 +4,12 @@
 //! manager, at `/readyz` and in the console. Nothing else runs then: no connection to the broker,
 //! no API. Leaves the lease to the store.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -97,18 +98,23 @@ pub async fn wait(
         {
             Ok((_, Asked::Ours(lease, suffix))) => {
                 let held = Some((lease, suffix));
+                standby.end().await;
                 return Ok(Some(Turn { held }));
             }
             Ok((same, Asked::Theirs(holder))) => {
                 candidate = Some(same);
-                standby
-                    .say(format!("stands by: {holder} serves"), setup)
-                    .await?;
+                standby.say(format!("stands by: {holder} serves"));
             }
             Err(error) if attempt == Attempt::First && !standby.has_spoken() => {
                 return Err(ObserverError::Store(error));
             }
-            Err(error) => standby.say(format!("stands by: {error}"), setup).await?,
+            Err(error) => standby.say(format!("stands by: {error}")),
+        }
+        match standby.serve(setup).await {
+            // What this process has served there before is about to end.
+            Err(ObserverError::Listen { error, .. })
+                if attempt == Attempt::Again && error.kind() == ErrorKind::AddrInUse => {}
+            served => served?,
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => standby.tick(),
@@ -147,7 +153,7 @@ struct Standby {
     service: Service,
     said: String,
     stop: CancellationToken,
-    serving: Option<AbortHandle>,
+    serving: Option<JoinHandle<()>>,
 }
 
 impl Standby {
@@ -167,9 +173,9 @@ impl Standby {
     }
 
     /// Says why this process does not serve, where it has changed.
-    async fn say(&mut self, why: String, setup: &Setup) -> Result<(), ObserverError> {
+    fn say(&mut self, why: String) {
         if why == self.said {
-            return Ok(());
+            return;
         }
         if why.contains("cannot") {
             warn!("{why}");
@@ -179,10 +185,6 @@ impl Standby {
         self.health.set_session(Some(why.clone()));
         self.said = why;
         self.tick();
-        if self.serving.is_none() {
-            self.serving = self.serve(setup).await?;
-        }
-        Ok(())
     }
 
     fn tick(&mut self) {
@@ -191,9 +193,9 @@ impl Standby {
     }
 
     /// Serves `/readyz` and the console.
-    async fn serve(&self, setup: &Setup) -> Result<Option<AbortHandle>, ObserverError> {
-        let Some(address) = setup.http_listen else {
-            return Ok(None);
+    async fn serve(&mut self, setup: &Setup) -> Result<(), ObserverError> {
+        let Some(address) = setup.http_listen.filter(|_| self.serving.is_none()) else {
+            return Ok(());
         };
         let listen = |error| ObserverError::Listen { address, error };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -210,8 +212,17 @@ impl Standby {
             feed: Feed::default(),
             stop: self.stop.clone(),
         };
-        let serving = tokio::spawn(server::serve(listener, Console::new(console, local)));
-        Ok(Some(serving.abort_handle()))
+        let serving = server::serve(listener, Console::new(console, local));
+        self.serving = Some(tokio::spawn(serving));
+        Ok(())
+    }
+
+    /// Ends serving: the address is free for who serves next.
+    async fn end(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            let _ = serving.await;
+        }
     }
 }
 

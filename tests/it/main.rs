@@ -44,6 +44,7 @@ mod neighbours;
 mod other_brokers;
 mod outage;
 mod pipes;
+mod postgres;
 mod protocol;
 mod quarantine;
 mod quickstart;

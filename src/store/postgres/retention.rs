@@ -151,11 +151,12 @@ impl PostgresStore {
         let inboxes: Vec<(String, String)> =
             self.rows(NEXT_INBOXES, params, |row| (row.get(0), row.get(1)))?;
         let Some(last) = inboxes.last().cloned() else {
+            let began_with = self.sweep.began_with;
             self.sweep = Sweep {
-                clean_before: Some(self.sweep.began_with),
+                clean_before: Some(began_with),
                 ..Sweep::default()
             };
-            return Ok(true);
+            return Ok(began_with == first);
         };
         let (apps, owners): (Vec<String>, Vec<String>) = inboxes.into_iter().unzip();
         let params = params![apps.clone(), owners.clone(), first, ROWS_PER_STEP];

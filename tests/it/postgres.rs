@@ -1,0 +1,398 @@
+//! The observer on PostgreSQL: the store itself, and processes that share it, of whom one serves.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, root, var};
+use crate::http::{free_port, get};
+use crate::load::{Load, Path, Plan, users};
+use crate::wire::Wire;
+
+/// Tests that restart the database hold it for writing.
+static SERVER: RwLock<()> = RwLock::new(());
+
+fn shared() -> RwLockReadGuard<'static, ()> {
+    SERVER
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn exclusive() -> RwLockWriteGuard<'static, ()> {
+    SERVER
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A database of its own, and the password for it.
+pub(crate) struct Database {
+    name: String,
+    dir: TempDir,
+}
+
+fn psql(database: &str, sql: &str) -> String {
+    let port = var("BED_POSTGRESQL_PORT");
+    let address = format!("postgres://observer:observerpw@127.0.0.1:{port}/{database}");
+    let (done, text) = in_the_bed(&["psql", "-qAtX", &address, "-c", sql], "");
+    assert!(done, "{sql}: {text}");
+    text
+}
+
+impl Database {
+    pub(crate) fn make() -> Self {
+        let name = fresh_app();
+        psql("postgres", &format!("CREATE DATABASE {name}"));
+        let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join("password"), "observerpw\n").unwrap();
+        Self { name, dir }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        let port = var("BED_POSTGRESQL_PORT");
+        format!("postgres://observer@127.0.0.1:{port}/{}", self.name)
+    }
+
+    pub(crate) fn password_file(&self) -> String {
+        self.dir
+            .path()
+            .join("password")
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The flags of an observer on this database, with the address and the port for its health.
+    fn observer(&self, app: &str, http: u16, lease: &str) -> Observer {
+        let (url, store) = (Broker::Mosquitto.url(false), self.address());
+        let (password, http) = (self.password_file(), format!("127.0.0.1:{http}"));
+        Observer::prepare(&[
+            "--broker",
+            &url,
+            "--username",
+            "observer",
+            "--app",
+            app,
+            "--name",
+            app,
+            "--store",
+            &store,
+            "--store-password-file",
+            &password,
+            "--store-lease",
+            lease,
+            "--http-listen",
+            &http,
+        ])
+    }
+
+    fn command(&self, args: &[&str]) -> (bool, String) {
+        let mut command = binary();
+        command.args(args).args(["--store", &self.address()]);
+        command.args(["--store-password-file", &self.password_file()]);
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// How many messages it holds.
+    fn messages(&self) -> usize {
+        psql(&self.name, "SELECT count(*) FROM message")
+            .trim()
+            .parse()
+            .unwrap()
+    }
+}
+
+fn start(observer: &mut Observer) {
+    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+}
+
+/// Two processes on one database: the first serves, the second stands by.
+fn two(database: &Database, app: &str, lease: &str) -> (Observer, Observer, u16) {
+    let ports = [free_port(), free_port()];
+    let mut first = database.observer(app, ports[0], lease);
+    start(&mut first);
+    first.wait_ready();
+    let mut second = database.observer(app, ports[1], lease);
+    start(&mut second);
+    second.wait_log("stands by: ");
+    (first, second, ports[1])
+}
+
+/// Messages that are stored once each.
+fn load(app: &str) -> Load {
+    Load::start(Plan {
+        broker: Broker::Mosquitto,
+        app: app.to_owned(),
+        senders: users(0..10),
+        recipients: users(10..20),
+        paths: vec![Path::Chat21],
+        per_pair: 20,
+        allowed: Some(500),
+    })
+}
+
+/// Everything arrives in order, and is stored under one id.
+fn settle(load: Load, database: &Database, what: &str) {
+    load.allow(load.expected());
+    let expected = load.expected();
+    let account = load.finish();
+    println!(
+        "{what}: {} arrived, {} of them twice",
+        account.arrived, account.duplicates
+    );
+    assert_eq!((account.arrived, account.out_of_order), (expected, 0));
+    assert_eq!(
+        database.messages(),
+        expected,
+        "each is stored once, under one id"
+    );
+}
+
+/// Messages under way at each fault.
+const UNDER_WAY: usize = 100;
+
+#[test]
+fn a_standby_takes_over_from_a_process_that_is_killed() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let (mut first, mut second, port) = two(&database, &app, "2s");
+    let (status, text) = get(port, "/readyz").unwrap();
+    let says = format!("stands by: {app} on ");
+    assert!(
+        status == 503 && text.contains(&says) && text.contains("serves"),
+        "{text}"
+    );
+    assert_eq!(get(port, "/livez").unwrap().0, 200);
+    let load = load(&app);
+    for half in 1..=2 {
+        load.allow(load.expected() * half / 2);
+        load.wait_arrived(load.expected() * half / 2 - UNDER_WAY);
+        first.freeze();
+        load.wait_under_way(UNDER_WAY / 2);
+        first.kill();
+        second.wait_ready();
+        assert!(second.ready.contains("session resumed"), "{}", second.ready);
+        std::mem::swap(&mut first, &mut second);
+        start(&mut second);
+        second.wait_log_times("stands by: ", half);
+    }
+    settle(load, &database, "killed twice");
+}
+
+/// It is stopped until its lease is over, and goes on when the other has begun.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_writes_nothing_more_and_stands_by() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let (mut first, mut second, _) = two(&database, &app, "2s");
+    let load = load(&app);
+    for half in 1..=2 {
+        load.allow(load.expected() * half / 2);
+        load.wait_arrived(load.expected() * half / 2 - UNDER_WAY);
+        first.freeze();
+        load.wait_under_way(UNDER_WAY / 2);
+        second.wait_ready();
+        first.thaw();
+        first.wait_log_times(
+            "this process serves no longer, and stands by",
+            half.div_ceil(2),
+        );
+        first.wait_log("serves; this process takes over when it ends");
+        std::mem::swap(&mut first, &mut second);
+    }
+    settle(load, &database, "stopped past the lease twice");
+}
+
+/// The lease is far longer than a test may wait.
+#[test]
+fn a_process_that_is_told_to_stop_gives_its_lease_back() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let (mut first, mut second, _) = two(&database, &app, "10m");
+    let load = load(&app);
+    load.wait_arrived(UNDER_WAY);
+    load.allow(load.expected());
+    let (status, log) = first.stop();
+    assert!(status.success(), "{log}");
+    second.wait_ready();
+    settle(load, &database, "stopped in order");
+    let (status, log) = second.stop();
+    assert!(
+        status.success() && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_process_that_stands_by_stops_when_told_to() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let (_first, mut second, _) = two(&database, &app, "10m");
+    let (status, log) = second.stop();
+    assert!(status.success(), "{log}");
+}
+
+fn control(command: &str) {
+    let mut script = Command::new(root().join("scripts/brokers"));
+    let status = script.args([command, "postgresql"]).status().unwrap();
+    assert!(status.success(), "scripts/brokers {command} postgresql");
+}
+
+/// Stopped in order, then killed, with messages under way; the second time for longer than the
+/// lease lasts.
+#[test]
+fn a_restart_of_the_database_loses_nothing() {
+    let (_server, _broker) = (exclusive(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut observer = database.observer(&app, free_port(), "2s");
+    start(&mut observer);
+    observer.wait_ready();
+    let load = load(&app);
+    for (round, (stop, lease_ends)) in [("stop", false), ("kill", false), ("kill", true)]
+        .into_iter()
+        .enumerate()
+    {
+        load.wait_arrived(load.expected() / 8 * (round + 1));
+        load.allow(load.expected() / 4 * (round + 2));
+        control(stop);
+        if lease_ends {
+            observer.wait_log("this process serves no longer, and stands by");
+        }
+        control("start");
+    }
+    settle(load, &database, "the database restarted three times");
+}
+
+#[test]
+fn the_observer_is_killed_and_goes_on_where_it_was() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut observer = database.observer(&app, free_port(), "1s");
+    start(&mut observer);
+    observer.wait_ready();
+    let load = load(&app);
+    load.wait_arrived(load.expected() / 8);
+    observer.freeze();
+    load.wait_under_way(UNDER_WAY);
+    observer.kill_and_restart();
+    settle(load, &database, "killed and started again");
+}
+
+#[test]
+fn what_is_wrong_with_the_database_is_said_with_its_cause_and_remedy() {
+    let _server = shared();
+    let database = Database::make();
+    let port = var("BED_POSTGRESQL_PORT");
+    let at = |user: &str, name: &str| format!("postgres://{user}@127.0.0.1:{port}/{name}");
+    let nobody = free_port();
+    let wrong = database.dir.path().join("wrong");
+    std::fs::write(&wrong, "wrong").unwrap();
+    let right = PathBuf::from(database.password_file());
+    for (address, query, password, says) in [
+        (
+            at("observer", &database.name),
+            "",
+            Some(&wrong),
+            "password authentication failed",
+        ),
+        (
+            at("observer", &database.name),
+            "",
+            None,
+            "give the password of this user",
+        ),
+        (
+            at("observer", "nowhere"),
+            "",
+            Some(&right),
+            "createdb --owner USER DATABASE",
+        ),
+        (
+            at("tlsonly", &database.name),
+            "?sslmode=disable",
+            Some(&right),
+            "sslmode=require",
+        ),
+        (
+            at("observer", &database.name),
+            "?sslmode=verify-full",
+            Some(&right),
+            "see the certificates of the database",
+        ),
+        (
+            format!("postgres://observer@127.0.0.1:{nobody}/x"),
+            "",
+            Some(&right),
+            "see that the database runs",
+        ),
+    ] {
+        let store = format!("{address}{query}");
+        let mut args = vec!["--broker", "mqtt://127.0.0.1:1", "--store", &store];
+        if let Some(password) = password {
+            args.extend(["--store-password-file", password.to_str().unwrap()]);
+        }
+        let mut observer = Observer::prepare(&args);
+        start(&mut observer);
+        let (status, log) = observer.ended();
+        let target = format!("cannot connect to {address}: ");
+        assert!(
+            !status.success() && log.contains(&target) && log.contains(says),
+            "{says}: {log}"
+        );
+    }
+    // The same with the certificate of the server's own authority.
+    let ca = PathBuf::from(var("BED_TLS")).join("../../postgresql/tls/ca.pem");
+    let store = format!(
+        "{}?sslmode=verify-full&sslrootcert={}",
+        database.address(),
+        ca.display()
+    );
+    let mut command = binary();
+    command.args(["store", "stats", "--store", &store]);
+    command.args(["--store-password-file", &database.password_file()]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("there is no store at postgres://"), "{text}");
+}
+
+#[test]
+fn commands_work_beside_the_observer_and_show_no_password() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut observer = database.observer(&app, free_port(), "5s");
+    start(&mut observer);
+    observer.wait_ready();
+    let login = Broker::Mosquitto.login(&app, "u01");
+    let port = Broker::Mosquitto.port("MQTT");
+    let mut alice = Wire::connect(port, &format!("{app}-alice"), &login, true).unwrap();
+    alice
+        .subscribe(&[&format!("apps/{app}/users/u01/#")])
+        .unwrap();
+    let topic = Path::Chat21.outgoing(&app, "u01", "u02");
+    alice.publish(&topic, r#"{"text":"hi"}"#).unwrap();
+    alice.message(PATIENCE).unwrap();
+    let (done, stats) = database.command(&["store", "stats", "--json"]);
+    let stats: Value = serde_json::from_str(&stats).unwrap_or_else(|_| panic!("{done} {stats}"));
+    assert_eq!(
+        (&stats["messages"], &stats["copies"]),
+        (&1.into(), &2.into())
+    );
+    let (done, text) = database.command(&["store", "check"]);
+    assert!(done && text.contains("is sound"), "{text}");
+    let (done, text) = database.command(&["store", "export", &app, "u01"]);
+    assert!(done && text.contains("\"text\":\"hi\""), "{text}");
+    let (done, text) = database.command(&["block", "ban", &app, "u01"]);
+    assert!(done, "{text}");
+    alice.publish(&topic, r#"{"text":"no"}"#).unwrap();
+    let notice = alice.message(PATIENCE).unwrap();
+    assert!(notice.topic().contains("rejected"), "{}", notice.topic());
+    let (done, text) = database.command(&["config", "show"]);
+    assert!(
+        done && text.contains(&database.address()) && !text.contains("observerpw"),
+        "{text}"
+    );
+}
