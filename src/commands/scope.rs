@@ -305,7 +305,7 @@ mod tests {
         check::<Connection>(23);
         check::<UserConnection>(21);
         check::<LoadConnection>(21);
-        check::<Decisions>(35);
+        check::<Decisions>(36);
         check::<StorePlace>(3);
         check::<NewStore>(3);
         check::<GroupChange>(25);
