@@ -82,14 +82,8 @@ pub(super) async fn run(args: &SendArgs, out: Output) -> anyhow::Result<ExitCode
                 out.json(&json!({"message_id": id, "micros": took.as_micros()}))?;
             } else {
                 out.line(format_args!("sent  {}  after {took:.1?}", shown(&id)))?;
-                if is_group(&args.recipient) && !args.raw {
-                    let User { app, name, .. } = &user;
-                    let group = &args.recipient;
-                    out.message(format_args!(
-                        "note: it goes to the members of {group:?} that are stored; if there is \
-                         no such group, to {name} alone. To see: chat21-observer group show {app} \
-                         {group}"
-                    ));
+                if is_group(&args.recipient) {
+                    out.message(group_note(&user, &args.recipient));
                 }
             }
             Ok(ExitCode::SUCCESS)
@@ -120,6 +114,14 @@ fn message(sender: &str, recipient: &str, text: &str, mark: &str) -> String {
         "attributes": {"tempUID": mark},
     });
     message.to_string()
+}
+
+/// Who gets a message to a group. The sender's copy does not tell whether the group is stored.
+fn group_note(User { app, name, .. }: &User, group: &str) -> String {
+    format!(
+        "note: it goes to the members of {group:?} that are stored; if there is no such group, to \
+         {name} alone. To see: chat21-observer group show {app} {group}"
+    )
 }
 
 /// Whether a message to them is one to a group, by their name.
