@@ -172,7 +172,8 @@ pub fn serve(
 }
 
 /// Where the processor is short, messages come before requests: the threads that read from the
-/// store have the priority of the one that starts them, this one. A thread may always lower its own.
+/// store have the priority of the one that starts them, this one. A thread may always lower its
+/// own.
 fn stand_back() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICE);
