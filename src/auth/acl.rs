@@ -1,9 +1,9 @@
 //! The configuration of a broker that keeps each user to their own paths: a user may write on their
 //! own outgoing paths and read their own inbox, and nothing else.
 //!
-//! Owns the forms for RabbitMQ, Mosquitto, EMQX, NATS and ejabberd. Which paths these are comes from
-//! the layouts in use. The forms are loaded into the brokers of the test bed; that for EMQX is only
-//! checked for its syntax.
+//! Owns the forms for RabbitMQ, Mosquitto, EMQX, NATS and ejabberd. Which paths these are comes
+//! from the layouts in use. The forms are loaded into the brokers of the test bed; that for EMQX is
+//! only checked for its syntax.
 
 mod ejabberd;
 mod nats;

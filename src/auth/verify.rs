@@ -399,9 +399,11 @@ mod tests {
         /// A key file: an error that repeats nothing of it, or keys.
         #[test]
         fn mangled_keys(text in mangled_text(&[
-            r#"{"keys":[{"kty":"oct","k":"YS1zZWNyZXQtb2YtdGhpcnR5LXR3by1ieXRlcy1sb25n","alg":"HS256"}]}"#,
+            r#"{"keys":[{"kty":"oct","k":"YS1zZWNyZXQtb2YtdGhpcnR5LXR3by1i","alg":"HS256"}]}"#,
             r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
-            "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----",
+            "-----BEGIN PUBLIC KEY-----\n\
+             MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+             -----END PUBLIC KEY-----",
         ])) {
             if let Err(error) = Verifier::parse(&Secret::new(text), Lifetime::Any) {
                 let said = error.to_string();

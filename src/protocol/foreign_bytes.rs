@@ -29,7 +29,9 @@ const TOPICS: &[&str] = &[
 ];
 
 const PAYLOADS: &[&str] = &[
-    r#"{"text":"hi","sender_fullname":"A","recipient_fullname":"B","type":"text","channel_type":"direct","attributes":{"tempUID":"t-1","projectId":"p"},"metadata":{"width":1}}"#,
+    r#"{"text":"hi","sender_fullname":"A","recipient_fullname":"B","type":"text",
+        "channel_type":"direct","attributes":{"tempUID":"t-1","projectId":"p"},
+        "metadata":{"width":1}}"#,
     r#"{"text":"hi","group":{"name":"g","members":{"alice":1,"bob":1}},"channel_type":"group"}"#,
     r#"{"status":200}"#,
     r#"{"is_new":false,"archived":true}"#,
@@ -40,9 +42,12 @@ const PAYLOADS: &[&str] = &[
 ];
 
 const DOCUMENTS: &[&str] = &[
-    r#"{"_id":{"$oid":"65a0"},"message_id":"m","sender":"a","recipient":"b","text":"hi","timestamp":1.7E+12,"timelineOf":"a","conversWith":"b","app_id":"tilechat","status":150}"#,
-    r#"{"_id":{"$oid":"65a0"},"key":"b","timelineOf":"a","conversWith":"b","app_id":"tilechat","is_new":true,"archived":false,"timestamp":{"$numberLong":"1700000000000"}}"#,
-    r#"{"uid":"group-1","owner":"a","members":{"a":1,"b":1},"app_id":"tilechat","createdOn":{"$date":"2024-01-11T00:00:00Z"}}"#,
+    r#"{"_id":{"$oid":"65a0"},"message_id":"m","sender":"a","recipient":"b","text":"hi",
+        "timestamp":1.7E+12,"timelineOf":"a","conversWith":"b","app_id":"tilechat","status":150}"#,
+    r#"{"_id":{"$oid":"65a0"},"key":"b","timelineOf":"a","conversWith":"b","app_id":"tilechat",
+        "is_new":true,"archived":false,"timestamp":{"$numberLong":"1700000000000"}}"#,
+    r#"{"uid":"group-1","owner":"a","members":{"a":1,"b":1},"app_id":"tilechat",
+        "createdOn":{"$date":"2024-01-11T00:00:00Z"}}"#,
 ];
 
 proptest! {

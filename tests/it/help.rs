@@ -108,7 +108,7 @@ fn each_command_has_the_flags_that_it_uses() {
     // Ten that matter, --verbose and --help.
     assert_eq!(flags(&["run", "-h"]), 12);
     assert_eq!(flags(&["health", "--help"]), 3);
-    assert_eq!(flags(&["store", "check", "--help"]), 5);
+    assert_eq!(flags(&["store", "check", "--help"]), 6);
     let (_, text, _) = run(&["run", "--help"], &[]);
     let mut rest = text.as_str();
     for group in chat21_observer::config::GROUPS {

@@ -55,9 +55,9 @@ fn per_pair(broker: Broker) -> usize {
     }
 }
 
-/// NATS bounds what a session has not acknowledged (`max_ack_pending`), and each of its subscriptions
-/// by the same number. What exceeds the bound of the session comes after `ack_wait`, behind newer
-/// messages: the order is kept while one subscription is busy alone.
+/// NATS bounds what a session has not acknowledged (`max_ack_pending`), and each of its
+/// subscriptions by the same number. What exceeds the bound of the session comes after `ack_wait`,
+/// behind newer messages: the order is kept while one subscription is busy alone.
 fn paths(broker: Broker) -> Vec<Path> {
     match broker {
         Broker::Nats => vec![Path::Chat21],
