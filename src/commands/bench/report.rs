@@ -73,7 +73,9 @@ fn in_units(figure: Figure, value: f64) -> String {
         Figure::Rate if value < 100.0 => format!("{value:.1}/s"),
         Figure::Rate => format!("{}/s", grouped(&format!("{value:.0}"))),
         Figure::P50 | Figure::P95 | Figure::P99 | Figure::P999 | Figure::Max => millis(value),
-        Figure::Cpu => format!("{value:.1} us"),
+        Figure::Cpu if value < 1_000.0 => format!("{value:.1} us"),
+        // Of a message to a large group.
+        Figure::Cpu => millis(value / 1e3),
     }
 }
 
@@ -250,6 +252,7 @@ mod tests {
         assert_eq!(in_units(Figure::Rate, 999.6), "1,000/s");
         assert_eq!(in_units(Figure::Rate, 9.96), "10.0/s");
         assert_eq!(in_units(Figure::Cpu, 31.42), "31.4 us");
+        assert_eq!(in_units(Figure::Cpu, 135_555.6), "136 ms");
     }
 
     #[test]

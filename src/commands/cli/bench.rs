@@ -109,7 +109,7 @@ pub(in crate::commands) struct BenchArgs {
         value_parser = clap::value_parser!(u32).range(1..=100),
     )]
     pub(in crate::commands) rounds: Option<u32>,
-    /// Show CPU and memory of the observer with this process id
+    /// Process of the observer: show its CPU and memory
     #[arg(long, value_name = "PID")]
     pub(in crate::commands) pid: Option<u32>,
     /// Draw latency against the rates offered, as an SVG
