@@ -297,6 +297,11 @@ fn measure(reader: &mut dyn Reader) {
         let slice = reader.conversations(app, many, false, page(From::Newest));
         slice.expect("a page").entries.len()
     });
+    time("the same, from the oldest on", &mut |reader| {
+        let from = From::Since(Place::Position(0));
+        let slice = reader.conversations(app, many, false, page(from));
+        slice.expect("a page").entries.len()
+    });
     time("messages of the largest conversation", &mut |reader| {
         let slice = reader.messages(&timeline("user-00000"), page(From::Newest));
         slice.expect("a page").entries.len()

@@ -117,6 +117,10 @@ impl Default for States {
 }
 
 impl States {
+    pub(super) fn forget(&mut self, pair: Pair) {
+        self.0.remove(&pair);
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -1,12 +1,14 @@
 //! Deletes what is too old or too much, a few rows at a time, so that no message waits for it.
 //!
-//! Messages are deleted first, oldest first. A sweep through all inboxes then deletes what referred
-//! to them; until then a reader skips a copy whose message is gone.
+//! Messages are deleted first, oldest first, and the copies that sender and recipient have of them.
+//! Where others may have copies, a sweep through all inboxes then deletes what referred to them;
+//! until then a reader skips a copy whose message is gone.
 
 use rusqlite::params;
 
 use super::accounts::{Accounts, SLACK};
 use super::connection::statements;
+use super::conversations::Pair;
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
 use crate::store::{Pruned, Retention, Store};
@@ -20,12 +22,18 @@ statements! {
     // The last message stays: its number would be given a second time.
     // A message that the broker may redeliver stays: it must be recognized then. So does one that
     // may not be published yet: the delivery log makes its copies from it.
-    DELETE_OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "DELETE FROM message_data
-        WHERE seq < coalesce(
+    OLDEST_MESSAGES may scan "the subquery reads ?1 rows" = "SELECT seq, sender, recipient,
+            seq < 0 OR NOT EXISTS (SELECT 1 FROM layout l WHERE l.id = m.layout AND l.name <> '')
+        FROM message_data m WHERE seq < coalesce(
             (SELECT seq FROM message_data ORDER BY seq LIMIT 1 OFFSET ?1),
             (SELECT max(seq) FROM message_data))
         AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR id <= ?4)
-        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = message_data.id)";
+        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = m.id)";
+    DELETE_MESSAGE = "DELETE FROM message_data WHERE seq = ?";
+    DELETE_COPY = "DELETE FROM copy WHERE inbox = ? AND peer = ? AND seq = ?";
+    DELETE_CONVERSATION = "DELETE FROM conversation_state WHERE inbox = ?1 AND peer = ?2
+        AND max(seq, coalesce(patch_seq, seq)) <= ?3 AND NOT EXISTS
+            (SELECT 1 FROM copy WHERE inbox = ?1 AND peer = ?2)";
     DELETE_OLDEST_WEBHOOKS may scan "the subquery reads ?1 rows" = "DELETE FROM webhook
         WHERE seq < coalesce(
             (SELECT seq FROM webhook ORDER BY seq LIMIT 1 OFFSET ?1),
@@ -51,9 +59,10 @@ statements! {
 pub(super) struct Sweep {
     /// The account whose inbox was swept last; 0 between two rounds.
     at: i64,
-    /// The first message there was when the last round of this process ended: nothing refers to one
-    /// before it.
+    /// The first message there was when the last round of this process ended.
     clean_before: Option<i64>,
+    /// Whether messages were deleted since a round began that others may have copies of.
+    is_due: bool,
 }
 
 impl SqliteStore {
@@ -90,15 +99,21 @@ impl SqliteStore {
         };
         // Nothing comes before every id.
         let acknowledged = self.progress.acknowledged.map(|id| *id.as_bytes());
-        let deleted = self.connection.execute(
-            &DELETE_OLDEST_MESSAGES,
-            params![
-                ROWS_PER_STEP,
-                keep_from,
-                too_large,
-                acknowledged.as_ref().map_or(&[][..], |id| id)
-            ],
-        )?;
+        let params = params![
+            ROWS_PER_STEP,
+            keep_from,
+            too_large,
+            acknowledged.as_ref().map_or(&[][..], |id| id)
+        ];
+        let oldest: Vec<(i64, i64, i64, bool)> =
+            self.connection.rows(&OLDEST_MESSAGES, params, |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
+        let deleted = oldest.len();
+        for (seq, sender, recipient, is_elsewhere) in oldest {
+            self.sweep.is_due |= is_elsewhere;
+            self.delete_message(seq, sender, recipient)?;
+        }
         if deleted > 0 {
             self.cache.last_written = None;
         }
@@ -111,6 +126,27 @@ impl SqliteStore {
         }
         let is_done = deleted == 0 && events == 0 && swept && free <= FREE_PAGES;
         Ok(if is_done { Pruned::All } else { Pruned::More })
+    }
+
+    /// Deletes a message and the copies that sender and recipient have of it.
+    fn delete_message(&mut self, seq: i64, sender: i64, recipient: i64) -> Result<(), StoreError> {
+        for (inbox, peer) in [
+            (sender, recipient),
+            (recipient, sender),
+            (recipient, recipient),
+        ] {
+            let copies = self.connection.execute(&DELETE_COPY, [inbox, peer, seq])?;
+            // A group has one of its own: so may its members.
+            self.sweep.is_due |= copies > 0 && inbox == peer;
+            let emptied = self
+                .connection
+                .execute(&DELETE_CONVERSATION, [inbox, peer, seq])?;
+            if emptied > 0 {
+                self.cache.conversations.forget(Pair { inbox, peer });
+            }
+        }
+        self.connection.execute(&DELETE_MESSAGE, [seq])?;
+        Ok(())
     }
 
     /// Bytes of the file that are in use.
@@ -127,11 +163,16 @@ impl SqliteStore {
     }
 
     /// Sweeps some inboxes, beginning where the last step stopped. Returns whether nothing refers
-    /// to a deleted message any more.
+    /// to a deleted message any more, as far as this round knows.
     fn sweep_step(&mut self) -> Result<bool, StoreError> {
         let first = self.first_seq()?.unwrap_or(0);
-        if self.sweep.at == 0 && self.sweep.clean_before == Some(first) {
-            return Ok(true);
+        if self.sweep.at == 0 {
+            // Now and then for the accounts that nothing refers to any more.
+            let is_clean = |clean: i64| !self.sweep.is_due && first < clean.saturating_add(SLACK);
+            if self.sweep.clean_before.is_some_and(is_clean) {
+                return Ok(true);
+            }
+            self.sweep.is_due = false;
         }
         let most = usize::try_from(ROWS_PER_STEP).expect("a small number");
         let mut rows = 0;
@@ -143,6 +184,7 @@ impl SqliteStore {
                 self.sweep = Sweep {
                     at: 0,
                     clean_before: Some(first),
+                    ..self.sweep
                 };
                 return Ok(true);
             };
