@@ -313,7 +313,8 @@ fn body(origin: &Origin, from: &str, to: &str) -> Body {
     let payload = format!(
         "{{\"text\":\"shall we meet at the station at half past six, as the last time?\",\
          \"type\":\"text\",\"sender_fullname\":\"Ada Lovelace\",\"recipient_fullname\":\
-         \"Charles Babbage\",\"channel_type\":\"direct\",\"attributes\":{{\"tempUID\":\"{:016x}\"}}}}",
+         \"Charles Babbage\",\"channel_type\":\"direct\",\
+         \"attributes\":{{\"tempUID\":\"{:016x}\"}}}}",
         origin.now.as_millis()
     );
     let owned = Owned {
@@ -344,7 +345,7 @@ fn direct(_: &mut Criterion) {
         let ended = Spent::now();
         let each = |sum: u64| sum as f64 / MEASURED as f64;
         println!(
-            "a direct message, {per_batch} a batch: {:.2} us of CPU and {:.2} us of upkeep, {:.2} us \
+            "a direct message, {per_batch} a batch: {:.2} us of CPU, {:.2} us of upkeep, {:.2} us \
              of wall clock, {:.0} bytes, {:.0} bytes written",
             each(ended.cpu - began.cpu - writer.upkept) / 1e3,
             each(writer.upkept) / 1e3,

@@ -257,7 +257,7 @@ impl SqliteStore {
             let topic = str::from_utf8(topic).ok().map(TopicName::parse);
             let topic = topic.and_then(Result::ok);
             if topic.is_none() {
-                error!(message_id = %id, "the delivery log holds a topic that is none: it is left out");
+                error!(message_id = %id, "a topic in the delivery log is none: it is left out");
             }
             topic
         };

@@ -62,7 +62,8 @@ statements! {
     CLIENTS = "SELECT client_id, since FROM presence WHERE app = ? AND user = ?";
     FIND_ABSENCE = "SELECT seq, redelivered_by FROM absence WHERE app = ? AND user = ?";
     LAST_POSITION = "SELECT max(seq) FROM message_data";
-    MESSAGE_UP_TO = "SELECT seq, stored_at FROM message_data WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
+    MESSAGE_UP_TO = "SELECT seq, stored_at FROM message_data WHERE seq <= ?
+        ORDER BY seq DESC LIMIT 1";
 }
 
 impl FactSource for SqliteStore {

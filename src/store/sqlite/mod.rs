@@ -334,3 +334,5 @@ pub(crate) mod faults;
 mod query_plans;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade_tests;

@@ -48,7 +48,8 @@ statements! {
         "DELETE FROM conversation_state WHERE inbox = ?1 AND max(seq, coalesce(patch_seq, seq)) < ?2
         AND NOT EXISTS (SELECT 1 FROM copy t
             WHERE t.inbox = conversation_state.inbox AND t.peer = conversation_state.peer)";
-    DELETE_ACCOUNT may scan "stops at the first row" = "DELETE FROM account WHERE id = ?1 AND used < ?2
+    DELETE_ACCOUNT may scan "stops at the first row" =
+        "DELETE FROM account WHERE id = ?1 AND used < ?2
         AND NOT EXISTS (SELECT 1 FROM conversation_state WHERE inbox = ?1)
         AND NOT EXISTS (SELECT 1 FROM conversation_state WHERE peer = ?1)
         AND NOT EXISTS (SELECT 1 FROM copy WHERE inbox = ?1)";

@@ -21,16 +21,19 @@ const CACHE: i64 = -65_536;
 const DEFAULT_CACHE: i64 = -2_000;
 
 statements! {
-    IS_UNFINISHED may scan "a few rows" = "SELECT 1 FROM sqlite_schema WHERE name = 'old_conversation' LIMIT 1";
+    IS_UNFINISHED may scan "a few rows" =
+        "SELECT 1 FROM sqlite_schema WHERE name = 'old_conversation' LIMIT 1";
     DROP_OLD_MESSAGES = "DROP TABLE old_message";
     DROP_OLD_TIMELINE = "DROP TABLE old_timeline";
     DROP_OLD_CONVERSATIONS = "DROP TABLE old_conversation";
     DROP_OLD_DELIVERIES = "DROP TABLE old_delivery";
     DROP_OLD_FAN_OUTS = "DROP TABLE old_fan_out";
     DROP_OLD_POSITIONS = "DROP TABLE old_fan_out_position";
-    HAS_ACCOUNTS may scan "stops at the first row" = "SELECT 1 FROM account LIMIT 1";
+    HAS_ACCOUNTS may scan "stops at the first row" =
+        "SELECT 1 FROM account LIMIT 1";
     // In the order of the old tables: what follows is appended to the new ones.
-    NAME_INBOXES may scan "once" = "INSERT INTO account (app, name, used)
+    NAME_INBOXES may scan "once" =
+        "INSERT INTO account (app, name, used)
         SELECT app, inbox_of, (SELECT coalesce(max(seq), 0) FROM old_message)
         FROM (SELECT DISTINCT app, inbox_of FROM old_timeline) ORDER BY app, inbox_of";
     LAST_OLD = "SELECT coalesce(max(seq), 0) FROM old_message";
@@ -40,22 +43,27 @@ statements! {
     INSERT_ACCOUNT = "INSERT INTO account (app, name, used) VALUES (?, ?, ?)";
     FIND_LAYOUT = "SELECT id FROM layout WHERE name = ?";
     INSERT_LAYOUT = "INSERT INTO layout (name) VALUES (?)";
-    OLD_MESSAGES may scan "stops after some rows" = "SELECT seq, message_id, app, sender, recipient, layout, stored_at, fingerprint,
+    OLD_MESSAGES may scan "stops after some rows" =
+        "SELECT seq, message_id, app, sender, recipient, layout, stored_at, fingerprint,
         body FROM old_message ORDER BY seq LIMIT ?";
     MOVE_MESSAGE = "INSERT INTO message_data
         (seq, id, sender, recipient, layout, stored_at, fingerprint, written, body)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
     FORGET_MESSAGES = "DELETE FROM old_message WHERE seq <= ?";
-    OLD_COPIES may scan "stops after some rows" = "SELECT app, inbox_of, seq, convers_with, status FROM old_timeline
+    OLD_COPIES may scan "stops after some rows" =
+        "SELECT app, inbox_of, seq, convers_with, status FROM old_timeline
         ORDER BY app, inbox_of, seq, convers_with LIMIT ?";
     MOVE_COPY = "INSERT INTO copy (inbox, peer, seq, status) VALUES (?, ?, ?, ?)";
     FORGET_COPIES = "DELETE FROM old_timeline
         WHERE (app, inbox_of, seq, convers_with) <= (?, ?, ?, ?)";
     // What has copies has a row: one that shows none of them, until the old one is moved.
-    KEEP_STATES may scan "once" = "INSERT INTO conversation_state (inbox, peer, since, seq, is_new, archived)
+    KEEP_STATES may scan "once" =
+        "INSERT INTO conversation_state (inbox, peer, since, seq, is_new, archived)
         SELECT inbox, peer, max(0, max(seq)), 0, 0, 0 FROM copy GROUP BY inbox, peer";
-    HAS_STATES may scan "stops at the first row" = "SELECT 1 FROM conversation_state LIMIT 1";
-    OLD_CONVERSATIONS may scan "stops after some rows" = "SELECT app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq
+    HAS_STATES may scan "stops at the first row" =
+        "SELECT 1 FROM conversation_state LIMIT 1";
+    OLD_CONVERSATIONS may scan "stops after some rows" =
+        "SELECT app, inbox_of, convers_with, seq, is_new, archived, patch, patch_seq
         FROM old_conversation ORDER BY app, inbox_of, convers_with LIMIT ?";
     MOVE_CONVERSATION = "INSERT INTO conversation_state
         (inbox, peer, since, seq, is_new, archived, patch, patch_seq)
@@ -64,16 +72,19 @@ statements! {
             patch = ?6, patch_seq = ?7";
     FORGET_CONVERSATIONS = "DELETE FROM old_conversation
         WHERE (app, inbox_of, convers_with) <= (?, ?, ?)";
-    OLD_DELIVERIES may scan "stops after some rows" = "SELECT message_id, number, came_on, purpose, topic, status, payload, properties
+    OLD_DELIVERIES may scan "stops after some rows" =
+        "SELECT message_id, number, came_on, purpose, topic, status, payload, properties
         FROM old_delivery ORDER BY message_id, number LIMIT ?";
     MOVE_DELIVERY = "INSERT INTO delivery
         (id, number, count, came_on, purpose, topics, payload, properties)
         VALUES (?, ?, 1, ?, ?, ?, ?, ?)";
     FORGET_DELIVERIES = "DELETE FROM old_delivery WHERE (message_id, number) <= (?, ?)";
-    OLD_FAN_OUTS may scan "stops after some rows" = "SELECT message_id, came_on, work FROM old_fan_out ORDER BY message_id LIMIT ?";
+    OLD_FAN_OUTS may scan "stops after some rows" =
+        "SELECT message_id, came_on, work FROM old_fan_out ORDER BY message_id LIMIT ?";
     MOVE_FAN_OUT = "INSERT INTO fan_out (id, came_on, work) VALUES (?, ?, ?)";
     FORGET_FAN_OUTS = "DELETE FROM old_fan_out WHERE message_id <= ?";
-    OLD_POSITIONS may scan "stops after some rows" = "SELECT message_id, position FROM old_fan_out_position
+    OLD_POSITIONS may scan "stops after some rows" =
+        "SELECT message_id, position FROM old_fan_out_position
         ORDER BY message_id LIMIT ?";
     MOVE_POSITION = "INSERT INTO fan_out_position (id, position) VALUES (?, ?)";
     FORGET_POSITIONS = "DELETE FROM old_fan_out_position WHERE message_id <= ?";
