@@ -47,12 +47,12 @@ pub(super) struct IdText(pub(super) String);
 
 impl FromSql for IdText {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        match value {
-            ValueRef::Blob(bytes) => Uuid::from_slice(bytes)
-                .map(|id| Self(id.hyphenated().to_string()))
-                .map_err(|error| FromSqlError::Other(error.into())),
-            other => Ok(Self(other.as_str()?.to_owned())),
-        }
+        let Ok(bytes) = value.as_blob() else {
+            return Ok(Self(value.as_str()?.to_owned()));
+        };
+        Uuid::from_slice(bytes)
+            .map(|id| Self(id.hyphenated().to_string()))
+            .map_err(|error| FromSqlError::Other(error.into()))
     }
 }
 
