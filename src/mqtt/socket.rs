@@ -14,9 +14,9 @@ use async_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolErr
 use async_tungstenite::tungstenite::protocol::Message;
 use bytes::{Buf, BytesMut};
 use futures_util::{Sink, Stream as _};
-use rumqttc::tokio_rustls::client::TlsStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Room for one read: several messages of usual size. Payloads keep the memory that they were read
 /// into, so it is not larger.

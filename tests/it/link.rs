@@ -472,6 +472,34 @@ fn a_session_closed_again_and_again_without_a_word_looks_like_a_takeover() {
     assert!(sessions >= 2, "{}", observer.log());
 }
 
+/// RabbitMQ delivers a topic or a property that is not UTF-8, and delivers it again until it is
+/// acknowledged. It must not cost the connection, on either version of MQTT.
+#[test]
+fn what_is_not_utf8_is_acknowledged_on_the_connection_it_came_on() {
+    for protocol in ["3.1.1", "5"] {
+        let script = Script::listen();
+        let _observer = script.observer(&["--protocol", protocol]);
+        let mut session = script.session();
+        let properties: &[u8] = match protocol {
+            "5" => &[7, 0x26, 0, 1, 0xff, 0, 1, b'v'],
+            _ => &[],
+        };
+        let connack: &[u8] = if protocol == "5" { &[0, 0, 0] } else { &[0, 0] };
+        session.wire.send(&packet(CONNACK, connack)).unwrap();
+        assert_eq!(session.next().0, 0x82, "SUBSCRIBE");
+        let mut lane = script.lane();
+        lane.wire.send(&packet(CONNACK, connack)).unwrap();
+        for packet_id in 1..=2_u8 {
+            let topic = b"a/outgoing/users/\xff/messages/bob/outgoing";
+            let head = [&[0, topic.len() as u8], &topic[..], &[0, packet_id]].concat();
+            let bytes = packet(0x32, &[&head, properties, b"{}"].concat());
+            session.wire.send(&bytes).unwrap();
+            // Whoever waits for the answer to SUBSCRIBE refuses all the same.
+            assert_eq!(session.ack(), u16::from(packet_id));
+        }
+    }
+}
+
 #[test]
 fn a_server_keep_alive_of_zero_is_no_ping_storm() {
     let script = Script::listen();
