@@ -259,9 +259,11 @@ mod tests {
     }
 
     fn packet_ids(outbox: &mut Outbox) -> Vec<u16> {
-        let ids = std::iter::from_fn(|| outbox.pop()).map(|packet| match packet {
-            Outgoing::Publish { packet_id, .. } => packet_id,
-            other => panic!("{other:?}"),
+        let ids = std::iter::from_fn(|| outbox.pop()).map(|packet| {
+            let Outgoing::Publish { packet_id, .. } = packet else {
+                panic!("{packet:?}");
+            };
+            packet_id
         });
         ids.collect()
     }

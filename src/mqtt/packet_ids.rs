@@ -118,7 +118,7 @@ mod tests {
                 let id = ids.take(Purpose::Publish(token)).unwrap();
                 prop_assert!(in_use.iter().all(|(used, _)| *used != id));
                 in_use.push((id, token));
-                if token % 3 != 0 {
+                if !token.is_multiple_of(3) {
                     let (id, token) = in_use.swap_remove(answered.index(in_use.len()));
                     prop_assert_eq!(ids.release(id, is_publish), Some(Purpose::Publish(token)));
                 }

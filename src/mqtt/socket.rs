@@ -3,6 +3,11 @@
 //! Owns reading what is there and writing what waits, with as few calls as it takes. Leaves packets
 //! to `connection.rs`.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's long list of errors is sorted into a few kinds"
+)]
+
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -25,6 +30,8 @@ const READ_BYTES: usize = 32 << 10;
 const MOST_READ_BYTES: usize = 1 << 20;
 /// Room below which more is made.
 const LITTLE_ROOM: usize = 8 << 10;
+
+const NO_MQTT: &str = "text came over the WebSocket, which is not MQTT";
 
 /// A stream of bytes.
 pub(super) enum Stream {
@@ -133,33 +140,24 @@ impl Socket {
         input: &mut BytesMut,
         missing: usize,
     ) -> Poll<io::Result<Read>> {
-        match &mut self.kind {
+        let read = match &mut self.kind {
             Kind::Bytes(stream) => {
                 if input.capacity() - input.len() < LITTLE_ROOM {
                     input.reserve(missing.clamp(READ_BYTES, MOST_READ_BYTES));
                 }
                 // Nothing is lost with this future: it reads only when it is ready.
-                let read = pin!(stream.read_buf(input)).poll(cx);
-                let read = ready!(read)?;
-                self.answer_early();
-                Poll::Ready(Ok(if read == 0 { Read::End } else { Read::Some }))
+                match ready!(pin!(stream.read_buf(input)).poll(cx)) {
+                    Ok(0) => Ok(Read::End),
+                    Ok(_) => Ok(Read::Some),
+                    Err(error) => Err(error),
+                }
             }
-            Kind::WebSocket(socket) => loop {
-                return Poll::Ready(match ready!(Pin::new(&mut *socket).poll_next(cx)) {
-                    Some(Ok(Message::Binary(bytes))) => {
-                        input.extend_from_slice(&bytes);
-                        Ok(Read::Some)
-                    }
-                    // A ping is answered by the library.
-                    Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                    Some(Ok(Message::Close(_))) | None => Ok(Read::End),
-                    Some(Ok(Message::Text(_))) => Err(io::Error::other(
-                        "text came over the WebSocket, which is not MQTT",
-                    )),
-                    Some(Err(error)) => websocket_end(error),
-                });
-            },
+            Kind::WebSocket(socket) => ready!(poll_message(socket, cx, input)),
+        };
+        if matches!(read, Ok(Read::Some)) {
+            self.answer_early();
         }
+        Poll::Ready(read)
     }
 
     /// Confirms at once to the system of the other side what was read. It may wait for that before
@@ -226,6 +224,26 @@ impl Socket {
     /// Whether something that was taken may not have left.
     pub(super) fn needs_flush(&self) -> bool {
         self.needs_flush
+    }
+}
+
+/// Adds the next message to `input`. The library answers pings.
+fn poll_message(
+    socket: &mut WebSocket,
+    cx: &mut Context<'_>,
+    input: &mut BytesMut,
+) -> Poll<io::Result<Read>> {
+    loop {
+        return Poll::Ready(match ready!(Pin::new(&mut *socket).poll_next(cx)) {
+            Some(Ok(Message::Binary(bytes))) => {
+                input.extend_from_slice(&bytes);
+                Ok(Read::Some)
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Close(_))) | None => Ok(Read::End),
+            Some(Ok(Message::Text(_))) => Err(io::Error::other(NO_MQTT)),
+            Some(Err(error)) => websocket_end(error),
+        });
     }
 }
 

@@ -128,11 +128,13 @@ async fn websocket(url: &str, stream: Stream) -> Result<Socket, LinkError> {
 }
 
 fn websocket_error(error: &WebSocketError) -> LinkError {
-    match error {
-        WebSocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
-            error::other_websocket()
-        }
-        error => error::websocket_error(error),
+    let is_other = matches!(
+        error,
+        WebSocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))
+    );
+    match is_other {
+        true => error::other_websocket(),
+        false => error::websocket_error(error),
     }
 }
 

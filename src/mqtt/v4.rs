@@ -3,6 +3,11 @@
 //! Owns the crate's types and errors of this version. Leaves everything both versions share to the
 //! files beside it.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the crate's long lists of codes and errors are sorted into a few kinds"
+)]
+
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::v4::{
     ConnAck, Connect, ConnectReturnCode, Disconnect, LastWill, Login, PingReq, PubAck,
@@ -147,10 +152,6 @@ fn granted(suback: &SubAck) -> Vec<Result<u8, ReasonCode>> {
     suback.return_codes.iter().map(code).collect()
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "most of the crate's errors say the same: this is no packet"
-)]
 fn link_error(error: &mqttbytes::Error, phase: Phase) -> LinkError {
     match error {
         mqttbytes::Error::InvalidSubscribeReasonCode(code) => error::filter_refused(*code),

@@ -3,6 +3,11 @@
 //! Owns the crate's types and errors of this version. Leaves everything both versions share to the
 //! files beside it.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the crate's long lists of codes and errors are sorted into a few kinds"
+)]
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -274,10 +279,6 @@ fn disconnected(header: FixedHeader, packet: &Bytes) -> Result<Incoming, mqttbyt
     Ok(Incoming::Disconnect(disconnected_by_server(code, reason)))
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "most of the many reasons say nothing about the next attempt"
-)]
 fn disconnected_by_server(code: u8, reason: Option<String>) -> LinkError {
     use DisconnectReasonCode as Code;
     let known = Code::try_from(code).ok();

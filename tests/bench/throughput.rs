@@ -1,7 +1,8 @@
 //! Messages a second through the observer, without and with its store, beside those of a null
 //! forwarder on the same broker in the same run: `scripts/bench`.
 //!
-//! BENCH_BESIDE=PROGRAM measures that program, too, in the same rounds: another build of the observer.
+//! BENCH_BESIDE=PROGRAM measures that program, too, in the same rounds: another build of the
+//! observer.
 //!
 //! The null forwarder has the same connections, a persistent session among them (RabbitMQ writes to
 //! the disk what waits in one), and the same order of things (two copies, acknowledged when both

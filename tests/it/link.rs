@@ -491,7 +491,8 @@ fn what_is_not_utf8_is_acknowledged_on_the_connection_it_came_on() {
         lane.wire.send(&packet(CONNACK, connack)).unwrap();
         for packet_id in 1..=2_u8 {
             let topic = b"a/outgoing/users/\xff/messages/bob/outgoing";
-            let head = [&[0, topic.len() as u8], &topic[..], &[0, packet_id]].concat();
+            let length = u16::try_from(topic.len()).unwrap().to_be_bytes();
+            let head = [&length[..], &topic[..], &[0, packet_id]].concat();
             let bytes = packet(0x32, &[&head, properties, b"{}"].concat());
             session.wire.send(&bytes).unwrap();
             // Whoever waits for the answer to SUBSCRIBE refuses all the same.
