@@ -45,7 +45,7 @@ use crate::rules::plan::Purpose;
 /// leads to two publishes; QoS 0 has no window of its own.
 const QUEUED_PER_MESSAGE: usize = 4;
 
-/// Payload bytes of messages under way and of their copies, before no more messages are taken.
+/// Bytes of topics and payloads of messages under way and of their copies, before no more messages are taken.
 const BYTES_UNDER_WAY: usize = 64 << 20;
 
 /// Where an entry's acknowledgement stands.
@@ -92,7 +92,7 @@ pub struct Ledger {
     redeliveries: Redeliveries,
     unpublished: Unpublished,
     queues: PublishQueues,
-    /// Payload bytes of all entries and of what is made of them.
+    /// Bytes of topics and payloads of all entries and of what is made of them.
     bytes: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
@@ -272,7 +272,8 @@ impl Ledger {
             fingerprint,
             since,
         } = message;
-        let bytes = received.payload.len();
+        // A topic may have 65,535 bytes.
+        let bytes = received.topic.len() + received.payload.len();
         self.bytes += bytes;
         self.unpublished.insert(id);
         let key = self.entries.insert(Entry {
@@ -327,7 +328,8 @@ impl Ledger {
             // Copies of one payload share its memory.
             let payload = publish.payload.as_ptr();
             let is_shared = before == Some(payload);
-            let bytes = if is_shared { 0 } else { publish.payload.len() };
+            let of_payload = if is_shared { 0 } else { publish.payload.len() };
+            let bytes = publish.topic.as_str().len() + of_payload;
             let queued = QueuedPublish {
                 entry: key,
                 publish,

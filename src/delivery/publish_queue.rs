@@ -77,7 +77,8 @@ pub(super) struct QueuedPublish {
     pub entry: usize,
     pub publish: Publish,
     pub purpose: Purpose,
-    /// What it counts for in the bound on bytes: 0 if an earlier publish shares its payload.
+    /// What it counts for in the bound on bytes: only its topic if an earlier publish shares its
+    /// payload.
     pub bytes: usize,
     /// The message's id, if the delivery log holds the publish.
     pub logged_as: Option<MessageId>,

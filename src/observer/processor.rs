@@ -7,13 +7,18 @@
 mod batch;
 mod fan_outs;
 mod persistence;
+mod request;
 
 use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
+
+use tracing::error;
 
 pub use self::batch::{BacklogRead, Batch, Decided, Processed, Resumed};
 use self::fan_outs::{Confirmed, FanOuts, Unfinished};
 pub use self::persistence::Persistence;
+use self::request::read;
 use crate::delivery::ledger::EntryId;
 use crate::delivery::left::LeftRead;
 use crate::delivery::pending::PendingMessage;
@@ -23,8 +28,7 @@ use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
-use crate::protocol::refusal::Refused;
-use crate::protocol::request::Request;
+use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, Found, STEP, Step};
@@ -37,6 +41,9 @@ use crate::store::{
     Upkeep, thread,
 };
 use crate::telemetry::clock::Clock;
+use crate::telemetry::crash_point::panic_on;
+
+const PANICKED: &str = "a fault of the observer: the message is refused as internal";
 use crate::telemetry::{CrashPoint, Metrics};
 
 /// Decides on messages, and writes what their plans say.
@@ -50,6 +57,10 @@ pub struct Processor {
     fan_outs: FanOuts,
     /// Rows written since the thread asked last.
     written: usize,
+    /// The message that is being decided on.
+    deciding: Option<MessageId>,
+    /// The message on which a decision has panicked: it is refused.
+    poison: Option<MessageId>,
     /// Who has become a member by the change of a group that was asked for last;
     /// `None` if it was not made.
     added: Option<Users>,
@@ -66,6 +77,8 @@ impl Processor {
             clock: Clock,
             fan_outs: FanOuts::default(),
             written: 0,
+            deciding: None,
+            poison: None,
             added: None,
         }
     }
@@ -96,6 +109,28 @@ impl Processor {
     pub fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         self.router.policy = batch.policy.clone();
         self.persistence.take_dropped();
+        loop {
+            self.deciding = None;
+            let before = self.fan_outs.clone();
+            let tried = catch_unwind(AssertUnwindSafe(|| self.try_process(batch)));
+            let panic = match tried {
+                Ok(processed) => return processed,
+                Err(panic) => panic,
+            };
+            // No message is worth a restart, which it would survive.
+            let Some(id) = self.deciding.filter(|id| Some(*id) != self.poison) else {
+                resume_unwind(panic);
+            };
+            error!(message_id = %id, "{PANICKED}");
+            self.poison = Some(id);
+            self.fan_outs = before;
+            if let Some(store) = self.persistence.as_store_mut() {
+                store.rollback();
+            }
+        }
+    }
+
+    fn try_process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         if self.persistence.as_store().is_none() {
             return self.process_all(batch);
         }
@@ -167,8 +202,10 @@ impl Processor {
         let mut room = batch.room_for_bulk;
         let mut decided = Vec::with_capacity(batch.messages.len() + 1);
         for message in &batch.messages {
+            self.deciding = Some(message.id);
             decided.push(self.decide(message, batch, &mut room)?);
         }
+        self.deciding = None;
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
         let read = self.read_backlog(batch.backlog)?;
         let left = self.read_left(batch.left.as_ref())?;
@@ -326,11 +363,22 @@ impl Processor {
         origin: &Origin,
         leave: bool,
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
-        let received = self.as_stored(message)?;
+        let is_poison = self.poison == Some(message.id);
+        let received = match is_poison {
+            true => Cow::Borrowed(&message.received),
+            false => self.as_stored(message)?,
+        };
         let added = self.added.clone();
-        let Some(request) = read(&self.router, added.as_ref(), message, &received) else {
+        let request = match is_poison {
+            true => Some(Err(Refusal::Internal.into())),
+            false => read(&self.router, added.as_ref(), message, &received),
+        };
+        let Some(request) = request else {
             return Ok((Decided::nothing(message.entry), None));
         };
+        if !is_poison {
+            panic_on(&received.payload);
+        }
         let part = message.via.part();
         let arrival = Arrival {
             received: &received,
@@ -496,51 +544,6 @@ impl Processor {
         }
         Ok((publishes, rest))
     }
-}
-
-/// The request of a message; `None` if it is not made after all. `added`: see
-/// [`Processor::added`].
-fn read<'a>(
-    router: &'a Router,
-    added: Option<&'a Users>,
-    message: &'a PendingMessage,
-    received: &'a Received,
-) -> Option<Result<Request<'a>, Refused>> {
-    // What has passed before passes again, whatever speaks against it now.
-    let is_stored = !std::ptr::eq(&raw const message.received, received);
-    let request = match &message.refused {
-        Some(pending) if !is_stored => return Some(Err(pending.refused.clone())),
-        Some(_) | None if is_stored => router.read_stored(received),
-        Some(_) | None => router.read(received),
-    };
-    let Some(part) = message.via.part() else {
-        return Some(request.map_err(Refused::from));
-    };
-    let request = match (&part.task, added, request) {
-        (Task::Change(change), _, Ok(Request::Message { outgoing, .. })) => {
-            Ok(Request::GroupChange { outgoing, change })
-        }
-        (Task::Register { instance, body }, _, Ok(Request::Message { outgoing, .. })) => {
-            Ok(Request::Register {
-                outgoing,
-                instance,
-                body,
-            })
-        }
-        (Task::Erase(what), _, Ok(Request::Message { outgoing, .. })) => Ok(Request::Erase {
-            outgoing,
-            what: *what,
-        }),
-        (Task::History, Some(members), Ok(Request::Message { outgoing, .. })) => {
-            Ok(Request::GroupHistory { outgoing, members })
-        }
-        (Task::History | Task::Announcement(_), None, _) => return None,
-        (Task::Announcement(Some(member)), Some(added), _) if !added.contains(member) => {
-            return None;
-        }
-        (_, _, request) => request,
-    };
-    Some(request.map_err(Refused::from))
 }
 
 impl thread::Work for Processor {

@@ -45,6 +45,8 @@ pub enum Refusal {
     Unroutable,
     /// The broker refused the forward, or the operator's decision service refused the message.
     Unauthorized,
+    /// A fault of the observer: it panicked on the message.
+    Internal,
 }
 
 impl Refusal {
@@ -80,6 +82,7 @@ impl Refusal {
             }
             Self::Unroutable => "the broker cannot carry one of the identifiers in a topic",
             Self::Unauthorized => "the broker or the decision service does not allow it",
+            Self::Internal => "a fault of the observer: its log says more",
         }
     }
 }
@@ -156,6 +159,7 @@ mod tests {
                 "bad-status",
                 "unroutable",
                 "unauthorized",
+                "internal",
             ]
         );
         for reason in Refusal::ALL {

@@ -24,6 +24,25 @@ pub enum CrashPoint {
     Forgotten,
 }
 
+/// Panics if the payload holds the word that stands in `PANIC_ON`; does nothing in a release build.
+#[cfg(debug_assertions)]
+pub fn panic_on(payload: &[u8]) {
+    use std::sync::OnceLock;
+
+    static ON: OnceLock<Option<String>> = OnceLock::new();
+    if let Some(word) = ON.get_or_init(|| std::env::var("PANIC_ON").ok()) {
+        assert!(
+            !String::from_utf8_lossy(payload).contains(word),
+            "a test wants a panic"
+        );
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn panic_on(_: &[u8]) {}
+
 impl CrashPoint {
     /// Ends the process with SIGABRT, if `CRASH_AT` names this point and it is passed for the time
     /// that stands there: `CRASH_AT=committed:3`.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Broker, Observer, PATIENCE, fresh_app};
 use crate::load::{Load, Path, Plan, users};
+use crate::wire::Wire;
 
 /// The points, as `src/telemetry/crash_point.rs` names them, and how often each may be passed
 /// before: some come for each message, some for each commit.
@@ -110,4 +111,40 @@ fn crashes_lose_nothing_on_rabbitmq4() {
 #[test]
 fn crashes_lose_nothing_on_mosquitto() {
     crashes_lose_nothing_and_repeat_nothing_under_another_id(Broker::Mosquitto);
+}
+
+/// A panic on one message is that message's end, and nobody else's.
+#[test]
+fn a_message_on_which_it_panics_is_refused() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let url = broker.url(false);
+    for store in [&[][..], &["--store", "none"]] {
+        let args = ["--broker", &url, "--username", "observer", "--app", &app];
+        let mut observer = Observer::prepare(&[&args[..], store].concat());
+        observer.spawn(&[("OBSERVER_PASSWORD", "observerpw"), ("PANIC_ON", "boom")]);
+        observer.wait_ready();
+        let login = broker.login(&app, "u01");
+        let mut user = Wire::connect(broker.port("MQTT"), &app, &login, true).unwrap();
+        user.subscribe(&[&format!("apps/{app}/users/u01/#")])
+            .unwrap();
+        let topic = Path::Chat21.outgoing(&app, "u01", "u01");
+        for text in ["before", "boom", "after"] {
+            user.publish(&topic, format!(r#"{{"text":"{text}"}}"#))
+                .unwrap();
+        }
+        let mut texts = vec![];
+        while !texts.contains(&"after".to_owned()) || !texts.contains(&"internal".to_owned()) {
+            let message = user.message(PATIENCE).expect("a copy or a notice").json();
+            let said = message["text"].as_str().or(message["reason"].as_str());
+            texts.push(said.unwrap_or_default().to_owned());
+        }
+        assert!(!texts.contains(&"boom".to_owned()), "{texts:?}");
+        let (status, log) = observer.stop();
+        assert!(
+            status.success() && log.contains("refused as internal"),
+            "{log}"
+        );
+    }
 }

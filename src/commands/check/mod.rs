@@ -101,14 +101,14 @@ async fn check_connected(
 ) -> Result<(), (&'static str, LinkError)> {
     let links = config.visitor_links("check");
     let at = |step| move |error| (step, error);
-    broker::login_and_subscribe(config, &links, report)
+    let all_granted = broker::login_and_subscribe(config, &links, report)
         .await
         .map_err(at("login"))?;
     broker::anonymous(config, report).await;
-    broker::session(&links, report)
+    broker::session(config, &links, report)
         .await
         .map_err(at("session"))?;
-    Box::pin(round_trip::run(config, &links, report))
+    Box::pin(round_trip::run(config, &links, all_granted, report))
         .await
         .map_err(at("round trip"))?;
     broker::identifiers(config, &links, report).await;

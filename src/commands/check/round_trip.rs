@@ -29,13 +29,17 @@ const RUNNING: &str = "messages of this check came twice: an observer serves thi
                        Two of them would deliver everything twice";
 const NAGLE: &str = "the broker waits for TCP's delayed acknowledgements (Mosquitto: \
                      set_tcp_nodelay true)";
+const NOT_GRANTED: &str = "no observer gets ready here: the broker does not grant a subscription \
+                           that it needs (above)";
 const DEAF: &str = "what an observer sends to itself does not come back (a broker may grant a \
                     subscription and deliver nothing): may this user read and write everything, \
                     observer/# too?";
 
+/// `all_granted`: an observer gets the subscriptions it needs.
 pub(super) async fn run(
     config: &Config,
     links: &LinkSettings,
+    all_granted: bool,
     report: &mut Report,
 ) -> Result<(), LinkError> {
     let (fixed, layouts): (Vec<Layout>, Vec<Layout>) = config
@@ -54,6 +58,7 @@ pub(super) async fn run(
     let app = own_app(links);
     let setup = setup(config, &layouts, &app);
     let trips = RoundTrips {
+        not_ready: if all_granted { DEAF } else { NOT_GRANTED },
         router: setup.router.clone(),
         layouts,
         app,
@@ -108,6 +113,8 @@ fn setup(config: &Config, layouts: &[Layout], app: &str) -> Setup {
 
 /// What is sent to the observer, and where.
 struct RoundTrips {
+    /// Why an observer does not get ready, as far as it is known.
+    not_ready: &'static str,
     router: Router,
     layouts: Vec<Layout>,
     app: String,
@@ -123,7 +130,7 @@ impl RoundTrips {
     ) -> Result<(), LinkError> {
         // The observer itself would try for ever.
         if !matches!(tokio::time::timeout(PATIENCE, ready).await, Ok(Ok(_))) {
-            return Err(LinkError::new(Cause::TimedOut, DEAF));
+            return Err(LinkError::new(Cause::TimedOut, self.not_ready));
         }
         let mut user = connect(links.clone(), Session::Clean).await?;
         let mut seen = Seen::default();

@@ -77,7 +77,8 @@ pub(super) fn because(reason: Refusal, request: Option<&Request<'_>>, config: &C
             | Refusal::NotJson
             | Refusal::NotAnObject
             | Refusal::RateLimited
-            | Refusal::Unauthorized,
+            | Refusal::Unauthorized
+            | Refusal::Internal,
             _,
         ) => return reason.hint().to_owned(),
     };

@@ -137,7 +137,7 @@ impl Ledger {
         self.unpublished.logged(entry.id);
         for (purpose, publish) in publishes {
             entry.copied |= purpose != Purpose::Notice;
-            let bytes = publish.payload.len();
+            let bytes = publish.topic.as_str().len() + publish.payload.len();
             self.bytes += bytes;
             self.queues.push_read(QueuedPublish {
                 entry: key,

@@ -14,7 +14,7 @@ use crate::protocol::control_topic::Controls;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::layout::Layout;
 use crate::protocol::message_id::MessageIds;
-use crate::protocol::refusal::Refusal;
+use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::block::MAX_BLOCKED;
 use crate::rules::policy::{Policy, Rules};
