@@ -45,7 +45,8 @@ use crate::rules::plan::Purpose;
 /// leads to two publishes; QoS 0 has no window of its own.
 const QUEUED_PER_MESSAGE: usize = 4;
 
-/// Bytes of topics and payloads of messages under way and of their copies, before no more messages are taken.
+/// Bytes of topics and payloads of messages under way and of their copies, before no more messages
+/// are taken.
 const BYTES_UNDER_WAY: usize = 64 << 20;
 
 /// Where an entry's acknowledgement stands.

@@ -1,7 +1,7 @@
 //! What a message asks for.
 //!
-//! Owns what the HTTP API's task makes of the message that it is handed in as. Leaves reading topics
-//! and payloads to the router.
+//! Owns what the HTTP API's task makes of the message that it is handed in as. Leaves reading
+//! topics and payloads to the router.
 
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::group::Users;
