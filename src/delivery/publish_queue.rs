@@ -341,9 +341,7 @@ impl PublishQueue {
     /// A publish that is in quarantine is confirmed or refused here after all. Returns its sequence
     /// number there.
     pub(super) fn complete_moved(&mut self, sequence: u64) -> Option<u64> {
-        let moved = self.moved.remove(&sequence)?;
-        if self.moved.is_empty() {}
-        Some(moved)
+        self.moved.remove(&sequence)
     }
 
     fn has_left(&mut self, payload_bytes: usize) {

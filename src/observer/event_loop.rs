@@ -153,7 +153,7 @@ impl Observer {
             CrashPoint::Turned.pass();
             if let Some(GiveWay { other, takes_all }) = self.gives_way_to.take() {
                 let discards_session = takes_all && self.session.is_new();
-                self.stop(inputs, Duration::ZERO).await;
+                Box::pin(self.stop(inputs, Duration::ZERO)).await;
                 return Err(ObserverError::OtherObserver {
                     other,
                     discards_session,
@@ -162,7 +162,7 @@ impl Observer {
             self.signal_ready(&mut ready);
             self.look_whether_passing();
         }
-        Ok(self.stop(inputs, drain).await)
+        Ok(Box::pin(self.stop(inputs, drain)).await)
     }
 
     /// Takes what has come in meanwhile, to share the cost of acting on it.

@@ -363,22 +363,15 @@ impl Processor {
         origin: &Origin,
         leave: bool,
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
-        let is_poison = self.poison == Some(message.id);
-        let received = match is_poison {
-            true => Cow::Borrowed(&message.received),
-            false => self.as_stored(message)?,
-        };
+        let received = self.as_stored(message)?;
         let added = self.added.clone();
-        let request = match is_poison {
+        let request = match self.poison == Some(message.id) {
             true => Some(Err(Refusal::Internal.into())),
             false => read(&self.router, added.as_ref(), message, &received),
         };
         let Some(request) = request else {
             return Ok((Decided::nothing(message.entry), None));
         };
-        if !is_poison {
-            panic_on(&received.payload);
-        }
         let part = message.via.part();
         let arrival = Arrival {
             received: &received,
@@ -454,6 +447,10 @@ impl Processor {
     /// has replaced stays replaced. Any other message as it is.
     fn as_stored<'a>(&self, message: &'a PendingMessage) -> Result<Cow<'a, Received>, StoreError> {
         let received = &message.received;
+        if self.poison == Some(message.id) {
+            return Ok(Cow::Borrowed(received));
+        }
+        panic_on(&received.payload);
         let store = self.persistence.as_store().filter(|_| message.repeated);
         let Some(store) = store.filter(|_| self.is_envelope(received)) else {
             return Ok(Cow::Borrowed(received));
