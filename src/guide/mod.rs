@@ -45,6 +45,7 @@ chapters! {
     policies "policies" "Policies";
     webhooks "webhooks" "Webhooks";
     store "store" "The store";
+    scaling "scaling" "More than one machine";
     operations "operations" "Operations";
     settings "settings" "Settings";
     migrate_from_chat21_server "migrate-from-chat21-server" "Coming from chat21-server";

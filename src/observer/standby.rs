@@ -103,12 +103,12 @@ pub async fn wait(
             }
             Ok((same, Asked::Theirs(holder))) => {
                 candidate = Some(same);
-                standby.say(format!("stands by: {holder} serves"));
+                standby.say(Reason::OtherServes, format!("stands by: {holder} serves"));
             }
             Err(error) if attempt == Attempt::First && !standby.has_spoken() => {
                 return Err(ObserverError::Store(error));
             }
-            Err(error) => standby.say(format!("stands by: {error}")),
+            Err(error) => standby.say(Reason::Fault, format!("stands by: {error}")),
         }
         match standby.serve(setup).await {
             // What this process has served there before is about to end.
@@ -147,6 +147,13 @@ async fn ask(
     tokio::task::spawn_blocking(ask).await
 }
 
+/// Why a process stands by.
+#[derive(Clone, Copy)]
+enum Reason {
+    OtherServes,
+    Fault,
+}
+
 /// What a process says that stands by.
 struct Standby {
     health: Health,
@@ -173,14 +180,13 @@ impl Standby {
     }
 
     /// Says why this process does not serve, where it has changed.
-    fn say(&mut self, why: String) {
+    fn say(&mut self, reason: Reason, why: String) {
         if why == self.said {
             return;
         }
-        if why.contains("cannot") {
-            warn!("{why}");
-        } else {
-            info!("{why}; this process takes over when it ends");
+        match reason {
+            Reason::OtherServes => info!("{why}; this process takes over when it ends"),
+            Reason::Fault => warn!("{why}"),
         }
         self.health.set_session(Some(why.clone()));
         self.said = why;

@@ -251,7 +251,8 @@ impl<W: Work> Worker<W> {
                         self.report(Event::Failing(fault.to_string()))?;
                     }
                     std::thread::sleep(RETRY);
-                    if self.stop.is_cancelled() {
+                    // Whoever has dropped the handle waits for nothing.
+                    if self.stop.is_cancelled() || self.events.is_closed() {
                         return Err(Ended);
                     }
                 }

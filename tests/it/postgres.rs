@@ -1,9 +1,31 @@
 //! The observer on PostgreSQL: the store itself, and processes that share it, of whom one serves.
 
+use std::hash::RandomState;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
+use chat21_observer::auth::secret::Secret;
+use chat21_observer::protocol::address::{Address, Outgoing, Timeline};
+use chat21_observer::protocol::envelope::Body;
+use chat21_observer::protocol::id::{AppId, UserId};
+use chat21_observer::protocol::layout::Layout;
+use chat21_observer::protocol::message_id::MessageIds;
+use chat21_observer::protocol::publish::Publish;
+use chat21_observer::protocol::status::Status;
+use chat21_observer::protocol::time::UnixMillis;
+use chat21_observer::protocol::topic::TopicName;
+use chat21_observer::rules::facts::GroupLookup;
+use chat21_observer::rules::plan::Purpose;
+use chat21_observer::rules::write::{Listing, NewMessage, TimelineCopy, Write};
+use chat21_observer::store::postgres::Target;
+use chat21_observer::store::{
+    self, Access, LoggedPublishes, OfflineDelivery, Origin, StoreLocation,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -394,4 +416,179 @@ fn commands_work_beside_the_observer_and_show_no_password() {
         done && text.contains(&database.address()) && !text.contains("observerpw"),
         "{text}"
     );
+}
+
+/// A way to the database that takes a while, and counts how often somebody waits for an answer.
+struct SlowWay {
+    port: u16,
+    /// Of each connection: what it has asked and waited for.
+    ways: Arc<Mutex<Vec<Arc<AtomicUsize>>>>,
+}
+
+impl SlowWay {
+    fn open(delay: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ways: Arc<Mutex<Vec<Arc<AtomicUsize>>>> = Arc::default();
+        let all = ways.clone();
+        let server: u16 = var("BED_POSTGRESQL_PORT").parse().unwrap();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let (count, asks) = (
+                    Arc::new(AtomicUsize::new(0)),
+                    Arc::new(AtomicBool::new(false)),
+                );
+                all.lock().unwrap().push(count.clone());
+                for (mut from, mut to, is_question) in [
+                    (
+                        client.try_clone().unwrap(),
+                        server.try_clone().unwrap(),
+                        true,
+                    ),
+                    (server, client, false),
+                ] {
+                    to.set_nodelay(true).unwrap();
+                    let (count, asks) = (count.clone(), asks.clone());
+                    std::thread::spawn(move || {
+                        let mut chunk = vec![0; 1 << 20];
+                        while let Ok(length @ 1..) = from.read(&mut chunk) {
+                            if asks.swap(is_question, Ordering::SeqCst) != is_question
+                                && is_question
+                            {
+                                count.fetch_add(1, Ordering::SeqCst);
+                            }
+                            // The way is that long.
+                            std::thread::sleep(delay);
+                            if to.write_all(&chunk[..length]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, ways }
+    }
+
+    /// The ways of the connection that has asked most.
+    fn most(&self) -> usize {
+        let ways = self.ways.lock().unwrap();
+        ways.iter()
+            .map(|count| count.load(Ordering::SeqCst))
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// 5 ms of latency, there and back, and direct messages of 400 bytes.
+#[test]
+fn a_batch_of_messages_costs_two_ways_to_the_database() {
+    const BATCHES: usize = 20;
+    const PER_BATCH: usize = 200;
+    let _server = shared();
+    let (database, slow) = (
+        Database::make(),
+        SlowWay::open(Duration::from_micros(2_500)),
+    );
+    let address = format!(
+        "postgres://observer@127.0.0.1:{}/{}",
+        slow.port, database.name
+    );
+    let target: Target = address.parse().unwrap();
+    let location = target.with_password(&Secret::new("observerpw".to_owned()));
+    let location = StoreLocation::Postgres(Box::new(location));
+    let mut store = store::open(&location, Access::Exclusive, OfflineDelivery::Broker).unwrap();
+    let layouts = Layout::built_in("chat21").unwrap();
+    let app = AppId::parse("a").unwrap();
+    let mut ids = MessageIds::new(RandomState::new());
+    let names: Vec<String> = (0..2_000).map(|n| format!("user{n}")).collect();
+    let (mut began, mut before, mut last) = (Instant::now(), 0, vec![]);
+    // The first batch has its statements prepared.
+    for batch in 0..=BATCHES {
+        if batch == 1 {
+            (began, before) = (Instant::now(), slow.most());
+        }
+        let now = UnixMillis::new(1_800_000_000_000 + batch as u64);
+        let messages: Vec<_> = (0..PER_BATCH)
+            .map(|n| {
+                let n = batch * PER_BATCH + n;
+                let user = |n: usize| UserId::parse(&names[n % names.len()]).unwrap();
+                (ids.next(now), user(n), user(n * 7 + 1))
+            })
+            .collect();
+        store.begin().unwrap();
+        for id in std::mem::take(&mut last) {
+            store.published(id).unwrap();
+        }
+        let mut addresses = messages.iter().map(|(_, sender, recipient)| {
+            Address::Outgoing(Outgoing {
+                layout: &layouts[0],
+                app,
+                sender: *sender,
+                recipient: *recipient,
+            })
+        });
+        store.prefetch(&mut addresses).unwrap();
+        for (id, sender, recipient) in &messages {
+            let origin = Origin {
+                id: *id,
+                fingerprint: Some(1),
+                promised: true,
+                repeated: false,
+                now,
+            };
+            assert!(!store.is_banned(app, *sender).unwrap());
+            assert!(!store.blocks(app, *recipient, *sender).unwrap());
+            assert_eq!(
+                store.group(app, *recipient).unwrap(),
+                GroupLookup::NotStored
+            );
+            let text = id.to_string();
+            let body = format!(r#"{{"message_id":"{text}","text":"{}"}}"#, "x".repeat(330));
+            let message = Write::Message(NewMessage {
+                app,
+                id: text.as_str().into(),
+                sender: sender.as_str().into(),
+                recipient: recipient.as_str(),
+                layout: "chat21",
+                body: Body::from_stored(body),
+            });
+            store.apply(&message, &origin).unwrap();
+            let body = Body::from_stored("{}".to_owned());
+            for (inbox_of, convers_with) in [(*sender, *recipient), (*recipient, *sender)] {
+                let copy = Write::Copy(TimelineCopy {
+                    timeline: Timeline {
+                        app,
+                        inbox_of,
+                        convers_with,
+                    },
+                    message_id: text.as_str().into(),
+                    status: Status::Delivered,
+                    listing: Listing::Listed,
+                });
+                store.apply(&copy, &origin).unwrap();
+            }
+            let topic = |of: &str| TopicName::parse(&format!("apps/a/users/{of}/x")).unwrap();
+            let publishes = [sender, recipient]
+                .map(|of| Publish::copy(topic(of.as_str()), &body, Status::Delivered));
+            store
+                .log(&LoggedPublishes {
+                    id: *id,
+                    came_on: b"apps/a",
+                    first: 0,
+                    purpose: Purpose::Copy,
+                    publishes: &publishes,
+                })
+                .unwrap();
+            last.push(*id);
+        }
+        store.commit().unwrap();
+    }
+    let (ways, took) = (slow.most() - before, began.elapsed());
+    let rate = (BATCHES * PER_BATCH) as f64 / took.as_secs_f64();
+    println!("behind 5 ms: {rate:.0} messages/s in batches of {PER_BATCH}");
+    assert_eq!(ways, 2 * BATCHES);
+    assert_eq!(database.messages(), (BATCHES + 1) * PER_BATCH);
 }

@@ -279,7 +279,6 @@ impl PostgresStore {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-        lease.fenced();
         Err(StoreError::Fenced)
     }
 
