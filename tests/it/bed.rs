@@ -11,6 +11,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::postgres::Database;
 pub(crate) use crate::wire::PATIENCE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +273,8 @@ pub(crate) struct Observer {
     pub(crate) args: Vec<String>,
     pub(crate) state: TempDir,
     child: Option<Child>,
+    /// The database it stores in, unless that is a file.
+    _database: Option<Database>,
     log: PathBuf,
     /// How long the log was when the process started.
     log_before: usize,
@@ -342,8 +345,16 @@ impl Observer {
             all.extend(["--rate-per-minute".into(), "none".into()]);
         }
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        // The suites run on PostgreSQL with BED_STORE=postgresql.
+        let is_there = std::env::var("BED_STORE").is_ok_and(|store| store == "postgresql");
+        let database = (is_there && !args.contains(&"--store")).then(Database::make);
+        if let Some(database) = &database {
+            all.extend(["--store".to_owned(), database.address()]);
+            all.extend(["--store-password-file".to_owned(), database.password_file()]);
+        }
         Self {
             args: all,
+            _database: database,
             state,
             child: None,
             log,

@@ -216,7 +216,7 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing_more_and_stands_by()
         load.wait_arrived(load.expected() * round / 3 - UNDER_WAY);
         first.freeze();
         load.wait_under_way(UNDER_WAY / 2);
-        second.wait_ready();
+        second.wait_log_times(" INFO ready: ", round);
         first.thaw();
         first.wait_log("this process serves no longer, and stands by");
         first.wait_log("serves; this process takes over when it ends");
