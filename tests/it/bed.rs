@@ -274,7 +274,7 @@ pub(crate) struct Observer {
     pub(crate) state: TempDir,
     child: Option<Child>,
     /// The database it stores in, unless that is a file.
-    _database: Option<Database>,
+    database: Option<Database>,
     log: PathBuf,
     /// How long the log was when the process started.
     log_before: usize,
@@ -354,7 +354,7 @@ impl Observer {
         }
         Self {
             args: all,
-            _database: database,
+            database,
             state,
             child: None,
             log,
@@ -406,6 +406,19 @@ impl Observer {
             // Polling a file: there is nothing to wait on.
             std::thread::sleep(Duration::from_millis(10));
         };
+    }
+
+    /// The flags with which commands find its store.
+    pub(crate) fn store_flags(&self) -> Vec<String> {
+        match &self.database {
+            Some(database) => vec![
+                "--store".to_owned(),
+                database.address(),
+                "--store-password-file".to_owned(),
+                database.password_file(),
+            ],
+            None => vec!["--state-dir".to_owned(), self.state_dir()],
+        }
     }
 
     /// The state directory.

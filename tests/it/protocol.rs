@@ -116,10 +116,9 @@ impl Scene {
     }
 
     pub(crate) fn try_command(&self, args: &[&str]) -> std::process::Output {
-        let state = &self.observer.state_dir();
         crate::bed::binary()
             .args(args)
-            .args(["--state-dir", state])
+            .args(self.observer.store_flags())
             .output()
             .unwrap()
     }
