@@ -17,7 +17,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, Window};
 use crate::store::contract::{NOW, app, user};
-use crate::store::{Administration, DeliveryLog, History, administer};
+use crate::store::{Administration, DeliveryLog, History, StoreLocation, administer};
 
 /// A store of version 6 as its own statements filled it.
 fn old_store(dir: &TempDir) -> (PathBuf, rusqlite::Connection) {
@@ -159,7 +159,10 @@ fn a_store_of_version_6_is_moved_whole_however_often_that_is_interrupted() {
         raw.execute_batch("DELETE FROM old_conversation; DELETE FROM copy")
             .unwrap();
         drop(connection);
-        let said = administer(&path).map(drop).unwrap_err().to_string();
+        let said = administer(&StoreLocation::File(path.clone()))
+            .map(drop)
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("has schema 6"), "{said}");
         steps += 1;
         assert!(steps < 1_000);
