@@ -39,15 +39,6 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Stream {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -126,13 +117,6 @@ impl Socket {
         }
     }
 
-    fn tcp(&self) -> &TcpStream {
-        match &self.kind {
-            Kind::Bytes(stream) => stream.tcp(),
-            Kind::WebSocket(socket) => socket.get_ref().get_ref().tcp(),
-        }
-    }
-
     /// Adds what there is to `input`. `missing`: how much the packet that has begun needs.
     pub(super) fn poll_read(
         &mut self,
@@ -154,19 +138,7 @@ impl Socket {
             }
             Kind::WebSocket(socket) => ready!(poll_message(socket, cx, input)),
         };
-        if matches!(read, Ok(Read::Some)) {
-            self.answer_early();
-        }
         Poll::Ready(read)
-    }
-
-    /// Confirms at once to the system of the other side what was read. It may wait for that before
-    /// it sends more, where it gathers small packets (Nagle: Mosquitto by default), and we have
-    /// nothing else to send yet.
-    fn answer_early(&self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        // Without it everything works, only later.
-        let _ = self.tcp().set_quickack(true);
     }
 
     /// Writes all of `output`, and sees to it that it leaves. Returns how much of it the socket has
