@@ -63,7 +63,10 @@ async fn connect(options: &ConnectOptions) -> Result<Opened, LinkError> {
     let client = Client::new(outbox.clone(), &connected);
     let servers = connected.server_keep_alive.filter(|time| !time.is_zero());
     let keep_alive = servers.map_or(options.keep_alive, |time| time.min(options.keep_alive));
-    let connection = Connection::new(pump, outbox, keep_alive);
+    let mut connection = Connection::new(pump, outbox, keep_alive);
+    // Messages may have come together with CONNACK, and nothing may follow until they are
+    // acknowledged.
+    connection.failure = connection.take_packets().err();
     Ok(Opened {
         client,
         connection,
@@ -549,6 +552,15 @@ mod tests {
         let mut bytes = [0; 64];
         assert_eq!(broker.read(&mut bytes).await.unwrap(), 2);
         assert_eq!(bytes[..2], *b"\xc0\x00");
+    }
+
+    #[tokio::test]
+    async fn messages_that_come_together_with_connack_are_delivered() {
+        let both = b"\x20\x02\x01\x00\x32\x05\x00\x01a\x00\x07";
+        let (opened, _broker) = connected(Protocol::V311, both).await;
+        let mut connection = opened.unwrap().connection;
+        let event = timeout(PATIENCE, connection.next()).await.unwrap();
+        assert!(matches!(event, Ok(Event::Message(_))), "{event:?}");
     }
 
     #[tokio::test]
