@@ -435,6 +435,9 @@ impl Observer {
 
     /// A conversation's flags: is it new, is it archived.
     pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
+        if let Some(database) = &self.database {
+            return database.row(inbox_of, convers_with);
+        }
         let text =
             "SELECT is_new, archived FROM conversation WHERE inbox_of = ? AND convers_with = ?";
         let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));

@@ -119,6 +119,17 @@ impl Database {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
+    /// A conversation's flags: is it new, is it archived.
+    pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
+        let sql = format!(
+            "SELECT is_new, archived FROM conversation
+             WHERE inbox_of = '{inbox_of}' AND convers_with = '{convers_with}'"
+        );
+        let row = psql(&self.name, &sql);
+        let (is_new, archived) = row.trim().split_once('|').unwrap();
+        (is_new == "t", archived == "t")
+    }
+
     /// How many messages it holds.
     fn messages(&self) -> usize {
         psql(&self.name, "SELECT count(*) FROM message")
