@@ -118,7 +118,7 @@ impl Connection {
     pub(super) fn query(
         &self,
         sql: &'static str,
-        params: &[Param],
+        params: Vec<Param>,
     ) -> Result<Vec<Row>, StoreError> {
         self.prepare(sql)?;
         let live = self.live.borrow();
@@ -128,7 +128,7 @@ impl Connection {
     }
 
     /// Runs a statement. Returns the number of rows it changed.
-    pub(super) fn execute(&self, sql: &'static str, params: &[Param]) -> Result<u64, StoreError> {
+    pub(super) fn execute(&self, sql: &'static str, params: Vec<Param>) -> Result<u64, StoreError> {
         self.prepare(sql)?;
         let live = self.live.borrow();
         let live = live.as_ref().ok_or_else(lost)?;

@@ -80,7 +80,7 @@ impl Candidate {
     /// [`StoreError`].
     pub fn secret(&self) -> Result<String, StoreError> {
         self.connection.ensure()?;
-        let rows = self.connection.query(SECRET, &[])?;
+        let rows = self.connection.query(SECRET, vec![])?;
         let row = rows.first().ok_or_else(no_row)?;
         Ok(row.get(0))
     }
@@ -94,12 +94,12 @@ impl Candidate {
         let target = self.connection.target();
         let began = now();
         let params = params![target.holder.clone(), millis(target.lease)];
-        let taken = self.connection.query(TAKE, &params)?;
+        let taken = self.connection.query(TAKE, params)?;
         if let Some(row) = taken.first() {
             let lease = Lease::keep(row.get(0), target, began)?;
             return Ok(Taken::Ours(Arc::new(lease)));
         }
-        let rows = self.connection.query(HOLDER, &[])?;
+        let rows = self.connection.query(HOLDER, vec![])?;
         let row = rows.first().ok_or_else(no_row)?;
         Ok(Taken::Theirs { holder: row.get(0) })
     }
@@ -140,11 +140,8 @@ impl Lease {
             };
             let mut valid_until = began + ttl;
             let mut ask_at = began + ttl / RENEWALS;
-            loop {
-                match stopped.recv_timeout(LOOK_EVERY.min(ttl / RENEWALS)) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-                }
+            let pause = LOOK_EVERY.min(ttl / RENEWALS);
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 while let Ok(renewed) = renewals_rx.try_recv() {
                     match renewed {
                         Renewed::From(asked) => valid_until = valid_until.max(asked + ttl),
@@ -239,7 +236,7 @@ fn renew(target: &Target, token: i64, asked: &Receiver<()>, renewals: &Sender<Re
         let params = params![token, millis(target.lease)];
         let renewed = connection
             .ensure()
-            .and_then(|()| connection.execute(RENEW, &params));
+            .and_then(|()| connection.execute(RENEW, params));
         let renewed = match renewed {
             Ok(0) => Renewed::Never,
             Ok(_) => Renewed::From(before),
@@ -252,7 +249,7 @@ fn renew(target: &Target, token: i64, asked: &Receiver<()>, renewals: &Sender<Re
     }
     if let Some(connection) = connection {
         let released = connection.ensure();
-        let released = released.and_then(|()| connection.execute(RELEASE, &params![token]));
+        let released = released.and_then(|()| connection.execute(RELEASE, params![token]));
         if let Err(error) = released {
             debug!(%error, "the lease could not be given back");
         }

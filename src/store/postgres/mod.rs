@@ -137,11 +137,11 @@ impl PostgresStore {
         lease: Option<Arc<Lease>>,
         offline: OfflineDelivery,
     ) -> Result<Self, StoreError> {
-        let rows = connection.query(STATE, &[])?;
+        let rows = connection.query(STATE, vec![])?;
         let row = rows.first().ok_or_else(|| {
             StoreError::Permanent("the table observer has no row: somebody has edited it".into())
         })?;
-        let newest = connection.query(NEWEST, &[])?;
+        let newest = connection.query(NEWEST, vec![])?;
         let counters = Counters {
             batch: row.get(0),
             last_seq: row.get(1),
@@ -178,7 +178,7 @@ impl PostgresStore {
         }
         Ok(self
             .connection
-            .query(sql, &params)?
+            .query(sql, params)?
             .iter()
             .map(read)
             .collect())
@@ -217,7 +217,7 @@ impl PostgresStore {
         } else {
             self.connection.ensure()?;
         }
-        let changed = self.connection.execute(sql, &params)?;
+        let changed = self.connection.execute(sql, params)?;
         self.batch.borrow_mut().note_change(changed > 0);
         Ok(changed)
     }
@@ -271,7 +271,7 @@ impl PostgresStore {
         while lease.is_valid() {
             self.connection.close();
             let asked = self.connection.ensure();
-            let asked = asked.and_then(|()| self.connection.query(BATCH, &[]));
+            let asked = asked.and_then(|()| self.connection.query(BATCH, vec![]));
             match asked.as_deref() {
                 Ok([row]) if row.get::<_, i64>(0) != lease.token() => break,
                 Ok([row]) if row.get::<_, i64>(1) == self.counters.batch => return Ok(()),

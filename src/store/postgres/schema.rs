@@ -30,7 +30,7 @@ const LOCK_VERSION: &str = "UPDATE observer_schema SET version = version WHERE n
 pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).expect("a few migrations");
     let path = || connection.target().path();
-    let row = connection.query(FIND_TABLE, &[])?;
+    let row = connection.query(FIND_TABLE, vec![])?;
     let (is_made, is_taken): (bool, bool) = (row[0].get(0), row[0].get(1));
     if !is_made {
         if access == Access::Shared {
@@ -41,7 +41,7 @@ pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), Sto
         }
         make_table(connection)?;
     }
-    let rows = connection.query(VERSION, &[])?;
+    let rows = connection.query(VERSION, vec![])?;
     let found: i64 = rows.first().map_or(0, |row| row.get(0));
     if found > known {
         let path = path();
@@ -80,7 +80,7 @@ fn make_table(connection: &Connection) -> Result<(), StoreError> {
 
 fn apply_migrations(connection: &Connection, known: i64) -> Result<(), StoreError> {
     // Another process may have migrated meanwhile.
-    let rows = connection.query(LOCK_VERSION, &[])?;
+    let rows = connection.query(LOCK_VERSION, vec![])?;
     let found: i64 = rows.first().map_or(0, |row| row.get(0));
     let applied = usize::try_from(found).unwrap_or(0).min(MIGRATIONS.len());
     for script in &MIGRATIONS[applied..] {
