@@ -306,9 +306,9 @@ mod tests {
         check::<UserConnection>(21);
         check::<LoadConnection>(21);
         check::<Decisions>(36);
-        check::<StorePlace>(3);
-        check::<NewStore>(3);
-        check::<GroupChange>(25);
+        check::<StorePlace>(4);
+        check::<NewStore>(4);
+        check::<GroupChange>(26);
         check::<Access>(13);
         check::<Tokens>(8);
         check::<Endpoint>(1);

@@ -184,6 +184,11 @@ fn every_reason_has_a_message_that_causes_it() {
             Refusal::RateLimited,
             true,
         ),
+        (
+            router().refuse(&received(good, b"{}"), &Refusal::Internal.into(), NOW),
+            Refusal::Internal,
+            true,
+        ),
     ];
     for (plan, want, told) in &cases {
         assert_eq!(plan.refusal, Some(*want));

@@ -220,9 +220,11 @@ impl FactSource for SqliteStore {
 
     fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
         let key = names(timeline);
-        Ok(self
+        let row = self
             .connection
-            .find(&FIND_CONVERSATION, key, conversation_row)?)
+            .find(&FIND_CONVERSATION, key, conversation_row)?;
+        // A row that says nothing stands for copies that no list shows.
+        Ok(row.filter(|row| *row != Row::default()))
     }
 
     fn clients(
