@@ -480,11 +480,8 @@ mod tests {
     async fn everything_that_waits_leaves_in_one_piece() {
         let protocol = Protocol::V311;
         let (opened, mut broker) = connected(protocol, connack(protocol)).await;
-        let Opened {
-            client,
-            mut connection,
-            ..
-        } = opened.unwrap();
+        let opened = opened.unwrap();
+        let (client, mut connection) = (opened.client, opened.connection);
         for token in 0..20 {
             client.acknowledge(7).unwrap();
             client.publish(token, &publish(Bytes::new())).unwrap();
@@ -505,11 +502,8 @@ mod tests {
     async fn a_broker_that_does_not_read_stops_no_reading_and_holds_few_bytes() {
         let protocol = Protocol::V311;
         let (opened, mut broker) = connected(protocol, connack(protocol)).await;
-        let Opened {
-            client,
-            mut connection,
-            ..
-        } = opened.unwrap();
+        let opened = opened.unwrap();
+        let (client, mut connection) = (opened.client, opened.connection);
         let payload = Bytes::from(vec![b'x'; 1 << 20]);
         for token in 0..32 {
             client.publish(token, &publish(payload.clone())).unwrap();
