@@ -130,7 +130,6 @@ impl Database {
         (is_new == "t", archived == "t")
     }
 
-    /// How many messages it holds.
     fn messages(&self) -> usize {
         psql(&self.name, "SELECT count(*) FROM message")
             .trim()
@@ -155,7 +154,6 @@ fn two(database: &Database, app: &str, lease: &str) -> (Observer, Observer, u16)
     (first, second, ports[1])
 }
 
-/// Messages that are stored once each.
 fn load(app: &str) -> Load {
     Load::start(Plan {
         broker: Broker::Mosquitto,
@@ -168,7 +166,6 @@ fn load(app: &str) -> Load {
     })
 }
 
-/// Everything arrives in order, and is stored under one id.
 fn settle(load: Load, database: &Database, what: &str) {
     load.allow(load.expected());
     let expected = load.expected();
@@ -466,7 +463,6 @@ impl SlowWay {
                             {
                                 count.fetch_add(1, Ordering::SeqCst);
                             }
-                            // The way is that long.
                             std::thread::sleep(delay);
                             if to.write_all(&chunk[..length]).is_err() {
                                 break;
@@ -480,7 +476,6 @@ impl SlowWay {
         Self { port, ways }
     }
 
-    /// The ways of the connection that has asked most.
     fn most(&self) -> usize {
         let ways = self.ways.lock().unwrap();
         ways.iter()
