@@ -267,9 +267,9 @@ fn check_proves_the_rule(broker: Broker, login: Login) {
         );
     }
     for name in ["window", "redelivery", "session"] {
-        // ejabberd sends a message at a time, which is slow.
+        // ejabberd sends a message at a time; NATS sends newer ones before what comes again.
         let outcome = match (broker, name) {
-            (Broker::Ejabberd, "window") => "note",
+            (Broker::Ejabberd, "window") | (Broker::Nats, "redelivery") => "note",
             _ => "ok",
         };
         assert_eq!(
