@@ -74,7 +74,8 @@ fn nats_users() -> String {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let users = "observer observerpw\nu00 u00pw\nu01 u01pw\nu02 u02pw\n";
+    // The last line has no end.
+    let users = "observer observerpw\nu00 u00pw\nu01 u01pw\nu02 u02pw";
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(users.as_bytes()).unwrap();
     drop(stdin);
@@ -313,6 +314,31 @@ fn check_proves_the_rule_on_ejabberd() {
 #[test]
 fn check_proves_the_rule_on_mosquitto() {
     check_proves_the_rule(Broker::Mosquitto, Login::Passwords);
+}
+
+/// A user whose name is a wildcard reaches nobody's inbox on ejabberd.
+#[test]
+fn a_wildcard_for_a_name_reaches_nobody_on_ejabberd() {
+    let guarded = Guarded::set(Broker::Ejabberd, Login::Passwords, &[]);
+    for name in ["+", "#"] {
+        let filter = format!("apps/{APP}/users/{name}");
+        let filter = match name {
+            "#" => filter,
+            _ => format!("{filter}/#"),
+        };
+        let login = (name.to_owned(), "any".to_owned());
+        // ejabberd may refuse the login, the subscription, or end the connection.
+        if let Ok(mut wire) = Wire::connect(guarded.port(), "wildcard", &login, true) {
+            let codes = wire.subscribe(&[&filter]).unwrap_or_default();
+            assert!(codes.iter().all(|code| *code >= 0x80), "{name}: {codes:?}");
+        }
+    }
+    let mut alice = guarded.enter("u00");
+    assert!(
+        alice
+            .subscribe(&[&format!("apps/{APP}/users/u00/#")])
+            .is_ok()
+    );
 }
 
 /// The same check on a broker that lets everybody do everything: it says so, and fails.

@@ -27,6 +27,9 @@ modules:
     max_topic_depth: 12
 ";
 
+/// Wildcards and separators in the name of a user.
+const NO_WILDCARDS: &str = "        - deny:\n            - user_regexp: \"[+#/]\"\n";
+
 /// For ejabberd: parts of its configuration file.
 pub fn ejabberd(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let paths = layouts.user_paths();
@@ -38,6 +41,9 @@ pub fn ejabberd(layouts: &TopicMap, observer: &str) -> Vec<Part> {
     let mut text = format!(
         "\
 {SETTINGS}    # Every user may use their own paths. %u is the name of the user, without the host.
+    # A user called \"+\" or \"#\" would reach everybody's: names with such a character are denied.
+    # ejabberd does not tell upper case from lower: alice may also write as Alice, whom the
+    # observer takes for somebody else. So a ban of alice has to name each spelling.
 "
     );
     rules(&mut text, "access_subscribe", reads, observer);
@@ -54,7 +60,7 @@ fn rules(text: &mut String, name: &str, topics: impl Iterator<Item = String>, ob
     let _ = writeln!(text, "    {name}:");
     for topic in topics {
         let topic = yaml_string(&topic);
-        let _ = writeln!(text, "      {topic}:\n        - allow: all");
+        let _ = writeln!(text, "      {topic}:\n{NO_WILDCARDS}        - allow: all");
     }
     let observer = yaml_string(observer);
     let _ = writeln!(

@@ -60,13 +60,17 @@ fn users(writes: &str, reads: &str, observer: &str) -> String {
 set -eu
 say() {{ printf '%s\n' "$1"; }}
 say "users = ["
-while read -r name password; do
+while read -r name password || [ -n "$name" ]; do
   case $name in
     "" | *[!A-Za-z0-9._@-]*)
       say "$name cannot be the name of a user here: letters, digits and . _ @ - alone" >&2
       exit 1
       ;;
   esac
+  if [ -z "$password" ]; then
+    say "$name has no password" >&2
+    exit 1
+  fi
   p=$(printf '%s' "$password" | sed 's/[\\"]/\\&/g')
   if [ "$name" = {quoted_observer} ]; then
     # The observer may do everything.
