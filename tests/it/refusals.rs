@@ -253,6 +253,10 @@ fn every_reason(broker: Broker) {
     }
     assert!(log.contains("left_unacknowledged=0"), "{log}");
     for reason in chat21_observer::protocol::refusal::Refusal::ALL {
+        // Only a fault of the observer causes this one: `crashes` has it.
+        if *reason == chat21_observer::protocol::refusal::Refusal::Internal {
+            continue;
+        }
         let tried = rows().iter().any(|row| row.reason == reason.as_str());
         assert!(tried, "{reason} has no row");
     }
