@@ -89,6 +89,17 @@ pub fn group_parts(change: GroupChange) -> Vec<(String, Task)> {
     parts
 }
 
+/// Whether a change can be asked for over the broker, which may deliver it again after others.
+fn is_repeatable(change: &GroupChange) -> bool {
+    match change {
+        GroupChange::Add(_) | GroupChange::Remove(_) | GroupChange::Replace(_) => true,
+        GroupChange::Create { .. }
+        | GroupChange::Rename(_)
+        | GroupChange::SetAttributes(_)
+        | GroupChange::SetMembers(_) => false,
+    }
+}
+
 /// What is to be done for a message on the topic of group updates, if it asks for a change. Any
 /// other message, and one that cannot be read, is taken for what its topic says.
 pub fn submission(
@@ -104,6 +115,9 @@ pub fn submission(
         return None;
     }
     let request: GroupRequest = serde_json::from_slice(&received.payload).ok()?;
+    if !is_repeatable(&request.change) {
+        return None;
+    }
     let system = UserId::parse(SYSTEM).ok()?;
     let outgoing = layouts.outgoing_topic(*app, system, UserId::parse(&request.group).ok()?)?;
     Some(request.submission(&outgoing))
@@ -165,6 +179,10 @@ mod tests {
             r#"{"group":{"uid":"group-1","members":{}},"notify_to":{}}"#,
             r#"{"change":{"add":"carol"},"group":"a/b"}"#,
             r#"{"change":{"nothing":1},"group":"group-1"}"#,
+            r#"{"change":{"create":{"name":"n","owner":"a","members":["a"]}},"group":"group-1"}"#,
+            r#"{"change":{"rename":"n"},"group":"group-1"}"#,
+            r#"{"change":{"set-attributes":{}},"group":"group-1"}"#,
+            r#"{"change":{"set-members":["a"]},"group":"group-1"}"#,
             "x",
         ] {
             assert!(asked(payload.into()).is_none(), "{payload}");
