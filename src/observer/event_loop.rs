@@ -486,6 +486,8 @@ impl Observer {
                 .decided((received, id), decided.refusal, publishes);
             self.submissions.handle_decided(&decided, id);
             self.inbound.charge_members(received, decided.members, now);
+        } else if let Some(reason) = decided.refusal {
+            self.journal.dropped((received, id), reason);
         }
         if let Some(bytes) = decided.left_to_log {
             return self.leave_to_log(&decided, bytes, now);

@@ -101,6 +101,12 @@ impl Journal {
         self.tracer.decided(id, None, bulk);
     }
 
+    /// What is left of a message's fan-out is not made.
+    pub(super) fn dropped(&mut self, (received, id): (&Received, MessageId), reason: Refusal) {
+        self.tracer.decided(id, Some(reason), &[]);
+        self.metrics.refused(received, reason);
+    }
+
     /// The broker does not take a publish.
     pub(super) fn failed(&mut self, failed: &Failed) {
         self.tracer.decided(failed.id, Some(failed.refusal), &[]);

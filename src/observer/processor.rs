@@ -6,6 +6,7 @@
 
 mod batch;
 mod fan_outs;
+mod panics;
 mod persistence;
 mod request;
 
@@ -13,10 +14,9 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
-use tracing::error;
-
 pub use self::batch::{BacklogRead, Batch, Decided, Processed, Resumed};
 use self::fan_outs::{Confirmed, FanOuts, Unfinished};
+use self::panics::Panics;
 pub use self::persistence::Persistence;
 use self::request::read;
 use crate::delivery::ledger::EntryId;
@@ -42,8 +42,6 @@ use crate::store::{
 };
 use crate::telemetry::clock::Clock;
 use crate::telemetry::crash_point::panic_on;
-
-const PANICKED: &str = "a fault of the observer: the message is refused as internal";
 use crate::telemetry::{CrashPoint, Metrics};
 
 /// Decides on messages, and writes what their plans say.
@@ -57,10 +55,7 @@ pub struct Processor {
     fan_outs: FanOuts,
     /// Rows written since the thread asked last.
     written: usize,
-    /// The message that is being decided on.
-    deciding: Option<MessageId>,
-    /// The message on which a decision has panicked: it is refused.
-    poison: Option<MessageId>,
+    panics: Panics,
     /// Who has become a member by the change of a group that was asked for last;
     /// `None` if it was not made.
     added: Option<Users>,
@@ -77,8 +72,7 @@ impl Processor {
             clock: Clock,
             fan_outs: FanOuts::default(),
             written: 0,
-            deciding: None,
-            poison: None,
+            panics: Panics::default(),
             added: None,
         }
     }
@@ -109,8 +103,8 @@ impl Processor {
     pub fn process(&mut self, batch: &Batch) -> Result<Processed, StoreError> {
         self.router.policy = batch.policy.clone();
         self.persistence.take_dropped();
+        self.panics = Panics::default();
         loop {
-            self.deciding = None;
             let before = self.fan_outs.clone();
             let tried = catch_unwind(AssertUnwindSafe(|| self.try_process(batch)));
             let panic = match tried {
@@ -118,11 +112,9 @@ impl Processor {
                 Err(panic) => panic,
             };
             // No message is worth a restart, which it would survive.
-            let Some(id) = self.deciding.filter(|id| Some(*id) != self.poison) else {
+            if !self.panics.add() {
                 resume_unwind(panic);
-            };
-            error!(message_id = %id, "{PANICKED}");
-            self.poison = Some(id);
+            }
             self.fan_outs = before;
             if let Some(store) = self.persistence.as_store_mut() {
                 store.rollback();
@@ -176,10 +168,13 @@ impl Processor {
                 store.published(*id)?;
             }
             store.note_finished(batch.finished);
-            let router = &self.router;
-            let messages = batch.messages.iter();
-            let mut addresses = messages.filter_map(|message| router.address(&message.received));
-            store.prefetch(&mut addresses)?;
+            if self.panics.begin_prefetch() {
+                let router = &self.router;
+                let received = batch.messages.iter().map(|message| &message.received);
+                received.clone().for_each(|one| panic_on(&one.topic));
+                let mut addresses = received.filter_map(|one| router.address(one));
+                store.prefetch(&mut addresses)?;
+            }
         }
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
@@ -202,11 +197,11 @@ impl Processor {
         let mut room = batch.room_for_bulk;
         let mut decided = Vec::with_capacity(batch.messages.len() + 1);
         for message in &batch.messages {
-            self.deciding = Some(message.id);
+            self.panics.begin_message(message.id);
             decided.push(self.decide(message, batch, &mut room)?);
         }
-        self.deciding = None;
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
+        self.panics.begin_rest();
         let read = self.read_backlog(batch.backlog)?;
         let left = self.read_left(batch.left.as_ref())?;
         let Some(outbox) = self.persistence.outbox() else {
@@ -365,7 +360,7 @@ impl Processor {
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
         let received = self.as_stored(message)?;
         let added = self.added.clone();
-        let request = match self.poison == Some(message.id) {
+        let request = match self.panics.has(message.id) {
             true => Some(Err(Refusal::Internal.into())),
             false => read(&self.router, added.as_ref(), message, &received),
         };
@@ -447,7 +442,7 @@ impl Processor {
     /// has replaced stays replaced. Any other message as it is.
     fn as_stored<'a>(&self, message: &'a PendingMessage) -> Result<Cow<'a, Received>, StoreError> {
         let received = &message.received;
-        if self.poison == Some(message.id) {
+        if self.panics.has(message.id) {
             return Ok(Cow::Borrowed(received));
         }
         panic_on(&received.payload);
@@ -482,7 +477,13 @@ impl Processor {
             let Some((turn, mut unfinished)) = self.fan_outs.next() else {
                 break;
             };
-            let (bulk, rest) = self.take_step(&mut unfinished, held)?;
+            let id = unfinished.origin.id;
+            self.panics.begin_message(id);
+            let is_dropped = self.panics.has(id);
+            let (bulk, rest) = match is_dropped {
+                true => (vec![], None),
+                false => self.take_step(&mut unfinished, held)?,
+            };
             room = room.saturating_sub(bulk.len().max(STEP));
             decided.push(Decided {
                 entry: unfinished.entry,
@@ -491,7 +492,7 @@ impl Processor {
                 bulk,
                 members: 0,
                 answers: vec![],
-                refusal: None,
+                refusal: is_dropped.then_some(Refusal::Internal),
                 may_answer: None,
                 logged: false,
                 left_to_log: None,
@@ -530,6 +531,8 @@ impl Processor {
         drop(writes);
         let layouts = &self.router.layouts;
         publishes.extend(self.persistence.told_unarchived(&unarchived, layouts)?);
+        let topics = publishes.iter().map(|publish| publish.topic.as_str());
+        topics.for_each(|topic| panic_on(topic.as_bytes()));
         let position = fan_out.position();
         let is_held = held.contains(&unfinished.entry);
         if let Some(logged) = &mut unfinished.logged

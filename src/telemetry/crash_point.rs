@@ -24,15 +24,24 @@ pub enum CrashPoint {
     Forgotten,
 }
 
-/// Panics if the payload holds the word that stands in `PANIC_ON`; does nothing in a release build.
+/// See [`panic_on`].
 #[cfg(debug_assertions)]
-pub fn panic_on(payload: &[u8]) {
+pub const PANIC_WORD: &str = "PANIC-ON-THIS";
+
+/// Panics if a payload or a topic holds the word that stands in `PANIC_ON`, or in unit tests
+/// [`PANIC_WORD`]; does nothing in a release build.
+#[cfg(debug_assertions)]
+pub fn panic_on(text: &[u8]) {
     use std::sync::OnceLock;
 
     static ON: OnceLock<Option<String>> = OnceLock::new();
-    if let Some(word) = ON.get_or_init(|| std::env::var("PANIC_ON").ok()) {
+    let word = || match cfg!(test) {
+        true => Some(PANIC_WORD.to_owned()),
+        false => std::env::var("PANIC_ON").ok(),
+    };
+    if let Some(word) = ON.get_or_init(word) {
         assert!(
-            !String::from_utf8_lossy(payload).contains(word),
+            !String::from_utf8_lossy(text).contains(word),
             "a test wants a panic"
         );
     }

@@ -97,7 +97,7 @@ pub struct Decided {
     pub members: usize,
     /// The notice and the dead letter of a refusal.
     pub answers: Vec<Publish>,
-    /// The reason, if it is refused.
+    /// The reason, if it is refused, or what is left of its fan-out is dropped.
     pub refusal: Option<Refusal>,
     /// Whether its sender may be told of the refusal, if that is known already.
     pub may_answer: Option<bool>,

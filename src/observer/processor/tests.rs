@@ -16,6 +16,7 @@ use crate::store::{
 };
 
 mod model;
+mod panics;
 mod with_store;
 
 const NOW: UnixMillis = UnixMillis::new(1_800_000_000_000);

@@ -1,0 +1,72 @@
+//! Panics on one message, and what is left out of a batch because of them.
+//!
+//! Owns what the processor is doing, so that a panic is put down to it. Leaves catching it, and
+//! what becomes of a message that is left out, to the processor.
+
+use tracing::error;
+
+use crate::protocol::message_id::MessageId;
+
+const OF_MESSAGE: &str = "a fault of the observer: the message is refused as internal";
+const OF_PREFETCH: &str = "a fault of the observer: the batch is tried without looking up ahead";
+
+/// What the processor is doing.
+#[derive(Clone, Copy, Debug, Default)]
+enum Doing {
+    /// What belongs to no message.
+    #[default]
+    Rest,
+    /// It looks up what all messages will ask.
+    Prefetch,
+    /// It decides on a message, or takes a step of its fan-out.
+    Message(MessageId),
+}
+
+/// What has panicked in the present batch.
+#[derive(Debug, Default)]
+pub(super) struct Panics {
+    doing: Doing,
+    messages: Vec<MessageId>,
+    prefetch: bool,
+}
+
+impl Panics {
+    /// Another message, or a step of its fan-out, has its turn.
+    pub(super) fn begin_message(&mut self, id: MessageId) {
+        self.doing = Doing::Message(id);
+    }
+
+    /// Returns whether to look up ahead.
+    pub(super) fn begin_prefetch(&mut self) -> bool {
+        self.doing = Doing::Prefetch;
+        !self.prefetch
+    }
+
+    /// What follows belongs to no message.
+    pub(super) fn begin_rest(&mut self) {
+        self.doing = Doing::Rest;
+    }
+
+    /// Whether a message is to be left out.
+    pub(super) fn has(&self, id: MessageId) -> bool {
+        self.messages.contains(&id)
+    }
+
+    /// A panic was caught. Returns whether the batch can be tried again, without what was being
+    /// done: not if that was left out already, or belongs to no message.
+    pub(super) fn add(&mut self) -> bool {
+        match std::mem::take(&mut self.doing) {
+            Doing::Message(id) if !self.has(id) => {
+                error!(message_id = %id, "{OF_MESSAGE}");
+                self.messages.push(id);
+                true
+            }
+            Doing::Prefetch if !self.prefetch => {
+                error!("{OF_PREFETCH}");
+                self.prefetch = true;
+                true
+            }
+            Doing::Rest | Doing::Prefetch | Doing::Message(_) => false,
+        }
+    }
+}

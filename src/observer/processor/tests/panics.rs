@@ -1,0 +1,88 @@
+//! Panics in the middle of a batch.
+
+use super::*;
+use crate::telemetry::crash_point::PANIC_WORD;
+
+fn stored() -> Processor {
+    processor(Controls::Served, Some(Persistence::store(memory())))
+}
+
+/// To a group of three.
+fn with_text(number: usize, ids: &mut MessageIds, text: &str) -> PendingMessage {
+    let message = message(number, ids, "group-1", 3);
+    let payload = String::from_utf8(message.received.payload.to_vec()).unwrap();
+    let payload = payload.replacen('{', &format!(r#"{{"text":"{text}","#), 1);
+    let received = Received::new(message.received.topic.clone(), payload.into(), false);
+    PendingMessage {
+        received,
+        ..message
+    }
+}
+
+#[test]
+fn of_a_batch_those_messages_are_refused_on_which_it_panics() {
+    let mut ids = MessageIds::new(RandomState::new());
+    let texts = [PANIC_WORD, "a", PANIC_WORD, PANIC_WORD, "b"];
+    let messages = texts.iter().enumerate();
+    let messages: Vec<_> = messages
+        .map(|(number, text)| with_text(number, &mut ids, text))
+        .collect();
+    for mut processor in [stored(), processor(Controls::Off, None)] {
+        let processed = processor.process(&batch(messages.clone(), STEP)).unwrap();
+        let refusals = processed.decided.iter().filter(|decided| decided.first);
+        let refused: Vec<_> = refusals.map(|decided| decided.refusal).collect();
+        let internal = Some(Refusal::Internal);
+        assert_eq!(refused, [internal, None, internal, internal, None]);
+        // The next batch is like any other.
+        let next = with_text(5, &mut ids, "c");
+        assert_eq!(run(&mut processor, vec![next], STEP).len(), 3);
+    }
+}
+
+#[test]
+fn a_fan_out_is_dropped_if_a_step_of_it_panics() {
+    let mut ids = MessageIds::new(RandomState::new());
+    let group = format!("group-{PANIC_WORD}");
+    let first = message(0, &mut ids, &group, 3);
+    let mut processor = stored();
+    // There is no room for a step.
+    let decided = processor.process(&batch(vec![first.clone()], 0)).unwrap();
+    assert!(!decided.decided[0].done && decided.decided[0].refusal.is_none());
+    let store = processor.store_mut().unwrap();
+    let logged = store.unpublished(None, 1).unwrap().messages;
+    let logged = logged[0].fan_out.as_ref().unwrap();
+    let resumed = Resumed {
+        entry: first.entry,
+        id: first.id,
+        fan_out: FanOut::from_log(&logged.text, logged.position).unwrap(),
+    };
+    // The next step is taken by this process, or by the next.
+    for is_next in [false, true] {
+        let mut batch = batch(vec![message(1, &mut ids, "group-1", 3)], 2 * STEP);
+        if is_next {
+            batch.resumed.push(resumed.clone());
+        }
+        let decided = processor.process(&batch).unwrap().decided;
+        let of_first: Vec<_> = decided
+            .iter()
+            .filter(|decided| decided.entry == first.entry)
+            .map(|decided| (decided.refusal, decided.bulk.len(), decided.done))
+            .collect();
+        assert_eq!(of_first, [(Some(Refusal::Internal), 0, true)]);
+        let others: usize = decided.iter().map(|decided| decided.bulk.len()).sum();
+        assert_eq!((others, processor.fan_outs.len()), (3, 0));
+    }
+}
+
+#[test]
+fn a_batch_is_decided_on_without_looking_up_ahead_if_that_panics() {
+    let mut ids = MessageIds::new(RandomState::new());
+    let to_one = message(0, &mut ids, PANIC_WORD, 0);
+    let received = Received::new(to_one.received.topic.clone(), "{}".into(), false);
+    let to_one = PendingMessage { received, ..to_one };
+    let decided = stored()
+        .process(&batch(vec![to_one], STEP))
+        .unwrap()
+        .decided;
+    assert_eq!((decided[0].refusal, decided[0].publishes.len()), (None, 2));
+}
