@@ -18,15 +18,6 @@ use crate::rules::plan::Purpose;
 /// quarantine. Once may be the broker's own trouble.
 const CLOSED: u8 = 2;
 
-/// Publishes handed out after one that is not confirmed, for each that may be in flight, before it
-/// goes to quarantine whatever the time; and after one that is there, before its connection is to
-/// be replaced. The client crate stops at a packet identifier that is still in use, and has sixteen
-/// for each.
-const PUBLISHES_PER_ROUND: usize = 8;
-
-/// The same, before nothing more goes out until that has happened.
-const PUBLISHES_AT_MOST: usize = 15;
-
 /// Payload bytes one publisher has in flight at a time. On a slow line more would wait so long that
 /// the confirmation counts as overdue.
 const BYTES_IN_FLIGHT: usize = 4 << 20;
@@ -145,8 +136,6 @@ pub(super) struct PublishQueue {
     moved: BTreeMap<u64, u64>,
     /// How many publishes may be in flight; 0 while there is no connection.
     limit: usize,
-    /// How many publishes the connection has packet identifiers for, sixteen for each.
-    numbered: usize,
     /// Upper bound for `limit`, however many the broker takes.
     max_in_flight: usize,
     /// When it was looked for topics that take more than their share.
@@ -165,7 +154,6 @@ impl PublishQueue {
             oldest_answered: None,
             moved: BTreeMap::new(),
             limit: 0,
-            numbered: 0,
             max_in_flight,
             looked: None,
         }
@@ -232,28 +220,9 @@ impl PublishQueue {
     }
 
     /// Whether the connection is to be replaced, because too many publishes on it are in
-    /// quarantine, or for too long.
+    /// quarantine: they take the places of others.
     pub(super) fn is_worn(&self) -> bool {
-        let limit = self.limit.max(1);
-        self.moved.len() >= limit.div_ceil(2)
-            || self.since_oldest() >= limit.saturating_mul(PUBLISHES_PER_ROUND)
-    }
-
-    /// About how many publishes were handed out on this connection since the oldest of those in
-    /// quarantine that it carries.
-    fn since_oldest(&self) -> usize {
-        let oldest = self.moved.first_key_value();
-        let next = self.first + self.handed_out as u64;
-        oldest.map_or(0, |(oldest, _)| {
-            usize::try_from(next.saturating_sub(*oldest)).unwrap_or(usize::MAX)
-        })
-    }
-
-    /// Whether there may be no packet identifier for one more publish, because one that is not
-    /// confirmed has it.
-    fn is_out_of_numbers(&self) -> bool {
-        let most = self.numbered.saturating_mul(PUBLISHES_AT_MOST);
-        self.handed_out >= most || self.since_oldest() >= most
+        self.moved.len() >= self.limit.max(1).div_ceil(2)
     }
 
     /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
@@ -264,7 +233,6 @@ impl PublishQueue {
             "a publisher comes up only after it went down"
         );
         self.limit = receive_maximum.clamp(1, self.max_in_flight);
-        self.numbered = receive_maximum.max(1);
     }
 
     /// The connection is gone: everything that was in flight goes out again on the next one.
@@ -300,7 +268,6 @@ impl PublishQueue {
         if self.in_flight >= allowed(self.limit, closed)
             || self.in_flight + self.moved.len() >= self.limit
             || self.in_flight_bytes >= BYTES_IN_FLIGHT
-            || self.is_out_of_numbers()
         {
             return None;
         }
@@ -358,7 +325,7 @@ impl PublishQueue {
     }
 
     /// The topics of publishes in flight that later ones have overtaken for longer than `patience`,
-    /// or too many of them, or that are overdue.
+    /// or that are overdue.
     pub(super) fn suspects(
         &self,
         timeout: Duration,
@@ -374,13 +341,12 @@ impl PublishQueue {
             self.is_full() && passed.is_some_and(|(time, at)| at >= sent + time.min(timeout))
         };
         let handed_out = self.slots.range(..self.handed_out.min(self.slots.len()));
-        for (later, slot) in handed_out.rev().enumerate() {
+        for slot in handed_out.rev() {
             match slot.state {
                 State::Waiting | State::Moved => {}
                 State::Done => is_overtaken = true,
                 State::InFlight(sent) => {
-                    let waits_long = patience.is_some_and(|time| now >= sent + time.min(timeout))
-                        || later >= PUBLISHES_PER_ROUND * self.numbered;
+                    let waits_long = patience.is_some_and(|time| now >= sent + time.min(timeout));
                     let is_stuck = (is_overtaken && waits_long) || is_passed(sent);
                     if is_stuck || is_overdue(sent, timeout, progress, now) {
                         topics.insert(slot.queued.publish.topic.as_str().to_owned());
