@@ -117,6 +117,18 @@ struct Slot {
     closed: u8,
 }
 
+impl Slot {
+    /// Takes it out of the queue. Its payload goes with it: the slot may stay for long, behind one
+    /// that is not confirmed.
+    fn take(&mut self) -> QueuedPublish {
+        self.state = State::Moved;
+        let payload = std::mem::take(&mut self.queued.publish.payload);
+        let mut taken = self.queued.clone();
+        taken.publish.payload = payload;
+        taken
+    }
+}
+
 /// The publishes of one publishing connection, oldest first.
 #[derive(Debug)]
 pub(super) struct PublishQueue {
@@ -434,8 +446,7 @@ impl PublishQueue {
                 after = id;
             }
             if after.is_some() && id >= after {
-                slot.state = State::Moved;
-                taken.push(queued.clone());
+                taken.push(slot.take());
             } else if after.is_none() {
                 in_flight = in_flight.max(id);
             }
@@ -461,8 +472,7 @@ impl PublishQueue {
                 count += 1;
                 bytes += slot.queued.publish.payload.len();
             }
-            slot.state = State::Moved;
-            taken.push((in_flight, slot.queued.clone()));
+            taken.push((in_flight, slot.take()));
         }
         self.open -= taken.len();
         self.in_flight -= count;
