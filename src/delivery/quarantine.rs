@@ -237,7 +237,8 @@ impl Quarantine {
 
     /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
     pub(super) fn handle_up(&mut self, receive_maximum: usize) {
-        self.limit = receive_maximum.clamp(1, IN_FLIGHT);
+        // One more goes out at any time: the canary.
+        self.limit = receive_maximum.saturating_sub(1).clamp(1, IN_FLIGHT);
     }
 
     /// The connection is gone. Returns the sequence number of a publish to give up, if there is

@@ -83,3 +83,16 @@ fn a_flood_to_a_topic_that_is_never_confirmed_waits_in_the_log() {
     assert_eq!(bench.ledger.take_published().len(), 10_000);
     assert!(bench.ledger.is_empty());
 }
+
+#[test]
+fn the_broker_takes_a_canary_besides_all_that_is_under_way() {
+    let mut bench = Bench::new(100);
+    bench.ledger.handle_publisher_up(APART, 5);
+    for n in 0..10 {
+        bench.send(&format!("stuck/{n}"), "stuck");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.ledger.quarantined(), 10);
+    assert_eq!(bench.out(APART).len(), 4);
+}
