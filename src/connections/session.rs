@@ -18,6 +18,7 @@ use super::link::{Link, observer_ended, renewed};
 use crate::mqtt::{
     Cause, Client, Connected, Connection, Delivery, Event, LinkError, Opened, ReasonCode, Session,
 };
+use crate::protocol::message::Received;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::{Subscription, TopicFilter};
 use crate::telemetry::clock::Clock;
@@ -28,7 +29,7 @@ pub const SESSION_EVENTS: usize = 65_535 + 64 + SHED_QOS_0_AT;
 /// Events that wait for the observer, from which on QoS 0 messages are dropped. Reading has to go
 /// on for the sake of acks and pings.
 const SHED_QOS_0_AT: usize = 2_000;
-/// Kibibytes of payload that wait for the observer, from which on nothing more is read.
+/// Kibibytes of topics and payloads that wait for the observer, from which on nothing more is read.
 const KIB_READ_AHEAD: usize = 64 << 10;
 
 /// How long the broker may take to put messages back that it had handed to a connection that is
@@ -287,15 +288,15 @@ impl SessionLink {
         }
         let share = tokio::select! {
             biased;
-            share = self.share_of(delivery.received.payload.len()) => share,
+            share = self.share_of(&delivery.received) => share,
             error = connection.write_only() => return Err(error),
         };
         self.report(SessionEvent::Message(delivery, share)).await
     }
 
-    /// Waits until a payload of this size may be read ahead.
-    async fn share_of(&self, payload_bytes: usize) -> OwnedSemaphorePermit {
-        let kib = (payload_bytes >> 10) + 1;
+    /// Waits until a message of this size may be read ahead.
+    async fn share_of(&self, received: &Received) -> OwnedSemaphorePermit {
+        let kib = ((received.topic.len() + received.payload.len()) >> 10) + 1;
         let kib = u32::try_from(kib.min(KIB_READ_AHEAD)).expect("less than the bound");
         let share = self.read_ahead.clone().acquire_many_owned(kib).await;
         share.expect("the semaphore is never closed")

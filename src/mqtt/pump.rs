@@ -16,6 +16,9 @@ use super::socket::{Read, Socket};
 
 /// A larger buffer than this is given back once it is empty.
 const KEPT_BUFFER: usize = 256 << 10;
+/// What follows a larger packet than this is moved out of its memory: a short message would hold
+/// all of that.
+const LARGE_PACKET: usize = 64 << 10;
 
 /// What is on its way between packets and the socket.
 pub(super) struct Pump {
@@ -53,8 +56,14 @@ impl Pump {
 
     /// Takes the next packet off what was read.
     pub(super) fn decode(&mut self) -> Result<Option<Incoming>, LinkError> {
+        let before = self.input.len();
         match codec::decode(self.protocol, &mut self.input, self.phase)? {
-            Decoded::Packet(packet) => Ok(Some(packet)),
+            Decoded::Packet(packet) => {
+                if before - self.input.len() > LARGE_PACKET {
+                    self.input = BytesMut::from(&self.input[..]);
+                }
+                Ok(Some(packet))
+            }
             Decoded::Missing(missing) => {
                 self.missing = missing;
                 Ok(None)

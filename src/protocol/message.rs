@@ -31,6 +31,25 @@ impl Received {
     pub fn cut_to(&mut self, max_payload_bytes: usize) {
         if self.payload_bytes > max_payload_bytes {
             self.payload = Bytes::new();
+            // It may be a part of the same memory.
+            self.topic = Bytes::copy_from_slice(&self.topic);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_over_the_limit_holds_no_memory_of_its_packet() {
+        let packet = Bytes::from(b"a/b0123456789".to_vec());
+        let mut message = Received::new(packet.slice(..3), packet.slice(3..), false);
+        message.cut_to(10);
+        assert_eq!(message.payload_bytes, message.payload.len());
+        message.cut_to(9);
+        assert_eq!(&message.topic[..], b"a/b");
+        assert_eq!((message.payload.len(), message.payload_bytes), (0, 10));
+        assert!(packet.is_unique());
     }
 }
