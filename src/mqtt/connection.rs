@@ -277,6 +277,9 @@ impl Connection {
     /// Sees to the keep alive. Ready if the broker is dead.
     fn poll_tick(&mut self, cx: &mut Context<'_>, reading: Reading) -> Poll<LinkError> {
         while self.ticks.poll_tick(cx).is_ready() {
+            if self.pump.socket.take_received() {
+                self.pump.keep_alive.received();
+            }
             let waits = !self.pump.output.is_empty() || self.pump.socket.needs_flush();
             match self.pump.keep_alive.tick(waits, reading) {
                 Verdict::Ping if self.disconnect == Disconnect::NotAsked => {

@@ -4,9 +4,12 @@
 //! which calls [`KeepAlive::tick`] twice in each keep alive: so the machine needs no time of any
 //! packet.
 //!
-//! A PINGREQ goes out once in each keep alive, on a busy connection too: PINGRESP is the one proof
-//! that the broker has read the acks before it. Whoever keeps what was acknowledged for the case
-//! that it comes again relies on that.
+//! A PINGREQ goes out once in each keep alive, whatever else goes on: a broker may close a
+//! connection on which none comes, and PINGRESP is the one proof that the broker has read the acks
+//! before it. Whoever keeps what was acknowledged for the case that it comes again relies on that.
+//!
+//! PINGRESP stands behind what the broker is delivering, which can take longer than a keep alive.
+//! So a broker is dead only if nothing at all comes from it.
 
 /// Ticks in one keep alive.
 pub(super) const TICKS: u32 = 2;
@@ -18,7 +21,7 @@ pub(super) enum Verdict {
     Fine,
     /// Send a PINGREQ.
     Ping,
-    /// No PINGRESP came for a keep alive: the broker is dead.
+    /// Nothing came for a keep alive, although a PINGREQ waits for its answer: the broker is dead.
     Silent,
     /// The broker has read nothing for a keep alive of what waits to be written.
     Deaf,
@@ -37,10 +40,13 @@ pub(super) enum Reading {
 #[derive(Debug, Default)]
 pub(super) struct KeepAlive {
     sent: bool,
-    /// Ticks since the PINGREQ that waits for its answer.
-    pinged: Option<u32>,
-    /// Ticks since a PINGREQ that was answered, or since the beginning.
+    received: bool,
+    /// A PINGREQ waits for its answer.
+    is_unanswered: bool,
+    /// Ticks since the last PINGREQ, or since the beginning.
     quiet: u32,
+    /// Ticks in which a PINGREQ waited for its answer, and nothing moved.
+    silent: u32,
     /// Ticks in which nothing was written of what waits.
     stuck: u32,
 }
@@ -51,35 +57,38 @@ impl KeepAlive {
         self.sent = true;
     }
 
+    /// Something was read.
+    pub(super) fn received(&mut self) {
+        self.received = true;
+    }
+
     /// PINGRESP came.
     pub(super) fn answered(&mut self) {
-        self.pinged = None;
+        self.is_unanswered = false;
     }
 
     /// Half a keep alive has passed. `waits`: something is still to be written.
     pub(super) fn tick(&mut self, waits: bool, reading: Reading) -> Verdict {
         let sent = std::mem::take(&mut self.sent);
+        let received = std::mem::take(&mut self.received);
         self.stuck = if waits && !sent { self.stuck + 1 } else { 0 };
         if self.stuck >= TICKS {
             return Verdict::Deaf;
         }
-        self.quiet += 1;
-        match &mut self.pinged {
-            Some(_) if reading == Reading::Paused => {}
-            Some(ticks) => {
-                *ticks += 1;
-                if *ticks >= TICKS {
-                    return Verdict::Silent;
-                }
-            }
-            None if self.quiet >= TICKS => {
-                self.quiet = 0;
-                self.pinged = Some(0);
-                return Verdict::Ping;
-            }
-            None => {}
+        // The PINGREQ itself may still stand behind what is being written.
+        let moves = received || (waits && sent);
+        let is_silent = self.is_unanswered && reading == Reading::On && !moves;
+        self.silent = if is_silent { self.silent + 1 } else { 0 };
+        if self.silent >= TICKS {
+            return Verdict::Silent;
         }
-        Verdict::Fine
+        self.quiet += 1;
+        if self.quiet < TICKS {
+            return Verdict::Fine;
+        }
+        self.quiet = 0;
+        self.is_unanswered = true;
+        Verdict::Ping
     }
 }
 
@@ -114,9 +123,29 @@ mod tests {
         assert_eq!(machine.tick(false, Reading::On), Verdict::Ping);
         for _ in 0..10 {
             assert_eq!(machine.tick(false, Reading::Paused), Verdict::Fine);
+            assert_eq!(machine.tick(false, Reading::Paused), Verdict::Ping);
         }
         assert_eq!(machine.tick(false, Reading::On), Verdict::Fine);
         assert_eq!(machine.tick(false, Reading::On), Verdict::Silent);
+    }
+
+    #[test]
+    fn an_answer_may_stand_behind_much_else_in_either_direction() {
+        type Moved = fn(&mut KeepAlive);
+        for (waits, moved) in [
+            (false, KeepAlive::received as Moved),
+            (true, KeepAlive::sent as Moved),
+        ] {
+            let mut machine = KeepAlive::default();
+            for _ in 0..10 {
+                for verdict in [Verdict::Fine, Verdict::Ping] {
+                    moved(&mut machine);
+                    assert_eq!(machine.tick(waits, Reading::On), verdict);
+                }
+            }
+            assert_eq!(machine.tick(false, Reading::On), Verdict::Fine);
+            assert_eq!(machine.tick(false, Reading::On), Verdict::Silent);
+        }
     }
 
     #[test]

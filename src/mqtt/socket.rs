@@ -34,9 +34,33 @@ const LITTLE_ROOM: usize = 8 << 10;
 const NO_MQTT: &str = "text came over the WebSocket, which is not MQTT";
 
 /// A stream of bytes.
-pub(super) enum Stream {
+pub(super) struct Stream {
+    carrier: Carrier,
+    /// Bytes have come, of a whole WebSocket message or not.
+    received: bool,
+}
+
+enum Carrier {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(super) fn tcp(tcp: TcpStream) -> Self {
+        let carrier = Carrier::Tcp(tcp);
+        Self {
+            carrier,
+            received: false,
+        }
+    }
+
+    pub(super) fn tls(tls: TlsStream<TcpStream>) -> Self {
+        let carrier = Carrier::Tls(Box::new(tls));
+        Self {
+            carrier,
+            received: false,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
@@ -45,10 +69,14 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        }
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = match &mut this.carrier {
+            Carrier::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Carrier::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        };
+        this.received |= buf.filled().len() > before;
+        polled
     }
 }
 
@@ -58,23 +86,23 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        match &mut self.get_mut().carrier {
+            Carrier::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Carrier::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        match &mut self.get_mut().carrier {
+            Carrier::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Carrier::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        match &mut self.get_mut().carrier {
+            Carrier::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Carrier::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }
@@ -191,6 +219,15 @@ impl Socket {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether bytes have come since the last call, if only of a part of a WebSocket message.
+    pub(super) fn take_received(&mut self) -> bool {
+        let stream = match &mut self.kind {
+            Kind::Bytes(stream) => stream,
+            Kind::WebSocket(socket) => socket.get_mut().get_mut(),
+        };
+        std::mem::take(&mut stream.received)
     }
 
     /// Whether something that was taken may not have left.

@@ -32,14 +32,14 @@ pub(super) async fn open(options: &ConnectOptions) -> Result<Socket, LinkError> 
         Some(proxy) => through(proxy, &host, port).await,
     }?;
     match &options.transport {
-        Transport::Tcp { .. } => Ok(Socket::bytes(Stream::Tcp(tcp))),
+        Transport::Tcp { .. } => Ok(Socket::bytes(Stream::tcp(tcp))),
         Transport::Tls { tls, .. } => {
             let stream = handshake(&host, tls, tcp).await;
             Ok(Socket::bytes(
                 stream.map_err(|error| error::tls_error(&error))?,
             ))
         }
-        Transport::Ws { url } => websocket(url, Stream::Tcp(tcp)).await,
+        Transport::Ws { url } => websocket(url, Stream::tcp(tcp)).await,
         Transport::Wss { url, tls } => {
             let stream = handshake(&host, tls, tcp).await.map_err(WebSocketError::Io);
             websocket(url, stream.map_err(|error| websocket_error(&error))?).await
@@ -110,7 +110,7 @@ async fn handshake(
         io::Error::new(io::ErrorKind::InvalidInput, error)
     })?;
     let connector = TlsConnector::from(settings.clone());
-    Ok(Stream::Tls(Box::new(connector.connect(name, tcp).await?)))
+    Ok(Stream::tls(connector.connect(name, tcp).await?))
 }
 
 async fn websocket(url: &str, stream: Stream) -> Result<Socket, LinkError> {

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 
 use super::*;
 use crate::auth::secret::Secret;
@@ -244,9 +245,39 @@ async fn a_broker_that_answers_no_ping_is_dead_and_a_slow_reader_is_not_blamed_f
     assert!(unread.is_err());
     let error = connection.next().await.unwrap_err();
     assert_eq!(error, error::no_ping());
-    let mut bytes = [0; 64];
-    assert_eq!(broker.read(&mut bytes).await.unwrap(), 2);
-    assert_eq!(bytes[..2], *b"\xc0\x00");
+    expect_pings(&mut broker, 10).await;
+}
+
+/// Reads so many pings.
+async fn expect_pings(broker: &mut (impl AsyncRead + Unpin), pings: usize) {
+    let mut bytes = vec![0; 2 * pings];
+    broker.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"\xc0\x00".repeat(pings));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_delivering_is_alive_and_is_pinged_all_the_time() {
+    let protocol = Protocol::V311;
+    let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+    let mut connection = opened.unwrap().connection;
+    let (mut reading, mut writing) = broker.split();
+    let delivering = async {
+        writing
+            .write_all(b"\x30\x83\x80\x08\x00\x01a")
+            .await
+            .unwrap();
+        for _ in 0..61 {
+            sleep(Duration::from_secs(10)).await;
+            writing.write_all(b"x").await.unwrap();
+        }
+    };
+    tokio::select! {
+        event = connection.next() => panic!("{event:?}"),
+        () = delivering => {}
+    }
+    expect_pings(&mut reading, 10).await;
+    // The rest never comes.
+    assert_eq!(connection.next().await, Err(error::no_ping()));
 }
 
 #[tokio::test]
