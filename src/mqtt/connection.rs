@@ -180,17 +180,23 @@ impl Connection {
             if !self.events.is_empty() {
                 continue;
             }
-            let ended = match self.pump.poll_read(cx) {
+            let read = self.pump.poll_read(cx);
+            // Also if there is always something to read. And after reading: silence counts only if
+            // there was nothing.
+            let dead = self.poll_tick(cx, Reading::On);
+            let ended = match read {
                 Poll::Ready(Ok(())) => self.take_packets(),
                 Poll::Ready(Err(failure)) => Err(failure),
                 Poll::Pending => match self.pump.poll_failure() {
                     Poll::Ready(ended) => ended,
-                    Poll::Pending => match self.poll_tick(cx, Reading::On) {
-                        Poll::Ready(failure) => Err(failure),
-                        Poll::Pending => return Poll::Pending,
-                    },
+                    Poll::Pending if dead.is_pending() => return Poll::Pending,
+                    Poll::Pending => Ok(()),
                 },
             };
+            let ended = ended.and(match dead {
+                Poll::Ready(failure) => Err(failure),
+                Poll::Pending => Ok(()),
+            });
             if let Err(failure) = ended {
                 self.outbox.lock().end();
                 self.failure = Some(failure);

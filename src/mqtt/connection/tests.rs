@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::auth::secret::Secret;
@@ -278,6 +278,32 @@ async fn a_broker_that_is_delivering_is_alive_and_is_pinged_all_the_time() {
     expect_pings(&mut reading, 10).await;
     // The rest never comes.
     assert_eq!(connection.next().await, Err(error::no_ping()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_always_has_something_does_not_keep_pings_and_acks_from_going_out() {
+    let protocol = Protocol::V311;
+    let (opened, mut broker) = connected(protocol, connack(protocol)).await;
+    let opened = opened.unwrap();
+    let (client, mut connection) = (opened.client, opened.connection);
+    // More than one read takes, several times.
+    let messages = 16;
+    let packet = [b"\x30\x83\x80\x01\x00\x01a", &vec![b'x'; 16 << 10][..]].concat();
+    broker.write_all(&packet.repeat(messages)).await.unwrap();
+    for _ in 0..messages / 2 {
+        advance(Duration::from_secs(30)).await;
+        client.acknowledge(7).unwrap();
+        assert!(matches!(connection.next().await, Ok(Event::Message(_))));
+    }
+    let mut bytes = vec![0; 4_096];
+    let length = broker.try_read(&mut bytes).unwrap();
+    let is_ping = |packet: &[u8]| packet == b"\xc0\x00";
+    assert!(
+        bytes[..length].chunks(2).any(is_ping),
+        "{:?}",
+        &bytes[..length]
+    );
+    assert!(bytes[..length].starts_with(b"\x40\x02\x00\x07"));
 }
 
 #[tokio::test]
