@@ -292,8 +292,10 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn begin(&mut self) -> Result<(), StoreError> {
-        self.connection.ensure()?;
+        // First of all: whoever cannot begin takes back, too, and must not take back what was
+        // committed.
         self.before = self.counters;
+        self.connection.ensure()?;
         self.batch.borrow_mut().begin();
         self.counters.batch += 1;
         Ok(())
@@ -350,7 +352,10 @@ impl Store for PostgresStore {
         self.batch.borrow_mut().end();
         self.recent.borrow_mut().clear();
         // A number that an attempt has used may have been committed, whatever we were told.
-        self.counters = self.before;
+        self.counters = Counters {
+            batch: self.counters.batch,
+            ..self.before
+        };
     }
 
     fn probe(&mut self, probe: Probe) -> Result<(), StoreError> {

@@ -13,22 +13,29 @@ struct Postgres {
     lasting: Target,
 }
 
-/// An address of the server, in a schema that is empty.
-fn empty_schema() -> Target {
+/// A name that no other test uses.
+fn new_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    let (pid, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("contract_{pid}_{n}")
+}
+
+/// What stands behind the address of the server: a database and a query.
+fn server(place: &str) -> Target {
     let port = std::env::var("BED_POSTGRESQL_PORT")
         .expect("BED_POSTGRESQL_PORT is not set: scripts/brokers up, scripts/brokers env");
-    let (pid, n) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let name = format!("contract_{pid}_{n}");
     let password = Secret::new("observerpw".to_owned());
-    let target = |query: &str| -> Target {
-        let address = format!("postgres://observer@127.0.0.1:{port}/postgres{query}");
-        address.parse::<Target>().unwrap().with_password(&password)
-    };
-    let connection = Connection::open(&target("")).unwrap();
+    let address = format!("postgres://observer@127.0.0.1:{port}/{place}");
+    address.parse::<Target>().unwrap().with_password(&password)
+}
+
+/// An address of the server, in a schema that is empty.
+fn empty_schema() -> Target {
+    let name = new_name();
+    let connection = Connection::open(&server("postgres")).unwrap();
     let made = format!("DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}");
     connection.batch(&made).unwrap();
-    target(&format!("?options=-csearch_path%3D{name}"))
+    server(&format!("postgres?options=-csearch_path%3D{name}"))
 }
 
 impl Default for Postgres {
@@ -170,6 +177,13 @@ fn a_commit_whose_answer_was_lost_is_found_out() {
         Err(StoreError::Transient(_))
     ));
     store.rollback();
+    // A number that was committed and taken back stands for nothing that comes later.
+    store.begin().unwrap();
+    store.send_commit().unwrap();
+    store.rollback();
+    store.begin().unwrap();
+    assert!(store.was_committed(fault()).is_err());
+    store.rollback();
 }
 
 #[test]
@@ -196,4 +210,35 @@ fn a_connection_that_was_cut_is_made_again_with_the_next_batch() {
     }
     feed.message("x", "y", "{}");
     assert_eq!(feed.store.stats().unwrap().messages, 2);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_batch_that_cannot_begin_takes_no_number_back() {
+    let name = new_name();
+    let admin = Connection::open(&server("postgres")).unwrap();
+    admin.batch(&format!("CREATE DATABASE {name}")).unwrap();
+    let mut feed = Feed::new(Box::new(open(&server(&name)).unwrap()));
+    feed.message("x", "y", "{}");
+    // The database is away.
+    let set = |allowed: bool| format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}");
+    let cut = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = '{name}'"
+    );
+    admin.batch(&set(false)).unwrap();
+    admin.batch(&cut).unwrap();
+    // No batch has begun since the last one was committed.
+    while !matches!(feed.store.stats(), Err(StoreError::Connect { .. })) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(feed.store.begin().is_err());
+    feed.store.rollback();
+    admin.batch(&set(true)).unwrap();
+    feed.message("x", "y", "{}");
+    assert_eq!(feed.store.stats().unwrap().messages, 2);
+    drop(feed);
+    admin
+        .batch(&format!("DROP DATABASE {name} WITH (FORCE)"))
+        .unwrap();
 }
