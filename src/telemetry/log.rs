@@ -76,8 +76,16 @@ fn tracing_name(level: &str) -> &str {
     }
 }
 
-/// Libraries that log whole packets, payloads included. They are silent unless a filter names them.
-const SILENT: [&str; 5] = ["rumqttc", "rumqttd", "hyper", "tungstenite", "rustls"];
+/// Libraries that log whole packets or statements, payloads included. They are silent unless a
+/// filter names them.
+const SILENT: [&str; 6] = [
+    "rumqttc",
+    "rumqttd",
+    "hyper",
+    "tungstenite",
+    "rustls",
+    "tokio_postgres",
+];
 
 /// The filter for a level by name, or for a `tracing` filter.
 ///
@@ -166,5 +174,17 @@ mod tests {
         assert!(filter("info,chat21_observer::connections=debug").is_ok());
         assert!(filter("loud").unwrap_err().to_string().contains("\"loud\""));
         assert!(filter("info,x=loud").is_err());
+    }
+
+    #[test]
+    fn what_logs_whole_statements_is_silent_unless_it_is_named() {
+        let silent = |level| {
+            filter(level)
+                .unwrap()
+                .to_string()
+                .contains("tokio_postgres=off")
+        };
+        assert!(silent("debug") && silent("trace"));
+        assert!(!silent("info,tokio_postgres=debug"));
     }
 }

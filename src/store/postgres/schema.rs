@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::connection::Connection;
+use super::connection::{Connection, params};
 use crate::auth::secret::random_id;
 use crate::store::{Access, StoreError};
 
@@ -24,6 +24,9 @@ const VERSION: &str = "SELECT version FROM observer_schema WHERE n = 0";
 // The row stays locked until the transaction ends: one process migrates at a time.
 const LOCK_VERSION: &str = "UPDATE observer_schema SET version = version WHERE n = 0
     RETURNING version";
+// The secret is a parameter: databases log the text of statements.
+const FIRST_ROW: &str = "INSERT INTO observer
+    VALUES (0, 0, '', to_timestamp(0), 0, 0, 0, '', 0, $1)";
 
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an
 /// earlier version, which would not know the schema any more.
@@ -87,10 +90,7 @@ fn apply_migrations(connection: &Connection, known: i64) -> Result<(), StoreErro
         connection.batch(script)?;
     }
     if found == 0 {
-        let secret = random_id();
-        connection.batch(&format!(
-            "INSERT INTO observer VALUES (0, 0, '', to_timestamp(0), 0, 0, 0, '', 0, '{secret}')"
-        ))?;
+        connection.execute(FIRST_ROW, params![random_id()])?;
     }
     connection.batch(&format!(
         "UPDATE observer_schema SET version = {known} WHERE n = 0"
