@@ -17,12 +17,20 @@ const ROWS_PER_PAGE: usize = 2_000;
 /// Rows asked for at a time.
 const ROWS_AT_A_TIME: usize = 200;
 
-// LEFT JOIN, because a message may be pruned, and its copies are about to be.
-const COPIES_BETWEEN: &str = "SELECT t.seq, t.convers_with, t.status, m.layout, m.stored_at,
-        CASE WHEN $5::text IS NULL OR t.convers_with = $5 THEN m.body END
-    FROM timeline t LEFT JOIN message m ON m.seq = t.seq
-    WHERE t.app = $1 AND t.inbox_of = $2 AND (t.seq, t.convers_with) > ($3, $6) AND t.seq <= $4
-    ORDER BY t.seq, t.convers_with LIMIT $7";
+// LEFT JOIN, because a message may be pruned, and its copies are about to be. Bodies that the page
+// has no room for are not read.
+const COPIES_BETWEEN: &str = "SELECT seq, convers_with, status, layout, stored_at,
+        CASE WHEN total - size < $8::bigint THEN body END
+    FROM (SELECT p.*, sum(size) OVER (ORDER BY seq, convers_with ROWS UNBOUNDED PRECEDING) AS total
+        FROM (SELECT t.seq, t.convers_with, t.status, m.layout, m.stored_at,
+                CASE WHEN $5::text IS NULL OR t.convers_with = $5 THEN m.body END AS body,
+                CASE WHEN $5::text IS NULL OR t.convers_with = $5
+                    THEN coalesce(octet_length(m.body), 0) ELSE 0 END::bigint AS size
+            FROM timeline t LEFT JOIN message m ON m.seq = t.seq
+            WHERE t.app = $1 AND t.inbox_of = $2 AND (t.seq, t.convers_with) > ($3, $6)
+                AND t.seq <= $4
+            ORDER BY t.seq, t.convers_with LIMIT $7) p) p
+    ORDER BY seq, convers_with";
 const BODY: &str = "SELECT body FROM message WHERE message_id = $1";
 const UNACKNOWLEDGED: &str = "SELECT fingerprint, message_id FROM message
     WHERE message_id > $1 AND seq > 0 AND fingerprint IS NOT NULL ORDER BY seq";
@@ -55,7 +63,8 @@ impl History for PostgresStore {
         let mut after = (query.after, "\u{10ffff}".to_owned());
         let (mut rows_read, mut bytes) = (0, 0);
         loop {
-            let rows = self.copies(app, user, query, &after)?;
+            let room = PAGE_BYTES.saturating_sub(bytes);
+            let rows = self.copies(app, user, query, &after, room)?;
             let is_end = rows.len() < ROWS_AT_A_TIME;
             for row in rows {
                 after = (row.seq, row.convers_with.clone());
@@ -127,13 +136,15 @@ impl History for PostgresStore {
 }
 
 impl PostgresStore {
-    /// The next copies in an inbox behind a position and a peer.
+    /// The next copies in an inbox behind a position and a peer, with bodies as long as there is
+    /// room.
     fn copies(
         &self,
         app: AppId<'_>,
         user: UserId<'_>,
         query: &PageQuery,
         (after, after_peer): &(i64, String),
+        room: usize,
     ) -> Result<Vec<CopyRow>, StoreError> {
         let [app, user] = pair(app.as_str(), user.as_str());
         let peer = query.convers_with.as_deref().map(str::to_owned);
@@ -145,7 +156,8 @@ impl PostgresStore {
             query.last,
             peer,
             after_peer.clone(),
-            limit
+            limit,
+            i64::try_from(room).unwrap_or(i64::MAX)
         ];
         self.rows(COPIES_BETWEEN, params, |row| CopyRow {
             seq: row.get(0),

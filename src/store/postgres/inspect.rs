@@ -20,10 +20,12 @@ use crate::store::{
 const PAUSE: Duration = Duration::from_millis(5);
 /// Messages read at a time.
 const AT_A_TIME: i64 = 1_000;
+/// Bytes of bodies read at a time, give or take one message.
+const BYTES_AT_A_TIME: i64 = 4 << 20;
 
 const COUNT_ALL: &str = "SELECT
     (SELECT count(*) FROM message WHERE seq <> 0), (SELECT count(*) FROM timeline),
-    (SELECT count(*) FROM conversation),
+    (SELECT count(*) FROM conversation WHERE seq <> 0 OR patch_seq IS NOT NULL),
     (SELECT count(*) FROM (SELECT DISTINCT app, inbox_of FROM timeline) inboxes),
     (SELECT count(*) FROM chat_group), (SELECT count(*) FROM block),
     (SELECT count(*) FROM ban), (SELECT count(*) FROM presence),
@@ -32,17 +34,25 @@ const COUNT_ALL: &str = "SELECT
     (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c
         WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace)";
 const COUNT_MESSAGES: &str = "SELECT count(*) FROM message WHERE seq <> 0";
-const EXPORT: &str = "SELECT m.body, t.status, t.seq, t.convers_with
-    FROM timeline t JOIN message m ON m.seq = t.seq
-    WHERE t.app = $1 AND t.inbox_of = $2 AND ($3::text IS NULL OR t.convers_with = $3)
-        AND (t.seq, t.convers_with) > ($4, $5)
-    ORDER BY t.seq, t.convers_with LIMIT $6";
+const EXPORT: &str = "SELECT body, status, seq, convers_with
+    FROM (SELECT p.*, sum(octet_length(body)) OVER
+            (ORDER BY seq, convers_with ROWS UNBOUNDED PRECEDING) - octet_length(body) AS before
+        FROM (SELECT m.body, t.status, t.seq, t.convers_with
+            FROM timeline t JOIN message m ON m.seq = t.seq
+            WHERE t.app = $1 AND t.inbox_of = $2 AND ($3::text IS NULL OR t.convers_with = $3)
+                AND (t.seq, t.convers_with) > ($4, $5)
+            ORDER BY t.seq, t.convers_with LIMIT $6) p) p
+    WHERE before < $7::bigint ORDER BY seq, convers_with";
 const COUNT_DUPLICATES: &str = "SELECT count(*) FROM
     (SELECT 1 FROM timeline t JOIN message m ON m.seq = t.seq
      GROUP BY t.app, t.inbox_of, t.convers_with, m.message_id HAVING count(*) > 1) twice";
 const COUNT_UNKNOWN: &str = "SELECT count(*) FROM timeline
     WHERE seq > (SELECT coalesce(max(seq), 0) FROM message)";
-const BODIES: &str = "SELECT seq, body FROM message WHERE seq > $1 ORDER BY seq LIMIT $2";
+const BODIES: &str = "SELECT seq, body
+    FROM (SELECT p.*, sum(octet_length(body)) OVER
+            (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(body) AS before
+        FROM (SELECT seq, body FROM message WHERE seq > $1 ORDER BY seq LIMIT $2) p) p
+    WHERE before < $3::bigint ORDER BY seq";
 const GROUPS: &str = "SELECT app, group_id, body FROM chat_group
     WHERE $1::text IS NULL OR app = $1 ORDER BY app, group_id";
 const DELETE_GROUP: &str = "DELETE FROM chat_group WHERE app = $1 AND group_id = $2";
@@ -88,18 +98,25 @@ impl Administration for PostgresStore {
         loop {
             let (seq, with) = after.clone();
             let (app, inbox_of) = (app.clone(), inbox_of.clone());
-            let params = params![app, inbox_of, peer.clone(), seq, with, AT_A_TIME];
+            let params = params![
+                app,
+                inbox_of,
+                peer.clone(),
+                seq,
+                with,
+                AT_A_TIME,
+                BYTES_AT_A_TIME
+            ];
             let lines = self.rows(EXPORT, params, |row| {
                 let body = Body::from_stored(row.get(0));
                 (body.with_status(status(row.get(1))), row.get(2), row.get(3))
             })?;
-            let is_end = lines.len() < usize::try_from(AT_A_TIME).expect("a small number");
+            if lines.is_empty() {
+                return Ok(());
+            }
             for (text, seq, with) in lines {
                 line(&text)?;
                 after = (seq, with);
-            }
-            if is_end {
-                return Ok(());
             }
         }
     }
@@ -132,10 +149,9 @@ impl Administration for PostgresStore {
         }
         let mut last = i64::MIN;
         loop {
+            let params = params![last, AT_A_TIME, BYTES_AT_A_TIME];
             let bodies: Vec<(i64, String)> =
-                self.rows(BODIES, params![last, AT_A_TIME], |row| {
-                    (row.get(0), row.get(1))
-                })?;
+                self.rows(BODIES, params, |row| (row.get(0), row.get(1)))?;
             let Some((end, _)) = bodies.last() else {
                 return Ok(faults);
             };

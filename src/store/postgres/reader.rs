@@ -17,49 +17,90 @@ use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
 use crate::store::reader::{Reader, SLICE_BYTES};
 
-/// The columns of a listed conversation, and the tables they stand in: `page` is a part of a list.
-/// LEFT JOIN, because a message may be pruned.
-macro_rules! listed {
-    ($page:literal, $order:literal) => {
+/// Rows of a page, of which only those have their body that the page has room for: $6 bytes, and
+/// one row. The sizes of the others are told without reading them.
+macro_rules! sized {
+    ($columns:literal, $rows:expr, $order:literal) => {
         concat!(
-            "SELECT m.body, t.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq,
-                c.convers_with, c.seq FROM (SELECT * FROM conversation
-                WHERE app = $1 AND inbox_of = $2 AND archived = $3 AND ",
-            $page,
-            " LIMIT $5) c
-            LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of
-                AND t.seq = c.seq AND t.convers_with = c.convers_with
-            LEFT JOIN message m ON m.seq = c.seq ORDER BY c.seq ",
+            "SELECT CASE WHEN total - size <= $6::bigint THEN body END, ",
+            $columns,
+            ", seq, size FROM (SELECT p.*, sum(size) OVER (ORDER BY ",
+            $order,
+            " ROWS UNBOUNDED PRECEDING) AS total FROM (",
+            $rows,
+            ") p) p ORDER BY ",
+            $order
+        )
+    };
+}
+
+/// A part of a list of conversations, which stand in `page`. LEFT JOIN, because a message may be
+/// pruned.
+macro_rules! listed {
+    ($page:expr, $order:literal) => {
+        sized!(
+            "status, is_new, archived, patch, is_older, convers_with",
+            concat!(
+                "SELECT c.*, c.patch_seq < c.seq AS is_older, t.status, m.body,
+                    coalesce(octet_length(m.body), 0)::bigint
+                        + coalesce(octet_length(c.patch), 0) AS size
+                    FROM (",
+                $page,
+                " LIMIT $5) c
+                LEFT JOIN timeline t ON t.app = c.app AND t.inbox_of = c.inbox_of
+                    AND t.seq = c.seq AND t.convers_with = c.convers_with
+                LEFT JOIN message m ON m.seq = c.seq"
+            ),
             $order
         )
     };
 }
 
 // An index by position would cost each message more than it saves: rows of a list are small.
-const CONVERSATIONS_BEFORE: &str = listed!("seq <> 0 AND seq < $4 ORDER BY seq DESC", "DESC");
-const CONVERSATIONS_SINCE: &str = listed!("seq <> 0 AND seq > $4 ORDER BY seq", "ASC");
+const CONVERSATIONS_BEFORE: &str = listed!(
+    "SELECT * FROM conversation WHERE app = $1 AND inbox_of = $2 AND archived = $3
+        AND seq <> 0 AND seq < $4 ORDER BY seq DESC",
+    "seq DESC, convers_with"
+);
+const CONVERSATIONS_SINCE: &str = listed!(
+    "SELECT * FROM conversation WHERE app = $1 AND inbox_of = $2 AND archived = $3
+        AND seq <> 0 AND seq > $4 ORDER BY seq",
+    "seq, convers_with"
+);
 // A long list begins with the conversations of the newest messages: few are read until a page is
 // full, where people write to many.
-const CONVERSATIONS_OF_NEWEST: &str = "SELECT
-        m.body, n.status, c.is_new, c.archived, c.patch, c.patch_seq < c.seq, c.convers_with, c.seq
-    FROM (SELECT seq, convers_with, status FROM timeline
+const CONVERSATIONS_OF_NEWEST: &str = listed!(
+    "SELECT c.* FROM (SELECT seq, convers_with FROM timeline
         WHERE app = $1 AND inbox_of = $2 AND seq < $4 ORDER BY seq DESC LIMIT 1000) n
     JOIN conversation c ON c.app = $1 AND c.inbox_of = $2
         AND c.convers_with = n.convers_with AND c.seq = n.seq AND c.archived = $3
-    LEFT JOIN message m ON m.seq = c.seq
-    ORDER BY n.seq DESC LIMIT $5";
+    ORDER BY n.seq DESC",
+    "seq DESC, convers_with"
+);
 const HAS_LONG_LIST: &str = "SELECT 1 FROM conversation
     WHERE app = $1 AND inbox_of = $2 LIMIT 1 OFFSET 1000";
 const INSTANCES: &str = "SELECT instance_id, body FROM instance
     WHERE app = $1 AND user_id = $2 ORDER BY since DESC";
-const MESSAGES_BEFORE: &str = "SELECT m.body, t.status, t.seq
-    FROM timeline t LEFT JOIN message m ON m.seq = t.seq
-    WHERE t.app = $1 AND t.inbox_of = $2 AND t.convers_with = $3 AND t.seq < $4
-    ORDER BY t.seq DESC LIMIT $5";
-const MESSAGES_SINCE: &str = "SELECT m.body, t.status, t.seq
-    FROM timeline t LEFT JOIN message m ON m.seq = t.seq
-    WHERE t.app = $1 AND t.inbox_of = $2 AND t.convers_with = $3 AND t.seq > $4
-    ORDER BY t.seq LIMIT $5";
+/// A part of a timeline.
+macro_rules! messages {
+    ($where:literal, $order:literal) => {
+        sized!(
+            "status",
+            concat!(
+                "SELECT m.body, t.status, t.seq,
+                    coalesce(octet_length(m.body), 0)::bigint AS size
+                    FROM timeline t LEFT JOIN message m ON m.seq = t.seq
+                    WHERE t.app = $1 AND t.inbox_of = $2 AND t.convers_with = $3 AND t.",
+                $where,
+                " LIMIT $5"
+            ),
+            $order
+        )
+    };
+}
+
+const MESSAGES_BEFORE: &str = messages!("seq < $4 ORDER BY t.seq DESC", "seq DESC");
+const MESSAGES_SINCE: &str = messages!("seq > $4 ORDER BY t.seq", "seq");
 
 impl Reader for PostgresStore {
     fn conversations(
@@ -84,16 +125,15 @@ impl Reader for PostgresStore {
     ) -> Result<Slice<ListedMessage>, StoreError> {
         let (sql, edge, limit) = self.resolve(window, [MESSAGES_BEFORE, MESSAGES_SINCE])?;
         let [app, inbox_of, peer] = key(timeline);
-        let params = params![app, inbox_of, peer, edge, limit];
+        let params = params![app, inbox_of, peer, edge, limit, most_bytes()];
         self.slice(sql, params, window.limit, |row| {
             let body: Option<String> = row.get(0);
             let status = status(row.get(1));
-            let bytes = body.as_ref().map_or(0, String::len);
             let message = body.map(|body| ListedMessage {
                 body: body.into(),
                 status,
             });
-            (row.get(2), bytes, message)
+            (row.get(2), row.get(3), message)
         })
     }
 
@@ -125,16 +165,17 @@ impl PostgresStore {
         let (sql, edge, limit) =
             self.resolve(window, [CONVERSATIONS_BEFORE, CONVERSATIONS_SINCE])?;
         let [app, user] = pair(app.as_str(), user.as_str());
-        let params = || params![app.clone(), user.clone(), archived, edge, limit];
+        let params = || {
+            let (app, user) = (app.clone(), user.clone());
+            params![app, user, archived, edge, limit, most_bytes()]
+        };
         let read = |row: &SqlRow| {
             let listed = ListedConversation {
                 convers_with: row.get::<_, String>(6).into(),
                 row: conversation_row(row),
             };
-            let last = listed.row.last.as_ref();
-            let patch = listed.row.patch.as_ref().map_or(0, |patch| patch.len());
-            let bytes = patch + last.map_or(0, |(body, _)| body.len());
-            (row.get(7), bytes, last.is_some().then_some(listed))
+            let is_there = listed.row.last.is_some();
+            (row.get(7), row.get(8), is_there.then_some(listed))
         };
         let is_newest_first = !matches!(window.from, From::Since(_));
         let key = params![app.clone(), user.clone()];
@@ -177,7 +218,7 @@ impl PostgresStore {
         sql: &'static str,
         params: Vec<Param>,
         limit: usize,
-        read: impl FnMut(&SqlRow) -> (i64, usize, Option<T>),
+        read: impl FnMut(&SqlRow) -> (i64, i64, Option<T>),
     ) -> Result<Slice<T>, StoreError> {
         let mut slice = Slice {
             entries: vec![],
@@ -185,7 +226,7 @@ impl PostgresStore {
         };
         let (mut rows_read, mut bytes, mut last) = (0, 0, None);
         for (position, size, entry) in self.rows(sql, params, read)? {
-            if rows_read == limit || (rows_read > 0 && bytes + size > SLICE_BYTES) {
+            if rows_read == limit || (rows_read > 0 && bytes + size > most_bytes()) {
                 slice.next = last;
                 break;
             }
@@ -194,4 +235,9 @@ impl PostgresStore {
         }
         Ok(slice)
     }
+}
+
+/// Bytes that a part of a list has room for.
+fn most_bytes() -> i64 {
+    i64::try_from(SLICE_BYTES).unwrap_or(i64::MAX)
 }
