@@ -370,3 +370,18 @@ pub(crate) fn a_newer_message_of_the_source_is_new_whatever_was_patched_here<M: 
         (&json!("n"), &json!(true), &json!("red"))
     );
 }
+
+pub(crate) fn what_is_imported_again_counts_once<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    let batch = [
+        message("m1", THEN, "x", "y", 150),
+        message("m1", THEN, "y", "x", 150),
+        conversation("m1", THEN, &json!({})),
+    ];
+    import(&mut feed, &batch).unwrap();
+    let used = feed.store.stats().unwrap().used_bytes;
+    import(&mut feed, &batch).unwrap();
+    let later = message("m1", THEN, "y", "x", 300);
+    assert_eq!(import(&mut feed, &[later]).unwrap(), [Landing::New]);
+    assert_eq!(feed.store.stats().unwrap().used_bytes, used);
+}

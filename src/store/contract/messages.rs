@@ -1,6 +1,7 @@
 //! Messages: written, acknowledged, read back.
 
 use super::{Feed, Maker, NOW, app, new_copy, new_message, user};
+use crate::protocol::request::Erased;
 use crate::protocol::time::UnixMillis;
 use crate::rules::listing::{From, Place, Window};
 use crate::rules::write::Write;
@@ -199,4 +200,74 @@ pub(crate) fn pages_of_a_long_list_neither_skip_nor_repeat<M: Maker>(maker: &M) 
         );
         assert_eq!(newest_first, oldest_first);
     }
+}
+
+pub(crate) fn large_messages_come_in_several_pages_and_none_is_missing<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    // One alone is larger than a page.
+    let sizes: Vec<usize> = [90, 300, 90, 90, 90, 3_000, 3_000, 1]
+        .map(|kb| kb << 10)
+        .into();
+    for (n, size) in sizes.iter().enumerate() {
+        let (to, text) = (format!("y{n}"), "x".repeat(*size));
+        feed.message("x", &to, &format!("{{\"text\":\"{text}\"}}"));
+    }
+    let read = |body: &str| body.len() - r#"{"text":""}"#.len();
+    for from in [From::Newest, From::Since(Place::Position(0))] {
+        let mut window = Window { from, limit: 4 };
+        let (mut found, mut pages) = (vec![], 0);
+        loop {
+            let slice = feed.store.listed(app(), user("x"), false, window).unwrap();
+            let rows = slice.entries.iter();
+            found.extend(rows.map(|listed| read(&listed.row.last.as_ref().unwrap().0)));
+            pages += 1;
+            let Some(next) = slice.next.map(Place::Position) else {
+                break;
+            };
+            window.from = match from {
+                From::Since(_) => From::Since(next),
+                From::Newest | From::Before(_) => From::Before(next),
+            };
+        }
+        if from == From::Newest {
+            found.reverse();
+        }
+        assert_eq!(found, sizes);
+        assert!(pages >= 5, "{pages} pages");
+    }
+    let (mut found, mut pages, mut after) = (vec![], 0, 0);
+    loop {
+        let page = feed.page("x", after, 100, None);
+        found.extend(
+            page.messages
+                .iter()
+                .map(|stored| read(stored.body.as_str())),
+        );
+        (after, pages) = (page.next, pages + 1);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((found, pages), (sizes.clone(), 3));
+    let mut lines = vec![];
+    let mut line = |text: &[u8]| {
+        lines.push(text.len());
+        Ok(())
+    };
+    feed.store.export("a", "x", None, &mut line).unwrap();
+    assert_eq!(lines.len(), sizes.len());
+    assert!(feed.store.check().unwrap().is_empty());
+}
+
+pub(crate) fn messages_are_erased_that_no_list_shows<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    feed.unlisted("x", "y", "{}");
+    assert_eq!(feed.inbox("x").len(), 1);
+    let stats = feed.store.stats().unwrap();
+    assert_eq!((stats.copies, stats.conversations), (2, 0));
+    feed.erase("y", Erased::Messages);
+    assert_eq!((feed.inbox("x").len(), feed.inbox("y").len()), (0, 1));
+    // It has come into a list now.
+    feed.message("x", "y", "{}");
+    assert_eq!(feed.store.stats().unwrap().conversations, 2);
 }

@@ -18,6 +18,7 @@ use crate::protocol::envelope::Body;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::{MessageId, MessageIds};
 use crate::protocol::patch::Patch;
+use crate::protocol::request::Erased;
 use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery};
@@ -54,11 +55,14 @@ macro_rules! contract {
                 a_redelivered_message_and_its_copies_are_stored_once
                 pages_keep_what_came_in_one_millisecond_together
                 what_a_service_injects_shares_the_body_if_it_is_the_same
+                large_messages_come_in_several_pages_and_none_is_missing
+                messages_are_erased_that_no_list_shows
             }
             retention {
                 the_oldest_are_deleted_in_steps_with_all_that_refers_to_them
                 a_position_is_never_given_twice_even_when_everything_is_deleted
                 the_copies_of_deleted_messages_are_deleted_before_more_messages
+                what_no_list_shows_any_more_can_still_be_erased
             }
             outbox {
                 events_are_handed_out_oldest_first_and_deleted_when_delivered
@@ -79,6 +83,7 @@ macro_rules! contract {
                 a_message_of_the_future_does_not_take_the_others_along
                 an_import_of_groups_alone_leaves_no_mark
                 a_newer_message_of_the_source_is_new_whatever_was_patched_here
+                what_is_imported_again_counts_once
             }
             administration {
                 bans_and_blocks_say_whether_they_changed_something_and_are_listed
@@ -192,6 +197,35 @@ impl Feed {
         self.apply(&Write::Archive(timeline(inbox_of, convers_with)));
     }
 
+    /// A message that shows in no list.
+    pub(crate) fn unlisted(&mut self, from: &str, to: &str, body: &str) {
+        self.now += 1;
+        let id = self.ids.next(UnixMillis::new(self.now));
+        let (origin, text) = (self.origin(id), id.to_string());
+        self.store.begin().unwrap();
+        let message = new_message(&text, from, to, body);
+        self.store.apply(&message, &origin).unwrap();
+        for (inbox_of, convers_with) in [(from, to), (to, from)] {
+            let copy = Write::Copy(TimelineCopy {
+                timeline: timeline(inbox_of, convers_with),
+                message_id: text.as_str().into(),
+                status: Status::Delivered,
+                listing: Listing::Unlisted,
+            });
+            self.store.apply(&copy, &origin).unwrap();
+        }
+        self.store.commit().unwrap();
+    }
+
+    /// Erases what everybody has with somebody.
+    pub(crate) fn erase(&mut self, convers_with: &str, what: Erased) {
+        self.apply(&Write::Erase {
+            app: app(),
+            convers_with: user(convers_with),
+            what,
+        });
+    }
+
     /// In a transaction of its own.
     fn apply(&mut self, write: &Write<'_>) {
         self.now += 1;
@@ -243,7 +277,7 @@ pub(crate) fn app() -> AppId<'static> {
     AppId::parse("a").unwrap()
 }
 
-fn timeline<'a>(inbox_of: &'a str, convers_with: &'a str) -> Timeline<'a> {
+pub(crate) fn timeline<'a>(inbox_of: &'a str, convers_with: &'a str) -> Timeline<'a> {
     Timeline {
         app: app(),
         inbox_of: user(inbox_of),

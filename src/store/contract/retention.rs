@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Feed, Maker, NOW};
+use crate::protocol::request::Erased;
 use crate::protocol::time::UnixMillis;
 use crate::store::{Pruned, Retention};
 
@@ -98,4 +99,21 @@ pub(crate) fn the_copies_of_deleted_messages_are_deleted_before_more_messages<M:
         stats.messages >= 400,
         "more is deleted than must be: {stats:?}"
     );
+}
+
+pub(crate) fn what_no_list_shows_any_more_can_still_be_erased<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.empty());
+    feed.message("x", "y", r#"{"text":"old"}"#);
+    feed.now += 100_000;
+    feed.unlisted("x", "y", r#"{"text":"new"}"#);
+    feed.acknowledge_all();
+    let limits = Retention {
+        age: Some(Duration::from_secs(50)),
+        bytes: None,
+    };
+    let now = UnixMillis::new(feed.now);
+    while feed.store.prune_step(&limits, now).unwrap() == Pruned::More {}
+    assert_eq!(feed.inbox("x"), [r#"{"text":"new"}"#]);
+    feed.erase("y", Erased::Messages);
+    assert!(feed.inbox("x").is_empty());
 }

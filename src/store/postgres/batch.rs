@@ -4,7 +4,7 @@
 //! statement a table; any other write ends what was gathered before it. Keys are folded and sorted,
 //! so that two writers never wait for each other in a circle.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::connection::{Command, params};
 use super::{PostgresStore, StoreError};
@@ -28,6 +28,12 @@ const SET_LAST_MESSAGES: &str = "INSERT INTO conversation
     ON CONFLICT (app, inbox_of, convers_with) DO UPDATE
     SET seq = excluded.seq, is_new = true, archived = false
     WHERE excluded.seq >= conversation.seq OR conversation.seq = 0";
+// It shows in no list, and tells who has messages.
+const LEAVE_OUT: &str = "INSERT INTO conversation
+    (app, inbox_of, convers_with, seq, is_new, archived)
+    SELECT app, inbox_of, convers_with, 0, false, false
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS u (app, inbox_of, convers_with)
+    ON CONFLICT DO NOTHING";
 const RAISE_STATUS: &str = "UPDATE timeline t SET status = u.status
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
         AS u (app, inbox_of, convers_with, message_id, status)
@@ -87,6 +93,7 @@ struct Gathered {
     messages: Messages,
     copies: BTreeMap<(String, String, i64, String), i64>,
     conversations: BTreeMap<Key, i64>,
+    left_out: BTreeSet<Key>,
     raised: BTreeMap<(Key, String), i64>,
     logged: Vec<Logged>,
 }
@@ -205,6 +212,11 @@ impl Batch {
         *last = seq.max(*last);
     }
 
+    /// There is a message in a conversation, which does not show in a list for that.
+    pub(super) fn leave_out(&mut self, key: Key) {
+        self.gathered.left_out.insert(key);
+    }
+
     pub(super) fn raise(&mut self, key: Key, message_id: String, status: i64) {
         let raised = self
             .gathered
@@ -237,6 +249,7 @@ impl Gathered {
             && self.messages.seq.is_empty()
             && self.copies.is_empty()
             && self.conversations.is_empty()
+            && self.left_out.is_empty()
             && self.raised.is_empty()
             && self.logged.is_empty()
     }
@@ -272,6 +285,7 @@ impl Gathered {
         }
         commands.extend(copies(gathered.copies));
         commands.extend(conversations(gathered.conversations));
+        commands.extend(left_out(gathered.left_out));
         commands.extend(raised(gathered.raised));
         commands.extend(logged(gathered.logged));
     }
@@ -310,6 +324,16 @@ fn conversations(rows: BTreeMap<Key, i64>) -> Option<Command> {
     (!seqs.is_empty()).then(|| Command {
         sql: SET_LAST_MESSAGES,
         params: params![apps, inboxes, peers, seqs],
+    })
+}
+
+fn left_out(rows: BTreeSet<Key>) -> Option<Command> {
+    (!rows.is_empty()).then(|| {
+        let [apps, inboxes, peers] = columns(rows);
+        Command {
+            sql: LEAVE_OUT,
+            params: params![apps, inboxes, peers],
+        }
     })
 }
 

@@ -43,11 +43,15 @@ const LAST_BETWEEN: &str = "SELECT max(seq) FROM message WHERE seq >= $1 AND seq
 const IMPORT_MESSAGE: &str = "INSERT INTO message
     (seq, message_id, app, sender, recipient, layout, stored_at, body)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+// The conversation tells who has messages: it shows in no list for that.
+const IMPORT_COPY: &str = "WITH left_out AS (INSERT INTO conversation
+        (app, inbox_of, convers_with, seq, is_new, archived) VALUES ($1, $2, $4, 0, false, false)
+        ON CONFLICT DO NOTHING)
+    INSERT INTO timeline (app, inbox_of, seq, convers_with, status)
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 // A status only rises.
-const IMPORT_COPY: &str = "INSERT INTO timeline (app, inbox_of, seq, convers_with, status)
-    VALUES ($1, $2, $3, $4, $5)
-    ON CONFLICT (app, inbox_of, seq, convers_with) DO UPDATE SET status = excluded.status
-    WHERE excluded.status > timeline.status";
+const RAISE_COPY: &str = "UPDATE timeline SET status = $5
+    WHERE app = $1 AND inbox_of = $2 AND seq = $3 AND convers_with = $4 AND status < $5";
 const HAS_COPY: &str = "SELECT 1 FROM timeline
     WHERE app = $1 AND inbox_of = $2 AND seq = $3 AND convers_with = $4";
 // A row that shows a message of the observer's own is newer. One that shows the same message may
@@ -98,11 +102,21 @@ impl PostgresStore {
         message: &ImportedMessage,
         now: UnixMillis,
     ) -> Result<Landing, StoreError> {
-        let read = |row: &Row| (row.get(0), row.get::<_, &str>(2) == FROM_A_ROW);
+        let read = |row: &Row| {
+            let is_from_a_row = row.get::<_, &str>(2) == FROM_A_ROW;
+            (
+                row.get(0),
+                is_from_a_row.then(|| row.get::<_, &str>(1).len()),
+            )
+        };
         let seq = match self.find_imported(message, read)? {
-            Some((seq, false)) => seq,
-            Some((seq, true)) => {
-                self.execute(SET_BODY, params![text(&message.body), seq])?;
+            Some((seq, None)) => seq,
+            Some((seq, Some(had))) => {
+                let body = text(&message.body);
+                let bytes = |len| i64::try_from(len).unwrap_or(0);
+                let grown = bytes(body.len()) - bytes(had);
+                self.execute(SET_BODY, params![body, seq])?;
+                self.batch.borrow_mut().count_bytes(grown);
                 seq
             }
             None => self.number_message(message, "", now)?,
@@ -111,11 +125,15 @@ impl PostgresStore {
     }
 
     fn import_copy(&self, message: &ImportedMessage, seq: i64) -> Result<Landing, StoreError> {
-        let [app, inbox_of, peer] = message.timeline.clone();
-        let params = params![app, inbox_of, seq, peer, message.status.code()];
-        let changed = self.execute(IMPORT_COPY, params)?;
+        let params = || {
+            let [app, inbox_of, peer] = message.timeline.clone();
+            params![app, inbox_of, seq, peer, message.status.code()]
+        };
+        if self.execute(IMPORT_COPY, params())? == 0 {
+            return Ok(landing(self.execute(RAISE_COPY, params())?));
+        }
         self.batch.borrow_mut().count_bytes(COPY_BYTES);
-        Ok(landing(changed))
+        Ok(Landing::New)
     }
 
     /// Reads the row of a message that was imported before.

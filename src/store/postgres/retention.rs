@@ -47,9 +47,12 @@ const DELETE_COPIES: &str = "DELETE FROM timeline WHERE (app, inbox_of, seq, con
             WHERE t.app = u.app AND t.inbox_of = u.inbox_of AND t.seq < $3
             ORDER BY seq LIMIT $4
         ) old LIMIT $4)";
+// A row tells who has messages, whether it shows in a list or not.
 const DELETE_CONVERSATIONS: &str = "DELETE FROM conversation c
     USING unnest($1::text[], $2::text[]) AS u (app, inbox_of)
-    WHERE c.app = u.app AND c.inbox_of = u.inbox_of AND greatest(c.seq, c.patch_seq) < $3";
+    WHERE c.app = u.app AND c.inbox_of = u.inbox_of AND greatest(c.seq, c.patch_seq) < $3
+        AND NOT EXISTS (SELECT 1 FROM timeline t WHERE t.app = c.app AND t.inbox_of = c.inbox_of
+            AND t.convers_with = c.convers_with)";
 
 /// How far the sweep through the inboxes got.
 #[derive(Clone, Debug, Default)]

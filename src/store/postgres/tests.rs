@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::secret::Secret;
-use crate::store::contract::{Feed, Maker, contract, new_message};
+use crate::rules::listing::{From, Place, Window};
+use crate::store::contract::{Feed, Maker, contract, new_message, timeline};
+use crate::store::reader::Reader;
 
 /// Makes stores in schemas of their own.
 struct Postgres {
@@ -241,4 +243,27 @@ fn a_batch_that_cannot_begin_takes_no_number_back() {
     admin
         .batch(&format!("DROP DATABASE {name} WITH (FORCE)"))
         .unwrap();
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_page_of_a_timeline_ends_where_it_becomes_large() {
+    let target = empty_schema();
+    let mut feed = Feed::new(Box::new(open(&target).unwrap()));
+    for n in [100_000, 100_000, 400_000, 100_000, 1] {
+        feed.message("x", "y", &format!("{{\"text\":\"{}\"}}", "x".repeat(n)));
+    }
+    let mut reader = PostgresStore::open_read_only(&target).unwrap();
+    let timeline = timeline("x", "y");
+    let mut page = |from| {
+        let slice = reader
+            .messages(&timeline, Window { from, limit: 9 })
+            .unwrap();
+        (slice.entries.len(), slice.next)
+    };
+    let since = |position| From::Since(Place::Position(position));
+    assert_eq!(page(since(0)), (2, Some(2)));
+    assert_eq!(page(since(2)), (1, Some(3)));
+    assert_eq!(page(since(3)), (2, None));
+    assert_eq!(page(From::Newest), (2, Some(4)));
 }

@@ -238,12 +238,15 @@ impl PostgresStore {
         let mut batch = self.batch.borrow_mut();
         let copy_key = (key.clone(), text(&copy.message_id));
         batch.known.copies.remove(&copy_key);
-        if copy.listing == Listing::Listed {
-            batch.list_copy(seq, copy);
-            let known = batch.known.conversations.entry(key).or_insert(None);
-            if known.is_none_or(|(_, last)| seq >= last || last == 0) {
-                *known = Some((false, seq));
+        match copy.listing {
+            Listing::Listed => {
+                batch.list_copy(seq, copy);
+                let known = batch.known.conversations.entry(key).or_insert(None);
+                if known.is_none_or(|(_, last)| seq >= last || last == 0) {
+                    *known = Some((false, seq));
+                }
             }
+            Listing::Unlisted => batch.leave_out(key),
         }
         Ok(match (is_known, is_archived) {
             (false, true) => Written::Unarchived,
