@@ -10,6 +10,7 @@ use crate::delivery::ledger::tests::{
 };
 use crate::delivery::publish_queues::PublishQueues;
 use crate::protocol::refusal::Refusal;
+use crate::protocol::topic::TopicName;
 
 #[test]
 fn unconfirmed_publishes_go_out_again_oldest_first_on_the_next_connection() {
@@ -130,4 +131,32 @@ fn one_timeline_stays_with_one_publisher() {
         .collect();
     assert_eq!(publishers.len(), 4);
     assert_eq!(queues.publisher_of("a/b"), queues.publisher_of("a/b"));
+}
+
+#[test]
+fn what_is_taken_out_leaves_no_payload_behind() {
+    let mut queue = PublishQueue::new(10);
+    let queued = |topic: &str| QueuedPublish {
+        entry: 0,
+        publish: Publish {
+            topic: TopicName::parse(topic).unwrap(),
+            ..publish("payload")
+        },
+        purpose: Purpose::Copy,
+        bytes: 0,
+        logged_as: Some(id()),
+        is_newest: true,
+    };
+    for topic in ["stays", "in flight", "stays", "waits"] {
+        queue.push(queued(topic));
+    }
+    queue.handle_up(3);
+    while queue.poll(start()).is_some() {}
+    let mut taken = queue.take_waiting("waits");
+    let out = queue.take_out(&HashSet::from(["in flight".to_owned()]));
+    taken.extend(out.into_iter().map(|(_, queued)| queued));
+    assert!(taken.iter().all(|one| one.publish.payload == "payload"));
+    let kept = queue.slots.iter();
+    let kept: Vec<_> = kept.map(|slot| slot.queued.publish.payload.len()).collect();
+    assert_eq!((taken.len(), kept), (2, vec![7, 0, 7, 0]));
 }

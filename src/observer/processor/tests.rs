@@ -16,6 +16,7 @@ use crate::store::{
 };
 
 mod model;
+#[cfg(debug_assertions)]
 mod panics;
 mod with_store;
 
