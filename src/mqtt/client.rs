@@ -8,7 +8,7 @@ use std::fmt;
 use super::error::SubmitError;
 use super::event::Connected;
 use super::options::MAX_PACKET_BYTES;
-use super::outbox::SharedOutbox;
+use super::outbox::{Pings, SharedOutbox};
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
 
@@ -83,6 +83,11 @@ impl Client {
     /// [`SubmitError::Gone`], if the connection has ended: the broker delivers the message again.
     pub fn acknowledge(&self, packet_id: u16) -> Result<(), SubmitError> {
         self.outbox.lock().acknowledge(packet_id)
+    }
+
+    /// How many pings there were on this connection, and how many of them are answered.
+    pub fn pings(&self) -> Pings {
+        self.outbox.lock().pings()
     }
 
     /// Ends the connection in order: DISCONNECT goes out after everything handed over before, and

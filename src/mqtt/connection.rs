@@ -270,6 +270,7 @@ impl Connection {
             Incoming::Disconnect(reason) => return Err(reason),
             Incoming::PingResp => {
                 self.pump.keep_alive.answered();
+                self.outbox.lock().ping_answered();
                 return Ok(None);
             }
             Incoming::ConnAck(_) | Incoming::Other => return Ok(None),
@@ -288,13 +289,9 @@ impl Connection {
             }
             let waits = !self.pump.output.is_empty() || self.pump.socket.needs_flush();
             match self.pump.keep_alive.tick(waits, reading) {
-                Verdict::Ping if self.disconnect == Disconnect::NotAsked => {
-                    let output = &mut self.pump.output;
-                    // It is written when the task is polled again.
-                    let _ = codec::encode(self.pump.protocol, Outgoing::Ping, output);
-                    cx.waker().wake_by_ref();
-                }
-                Verdict::Fine | Verdict::Ping => {}
+                Verdict::Fine => {}
+                // It is written when the task is polled again.
+                Verdict::Ping => self.outbox.lock().ping(),
                 Verdict::Silent => return Poll::Ready(error::no_ping()),
                 Verdict::Deaf => return Poll::Ready(error::not_read()),
             }

@@ -30,3 +30,4 @@ pub use connection::{Connection, Opened, open};
 pub use error::{Cause, LinkError, SubmitError, Symptom};
 pub use event::{Connected, Delivery, Event, ReasonCode};
 pub use options::{ConnectOptions, Protocol, Proxy, Session, Transport, without_query};
+pub use outbox::Pings;

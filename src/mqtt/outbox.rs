@@ -41,6 +41,16 @@ pub(super) enum Outgoing {
     Disconnect,
 }
 
+/// Pings of one connection. An answer proves that the broker has read everything that was handed
+/// over before its ping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pings {
+    /// How many were handed over to be written.
+    pub asked: u64,
+    /// How many of them the broker has answered: the first ones.
+    pub answered: u64,
+}
+
 /// What of a publish goes over the wire.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
@@ -85,6 +95,7 @@ pub(super) struct Outbox {
     receive_maximum: usize,
     /// QoS 0 publishes in the queue.
     unconfirmed: usize,
+    pings: Pings,
     ending: Ending,
     /// Wakes the connection.
     waker: Option<Waker>,
@@ -114,6 +125,7 @@ impl Outbox {
             in_flight: 0,
             receive_maximum: receive_maximum.clamp(1, most),
             unconfirmed: 0,
+            pings: Pings::default(),
             ending: Ending::Open,
             waker: None,
         }
@@ -199,6 +211,29 @@ impl Outbox {
             self.push(Outgoing::Disconnect);
         }
         Ok(())
+    }
+
+    /// Has a PINGREQ follow what was put in before. Nothing follows DISCONNECT.
+    pub(super) fn ping(&mut self) {
+        let is_open = match self.ending {
+            Ending::Open => true,
+            Ending::Leaving => !self.held.is_empty(),
+            Ending::Gone => false,
+        };
+        if is_open {
+            self.pings.asked += 1;
+            self.push(Outgoing::Ping);
+        }
+    }
+
+    /// The broker has answered a PINGREQ.
+    pub(super) fn ping_answered(&mut self) {
+        let Pings { asked, answered } = self.pings;
+        self.pings.answered = asked.min(answered + 1);
+    }
+
+    pub(super) fn pings(&self) -> Pings {
+        self.pings
     }
 
     /// The next packet to be written.
@@ -294,6 +329,23 @@ mod tests {
         assert_eq!(outbox.pop(), Some(Outgoing::Disconnect));
         assert_eq!(outbox.confirmed(1), Some(0));
         assert_eq!(outbox.pop(), None);
+    }
+
+    #[test]
+    fn a_ping_goes_out_behind_the_acks_before_it_and_not_behind_disconnect() {
+        let mut outbox = Outbox::new(1);
+        outbox.ping_answered();
+        assert_eq!(outbox.pings(), Pings::default(), "none was asked");
+        outbox.acknowledge(7).unwrap();
+        outbox.ping();
+        outbox.disconnect().unwrap();
+        outbox.ping();
+        let packets: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
+        let expected = [Outgoing::Ack(7), Outgoing::Ping, Outgoing::Disconnect];
+        assert_eq!(packets, expected);
+        outbox.ping_answered();
+        let pings = outbox.pings();
+        assert_eq!((pings.asked, pings.answered), (1, 1));
     }
 
     #[test]

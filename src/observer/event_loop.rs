@@ -246,7 +246,7 @@ impl Observer {
         if self.session.is_up() {
             self.processing.tick(&self.ledger);
         }
-        if self.session.poll_pinged(now.instant) {
+        if self.session.poll_pinged() {
             self.ledger.age_acknowledged();
         }
     }
@@ -268,7 +268,7 @@ impl Observer {
                 }
                 let ledger = &mut self.ledger;
                 self.session
-                    .handle_up(connection, client, connected, ledger, now.instant);
+                    .handle_up(connection, client, connected, ledger);
             }
             SessionEvent::Subscribed { connection } => {
                 self.session.handle_subscribed(connection);

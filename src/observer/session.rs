@@ -9,7 +9,7 @@ use tracing::{debug, error, warn};
 
 use crate::connections::session::log_connected;
 use crate::delivery::ledger::Ledger;
-use crate::mqtt::{self, Client, Connected};
+use crate::mqtt::{self, Client, Connected, Pings};
 use crate::protocol::publish::Publish;
 use crate::telemetry::health::Health;
 use crate::telemetry::{CrashPoint, LinkRole, Metrics};
@@ -19,9 +19,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long that message may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keep-alives after which a connection that lives has seen the answer to a ping: one until the
-/// ping, one for the answer (the connection is given up then), and one for the timers.
-const PINGS: u32 = 3;
+/// Answered pings that make a step of [`Session::poll_pinged`]. One would do; what was acknowledged
+/// is kept for longer, in case the broker restarts from what it has saved last.
+const PINGS: u64 = 3;
 
 const LOOPBACK_FAILED: &str =
     "the session is subscribed, but what the observer sends to itself does not come back";
@@ -54,10 +54,8 @@ struct Connection {
     connected: Connected,
     subscribed: bool,
     loopback: Loopback,
-    /// How often pings are sent; zero for never.
-    keep_alive: Duration,
-    /// Since when [`PINGS`] keep-alives are counted.
-    pinged: Instant,
+    /// How many pings had been asked at the last step of [`Session::poll_pinged`].
+    pinged: u64,
 }
 
 /// The session, connected or not.
@@ -69,24 +67,17 @@ pub(crate) struct Session {
     had_session: bool,
     /// Whether the broker had no session when the observer connected first.
     is_new: bool,
-    keep_alive: Duration,
     health: Health,
     metrics: Metrics,
 }
 
 impl Session {
-    pub(super) fn new(
-        asked: mqtt::Session,
-        keep_alive: Duration,
-        health: Health,
-        metrics: Metrics,
-    ) -> Self {
+    pub(super) fn new(asked: mqtt::Session, health: Health, metrics: Metrics) -> Self {
         Self {
             connection: None,
             had_session: false,
             is_new: false,
             asked,
-            keep_alive,
             health,
             metrics,
         }
@@ -129,7 +120,6 @@ impl Session {
         client: Client,
         connected: Connected,
         ledger: &mut Ledger,
-        now: Instant,
     ) {
         let is_first = number == 1;
         self.is_new |= is_first && !connected.session_present;
@@ -150,8 +140,7 @@ impl Session {
             connected,
             subscribed: false,
             loopback: Loopback::Untested,
-            keep_alive: connected.server_keep_alive.unwrap_or(self.keep_alive),
-            pinged: now,
+            pinged: 0,
         });
         self.health
             .set_session(Some("waiting for SUBACK".to_owned()));
@@ -195,18 +184,18 @@ impl Session {
         true
     }
 
-    /// Whether the connection has lived for some keep-alives since the last time: so the broker has
-    /// answered a ping meanwhile, or the connection would be gone.
-    pub(super) fn poll_pinged(&mut self, now: Instant) -> bool {
+    /// Whether the broker has answered pings since the last time that were sent after it: so it has
+    /// the acks that were sent until then.
+    pub(super) fn poll_pinged(&mut self) -> bool {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        let interval = connection.keep_alive * PINGS;
-        let due = !interval.is_zero() && now >= connection.pinged + interval;
-        if due {
-            connection.pinged = now;
+        let pings = connection.client.pings();
+        let is_pinged = is_pinged(connection.pinged, pings);
+        if is_pinged {
+            connection.pinged = pings.asked;
         }
-        due
+        is_pinged
     }
 
     /// The connection is gone, or none could be made.
@@ -286,5 +275,24 @@ impl Session {
             // A connection that is gone needs no DISCONNECT.
             let _ = connection.client.disconnect();
         }
+    }
+}
+
+/// Whether enough pings are answered that came after the first `before`.
+fn is_pinged(before: u64, pings: Pings) -> bool {
+    pings.answered >= before + PINGS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_count_only_for_pings_that_came_after_the_last_step() {
+        let pings = |asked, answered| Pings { asked, answered };
+        assert!(!is_pinged(0, pings(100, 2)), "time proves nothing");
+        assert!(is_pinged(0, pings(100, 3)));
+        assert!(!is_pinged(100, pings(103, 102)));
+        assert!(is_pinged(100, pings(104, 103)));
     }
 }

@@ -332,13 +332,8 @@ impl Parts {
         Ok(Observer {
             clock,
             ledger,
-            session: Session::new(
-                setup.links.session,
-                setup.links.keep_alive,
-                health.clone(),
-                metrics.clone(),
-            )
-            .expecting_session(had_session && !setup.reset_session),
+            session: Session::new(setup.links.session, health.clone(), metrics.clone())
+                .expecting_session(had_session && !setup.reset_session),
             inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
             submissions,
             processing: Processing::new(processor, backlog),

@@ -259,7 +259,8 @@ async fn expect_pings(broker: &mut (impl AsyncRead + Unpin), pings: usize) {
 async fn a_broker_that_is_delivering_is_alive_and_is_pinged_all_the_time() {
     let protocol = Protocol::V311;
     let (opened, mut broker) = connected(protocol, connack(protocol)).await;
-    let mut connection = opened.unwrap().connection;
+    let opened = opened.unwrap();
+    let (client, mut connection) = (opened.client, opened.connection);
     let (mut reading, mut writing) = broker.split();
     let delivering = async {
         writing
@@ -276,6 +277,8 @@ async fn a_broker_that_is_delivering_is_alive_and_is_pinged_all_the_time() {
         () = delivering => {}
     }
     expect_pings(&mut reading, 10).await;
+    let pings = client.pings();
+    assert_eq!((pings.asked, pings.answered), (10, 0));
     // The rest never comes.
     assert_eq!(connection.next().await, Err(error::no_ping()));
 }
