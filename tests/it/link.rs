@@ -189,6 +189,25 @@ fn a_stalled_publisher_does_not_silence_the_session() {
     assert_eq!(first, 0xc0, "PINGREQ");
 }
 
+/// The answer to a ping stands behind what the broker is delivering.
+#[test]
+fn a_message_that_takes_longer_than_a_keep_alive_costs_no_connection() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--keep-alive", "5s"]);
+    let (mut session, _lane) = script.up();
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let message = publish_packet(topic.as_bytes(), &[b'x'; 100_000], Some(1), false);
+    let mut bytes = message.chunks(10);
+    let mut pings = 0;
+    while pings < 4 {
+        session.wire.send(bytes.next().unwrap()).unwrap();
+        match session.wire.read_packet(Duration::from_millis(50)).unwrap() {
+            Some((0xc0, _)) => pings += 1,
+            other => assert!(other.is_none(), "{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_publish_that_costs_the_connection_is_set_aside_after_few_attempts() {
     let script = Script::listen();
