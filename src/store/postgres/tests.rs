@@ -244,6 +244,7 @@ fn a_batch_that_cannot_begin_takes_no_number_back() {
         .batch(&format!("DROP DATABASE {name} WITH (FORCE)"))
         .unwrap();
 }
+<<<<<<< HEAD
 
 #[test]
 #[ignore = "needs PostgreSQL: scripts/test"]
@@ -267,3 +268,5 @@ fn a_page_of_a_timeline_ends_where_it_becomes_large() {
     assert_eq!(page(since(3)), (2, None));
     assert_eq!(page(From::Newest), (2, Some(4)));
 }
+=======
+>>>>>>> a089353 (PostgreSQL: a batch that cannot begin takes no number back)
