@@ -197,7 +197,10 @@ impl Administration for PostgresStore {
         let key = [app.to_owned(), text(id)];
         self.batch.borrow_mut().known.groups.remove(&key);
         let [app, id] = key;
-        self.atomically(|store| Ok(store.execute(DELETE_GROUP, params![app, id])? > 0))
+        self.atomically(|store| {
+            let params = params![app.clone(), id.clone()];
+            Ok(store.execute(DELETE_GROUP, params)? > 0)
+        })
     }
 
     fn blocked(&self, app: Option<&str>, user: Option<&str>) -> Result<Vec<Blocked>, StoreError> {
@@ -222,8 +225,11 @@ impl Administration for PostgresStore {
         user: &str,
         change: BlockChange,
     ) -> Result<bool, StoreError> {
-        let (sql, params) = self.block(&[app, by, user].map(str::to_owned), change);
-        self.atomically(|store| Ok(store.execute(sql, params)? > 0))
+        let key = [app, by, user].map(str::to_owned);
+        self.atomically(|store| {
+            let (sql, params) = store.block(&key, change);
+            Ok(store.execute(sql, params)? > 0)
+        })
     }
 
     fn set_ban(
@@ -236,6 +242,7 @@ impl Administration for PostgresStore {
         let [app, user] = pair(app, user);
         self.batch.borrow_mut().known.bans.clear();
         self.atomically(|store| {
+            let (app, user) = (app.clone(), user.clone());
             let changed = match change {
                 BanChange::Ban => store.execute(BAN, params![app, user, millis(now)]),
                 BanChange::Unban => store.execute(LIFT_BAN, params![app, user]),

@@ -50,6 +50,10 @@ use crate::rules::write::Write;
 /// The pause before a database is tried again that has not said whether it has committed.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Attempts of a command that another transaction may be in the way of.
+const CONFLICTS: u32 = 10;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+
 const STATE: &str = "SELECT batch, last_seq, last_event, acknowledged FROM observer WHERE n = 0";
 const NEWEST: &str = "SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1";
 // It waits for a transaction of ours whose answer was lost, and that has not ended.
@@ -121,7 +125,9 @@ impl PostgresStore {
         let mut store = Self::new(connection, lease, offline)?;
         if access == Access::Exclusive {
             let acknowledged = id_text(store.counters.acknowledged);
-            store.atomically(|store| store.execute(UNFINISHED_IS_DUE, params![acknowledged]))?;
+            store.atomically(|store| {
+                store.execute(UNFINISHED_IS_DUE, params![acknowledged.clone()])
+            })?;
         }
         Ok(store)
     }
@@ -222,14 +228,30 @@ impl PostgresStore {
         Ok(changed)
     }
 
-    /// Does something in the batch that is open, or else in one of its own.
+    /// Does something in the batch that is open, or else in one of its own. A command does it again
+    /// where the observer, which writes all the time, was in the way: nobody else does that for it.
     fn atomically<T>(
         &mut self,
-        act: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+        mut act: impl FnMut(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if self.batch.borrow().is_open() {
             return act(self);
         }
+        for attempt in 1..CONFLICTS {
+            match self.in_batch(&mut act) {
+                Err(StoreError::Conflict(_)) if self.lease.is_none() => {
+                    std::thread::sleep(attempt * CONFLICT_PAUSE);
+                }
+                other => return other,
+            }
+        }
+        self.in_batch(&mut act)
+    }
+
+    fn in_batch<T>(
+        &mut self,
+        act: &mut impl FnMut(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         self.begin()?;
         let done = act(self).and_then(|done| {
             self.commit()?;

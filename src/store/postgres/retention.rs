@@ -76,7 +76,10 @@ impl PostgresStore {
         if *limits == Retention::default() {
             return Ok(Pruned::All);
         }
-        let done = self.atomically(|store| store.prune(limits, now));
+        let done = self.atomically(|store| {
+            store.sweep = before.clone();
+            store.prune(limits, now)
+        });
         if done.is_err() {
             self.sweep = before;
         }

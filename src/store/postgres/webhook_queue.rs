@@ -37,7 +37,7 @@ impl WebhookQueue for PostgresStore {
     ) -> Result<usize, StoreError> {
         let (ids, given_up) = conditions(selection);
         self.atomically(|store| {
-            let seqs = store.numbers(SELECTED, params![ids, given_up])?;
+            let seqs = store.numbers(SELECTED, params![ids.clone(), given_up])?;
             store.open_transaction()?;
             let mut changes = Changes::default();
             let changed = store.rows(RETRY, params![millis(now), seqs], |row| {
@@ -54,7 +54,7 @@ impl WebhookQueue for PostgresStore {
     fn drop_webhooks(&mut self, selection: &Selection) -> Result<usize, StoreError> {
         let (ids, given_up) = conditions(selection);
         self.atomically(|store| {
-            let seqs = store.numbers(SELECTED, params![ids, given_up])?;
+            let seqs = store.numbers(SELECTED, params![ids.clone(), given_up])?;
             store.delete_events(seqs)
         })
     }
