@@ -69,6 +69,7 @@ macro_rules! contract {
                 the_oldest_are_dropped_those_given_up_first_and_the_old_expire
                 the_last_thousand_given_up_are_kept
                 the_copies_of_one_message_share_their_data
+                data_that_events_share_go_with_the_last_of_them
                 when_an_endpoint_answers_again_only_what_failed_with_it_is_due
             }
             import {

@@ -267,3 +267,21 @@ pub(crate) fn when_an_endpoint_answers_again_only_what_failed_with_it_is_due<M: 
     let due: Vec<i64> = given.deliveries.iter().map(|d| d.seq).collect();
     assert_eq!(due, [1]);
 }
+
+pub(crate) fn data_that_events_share_go_with_the_last_of_them<M: Maker>(maker: &M) {
+    let mut store = outbox(maker, &["a"], 60_000);
+    let large = format!("\"{}\"", "x".repeat(20_000));
+    let copy = |n: usize| Event {
+        data: large.clone().into(),
+        shared: Some(format!("app/m{}/message-delivered", n / 3)),
+        ..event(n)
+    };
+    let dropped: u64 = (0..9)
+        .map(|n| store.enqueue(&copy(n), UnixMillis::new(NOW)).unwrap()[0])
+        .sum();
+    let kept = store.webhooks(&Selection::All).unwrap();
+    let ids: Vec<&str> = kept.iter().map(|row| &*row.id).collect();
+    assert_eq!(ids, ["id-3", "id-4", "id-5", "id-6", "id-7", "id-8"]);
+    assert_eq!(dropped, 3);
+    assert_eq!(outbox_bytes(&mut store), 2 * 20_002 + 6 * 18);
+}

@@ -25,8 +25,10 @@ const GIVEN_UP_SLACK: i64 = 100;
 const BYTES_PER_REPLY: usize = 4 << 20;
 /// Events that are given up at a time because they are too old.
 const EXPIRED_PER_REQUEST: i64 = 500;
-/// Events dropped at a time to make room for a new one: messages wait meanwhile.
-const DROPPED_PER_EVENT: usize = 64;
+/// Events dropped at a time to make room for new ones: messages wait meanwhile. More than are new,
+/// so that an outbox does not grow for ever.
+const DROPPED_PER_BATCH: usize = 64;
+const DROPPED_PER_EVENT: usize = 2;
 /// Attempts that may fail because the endpoint is down before one event is delayed on its own:
 /// after that the event itself may be the cause.
 const FREE_FAILURES: i64 = 3;
@@ -51,11 +53,23 @@ const COUNT: &str = "INSERT INTO webhook_count (endpoint, waiting, given_up, byt
         bytes = webhook_count.bytes + excluded.bytes";
 const WAITING: &str = "SELECT endpoint, waiting, given_up, bytes FROM webhook_count
     WHERE endpoint = ANY ($1::text[])";
-// What was given up is dropped first. The newest event stays, however large.
-const OLDEST_GIVEN_UP: &str = "SELECT seq FROM webhook WHERE endpoint = $1 AND due IS NULL
-    ORDER BY seq LIMIT 1";
-const OLDEST_WAITING: &str = "SELECT seq FROM webhook
-    WHERE endpoint = $1 AND due IS NOT NULL AND seq <> $2 ORDER BY due, seq LIMIT 1";
+// What was given up is dropped first. The newest event stays, however large. Data go with the last
+// event that shares them.
+const SURPLUS: &str = "SELECT seq, due IS NULL FROM (
+        SELECT seq, due, size, sum(size) OVER
+            (ORDER BY due NULLS FIRST, seq ROWS UNBOUNDED PRECEDING) AS total
+        FROM (SELECT w.seq, w.due, octet_length(w.head)::bigint + CASE
+                WHEN row_number() OVER (PARTITION BY w.data ORDER BY w.due NULLS FIRST, w.seq)
+                    = (SELECT count(*) FROM webhook x WHERE x.data = w.data)
+                THEN coalesce(octet_length(d.data), 0) ELSE 0 END AS size
+            FROM (
+                (SELECT seq, due, head, data FROM webhook
+                    WHERE endpoint = $1 AND due IS NULL ORDER BY seq LIMIT $4)
+                UNION ALL (SELECT seq, due, head, data FROM webhook
+                    WHERE endpoint = $1 AND due IS NOT NULL AND seq <> $2
+                    ORDER BY due, seq LIMIT $4)
+            ) w LEFT JOIN webhook_data d ON d.id = w.data) p
+    ) p WHERE total - size < $3::bigint ORDER BY due NULLS FIRST, seq LIMIT $4";
 const ORPHANED: &str = "SELECT coalesce(sum(waiting), 0)::bigint FROM webhook_count
     WHERE endpoint <> ALL ($1::text[])";
 const RECOVER: &str = "UPDATE webhook SET due = since
@@ -116,7 +130,7 @@ impl Outbox for PostgresStore {
             self.batch.borrow_mut().events.push(queued);
         } else {
             self.atomically(|store| {
-                store.batch.borrow_mut().events.push(queued);
+                store.batch.borrow_mut().events.push(queued.clone());
                 Ok(())
             })?;
         }
@@ -233,33 +247,27 @@ impl PostgresStore {
         self.make_room(events.len())
     }
 
-    /// Drops the oldest events while an endpoint has more than it may.
+    /// Drops the oldest events of the endpoints that have more than they may.
     fn make_room(&mut self, events: usize) -> Result<(), StoreError> {
         let max_bytes = i64::try_from(self.endpoints.max_bytes).unwrap_or(i64::MAX);
+        let limit = DROPPED_PER_BATCH.saturating_add(DROPPED_PER_EVENT * events);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let newest = self.counters.last_event;
-        for at in 0..self.endpoints.names.len() {
-            let name = self.endpoints.names[at].clone();
-            for _ in 0..DROPPED_PER_EVENT * events {
-                let waiting = self.waiting()?;
-                if waiting.get(&name).copied().unwrap_or_default().bytes <= max_bytes {
-                    break;
-                }
-                let given_up = self.numbers(OLDEST_GIVEN_UP, params![name.clone()])?;
-                let is_given_up = !given_up.is_empty();
-                let oldest = match is_given_up {
-                    true => given_up,
-                    false => self.numbers(OLDEST_WAITING, params![name.clone(), newest])?,
-                };
-                if oldest.is_empty() {
-                    break;
-                }
-                self.delete_events(oldest)?;
-                if !is_given_up {
-                    let mut dropped = self.dropped.borrow_mut();
-                    dropped.resize(self.endpoints.names.len(), 0);
-                    dropped[at] += 1;
-                }
+        let waiting = self.waiting()?;
+        for (at, name) in self.endpoints.names.iter().enumerate() {
+            let excess = waiting.get(name).map_or(0, |waiting| waiting.bytes) - max_bytes;
+            if excess <= 0 {
+                continue;
             }
+            let params = params![name.clone(), newest, excess, limit];
+            let surplus: Vec<(i64, bool)> =
+                self.rows(SURPLUS, params, |row| (row.get(0), row.get(1)))?;
+            let lost = surplus.iter().filter(|(_, is_given_up)| !is_given_up);
+            let lost = lost.count() as u64;
+            self.delete_events(surplus.into_iter().map(|(seq, _)| seq).collect())?;
+            let mut dropped = self.dropped.borrow_mut();
+            dropped.resize(self.endpoints.names.len(), 0);
+            dropped[at] += lost;
         }
         Ok(())
     }
