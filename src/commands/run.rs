@@ -19,7 +19,7 @@ use super::settings::SettingsArgs;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
 use crate::observer::standby::{self, Attempt};
-use crate::observer::{self, Neighbourhood, Ready, Reporting, Setup};
+use crate::observer::{self, Neighbourhood, ObserverError, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
 use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
@@ -29,6 +29,8 @@ use crate::telemetry::log::SENTENCE;
 
 /// Remaining lifetime of a token below which the start warns of it.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
+/// The pause before a process whose store fails stands by: others may take its place.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How often to look whether the policy file has changed.
 const REREAD: Duration = Duration::from_secs(1);
 
@@ -129,8 +131,19 @@ async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyh
         // received and not stored is still the broker's.
         tokio::select! {
             stopped = observer::run(turn.setup(setup, links), stop.clone(), ready_tx) => {
-                stopped?;
-                return Ok(());
+                match stopped {
+                    Err(ObserverError::Store(fault)) if turn.may_come_again(&fault) => error!(
+                        error = %fault,
+                        "the store fails: this process does not serve, and stands by"
+                    ),
+                    other => return Ok(other.map(drop)?),
+                }
+                // It passes, if it passes, not at once.
+                drop(turn);
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
             }
             never = log_ready(config, ready_rx) => match never {},
             () = turn.lost() => error!(

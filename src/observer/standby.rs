@@ -65,6 +65,19 @@ impl Turn {
         setup
     }
 
+    /// Whether a store that fails while it is opened is a reason to stand by again: another process
+    /// may serve meanwhile, and what is wrong passes.
+    pub fn may_come_again(&self, fault: &StoreError) -> bool {
+        let passes = matches!(
+            fault,
+            StoreError::Connect { .. }
+                | StoreError::Transient(_)
+                | StoreError::Conflict(_)
+                | StoreError::Fenced
+        );
+        self.held.is_some() && passes
+    }
+
     /// Waits until another process may serve. Safe to cancel.
     pub async fn lost(&self) {
         match &self.held {
@@ -91,7 +104,11 @@ pub async fn wait(
     let mut standby = Standby::new(setup, stop);
     let mut candidate = None;
     loop {
-        let asked = ask(target.clone(), candidate.take()).await;
+        let asked = tokio::select! {
+            asked = ask(target.clone(), candidate.take()) => asked,
+            // The database may hang.
+            () = stop.cancelled() => return Ok(None),
+        };
         match asked
             .map_err(|error| StoreError::Permanent(error.into()))
             .flatten()
