@@ -10,11 +10,11 @@ use crate::protocol::topic_map::TopicMap;
 /// For NATS: the server's configuration, and a script that writes its list of users.
 pub fn nats(layouts: &TopicMap, observer: &str, window: u16) -> Vec<Part> {
     let paths = layouts.user_paths();
-    let writes = paths.writes.iter().map(|path| quoted(&subject(path)));
+    let writes = paths.writes.iter().map(|path| quoted(subject(path)));
     // A subscription to everything below a path is one to the path itself, too.
     let reads = paths.reads.iter().flat_map(|path| {
         let path = subject(path);
-        [quoted(&path), quoted(&format!("{path}.>"))]
+        [quoted(&path), quoted(format!("{path}.>"))]
     });
     // What a client with a session subscribes to behind the scenes.
     let own = ["$MQTT.sub.>", "$MQTT.deliver.pubrel.>"].map(quoted);

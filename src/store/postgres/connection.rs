@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_executor::block_on;
 use tokio_postgres::error::SqlState;
@@ -20,6 +21,9 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use super::target::Target;
 use super::tls;
 use crate::store::{Cause, StoreError};
+
+/// How long the connection may take to be made, with TLS and login, unless the target says it.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A parameter of a statement.
 pub(super) type Param = Box<dyn ToSql + Sync + Send>;
@@ -246,7 +250,16 @@ fn connect(target: &Target) -> Result<Client, StoreError> {
             }
         };
         runtime.block_on(async {
-            match config.connect(tls).await {
+            // The crate limits the way to the server alone, not what it says then.
+            let limit = config
+                .get_connect_timeout()
+                .map_or(LIMIT, |limit| 2 * *limit);
+            let connected = tokio::time::timeout(limit, config.connect(tls)).await;
+            let Ok(connected) = connected else {
+                let _ = client_tx.send(Err("the database does not answer".into()));
+                return;
+            };
+            match connected {
                 Ok((client, connection)) => {
                     let _ = client_tx.send(Ok(client));
                     // Whoever waits for an answer gets the error, too.

@@ -7,10 +7,9 @@
 //! earlier holder writes is refused.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -25,6 +24,8 @@ use crate::store::{Access, StoreError};
 const RENEWALS: u32 = 3;
 /// How often the lease is looked at by its holder's own clock.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long giving the lease back may take.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 const TAKE: &str = "UPDATE observer SET token = token + 1, holder = $1,
     expires = clock_timestamp() + $2 * interval '1 millisecond'
@@ -42,7 +43,8 @@ pub struct Lease {
     /// Whether there is something to give back.
     is_fenced: AtomicBool,
     stop: Option<SyncSender<()>>,
-    keeper: Option<JoinHandle<()>>,
+    /// Ends when the lease is given back.
+    given_back: Mutex<Receiver<()>>,
 }
 
 /// What became of an attempt to take the lease.
@@ -125,9 +127,11 @@ impl Lease {
     /// Renews the lease that was taken at `began` or later.
     fn keep(token: i64, target: &Target, began: Instant) -> Result<Self, StoreError> {
         let (stop, stopped) = sync_channel(1);
+        let (ended, given_back) = channel();
         let is_lost = watch::Sender::new(false);
         let (target, lost) = (target.clone(), is_lost.clone());
         let keeper = move || {
+            let _ended: Sender<()> = ended;
             let ttl = target.lease;
             let (renewals_tx, renewals_rx) = channel();
             let asks = std::thread::Builder::new().name("lease".to_owned());
@@ -160,7 +164,7 @@ impl Lease {
             // It gives the lease back.
             let _ = renewer.join();
         };
-        let keeper = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("lease-clock".to_owned())
             .spawn(keeper)
             .map_err(|error| StoreError::Transient(error.into()))?;
@@ -169,7 +173,7 @@ impl Lease {
             is_lost,
             is_fenced: AtomicBool::new(false),
             stop: Some(stop),
-            keeper: Some(keeper),
+            given_back: Mutex::new(given_back),
         })
     }
 
@@ -202,8 +206,11 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.stop = None;
-        if let Some(keeper) = self.keeper.take().filter(|_| self.is_valid()) {
-            let _ = keeper.join();
+        // A database that hangs must not keep the process from its end: the lease expires.
+        if self.is_valid()
+            && let Ok(given_back) = self.given_back.get_mut()
+        {
+            let _ = given_back.recv_timeout(GIVE_BACK);
         }
     }
 }

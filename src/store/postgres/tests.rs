@@ -244,7 +244,6 @@ fn a_batch_that_cannot_begin_takes_no_number_back() {
         .batch(&format!("DROP DATABASE {name} WITH (FORCE)"))
         .unwrap();
 }
-<<<<<<< HEAD
 
 #[test]
 #[ignore = "needs PostgreSQL: scripts/test"]
@@ -268,5 +267,36 @@ fn a_page_of_a_timeline_ends_where_it_becomes_large() {
     assert_eq!(page(since(3)), (2, None));
     assert_eq!(page(From::Newest), (2, Some(4)));
 }
-=======
->>>>>>> a089353 (PostgreSQL: a batch that cannot begin takes no number back)
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_command_does_again_what_the_observer_was_in_the_way_of() {
+    let target = empty_schema();
+    let mut observer = open(&target).unwrap();
+    let mut command =
+        PostgresStore::open(&target, Access::Shared, OfflineDelivery::Broker).unwrap();
+    let attempts = |store: &mut PostgresStore| {
+        let mut count = 0;
+        let done = store.atomically(|store| {
+            count += 1;
+            store.write_group("a", "g", "{}")?;
+            match count {
+                3 => Ok(()),
+                _ => Err(StoreError::Conflict("deadlock detected".into())),
+            }
+        });
+        (count, done.is_ok())
+    };
+    assert_eq!(attempts(&mut command), (3, true));
+    assert_eq!(attempts(&mut observer), (1, false));
+}
+
+#[test]
+fn a_database_that_says_nothing_is_not_waited_for() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("postgres://x@{}/x", silent.local_addr().unwrap());
+    let mut target: Target = address.parse().unwrap();
+    target.config.connect_timeout(Duration::from_millis(50));
+    let error = Connection::open(&target).unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+}
