@@ -244,7 +244,7 @@ impl Load {
         let verdict = seen.audit.verdict();
         let in_order = Verdict {
             out_of_order: 0,
-            ..verdict.clone()
+            ..verdict
         };
         assert!(in_order.is_sound(), "{verdict:?}");
         assert_eq!(verdict.arrived, self.expected, "{verdict:?}");

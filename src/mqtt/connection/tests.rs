@@ -327,7 +327,7 @@ async fn a_short_message_behind_a_long_one_does_not_hold_its_memory() {
         let long = [&head[..], &vec![b'x'; (128 << 10) - properties.len()]].concat();
         let short = [
             b"\x30",
-            &[3 + properties.len() as u8][..],
+            &[3 + u8::try_from(properties.len()).unwrap()][..],
             b"\x00\x01b",
             properties,
         ]
