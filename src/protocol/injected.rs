@@ -5,7 +5,9 @@
 use serde_json::value::RawValue;
 
 use crate::protocol::envelope::{Body, SendOptions};
-use crate::protocol::json::{Members, ObjectError, parse_object, raw};
+use crate::protocol::id::MAX_LEVEL_BYTES;
+use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::refusal::Refusal;
 use crate::protocol::status::Status;
 
 /// A whole message, as the service wrote it.
@@ -29,14 +31,23 @@ impl Injected {
     /// Reads a payload.
     ///
     /// # Errors
-    /// [`ObjectError`] tells JSON that is not an object from what is not JSON.
-    pub fn parse(payload: &[u8]) -> Result<Self, ObjectError> {
+    /// [`Refusal`] tells JSON that is not an object from what is not JSON, and an id that is too
+    /// long.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
         let mut members = parse_object(payload)?;
+        let message_id = text(&members, "message_id");
+        // Stores find messages by their ids: an index has no room for a long one.
+        if message_id
+            .as_ref()
+            .is_some_and(|id| id.len() > MAX_LEVEL_BYTES)
+        {
+            return Err(Refusal::TooLarge);
+        }
         let status = members.remove("status");
         let code = status.and_then(|status| status.get().parse().ok());
         let attributes = members.get("attributes");
         Ok(Self {
-            message_id: text(&members, "message_id"),
+            message_id,
             sender: text(&members, "sender"),
             recipient: text(&members, "recipient"),
             status: code.and_then(Status::from_code),
@@ -93,6 +104,12 @@ mod tests {
             (None, &br#"{"status":100}"#[..])
         );
         assert_eq!(bare.with_id("i").body.as_str(), r#"{"message_id":"i"}"#);
-        assert_eq!(Injected::parse(b"[]"), Err(ObjectError::NotAnObject));
+        assert_eq!(Injected::parse(b"[]"), Err(Refusal::NotAnObject));
+        let with_id = |bytes: usize| {
+            let id = "x".repeat(bytes);
+            Injected::parse(format!("{{\"message_id\":\"{id}\"}}").as_bytes())
+        };
+        assert!(with_id(255).is_ok());
+        assert_eq!(with_id(256), Err(Refusal::TooLarge));
     }
 }

@@ -21,7 +21,8 @@ pub enum Refusal {
     ReservedIdentifier,
     /// The broker had stored the message (RETAIN flag) and would deliver it on each reconnect.
     Retained,
-    /// The payload is over the limit, nested too deep, or has too many values.
+    /// The payload is over the limit, nested too deep, or has too many values, or the id of an
+    /// injected message is over 255 bytes.
     TooLarge,
     /// The sender sends more than they may.
     RateLimited,
@@ -66,7 +67,9 @@ impl Refusal {
                 "an identifier is a word of the topic tree, such as \"messages\" or \"groups\""
             }
             Self::Retained => "publish without the RETAIN flag",
-            Self::TooLarge => "the payload is too long, nested too deep, or has too many values",
+            Self::TooLarge => {
+                "the payload or its id is too long, or it has too many levels or values"
+            }
             Self::RateLimited => "too many messages at once: wait, then send it again",
             Self::Banned => "the operator has banned the sender",
             Self::Blocked => "the recipient blocks the sender, who is not told",

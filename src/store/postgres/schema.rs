@@ -15,6 +15,7 @@ const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
+const ENCODING: &str = "SELECT current_setting('server_encoding')";
 const FIND_TABLE: &str = "SELECT to_regclass('observer_schema') IS NOT NULL,
     to_regclass('message') IS NOT NULL OR to_regclass('timeline') IS NOT NULL";
 const MAKE_TABLE: &str = "CREATE TABLE IF NOT EXISTS observer_schema
@@ -33,6 +34,9 @@ const FIRST_ROW: &str = "INSERT INTO observer
 pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), StoreError> {
     let known = i64::try_from(MIGRATIONS.len()).expect("a few migrations");
     let path = || connection.target().path();
+    if access == Access::Exclusive {
+        check_encoding(connection)?;
+    }
     let row = connection.query(FIND_TABLE, vec![])?;
     let (is_made, is_taken): (bool, bool) = (row[0].get(0), row[0].get(1));
     if !is_made {
@@ -66,6 +70,21 @@ pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), Sto
         let _ = connection.batch("ROLLBACK");
     }
     migrated
+}
+
+/// Texts are in UTF-8, and their bytes are counted.
+fn check_encoding(connection: &Connection) -> Result<(), StoreError> {
+    let rows = connection.query(ENCODING, vec![])?;
+    let encoding: String = rows.first().map_or_else(String::new, |row| row.get(0));
+    if encoding.eq_ignore_ascii_case("UTF8") {
+        return Ok(());
+    }
+    let target = connection.target();
+    let told = format!(
+        "{target} has the encoding {encoding}, and must have UTF8: createdb --encoding UTF8 \
+         --template template0 DATABASE"
+    );
+    Err(StoreError::Permanent(told.into()))
 }
 
 /// Two that make the table at once collide in the system's own tables: the second finds it there
