@@ -71,8 +71,8 @@ pub enum StoreError {
         /// The version that this program needs.
         known: i64,
     },
-    /// Another process serves now: nothing is written.
-    #[error("another process serves on this store now")]
+    /// Another process may serve now: nothing is written.
+    #[error("the lease on the store has ended: nothing is written, and another process may serve")]
     Fenced,
     /// Another transaction was in the way: the same works now.
     #[error(transparent)]

@@ -262,6 +262,19 @@ fn a_process_that_stands_by_stops_when_told_to() {
     assert!(status.success(), "{log}");
 }
 
+#[test]
+fn a_process_whose_database_says_nothing_stops_when_told_to() {
+    let _broker = Broker::Mosquitto.shared();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("postgres://observer@{}/x", silent.local_addr().unwrap());
+    let (app, url) = (fresh_app(), Broker::Mosquitto.url(false));
+    let mut observer = Observer::prepare(&["--broker", &url, "--app", &app, "--store", &store]);
+    observer.spawn(&[]);
+    let _asked = silent.accept().unwrap();
+    let (status, log) = observer.stop();
+    assert!(status.success(), "{log}");
+}
+
 fn control(command: &str) {
     let mut script = Command::new(root().join("scripts/brokers"));
     let status = script.args([command, "postgresql"]).status().unwrap();

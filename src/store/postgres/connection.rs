@@ -116,7 +116,7 @@ impl Connection {
     pub(super) fn batch(&self, sql: &str) -> Result<(), StoreError> {
         let live = self.live.borrow();
         let live = live.as_ref().ok_or_else(lost)?;
-        Ok(block_on(live.client.batch_execute(sql))?)
+        block_on(live.client.batch_execute(sql)).map_err(|error| self.fault(error))
     }
 
     pub(super) fn query(
@@ -128,7 +128,8 @@ impl Connection {
         let live = self.live.borrow();
         let live = live.as_ref().ok_or_else(lost)?;
         let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| &**param as _).collect();
-        Ok(block_on(live.client.query(&live.statements[sql], &params))?)
+        block_on(live.client.query(&live.statements[sql], &params))
+            .map_err(|error| self.fault(error))
     }
 
     /// Runs a statement. Returns the number of rows it changed.
@@ -137,9 +138,8 @@ impl Connection {
         let live = self.live.borrow();
         let live = live.as_ref().ok_or_else(lost)?;
         let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| &**param as _).collect();
-        Ok(block_on(
-            live.client.execute(&live.statements[sql], &params),
-        )?)
+        block_on(live.client.execute(&live.statements[sql], &params))
+            .map_err(|error| self.fault(error))
     }
 
     /// Sends all of it together, between `before` and `after`, and waits for all answers. Fails
@@ -174,17 +174,27 @@ impl Connection {
             }));
         }
         answers.extend(simple(after));
-        let mut rows = block_on(Together::new(answers))?;
+        let rows = block_on(Together::new(answers));
+        let mut rows = rows.map_err(|error| self.fault(error))?;
         rows.drain(..first);
         rows.truncate(commands.len());
         Ok(rows)
+    }
+
+    /// What the database says, with where it is and what to do about it.
+    fn fault(&self, error: Error) -> StoreError {
+        let mut told = Told::from(error);
+        let remedy = told.code.as_ref().map_or("", |code| advice(code.code()));
+        told.text = format!("{}: {}{remedy}", self.target, told.text);
+        told.into()
     }
 
     fn prepare(&self, sql: &'static str) -> Result<(), StoreError> {
         let mut live = self.live.borrow_mut();
         let live = live.as_mut().ok_or_else(lost)?;
         if !live.statements.contains_key(sql) {
-            let statement = block_on(live.client.prepare(sql))?;
+            let statement = block_on(live.client.prepare(sql));
+            let statement = statement.map_err(|error| self.fault(error))?;
             live.statements.insert(sql, statement);
         }
         Ok(())
@@ -344,9 +354,19 @@ fn remedy(cause: &Cause) -> &'static str {
     }
 }
 
-impl From<Error> for StoreError {
-    fn from(error: Error) -> Self {
-        let told = Told::from(error);
+/// What to do about a statement that fails.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "25006" => "; connect to the server that writes (--store)",
+        "42501" => "; the user of --store must own the tables, or the schema to make them in",
+        "53100" => "; make room on its disk",
+        "53300" => "; let it take more connections (max_connections)",
+        _ => "",
+    }
+}
+
+impl From<Told> for StoreError {
+    fn from(told: Told) -> Self {
         let Some(code) = told.code.as_ref().map(SqlState::code) else {
             // No answer of the database: the network, or a restart.
             return Self::Transient(told.into());

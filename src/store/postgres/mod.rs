@@ -305,7 +305,10 @@ impl PostgresStore {
     }
 
     fn note_fault(&self, fault: StoreError) -> StoreError {
-        if let (StoreError::Fenced, Some(lease)) = (&fault, &self.lease) {
+        // One that has ended for want of an answer is told so already: nobody has refused anything.
+        if let (StoreError::Fenced, Some(lease)) = (&fault, &self.lease)
+            && lease.is_valid()
+        {
             lease.fenced();
         }
         fault

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::auth::secret::Secret;
 use crate::rules::listing::{From, Place, Window};
+use crate::store::Administration;
 use crate::store::contract::{Feed, Maker, contract, new_message, timeline};
 use crate::store::reader::Reader;
 
@@ -299,4 +300,54 @@ fn a_database_that_says_nothing_is_not_waited_for() {
     target.config.connect_timeout(Duration::from_millis(50));
     let error = Connection::open(&target).unwrap_err().to_string();
     assert!(error.contains("does not answer"), "{error}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn a_database_of_another_encoding_is_refused() {
+    let name = new_name();
+    let admin = Connection::open(&server("postgres")).unwrap();
+    let made = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+    admin
+        .batch(&format!("CREATE DATABASE {name} {made}"))
+        .unwrap();
+    let error = open(&server(&name)).unwrap_err().to_string();
+    assert!(
+        error.contains("has the encoding LATIN1, and must have UTF8"),
+        "{error}"
+    );
+    admin
+        .batch(&format!("DROP DATABASE {name} WITH (FORCE)"))
+        .unwrap();
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn an_owner_that_is_no_user_is_not_an_owner() {
+    let mut store = open(&empty_schema()).unwrap();
+    let random: String = (0..2_000)
+        .map(|_| crate::auth::secret::random_id())
+        .collect();
+    let body = format!("{{\"owner\":\"{random}\"}}");
+    store.set_group("a", "g", &body).unwrap();
+    assert_eq!(
+        Administration::group_body(&store, "a", "g").unwrap(),
+        Some(body)
+    );
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: scripts/test"]
+fn what_fails_says_where() {
+    let target = empty_schema();
+    let store = open(&target).unwrap();
+    Connection::open(&target)
+        .unwrap()
+        .batch("DROP TABLE ban")
+        .unwrap();
+    let error = store.stats().unwrap_err().to_string();
+    assert!(
+        error.starts_with(&target.to_string()) && error.contains("42P01"),
+        "{error}"
+    );
 }
