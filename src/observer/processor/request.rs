@@ -11,8 +11,8 @@ use crate::protocol::request::Request;
 use crate::rules::router::Router;
 use crate::rules::submission::Task;
 
-/// The request of a message; `None` if it is not made after all. `added`: see
-/// [`Processor::added`].
+/// The request of a message; `None` if it is not made after all. `added`: who has become a member
+/// by the change of a group before it.
 pub(super) fn read<'a>(
     router: &'a Router,
     added: Option<&'a Users>,
