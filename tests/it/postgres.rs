@@ -275,6 +275,41 @@ fn a_process_whose_database_says_nothing_stops_when_told_to() {
     assert!(status.success(), "{log}");
 }
 
+/// The lease is there, and a table is locked for longer than the database waits.
+#[test]
+fn a_holder_whose_store_fails_while_it_is_opened_stands_by_and_serves_later() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut first = database.observer(&app, free_port(), "10m");
+    start(&mut first);
+    first.wait_ready();
+    first.stop();
+    let name = &database.name;
+    psql(
+        name,
+        &format!("ALTER DATABASE {name} SET lock_timeout = '100ms'"),
+    );
+    let port = var("BED_POSTGRESQL_PORT");
+    let address = format!("postgres://observer:observerpw@127.0.0.1:{port}/{name}");
+    let lock = std::thread::spawn(move || {
+        let sql = "LOCK TABLE absence; SELECT pg_sleep(600)";
+        in_the_bed(&["psql", "-qAtX", &address, "-c", sql], "")
+    });
+    let sleepers =
+        format!("FROM pg_stat_activity WHERE datname = '{name}' AND wait_event = 'PgSleep'");
+    while psql(name, &format!("SELECT count(*) {sleepers}")).trim() == "0" {}
+    let mut second = database.observer(&app, free_port(), "10m");
+    start(&mut second);
+    second.wait_log("this process does not serve, and stands by");
+    psql(
+        name,
+        &format!("SELECT pg_terminate_backend(pid) {sleepers}"),
+    );
+    let (done, _) = lock.join().unwrap();
+    assert!(!done, "the lock was held until now");
+    second.wait_ready();
+}
+
 fn control(command: &str) {
     let mut script = Command::new(root().join("scripts/brokers"));
     let status = script.args([command, "postgresql"]).status().unwrap();
