@@ -1,5 +1,5 @@
 //! Faults on brokers that fewer people run, and what these brokers cannot do: the chapter
-//! *other-brokers* says the same.
+//! *other-brokers* says the same, and what is not tested.
 
 use crate::bed::{Broker, Observer, fresh_app};
 use crate::load::{Load, Path, Plan, users};
@@ -60,30 +60,6 @@ fn kill_9_loses_nothing_on_nats() {
 #[test]
 fn kill_9_loses_nothing_on_ejabberd() {
     kill_9_loses_nothing(Broker::Ejabberd);
-}
-
-/// NATS keeps sessions on the disk.
-#[test]
-fn a_restart_of_nats_loses_nothing() {
-    let broker = Broker::Nats;
-    let _exclusive = broker.exclusive();
-    let app = fresh_app();
-    let mut observer = Observer::start(broker, &app, &[]);
-    let load = load(broker, &app);
-    load.wait_arrived(100 - UNDER_WAY);
-    observer.freeze();
-    load.wait_under_way(UNDER_WAY);
-    broker.control("stop");
-    observer.thaw();
-    observer.wait_log("not connected");
-    load.allow(load.expected());
-    broker.control("start");
-    load.finish_in_any_order();
-    let (status, log) = observer.stop();
-    assert!(
-        status.success() && log.contains("left_unacknowledged=0"),
-        "{log}"
-    );
 }
 
 /// ejabberd keeps sessions in memory: what waited for the observer is gone, and it says so.

@@ -580,6 +580,11 @@ fn commands_look_at_the_store_beside_the_running_observer() {
         &["group", "set", "a/b", "group-1", &file],
         "app \"a/b\" holds '/'",
     );
+    std::fs::write(&file, r#"{"member":{"alice":1}}"#).unwrap();
+    fails(
+        &["group", "set", &scene.app, "group-1", &file],
+        "it has no \"members\"; {\"members\":{}} is a group of nobody",
+    );
     fails(
         &["store", "prune", "soon"],
         "\"soon\" is not a time such as 90d",

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::protocol::group::Group;
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::AppId;
+use crate::protocol::json::parse_object;
 use crate::protocol::refusal::Refusal;
 use crate::rules::checks::check_recipients;
 use crate::store::Administration;
@@ -24,6 +25,7 @@ use crate::store::Administration;
 /// What a file for `group set` holds.
 const GROUP_FORM: &str =
     r#"not an object with "members" whose keys are users, such as {"members":{"alice":1}}"#;
+const NO_MEMBERS: &str = r#"it has no "members"; {"members":{}} is a group of nobody"#;
 
 pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCode> {
     match command {
@@ -129,6 +131,10 @@ fn read_group(config: &Config, app: AppId<'_>, file: &str) -> anyhow::Result<(St
         Ok(group.members.len())
     };
     let members = check().map_err(|reason| anyhow::anyhow!("{file}: {GROUP_FORM}: {reason}"))?;
+    // Without it the observer takes a group as empty: a slip of the pen must not do that.
+    let names_members =
+        parse_object(body.as_bytes()).is_ok_and(|object| object.contains_key("members"));
+    anyhow::ensure!(names_members, "{file}: {GROUP_FORM}: {NO_MEMBERS}");
     Ok((body.trim().to_owned(), members))
 }
 
