@@ -44,7 +44,7 @@ fn conf(window: u16) -> String {
 # layouts are busy: start the observer with the one that your clients use (--layouts chat21).
 server_name: chat
 jetstream {{ store_dir: \"/var/lib/nats\" }}
-mqtt {{ port: 1883, ack_wait: \"5s\", max_ack_pending: {window} }}
+mqtt {{ port: 1883, ack_wait: \"30s\", max_ack_pending: {window} }}
 # ws://HOST:8083/mqtt
 websocket {{ port: 8083, no_tls: true }}
 authorization {{ include \"users.conf\" }}
