@@ -33,10 +33,10 @@ pub(crate) trait Maker: Default {
     fn lasting(&self) -> Box<dyn Store>;
 }
 
-/// Makes a test of each part of the contract, with these attributes.
+/// Makes a test of each part of the contract.
 macro_rules! contract {
-    ($maker:ty $(, #[$attribute:meta])*) => {
-        crate::store::contract::contract! { @list $maker, [$(#[$attribute])*]:
+    ($maker:ty) => {
+        crate::store::contract::contract! { @list $maker:
             delivery_log {
                 what_is_logged_is_given_back_after_a_restart_until_it_is_published
                 a_page_of_the_log_ends_where_it_becomes_large
@@ -93,21 +93,19 @@ macro_rules! contract {
             }
         }
     };
-    (@list $maker:ty, $attributes:tt: $($module:ident { $($test:ident)+ })+) => {
+    (@list $maker:ty: $($module:ident { $($test:ident)+ })+) => {
         $(
             mod $module {
                 use super::*;
 
-                $(crate::store::contract::contract! { @test $maker, $attributes $module $test })+
+                $(
+                    #[test]
+                    fn $test() {
+                        crate::store::contract::$module::$test(&<$maker>::default());
+                    }
+                )+
             }
         )+
-    };
-    (@test $maker:ty, [$($attributes:tt)*] $module:ident $test:ident) => {
-        #[test]
-        $($attributes)*
-        fn $test() {
-            crate::store::contract::$module::$test(&<$maker>::default());
-        }
     };
 }
 pub(crate) use contract;

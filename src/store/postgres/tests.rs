@@ -1,5 +1,5 @@
 //! The contract of the store, and what PostgreSQL adds to it: a lease, a fence, a connection that
-//! breaks. They need a server: `scripts/test` starts one.
+//! breaks. They need a server: `scripts/test` starts one. Without it they fail.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,10 +63,9 @@ fn open(target: &Target) -> Result<PostgresStore, StoreError> {
     PostgresStore::open(target, Access::Exclusive, OfflineDelivery::Broker)
 }
 
-contract!(Postgres, #[ignore = "needs PostgreSQL: scripts/test"]);
+contract!(Postgres);
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn two_that_start_at_once_make_one_store_and_one_of_them_has_it() {
     for _ in 0..5 {
         let target = empty_schema();
@@ -91,7 +90,6 @@ fn two_that_start_at_once_make_one_store_and_one_of_them_has_it() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn what_an_earlier_holder_writes_is_refused_whole() {
     let target = empty_schema();
     let mut old = Feed::new(Box::new(open(&target).unwrap()));
@@ -128,7 +126,6 @@ fn what_an_earlier_holder_writes_is_refused_whole() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
     let target = empty_schema().with_lease(Duration::from_millis(600), "first".to_owned());
     let candidate = Candidate::open(&target).unwrap();
@@ -160,7 +157,6 @@ fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_commit_whose_answer_was_lost_is_found_out() {
     let target = empty_schema();
     let mut store = open(&target).unwrap();
@@ -190,7 +186,6 @@ fn a_commit_whose_answer_was_lost_is_found_out() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_connection_that_was_cut_is_made_again_with_the_next_batch() {
     let target = empty_schema();
     let mut feed = Feed::new(Box::new(open(&target).unwrap()));
@@ -216,7 +211,6 @@ fn a_connection_that_was_cut_is_made_again_with_the_next_batch() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_batch_that_cannot_begin_takes_no_number_back() {
     let name = new_name();
     let admin = Connection::open(&server("postgres")).unwrap();
@@ -247,7 +241,6 @@ fn a_batch_that_cannot_begin_takes_no_number_back() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_page_of_a_timeline_ends_where_it_becomes_large() {
     let target = empty_schema();
     let mut feed = Feed::new(Box::new(open(&target).unwrap()));
@@ -270,7 +263,6 @@ fn a_page_of_a_timeline_ends_where_it_becomes_large() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_command_does_again_what_the_observer_was_in_the_way_of() {
     let target = empty_schema();
     let mut observer = open(&target).unwrap();
@@ -303,7 +295,6 @@ fn a_database_that_says_nothing_is_not_waited_for() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn a_database_of_another_encoding_is_refused() {
     let name = new_name();
     let admin = Connection::open(&server("postgres")).unwrap();
@@ -322,7 +313,6 @@ fn a_database_of_another_encoding_is_refused() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn an_owner_that_is_no_user_is_not_an_owner() {
     let mut store = open(&empty_schema()).unwrap();
     let random: String = (0..2_000)
@@ -337,7 +327,6 @@ fn an_owner_that_is_no_user_is_not_an_owner() {
 }
 
 #[test]
-#[ignore = "needs PostgreSQL: scripts/test"]
 fn what_fails_says_where() {
     let target = empty_schema();
     let store = open(&target).unwrap();
