@@ -11,8 +11,17 @@ use crate::store::StoreError;
 /// Bytes of bodies in a part of a list, unless one is larger: what a request may cost in memory.
 pub const SLICE_BYTES: usize = 256 << 10;
 
+/// Ends a read, from any thread: it fails then. It neither blocks nor waits.
+pub type GiveUp = Box<dyn Fn() + Send>;
+
 /// One connection that reads what is committed.
 pub trait Reader: Send {
+    /// A read begins. What is returned ends it, and must not be used once the next one has begun.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn begin_read(&mut self) -> Result<GiveUp, StoreError>;
+
     /// A page of a user's conversations, by their last messages.
     ///
     /// # Errors

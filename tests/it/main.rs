@@ -15,6 +15,7 @@
 )]
 
 mod api;
+mod api_access;
 mod api_limits;
 mod bed;
 mod bench_command;

@@ -11,6 +11,7 @@ mod failure;
 mod groups;
 pub mod handover;
 mod pages;
+mod readers;
 mod reads;
 mod room;
 mod routes;
@@ -32,7 +33,7 @@ use tower_http::normalize_path::NormalizePath;
 
 use self::contacts::Contacts;
 use self::handover::Handover;
-use self::reads::Readers;
+use self::readers::Readers;
 use self::room::Rooms;
 use crate::auth::verify::Verifier;
 use crate::protocol::topic_map::TopicMap;
@@ -91,7 +92,7 @@ type Api = Arc<Shared>;
 
 struct Shared {
     verifier: Verifier,
-    readers: Readers,
+    readers: Arc<Readers>,
     rooms: Rooms,
     /// Where what is to be written goes.
     handovers: mpsc::Sender<Handover>,
@@ -130,7 +131,7 @@ pub fn serve(
     let readers = Readers::open(|| store::read_only(&settings.store))?;
     let api = Arc::new(Shared {
         verifier: settings.verifier.clone(),
-        readers,
+        readers: Arc::new(readers),
         // A row has a message, what its owner has patched over it, and the text once more.
         rooms: Rooms::new(
             settings.limits.memory,

@@ -1,9 +1,6 @@
 //! The routes that read: conversations, messages, groups.
 //!
-//! Owns what each answers, and the connections to the store that they share. Nothing is read on
-//! the thread that writes.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! Owns what each answers. Leaves the connections to the store to `readers`.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,13 +8,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
 
 use super::Api;
 use super::caller::Caller;
 use super::documents::{self, Document};
 use super::failure::Failure;
 use super::pages::{Page, PageQuery, cursor};
+use super::readers::read;
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
@@ -26,62 +23,7 @@ use crate::rules::listing::{From, ListedConversation, Window};
 use crate::store::StoreError;
 use crate::store::reader::Reader;
 
-/// Reads at a time. More would wait for the processor, not for the disk.
-const AT_A_TIME: usize = 4;
-
-/// The connections to the store that requests share.
-pub(super) struct Readers {
-    idle: Mutex<Vec<Box<dyn Reader>>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Readers {
-    /// Opens the connections with `open`.
-    pub(super) fn open(
-        mut open: impl FnMut() -> Result<Box<dyn Reader>, StoreError>,
-    ) -> Result<Self, StoreError> {
-        let idle: Result<Vec<_>, _> = (0..AT_A_TIME).map(|_| open()).collect();
-        Ok(Self {
-            idle: Mutex::new(idle?),
-            permits: Arc::new(Semaphore::new(AT_A_TIME)),
-        })
-    }
-
-    fn take(&self) -> Option<Box<dyn Reader>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop()
-    }
-
-    fn put_back(&self, reader: Box<dyn Reader>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(reader);
-    }
-}
-
-/// Reads from the store in a thread for that, and makes the answer there, too: the observer's own
-/// thread carries messages.
-pub(super) async fn read<T: Send + 'static>(
-    api: &Api,
-    query: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Failure> {
-    let permit = api.readers.permits.clone().acquire_owned().await;
-    let permit = permit.map_err(|_| Failure::Unavailable)?;
-    let shared = api.clone();
-    let work = move || {
-        let mut reader = shared.readers.take()?;
-        let result = query(reader.as_mut());
-        shared.readers.put_back(reader);
-        // Here: if the client leaves, the read ends by itself, and has the connection until then.
-        drop(permit);
-        Some(result)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Some(result)) => Ok(result?),
-        Ok(None) | Err(_) => Err(Failure::Unavailable),
-    }
-}
-
-/// The same for an answer that may be large: it waits until there is room for it.
+/// Reads what may be large, and makes the answer: that waits until there is room for it.
 async fn answer(
     api: &Api,
     caller: &Caller,
@@ -441,8 +383,9 @@ pub(super) async fn group_body(api: &Api, app: &str, id: &str) -> Result<Option<
         (status = 403, description = "no token that is accepted, or refused"),
     )
 )]
-pub(super) async fn info(_: Caller) -> Response {
-    Json(json!({"v": env!("CARGO_PKG_VERSION")})).into_response()
+pub(super) async fn info(caller: Caller, Path(app): Path<String>) -> Result<Response, Failure> {
+    caller.app(&app)?;
+    Ok(Json(json!({"v": env!("CARGO_PKG_VERSION")})).into_response())
 }
 
 /// `GET /verify`

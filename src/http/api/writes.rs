@@ -348,8 +348,12 @@ async fn erase(
         (status = 403, description = "no token that is accepted, or refused"),
     )
 )]
-pub(super) async fn typing(_: Caller) -> Response {
-    Json(json!({"success": true})).into_response()
+pub(super) async fn typing(
+    caller: Caller,
+    Path((app, _)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    caller.app(&app)?;
+    Ok(Json(json!({"success": true})).into_response())
 }
 
 /// Whether a message was accepted. Who is blocked is not told.

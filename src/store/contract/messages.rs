@@ -1,6 +1,6 @@
 //! Messages: written, acknowledged, read back.
 
-use super::{Feed, Maker, NOW, app, new_copy, new_message, user};
+use super::{Feed, Maker, NOW, app, new_copy, new_message, timeline, user};
 use crate::protocol::request::Erased;
 use crate::protocol::time::UnixMillis;
 use crate::rules::listing::{From, Place, Window};
@@ -270,4 +270,50 @@ pub(crate) fn messages_are_erased_that_no_list_shows<M: Maker>(maker: &M) {
     // It has come into a list now.
     feed.message("x", "y", "{}");
     assert_eq!(feed.store.stats().unwrap().conversations, 2);
+}
+
+/// What many have with somebody goes in one transaction, together with the rest of the batch.
+pub(crate) fn what_is_erased_is_erased_as_a_whole_or_not_at_all<M: Maker>(maker: &M) {
+    let owners: Vec<String> = (0..300).map(|n| format!("u{n}")).collect();
+    let mut feed = Feed::new(maker.lasting());
+    for owner in &owners {
+        feed.message(owner, "y", "{}");
+    }
+    let erase = |what| Write::Erase {
+        app: app(),
+        convers_with: user("y"),
+        what,
+    };
+    let id = feed.ids.next(UnixMillis::new(NOW + 1_000_000));
+    let origin = feed.origin(id);
+    let left = |feed: &mut Feed| {
+        let mut left = [0, 0];
+        for owner in &owners {
+            let row = feed.store.conversation(&timeline(owner, "y")).unwrap();
+            left[0] += feed.inbox(owner).len();
+            left[1] += usize::from(row.is_some_and(|row| row.last.is_some()));
+        }
+        left
+    };
+    for (what, after) in [
+        (Erased::Conversations, [300, 0]),
+        (Erased::Messages, [0, 0]),
+    ] {
+        let before = left(&mut feed);
+        feed.store.begin().unwrap();
+        feed.store.apply(&erase(what), &origin).unwrap();
+        // The batch fails: a disk that is full, a process that is killed.
+        feed.store.rollback();
+        assert_eq!(left(&mut feed), before, "{what:?}");
+        feed.store.begin().unwrap();
+        feed.store.apply(&erase(what), &origin).unwrap();
+        // Nothing commits it.
+        drop(feed);
+        feed = Feed::new(maker.lasting());
+        assert_eq!(left(&mut feed), before, "{what:?}");
+        feed.erase("y", what);
+        drop(feed);
+        feed = Feed::new(maker.lasting());
+        assert_eq!(left(&mut feed), after, "{what:?}");
+    }
 }

@@ -57,6 +57,7 @@ macro_rules! contract {
                 what_a_service_injects_shares_the_body_if_it_is_the_same
                 large_messages_come_in_several_pages_and_none_is_missing
                 messages_are_erased_that_no_list_shows
+                what_is_erased_is_erased_as_a_whole_or_not_at_all
             }
             retention {
                 the_oldest_are_deleted_in_steps_with_all_that_refers_to_them

@@ -9,17 +9,20 @@ use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_executor::block_on;
+use tokio::sync::Notify;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
 use super::target::Target;
 use super::tls;
+use crate::store::reader::GiveUp;
 use crate::store::{Cause, StoreError};
 
 /// How long the connection may take to be made, with TLS and login, unless the target says it.
@@ -65,6 +68,14 @@ pub(super) struct Connection {
 struct Live {
     client: Client,
     statements: HashMap<&'static str, Statement>,
+    end: Arc<End>,
+}
+
+/// How a connection is ended from another thread, with what the database does for it.
+#[derive(Debug, Default)]
+struct End {
+    is_asked: AtomicBool,
+    asked: Notify,
 }
 
 impl fmt::Debug for Connection {
@@ -91,9 +102,12 @@ impl Connection {
     /// Connects again if the connection is lost. Whoever has a transaction open must not ask.
     pub(super) fn ensure(&self) -> Result<(), StoreError> {
         let mut live = self.live.borrow_mut();
-        if live.as_ref().is_none_or(|live| live.client.is_closed()) {
+        let is_over =
+            |live: &Live| live.client.is_closed() || live.end.is_asked.load(Ordering::Relaxed);
+        if live.as_ref().is_none_or(is_over) {
             *live = None;
-            let client = connect(&self.target)?;
+            let end = Arc::<End>::default();
+            let client = connect(&self.target, end.clone())?;
             // A process that is stopped in the middle of a transaction must not keep its locks for
             // longer than its lease. What is between us and the database may not know the setting.
             let millis = self.target.lease.as_millis();
@@ -102,9 +116,25 @@ impl Connection {
                 tracing::debug!(%error, "no limit for idle transactions");
             }
             let statements = HashMap::new();
-            *live = Some(Live { client, statements });
+            *live = Some(Live {
+                client,
+                statements,
+                end,
+            });
         }
         Ok(())
+    }
+
+    /// A read begins. What is returned ends it, and the connection with it: one that is cancelled
+    /// late could cancel the next read.
+    pub(super) fn begin_read(&self) -> Result<GiveUp, StoreError> {
+        self.ensure()?;
+        let live = self.live.borrow();
+        let end = live.as_ref().ok_or_else(lost)?.end.clone();
+        Ok(Box::new(move || {
+            end.is_asked.store(true, Ordering::Relaxed);
+            end.asked.notify_one();
+        }))
     }
 
     /// Gives the connection up.
@@ -239,7 +269,7 @@ impl<T: Unpin, E: Unpin, F: Future<Output = Result<T, E>> + Unpin> Future for To
 }
 
 /// Connects in a thread of the connection's own, which lasts as long as the client does.
-fn connect(target: &Target) -> Result<Client, StoreError> {
+fn connect(target: &Target, end: Arc<End>) -> Result<Client, StoreError> {
     let failed = |source: Cause| StoreError::Connect {
         target: target.to_string(),
         remedy: remedy(&source),
@@ -264,16 +294,22 @@ fn connect(target: &Target) -> Result<Client, StoreError> {
             let limit = config
                 .get_connect_timeout()
                 .map_or(LIMIT, |limit| 2 * *limit);
-            let connected = tokio::time::timeout(limit, config.connect(tls)).await;
+            let connected = tokio::time::timeout(limit, config.connect(tls.clone())).await;
             let Ok(connected) = connected else {
                 let _ = client_tx.send(Err("the database does not answer".into()));
                 return;
             };
             match connected {
                 Ok((client, connection)) => {
+                    let cancel = client.cancel_token();
                     let _ = client_tx.send(Ok(client));
                     // Whoever waits for an answer gets the error, too.
-                    let _ = connection.await;
+                    tokio::select! {
+                        _ = connection => {}
+                        () = end.asked.notified() => {
+                            let _ = tokio::time::timeout(limit, cancel.cancel_query(tls)).await;
+                        }
+                    }
                 }
                 Err(error) => {
                     let _ = client_tx.send(Err(Cause::from(error)));

@@ -15,7 +15,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::{Reader, SLICE_BYTES};
+use crate::store::reader::{GiveUp, Reader, SLICE_BYTES};
 
 /// Rows of a page, of which only those have their body that the page has room for: $6 bytes, and
 /// one row. The sizes of the others are told without reading them.
@@ -103,6 +103,10 @@ const MESSAGES_BEFORE: &str = messages!("seq < $4 ORDER BY t.seq DESC", "seq DES
 const MESSAGES_SINCE: &str = messages!("seq > $4 ORDER BY t.seq", "seq");
 
 impl Reader for PostgresStore {
+    fn begin_read(&mut self) -> Result<GiveUp, StoreError> {
+        self.connection.begin_read()
+    }
+
     fn conversations(
         &mut self,
         app: AppId<'_>,

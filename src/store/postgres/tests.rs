@@ -340,3 +340,47 @@ fn what_fails_says_where() {
         "{error}"
     );
 }
+
+#[test]
+fn a_read_that_is_given_up_ends_here_and_at_the_database() {
+    let target = empty_schema();
+    let mut feed = Feed::new(Box::new(open(&target).unwrap()));
+    feed.message("x", "y", "{}");
+    let mut reader = PostgresStore::open_read_only(&target).unwrap();
+    let (admin, watch) = (
+        Connection::open(&target).unwrap(),
+        Connection::open(&target).unwrap(),
+    );
+    let window = || Window {
+        from: From::Newest,
+        limit: 9,
+    };
+    let pid = "SELECT pg_backend_pid()";
+    for _ in 0..3 {
+        let backend: i32 = reader.row(pid, vec![], |row| row.get(0)).unwrap();
+        // A read waits for as long as somebody has this lock.
+        admin
+            .batch("BEGIN; LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
+            .unwrap();
+        let give_up = reader.begin_read().unwrap();
+        let wait_for = |waiting: i64| {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                WHERE pid = $1 AND wait_event_type = 'Lock'";
+            while watch.query(sql, params![backend]).unwrap()[0].get::<_, i64>(0) != waiting {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| reader.messages(&timeline("x", "y"), window()));
+            wait_for(1);
+            give_up();
+            let error = read.join().unwrap().err().unwrap();
+            assert!(matches!(error, StoreError::Transient(_)), "{error}");
+        });
+        wait_for(0);
+        admin.batch("COMMIT").unwrap();
+        let _kept = reader.begin_read().unwrap();
+        let page = reader.messages(&timeline("x", "y"), window()).unwrap();
+        assert_eq!(page.entries.len(), 1);
+    }
+}

@@ -5,10 +5,14 @@
 //! that test sees every statement of the store.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::types::FromSql;
 use rusqlite::{CachedStatement, OpenFlags, OptionalExtension, Params, Result, Row};
+
+use crate::store::reader::GiveUp;
 
 /// How long the observer waits for another process that is writing, a command for example.
 const BUSY: Duration = Duration::from_secs(1);
@@ -19,6 +23,9 @@ const SHARED_BUSY: Duration = Duration::from_secs(5);
 const WAL_PAGES: u32 = 16_000;
 /// Statements that stay prepared: more than the store has for messages.
 const PREPARED: usize = 64;
+/// Steps of SQLite's virtual machine after which a read looks whether it is given up: less than a
+/// tenth of a millisecond.
+const STEPS: i32 = 1_000;
 
 /// A statement of SQL.
 #[derive(Debug)]
@@ -57,7 +64,11 @@ pub(super) use statements;
 
 /// A connection to the database.
 #[derive(Debug)]
-pub(super) struct Connection(rusqlite::Connection);
+pub(super) struct Connection {
+    sqlite: rusqlite::Connection,
+    /// Whether the read that is going on is to end. For connections that only read.
+    is_given_up: Arc<AtomicBool>,
+}
 
 impl Connection {
     /// Opens the file for an observer.
@@ -69,17 +80,24 @@ impl Connection {
     /// Opens the file for a command, beside an observer.
     pub(super) fn open_shared(path: &Path) -> Result<Self> {
         let connection = Self::open(path)?;
-        connection.0.busy_timeout(SHARED_BUSY)?;
+        connection.sqlite.busy_timeout(SHARED_BUSY)?;
         Ok(connection)
     }
 
     /// Opens the file to read only.
     pub(super) fn open_read_only(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+        let mut connection = rusqlite::Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
-        Ok(Self(connection))
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let asked = is_given_up.clone();
+        let is_to_end = move || asked.load(Ordering::Relaxed);
+        connection.progress_handler(STEPS, Some(is_to_end))?;
+        Ok(Self {
+            sqlite: connection,
+            is_given_up,
+        })
     }
 
     /// Opens a database in memory.
@@ -95,18 +113,28 @@ impl Connection {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
-        Ok(Self(connection))
+        Ok(Self {
+            sqlite: connection,
+            is_given_up: Arc::default(),
+        })
+    }
+
+    /// A read begins. What is returned ends it.
+    pub(super) fn begin_read(&self) -> GiveUp {
+        self.is_given_up.store(false, Ordering::Relaxed);
+        let is_given_up = self.is_given_up.clone();
+        Box::new(move || is_given_up.store(true, Ordering::Relaxed))
     }
 
     /// The file of the database; `None` in memory.
     pub(super) fn path(&self) -> Option<&Path> {
-        let path = self.0.path().filter(|path| !path.is_empty());
+        let path = self.sqlite.path().filter(|path| !path.is_empty());
         path.map(Path::new)
     }
 
     /// Prepares a statement, or takes it from the cache.
     pub(super) fn prepare(&self, statement: &Statement) -> Result<CachedStatement<'_>> {
-        self.0.prepare_cached(statement.sql)
+        self.sqlite.prepare_cached(statement.sql)
     }
 
     /// Runs a statement that returns no row. Returns the number of rows it changed.
@@ -156,40 +184,40 @@ impl Connection {
 
     /// Begins a transaction that writes: it holds the lock from here on.
     pub(super) fn begin(&self) -> Result<()> {
-        self.0.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.sqlite.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(())
     }
 
     pub(super) fn commit(&self) -> Result<()> {
-        self.0.prepare_cached("COMMIT")?.execute([])?;
+        self.sqlite.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }
 
     /// Ends a transaction, if one is open: after some errors SQLite has ended it already.
     pub(super) fn rollback(&self) {
-        let _ = self.0.execute_batch("ROLLBACK");
+        let _ = self.sqlite.execute_batch("ROLLBACK");
     }
 
     /// Runs a migration.
     pub(super) fn migrate(&self, script: &'static str) -> Result<()> {
-        self.0.execute_batch(script)
+        self.sqlite.execute_batch(script)
     }
 
     /// Rows changed on this connection since it was opened.
     pub(super) fn changes(&self) -> u64 {
-        self.0.total_changes()
+        self.sqlite.total_changes()
     }
 
     /// The value of a pragma, which may have an argument: `name(3)`.
     pub(super) fn pragma<T: FromSql>(&self, name: &'static str) -> Result<T> {
-        self.0
+        self.sqlite
             .prepare_cached(&format!("PRAGMA {name}"))?
             .query_row([], |row| row.get(0))
     }
 
     /// The values of a pragma that returns a row for each.
     pub(super) fn pragma_rows<T: FromSql>(&self, name: &'static str) -> Result<Vec<T>> {
-        self.0
+        self.sqlite
             .prepare(&format!("PRAGMA {name}"))?
             .query_map([], |row| row.get(0))?
             .collect()
@@ -197,13 +225,13 @@ impl Connection {
 
     /// Sets a pragma.
     pub(super) fn set_pragma(&self, name: &'static str, value: impl rusqlite::ToSql) -> Result<()> {
-        self.0.pragma_update(None, name, value)
+        self.sqlite.pragma_update(None, name, value)
     }
 
     /// Gives free pages back to the file system, at most so many.
     pub(super) fn give_back_pages(&self, most: u32) -> Result<()> {
         let mut statement = self
-            .0
+            .sqlite
             .prepare_cached(&format!("PRAGMA incremental_vacuum({most})"))?;
         // SQLite gives back a page for each row that is asked for.
         let mut pages = statement.query([])?;
@@ -219,12 +247,12 @@ impl Connection {
         // SQLite's advice for connections that live long. 0x10000 looks at all tables, not only at
         // those that this connection has queried; 0x02 runs ANALYZE where it is due; 0x10 limits
         // the rows that ANALYZE reads, so that it takes milliseconds however large the store is.
-        self.0.execute_batch("PRAGMA optimize = 0x10012")
+        self.sqlite.execute_batch("PRAGMA optimize = 0x10012")
     }
 
     /// For what only tests need.
     #[cfg(test)]
     pub(super) fn raw(&self) -> &rusqlite::Connection {
-        &self.0
+        &self.sqlite
     }
 }

@@ -16,7 +16,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::{Reader, SLICE_BYTES};
+use crate::store::reader::{GiveUp, Reader, SLICE_BYTES};
 
 /// The columns of a listed conversation: a page `c` of a list, with the copies and messages that
 /// show there. LEFT JOIN, because a message may be pruned.
@@ -105,6 +105,10 @@ statements! {
 }
 
 impl Reader for SqliteStore {
+    fn begin_read(&mut self) -> Result<GiveUp, StoreError> {
+        Ok(self.connection.begin_read())
+    }
+
     fn conversations(
         &mut self,
         app: AppId<'_>,

@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use super::schema::{APPLICATION_ID, MIGRATIONS};
 use super::*;
-use crate::store::contract::{Feed, Maker, NOW, contract, new_copy, new_message};
+use crate::rules::listing::{From, Window};
+use crate::store::contract::{Feed, Maker, NOW, contract, new_copy, new_message, timeline};
+use crate::store::reader::Reader;
 use crate::store::{Administration, BanChange};
 
 /// Makes stores in memory, and a lasting one in a file.
@@ -307,4 +309,35 @@ fn upkeep_empties_the_log_and_gathers_statistics() {
             .unwrap()
             .is_none()
     );
+}
+
+#[test]
+fn a_read_that_is_given_up_ends_and_the_next_one_is_not_hurt() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let mut feed = Feed::new(Box::new(open_file(&path).unwrap()));
+    feed.message("x", "y", "{}");
+    let mut reader = SqliteStore::open_read_only(&path).unwrap();
+    for _ in 0..3 {
+        let give_up = reader.begin_read().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(give_up);
+            // It has no end of its own.
+            let endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+                SELECT count(*) FROM n";
+            let count = reader
+                .connection
+                .raw()
+                .query_row(endless, [], |row| row.get::<_, i64>(0));
+            let error = StoreError::from(count.unwrap_err());
+            assert!(matches!(error, StoreError::Transient(_)), "{error}");
+        });
+        let _kept = reader.begin_read().unwrap();
+        let window = Window {
+            from: From::Newest,
+            limit: 9,
+        };
+        let page = reader.messages(&timeline("x", "y"), window).unwrap();
+        assert_eq!(page.entries.len(), 1);
+    }
 }
