@@ -10,6 +10,7 @@ use super::identity::Identity;
 use super::login;
 use super::reader::Reader;
 use super::tls::read_tls;
+use super::values::{ValueError, parse_size};
 use crate::auth::credentials::{Credentials, Minter};
 use crate::mqtt::{Protocol, Proxy, Transport};
 
@@ -19,6 +20,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MAX_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 /// The longest session expiry interval that MQTT 5 can express.
 const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A smaller packet would have no room for a topic.
+const MIN_PACKET_BYTES: u32 = 1 << 10;
 
 /// How the broker is reached, and as whom.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct BrokerSection {
     pub minter: Option<Minter>,
     /// The most messages received and not acknowledged at a time.
     pub window: u16,
+    /// The largest packet that the broker takes, if the operator says it.
+    pub max_packet_bytes: Option<u32>,
     /// How many connections publish, beside the one that receives.
     pub publishers: usize,
     /// A publish that is not confirmed within this time is sent again on a new connection.
@@ -67,6 +73,7 @@ impl BrokerSection {
         let credentials = login::read_credentials(reader, url.as_ref(), minter.clone());
         let identity = Identity::read(reader, name);
         let window = reader.number("window", 1..=10_000);
+        let max_packet_bytes = reader.parse("broker-max-packet", parse_packet_size);
         let publishers = usize::from(reader.number("publishers", 1..=32));
         let keep_alive = reader.duration("keep-alive", 5 * SECOND..=MAX_KEEP_ALIVE);
         let connect_timeout = reader.duration("connect-timeout", SECOND..=600 * SECOND);
@@ -80,6 +87,7 @@ impl BrokerSection {
             credentials,
             minter,
             window,
+            max_packet_bytes,
             publishers,
             ack_timeout,
             drain_timeout,
@@ -92,5 +100,17 @@ impl BrokerSection {
             keep_alive,
             connect_timeout,
         })
+    }
+}
+
+/// A size below 256 MiB, which is all that MQTT can express.
+fn parse_packet_size(text: &str) -> Result<u32, ValueError> {
+    match u32::try_from(parse_size(text)?) {
+        Ok(bytes) if bytes >= MIN_PACKET_BYTES => Ok(bytes),
+        Ok(_) => Err(ValueError::TooSmall {
+            text: text.to_owned(),
+            least: "1KiB",
+        }),
+        Err(_) => Ok(u32::MAX),
     }
 }

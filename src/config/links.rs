@@ -58,6 +58,7 @@ impl Config {
             connect_timeout: broker.connect_timeout,
             session: Session::Persistent(broker.session_expiry),
             window: broker.window,
+            max_packet_bytes: broker.max_packet_bytes,
             max_payload_bytes: self.rules.policy_file.max_payload_bytes(),
             will: None,
         }

@@ -123,6 +123,7 @@ impl Connector {
             keep_alive: self.settings.keep_alive,
             connect_timeout: self.settings.connect_timeout,
             receive_maximum: self.settings.window,
+            max_packet_bytes: self.settings.max_packet_bytes,
             will: self.will.clone(),
         }
     }

@@ -120,6 +120,7 @@ impl ProbeClient {
         let without_retained = |filter: &TopicFilter| Subscription {
             filter: filter.clone(),
             retained: false,
+            is_optional: false,
         };
         let filters: Vec<_> = filters.iter().map(without_retained).collect();
         self.subscribe_to(&filters).await

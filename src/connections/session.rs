@@ -36,6 +36,9 @@ const KIB_READ_AHEAD: usize = 64 << 10;
 /// gone. Without this pause RabbitMQ 4.0.5 had not always done so.
 const GIVE_BACK_TIME: Duration = Duration::from_millis(500);
 
+const SPLITS_REFUSED: &str = "the broker refuses subscriptions that catch identifiers split at a \
+    \".\": where it does that (RabbitMQ), what such users send is not refused but lost. Other brokers \
+    may have a limit of eight levels";
 const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
 const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: \
     may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
@@ -230,7 +233,10 @@ impl SessionLink {
                     self.pass_on(connection, delivery, &mut new_there).await?;
                 }
                 Event::Subscribed(granted) => {
-                    check_granted(&self.filters, &granted)?;
+                    let left_out = check_granted(&self.filters, &granted)?;
+                    if left_out > 0 && self.connection == 1 {
+                        warn!(left_out, "{SPLITS_REFUSED}");
+                    }
                     is_subscribed = true;
                     let connection = self.connection;
                     self.report(SessionEvent::Subscribed { connection }).await?;
@@ -327,26 +333,32 @@ fn hash(hasher: &RandomState, delivery: &Delivery) -> u64 {
     hasher.hash_one((&delivery.received.topic, &delivery.received.payload))
 }
 
-/// Every filter must be granted at QoS 1. Otherwise messages would be lost, or never come.
+/// Every filter must be granted at QoS 1. Otherwise messages would be lost, or never come. Returns
+/// how many are left out that may be.
 fn check_granted(
     filters: &[Subscription],
     granted: &[Result<u8, ReasonCode>],
-) -> Result<(), LinkError> {
+) -> Result<usize, LinkError> {
     if granted.len() != filters.len() {
         let (answers, asked) = (granted.len(), filters.len());
         let text = format!("SUBACK answers {answers} filters of {asked}");
         return Err(LinkError::new(Cause::Other, text));
     }
+    let mut left_out = 0;
     for (asked, granted) in filters.iter().zip(granted) {
         let filter = asked.filter.as_str();
         let text = match granted {
             Ok(1..) => continue,
+            Ok(_) | Err(_) if asked.is_optional => {
+                left_out += 1;
+                continue;
+            }
             Ok(qos) => format!("subscription to {filter:?} was granted QoS {qos} only"),
             Err(reason) => format!("subscription to {filter:?} was refused: {reason}"),
         };
         return Err(LinkError::new(Cause::NotAuthorized, text));
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// Says that the session is connected; on its first `connection` also if the broker will keep the
@@ -380,6 +392,7 @@ mod tests {
         let filter = |text: &&str| Subscription {
             filter: TopicFilter::parse(text).unwrap(),
             retained: false,
+            is_optional: false,
         };
         texts.iter().map(filter).collect()
     }
@@ -387,11 +400,19 @@ mod tests {
     #[test]
     fn every_filter_must_be_granted_at_qos_1() {
         let filters = filters(&["a/#", "b/#"]);
-        assert_eq!(check_granted(&filters, &[Ok(1), Ok(2)]), Ok(()));
+        assert_eq!(check_granted(&filters, &[Ok(1), Ok(2)]), Ok(0));
         let error = check_granted(&filters, &[Ok(1), Ok(0)]).unwrap_err();
         assert_eq!(error.cause, Cause::NotAuthorized);
         assert!(error.text.contains("\"b/#\" was granted QoS 0"), "{error}");
         let error = check_granted(&filters, &[Ok(1)]).unwrap_err();
         assert_eq!(error.cause, Cause::Other);
+    }
+
+    #[test]
+    fn a_filter_may_be_refused_whose_messages_are_refused_anyway() {
+        let mut filters = filters(&["a/#", "b/#"]);
+        filters[1].is_optional = true;
+        assert_eq!(check_granted(&filters, &[Ok(1), Ok(0)]), Ok(1));
+        assert!(check_granted(&filters, &[Ok(0), Ok(1)]).is_err());
     }
 }

@@ -30,6 +30,8 @@ pub struct LinkSettings {
     pub session: Session,
     /// Messages under way at a time.
     pub window: u16,
+    /// The largest packet that the broker takes, as far as the operator knows.
+    pub max_packet_bytes: Option<u32>,
     /// A payload over this is cut, because its message will be refused.
     pub max_payload_bytes: usize,
     /// What the broker publishes if the session's connection ends without our DISCONNECT.

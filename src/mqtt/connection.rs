@@ -57,7 +57,9 @@ async fn connect(options: &ConnectOptions) -> Result<Opened, LinkError> {
     let Incoming::ConnAck(connack) = first else {
         return Err(error::not_connack());
     };
-    let connected = connack?;
+    let mut connected = connack?;
+    let limits = [connected.max_packet_bytes, options.max_packet_bytes];
+    connected.max_packet_bytes = limits.into_iter().flatten().min();
     pump.phase = Phase::Connected;
     let outbox = SharedOutbox::new(connected.receive_maximum);
     let client = Client::new(outbox.clone(), &connected);

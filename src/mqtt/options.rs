@@ -117,6 +117,8 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// Messages that the broker may send before it has our acknowledgements (MQTT 5).
     pub receive_maximum: u16,
+    /// The largest packet that the broker takes, where it may not say so; `None` if nobody knows.
+    pub max_packet_bytes: Option<u32>,
     /// What the broker publishes if the connection ends without our DISCONNECT.
     pub will: Option<Publish>,
 }

@@ -166,6 +166,7 @@ mod tests {
             keep_alive: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(20),
             receive_maximum: 100,
+            max_packet_bytes: None,
             will: None,
         }
     }

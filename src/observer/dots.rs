@@ -189,6 +189,7 @@ mod tests {
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(1),
             session: Session::Clean,
+            max_packet_bytes: None,
             window: 10,
             max_payload_bytes: 1,
             will: None,

@@ -107,13 +107,17 @@ impl Processor {
         loop {
             let before = self.fan_outs.clone();
             let tried = catch_unwind(AssertUnwindSafe(|| self.try_process(batch)));
-            let panic = match tried {
+            match tried {
+                // The same row would hold up all messages for ever.
+                Ok(Err(StoreError::Row(fault))) => {
+                    if !self.panics.add_row(&fault) {
+                        return Err(StoreError::Row(fault));
+                    }
+                }
                 Ok(processed) => return processed,
-                Err(panic) => panic,
-            };
-            // No message is worth a restart, which it would survive.
-            if !self.panics.add() {
-                resume_unwind(panic);
+                // No message is worth a restart, which it would survive.
+                Err(panic) if !self.panics.add() => resume_unwind(panic),
+                Err(_) => {}
             }
             self.fan_outs = before;
             if let Some(store) = self.persistence.as_store_mut() {

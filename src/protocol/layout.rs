@@ -7,6 +7,7 @@
 use strum::{EnumString, VariantNames};
 
 use crate::protocol::id::{AppId, IdError, UserId};
+use crate::protocol::proof::check_loops;
 use crate::protocol::template::{Names, Side};
 use crate::protocol::topic::TopicName;
 
@@ -55,6 +56,8 @@ pub struct Layout {
     inbox: Template,
     /// The inbox template with [`CLIENT_REJECTED`] as its last level.
     rejected: Template,
+    /// Where senders are told whose recipient is no identifier, so that it can stand in no topic.
+    malformed: Option<Template>,
     payload: PayloadMode,
     sender_copy: SenderCopy,
     app: Option<String>,
@@ -172,6 +175,7 @@ impl Layout {
             name: spec.name.to_owned(),
             outgoing,
             rejected: inbox.with_last(CLIENT_REJECTED),
+            malformed: inbox.below_inbox(CLIENT_REJECTED),
             inbox,
             payload: spec.payload,
             sender_copy: spec.sender_copy,
@@ -232,6 +236,19 @@ impl Layout {
     /// The template of the topics on which senders are told of refusals.
     pub(super) fn rejected(&self) -> &Template {
         &self.rejected
+    }
+
+    /// The template of the topics on which senders are told that a recipient is no identifier.
+    pub(super) fn malformed(&self) -> Option<&Template> {
+        self.malformed.as_ref()
+    }
+
+    /// Does without that template where what is published there would be read again.
+    pub(super) fn prove_malformed(&mut self, read: &[&Template]) {
+        self.malformed = self
+            .malformed
+            .take()
+            .filter(|malformed| check_loops(read, std::slice::from_ref(malformed)).is_ok());
     }
 
     /// The topic on which `inbox_of` receives the messages of their timeline with `convers_with`.

@@ -287,6 +287,20 @@ impl Template {
         Self::new(format!("{}{last}", &self.text[..cut]), levels)
     }
 
+    /// The topic `last` right below the level that says whose inbox it is; `None` if the other side
+    /// stands before that level.
+    pub(crate) fn below_inbox(&self, last: &str) -> Option<Self> {
+        let owner = TemplateLevel::Named(Name::InboxOf);
+        let at = self.levels.iter().position(|level| *level == owner)?;
+        let mut levels = self.levels[..=at].to_vec();
+        if levels.contains(&TemplateLevel::Named(Name::ConversWith)) {
+            return None;
+        }
+        levels.push(TemplateLevel::Literal(last.into()));
+        let path: Vec<&str> = self.text.split('/').take(at + 1).collect();
+        Some(Self::new(format!("{}/{last}", path.join("/")), levels))
+    }
+
     /// Whether some topic with permitted identifiers fits both templates.
     pub(crate) fn meets(&self, other: &Self) -> bool {
         use TemplateLevel::{Literal, Named};

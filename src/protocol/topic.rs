@@ -140,6 +140,8 @@ pub struct Subscription {
     pub filter: TopicFilter,
     /// Whether retained messages are wanted too. MQTT 3.1.1 has no such choice and delivers them.
     pub retained: bool,
+    /// Whether the broker may refuse it: what it catches is refused anyway.
+    pub is_optional: bool,
 }
 
 #[cfg(test)]

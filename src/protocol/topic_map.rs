@@ -29,6 +29,17 @@ pub struct TopicMap {
     apps: Vec<String>,
 }
 
+/// A recipient that is no identifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRecipient<'a> {
+    /// Where its sender is told.
+    pub told_on: TopicName,
+    /// The level as it stands in the topic.
+    pub recipient: &'a str,
+    /// The rule it breaks.
+    pub error: IdError,
+}
+
 /// Why layouts cannot be used together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicMapError {
@@ -72,7 +83,11 @@ impl TopicMap {
             splits: vec![],
             apps,
         };
-        let read = map.templates_read();
+        let all_read: Vec<Template> = map.templates_read().into_iter().cloned().collect();
+        let read: Vec<&Template> = all_read.iter().collect();
+        for layout in &mut map.layouts {
+            layout.prove_malformed(&read);
+        }
         let published = map.templates_published(also_published);
         proof::check_overlaps(&read)?;
         proof::check_loops(&read, &published)?;
@@ -90,6 +105,7 @@ impl TopicMap {
         let mut published = vec![];
         for layout in &self.layouts {
             published.extend([layout.inbox().clone(), layout.rejected().clone()]);
+            published.extend(layout.malformed().cloned());
         }
         let rejected = self.controls.iter().map(|control| &control.rejected);
         published.extend(rejected.flatten().cloned());
@@ -277,18 +293,24 @@ impl TopicMap {
             let retained = control.topic == ControlTopic::Presence;
             (&control.read, retained)
         });
-        let splits = self.splits.iter().map(|split| (split, false));
         let apps: Vec<Option<&str>> = match &self.apps[..] {
             [] => vec![None],
             apps => apps.iter().map(|app| Some(app.as_str())).collect(),
         };
         let mut seen = HashSet::new();
         let mut filters = vec![];
-        for (template, retained) in outgoing.chain(controls).chain(splits) {
+        let read = outgoing.chain(controls);
+        let read = read.map(|(template, retained)| (template, retained, false));
+        let splits = self.splits.iter().map(|split| (split, false, true));
+        for (template, retained, is_optional) in read.chain(splits) {
             for app in &apps {
                 let filter = template.filter(*app);
                 if seen.insert(filter.clone()) {
-                    filters.push(Subscription { filter, retained });
+                    filters.push(Subscription {
+                        filter,
+                        retained,
+                        is_optional,
+                    });
                 }
             }
         }
@@ -341,6 +363,28 @@ impl TopicMap {
             }
         }
         Err(first_error.unwrap_or_else(|| self.why_unknown(topic, levels)))
+    }
+
+    /// What a topic says whose recipient is no identifier, and nothing else is wrong with it. A
+    /// refusal of it can be told to its sender.
+    pub fn bad_recipient<'a>(&'a self, topic: &'a str) -> Option<BadRecipient<'a>> {
+        self.layouts.iter().find_map(|layout| {
+            let found = layout.outgoing().captures(topic)?;
+            let app = match layout.fixed_app() {
+                Some(fixed) => AppId::parse(fixed).ok()?,
+                None => app(&found).ok()?,
+            };
+            if layout.fixed_app().is_none() {
+                self.check_served(app).ok()?;
+            }
+            let sender = UserId::from_level(found.inbox_of).ok()?;
+            let error = UserId::from_level(found.convers_with).err()?;
+            Some(BadRecipient {
+                told_on: layout.malformed()?.format(&Names::of(app, sender, sender)),
+                recipient: found.convers_with.as_str(),
+                error,
+            })
+        })
     }
 
     /// Why no template that is read fits a topic of that many levels.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::protocol::address::Address;
 use crate::protocol::client_reference::ClientReference;
+use crate::protocol::id::MAX_LEVEL_BYTES;
 use crate::protocol::json;
 use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
@@ -77,27 +78,54 @@ pub(super) fn notice(
     now: UnixMillis,
 ) -> Option<Publish> {
     let topic = layouts.rejected_topic(address)?;
-    let reason = refused.reason.as_str();
     // What a client sends on its other topics is about something that has a name there.
     let reference = match address.outgoing() {
         Some(_) if is_read_again(received) => ClientReference::read(&received.payload),
         Some(_) | None => ClientReference::default(),
     };
     let notice = Notice {
-        reason,
+        reason: refused.reason.as_str(),
         recipient: address.other_side(),
         received_at: now.as_millis(),
         retry_after_ms: refused.retry_after.map(millis_rounded_up),
         detail: refused.detail.as_deref(),
         reference,
     };
-    Some(Publish {
+    Some(publish(topic, &notice))
+}
+
+/// Tells a sender whose recipient is no identifier: on a topic that does not name it.
+pub(super) fn of_bad_recipient(
+    layouts: &TopicMap,
+    received: &Received,
+    refused: &Refused,
+    now: UnixMillis,
+) -> Option<Publish> {
+    let bad = layouts.bad_recipient(str::from_utf8(&received.topic).ok()?)?;
+    let reference = match is_read_again(received) {
+        true => ClientReference::read(&received.payload),
+        false => ClientReference::default(),
+    };
+    let shown = bad.recipient.floor_char_boundary(MAX_LEVEL_BYTES);
+    let notice = Notice {
+        reason: refused.reason.as_str(),
+        recipient: &bad.recipient[..shown],
+        received_at: now.as_millis(),
+        retry_after_ms: None,
+        detail: Some(&format!("the recipient {}", bad.error)),
+        reference,
+    };
+    Some(publish(bad.told_on, &notice))
+}
+
+fn publish(topic: TopicName, notice: &Notice<'_>) -> Publish {
+    Publish {
         topic,
-        payload: plan::json(&notice),
-        user_properties: vec![("reason".to_owned(), reason.to_owned())],
+        payload: plan::json(notice),
+        user_properties: vec![("reason".to_owned(), notice.reason.to_owned())],
         retain: false,
         copy_status: None,
-    })
+    }
 }
 
 /// A sender who tries again after this time must not be too early.
@@ -187,7 +215,7 @@ mod tests {
         ]
         .concat();
         let plan = plan(&received(&topic, b"{}"));
-        let (key, value) = &plan.answers[0].user_properties[1];
+        let (key, value) = &plan.answers[1].user_properties[1];
         assert!(key == "topic" && value.len() <= MAX_PROPERTY_BYTES && !value.contains('\u{1}'));
     }
 
@@ -225,6 +253,64 @@ mod tests {
             notice.user_properties,
             [("reason".to_owned(), "rate-limited".to_owned())]
         );
+    }
+
+    #[test]
+    fn a_sender_is_told_of_a_recipient_that_can_stand_in_no_topic() {
+        let long = "é".repeat(150);
+        for (recipient, reason, shown, detail) in [
+            (
+                "groups",
+                "reserved-identifier",
+                "groups",
+                "is a reserved word",
+            ),
+            (
+                "+",
+                "malformed-topic",
+                "+",
+                "holds '+', which no identifier may hold",
+            ),
+            ("", "malformed-topic", "", "is empty"),
+            (
+                &*long,
+                "malformed-topic",
+                &long[..254],
+                "is longer than 255 bytes",
+            ),
+        ] {
+            for (before, after, told_on) in [
+                (
+                    "apps/a/outgoing/users/alice/messages/",
+                    "/outgoing",
+                    "apps/a/users/alice/clientrejected",
+                ),
+                (
+                    "/apps/a/users/alice/",
+                    "/messages/outgoing",
+                    "/apps/a/users/alice/clientrejected",
+                ),
+            ] {
+                let topic = format!("{before}{recipient}{after}");
+                let payload = br#"{"attributes":{"tempUID":"t1"}}"#;
+                let plan = plan(&received(topic.as_bytes(), payload));
+                assert_eq!(plan.answers[0].topic.as_str(), told_on, "{topic}");
+                assert_eq!(
+                    body(&plan.answers[0]),
+                    json!({
+                        "reason": reason, "recipient": shown, "received_at": NOW.as_millis(),
+                        "detail": format!("the recipient {detail}"),
+                        "attributes": {"tempUID": "t1"},
+                    })
+                );
+            }
+        }
+        // Whose inbox it would be is not known.
+        let plan = plan(&received(
+            b"apps/a/outgoing/users/+/messages/bob/outgoing",
+            b"{}",
+        ));
+        assert_eq!(plan.answers.len(), 1, "the dead letter");
     }
 
     #[test]

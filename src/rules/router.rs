@@ -212,9 +212,12 @@ impl Router {
     pub fn refuse(&self, received: &Received, refused: &Refused, now: UnixMillis) -> Plan<'static> {
         let refused = &refusal_notice::with_detail(refused, received);
         // A topic whose identifiers are not sound names nobody who could be told.
-        let notice = self.address(received).and_then(|address| {
-            refusal_notice::notice(&self.layouts, (&address, received), refused, now)
-        });
+        let notice = match self.address(received) {
+            Some(address) => {
+                refusal_notice::notice(&self.layouts, (&address, received), refused, now)
+            }
+            None => refusal_notice::of_bad_recipient(&self.layouts, received, refused, now),
+        };
         let letter = self
             .dead_letter_topic
             .as_ref()

@@ -80,6 +80,9 @@ pub enum StoreError {
     /// The same may work later: the disk is full, say, or another process holds the lock.
     #[error(transparent)]
     Transient(Cause),
+    /// A row holds what cannot be read: somebody has edited it, say. Others are sound.
+    #[error("a row of the store cannot be read: {0}")]
+    Row(Cause),
     /// The same fails again: the file is damaged, say, or somebody has edited a row.
     #[error(transparent)]
     Permanent(Cause),

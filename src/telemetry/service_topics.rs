@@ -71,6 +71,7 @@ impl ServiceTopics {
         [probe, control, status, EVERY_HELLO.to_owned()].map(|filter| Subscription {
             filter: TopicFilter::parse(&filter).expect("a filter"),
             retained: false,
+            is_optional: false,
         })
     }
 

@@ -38,8 +38,18 @@ fn rows() -> Vec<Row> {
     let many = r#"{"group":{"members":{"u01":1,"u02":1,"u03":1,"u04":1}}}"#;
     let to = |notice, row: Row| Row { notice, ..row };
     vec![
-        to(None, row("malformed-topic", "u02", "u01 ", "{}")),
-        to(None, row("reserved-identifier", "u03", "groups", "{}")),
+        to(
+            Some("clientrejected"),
+            row("malformed-topic", "u02", "u01 ", "{}"),
+        ),
+        to(
+            Some("clientrejected"),
+            row("malformed-topic", "u19", &"x".repeat(300), "{}"),
+        ),
+        to(
+            Some("clientrejected"),
+            row("reserved-identifier", "u03", "groups", "{}"),
+        ),
         Row {
             retain: true,
             ..row("retained", "u04", "u01", "{}")
@@ -217,7 +227,7 @@ fn every_reason(broker: Broker) {
             if row.notice.is_some()
                 && !heard
                     .iter()
-                    .any(|(place, _)| place.ends_with("/clientrejected"))
+                    .any(|(place, _)| place.ends_with("clientrejected"))
             {
                 PATIENCE
             } else {
@@ -229,7 +239,7 @@ fn every_reason(broker: Broker) {
                 .strip_prefix(&format!("{own}/"))
                 .unwrap()
                 .to_owned();
-            if place.contains("/clientrejected") {
+            if place.ends_with("clientrejected") {
                 heard.push((place, message.json()));
             }
         }

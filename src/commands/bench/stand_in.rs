@@ -305,6 +305,7 @@ pub(super) async fn subscribe(
         .map(|filter| Subscription {
             filter,
             retained: false,
+            is_optional: false,
         })
         .collect();
     client.subscribe(&filters).map_err(not_sent)?;

@@ -321,6 +321,7 @@ async fn subscribe(client: &mut ProbeClient, topics: &ServiceTopics) -> Result<(
     let filter = |text: &str| Subscription {
         filter: TopicFilter::parse(text).expect("a filter"),
         retained: true,
+        is_optional: false,
     };
     subscribe_to(
         client,

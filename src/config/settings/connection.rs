@@ -28,6 +28,15 @@ pub(super) const BROKER: Group = Group {
              what becomes of a \".\".",
         ),
         value(
+            "broker-max-packet",
+            "SIZE",
+            "",
+            "Largest packet that the broker takes, if it does not say so itself: over MQTT 3.1.1 \
+             none does, and most close the connection on a larger one. A copy that would be larger \
+             is refused as too-large.",
+        )
+        .brief("Largest packet that the broker takes"),
+        value(
             "proxy",
             "URL",
             "",

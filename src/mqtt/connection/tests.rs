@@ -28,6 +28,7 @@ fn options(port: u16, protocol: Protocol) -> ConnectOptions {
         keep_alive: Duration::from_secs(60),
         connect_timeout: PATIENCE,
         receive_maximum: 100,
+        max_packet_bytes: None,
         will: None,
     }
 }

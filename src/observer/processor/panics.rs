@@ -1,4 +1,5 @@
-//! Panics on one message, and what is left out of a batch because of them.
+//! Panics and rows of the store that cannot be read, on one message; and what is left out of a batch
+//! because of them.
 //!
 //! Owns what the processor is doing, so that a panic is put down to it. Leaves catching it, and
 //! what becomes of a message that is left out, to the processor.
@@ -6,8 +7,11 @@
 use tracing::error;
 
 use crate::protocol::message_id::MessageId;
+use crate::store::Cause;
 
 const OF_MESSAGE: &str = "a fault of the observer: the message is refused as internal";
+const OF_ROW: &str = "a row of the store that this message needs cannot be read (store check): the \
+    message is refused as internal";
 const OF_PREFETCH: &str = "a fault of the observer: the batch is tried without looking up ahead";
 
 /// What the processor is doing.
@@ -50,6 +54,20 @@ impl Panics {
     /// Whether a message is to be left out.
     pub(super) fn has(&self, id: MessageId) -> bool {
         self.messages.contains(&id)
+    }
+
+    /// A row cannot be read. Returns the same.
+    pub(super) fn add_row(&mut self, fault: &Cause) -> bool {
+        let Doing::Message(id) = self.doing else {
+            return false;
+        };
+        if self.has(id) {
+            return false;
+        }
+        error!(message_id = %id, error = %fault, "{OF_ROW}");
+        self.messages.push(id);
+        self.doing = Doing::Rest;
+        true
     }
 
     /// A panic was caught. Returns whether the batch can be tried again, without what was being

@@ -18,3 +18,10 @@ pub(crate) fn mend(path: &Path) {
     let raw = rusqlite::Connection::open(path).unwrap();
     raw.execute_batch("DROP TRIGGER fault").unwrap();
 }
+
+/// Puts what is no text into the row of a group, as somebody who edits the file might.
+pub(crate) fn spoil_group(id: &str, path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    let spoil = "INSERT OR REPLACE INTO chat_group (app, group_id, body) VALUES ('a', ?, x'ff')";
+    assert_eq!(raw.execute(spoil, [id]).unwrap(), 1);
+}

@@ -308,7 +308,17 @@ impl From<rusqlite::Error> for StoreError {
                     | ErrorCode::SchemaChanged
             )
         });
-        if is_transient {
+        use rusqlite::Error;
+        let is_of_row = matches!(
+            error,
+            Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::InvalidColumnType(..)
+                | Error::Utf8Error(..)
+        );
+        if is_of_row {
+            Self::Row(error.into())
+        } else if is_transient {
             Self::Transient(error.into())
         } else {
             Self::Permanent(error.into())

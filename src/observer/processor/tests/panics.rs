@@ -86,3 +86,25 @@ fn a_batch_is_decided_on_without_looking_up_ahead_if_that_panics() {
         .decided;
     assert_eq!((decided[0].refusal, decided[0].publishes.len()), (None, 2));
 }
+
+/// The broker delivers such a message again after each restart: it must not hold up the others.
+#[test]
+fn a_message_is_refused_that_needs_a_row_which_cannot_be_read() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let store = open(&StoreLocation::File(path.clone()), Access::Exclusive);
+    let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
+    store::faults::spoil_group("group-bad", &path);
+    let mut ids = MessageIds::new(RandomState::new());
+    let groups = ["group-1", "group-bad", "group-bad", "group-2"];
+    for _ in 0..2 {
+        let messages = groups.iter().enumerate();
+        let messages = messages.map(|(number, group)| message(number, &mut ids, group, 3));
+        let messages = messages.collect();
+        let processed = processor.process(&batch(messages, STEP)).unwrap();
+        let decided = processed.decided.iter().filter(|decided| decided.first);
+        let refused: Vec<_> = decided.map(|decided| decided.refusal).collect();
+        let internal = Some(Refusal::Internal);
+        assert_eq!(refused, [None, internal, internal, None]);
+    }
+}
