@@ -197,10 +197,37 @@ fn line_text(user: &str, path: &str, payload: Option<&Value>) -> Option<String> 
             let why = payload.and_then(refusal_text).unwrap_or_default();
             format!("{red}to {}: refused: {why}{red:#}", shown(peer))
         }
+        ["clientrejected"] => {
+            let to = text("recipient").unwrap_or_default();
+            let why = payload.and_then(refusal_text).unwrap_or_default();
+            format!("{red}to {to:?}: refused: {why}{red:#}")
+        }
+        ["groups", group, "clientupdated"] => {
+            let change = payload.map(group_change_text).unwrap_or_default();
+            format!("{dim}group {}: {change}{dim:#}", shown(group))
+        }
         ["inbox", _] => return None,
         _ => format!("{dim}{}{dim:#}", shown(path)),
     };
     Some(format!("{dim}{time}{dim:#}  {line}"))
+}
+
+/// What has become of a group, as its members are told: the change if it is named, then the group.
+fn group_change_text(payload: &Value) -> String {
+    let label = &payload["notification"]["messagelabel"];
+    let parameter = |name: &str| label["parameters"][name].as_str().map(shown);
+    let change = match (label["key"].as_str(), parameter("member_id")) {
+        (Some("MEMBER_JOINED_GROUP"), Some(member)) => format!("{member} is a member now, "),
+        (Some("MEMBER_LEFT_GROUP"), Some(member)) => format!("{member} is no member any more, "),
+        (Some("DATA_UPDATED_GROUP"), _) => "renamed, ".to_owned(),
+        (Some("ATTRIBUTES_UPDATED_GROUP"), _) => "other attributes, ".to_owned(),
+        _ => String::new(),
+    };
+    let name = payload["name"].as_str().map(shown).unwrap_or_default();
+    let members = payload["members"]
+        .as_object()
+        .map_or(0, serde_json::Map::len);
+    format!("{change}{name:?} with {members} members")
 }
 
 #[cfg(test)]
@@ -246,8 +273,24 @@ mod tests {
             ),
             (
                 "groups/group-1/clientupdated",
-                json!({}),
-                "          groups/group-1/clientupdated",
+                json!({
+                    "name": "Friends", "members": {"alice": 1, "bob": 1},
+                    "notification": {"messagelabel": {
+                        "key": "MEMBER_JOINED_GROUP", "parameters": {"member_id": "bob"},
+                    }},
+                }),
+                "          group group-1: bob is a member now, \"Friends\" with 2 members",
+            ),
+            (
+                "groups/group-1/clientupdated",
+                json!({"name": "Friends", "members": {"alice": 1}}),
+                "          group group-1: \"Friends\" with 1 members",
+            ),
+            (
+                "clientrejected",
+                json!({"reason": "reserved-identifier", "recipient": "groups"}),
+                "          to \"groups\": refused: reserved-identifier: an identifier is a word of \
+                 the topic tree, such as \"messages\" or \"groups\"",
             ),
         ] {
             assert_eq!(plain(path, &payload).as_deref(), Some(wanted), "{path}");

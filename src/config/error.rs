@@ -14,6 +14,15 @@ pub struct ConfigError {
     pub fault: String,
 }
 
+impl ConfigError {
+    /// The line of the file; the last of all for what stands in none.
+    pub(super) fn line(&self) -> usize {
+        let line = self.place.rsplit_once(", line ").map(|(_, line)| line);
+        line.and_then(|line| line.parse().ok())
+            .unwrap_or(usize::MAX)
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.fault)

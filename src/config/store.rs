@@ -45,6 +45,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         bytes: reader.parse("retain-size", parse_kept_size),
     };
     let max_backlog = reader.parse("max-backlog", parse_kept_size);
+    let presence_ttl = reader.parse("presence-ttl", parse_ttl).flatten();
     let state_dir = StateDir::read(reader);
     state_dir.note(reader);
     let lease = reader.duration("store-lease", MIN_LEASE..=MAX_LEASE);
@@ -78,6 +79,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         }
     };
     Some(StoreSettings {
+        presence_ttl,
         location,
         retention,
         offline,
@@ -130,6 +132,25 @@ fn parse_age(text: &str) -> Result<Duration, ValueError> {
         Err(error) => Err(ValueError::Duration {
             text: text.to_owned(),
             example: "90d",
+            error,
+        }),
+    }
+}
+
+/// The least is for tests and trials: clients speak again when they connect, and not before.
+fn parse_ttl(text: &str) -> Result<Option<Duration>, ValueError> {
+    if text == "none" {
+        return Ok(None);
+    }
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl >= Duration::from_secs(1) => Ok(Some(ttl)),
+        Ok(_) => Err(ValueError::TooSmall {
+            text: text.to_owned(),
+            least: "1s",
+        }),
+        Err(error) => Err(ValueError::Duration {
+            text: text.to_owned(),
+            example: "7days",
             error,
         }),
     }

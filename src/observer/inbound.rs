@@ -210,6 +210,11 @@ impl Inbound {
                     true => self.limits.charge(&address, policy, now.instant),
                     false => Ok(()),
                 };
+                if rate.is_ok() && !repeated {
+                    let bytes = received.payload_bytes;
+                    let limits = &mut self.limits;
+                    limits.charge_bytes(&address, bytes, policy, now.instant);
+                }
                 rate.and(share)
             }
             None => Ok(()),
@@ -254,6 +259,8 @@ impl Inbound {
             self.limits.charge(&address, policy, now.instant)?;
             let (limits, recipients) = (&mut self.limits, submission.recipients);
             limits.charge_members(&address, recipients, policy, now.instant);
+            let bytes = first.received.payload_bytes;
+            limits.charge_bytes(&address, bytes, policy, now.instant);
         }
         self.push_parts(submission, None, ledger, journal, now)
             .ok_or(Refusal::MalformedTopic.into())

@@ -3,6 +3,7 @@
 //! Owns the task that ties the other layers together; it never waits for a connection or for the
 //! store. Leaves settings to `config` and `commands`: an observer takes a [`Setup`].
 
+mod absentees;
 mod announce;
 mod dots;
 pub(crate) mod event_loop;

@@ -24,6 +24,7 @@ use crate::http::console::{self, Console};
 use crate::http::decision_service::DecisionService;
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
+use crate::observer::absentees;
 use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::inbound::Inbound;
@@ -68,6 +69,12 @@ pub async fn run(
     };
     // As many as the broker may send at a time.
     let (handovers, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
+    if let Some(looking) = absentees::look_out(setup.store.as_ref(), handovers.clone()) {
+        tasks.spawn(async move {
+            looking.await;
+            "presence"
+        });
+    }
     let api = match setup.api.clone() {
         Some(settings) => Some(parts.serve_api(settings, handovers, &mut tasks).await?),
         None => None,

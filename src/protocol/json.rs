@@ -42,10 +42,11 @@ pub fn fault(payload: &[u8]) -> Option<String> {
         // The library puts the place behind its text, which is one of a fixed list here.
         let place = format!(" at line {} column {}", error.line(), error.column());
         let said = error.to_string();
-        let what = said
-            .strip_suffix(&place)
-            .unwrap_or("not JSON")
-            .replace('`', "");
+        let what = match said.strip_suffix(&place).unwrap_or("not JSON") {
+            // The library's word for the rest of these.
+            "expected ident" => "expected true, false or null".to_owned(),
+            what => what.replace('`', ""),
+        };
         let (line, column) = (error.line(), error.column());
         return Some(format!("line {line}, column {column}: {what}"));
     }
@@ -90,6 +91,10 @@ mod tests {
                 Some("line 2, column 6: expected :"),
             ),
             (b"secret", Some("line 1, column 1: expected value")),
+            (
+                b"{\"a\":nothing}",
+                Some("line 1, column 7: expected true, false or null"),
+            ),
             (
                 b"{\"a\":\"secret",
                 Some("line 1, column 12: EOF while parsing a string"),

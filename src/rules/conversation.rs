@@ -15,12 +15,19 @@ use crate::rules::plan::{Context, Plan};
 use crate::rules::webhook_event::{Event, EventKind};
 use crate::rules::write::Write;
 
+/// Conversations of a user from which on a patch makes none: only messages do, which have a rate.
+pub(crate) const MAX_CONVERSATIONS: usize = 10_000;
+/// What all patches of a conversation may come to, in bytes of JSON.
+const MAX_PATCH_BYTES: usize = 64 << 10;
+
 /// What the plan of a patch or of archiving depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The conversation. An empty row if none is stored: it may be older than the store, and its
     /// owner still wants to change it.
     pub(super) row: Row,
+    /// How many conversations the owner has, if none is stored; at most [`MAX_CONVERSATIONS`].
+    others: usize,
 }
 
 impl Facts {
@@ -28,8 +35,23 @@ impl Facts {
         timeline: &Timeline<'_>,
         source: &mut S,
     ) -> Result<Self, S::Error> {
-        let row = source.conversation(timeline)?.unwrap_or_default();
-        Ok(Self { row })
+        let (app, owner) = (timeline.app, timeline.inbox_of);
+        let (row, others) = match source.conversation(timeline)? {
+            Some(row) => (row, 0),
+            None => {
+                let others = source.count_conversations(app, owner, MAX_CONVERSATIONS)?;
+                (Row::default(), others)
+            }
+        };
+        Ok(Self { row, others })
+    }
+
+    /// Whoever names ever new conversations must not fill the disk with them.
+    fn check_room(&self) -> Result<(), Refusal> {
+        match self.others {
+            0..MAX_CONVERSATIONS => Ok(()),
+            _ => Err(Refusal::TooLarge),
+        }
     }
 }
 
@@ -40,10 +62,11 @@ pub(super) fn plan_patch<'a>(
     facts: &Facts,
     context: &Context<'_>,
 ) -> Result<Plan<'a>, Refusal> {
+    facts.check_room()?;
     let (inbox_of, convers_with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
     let patched = facts.row.patched(patch, inbox_of, convers_with);
     // Patches add up: a conversation must not grow without a bound.
-    if patched.patch.len() > context.rules.max_payload_bytes {
+    if patched.patch.len() > context.rules.max_payload_bytes.min(MAX_PATCH_BYTES) {
         return Err(Refusal::TooLarge);
     }
     let told = patched.told.clone();
@@ -61,7 +84,8 @@ pub(super) fn plan_archive<'a>(
     topic: &str,
     facts: Facts,
     context: &Context<'_>,
-) -> Plan<'a> {
+) -> Result<Plan<'a>, Refusal> {
+    facts.check_room()?;
     let was_archived = facts.row.archived;
     let row = Row {
         archived: true,
@@ -87,7 +111,7 @@ pub(super) fn plan_archive<'a>(
             .into_iter()
             .collect();
     }
-    plan
+    Ok(plan)
 }
 
 /// A conversation has left the archive, because of a new message. `row` is what it is now.
@@ -99,9 +123,13 @@ pub(crate) fn unarchived(layouts: &TopicMap, timeline: &Timeline<'_>, row: &Row)
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::protocol::amqp::BrokerKind;
     use crate::protocol::status::Status;
     use crate::rules::facts::in_memory::InMemory;
+    use crate::rules::policy::{Policy, Rules};
     use crate::rules::test_support::{body, plan_with, received, router};
     use serde_json::json;
 
@@ -171,5 +199,43 @@ mod tests {
             Some(Refusal::TooLarge),
             "a row does not grow without bound"
         );
+        let mut router = router();
+        let rules = Rules {
+            max_payload_bytes: 1 << 20,
+            ..Rules::default()
+        };
+        router.policy = Arc::new(Policy::new(BrokerKind::Any, rules));
+        let growing = Row {
+            patch: Some(
+                json!({ "k": "x".repeat(MAX_PATCH_BYTES) })
+                    .to_string()
+                    .into(),
+            ),
+            ..Row::default()
+        };
+        let refused = plan_with(router, &patch, stored(growing));
+        assert_eq!(refused.refusal, Some(Refusal::TooLarge), "64 KiB at most");
+    }
+
+    #[test]
+    fn no_user_makes_ever_more_conversations_by_naming_them() {
+        for (what, payload) in [("update", r#"{"is_new":false}"#), ("archive", "")] {
+            let topic = format!("apps/a/users/bob/conversations/alice/{what}");
+            let request = received(topic.as_bytes(), payload.as_bytes());
+            for (others, row, refusal) in [
+                (MAX_CONVERSATIONS - 1, None, None),
+                (MAX_CONVERSATIONS, None, Some(Refusal::TooLarge)),
+                (MAX_CONVERSATIONS, Some(Row::default()), None),
+            ] {
+                let conversations = row.map(|row| (("bob", "alice"), row));
+                let facts = InMemory {
+                    conversations: conversations.into_iter().collect(),
+                    conversations_made: others,
+                    ..InMemory::default()
+                };
+                let plan = plan_with(router(), &request, facts);
+                assert_eq!(plan.refusal, refusal, "{what} {others}");
+            }
+        }
     }
 }

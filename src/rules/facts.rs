@@ -116,6 +116,17 @@ pub trait FactSource {
         limit: usize,
     ) -> Result<usize, Self::Error>;
 
+    /// How many conversations `user` has in their lists. Counting may stop at `limit`.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn count_conversations(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, Self::Error>;
+
     /// A timeline's copy of a message.
     ///
     /// # Errors
@@ -290,6 +301,15 @@ impl FactSource for NoStore {
     }
 
     fn count_groups(&mut self, _: AppId<'_>, _: UserId<'_>, _: usize) -> Result<usize, Infallible> {
+        Ok(0)
+    }
+
+    fn count_conversations(
+        &mut self,
+        _: AppId<'_>,
+        _: UserId<'_>,
+        _: usize,
+    ) -> Result<usize, Infallible> {
         Ok(0)
     }
 

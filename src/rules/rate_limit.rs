@@ -29,6 +29,8 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 const FETCH: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// Members of a group that cost another token.
 const MEMBERS: usize = 100;
+/// Bytes of a message that cost another token.
+const BYTES: usize = 64 << 10;
 /// How many times more a sender may send of what clients send by themselves: receipts, presence and
 /// changes of conversations.
 const AUTOMATIC: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
@@ -99,6 +101,23 @@ impl SenderLimits {
     ) {
         let cost = u32::try_from(members / MEMBERS).unwrap_or(u32::MAX);
         if let (Some(rate), Some(cost)) = (rate(address, policy), NonZeroU32::new(cost)) {
+            self.messages.spend(&key(address), cost, rate, now);
+        }
+    }
+
+    /// Charges a message by its size, beside what it was charged before: what one sender may have
+    /// stored in a time is bounded.
+    pub fn charge_bytes(
+        &mut self,
+        address: &Address<'_>,
+        bytes: usize,
+        policy: &Policy,
+        now: Instant,
+    ) {
+        let cost = u32::try_from(bytes / BYTES).unwrap_or(u32::MAX);
+        if let (Address::Outgoing(_), Some(rate), Some(cost)) =
+            (address, rate(address, policy), NonZeroU32::new(cost))
+        {
             self.messages.spend(&key(address), cost, rate, now);
         }
     }
@@ -255,6 +274,29 @@ mod tests {
         limits.charge_members(&address, 1_000, &policy, now);
         let refused = limits.charge(&address, &policy, now).unwrap_err();
         assert_eq!(refused.retry_after, Some(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn a_large_message_costs_more() {
+        let layouts = Layout::built_in("chat21-v1").unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let rate = Rate {
+            burst: NonZeroU32::new(20).unwrap(),
+            per_minute: NonZeroU32::new(60).unwrap(),
+        };
+        let rules = Rules {
+            rate: Some(rate),
+            ..Rules::default()
+        };
+        let policy = Policy::new(BrokerKind::Any, rules);
+        let (mut limits, now) = (SenderLimits::default(), Instant::now());
+        let address = layouts.parse(MESSAGE).unwrap();
+        for bytes in [BYTES - 1, 10 * BYTES] {
+            limits.charge(&address, &policy, now).unwrap();
+            limits.charge_bytes(&address, bytes, &policy, now);
+        }
+        let passed = (0..).take_while(|_| limits.charge(&address, &policy, now).is_ok());
+        assert_eq!(passed.count(), 8);
     }
 
     #[test]

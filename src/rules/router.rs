@@ -130,7 +130,7 @@ impl Router {
             }
             Request::Archive { timeline, topic } => {
                 let facts = conversation::Facts::look_up(timeline, source)?;
-                Ok(conversation::plan_archive(timeline, topic, facts, context))
+                conversation::plan_archive(timeline, topic, facts, context)
             }
             Request::Presence {
                 app,

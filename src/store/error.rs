@@ -21,12 +21,12 @@ pub enum StoreError {
         source: Cause,
     },
     /// There is no connection to the database.
-    #[error("cannot connect to {target}: {source}; {remedy}")]
+    #[error("cannot connect to {target}: {cause}; {remedy}")]
     Connect {
         /// The address of the database.
         target: String,
-        /// What the database or the system says.
-        source: Cause,
+        /// What the database or the system says. It stands in the text, so it is no source.
+        cause: Cause,
         /// What to do about it.
         remedy: &'static str,
     },

@@ -4,12 +4,26 @@
 
 use crate::protocol::address::Timeline;
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
 use crate::store::StoreError;
 
 /// Bytes of bodies in a part of a list, unless one is larger: what a request may cost in memory.
 pub const SLICE_BYTES: usize = 256 << 10;
+
+/// A client that counts as connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownClient {
+    /// The app.
+    pub app: String,
+    /// Its user.
+    pub user: String,
+    /// Its client identifier.
+    pub client: String,
+    /// When it has said last that it is there.
+    pub since: UnixMillis,
+}
 
 /// Ends a read, from any thread: it fails then. It neither blocks nor waits.
 pub type GiveUp = Box<dyn Fn() + Send>;
@@ -60,6 +74,17 @@ pub trait Reader: Send {
         app: AppId<'_>,
         user: UserId<'_>,
     ) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// Clients that have said last between `after` and `before` that they are there, by that time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn clients_since(
+        &mut self,
+        after: UnixMillis,
+        before: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<KnownClient>, StoreError>;
 
     /// The object of a group, as it is stored: JSON.
     ///

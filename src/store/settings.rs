@@ -47,6 +47,8 @@ pub struct StoreSettings {
     pub retention: Retention,
     /// What users get who come back after they were away.
     pub offline: OfflineDelivery,
+    /// After how long without a word that it is there a client counts as gone; `None`: never.
+    pub presence_ttl: Option<Duration>,
     /// About how many bytes may wait in the delivery log alone, before nothing more is accepted.
     pub max_backlog: u64,
 }

@@ -348,6 +348,72 @@ fn a_refused_subscription_is_named_and_readiness_never_comes() {
     assert!(observer.retries()[0] >= SLOW, "it tries again at once");
 }
 
+/// ejabberd by default and AWS IoT Core take filters of eight levels at most. Those of nine catch
+/// what only RabbitMQ makes of a `.`.
+#[test]
+fn an_observer_does_without_the_filters_for_split_identifiers() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--layouts", "chat21", "--app", "a"]);
+    let mut session = script.session();
+    session.connack(false);
+    let (_, body) = session.next();
+    let (mut rest, mut codes) = (&body[2..], vec![]);
+    while rest.len() > 2 {
+        let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
+        let levels = rest[2..2 + length].split(|byte| *byte == b'/').count();
+        codes.push(if levels > 8 { 0x80 } else { 1 });
+        rest = &rest[2 + length + 1..];
+    }
+    assert!(codes.contains(&0x80) && codes.contains(&1), "{codes:?}");
+    session
+        .wire
+        .send(&packet(SUBACK, &[&body[..2], &codes].concat()))
+        .unwrap();
+    let mut lane = script.lane();
+    lane.connack(false);
+    let (first, body) = lane.next();
+    let probe = parse_publish(first, &body);
+    lane.confirm(&probe);
+    session.echo(&probe.topic, &probe.payload);
+    session.ack();
+    observer.wait_ready();
+    observer.wait_log("the broker refuses subscriptions that catch identifiers split at a");
+    let refused = codes.iter().filter(|code| **code == 0x80).count();
+    observer.wait_log(&format!("left_out={refused}"));
+}
+
+/// A broker that speaks only 3.1.1 names no limit: the operator does.
+#[test]
+fn a_copy_over_the_limit_that_the_operator_names_is_refused_and_not_tried() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--broker-max-packet", "2KiB"]);
+    let (mut session, mut lane) = script.up();
+    observer.wait_ready();
+    let (fits, large) = ("x".repeat(1_900), "x".repeat(2_000));
+    for (n, text) in [(1, &large), (2, &fits), (3, &large), (4, &fits)] {
+        session.deliver(n, text, false);
+    }
+    // Two copies, and two notices that the others are too large, over one connection.
+    let mut places = vec![];
+    for _ in 0..4 {
+        let message = lane.publish();
+        lane.confirm(&message);
+        assert!(message.payload.len() <= 1_900);
+        places.push(message.topic().rsplit('/').next().unwrap().to_owned());
+    }
+    places.sort();
+    let expected = [
+        "clientadded",
+        "clientadded",
+        "clientrejected",
+        "clientrejected",
+    ];
+    assert_eq!(places, expected);
+    assert!(script.lanes.try_recv().is_err(), "it has connected again");
+    let (_, log) = observer.stop();
+    assert!(log.contains("too-large=2"), "{log}");
+}
+
 #[test]
 fn an_observer_that_was_ready_is_not_once_a_subscription_is_refused_and_is_again_when_it_is_not() {
     let script = Script::listen();

@@ -467,6 +467,10 @@ fn explain_names_the_nearest_topic_of_one_that_nobody_reads() {
         let (_, out) = explained(topic, more);
         assert!(out.contains(verdict), "{out}");
     }
+    // A level too many may be what RabbitMQ makes of a ".", and is a slip more often.
+    let (_, out) = explained("apps/a/outgoing/users/alice/x/messages/bob/outgoing", &[]);
+    let slip = format!("nearest    {CHAT21}: level 6 is \"x\", and one too many\n");
+    assert!(out.contains(&slip), "{out}");
 }
 
 #[test]

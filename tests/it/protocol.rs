@@ -783,7 +783,7 @@ fn who_was_away_gets_it_again_if_so_wished(broker: Broker) {
 }
 
 impl Scene {
-    fn wait_for_clients(&self, wanted: i64) {
+    pub(crate) fn wait_for_clients(&self, wanted: i64) {
         let start = std::time::Instant::now();
         loop {
             let stats: Value =

@@ -199,6 +199,30 @@ fn every_event_has_the_fields_of_the_protocol() {
     assert_eq!(told.len(), 9, "nothing was told twice, and nothing else");
 }
 
+/// A broker that crashes publishes no will.
+#[test]
+fn a_client_goes_offline_that_has_not_said_for_long_that_it_is_there() {
+    let _shared = Broker::Mosquitto.shared();
+    let (service, url) = Service::start(0, ok);
+    let scene = Scene::new(
+        Broker::Mosquitto,
+        &["--webhook-endpoints", &url, "--presence-ttl", "1s"],
+    );
+    let mut bob = scene.user("u01");
+    for round in 1..=2 {
+        bob.says("presence/phone", r#"{"connected":true}"#);
+        let told = service.wait(2 * round);
+        let told = told
+            .iter()
+            .map(|told| told.body["presence"].as_str().unwrap());
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            ["online", "offline"].repeat(round)
+        );
+        scene.wait_for_clients(0);
+    }
+}
+
 #[test]
 fn a_group_message_is_sent_once_and_delivered_to_each_member() {
     let _shared = Broker::Mosquitto.shared();

@@ -57,6 +57,12 @@ pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCod
         observer,
         out,
     };
+    if let Some(path) = &args.plot {
+        // Before an hour of measuring, not after it.
+        let mut file = std::fs::OpenOptions::new();
+        let tried = file.create(true).append(true).open(path);
+        tried.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let mut loads = vec![];
     for pace in &plan.paces {
         let loaded = LocalSet::new()

@@ -144,12 +144,19 @@ fn explain_read(
         Err(error) => error.to_string(),
         Ok(_) => words::because(reason, request.as_ref().ok(), config),
     });
+    // A level too many is a slip more often than what RabbitMQ makes of a ".".
+    let nearest = match &parsed {
+        Err(ParseError::SplitId) => router.layouts.nearest(topic),
+        Err(_) | Ok(_) => None,
+    };
+    let nearest = nearest.map(|nearest| nearest.to_string());
     let mut effects = Effects::of(&plan);
     effects.fan_out(&plan, &router.layouts, store.as_deref())?;
     Ok(Explanation {
         verdict: effects.verdict(&plan),
         reason: plan.refusal.map(Refusal::as_str),
         because,
+        nearest,
         message: parsed
             .ok()
             .map(|address| topic::describe(&router.layouts, topic, &address)),

@@ -35,6 +35,13 @@ pub(super) const MESSAGES: Group = Group {
             "Keep track of who is online. false: the observer ignores presence.",
         ),
         value(
+            "presence-ttl",
+            "TIME",
+            "7days",
+            "How long a client counts as connected after it has said so, if nothing says that it \
+             is gone: a broker that crashes publishes no will. none for ever.",
+        ),
+        value(
             "dead-letter-topic",
             "TOPIC",
             "",
@@ -124,7 +131,8 @@ pub(super) const POLICY: Group = Group {
             "600",
             "Messages that a sender may write per minute in the long run; none for no limit. More \
              are refused as rate-limited. Receipts and the like may be ten times as many. A \
-             message to a group counts once more for each hundred members.",
+             message to a group counts once more for each hundred members, a large one for each \
+             64 KiB.",
         )
         .brief("Messages that a sender may write per minute"),
         value(

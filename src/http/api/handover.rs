@@ -102,7 +102,10 @@ impl Drop for Waiting {
 
 /// Hands a submission in, and waits for its outcome. Safe to cancel: then either nothing of it
 /// happens, or all.
-pub(super) async fn hand_in(
+///
+/// # Errors
+/// [`Unserved`].
+pub async fn hand_in(
     queue: &mpsc::Sender<Handover>,
     submission: Submission,
 ) -> Result<Outcome, Unserved> {

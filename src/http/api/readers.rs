@@ -127,8 +127,10 @@ mod tests {
     use super::*;
     use crate::protocol::address::Timeline;
     use crate::protocol::id::{AppId, UserId};
+    use crate::protocol::time::UnixMillis;
     use crate::rules::conversation_row::Row;
     use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
+    use crate::store::reader::KnownClient;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// A reader whose queries end when they are given up, and not before.
@@ -178,6 +180,15 @@ mod tests {
             _: &Timeline<'_>,
             _: Window,
         ) -> Result<Slice<ListedMessage>, StoreError> {
+            unreachable!("the test does not ask")
+        }
+
+        fn clients_since(
+            &mut self,
+            _: UnixMillis,
+            _: UnixMillis,
+            _: usize,
+        ) -> Result<Vec<KnownClient>, StoreError> {
             unreachable!("the test does not ask")
         }
 

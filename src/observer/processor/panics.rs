@@ -1,5 +1,5 @@
-//! Panics and rows of the store that cannot be read, on one message; and what is left out of a batch
-//! because of them.
+//! Panics on one message, rows that it needs and that cannot be read, and what is left out of a
+//! batch because of them.
 //!
 //! Owns what the processor is doing, so that a panic is put down to it. Leaves catching it, and
 //! what becomes of a message that is left out, to the processor.

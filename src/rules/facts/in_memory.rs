@@ -20,6 +20,8 @@ pub(crate) struct InMemory {
     pub(crate) more_blocked: usize,
     /// Groups made by anybody.
     pub(crate) groups_made: usize,
+    /// Conversations of anybody, besides those in `conversations`.
+    pub(crate) conversations_made: usize,
     /// Copies, by owner, peer and message.
     pub(crate) copies: HashMap<(&'static str, &'static str, &'static str), StoredCopy>,
     /// Conversations, by owner and peer.
@@ -152,6 +154,15 @@ impl FactSource for InMemory {
         limit: usize,
     ) -> Result<usize, Infallible> {
         self.answer(self.groups_made.min(limit))
+    }
+
+    fn count_conversations(
+        &mut self,
+        _: AppId<'_>,
+        _: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, Infallible> {
+        self.answer(self.conversations_made.min(limit))
     }
 
     fn copy(

@@ -270,10 +270,10 @@ impl<T: Unpin, E: Unpin, F: Future<Output = Result<T, E>> + Unpin> Future for To
 
 /// Connects in a thread of the connection's own, which lasts as long as the client does.
 fn connect(target: &Target, end: Arc<End>) -> Result<Client, StoreError> {
-    let failed = |source: Cause| StoreError::Connect {
+    let failed = |cause: Cause| StoreError::Connect {
         target: target.to_string(),
-        remedy: remedy(&source),
-        source,
+        remedy: remedy(&cause),
+        cause,
     };
     let tls = tls::connector(target).map_err(failed)?;
     let config = target.config.clone();

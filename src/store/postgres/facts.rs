@@ -36,6 +36,8 @@ const COUNT_BLOCKED: &str = "SELECT count(*) FROM
     (SELECT 1 FROM block WHERE app = $1 AND inbox_of = $2 LIMIT $3) found";
 const COUNT_GROUPS: &str = "SELECT count(*) FROM
     (SELECT 1 FROM chat_group WHERE app = $1 AND owner = $2 LIMIT $3) found";
+const COUNT_CONVERSATIONS: &str = "SELECT count(*) FROM
+    (SELECT 1 FROM conversation WHERE app = $1 AND inbox_of = $2 LIMIT $3) found";
 const FIND_COPY: &str = "SELECT m.sender, t.status FROM message m JOIN timeline t
     ON t.app = m.app AND t.inbox_of = $2 AND t.seq = m.seq AND t.convers_with = $3
     WHERE m.message_id = $4 AND m.app = $1";
@@ -170,6 +172,15 @@ impl FactSource for PostgresStore {
         limit: usize,
     ) -> Result<usize, StoreError> {
         self.count_up_to(COUNT_GROUPS, app, user, limit)
+    }
+
+    fn count_conversations(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        self.count_up_to(COUNT_CONVERSATIONS, app, user, limit)
     }
 
     fn copy(

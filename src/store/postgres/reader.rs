@@ -8,14 +8,14 @@ use tokio_postgres::Row as SqlRow;
 use super::connection::{Param, params};
 use super::facts::{conversation_row, pair};
 use super::write::key;
-use super::{PostgresStore, StoreError, status};
+use super::{PostgresStore, StoreError, millis, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::{GiveUp, Reader, SLICE_BYTES};
+use crate::store::reader::{GiveUp, KnownClient, Reader, SLICE_BYTES};
 
 /// Rows of a page, of which only those have their body that the page has room for: $6 bytes, and
 /// one row. The sizes of the others are told without reading them.
@@ -79,6 +79,8 @@ const CONVERSATIONS_OF_NEWEST: &str = listed!(
 );
 const HAS_LONG_LIST: &str = "SELECT 1 FROM conversation
     WHERE app = $1 AND inbox_of = $2 LIMIT 1 OFFSET 1000";
+const CLIENTS_SINCE: &str = "SELECT app, user_id, client_id, since FROM presence
+    WHERE since > $1 AND since < $2 ORDER BY since LIMIT $3";
 const INSTANCES: &str = "SELECT instance_id, body FROM instance
     WHERE app = $1 AND user_id = $2 ORDER BY since DESC";
 /// A part of a timeline.
@@ -149,6 +151,22 @@ impl Reader for PostgresStore {
         let [app, user] = pair(app.as_str(), user.as_str());
         self.rows(INSTANCES, params![app, user], |row| {
             (row.get(0), row.get(1))
+        })
+    }
+
+    fn clients_since(
+        &mut self,
+        after: UnixMillis,
+        before: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<KnownClient>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let params = params![millis(after), millis(before), limit];
+        self.rows(CLIENTS_SINCE, params, |row| KnownClient {
+            app: row.get(0),
+            user: row.get(1),
+            client: row.get(2),
+            since: unix(row.get(3)),
         })
     }
 

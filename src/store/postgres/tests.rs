@@ -384,3 +384,17 @@ fn a_read_that_is_given_up_ends_here_and_at_the_database() {
         assert_eq!(page.entries.len(), 1);
     }
 }
+
+#[test]
+fn an_error_of_the_connection_names_its_cause_once() {
+    use std::error::Error;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("postgres://x@{}/x", closed.local_addr().unwrap());
+    drop(closed);
+    let error = Connection::open(&address.parse().unwrap()).unwrap_err();
+    assert!(
+        error.source().is_none(),
+        "whoever prints the chain prints it twice"
+    );
+    assert_eq!(error.to_string().matches("refused").count(), 1, "{error}");
+}

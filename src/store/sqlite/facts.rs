@@ -44,6 +44,8 @@ statements! {
     COUNT_GROUPS = "SELECT count(*) FROM (SELECT 1 FROM chat_group INDEXED BY chat_group_by_owner
         WHERE app = ? AND CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') END = ?
         LIMIT ?)";
+    COUNT_CONVERSATIONS may scan "stops after ?3 rows" = concat!("SELECT count(*) FROM
+        (SELECT 1 FROM conversation_state WHERE inbox = ", account!("?", "?"), " LIMIT ?)");
     // CROSS JOIN fixes the order: SQLite would read the whole inbox instead.
     FIND_COPY = concat!("SELECT s.name, t.status FROM message_data m CROSS JOIN copy t
         ON t.inbox = ", account!("?1", "?2"), " AND t.peer = ", account!("?1", "?3"),
@@ -176,6 +178,15 @@ impl FactSource for SqliteStore {
         limit: usize,
     ) -> Result<usize, StoreError> {
         self.count_up_to(&COUNT_GROUPS, app, user, limit)
+    }
+
+    fn count_conversations(
+        &mut self,
+        app: AppId<'_>,
+        user: UserId<'_>,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        self.count_up_to(&COUNT_CONVERSATIONS, app, user, limit)
     }
 
     fn copy(

@@ -9,14 +9,14 @@ use super::connection::{Statement, statements};
 use super::conversations::{conversation_columns, conversation_row, is_last_copy};
 use super::encoding::{account, body_accounts, body_columns, read_body};
 use super::write::names;
-use super::{SqliteStore, StoreError, status};
+use super::{SqliteStore, StoreError, millis, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::{GiveUp, Reader, SLICE_BYTES};
+use crate::store::reader::{GiveUp, KnownClient, Reader, SLICE_BYTES};
 
 /// The columns of a listed conversation: a page `c` of a list, with the copies and messages that
 /// show there. LEFT JOIN, because a message may be pruned.
@@ -76,6 +76,8 @@ macro_rules! of_nearest {
 }
 
 statements! {
+    CLIENTS_SINCE may scan "now and then, and in nobody's way" = "SELECT app, user, client_id, since
+        FROM presence WHERE since > ? AND since < ? ORDER BY since LIMIT ?";
     LISTED_BEFORE may scan "one user's list" =
         listed!(of_all!("", "< ?3 AND NOT c.archived ORDER BY t.seq DESC"), "DESC");
     LISTED_SINCE may scan "one user's list" =
@@ -149,6 +151,25 @@ impl Reader for SqliteStore {
         let key = [app.as_str(), user.as_str()];
         let read = |row: &SqlRow<'_>| Ok((row.get(0)?, row.get(1)?));
         Ok(self.connection.rows(&INSTANCES, key, read)?)
+    }
+
+    fn clients_since(
+        &mut self,
+        after: UnixMillis,
+        before: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<KnownClient>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let read = |row: &SqlRow<'_>| {
+            Ok(KnownClient {
+                app: row.get(0)?,
+                user: row.get(1)?,
+                client: row.get(2)?,
+                since: unix(row.get(3)?),
+            })
+        };
+        let params = params![millis(after), millis(before), limit];
+        Ok(self.connection.rows(&CLIENTS_SINCE, params, read)?)
     }
 
     fn group_body(&mut self, app: AppId<'_>, id: UserId<'_>) -> Result<Option<String>, StoreError> {
