@@ -373,6 +373,7 @@ impl Ledger {
     /// The session's connection is up. `session_present`: the broker has kept the session, so it
     /// delivers again what was not acknowledged.
     pub fn handle_session_up(&mut self, session_present: bool) {
+        self.redeliveries.handle_session_up();
         if !session_present {
             let open = self.redeliveries.expect_nothing();
             self.detach(open);

@@ -55,6 +55,9 @@ pub(super) struct Redeliveries {
     /// From earlier connections, in the order the broker delivered them before. A broker sends
     /// redeliveries before anything else, so the first message that is not in the list ends it.
     expected: VecDeque<Expected>,
+    /// How many of them, the first, were acknowledged on the connection that has just ended. Acks
+    /// of connections before that may be lost.
+    last: usize,
 }
 
 impl Redeliveries {
@@ -65,7 +68,13 @@ impl Redeliveries {
             acknowledged: VecDeque::new(),
             old: 0,
             expected: VecDeque::new(),
+            last: 0,
         }
+    }
+
+    /// There is a connection again.
+    pub(super) fn handle_session_up(&mut self) {
+        self.last = 0;
     }
 
     /// Forgets what was acknowledged before the last call: since then the broker has answered a
@@ -75,12 +84,13 @@ impl Redeliveries {
         self.old = self.acknowledged.len();
     }
 
-    /// The broker has every ack that was sent, on this connection and before.
+    /// The broker has every ack that was sent on this connection, or on the one that has just
+    /// ended.
     pub(super) fn forget_acknowledged(&mut self) {
         self.acknowledged.clear();
         self.old = 0;
-        let is_known = |expected: &Expected| matches!(expected.earlier, Earlier::Acknowledged(_));
-        self.expected.retain(|expected| !is_known(expected));
+        self.expected.drain(..self.last);
+        self.last = 0;
     }
 
     /// Expects what an earlier process received and may not have acknowledged, in the order it
@@ -150,6 +160,7 @@ impl Redeliveries {
 
     /// Expects nothing any more. Returns the entries whose messages were expected.
     pub(super) fn expect_nothing(&mut self) -> Vec<usize> {
+        self.last = 0;
         open_entries(self.expected.drain(..))
     }
 
@@ -165,6 +176,7 @@ impl Redeliveries {
             .drain(..)
             .skip(too_many)
             .map(|(fingerprint, id)| (fingerprint, Earlier::Acknowledged(id)));
+        self.last = acknowledged.len();
         let arrived = arrived
             .into_iter()
             .map(|(fingerprint, entry)| (fingerprint, Earlier::Open(entry)));
@@ -180,6 +192,7 @@ impl Redeliveries {
         // The bound matters if connections end again and again before redelivery is complete.
         let surplus = expected.split_off(expected.len().min(self.most));
         self.expected = expected;
+        self.last = self.last.min(self.expected.len());
         open_entries(surplus)
     }
 }

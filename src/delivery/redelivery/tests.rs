@@ -204,3 +204,18 @@ fn what_surely_comes_again_is_expected_however_much_was_acknowledged() {
     ledger.handle_session_up(true);
     assert_eq!(ledger.admit(ack(1), 10_000, true), Admission::Resumed);
 }
+
+#[test]
+fn acks_that_a_broken_connection_may_have_lost_are_not_made_up_for_by_one_that_ended_in_order() {
+    let mut ledger = ledger(10);
+    acknowledge(&mut ledger, 1, 7);
+    ledger.handle_session_lost();
+    ledger.handle_session_up(true);
+    acknowledge(&mut ledger, 2, 8);
+    ledger.handle_session_lost();
+    ledger.handle_acks_arrived();
+    ledger.handle_session_up(true);
+    let lost = ledger.admit(ack(1), 7, true);
+    assert!(matches!(lost, Admission::Repeated(_)), "{lost:?}");
+    assert_eq!(ledger.admit(ack(2), 8, true), Admission::New);
+}
