@@ -15,6 +15,8 @@ mod codec;
 mod connection;
 mod error;
 mod event;
+#[cfg(test)]
+pub(crate) mod far_end;
 mod keep_alive;
 mod options;
 mod outbox;

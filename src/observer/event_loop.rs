@@ -196,7 +196,7 @@ impl Observer {
     }
 
     /// Whether another message may be taken.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         let waiting = self.inbound.waiting();
         self.processing.has_room(&self.ledger, waiting)
     }

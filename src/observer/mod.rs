@@ -19,6 +19,8 @@ mod reporter;
 pub(crate) mod session;
 mod setup;
 mod shutdown;
+#[cfg(test)]
+mod simulation;
 pub mod standby;
 mod start;
 pub(crate) mod submissions;

@@ -91,6 +91,12 @@ impl Processor {
         self.persistence.as_store().map_or(Ok(None), Store::upkeep)
     }
 
+    /// The store, as a process leaves it that ends now.
+    #[cfg(test)]
+    pub(crate) fn into_store(self) -> Option<Box<dyn Store>> {
+        self.persistence.into_store()
+    }
+
     #[cfg(test)]
     pub(crate) fn store_mut(&mut self) -> Option<&mut dyn crate::store::Store> {
         self.persistence.as_store_mut()

@@ -391,7 +391,7 @@ fn open_store(
 
 /// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
 /// higher ids. What it has acknowledged and not published is read from the delivery log later.
-fn resume(
+pub(super) fn resume(
     store: &dyn Store,
     ledger: &mut Ledger,
     ids: &mut MessageIds,

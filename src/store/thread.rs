@@ -145,6 +145,27 @@ pub fn spawn<W: Work>(
     })
 }
 
+/// The other ends of a handle, for whoever plays the thread.
+#[cfg(test)]
+pub(crate) struct FarEnds<Batch, Done> {
+    pub(crate) batches: thread_mpsc::Receiver<Batch>,
+    pub(crate) events: mpsc::Sender<Event<Done>>,
+}
+
+/// A handle without a thread behind it.
+#[cfg(test)]
+pub(crate) fn by_hand<Batch, Done>() -> (Handle<Batch, Done>, FarEnds<Batch, Done>) {
+    let (batches_tx, batches) = thread_mpsc::sync_channel(1);
+    let (events, events_rx) = mpsc::channel(4);
+    let handle = Handle {
+        batches: batches_tx,
+        events: events_rx,
+        is_busy: false,
+        thread: std::thread::spawn(|| {}),
+    };
+    (handle, FarEnds { batches, events })
+}
+
 /// Starts the thread that does the store's upkeep each time it is asked to.
 fn spawn_upkeep(upkeep: Option<Box<dyn Upkeep>>) -> io::Result<thread_mpsc::SyncSender<()>> {
     // If it is asked while it runs, it runs once more.

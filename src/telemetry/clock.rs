@@ -41,6 +41,10 @@ impl Clock {
         reason = "every other place is handed the time, or this clock"
     )]
     pub fn now(self) -> Now {
+        #[cfg(test)]
+        if let Some(now) = virtual_time::get() {
+            return now;
+        }
         let instant = Instant::now();
         let mut wall = WALL.lock().unwrap_or_else(PoisonError::into_inner);
         let (wall, jump) = wall.read(instant, self.wall_as_set());
@@ -63,6 +67,27 @@ impl Clock {
     )]
     pub fn wall_as_set(self) -> UnixMillis {
         UnixMillis::from(SystemTime::now())
+    }
+}
+
+/// Time as a test wants it, in the test's own thread.
+#[cfg(test)]
+pub(crate) mod virtual_time {
+    use std::cell::Cell;
+
+    use super::Now;
+
+    thread_local! {
+        static NOW: Cell<Option<Now>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn get() -> Option<Now> {
+        NOW.get()
+    }
+
+    /// It is `now`, until something else is said.
+    pub(crate) fn set(now: Option<Now>) {
+        NOW.set(now);
     }
 }
 

@@ -60,6 +60,14 @@ impl Persistence {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn into_store(self) -> Option<Box<dyn Store>> {
+        match self.place {
+            Place::Store(store) => Some(store),
+            Place::Nowhere | Place::OutboxInMemory(_) => None,
+        }
+    }
+
     /// Where events for webhooks wait, if there may be any.
     pub(super) fn outbox(&mut self) -> Option<&mut dyn Outbox> {
         match &mut self.place {

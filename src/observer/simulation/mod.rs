@@ -1,0 +1,120 @@
+//! The observer's core and its delivery log under a virtual clock, against a model of a broker that
+//! loses, repeats, reorders and renumbers, and is cut off, stopped and killed.
+//!
+//! Whatever can happen is decided by a number, the seed, so that what was found once happens again.
+//! The observer is the real one, from the session's events to the packets that it wants written,
+//! with its decisions and its store (SQLite, in memory); see `process.rs`. A run ends with nothing
+//! failing any more, and is judged by [`audit`](crate::delivery::audit).
+//!
+//! `SIMULATION_STEPS=10000000 SEED=7 cargo test --release --lib simulation` takes so many steps,
+//! from that seed on. A run that is found faulty names its seed.
+
+mod account;
+mod broker;
+mod process;
+mod world;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::world::{Faults, World};
+use crate::protocol::amqp::BrokerKind;
+use crate::protocol::control_topic::Controls;
+use crate::protocol::layout::Layout;
+use crate::protocol::topic_map::TopicMap;
+use crate::rules::policy::{GroupSenders, Policy, Rules};
+use crate::rules::router::Router;
+use crate::rules::webhook_event::EventKinds;
+use crate::store::{self, Access, OfflineDelivery, StoreLocation};
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::virtual_time;
+
+/// Steps of one run.
+const STEPS: u64 = 4_000;
+/// Faulty runs after which no more are made.
+const MOST_FAULTY: usize = 10;
+
+fn router() -> Router {
+    let layouts = Layout::built_in("chat21-v1").unwrap();
+    let rules = Rules {
+        group_senders: GroupSenders::Anybody,
+        max_inline_recipients: 10_000,
+        ..Rules::default()
+    };
+    Router {
+        layouts: TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap(),
+        policy: Arc::new(Policy::new(BrokerKind::Any, rules)),
+        dead_letter_topic: None,
+        events: EventKinds::default(),
+    }
+}
+
+/// What runs have in common.
+struct Bench {
+    began: Instant,
+    router: Router,
+    metrics: Metrics,
+}
+
+impl Bench {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "virtual time begins at some time"
+    )]
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            router: router(),
+            metrics: Metrics::new(&[]),
+        }
+    }
+
+    /// One run. Returns how many messages were acknowledged, or what is wrong.
+    fn run(&self, seed: u64, steps: u64, faults: Faults) -> Result<usize, String> {
+        let location = StoreLocation::Memory;
+        let store = store::open(&location, Access::Exclusive, OfflineDelivery::Broker).unwrap();
+        let parts = (store, &self.router, &self.metrics);
+        let mut world = World::new((seed, self.began), faults, parts);
+        for _ in 0..steps {
+            world.step();
+        }
+        let account = world.rest()?;
+        virtual_time::set(None);
+        let verdict = account.verdict();
+        match verdict.is_sound() && account.surplus.is_empty() {
+            true => Ok(account.confirmed),
+            false => Err(format!(
+                "{verdict:?}, without a message: {:?}",
+                account.surplus
+            )),
+        }
+    }
+
+    fn runs(&self, first: u64, steps: u64, faults: Faults) {
+        let mut acknowledged = 0;
+        let mut faulty = vec![];
+        for seed in first..first + steps.div_ceil(STEPS) {
+            match self.run(seed, STEPS, faults) {
+                Ok(messages) => acknowledged += messages,
+                Err(wrong) => faulty.push(format!("SEED={seed}: {wrong:.1000}")),
+            }
+            assert!(faulty.len() < MOST_FAULTY, "{}", faulty.join("\n"));
+        }
+        assert!(faulty.is_empty(), "{}", faulty.join("\n"));
+        assert!(acknowledged > 0);
+        println!("{steps} steps from seed {first}: {acknowledged} messages acknowledged");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// `SIMULATION_STEPS` asks for more of them, `SEED` for others.
+#[test]
+fn nothing_is_lost_swallowed_doubled_or_out_of_order() {
+    let steps = number("SIMULATION_STEPS").unwrap_or(100_000);
+    let first = number("SEED").unwrap_or(1);
+    let faults = Faults { dead_lines: false };
+    Bench::new().runs(first, steps, faults);
+}

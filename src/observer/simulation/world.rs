@@ -1,0 +1,711 @@
+//! Everything that can happen, in an order that a number decides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::account::{Account, BAD};
+use super::broker::{Down, Line, Marks, Session};
+use super::process::{PUBLISHERS, Process, WINDOW, topics};
+use crate::connections::publisher::PublisherEvent;
+use crate::connections::session::SessionEvent;
+use crate::mqtt::far_end::{FarEnd, Packet};
+use crate::mqtt::{Cause, Connected, LinkError, Protocol};
+use crate::observer::processor::Processed;
+use crate::protocol::message::Received;
+use crate::protocol::time::UnixMillis;
+use crate::rules::router::Router;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::{Now, virtual_time};
+
+/// Ticks between two pings.
+const PING_EVERY: u64 = 4;
+const TICK: Duration = Duration::from_millis(500);
+/// Ticks after which a connection that is dead is given up.
+const DEAD_FOR: u64 = 8;
+/// Ticks in which everything has to come to rest once nothing fails any more.
+const REST: usize = 4_000;
+/// Other texts for the same two users, before one comes again.
+const TEXTS: u32 = 4;
+
+/// What may fail.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// The session's connection may carry nothing for seconds before its end.
+    pub(super) dead_lines: bool,
+}
+
+/// The session's connection.
+struct SessionLine {
+    line: Line,
+    number: u64,
+    dead_since: Option<u64>,
+}
+
+pub(super) struct World {
+    rng: fastrand::Rng,
+    faults: Faults,
+    began: Instant,
+    passed: Duration,
+    since_tick: Duration,
+    wall_ahead: u64,
+    ticks: u64,
+    router: Router,
+    metrics: Metrics,
+    /// `None` only while it is killed.
+    process: Option<Process>,
+    connections: u64,
+    session_line: Option<SessionLine>,
+    lines: [Option<(Line, CancellationToken)>; PUBLISHERS],
+    session: Session,
+    account: Account,
+    marks: Marks,
+    /// The broker takes no publishes.
+    alarm: bool,
+    /// The broker does not take what goes to some users.
+    bad: bool,
+    /// Connections that the broker may yet close for no reason.
+    closes: u8,
+    /// How much texts differ: a session that is lost begins others.
+    epoch: u32,
+    texts: u32,
+    probe: String,
+    permits: Arc<Semaphore>,
+    /// Whether to tell what happens.
+    tells: bool,
+}
+
+impl World {
+    pub(super) fn new(
+        (seed, began): (u64, Instant),
+        faults: Faults,
+        (store, router, metrics): (Box<dyn Store>, &Router, &Metrics),
+    ) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let marks = match rng.bool() {
+            true => Marks::Delivered,
+            false => Marks::Known,
+        };
+        let mut world = Self {
+            faults,
+            began,
+            passed: Duration::ZERO,
+            since_tick: Duration::ZERO,
+            wall_ahead: 0,
+            ticks: 0,
+            router: router.clone(),
+            metrics: metrics.clone(),
+            process: None,
+            connections: 0,
+            session_line: None,
+            lines: std::array::from_fn(|_| None),
+            session: Session::new(marks),
+            account: Account::default(),
+            marks,
+            alarm: false,
+            bad: false,
+            closes: 1,
+            epoch: 0,
+            texts: 0,
+            probe: topics().probe.as_str().to_owned(),
+            permits: Arc::new(Semaphore::new(1)),
+            tells: std::env::var_os("SIMULATION_TELLS").is_some(),
+            rng,
+        };
+        world.set_time();
+        world.process = Some(Process::start(store, router, metrics));
+        world
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process
+            .as_mut()
+            .expect("it is killed for a moment only")
+    }
+
+    fn set_time(&self) {
+        let wall = 1_800_000_000_000 + self.wall_ahead;
+        let millis = u64::try_from(self.passed.as_millis()).unwrap();
+        virtual_time::set(Some(Now {
+            instant: self.began + self.passed,
+            wall: UnixMillis::new(wall + millis),
+        }));
+    }
+
+    fn tell(&self, what: std::fmt::Arguments<'_>) {
+        if self.tells {
+            println!("{:>8.3} {what}", self.passed.as_secs_f64());
+        }
+    }
+
+    /// Something happens.
+    pub(super) fn step(&mut self) {
+        let millis = self.rng.u64(0..3);
+        self.pass(Duration::from_millis(millis));
+        match self.rng.u32(0..1_000) {
+            0..130 => self.user_writes(),
+            130..290 => self.broker_delivers(),
+            290..440 => self.observer_reads(),
+            440..540 => {
+                self.broker_reads_session();
+            }
+            540..680 => self.broker_reads(),
+            680..780 => self.broker_confirms(),
+            780..880 => self.observer_hears(),
+            880..960 => self.store_commits(),
+            960..966 => self.tick(),
+            966..975 => self.session_up(),
+            975..988 => self.publisher_up(),
+            988..1_000 => self.fault(),
+            1_000.. => {}
+        }
+        self.act(usize::MAX);
+    }
+
+    fn fault(&mut self) {
+        let fault = self.rng.u32(0..20);
+        self.tell(format_args!("fault {fault}"));
+        match fault {
+            0..4 => self.session_lost(false),
+            4..8 => {
+                let publisher = self.rng.usize(0..PUBLISHERS);
+                self.publisher_lost(publisher, Cause::TimedOut);
+            }
+            8 => {
+                let publisher = self.rng.usize(0..PUBLISHERS);
+                if self.closes > 0 {
+                    self.closes -= 1;
+                    self.publisher_lost(publisher, Cause::Closed);
+                }
+            }
+            9..12 => self.kill(),
+            12 => self.broker_crashes(),
+            13 => self.alarm ^= true,
+            14 => self.bad ^= true,
+            15 => {
+                let forgets = self.rng.u8(0..4) == 0;
+                self.session_lost(forgets);
+            }
+            16 => self.wall_ahead = self.rng.u64(0..30_000),
+            17 => self.silence(),
+            18 => self.renew(),
+            _ if self.faults.dead_lines => {
+                if let Some(session) = &mut self.session_line {
+                    session.line.is_dead = true;
+                    session.dead_since.get_or_insert(self.ticks);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn act(&mut self, mut most: usize) {
+        self.process().act();
+        for (line, _) in self.lines.iter_mut().flatten() {
+            line.send(&mut most);
+        }
+        if let Some(session) = &mut self.session_line {
+            session.line.send(&mut most);
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.passed += time;
+        self.since_tick += time;
+        self.set_time();
+        if self.since_tick >= TICK {
+            self.tick();
+        }
+    }
+
+    /// Time in which nobody writes, and nothing else happens.
+    fn silence(&mut self) {
+        for _ in 0..self.rng.usize(0..100) {
+            self.pass(TICK);
+            self.act(usize::MAX);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.since_tick = Duration::ZERO;
+        self.set_time();
+        // Within a second an ack has arrived, unless its connection is dead.
+        while self.broker_reads_session() {}
+        self.process().observer.tick();
+        self.act(usize::MAX);
+        if let Some(session) = &mut self.session_line {
+            let dead_for = session.dead_since.map(|since| self.ticks - since);
+            if dead_for.is_some_and(|ticks| ticks > DEAD_FOR) {
+                self.session_lost(false);
+            } else if self.ticks.is_multiple_of(PING_EVERY) {
+                session.line.far_end.ping();
+            }
+        }
+        for publisher in 0..PUBLISHERS {
+            let line = &self.lines[publisher];
+            if line
+                .as_ref()
+                .is_some_and(|(_, recycle)| recycle.is_cancelled())
+            {
+                self.publisher_lost(publisher, Cause::TimedOut);
+            }
+        }
+    }
+}
+
+/// Users and the session.
+impl World {
+    fn user_writes(&mut self) {
+        let from = format!("u{}", self.rng.u8(0..3));
+        let (to, members) = match self.rng.u8(0..40) {
+            0 => (
+                format!("group-{}", self.rng.u8(0..2)),
+                self.rng.usize(33..80),
+            ),
+            1..4 => (BAD[self.rng.usize(0..2)].to_owned(), 0),
+            _ => (format!("u{}", self.rng.u8(0..3)), 0),
+        };
+        self.texts += 1;
+        let text = match self.marks {
+            Marks::Known if members == 0 => self.rng.u32(0..TEXTS),
+            Marks::Known | Marks::Delivered => TEXTS + self.texts,
+        };
+        let text = format!("{} {text}", self.epoch);
+        let (received, number) = self.account.publish((&from, &to), &text, members);
+        self.tell(format_args!("{from} writes {text:?} to {to}"));
+        self.session.publish(received, Some(number));
+    }
+
+    fn broker_delivers(&mut self) {
+        if let Some(session) = &mut self.session_line
+            && let Some(delivery) = self.session.deliver(WINDOW)
+        {
+            session.line.down.push_back(Down::Message(delivery));
+        }
+    }
+
+    fn observer_reads(&mut self) {
+        let Some(session) = &mut self.session_line else {
+            return;
+        };
+        let process = self.process.as_mut().expect("it runs");
+        let may_read = process.observer.has_room() && !session.line.is_dead;
+        match session.line.down.front() {
+            Some(Down::Message(_)) if !may_read => {}
+            None | Some(Down::Confirmed(_)) => {}
+            Some(Down::Pong) => {
+                if !session.line.is_dead {
+                    session.line.far_end.ping_answered();
+                    session.line.down.pop_front();
+                }
+            }
+            Some(Down::Message(delivery)) => {
+                let (id, dup) = (delivery.packet_id, delivery.dup);
+                let text = String::from_utf8_lossy(&delivery.received.payload).into_owned();
+                if self.tells {
+                    println!(
+                        "{:>8.3} read {id:?} dup {dup} {text:.40}",
+                        self.passed.as_secs_f64()
+                    );
+                }
+                self.session.mark_known(delivery.packet_id.expect("QoS 1"));
+                let permit = self.permits.clone().try_acquire_owned().unwrap();
+                let event = SessionEvent::Message(delivery.clone(), permit);
+                session.line.down.pop_front();
+                process.observer.handle_session(event);
+            }
+        }
+    }
+
+    /// Returns whether there was something to read.
+    fn broker_reads_session(&mut self) -> bool {
+        let Some(session) = &mut self.session_line else {
+            return false;
+        };
+        if session.line.is_dead {
+            return false;
+        }
+        match session.line.up.pop_front() {
+            Some(Packet::Ack(packet_id)) => {
+                if self.tells {
+                    println!("{:>8.3} acked {packet_id}", self.passed.as_secs_f64());
+                }
+                if let Some(number) = self.session.acknowledge(packet_id).number {
+                    self.account.acknowledged(number);
+                }
+            }
+            Some(Packet::Ping) => session.line.down.push_back(Down::Pong),
+            Some(Packet::Publish { .. }) => panic!("the session publishes"),
+            Some(Packet::Disconnect) | None => return false,
+        }
+        true
+    }
+
+    fn session_up(&mut self) {
+        if self.session_line.is_some() {
+            return;
+        }
+        self.connections += 1;
+        self.tell(format_args!("session up"));
+        let connected = connected(true);
+        let (client, far_end) = FarEnd::new(&connected);
+        let number = self.connections;
+        self.session_line = Some(SessionLine {
+            line: Line::new(far_end),
+            number,
+            dead_since: None,
+        });
+        let observer = &mut self.process().observer;
+        observer.handle_session(SessionEvent::Up {
+            connection: number,
+            client,
+            connected,
+        });
+        observer.handle_session(SessionEvent::Subscribed { connection: number });
+    }
+
+    /// Some of what is on the way arrives before the connection ends.
+    fn session_ends(&mut self) -> bool {
+        if self.session_line.is_none() {
+            return false;
+        }
+        for _ in 0..self.rng.usize(0..6) {
+            self.broker_reads_session();
+        }
+        for _ in 0..self.rng.usize(0..6) {
+            self.observer_reads();
+        }
+        if let Some(session) = self.session_line.take() {
+            session.line.far_end.end();
+        }
+        let first = self.rng.u16(0..1_000);
+        self.session.handle_lost(first);
+        true
+    }
+
+    fn session_lost(&mut self, forgets: bool) {
+        if !self.session_ends() {
+            return;
+        }
+        let error = LinkError::new(Cause::TimedOut, "simulated");
+        self.process()
+            .observer
+            .handle_session(SessionEvent::Down(error));
+        if forgets {
+            self.forget_session();
+        }
+    }
+
+    /// The session is lost while the observer is away. It gets a new one.
+    fn forget_session(&mut self) {
+        self.session.forget();
+        self.epoch += 1;
+        self.connections += 1;
+        let connected = connected(false);
+        let (client, far_end) = FarEnd::new(&connected);
+        let number = self.connections;
+        self.session_line = Some(SessionLine {
+            line: Line::new(far_end),
+            number,
+            dead_since: None,
+        });
+        self.process().observer.handle_session(SessionEvent::Up {
+            connection: number,
+            client,
+            connected,
+        });
+    }
+
+    /// The connection is replaced as planned: the broker reads everything before it closes.
+    fn renew(&mut self) {
+        let Some(session) = &self.session_line else {
+            return;
+        };
+        if session.line.is_dead {
+            return;
+        }
+        let connection = session.number;
+        let renewing = SessionEvent::Renewing { connection };
+        self.process().observer.handle_session(renewing);
+        self.act(usize::MAX);
+        while self.broker_reads_session() {}
+        if let Some(session) = self.session_line.take() {
+            session.line.far_end.end();
+        }
+        let first = self.rng.u16(0..1_000);
+        self.session.handle_lost(first);
+        let error = LinkError::new(Cause::Renewed, "simulated");
+        let observer = &mut self.process().observer;
+        observer.handle_session(SessionEvent::AcksArrived);
+        observer.handle_session(SessionEvent::Down(error));
+    }
+}
+
+/// Publishers.
+impl World {
+    fn broker_reads(&mut self) {
+        let publisher = self.rng.usize(0..PUBLISHERS);
+        self.broker_reads_of(publisher);
+    }
+
+    /// Returns whether there was something to read.
+    fn broker_reads_of(&mut self, publisher: usize) -> bool {
+        let Some((line, _)) = &mut self.lines[publisher] else {
+            return false;
+        };
+        if self.alarm {
+            return false;
+        }
+        match line.up.pop_front() {
+            Some(Packet::Publish {
+                packet_id,
+                topic,
+                payload,
+            }) => {
+                let goes_to = |user: &&&str| topic.split('/').nth(3) == Some(**user);
+                match BAD.iter().find(goes_to) {
+                    Some(user) if self.bad && *user == BAD[0] => {}
+                    Some(_) if self.bad => {
+                        line.up.clear();
+                        self.publisher_lost(publisher, Cause::Closed);
+                    }
+                    Some(_) | None => {
+                        line.taken.push(packet_id);
+                        self.take(&topic, &payload);
+                    }
+                }
+                true
+            }
+            Some(Packet::Disconnect) => {
+                self.publisher_lost(publisher, Cause::Renewed);
+                true
+            }
+            Some(Packet::Ack(_) | Packet::Ping) | None => false,
+        }
+    }
+
+    fn take(&mut self, topic: &str, payload: &bytes::Bytes) {
+        if *topic == self.probe {
+            let topic = topic.to_owned().into();
+            let received = Received::new(topic, payload.clone(), false);
+            self.session.publish(received, None);
+        } else {
+            self.account.arrived(topic, payload);
+        }
+    }
+
+    /// Nearly in order.
+    fn broker_confirms(&mut self) {
+        let publisher = self.rng.usize(0..PUBLISHERS);
+        if let Some((line, _)) = &mut self.lines[publisher]
+            && !line.taken.is_empty()
+        {
+            let at = self.rng.usize(0..line.taken.len().min(4));
+            let packet_id = line.taken.remove(at);
+            line.down.push_back(Down::Confirmed(packet_id));
+        }
+    }
+
+    fn observer_hears(&mut self) {
+        let publisher = self.rng.usize(0..PUBLISHERS);
+        self.observer_hears_of(publisher);
+    }
+
+    /// Returns whether there was something to hear.
+    fn observer_hears_of(&mut self, publisher: usize) -> bool {
+        if let Some((line, _)) = &mut self.lines[publisher]
+            && let Some(Down::Confirmed(packet_id)) = line.down.pop_front()
+        {
+            let token = line.far_end.confirmed(packet_id);
+            let confirmed = PublisherEvent::Confirmed {
+                publisher,
+                token: token.expect("it has published that"),
+                outcome: Ok(()),
+            };
+            self.process().observer.handle_publisher(confirmed);
+            return true;
+        }
+        false
+    }
+
+    fn publisher_up(&mut self) {
+        let publisher = self.rng.usize(0..PUBLISHERS);
+        self.publisher_comes_up(publisher);
+    }
+
+    fn publisher_comes_up(&mut self, publisher: usize) {
+        if self.lines[publisher].is_some() {
+            return;
+        }
+        let connected = connected(true);
+        let (client, far_end) = FarEnd::new(&connected);
+        let recycle = CancellationToken::new();
+        self.lines[publisher] = Some((Line::new(far_end), recycle.clone()));
+        self.process()
+            .observer
+            .handle_publisher(PublisherEvent::Up {
+                publisher,
+                client,
+                connected,
+                recycle,
+            });
+    }
+
+    fn publisher_lost(&mut self, publisher: usize, cause: Cause) {
+        for _ in 0..self.rng.usize(0..4) {
+            self.observer_hears_of(publisher);
+        }
+        let Some((line, _)) = self.lines[publisher].take() else {
+            return;
+        };
+        line.far_end.end();
+        let error = LinkError::new(cause, "simulated");
+        let down = PublisherEvent::Down { publisher, error };
+        self.process().observer.handle_publisher(down);
+        // The broker may still read some of what was on the way, and all of it in order.
+        if !self.alarm && cause != Cause::Closed {
+            let most = self.rng.usize(0..4);
+            for packet in line.up.into_iter().take(most) {
+                if let Packet::Publish { topic, payload, .. } = packet {
+                    let owner = topic.split('/').nth(3).unwrap_or_default();
+                    if !(self.bad && BAD.contains(&owner)) {
+                        self.take(&topic, &payload);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The process, the store and the broker as a whole.
+impl World {
+    fn store_commits(&mut self) {
+        if let Some(processed) = self.commit() {
+            self.process().committed(processed);
+        }
+    }
+
+    fn commit(&mut self) -> Option<Processed> {
+        let (batch, processed) = self.process().commit()?;
+        self.tell(format_args!(
+            "commit acknowledged {:?} published {:?}, {} messages",
+            batch.acknowledged,
+            batch.published.len(),
+            batch.messages.len()
+        ));
+        for message in &batch.messages {
+            self.tell(format_args!(
+                "  {} {} {:.40}",
+                message.id,
+                message.repeated,
+                String::from_utf8_lossy(&message.received.payload)
+            ));
+            self.session.mark_stored(&message.received);
+        }
+        Some(processed)
+    }
+
+    /// In the middle of what it does: some of it is done, some is on the way, and some of that
+    /// arrives.
+    fn kill(&mut self) {
+        let most = self.rng.usize(0..20);
+        self.act(most);
+        if self.rng.bool() {
+            self.commit();
+        }
+        for _ in 0..self.rng.usize(0..8) {
+            self.broker_reads_session();
+        }
+        for publisher in 0..PUBLISHERS {
+            for _ in 0..self.rng.usize(0..8) {
+                self.broker_reads_of(publisher);
+            }
+        }
+        let process = self.process.take().expect("it runs");
+        let store = process.kill();
+        self.lines = std::array::from_fn(|_| None);
+        self.session_line = None;
+        self.connections = 0;
+        self.session.handle_kill();
+        self.session.handle_lost(self.rng.u16(0..1_000));
+        let (router, metrics) = (self.router.clone(), self.metrics.clone());
+        self.process = Some(Process::start(store, &router, &metrics));
+        self.act(usize::MAX);
+    }
+
+    fn broker_crashes(&mut self) {
+        self.session_lost(false);
+        for publisher in 0..PUBLISHERS {
+            self.publisher_lost(publisher, Cause::Unreachable);
+        }
+    }
+
+    /// From now on nothing fails. Returns what became of everything, once that is known.
+    pub(super) fn rest(mut self) -> Result<Account, String> {
+        (self.alarm, self.bad) = (false, false);
+        if let Some(session) = &self.session_line
+            && session.line.is_dead
+        {
+            self.session_lost(false);
+        }
+        for _ in 0..REST {
+            self.session_up();
+            for publisher in 0..PUBLISHERS {
+                self.publisher_comes_up(publisher);
+            }
+            self.act(usize::MAX);
+            self.move_everything();
+            self.pass(TICK);
+            self.act(usize::MAX);
+            if self.is_at_rest() {
+                return Ok(self.account);
+            }
+        }
+        Err(format!("no rest: {:?}", self.process().observer.ledger))
+    }
+
+    fn move_everything(&mut self) {
+        for _ in 0..WINDOW {
+            self.broker_delivers();
+            self.observer_reads();
+            self.act(usize::MAX);
+            self.store_commits();
+            self.act(usize::MAX);
+            self.broker_reads_session();
+        }
+        for publisher in 0..PUBLISHERS {
+            while self.broker_reads_of(publisher) {}
+            if let Some((line, _)) = &mut self.lines[publisher] {
+                let taken = std::mem::take(&mut line.taken);
+                line.down.extend(taken.into_iter().map(Down::Confirmed));
+            }
+            while self.observer_hears_of(publisher) {}
+            self.act(usize::MAX);
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let is_idle =
+            |line: &Line| line.up.is_empty() && line.down.is_empty() && line.taken.is_empty();
+        let lines = self.lines.iter().flatten();
+        let process = self.process.as_ref();
+        self.session.is_empty()
+            && lines.map(|(line, _)| line).all(is_idle)
+            && process.is_some_and(Process::rests)
+    }
+}
+
+fn connected(session_present: bool) -> Connected {
+    Connected {
+        protocol: Protocol::V311,
+        session_present,
+        receive_maximum: 2 * WINDOW,
+        max_packet_bytes: None,
+        session_expiry: None,
+        server_keep_alive: None,
+    }
+}
