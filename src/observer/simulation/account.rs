@@ -35,6 +35,40 @@ struct Equal {
     named: usize,
 }
 
+/// What a run came to, so that it tests it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Everything is left to the delivery log.
+    pub(super) backlog: bool,
+    pub(super) quarantine: bool,
+    /// What goes to one topic is left to the delivery log.
+    pub(super) left: bool,
+    /// One that takes more than one step.
+    pub(super) fan_out: bool,
+    /// No more messages are taken.
+    pub(super) no_room: bool,
+}
+
+impl Reached {
+    pub(super) const ALL: Self = Self {
+        backlog: true,
+        quarantine: true,
+        left: true,
+        fan_out: true,
+        no_room: true,
+    };
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            backlog: self.backlog | other.backlog,
+            quarantine: self.quarantine | other.quarantine,
+            left: self.left | other.left,
+            fan_out: self.fan_out | other.fan_out,
+            no_room: self.no_room | other.no_room,
+        }
+    }
+}
+
 /// All messages and all copies.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -43,6 +77,7 @@ pub(super) struct Account {
     equal: HashMap<(String, String, String), Equal>,
     named: HashMap<String, MessageNumber>,
     pub(super) confirmed: usize,
+    pub(super) reached: Reached,
     /// Identifiers for which there is no message.
     pub(super) surplus: Vec<String>,
 }

@@ -31,10 +31,44 @@ const REST: usize = 4_000;
 /// Other texts for the same two users, before one comes again.
 const TEXTS: u32 = 4;
 
+/// What happens in a step.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    UserWrites,
+    BrokerDelivers,
+    ObserverReads,
+    BrokerReadsSession,
+    BrokerReads,
+    BrokerConfirms,
+    ObserverHears,
+    StoreCommits,
+    Tick,
+    SessionUp,
+    PublisherUp,
+    Fault,
+}
+
+/// How often each event happens, in proportion. Each run has more of some and less of others.
+const WEIGHTS: [(Event, u32); 12] = [
+    (Event::UserWrites, 130),
+    (Event::BrokerDelivers, 160),
+    (Event::ObserverReads, 150),
+    (Event::BrokerReadsSession, 100),
+    (Event::BrokerReads, 300),
+    (Event::BrokerConfirms, 200),
+    (Event::ObserverHears, 200),
+    (Event::StoreCommits, 80),
+    (Event::Tick, 6),
+    (Event::SessionUp, 12),
+    (Event::PublisherUp, 16),
+    (Event::Fault, 10),
+];
+
 /// What may fail.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
-    /// The session's connection may carry nothing for seconds before its end.
+    /// The session's connection may carry nothing for seconds before its end. Then the process is
+    /// not killed: what was acknowledged for more than a second counts as arrived after that.
     pub(super) dead_lines: bool,
 }
 
@@ -47,6 +81,7 @@ struct SessionLine {
 
 pub(super) struct World {
     rng: fastrand::Rng,
+    weights: [(Event, u32); WEIGHTS.len()],
     faults: Faults,
     began: Instant,
     passed: Duration,
@@ -89,7 +124,9 @@ impl World {
             true => Marks::Delivered,
             false => Marks::Known,
         };
+        let weights = WEIGHTS.map(|(event, weight)| (event, weight << rng.u32(0..3)));
         let mut world = Self {
+            weights,
             faults,
             began,
             passed: Duration::ZERO,
@@ -145,24 +182,47 @@ impl World {
     pub(super) fn step(&mut self) {
         let millis = self.rng.u64(0..3);
         self.pass(Duration::from_millis(millis));
-        match self.rng.u32(0..1_000) {
-            0..130 => self.user_writes(),
-            130..290 => self.broker_delivers(),
-            290..440 => self.observer_reads(),
-            440..540 => {
+        match self.next_event() {
+            Event::UserWrites => self.user_writes(),
+            Event::BrokerDelivers => self.broker_delivers(),
+            Event::ObserverReads => self.observer_reads(),
+            Event::BrokerReadsSession => {
                 self.broker_reads_session();
             }
-            540..680 => self.broker_reads(),
-            680..780 => self.broker_confirms(),
-            780..880 => self.observer_hears(),
-            880..960 => self.store_commits(),
-            960..966 => self.tick(),
-            966..975 => self.session_up(),
-            975..988 => self.publisher_up(),
-            988..1_000 => self.fault(),
-            1_000.. => {}
+            Event::BrokerReads => self.broker_reads(),
+            Event::BrokerConfirms => self.broker_confirms(),
+            Event::ObserverHears => self.observer_hears(),
+            Event::StoreCommits => self.store_commits(),
+            Event::Tick => self.tick(),
+            Event::SessionUp => self.session_up(),
+            Event::PublisherUp => self.publisher_up(),
+            Event::Fault => self.fault(),
         }
         self.act(usize::MAX);
+        self.look();
+    }
+
+    fn next_event(&mut self) -> Event {
+        let all = self.weights.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.rng.u32(0..all);
+        for (event, weight) in self.weights {
+            match at.checked_sub(weight) {
+                Some(rest) => at = rest,
+                None => return event,
+            }
+        }
+        unreachable!("it is below the sum")
+    }
+
+    /// Notes what was reached.
+    fn look(&mut self) {
+        let observer = &self.process.as_ref().expect("it runs").observer;
+        let reached = &mut self.account.reached;
+        reached.backlog |= observer.processing.backlog().after().is_some();
+        reached.quarantine |= observer.ledger.quarantined() > 0;
+        reached.left |= observer.ledger.left_bytes() > 0;
+        reached.fan_out |= observer.processing.fan_outs() > 0;
+        reached.no_room |= !observer.has_room();
     }
 
     fn fault(&mut self) {
@@ -181,7 +241,7 @@ impl World {
                     self.publisher_lost(publisher, Cause::Closed);
                 }
             }
-            9..12 => self.kill(),
+            9..12 if !self.faults.dead_lines => self.kill(),
             12 => self.broker_crashes(),
             13 => self.alarm ^= true,
             14 => self.bad ^= true,
