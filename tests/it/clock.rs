@@ -30,6 +30,38 @@ int clock_gettime(clockid_t id, struct timespec *at) {
 }
 "#;
 
+/// The library, and the file that it reads.
+pub(crate) struct Shim {
+    library: String,
+    off: String,
+}
+
+impl Shim {
+    /// Compiles it in this directory.
+    pub(crate) fn make(dir: &std::path::Path) -> Self {
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let (source, library, off) = (path("shim.c"), path("shim.so"), path("off"));
+        std::fs::write(&source, SHIM).unwrap();
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-o", &library, &source])
+            .status();
+        assert!(compiled.unwrap().success());
+        let shim = Self { library, off };
+        shim.set(0);
+        shim
+    }
+
+    /// The clock is so many seconds ahead from now on.
+    pub(crate) fn set(&self, seconds: i64) {
+        std::fs::write(&self.off, seconds.to_string()).unwrap();
+    }
+
+    /// What the process needs that has this clock.
+    pub(crate) fn environment(&self) -> [(&str, &str); 2] {
+        [("LD_PRELOAD", &self.library), ("CLOCK_OFF", &self.off)]
+    }
+}
+
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(now.as_millis()).unwrap()
@@ -40,23 +72,13 @@ fn a_clock_that_is_ten_years_ahead_for_a_moment_changes_nothing() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
     let dir = TempDir::new().unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (source, library, off) = (path("shim.c"), path("shim.so"), path("off"));
-    std::fs::write(&source, SHIM).unwrap();
-    std::fs::write(&off, "0").unwrap();
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o", &library, &source])
-        .status();
-    assert!(compiled.unwrap().success());
+    let shim = Shim::make(dir.path());
     let app = fresh_app();
     let url = broker.url(false);
     let flags = ["--broker", &url, "--username", "observer", "--app", &app];
     let mut observer = Observer::prepare(&[&flags[..], &["--retain", "90d"]].concat());
-    observer.spawn(&[
-        ("OBSERVER_PASSWORD", "observerpw"),
-        ("LD_PRELOAD", &library),
-        ("CLOCK_OFF", &off),
-    ]);
+    let [library, off] = shim.environment();
+    observer.spawn(&[("OBSERVER_PASSWORD", "observerpw"), library, off]);
     observer.wait_ready();
     let login = broker.login(&app, "u01");
     let mut user = Wire::connect(broker.port("MQTT"), &app, &login, true).unwrap();
@@ -69,10 +91,10 @@ fn a_clock_that_is_ten_years_ahead_for_a_moment_changes_nothing() {
     };
     let mut last = send()["message_id"].as_str().unwrap().to_owned();
     for (seconds, says) in [
-        ("315360000", "has jumped"),
-        ("0", "is back where it should be"),
+        (315_360_000, "has jumped"),
+        (0, "is back where it should be"),
     ] {
-        std::fs::write(&off, seconds).unwrap();
+        shim.set(seconds);
         observer.wait_log(says);
         let message = send();
         let id = message["message_id"].as_str().unwrap();

@@ -228,6 +228,21 @@ impl Load {
         account
     }
 
+    /// The same when no more than `count` messages were allowed.
+    pub(crate) fn finish_at(mut self, count: usize) -> Account {
+        self.expected = count;
+        self.finish()
+    }
+
+    /// Nothing is lost so far, out of order, or there under two identifiers. Everything that was
+    /// allowed must have arrived.
+    pub(crate) fn check(&self, when: &str) {
+        let seen = self.seen.lock().unwrap();
+        assert_eq!(seen.wrong, Vec::<String>::new(), "{when}");
+        let verdict = seen.audit.verdict();
+        assert!(verdict.is_sound(), "{when}: {verdict:?}");
+    }
+
     /// The same on a broker that does not keep the order.
     pub(crate) fn finish_in_any_order(mut self) -> Account {
         let start = Instant::now();
