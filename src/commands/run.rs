@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::settings::SettingsArgs;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
+use crate::observer::slots::{self, SlotReady};
 use crate::observer::standby::{self, Attempt};
 use crate::observer::{self, Neighbourhood, ObserverError, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
@@ -71,6 +72,7 @@ impl From<&Config> for Setup {
                 stats_interval: config.reporting.stats_interval,
                 log_level: None,
             },
+            sharing: None,
         }
     }
 }
@@ -115,8 +117,38 @@ pub(super) async fn run(settings: &SettingsArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Serves this process's share of the slots, until it is stopped.
+async fn serve_slots(
+    config: &Config,
+    setup: &Setup,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let links = |slot: u16, suffix: &str| config.slot_links(slot, suffix);
+    let (ready_tx, mut ready_rx) = mpsc::channel(1);
+    let log_ready = async {
+        while let Some(SlotReady { slot, ready }) = ready_rx.recv().await {
+            let (number, of) = (slot.number(), slot.of());
+            let session_present = ready.connected.session_present;
+            let text = ready_text(config, &ready);
+            let text = text.trim_start_matches("ready: ");
+            info!(target: SENTENCE, number, session_present, "ready: slot {number} of {of}, {text}");
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        served = slots::run(setup.clone(), &links, stop.clone(), ready_tx) => Ok(served?),
+        never = log_ready => match never {},
+    }
+}
+
 /// Serves whenever it is this process's turn, until it is stopped.
 async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyhow::Result<()> {
+    let location = setup.store.as_ref().map(|settings| &settings.location);
+    if let Some(StoreLocation::Postgres(target)) = location
+        && target.slots() > 1
+    {
+        return serve_slots(config, setup, stop).await;
+    }
     let mut attempt = Attempt::First;
     loop {
         let Some(turn) = standby::wait(setup, attempt, stop).await? else {
@@ -146,7 +178,7 @@ async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyh
                 }
             }
             never = log_ready(config, ready_rx) => match never {},
-            () = turn.lost() => error!(
+            () = turn.lost() => warn!(
                 "the lease on the store has ended: this process serves no longer, and stands by"
             ),
         }

@@ -31,6 +31,13 @@ impl Config {
         self.links_with(self.broker.identity.shared_client_id(suffix))
     }
 
+    /// The same for one slot of several.
+    pub fn slot_links(&self, slot: u16, suffix: &str) -> LinkSettings {
+        let shared = self.broker.identity.shared_client_id(suffix);
+        let client_id = format!("{}-slot-{slot}", shared.expose_secret());
+        self.links_with(Secret::new(client_id))
+    }
+
     /// The settings of a short visit beside the running observer, whose session it must not take.
     pub fn visitor_links(&self, purpose: &str) -> LinkSettings {
         let client_id = format!("{}-{purpose}-{}", self.name, random_id());

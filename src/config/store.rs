@@ -22,6 +22,16 @@ const MIN_BYTES: u64 = 1 << 20;
 const MIN_LEASE: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(600);
 
+/// Every slot gets every message: with more, the broker does little else.
+const MAX_SHARES: u16 = 4;
+/// For how long a session is relied upon, at most, whatever the broker was asked for: RabbitMQ keeps
+/// one for a day, unless told otherwise.
+const SURE_OF_SESSION: Duration = Duration::from_secs(24 * 3600);
+
+const SLOTS_NEED_POSTGRES: &str = "several observers share a PostgreSQL database alone \
+    (--store postgres://…)";
+const NO_RESET_OF_SLOTS: &str = "the others acknowledge what waits in the session of a slot: with \
+    several slots stop every observer, and delete their sessions at the broker";
 const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
     conversations, archiving, presence, blocking, fetching and what services inject are off; \
     direct messages and groups written into the message pass";
@@ -49,6 +59,10 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
     let state_dir = StateDir::read(reader);
     state_dir.note(reader);
     let lease = reader.duration("store-lease", MIN_LEASE..=MAX_LEASE);
+    let slots = reader.number("slots", 1..=MAX_SHARES);
+    let expiry = reader.duration("session-expiry", Duration::ZERO..=Duration::MAX);
+    // A session that is half gone is not relied upon. Brokers may keep it for a shorter time.
+    let session_lasts = expiry.min(SURE_OF_SESSION) / 2;
     let location = match (reader.text("store"), state_dir.path()) {
         (Some(path), _) if path == "none" => {
             for name in ["retain", "retain-size"] {
@@ -65,7 +79,8 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         (Some(address), _) if is_address(&address) => {
             let target = read_target(reader, &address)?;
             let holder = format!("{name} on {}", host());
-            StoreLocation::Postgres(Box::new(target.with_lease(lease, holder)))
+            let target = target.with_lease(lease, holder);
+            StoreLocation::Postgres(Box::new(target.with_slots(slots, session_lasts)))
         }
         (Some(path), _) => StoreLocation::File(PathBuf::from(path)),
         (None, Some(dir)) => {
@@ -78,6 +93,9 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
             return None;
         }
     };
+    if slots > 1 {
+        check_slots(reader, &location);
+    }
     Some(StoreSettings {
         presence_ttl,
         location,
@@ -85,6 +103,16 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         offline,
         max_backlog: max_backlog.unwrap_or(u64::MAX),
     })
+}
+
+/// What does not go together with several slots.
+fn check_slots(reader: &mut Reader<'_>, location: &StoreLocation) {
+    if !matches!(location, StoreLocation::Postgres(_)) {
+        reader.fail("slots", SLOTS_NEED_POSTGRES);
+    }
+    if reader.switch("reset-session") {
+        reader.fail("reset-session", NO_RESET_OF_SLOTS);
+    }
 }
 
 fn is_address(text: &str) -> bool {

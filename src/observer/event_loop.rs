@@ -29,6 +29,7 @@ use crate::observer::publishers::Publishers;
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
+use crate::observer::sharing::{Held, Sharing};
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
@@ -68,6 +69,10 @@ pub(crate) struct Observer {
     /// What the log says of outages.
     pub(super) outages: Outages,
     pub(super) health: Health,
+    /// Its share of the messages, where it serves one slot of several.
+    pub(super) sharing: Option<Sharing>,
+    /// Messages of other slots that may not be acknowledged yet.
+    pub(super) held: Held,
 }
 
 /// Where everything comes in.
@@ -224,6 +229,14 @@ impl Observer {
         let Some(connected) = self.session.proved() else {
             return;
         };
+        // What comes for a slot without a session is lost.
+        if self
+            .sharing
+            .as_ref()
+            .is_some_and(|sharing| sharing.fault().is_some())
+        {
+            return;
+        }
         if let Some(signal) = ready.take() {
             // It is all right if nobody listens.
             let _ = signal.sender.send(Ready {
@@ -249,6 +262,7 @@ impl Observer {
         if self.session.poll_pinged() {
             self.ledger.age_acknowledged();
         }
+        self.tick_sharing();
     }
 
     /// Takes what the session's connection reports.
@@ -333,6 +347,7 @@ impl Observer {
         let arrival = Arrival::new(delivery, connection, is_aside, now);
         let admission = arrival.admission(&mut self.ledger);
         match self.reporter.topics.own(&arrival.received.topic) {
+            None if self.is_strange(&arrival) => self.take_strange(&arrival, admission),
             None => {
                 self.outages.handle_message();
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);

@@ -79,6 +79,11 @@ impl Arrival {
         }
     }
 
+    /// Whether the broker waits for an acknowledgement.
+    pub(super) fn wants_ack(&self) -> bool {
+        self.ack.is_some()
+    }
+
     /// Enters the message into the ledger.
     fn insert(&self, id: MessageId, ledger: &mut Ledger) -> EntryId {
         let message = Message {
@@ -173,8 +178,13 @@ impl Inbound {
     /// Takes a message on one of the observer's own topics: it is acknowledged in its turn, and
     /// leads to nothing.
     pub(super) fn admit_own(&mut self, arrival: &Arrival, ledger: &mut Ledger) {
-        let entry = arrival.insert(self.ids.next(arrival.now.wall), ledger);
+        let entry = self.enter(arrival, ledger);
         ledger.decided(entry);
+    }
+
+    /// Enters a message that leads to nothing here.
+    pub(super) fn enter(&mut self, arrival: &Arrival, ledger: &mut Ledger) -> EntryId {
+        arrival.insert(self.ids.next(arrival.now.wall), ledger)
     }
 
     /// Takes a message from a user or a service: it waits for the decision service or for a batch,

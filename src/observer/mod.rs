@@ -18,9 +18,11 @@ pub(crate) mod publishers;
 mod reporter;
 pub(crate) mod session;
 mod setup;
+mod sharing;
 mod shutdown;
 #[cfg(test)]
 mod simulation;
+pub mod slots;
 pub mod standby;
 mod start;
 pub(crate) mod submissions;

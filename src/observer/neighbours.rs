@@ -167,6 +167,7 @@ mod tests {
             question: format!("of {instance}"),
             answers: None,
             in_return: false,
+            group: None,
         };
         let topic = TopicName::parse("observer/observer/hello").unwrap();
         Neighbours::new(me, topic, allowed, since)

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::connections::settings::LinkSettings;
 use crate::http::{api, console, decision_service, webhook};
 use crate::mqtt::{Connected, LinkError};
+use crate::observer::sharing::Sharing;
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::store::{StoreError, StoreSettings};
@@ -50,6 +51,8 @@ pub struct Setup {
     pub webhooks: Option<webhook::Settings>,
     /// What the observer reports of itself.
     pub reporting: Reporting,
+    /// Its share of the messages, where it serves one slot of several.
+    pub sharing: Option<Sharing>,
 }
 
 /// Whether other observers on the broker may take the same messages.

@@ -6,7 +6,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
@@ -28,6 +28,9 @@ use crate::telemetry::systemd::Service;
 /// How often a process that stands by looks whether its turn has come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// For how long a process stands by before it says so again. The pauses double.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
+
 /// Whether this process may ask again where the database does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -38,13 +41,19 @@ pub enum Attempt {
 }
 
 /// The right to serve, as long as it lasts. It is given back when it is dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Turn {
     /// `None` where nobody else can have the store.
     held: Option<(Arc<Lease>, String)>,
 }
 
 impl Turn {
+    /// The right to serve as long as this lease lasts. The processes share the `suffix`.
+    pub(super) fn new(lease: Arc<Lease>, suffix: String) -> Self {
+        let held = Some((lease, suffix));
+        Self { held }
+    }
+
     /// The random part of the client identifiers, if processes share them.
     pub fn suffix(&self) -> Option<&str> {
         self.held.as_ref().map(|(_, suffix)| &**suffix)
@@ -113,8 +122,16 @@ pub async fn wait(
             .map_err(|error| StoreError::Permanent(error.into()))
             .flatten()
         {
-            Ok((_, Asked::Ours(lease, suffix))) => {
+            Ok((
+                _,
+                Asked::Ours {
+                    lease,
+                    from,
+                    suffix,
+                },
+            )) => {
                 let held = Some((lease, suffix));
+                standby.say_taken(&from);
                 standby.end().await;
                 return Ok(Some(Turn { held }));
             }
@@ -141,7 +158,11 @@ pub async fn wait(
 }
 
 enum Asked {
-    Ours(Arc<Lease>, String),
+    Ours {
+        lease: Arc<Lease>,
+        from: String,
+        suffix: String,
+    },
     Theirs(String),
 }
 
@@ -156,7 +177,11 @@ async fn ask(
             None => Candidate::open(&target)?,
         };
         let asked = match candidate.try_take()? {
-            Taken::Ours(lease) => Asked::Ours(lease, candidate.secret()?),
+            Taken::Ours { lease, from } => Asked::Ours {
+                lease,
+                from,
+                suffix: candidate.secret()?,
+            },
             Taken::Theirs { holder } => Asked::Theirs(holder),
         };
         Ok((candidate, asked))
@@ -176,6 +201,10 @@ struct Standby {
     health: Health,
     service: Service,
     said: String,
+    /// Since when, and when it is said again.
+    since: Instant,
+    again_at: Instant,
+    metrics: Metrics,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
 }
@@ -187,6 +216,9 @@ impl Standby {
             health: Health::new(0),
             service: Service::new(setup.reporting.supervised, now),
             said: String::new(),
+            since: now,
+            again_at: now + SAY_AGAIN,
+            metrics: Metrics::new(&endpoints(setup)),
             stop: stop.clone(),
             serving: None,
         }
@@ -205,6 +237,7 @@ impl Standby {
             Reason::OtherServes => info!("{why}; this process takes over when it ends"),
             Reason::Fault => warn!("{why}"),
         }
+        self.metrics.standby(matches!(reason, Reason::OtherServes));
         self.health.set_session(Some(why.clone()));
         self.said = why;
         self.tick();
@@ -213,6 +246,20 @@ impl Standby {
     fn tick(&mut self) {
         let now = Clock.now().instant;
         self.service.tick(&self.health.faults(), 0, now);
+        if now >= self.again_at && self.has_spoken() {
+            let standing_by = now.saturating_duration_since(self.since);
+            self.again_at = now + standing_by.max(SAY_AGAIN);
+            let standing_by = Duration::from_secs(standing_by.as_secs());
+            let standing_by = humantime::format_duration(standing_by);
+            info!("still {}, for {standing_by} now", self.said);
+        }
+    }
+
+    /// Says whose place this process takes, if it has waited for it.
+    fn say_taken(&self, from: &str) {
+        if self.has_spoken() {
+            info!("takes over from {from}");
+        }
     }
 
     /// Serves `/readyz` and the console.
@@ -223,13 +270,11 @@ impl Standby {
         let listen = |error| ObserverError::Listen { address, error };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
-        let webhooks = setup.webhooks.as_ref();
-        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
         let console = console::Parts {
             settings: setup.console.clone(),
             name: &setup.name,
-            metrics: Metrics::new(&endpoints),
-            endpoints,
+            metrics: self.metrics.clone(),
+            endpoints: endpoints(setup),
             began: Clock.now(),
             health: self.health.clone(),
             feed: Feed::default(),
@@ -247,6 +292,12 @@ impl Standby {
             let _ = serving.await;
         }
     }
+}
+
+/// The names of the webhooks' endpoints.
+pub(super) fn endpoints(setup: &Setup) -> Vec<String> {
+    let webhooks = setup.webhooks.as_ref();
+    webhooks.map(webhook::Settings::names).unwrap_or_default()
 }
 
 impl Drop for Standby {

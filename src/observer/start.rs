@@ -37,6 +37,7 @@ use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publi
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
+use crate::observer::sharing::{Held, Sharing};
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message_id::MessageIds;
@@ -61,7 +62,7 @@ pub async fn run(
     stop: CancellationToken,
     ready: oneshot::Sender<Ready>,
 ) -> Result<Stopped, ObserverError> {
-    let parts = Parts::open(&setup)?;
+    let parts = Parts::open(&setup, Around::new(&setup))?;
     let mut tasks = JoinSet::new();
     let http = match setup.http_listen {
         Some(address) => Some(parts.serve_http(address, &setup, &stop, &mut tasks).await?),
@@ -79,6 +80,60 @@ pub async fn run(
         Some(settings) => Some(parts.serve_api(settings, handovers, &mut tasks).await?),
         None => None,
     };
+    let told = (ready, http, api);
+    serve(parts, setup, submitted, tasks, stop, told).await
+}
+
+/// Runs the observer of one slot. What the slots of a process have in common is handed in.
+pub(super) async fn run_slot(
+    setup: Setup,
+    around: Around,
+    submitted: mpsc::Receiver<Handover>,
+    stop: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> Result<Stopped, ObserverError> {
+    let parts = Parts::open(&setup, around)?;
+    let told = (ready, None, None);
+    serve(parts, setup, submitted, JoinSet::new(), stop, told).await
+}
+
+/// Who is told that the observer is ready, and where it serves HTTP and its API.
+type Told = (
+    oneshot::Sender<Ready>,
+    Option<SocketAddr>,
+    Option<SocketAddr>,
+);
+
+/// What an observer may have in common with others in the process.
+#[derive(Clone, Debug)]
+pub(super) struct Around {
+    pub(super) health: Health,
+    pub(super) metrics: Metrics,
+    pub(super) feed: Feed,
+}
+
+impl Around {
+    /// What an observer has to itself.
+    pub(super) fn new(setup: &Setup) -> Self {
+        let webhooks = setup.webhooks.as_ref();
+        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
+        Self {
+            health: Health::new(publishers(setup.publishers)),
+            metrics: Metrics::new(&endpoints),
+            feed: Feed::default(),
+        }
+    }
+}
+
+/// Connects, and runs until `stop` is cancelled.
+async fn serve(
+    parts: Parts,
+    setup: Setup,
+    submitted: mpsc::Receiver<Handover>,
+    mut tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+    (ready, http, api): Told,
+) -> Result<Stopped, ObserverError> {
     let links_stop = CancellationToken::new();
     let links = parts.links(&setup, links_stop.clone());
     if setup.reset_session {
@@ -151,14 +206,18 @@ struct Parts {
 
 impl Parts {
     /// Opens everything but connections.
-    fn open(setup: &Setup) -> Result<Self, ObserverError> {
+    fn open(setup: &Setup, around: Around) -> Result<Self, ObserverError> {
         let clock = Clock;
         let began = clock.now();
         let window = usize::from(setup.links.window);
         let publishers = publishers(setup.publishers);
         let webhooks = setup.webhooks.as_ref();
         let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
-        let metrics = Metrics::new(&endpoints);
+        let Around {
+            health,
+            metrics,
+            feed,
+        } = around;
         let store = open_store(setup, &endpoints)?;
         let outbox = match webhooks {
             Some(webhooks) if store.is_none() => {
@@ -187,9 +246,9 @@ impl Parts {
             decision_service: decision_service
                 .transpose()
                 .map_err(ObserverError::Consult)?,
-            health: Health::new(publishers),
+            health,
             metrics,
-            feed: Feed::default(),
+            feed,
             topics: ServiceTopics::new(&setup.name, setup.links.client_id.expose_secret()),
             window,
             publish_window: window * PUBLISHES_PER_MESSAGE,
@@ -305,7 +364,9 @@ impl Parts {
             Neighbourhood::Ignored => None,
             Neighbourhood::Allowed | Neighbourhood::Refused => {
                 let question = ids.next(began.wall).to_string();
+                let group = setup.sharing.as_ref().map(Sharing::group);
                 let me = Hello::new(&setup.name, &topics.instance, &router.layouts, question);
+                let me = me.of_group(group);
                 let allowed = setup.reporting.neighbours == Neighbourhood::Allowed;
                 let topic = topics.hello.clone();
                 Some(Neighbours::new(me, topic, allowed, began.instant))
@@ -357,6 +418,8 @@ impl Parts {
             gives_way_to: None,
             outages: Outages::new(),
             health,
+            sharing: setup.sharing,
+            held: Held::default(),
         })
     }
 }

@@ -94,7 +94,7 @@ pub fn make(location: &StoreLocation) -> Result<(), StoreError> {
             SqliteStore::open(location, Access::Exclusive, OfflineDelivery::Broker)?;
         }
         StoreLocation::Postgres(target) => {
-            postgres::Candidate::open(target)?;
+            postgres::make(target)?;
         }
         StoreLocation::File(_) | StoreLocation::Memory => {}
     }

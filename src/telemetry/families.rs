@@ -79,6 +79,7 @@ pub(super) struct ConnectionFamilies {
     pub(super) connected: [IntGauge; 2],
     pub(super) session_present: IntGauge,
     pub(super) ready: IntGauge,
+    pub(super) standby: IntGauge,
 }
 
 /// How much is under way.
@@ -257,6 +258,10 @@ impl MetricsBuilder {
             ready: self.gauge(
                 "observer_ready",
                 "Whether messages pass: what /readyz says.",
+            ),
+            standby: self.gauge(
+                "observer_standby",
+                "Whether this process stands by, because others serve all there is.",
             ),
         }
     }

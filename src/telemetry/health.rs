@@ -2,6 +2,7 @@
 //!
 //! Owns the state; the observer keeps it up to date.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use crate::mqtt::Connected;
@@ -19,6 +20,10 @@ struct State {
     session: Option<String>,
     store: Option<String>,
     publishers: Vec<Option<String>>,
+    /// Why the share of the messages is not served.
+    sharing: Option<String>,
+    /// The slots that the process serves, by number.
+    slots: BTreeMap<u16, Health>,
 }
 
 impl Health {
@@ -26,10 +31,9 @@ impl Health {
     pub fn new(publishers: usize) -> Self {
         let waiting = || Some("not connected yet".to_owned());
         Self(Arc::new(Mutex::new(State {
-            connected: None,
             session: waiting(),
-            store: None,
             publishers: (0..publishers).map(|_| waiting()).collect(),
+            ..State::default()
         })))
     }
 
@@ -41,6 +45,20 @@ impl Health {
     /// The store works (`None`), or why it does not.
     pub fn set_store(&self, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").store = fault;
+    }
+
+    /// The share of the messages is served (`None`), or why it is not.
+    pub fn set_sharing(&self, fault: Option<String>) {
+        self.0.lock().expect("nobody panics holding it").sharing = fault;
+    }
+
+    /// The process serves a slot, which is as well as `health` says; or no longer.
+    pub fn set_slot(&self, slot: u16, health: Option<Self>) {
+        let slots = &mut self.0.lock().expect("nobody panics holding it").slots;
+        match health {
+            Some(health) => slots.insert(slot, health),
+            None => slots.remove(&slot),
+        };
     }
 
     /// A publishing connection is up (`None`), or why it is not.
@@ -58,7 +76,11 @@ impl Health {
 
     /// What the broker granted to the session when it connected last; `None` before it has.
     pub fn connected(&self) -> Option<Connected> {
-        self.0.lock().expect("nobody panics holding it").connected
+        let state = self.0.lock().expect("nobody panics holding it");
+        let mut slots = state.slots.values();
+        state
+            .connected
+            .or_else(|| slots.find_map(Health::connected))
     }
 
     /// Everything that keeps messages from passing; empty if they pass.
@@ -77,6 +99,12 @@ impl Health {
             .store
             .iter()
             .map(|fault| format!("{STORE_FAULT}{fault}"));
-        session.chain(store).chain(publishers).collect()
+        let sharing = state.sharing.iter().map(|fault| format!("slots: {fault}"));
+        let slots = state.slots.iter().flat_map(|(slot, health)| {
+            let faults = health.faults().into_iter();
+            faults.map(move |fault| format!("slot {slot}: {fault}"))
+        });
+        let own = session.chain(store).chain(publishers).chain(sharing);
+        own.chain(slots).collect()
     }
 }

@@ -36,6 +36,9 @@ pub struct Hello {
     pub answers: Option<u64>,
     /// Whether this is a question in return to somebody else's.
     pub in_return: bool,
+    /// Observers of the same group share messages among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 impl Hello {
@@ -52,14 +55,25 @@ impl Hello {
             question,
             answers: None,
             in_return: false,
+            group: None,
         }
+    }
+
+    /// The same of one of a group.
+    #[must_use]
+    pub fn of_group(self, group: Option<&str>) -> Self {
+        let group = group.map(str::to_owned);
+        Self { group, ..self }
     }
 
     /// Whether both would take the same messages.
     pub fn meets(&self, other: &Self) -> bool {
         let meet = |these: &[String], those: &[String]| these.iter().any(|one| those.contains(one));
         let any_app = self.apps.is_empty() || other.apps.is_empty();
-        (any_app || meet(&self.apps, &other.apps)) && meet(&self.outgoing, &other.outgoing)
+        let share = self.group.is_some() && self.group == other.group;
+        !share
+            && (any_app || meet(&self.apps, &other.apps))
+            && meet(&self.outgoing, &other.outgoing)
     }
 
     /// Whether it takes every message that `other` would.
@@ -116,6 +130,7 @@ mod tests {
             question: "1".to_owned(),
             answers: None,
             in_return: false,
+            group: None,
         }
     }
 
@@ -126,6 +141,10 @@ mod tests {
         assert!(of(&["one", "two"], &["x"]).meets(&of(&["two"], &["x"])));
         assert!(!of(&["one"], &["x"]).meets(&of(&["two"], &["x"])));
         assert!(!of(&[], &["x"]).meets(&of(&[], &["y"])));
+        let slot = |group| of(&[], &["x"]).of_group(group);
+        assert!(!slot(Some("one")).meets(&slot(Some("one"))), "they share");
+        assert!(slot(Some("one")).meets(&slot(Some("two"))));
+        assert!(slot(Some("one")).meets(&slot(None)) && slot(None).meets(&slot(None)));
     }
 
     #[test]

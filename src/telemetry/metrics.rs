@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus::TextEncoder;
 use prometheus::core::Metric;
+use prometheus::{IntGauge, TextEncoder};
 use tracing::{debug, error, warn};
 
 use super::families::{Families, NO_ROUTE};
@@ -23,7 +24,14 @@ use crate::rules::plan::Purpose;
 
 /// What is counted and measured. Clones share the counts.
 #[derive(Clone)]
-pub struct Metrics(Arc<Families>);
+pub struct Metrics(Arc<Families>, Arc<Share>);
+
+/// What one slot of the process adds to the gauges, which show the sum.
+#[derive(Default)]
+struct Share {
+    load: Mutex<Load>,
+    connected: [AtomicI64; 2],
+}
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +42,27 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// All at zero. `endpoints` are the names of the webhooks' endpoints.
     pub fn new(endpoints: &[String]) -> Self {
-        Self(Arc::new(Families::new(endpoints)))
+        Self(Arc::new(Families::new(endpoints)), Arc::default())
+    }
+
+    /// The same for one slot of the process, whose part goes when it does: see
+    /// [`Metrics::slot_ended`].
+    #[must_use]
+    pub fn of_slot(&self) -> Self {
+        Self(self.0.clone(), Arc::default())
+    }
+
+    /// A slot is served no longer: what it had open is not there any more.
+    pub fn slot_ended(&self) {
+        self.load(&Load::default());
+        for (gauge, own) in self.0.connections.connected.iter().zip(&self.1.connected) {
+            gauge.sub(own.swap(0, Ordering::Relaxed));
+        }
+    }
+
+    /// Whether this process stands by while others serve.
+    pub fn standby(&self, stands_by: bool) {
+        self.0.connections.standby.set(stands_by.into());
     }
 
     pub(super) fn families(&self) -> &Families {
@@ -177,11 +205,13 @@ impl Metrics {
     /// A connection is up.
     pub fn connected(&self, link: LinkRole) {
         self.0.connections.connected[link as usize].inc();
+        self.1.connected[link as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that was up has ended.
     pub fn disconnected(&self, link: LinkRole) {
         self.0.connections.connected[link as usize].dec();
+        self.1.connected[link as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether the broker had kept the session when the observer connected.
@@ -204,21 +234,33 @@ impl Metrics {
     /// How much is under way.
     pub fn load(&self, load: &Load) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut last = self.1.load.lock().expect("nobody panics holding it");
+        let before = std::mem::replace(&mut *last, *load);
         let families = &self.0.load;
-        families.inflight_messages.set(number(load.messages));
-        families.inflight_publishes.set(number(load.publishes));
+        let change = |gauge: &IntGauge, now: usize, before: usize| {
+            gauge.add(number(now) - number(before));
+        };
+        change(&families.inflight_messages, load.messages, before.messages);
+        change(
+            &families.inflight_publishes,
+            load.publishes,
+            before.publishes,
+        );
         families.oldest_seconds.set(load.oldest.as_secs_f64());
-        let backlog = i64::try_from(load.backlog_bytes).unwrap_or(i64::MAX);
-        families.backlog_bytes.set(backlog);
-        let depths = [
-            load.read_ahead,
-            load.waiting,
-            load.asked,
-            load.fan_outs,
-            load.quarantined,
-        ];
-        for (gauge, depth) in families.queues.iter().zip(depths) {
-            gauge.set(number(depth));
+        let backlog = |load: &Load| i64::try_from(load.backlog_bytes).unwrap_or(i64::MAX);
+        families.backlog_bytes.add(backlog(load) - backlog(&before));
+        let depths = |load: &Load| {
+            [
+                load.read_ahead,
+                load.waiting,
+                load.asked,
+                load.fan_outs,
+                load.quarantined,
+            ]
+        };
+        let depths = depths(load).into_iter().zip(depths(&before));
+        for (gauge, (now, before)) in families.queues.iter().zip(depths) {
+            change(gauge, now, before);
         }
     }
 

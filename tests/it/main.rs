@@ -60,6 +60,7 @@ mod script;
 mod scripts;
 mod secrets;
 mod settings;
+mod slots;
 mod snippets;
 mod soak;
 mod store;

@@ -37,13 +37,13 @@ use crate::wire::Wire;
 /// Tests that restart the database hold it for writing.
 static SERVER: RwLock<()> = RwLock::new(());
 
-fn shared() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
     SERVER
         .read()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn exclusive() -> RwLockWriteGuard<'static, ()> {
+pub(crate) fn exclusive() -> RwLockWriteGuard<'static, ()> {
     SERVER
         .write()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -86,11 +86,22 @@ impl Database {
             .to_owned()
     }
 
-    /// The flags of an observer on this database, with the address and the port for its health.
+    /// An observer on this database, with the port for its health.
     fn observer(&self, app: &str, http: u16, lease: &str) -> Observer {
-        let (url, store) = (Broker::Mosquitto.url(false), self.address());
+        self.observer_of(Broker::Mosquitto, app, http, &["--store-lease", lease])
+    }
+
+    /// The same on this broker, with more flags.
+    pub(crate) fn observer_of(
+        &self,
+        broker: Broker,
+        app: &str,
+        http: u16,
+        more: &[&str],
+    ) -> Observer {
+        let (url, store) = (broker.url(false), self.address());
         let (password, http) = (self.password_file(), format!("127.0.0.1:{http}"));
-        Observer::prepare(&[
+        let flags = [
             "--broker",
             &url,
             "--username",
@@ -103,11 +114,15 @@ impl Database {
             &store,
             "--store-password-file",
             &password,
-            "--store-lease",
-            lease,
             "--http-listen",
             &http,
-        ])
+        ];
+        Observer::prepare(&[&flags[..], more].concat())
+    }
+
+    /// Runs SQL in it. Returns the rows.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        psql(&self.name, sql).trim().to_owned()
     }
 
     fn command(&self, args: &[&str]) -> (bool, String) {
@@ -130,7 +145,7 @@ impl Database {
         (is_new == "t", archived == "t")
     }
 
-    fn messages(&self) -> usize {
+    pub(crate) fn messages(&self) -> usize {
         psql(&self.name, "SELECT count(*) FROM message")
             .trim()
             .parse()
@@ -138,7 +153,7 @@ impl Database {
     }
 }
 
-fn start(observer: &mut Observer) {
+pub(crate) fn start(observer: &mut Observer) {
     observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
 }
 
@@ -310,7 +325,7 @@ fn a_holder_whose_store_fails_while_it_is_opened_stands_by_and_serves_later() {
     second.wait_ready();
 }
 
-fn control(command: &str) {
+pub(crate) fn control(command: &str) {
     let mut script = Command::new(root().join("scripts/brokers"));
     let status = script.args([command, "postgresql"]).status().unwrap();
     assert!(status.success(), "scripts/brokers {command} postgresql");

@@ -88,6 +88,13 @@ pub(super) const STORE: Group = Group {
              another from taking its place.",
         ),
         value(
+            "slots",
+            "N",
+            "1",
+            "With a PostgreSQL database: in how many parts observers share the messages, by sender, \
+             up to 4. It is fixed with the first start.",
+        ),
+        value(
             "state-dir",
             "DIR",
             "",

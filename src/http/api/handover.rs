@@ -72,6 +72,12 @@ impl Handover {
         }
     }
 
+    /// The topic that it stands for.
+    pub fn topic(&self) -> &[u8] {
+        let first = self.submission.messages.first();
+        first.map_or(&[], |first| &first.received.topic)
+    }
+
     /// Does nothing of it, for this reason.
     pub fn turn_away(self, why: Unserved) {
         // The client may have left.

@@ -41,9 +41,9 @@ const RAISE_STATUS: &str = "UPDATE timeline t SET status = u.status
     WHERE t.app = u.app AND t.inbox_of = u.inbox_of AND t.convers_with = u.convers_with
         AND t.seq = m.seq AND t.status < u.status";
 const LOG: &str = "INSERT INTO delivery
-    (message_id, number, came_on, purpose, topic, status, payload, properties)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::text[],
-        $6::bigint[], $7::bytea[], $8::text[])
+    (message_id, number, came_on, purpose, topic, status, payload, properties, slot)
+    SELECT u.*, $9::bigint FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[],
+        $5::text[], $6::bigint[], $7::bytea[], $8::text[]) AS u
     ON CONFLICT DO NOTHING";
 const FORGET: &str = "DELETE FROM delivery WHERE message_id = ANY ($1::text[])";
 const FORGET_FAN_OUTS: &str = "DELETE FROM fan_out WHERE message_id = ANY ($1::text[])";
@@ -96,6 +96,8 @@ struct Gathered {
     left_out: BTreeSet<Key>,
     raised: BTreeMap<(Key, String), i64>,
     logged: Vec<Logged>,
+    /// The slot that logs.
+    slot: i64,
 }
 
 #[derive(Debug, Default)]
@@ -226,7 +228,8 @@ impl Batch {
         *raised = status.max(*raised);
     }
 
-    pub(super) fn log(&mut self, row: Logged) {
+    pub(super) fn log(&mut self, row: Logged, slot: i64) {
+        self.gathered.slot = slot;
         self.gathered.logged.push(row);
     }
 
@@ -287,7 +290,7 @@ impl Gathered {
         commands.extend(conversations(gathered.conversations));
         commands.extend(left_out(gathered.left_out));
         commands.extend(raised(gathered.raised));
-        commands.extend(logged(gathered.logged));
+        commands.extend(logged(gathered.logged, gathered.slot));
     }
 }
 
@@ -351,7 +354,7 @@ fn raised(rows: BTreeMap<(Key, String), i64>) -> Option<Command> {
     })
 }
 
-fn logged(rows: Vec<Logged>) -> Option<Command> {
+fn logged(rows: Vec<Logged>, slot: i64) -> Option<Command> {
     let (mut ids, mut numbers, mut came_on, mut purposes) = (vec![], vec![], vec![], vec![]);
     let (mut topics, mut statuses, mut payloads) = (vec![], vec![], vec![]);
     let mut properties = vec![];
@@ -368,7 +371,7 @@ fn logged(rows: Vec<Logged>) -> Option<Command> {
     (!ids.is_empty()).then(|| Command {
         sql: LOG,
         params: params![
-            ids, numbers, came_on, purposes, topics, statuses, payloads, properties
+            ids, numbers, came_on, purposes, topics, statuses, payloads, properties, slot
         ],
     })
 }

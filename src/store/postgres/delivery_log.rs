@@ -15,7 +15,8 @@ use crate::rules::plan::Purpose;
 use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
 use crate::store::{DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes};
 
-const LOG_FAN_OUT: &str = "INSERT INTO fan_out (message_id, came_on, work) VALUES ($1, $2, $3)
+const LOG_FAN_OUT: &str =
+    "INSERT INTO fan_out (message_id, came_on, work, slot) VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING";
 const LOG_POSITION: &str = "INSERT INTO fan_out_position (message_id, position) VALUES ($1, $2)
     ON CONFLICT (message_id) DO UPDATE SET position = excluded.position";
@@ -24,38 +25,39 @@ const HOLDS: &str = "SELECT 1 FROM delivery WHERE message_id = $1
 // How large the payloads are tells where the page ends, before any of them is read.
 const NEXT: &str = "SELECT message_id, sum(bytes)::bigint FROM (
         SELECT d.message_id, coalesce(octet_length(d.payload), octet_length(m.body), 0) AS bytes
-        FROM (SELECT DISTINCT message_id FROM delivery WHERE message_id > $1
+        FROM (SELECT DISTINCT message_id FROM delivery WHERE message_id > $1 AND slot = $3
             ORDER BY message_id LIMIT $2) ids
         JOIN delivery d ON d.message_id = ids.message_id
         LEFT JOIN message m ON d.payload IS NULL AND m.message_id = d.message_id
         UNION ALL SELECT message_id, 0 FROM (SELECT message_id FROM fan_out
-            WHERE message_id > $1 ORDER BY message_id LIMIT $2) ids
+            WHERE message_id > $1 AND slot = $3 ORDER BY message_id LIMIT $2) ids
     ) found GROUP BY message_id ORDER BY message_id LIMIT $2";
 const FAN_OUTS: &str = "SELECT f.message_id, f.came_on, f.work, p.position FROM fan_out f
     LEFT JOIN fan_out_position p ON p.message_id = f.message_id
-    WHERE f.message_id > $1 AND f.message_id <= $2 ORDER BY f.message_id";
+    WHERE f.message_id > $1 AND f.message_id <= $2 AND f.slot = $3 ORDER BY f.message_id";
 const UNPUBLISHED: &str = "SELECT d.message_id, d.came_on, d.purpose, d.topic, d.status, d.payload,
         d.properties, CASE WHEN d.payload IS NULL THEN
             (SELECT m.body FROM message m WHERE m.message_id = d.message_id LIMIT 1) END
-    FROM delivery d WHERE d.message_id > $1 AND d.message_id <= $2
+    FROM delivery d WHERE d.message_id > $1 AND d.message_id <= $2 AND d.slot = $3
     ORDER BY d.message_id, d.number";
 const LAST: &str = "SELECT max(message_id) FROM (
-    SELECT max(message_id) AS message_id FROM delivery
-    UNION ALL SELECT max(message_id) FROM fan_out) found";
+    SELECT max(message_id) AS message_id FROM delivery WHERE slot = $1
+    UNION ALL SELECT max(message_id) FROM fan_out WHERE slot = $1) found";
 const SIZE: &str = "SELECT sum(messages)::bigint, sum(bytes)::bigint FROM (
     SELECT count(*) FILTER (WHERE number = 0) AS messages, coalesce(
         sum($1::bigint + octet_length(topic) + coalesce(octet_length(payload), 0)), 0) AS bytes
-        FROM delivery
+        FROM delivery WHERE slot = $2
     UNION ALL SELECT count(*) FILTER (WHERE NOT EXISTS (
             SELECT 1 FROM delivery d WHERE d.message_id = f.message_id)),
-        coalesce(sum($1::bigint + octet_length(work)), 0) FROM fan_out f) found";
+        coalesce(sum($1::bigint + octet_length(work)), 0) FROM fan_out f
+        WHERE slot = $2) found";
 
 impl DeliveryLog for PostgresStore {
     fn log(&mut self, logged: &LoggedPublishes<'_>) -> Result<(), StoreError> {
         let id = logged.id.to_string();
         let mut batch = self.batch.borrow_mut();
         for (number, publish) in (logged.first..).zip(logged.publishes) {
-            batch.log(Logged {
+            let row = Logged {
                 message_id: id.clone(),
                 number: i64::try_from(number).unwrap_or(i64::MAX),
                 came_on: (number == 0).then(|| logged.came_on.to_vec()),
@@ -67,7 +69,8 @@ impl DeliveryLog for PostgresStore {
                     None => Some(publish.payload.to_vec()),
                 },
                 properties: write_properties(publish),
-            });
+            };
+            batch.log(row, self.slot.row());
         }
         Ok(())
     }
@@ -75,7 +78,12 @@ impl DeliveryLog for PostgresStore {
     fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], work: &str) -> Result<(), StoreError> {
         self.later(
             LOG_FAN_OUT,
-            params![id.to_string(), came_on.to_vec(), text(work)],
+            params![
+                id.to_string(),
+                came_on.to_vec(),
+                text(work),
+                self.slot.row()
+            ],
         );
         Ok(())
     }
@@ -98,9 +106,11 @@ impl DeliveryLog for PostgresStore {
     fn unpublished(&self, after: Option<MessageId>, most: usize) -> Result<LogPage, StoreError> {
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
         let after = id_text(after);
-        let next: Vec<(String, i64)> = self.rows(NEXT, params![after.clone(), limit], |row| {
-            (row.get(0), row.get(1))
-        })?;
+        let next: Vec<(String, i64)> = self.rows(
+            NEXT,
+            params![after.clone(), limit, self.slot.row()],
+            |row| (row.get(0), row.get(1)),
+        )?;
         let mut is_last = next.len() < most;
         let mut bytes = 0;
         let end = next.iter().position(|(_, size)| {
@@ -115,7 +125,7 @@ impl DeliveryLog for PostgresStore {
                 is_last,
             });
         };
-        let range = || params![after.clone(), last.clone()];
+        let range = || params![after.clone(), last.clone(), self.slot.row()];
         let rows = self.rows(UNPUBLISHED, range(), |row| {
             let id: String = row.get(0);
             (id, row.get::<_, Option<Vec<u8>>>(1), read_publish(row))
@@ -150,13 +160,15 @@ impl DeliveryLog for PostgresStore {
     }
 
     fn log_size(&self) -> Result<Option<LogSize>, StoreError> {
-        let last: Option<String> = self.row(LAST, params![], |row| row.get(0))?;
+        let last: Option<String> = self.row(LAST, params![self.slot.row()], |row| row.get(0))?;
         let Some(last) = last.as_deref().and_then(parse_id) else {
             return Ok(None);
         };
         let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
         let (messages, bytes): (i64, i64) =
-            self.row(SIZE, params![row_bytes], |row| (row.get(0), row.get(1)))?;
+            self.row(SIZE, params![row_bytes, self.slot.row()], |row| {
+                (row.get(0), row.get(1))
+            })?;
         Ok(Some(LogSize {
             last,
             messages: messages.unsigned_abs(),

@@ -24,6 +24,9 @@ use crate::rules::facts::{
 
 const IS_BANNED: &str = "SELECT 1 FROM ban WHERE app = $1 AND user_id = $2";
 pub(super) const FIND_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 AND group_id = $2";
+// Whoever changes a group reads it first: of two slots, the second waits and sees the change.
+const LOCK_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 AND group_id = $2 FOR UPDATE";
+const LAST_POSITION: &str = "SELECT coalesce(max(seq), 0) FROM message";
 const HAS_TIMELINE: &str = "SELECT 1 FROM timeline WHERE app = $1 AND inbox_of = $2 LIMIT 1";
 const BLOCKED_USERS: &str = "SELECT other FROM block WHERE app = $1 AND inbox_of = $2
     ORDER BY other";
@@ -81,9 +84,10 @@ impl FactSource for PostgresStore {
         let group = match known {
             Some(group) => group,
             None => {
-                let group = self
-                    .group_object(app, id)?
-                    .and_then(|body| parse_group(&body));
+                let [app, id] = key.clone();
+                let body: Option<String> =
+                    self.find(FIND_GROUP, params![app, id], |row| row.get(0))?;
+                let group = body.and_then(|body| parse_group(&body));
                 let mut batch = self.batch.borrow_mut();
                 if batch.is_open() {
                     batch.known.groups.insert(key, group.clone());
@@ -100,7 +104,16 @@ impl FactSource for PostgresStore {
         id: UserId<'_>,
     ) -> Result<Option<String>, StoreError> {
         let [app, id] = pair(app.as_str(), id.as_str());
-        self.find(FIND_GROUP, params![app, id], |row| row.get(0))
+        let is_for_change = self.slot.is_one_of_several() && self.batch.borrow().is_open();
+        if is_for_change {
+            self.open_transaction()?;
+        }
+        let sql = if is_for_change {
+            LOCK_GROUP
+        } else {
+            FIND_GROUP
+        };
+        self.find(sql, params![app, id], |row| row.get(0))
     }
 
     fn has_timeline(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {
@@ -260,6 +273,9 @@ impl FactSource for PostgresStore {
     }
 
     fn last_position(&mut self) -> Result<i64, StoreError> {
+        if self.slot.is_one_of_several() {
+            return self.row(LAST_POSITION, params![], |row| row.get(0));
+        }
         Ok(self.counters.last_seq)
     }
 

@@ -1,13 +1,14 @@
-//! The lease: which process serves.
+//! The lease: which process serves a slot.
 //!
-//! Owns the row that says so. It is taken when it has expired by the clock of the database, and
+//! Owns the row that says so, and the table of the processes that share the slots among them. It is taken when it has expired by the clock of the database, and
 //! counts for its holder as long as it would by their own clock from before it was asked for: a
 //! holder that was stopped, or cut off, finds it at an end no later than others can take it. Each
 //! change of the holder raises a number, the token, and every transaction asks for it: what an
 //! earlier holder writes is refused.
 
+use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, params};
+use super::connection::{Command, Connection, params};
 use super::schema;
+use super::slot::{MAX_SLOTS, Slot};
 use super::target::Target;
 use crate::store::{Access, StoreError};
 
@@ -29,16 +31,32 @@ const GIVE_BACK: Duration = Duration::from_secs(2);
 
 const TAKE: &str = "UPDATE observer SET token = token + 1, holder = $1,
     expires = clock_timestamp() + $2 * interval '1 millisecond'
-    WHERE n = 0 AND expires <= clock_timestamp() RETURNING token";
+    WHERE n = $3 AND expires <= clock_timestamp() RETURNING token";
 const RENEW: &str = "UPDATE observer SET
-    expires = clock_timestamp() + $2 * interval '1 millisecond' WHERE n = 0 AND token = $1";
-const RELEASE: &str = "UPDATE observer SET expires = clock_timestamp() WHERE n = 0 AND token = $1";
-const HOLDER: &str = "SELECT holder FROM observer WHERE n = 0";
+    expires = clock_timestamp() + $2 * interval '1 millisecond',
+    session_at = CASE WHEN $4 THEN clock_timestamp() ELSE session_at END
+    WHERE n = $3 AND token = $1";
+const RELEASE: &str = "UPDATE observer SET expires = clock_timestamp(),
+    session_at = CASE WHEN $3 THEN clock_timestamp() ELSE session_at END
+    WHERE n = $2 AND token = $1";
+const HOLDER: &str = "SELECT holder FROM observer WHERE n = $1";
 const SECRET: &str = "SELECT secret FROM observer WHERE n = 0";
+/// Which slots have a session at the broker.
+const SESSIONS: &str = "SELECT n, coalesce(
+    session_at > clock_timestamp() - $1 * interval '1 millisecond', false) FROM observer";
+const SLOTS: &str = "SELECT n, holder, expires <= clock_timestamp() FROM observer ORDER BY n";
+const STAY: &str = "INSERT INTO observer_process (id, expires)
+    VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
+    ON CONFLICT (id) DO UPDATE SET expires = excluded.expires";
+const LEAVE: &str = "DELETE FROM observer_process WHERE id = $1 OR expires < clock_timestamp()";
+const COUNT_PROCESSES: &str = "SELECT count(*) FROM observer_process
+    WHERE expires > clock_timestamp()";
 
 /// The right to serve, renewed in a thread of its own. It is given back when it is dropped.
 pub struct Lease {
+    slot: Slot,
     token: i64,
+    sessions: Arc<Sessions>,
     is_lost: watch::Sender<bool>,
     /// Whether there is something to give back.
     is_fenced: AtomicBool,
@@ -47,11 +65,41 @@ pub struct Lease {
     given_back: Mutex<Receiver<()>>,
 }
 
+/// What is known of the sessions at the broker: of our own from ourselves, of the others' from the
+/// store.
+#[derive(Debug, Default)]
+struct Sessions {
+    /// Whether our own is connected and subscribed.
+    is_up: AtomicBool,
+    /// Whether the store is to be told, and asked, ahead of time.
+    is_changed: AtomicBool,
+    /// A bit for each slot whose session is at the broker.
+    there: AtomicU16,
+    /// For how long, in milliseconds, the broker keeps a session at least.
+    kept: AtomicU64,
+}
+
+/// What a process sees that shares the slots with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// How many processes there are, this one among them.
+    pub processes: u16,
+    /// The slots that nobody holds.
+    pub free: Vec<u16>,
+    /// Who holds the others, for people.
+    pub holders: Vec<String>,
+}
+
 /// What became of an attempt to take the lease.
 #[derive(Debug)]
 pub enum Taken {
     /// It is ours.
-    Ours(Arc<Lease>),
+    Ours {
+        /// It.
+        lease: Arc<Lease>,
+        /// Who had it before, for people; empty if nobody had.
+        from: String,
+    },
     /// Somebody else has it.
     Theirs {
         /// Who, for people.
@@ -63,17 +111,35 @@ pub enum Taken {
 #[derive(Debug)]
 pub struct Candidate {
     connection: Connection,
+    /// Whether the schema is ours. It is not changed under a process of an earlier version.
+    is_migrated: Cell<bool>,
 }
 
 impl Candidate {
     /// Connects, and makes the store if there is none.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; also where the store was made for another number of slots.
     pub fn open(target: &Target) -> Result<Self, StoreError> {
-        let connection = Connection::open(target)?;
-        schema::migrate(&connection, Access::Exclusive)?;
-        Ok(Self { connection })
+        let candidate = Self {
+            connection: Connection::open(target)?,
+            is_migrated: Cell::new(false),
+        };
+        candidate.migrate()?;
+        Ok(candidate)
+    }
+
+    /// Brings the schema up to date. Returns who is in the way.
+    fn migrate(&self) -> Result<Option<String>, StoreError> {
+        if self.is_migrated.get() {
+            return Ok(None);
+        }
+        let in_the_way = schema::migrate(&self.connection, Access::Exclusive)?;
+        if in_the_way.is_none() {
+            schema::make_slots(&self.connection, self.connection.target().slots)?;
+            self.is_migrated.set(true);
+        }
+        Ok(in_the_way)
     }
 
     /// The random part of the MQTT client identifiers, which all processes on the store share.
@@ -87,28 +153,94 @@ impl Candidate {
         Ok(row.get(0))
     }
 
-    /// Takes the lease if nobody has it.
+    /// Takes the lease of a store with one slot, if nobody has it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn try_take(&self) -> Result<Taken, StoreError> {
+        self.try_take_slot(0)
+    }
+
+    /// Takes the lease of a slot if nobody has it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn try_take_slot(&self, number: u16) -> Result<Taken, StoreError> {
         self.connection.ensure()?;
-        let target = self.connection.target();
-        let began = now();
-        let params = params![target.holder.clone(), millis(target.lease)];
-        let taken = self.connection.query(TAKE, params)?;
-        if let Some(row) = taken.first() {
-            let lease = Lease::keep(row.get(0), target, began)?;
-            return Ok(Taken::Ours(Arc::new(lease)));
+        if let Some(holder) = self.migrate()? {
+            return Ok(Taken::Theirs { holder });
         }
-        let rows = self.connection.query(HOLDER, vec![])?;
-        let row = rows.first().ok_or_else(no_row)?;
-        Ok(Taken::Theirs { holder: row.get(0) })
+        let target = self.connection.target();
+        let slot = Slot::new(number, target.slots);
+        let rows = self.connection.query(HOLDER, params![slot.row()])?;
+        let holder = rows.first().ok_or_else(no_row)?.get(0);
+        let began = now();
+        let params = params![target.holder.clone(), millis(target.lease), slot.row()];
+        let taken = self.connection.query(TAKE, params)?;
+        Ok(match taken.first() {
+            Some(row) => Taken::Ours {
+                lease: Arc::new(Lease::keep(slot, row.get(0), target, began)?),
+                from: holder,
+            },
+            None => Taken::Theirs { holder },
+        })
+    }
+
+    /// Says that this process, known as `process`, is there. Returns who shares the slots.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn share(&self, process: &str) -> Result<Shared, StoreError> {
+        self.connection.ensure()?;
+        if let Some(holder) = self.migrate()? {
+            return Ok(Shared {
+                processes: 1,
+                free: vec![],
+                holders: vec![holder],
+            });
+        }
+        let target = self.connection.target();
+        let command = |sql, params| Command { sql, params };
+        let answers = self.connection.pipeline(
+            "",
+            &[
+                command(STAY, params![process.to_owned(), millis(target.lease)]),
+                command(COUNT_PROCESSES, params![]),
+                command(SLOTS, params![]),
+            ],
+            "",
+        )?;
+        let processes: i64 = answers[1].first().map_or(1, |row| row.get(0));
+        let mut shared = Shared {
+            processes: u16::try_from(processes).unwrap_or(u16::MAX).max(1),
+            free: vec![],
+            holders: vec![],
+        };
+        for row in &answers[2] {
+            match (u16::try_from(row.get::<_, i64>(0)), row.get(2)) {
+                (Ok(slot), true) => shared.free.push(slot),
+                (Ok(_), false) => shared.holders.push(row.get(1)),
+                (Err(_), _) => return Err(no_row()),
+            }
+        }
+        Ok(shared)
+    }
+
+    /// Says that this process is gone.
+    ///
+    /// # Errors
+    /// [`StoreError`]. It is taken for gone when its time has ended.
+    pub fn leave(&self, process: &str) -> Result<(), StoreError> {
+        self.connection.ensure()?;
+        let params = params![process.to_owned()];
+        self.connection.execute(LEAVE, params).map(drop)
     }
 }
 
 fn no_row() -> StoreError {
-    StoreError::Permanent("the table observer has no row: somebody has edited the store".into())
+    StoreError::Permanent(
+        "the table observer has no such row: somebody has edited the store".into(),
+    )
 }
 
 fn millis(time: Duration) -> f64 {
@@ -125,11 +257,18 @@ fn now() -> Instant {
 
 impl Lease {
     /// Renews the lease that was taken at `began` or later.
-    fn keep(token: i64, target: &Target, began: Instant) -> Result<Self, StoreError> {
+    fn keep(slot: Slot, token: i64, target: &Target, began: Instant) -> Result<Self, StoreError> {
         let (stop, stopped) = sync_channel(1);
         let (ended, given_back) = channel();
         let is_lost = watch::Sender::new(false);
+        let sessions = Arc::new(Sessions::default());
+        let lasts = u64::try_from(target.session_lasts.as_millis()).unwrap_or(u64::MAX);
+        sessions.kept.store(lasts, Ordering::Relaxed);
+        sessions
+            .is_changed
+            .store(slot.is_one_of_several(), Ordering::Relaxed);
         let (target, lost) = (target.clone(), is_lost.clone());
+        let (known, changed) = (sessions.clone(), sessions.clone());
         let keeper = move || {
             let _ended: Sender<()> = ended;
             let ttl = target.lease;
@@ -137,7 +276,7 @@ impl Lease {
             let asks = std::thread::Builder::new().name("lease".to_owned());
             // A connection that hangs must not keep the clock from being looked at.
             let (ask_tx, ask_rx) = sync_channel(1);
-            let renew = move || renew(&target, token, &ask_rx, &renewals_tx);
+            let renew = move || renew(&target, (slot, token), &known, &ask_rx, &renewals_tx);
             let Ok(renewer) = asks.spawn(renew) else {
                 lost.send_replace(true);
                 return;
@@ -156,7 +295,9 @@ impl Lease {
                     lost.send_replace(true);
                     break;
                 }
-                if now() >= ask_at && ask_tx.try_send(()).is_ok() {
+                let is_due = now() >= ask_at || changed.is_changed.load(Ordering::Relaxed);
+                if is_due && ask_tx.try_send(()).is_ok() {
+                    changed.is_changed.store(false, Ordering::Relaxed);
                     ask_at = now() + ttl / RENEWALS;
                 }
             }
@@ -169,12 +310,45 @@ impl Lease {
             .spawn(keeper)
             .map_err(|error| StoreError::Transient(error.into()))?;
         Ok(Self {
+            slot,
             token,
+            sessions,
             is_lost,
             is_fenced: AtomicBool::new(false),
             stop: Some(stop),
             given_back: Mutex::new(given_back),
         })
+    }
+
+    /// The slot it is for.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Tells the others whether our session is at the broker.
+    pub fn set_session(&self, is_up: bool) {
+        if self.sessions.is_up.swap(is_up, Ordering::Relaxed) != is_up {
+            self.sessions.is_changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The broker keeps sessions for no longer than this.
+    pub fn note_kept(&self, kept: Duration) {
+        // One that is half gone is not relied upon.
+        let lasts = u64::try_from((kept / 2).as_millis()).unwrap_or(u64::MAX);
+        self.sessions.kept.fetch_min(lasts, Ordering::Relaxed);
+    }
+
+    /// Whether the session of a slot is known to be at the broker, so that what is for it waits
+    /// there. What the store says of it is no older than the lease lasts.
+    pub fn has_session(&self, slot: u16) -> bool {
+        self.sessions.there.load(Ordering::Relaxed) & (1 << slot) != 0
+    }
+
+    /// The slots whose sessions are not known to be at the broker.
+    pub fn without_session(&self) -> Vec<u16> {
+        let slots = 0..self.slot.of();
+        slots.filter(|slot| !self.has_session(*slot)).collect()
     }
 
     /// What every transaction must ask for.
@@ -230,7 +404,13 @@ enum Renewed {
 }
 
 /// Renews the lease when asked to, and gives it back at the end.
-fn renew(target: &Target, token: i64, asked: &Receiver<()>, renewals: &Sender<Renewed>) {
+fn renew(
+    target: &Target,
+    (slot, token): (Slot, i64),
+    sessions: &Sessions,
+    asked: &Receiver<()>,
+    renewals: &Sender<Renewed>,
+) {
     let mut connection = Connection::open(target).ok();
     while asked.recv().is_ok() {
         if connection.is_none() {
@@ -240,10 +420,15 @@ fn renew(target: &Target, token: i64, asked: &Receiver<()>, renewals: &Sender<Re
             continue;
         };
         let before = now();
-        let params = params![token, millis(target.lease)];
-        let renewed = connection
-            .ensure()
-            .and_then(|()| connection.execute(RENEW, params));
+        let is_up = sessions.is_up.load(Ordering::Relaxed);
+        let params = params![token, millis(target.lease), slot.row(), is_up];
+        let renewed = connection.ensure().and_then(|()| {
+            let renewed = connection.execute(RENEW, params)?;
+            if slot.is_one_of_several() {
+                look_for_sessions(connection, sessions)?;
+            }
+            Ok(renewed)
+        });
         let renewed = match renewed {
             Ok(0) => Renewed::Never,
             Ok(_) => Renewed::From(before),
@@ -256,9 +441,25 @@ fn renew(target: &Target, token: i64, asked: &Receiver<()>, renewals: &Sender<Re
     }
     if let Some(connection) = connection {
         let released = connection.ensure();
-        let released = released.and_then(|()| connection.execute(RELEASE, params![token]));
+        let is_up = sessions.is_up.load(Ordering::Relaxed);
+        let params = params![token, slot.row(), is_up];
+        let released = released.and_then(|()| connection.execute(RELEASE, params));
         if let Err(error) = released {
             debug!(%error, "the lease could not be given back");
         }
     }
+}
+
+/// Notes whose sessions are at the broker, as far as the store knows.
+fn look_for_sessions(connection: &Connection, sessions: &Sessions) -> Result<(), StoreError> {
+    let lasts = Duration::from_millis(sessions.kept.load(Ordering::Relaxed));
+    let params = params![millis(lasts)];
+    let mut there = 0;
+    for row in connection.query(SESSIONS, params)? {
+        if let (Ok(slot @ ..MAX_SLOTS), true) = (u16::try_from(row.get::<_, i64>(0)), row.get(1)) {
+            there |= 1 << slot;
+        }
+    }
+    sessions.there.store(there, Ordering::Relaxed);
+    Ok(())
 }

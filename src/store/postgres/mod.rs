@@ -21,6 +21,7 @@ mod prefetch;
 mod reader;
 mod retention;
 mod schema;
+mod slot;
 mod target;
 mod tls;
 mod webhook_queue;
@@ -35,7 +36,8 @@ use tokio_postgres::Row;
 
 use self::batch::Batch;
 use self::connection::{Connection, Param, params};
-pub use self::lease::{Candidate, Lease, Taken};
+pub use self::lease::{Candidate, Lease, Shared, Taken};
+pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{Target, TargetError};
 use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
@@ -54,17 +56,25 @@ const PAUSE: Duration = Duration::from_millis(200);
 const CONFLICTS: u32 = 10;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 
-const STATE: &str = "SELECT batch, last_seq, last_event, acknowledged FROM observer WHERE n = 0";
+const STATE: &str = "SELECT batch, last_seq, last_event, acknowledged FROM observer WHERE n = $1";
 const NEWEST: &str = "SELECT stored_at FROM message ORDER BY seq DESC LIMIT 1";
 // It waits for a transaction of ours whose answer was lost, and that has not ended.
-const BATCH: &str = "UPDATE observer SET batch = batch WHERE n = 0 RETURNING token, batch";
+const BATCH: &str = "UPDATE observer SET batch = batch WHERE n = $1 RETURNING token, batch";
 // Divides by zero if somebody else has the lease: the transaction ends.
 const FENCE: &str = "WITH held AS (UPDATE observer SET batch = $2, last_seq = $3, last_event = $4,
-    acknowledged = $5, bytes = bytes + $6 WHERE n = 0 AND token = $1 RETURNING 1)
+    acknowledged = $5, bytes = bytes + $6 WHERE n = $7 AND token = $1 RETURNING 1)
     SELECT 1 / count(*) FROM held";
 const COUNT_BYTES: &str = "UPDATE observer SET bytes = bytes + $1 WHERE n = 0";
 const UNFINISHED_IS_DUE: &str = "UPDATE absence SET redelivered_by = NULL
     WHERE redelivered_by <> 'done' AND redelivered_by > $1";
+
+/// Makes the store if there is none.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn make(target: &Target) -> Result<(), StoreError> {
+    schema::migrate(&Connection::open(target)?, Access::Exclusive).map(drop)
+}
 
 /// A store in PostgreSQL.
 #[derive(Debug)]
@@ -72,6 +82,8 @@ pub(super) struct PostgresStore {
     connection: Connection,
     /// `None` for a command beside the observer.
     lease: Option<Arc<Lease>>,
+    /// Whose numbers it gives. A command gives none.
+    slot: Slot,
     batch: RefCell<Batch>,
     counters: Counters,
     /// The counters when the batch began.
@@ -116,12 +128,14 @@ impl PostgresStore {
             (Access::Shared, _) => None,
             (Access::Exclusive, Some(held)) => Some(held.clone()),
             (Access::Exclusive, None) => match Candidate::open(target)?.try_take()? {
-                Taken::Ours(lease) => Some(lease),
+                Taken::Ours { lease, .. } => Some(lease),
                 Taken::Theirs { .. } => return Err(StoreError::InUse(target.path())),
             },
         };
         let connection = Connection::open(target)?;
-        schema::migrate(&connection, access)?;
+        if access == Access::Shared {
+            schema::migrate(&connection, access)?;
+        }
         let mut store = Self::new(connection, lease, offline)?;
         if access == Access::Exclusive {
             let acknowledged = id_text(store.counters.acknowledged);
@@ -143,21 +157,31 @@ impl PostgresStore {
         lease: Option<Arc<Lease>>,
         offline: OfflineDelivery,
     ) -> Result<Self, StoreError> {
-        let rows = connection.query(STATE, vec![])?;
+        let slot = lease.as_ref().map_or(Slot::ONLY, |lease| lease.slot());
+        let rows = connection.query(STATE, params![slot.row()])?;
         let row = rows.first().ok_or_else(|| {
             StoreError::Permanent("the table observer has no row: somebody has edited it".into())
         })?;
-        let newest = connection.query(NEWEST, vec![])?;
+        let last_seq = row.get(1);
+        let newest = match slot.is_one_of_several() {
+            // Others have stored newer ones.
+            true => Slot::time_of(last_seq),
+            false => {
+                let newest = connection.query(NEWEST, vec![])?;
+                unix(newest.first().map_or(0, |row| row.get(0)))
+            }
+        };
         let counters = Counters {
             batch: row.get(0),
-            last_seq: row.get(1),
+            last_seq,
             last_event: row.get(2),
-            newest: unix(newest.first().map_or(0, |row| row.get(0))),
+            newest,
             acknowledged: MessageId::parse(row.get(3)),
         };
         Ok(Self {
             connection,
             lease,
+            slot,
             batch: RefCell::default(),
             counters,
             before: counters,
@@ -279,7 +303,8 @@ impl PostgresStore {
                 counters.last_seq,
                 counters.last_event,
                 id_text(counters.acknowledged),
-                bytes
+                bytes,
+                self.slot.row()
             ],
         })
     }
@@ -293,7 +318,7 @@ impl PostgresStore {
         while lease.is_valid() {
             self.connection.close();
             let asked = self.connection.ensure();
-            let asked = asked.and_then(|()| self.connection.query(BATCH, vec![]));
+            let asked = asked.and_then(|()| self.connection.query(BATCH, params![self.slot.row()]));
             match asked.as_deref() {
                 Ok([row]) if row.get::<_, i64>(0) != lease.token() => break,
                 Ok([row]) if row.get::<_, i64>(1) == self.counters.batch => return Ok(()),

@@ -64,16 +64,19 @@ const SURPLUS: &str = "SELECT seq, due IS NULL FROM (
                 THEN coalesce(octet_length(d.data), 0) ELSE 0 END AS size
             FROM (
                 (SELECT seq, due, head, data FROM webhook
-                    WHERE endpoint = $1 AND due IS NULL ORDER BY seq LIMIT $4)
+                    WHERE endpoint = $1 AND due IS NULL AND ($5::bigint < 0 OR seq % 16 = $5)
+                    ORDER BY seq LIMIT $4)
                 UNION ALL (SELECT seq, due, head, data FROM webhook
                     WHERE endpoint = $1 AND due IS NOT NULL AND seq <> $2
+                        AND ($5::bigint < 0 OR seq % 16 = $5)
                     ORDER BY due, seq LIMIT $4)
             ) w LEFT JOIN webhook_data d ON d.id = w.data) p
     ) p WHERE total - size < $3::bigint ORDER BY due NULLS FIRST, seq LIMIT $4";
 const ORPHANED: &str = "SELECT coalesce(sum(waiting), 0)::bigint FROM webhook_count
     WHERE endpoint <> ALL ($1::text[])";
 const RECOVER: &str = "UPDATE webhook SET due = since
-    WHERE endpoint = $1 AND due > $2 AND whole AND attempts <= $3";
+    WHERE endpoint = $1 AND due > $2 AND whole AND attempts <= $3
+        AND ($4::bigint < 0 OR seq % 16 = $4)";
 const LATER: &str = "UPDATE webhook SET attempts = attempts + 1, whole = $4,
     error = CASE WHEN since < $5 THEN 'too old; ' ELSE '' END || $3::text,
     due = CASE WHEN since < $5 THEN NULL WHEN $4 AND attempts < $6 THEN since ELSE $2 END
@@ -81,10 +84,10 @@ const LATER: &str = "UPDATE webhook SET attempts = attempts + 1, whole = $4,
 const GIVE_UP: &str = "UPDATE webhook SET attempts = attempts + 1, due = NULL, error = $1
     WHERE seq = $2 AND due IS NOT NULL RETURNING endpoint";
 const SURPLUS_GIVEN_UP: &str = "SELECT seq FROM webhook WHERE endpoint = $1 AND due IS NULL
-    ORDER BY seq DESC OFFSET $2";
+    AND ($3::bigint < 0 OR seq % 16 = $3) ORDER BY seq DESC OFFSET $2";
 // An event whose last attempt failed is due later: it is given up when it fails again.
 const TOO_OLD: &str = "SELECT seq FROM webhook WHERE endpoint = $1 AND due < $2 AND since < $2
-    ORDER BY due LIMIT $3";
+    AND ($4::bigint < 0 OR seq % 16 = $4) ORDER BY due LIMIT $3";
 const EXPIRE: &str = "UPDATE webhook SET due = NULL,
     error = coalesce('too old; ' || error, 'too old') WHERE seq = ANY ($1::bigint[])";
 const STILL_WAIT: &str = "SELECT seq FROM webhook
@@ -93,7 +96,8 @@ const STILL_WAIT: &str = "SELECT seq FROM webhook
 const DUE: &str = "SELECT w.seq, w.delivery_id, w.event_type, w.attempts, w.head,
         coalesce(d.data, 'null')
     FROM webhook w LEFT JOIN webhook_data d ON d.id = w.data
-    WHERE w.endpoint = $1 AND w.due <= $2 ORDER BY w.due, w.seq LIMIT $3";
+    WHERE w.endpoint = $1 AND w.due <= $2 AND ($4::bigint < 0 OR w.seq % 16 = $4)
+    ORDER BY w.due, w.seq LIMIT $3";
 const DELETE_EVENTS: &str = "DELETE FROM webhook WHERE seq = ANY ($1::bigint[])
     RETURNING endpoint, due IS NULL, octet_length(head)::bigint, data";
 const DELETE_DATA: &str = "DELETE FROM webhook_data d WHERE id = ANY ($1::bigint[])
@@ -171,7 +175,8 @@ impl PostgresStore {
             reply.expired[result.endpoint] += u64::from(expired);
         }
         for at in &request.recovered {
-            let params = params![names[*at].clone(), millis(now), FORGIVEN_FAILURES];
+            let part = self.slot.residue();
+            let params = params![names[*at].clone(), millis(now), FORGIVEN_FAILURES, part];
             self.execute(RECOVER, params)?;
         }
         for demand in &request.demands {
@@ -224,7 +229,7 @@ impl PostgresStore {
                 if !queued.insert((text(&event.id), endpoint.clone())) {
                     continue;
                 }
-                self.counters.last_event += 1;
+                self.counters.last_event = self.slot.next_event(self.counters.last_event);
                 let seq = self.counters.last_event;
                 let key = event
                     .shared
@@ -259,7 +264,8 @@ impl PostgresStore {
             if excess <= 0 {
                 continue;
             }
-            let params = params![name.clone(), newest, excess, limit];
+            let part = self.slot.residue();
+            let params = params![name.clone(), newest, excess, limit, part];
             let surplus: Vec<(i64, bool)> =
                 self.rows(SURPLUS, params, |row| (row.get(0), row.get(1)))?;
             let lost = surplus.iter().filter(|(_, is_given_up)| !is_given_up);
@@ -380,14 +386,20 @@ impl PostgresStore {
         }
         let surplus = self.numbers(
             SURPLUS_GIVEN_UP,
-            params![endpoint.to_owned(), GIVEN_UP_KEPT],
+            params![endpoint.to_owned(), GIVEN_UP_KEPT, self.slot.residue()],
         )?;
         self.delete_events(surplus).map(drop)
     }
 
     /// Gives up events that are too old. Returns how many.
     fn expire(&self, endpoint: &str, before: UnixMillis) -> Result<u64, StoreError> {
-        let params = params![endpoint.to_owned(), millis(before), EXPIRED_PER_REQUEST];
+        let part = self.slot.residue();
+        let params = params![
+            endpoint.to_owned(),
+            millis(before),
+            EXPIRED_PER_REQUEST,
+            part
+        ];
         let too_old = self.numbers(TOO_OLD, params)?;
         let count = too_old.len();
         if count > 0 {
@@ -432,13 +444,16 @@ impl PostgresStore {
         let endpoint = self.endpoints.names[demand.endpoint].clone();
         let limit = demand.deliveries + demand.in_flight.len();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let due = self.rows(DUE, params![endpoint, millis(now), limit], |row| Delivery {
-            endpoint: demand.endpoint,
-            seq: row.get(0),
-            id: row.get(1),
-            event_type: row.get(2),
-            attempts: u32::try_from(row.get::<_, i64>(3)).unwrap_or(u32::MAX),
-            body: webhook_event::body(row.get(4), row.get(5)),
+        let part = self.slot.residue();
+        let due = self.rows(DUE, params![endpoint, millis(now), limit, part], |row| {
+            Delivery {
+                endpoint: demand.endpoint,
+                seq: row.get(0),
+                id: row.get(1),
+                event_type: row.get(2),
+                attempts: u32::try_from(row.get::<_, i64>(3)).unwrap_or(u32::MAX),
+                body: webhook_event::body(row.get(4), row.get(5)),
+            }
         })?;
         let mut bytes = 0;
         let new = due

@@ -21,13 +21,15 @@ const DELETE_OLDEST_MESSAGES: &str = "DELETE FROM message
     WHERE seq < coalesce(
         (SELECT seq FROM message ORDER BY seq LIMIT 1 OFFSET $1),
         (SELECT max(seq) FROM message))
-    AND (stored_at < $2 OR $3) AND (fingerprint IS NULL OR message_id <= $4)
+    AND (stored_at < $2 OR $3)
+    AND (fingerprint IS NULL OR message_id <= CASE WHEN $5::bigint < 0 THEN $4
+        ELSE (SELECT acknowledged FROM observer WHERE n = message.seq % 16) END)
     AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.message_id)
     RETURNING octet_length(body)::bigint";
 const OLDEST_WEBHOOKS: &str = "SELECT seq FROM
     (SELECT seq, created_at FROM webhook ORDER BY seq LIMIT $1) oldest WHERE created_at < $2";
 const FIRST_SEQ: &str = "SELECT min(seq) FROM message";
-const BYTES: &str = "SELECT bytes FROM observer WHERE n = 0";
+const BYTES: &str = "SELECT sum(bytes)::bigint FROM observer";
 // Each inbox is found by the one before it: an inbox of a million rows is passed in one step.
 const NEXT_INBOXES: &str = "WITH RECURSIVE inboxes (app, inbox_of, n) AS (
         SELECT $1::text COLLATE \"C\", $2::text COLLATE \"C\", 0
@@ -73,7 +75,8 @@ impl PostgresStore {
         now: UnixMillis,
     ) -> Result<Pruned, StoreError> {
         let before = self.sweep.clone();
-        if *limits == Retention::default() {
+        // One slot deletes for all.
+        if *limits == Retention::default() || self.slot.number() > 0 {
             return Ok(Pruned::All);
         }
         let done = self.atomically(|store| {
@@ -101,7 +104,8 @@ impl PostgresStore {
         let mut deleted = 0;
         if limits.age.is_some() || too_large {
             let acknowledged = id_text(self.before.acknowledged);
-            let params = params![ROWS_PER_STEP, keep_from, too_large, acknowledged];
+            let part = self.slot.residue();
+            let params = params![ROWS_PER_STEP, keep_from, too_large, acknowledged, part];
             let sizes: Vec<i64> = self.rows_changed(DELETE_OLDEST_MESSAGES, params)?;
             deleted = sizes.len();
             let bytes: i64 = sizes.iter().map(|size| size + MESSAGE_BYTES).sum();

@@ -27,12 +27,33 @@ const LOCK_VERSION: &str = "UPDATE observer_schema SET version = version WHERE n
     RETURNING version";
 // The secret is a parameter: databases log the text of statements.
 const FIRST_ROW: &str = "INSERT INTO observer
+    (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
     VALUES (0, 0, '', to_timestamp(0), 0, 0, 0, '', 0, $1)";
+const MORE_ROWS: &str = "INSERT INTO observer
+    (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
+    SELECT slot, 0, '', to_timestamp(0), 0, 0, 0, '', 0, secret
+    FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
+const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(token > 0), false) FROM observer";
+const END_LEASES: &str = "UPDATE observer SET token = token + 1
+    RETURNING holder, expires > clock_timestamp()";
 
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an
-/// earlier version, which would not know the schema any more.
-pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), StoreError> {
-    let known = i64::try_from(MIGRATIONS.len()).expect("a few migrations");
+/// earlier version, which would not know the schema any more. Nor does an observer while another
+/// serves: returns who does.
+pub(super) fn migrate(
+    connection: &Connection,
+    access: Access,
+) -> Result<Option<String>, StoreError> {
+    migrate_with(connection, access, &MIGRATIONS)
+}
+
+/// The same with these migrations.
+pub(super) fn migrate_with(
+    connection: &Connection,
+    access: Access,
+    migrations: &[&str],
+) -> Result<Option<String>, StoreError> {
+    let known = i64::try_from(migrations.len()).expect("a few migrations");
     let path = || connection.target().path();
     if access == Access::Exclusive {
         check_encoding(connection)?;
@@ -55,7 +76,7 @@ pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), Sto
         return Err(StoreError::Newer { path, found, known });
     }
     if found == known {
-        return Ok(());
+        return Ok(None);
     }
     if access == Access::Shared {
         let path = path();
@@ -65,8 +86,8 @@ pub(super) fn migrate(connection: &Connection, access: Access) -> Result<(), Sto
         });
     }
     connection.batch("BEGIN")?;
-    let migrated = apply_migrations(connection, known);
-    if migrated.is_err() {
+    let migrated = apply_migrations(connection, migrations);
+    if !matches!(migrated, Ok(None)) {
         let _ = connection.batch("ROLLBACK");
     }
     migrated
@@ -100,19 +121,62 @@ fn make_table(connection: &Connection) -> Result<(), StoreError> {
     connection.batch(MAKE_TABLE)
 }
 
-fn apply_migrations(connection: &Connection, known: i64) -> Result<(), StoreError> {
+/// Returns who serves, if somebody does.
+fn apply_migrations(
+    connection: &Connection,
+    migrations: &[&str],
+) -> Result<Option<String>, StoreError> {
     // Another process may have migrated meanwhile.
     let rows = connection.query(LOCK_VERSION, vec![])?;
     let found: i64 = rows.first().map_or(0, |row| row.get(0));
-    let applied = usize::try_from(found).unwrap_or(0).min(MIGRATIONS.len());
-    for script in &MIGRATIONS[applied..] {
+    let applied = usize::try_from(found).unwrap_or(0).min(migrations.len());
+    if applied > 0 {
+        // Nobody takes a lease before this has ended, and who has had one writes nothing more.
+        let holders = connection.query(END_LEASES, vec![])?;
+        if let Some(row) = holders.iter().find(|row| row.get(1)) {
+            return Ok(Some(row.get(0)));
+        }
+    }
+    for script in &migrations[applied..] {
         connection.batch(script)?;
     }
     if found == 0 {
         connection.execute(FIRST_ROW, params![random_id()])?;
     }
+    let known = migrations.len();
     connection.batch(&format!(
         "UPDATE observer_schema SET version = {known} WHERE n = 0"
     ))?;
-    connection.batch("COMMIT")
+    connection.batch("COMMIT")?;
+    Ok(None)
+}
+
+/// Makes the rows of a new store's slots, or checks how many there are.
+pub(super) fn make_slots(connection: &Connection, wanted: u16) -> Result<(), StoreError> {
+    connection.batch("BEGIN")?;
+    let made = make_or_count(connection, wanted);
+    let ended = connection.batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" });
+    made.and_then(|()| ended)
+}
+
+fn make_or_count(connection: &Connection, wanted: u16) -> Result<(), StoreError> {
+    connection.query(LOCK_VERSION, vec![])?;
+    let rows = connection.query(COUNT_SLOTS, vec![])?;
+    let (found, is_used): (i64, bool) = rows
+        .first()
+        .map_or((0, false), |row| (row.get(0), row.get(1)));
+    let wanted = i64::from(wanted);
+    if found == wanted {
+        return Ok(());
+    }
+    if found == 1 && !is_used {
+        connection.execute(MORE_ROWS, params![wanted - 1])?;
+        return Ok(());
+    }
+    let told = format!(
+        "{} was made for {found} slots, which stays: start every observer on it with --slots \
+         {found}, or copy the messages to a new store",
+        connection.target()
+    );
+    Err(StoreError::Permanent(told.into()))
 }

@@ -63,6 +63,10 @@ pub struct Target {
     pub(super) lease: Duration,
     /// The name of this process, for people.
     pub(super) holder: String,
+    /// How many slots the store has.
+    pub(super) slots: u16,
+    /// How long a session is taken to be at the broker that nobody has connected to.
+    pub(super) session_lasts: Duration,
     /// The lease that this process has already.
     pub(super) held: Option<Arc<Lease>>,
 }
@@ -135,6 +139,8 @@ impl FromStr for Target {
             roots,
             lease: DEFAULT_LEASE,
             holder: format!("process {}", std::process::id()),
+            slots: 1,
+            session_lasts: Duration::ZERO,
             held: None,
         })
     }
@@ -156,6 +162,22 @@ impl Target {
             holder,
             ..self
         }
+    }
+
+    /// The same in so many slots. A session is taken to be at the broker for `session_lasts` after
+    /// its last connection.
+    #[must_use]
+    pub fn with_slots(self, slots: u16, session_lasts: Duration) -> Self {
+        Self {
+            slots,
+            session_lasts,
+            ..self
+        }
+    }
+
+    /// How many slots the store has.
+    pub fn slots(&self) -> u16 {
+        self.slots
     }
 
     /// The same, with the lease that this process has.

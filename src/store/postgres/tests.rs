@@ -99,7 +99,7 @@ fn what_an_earlier_holder_writes_is_refused_whole() {
     connection
         .batch("UPDATE observer SET expires = clock_timestamp()")
         .unwrap();
-    let Taken::Ours(lease) = Candidate::open(&target).unwrap().try_take().unwrap() else {
+    let Taken::Ours { lease, .. } = Candidate::open(&target).unwrap().try_take().unwrap() else {
         panic!("the lease has expired, and is not given out");
     };
     let target = target.holding(lease);
@@ -130,7 +130,7 @@ fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
     let target = empty_schema().with_lease(Duration::from_millis(600), "first".to_owned());
     let candidate = Candidate::open(&target).unwrap();
     let take = || candidate.try_take().unwrap();
-    let Taken::Ours(lease) = take() else {
+    let Taken::Ours { lease, .. } = take() else {
         panic!("nobody has it");
     };
     // Three times as long as it lasts unless it is renewed.
@@ -140,7 +140,7 @@ fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
     }
     assert!(lease.is_valid());
     drop(lease);
-    let Taken::Ours(lease) = take() else {
+    let Taken::Ours { lease, .. } = take() else {
         panic!("it was given back");
     };
     // The database does not answer any more: a lock keeps the renewals waiting.

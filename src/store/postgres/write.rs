@@ -1,8 +1,10 @@
 //! Applies the writes of a plan.
 
+use std::time::Duration;
+
 use super::batch::Key;
 use super::connection::{Command, Param, params, text};
-use super::{MAX_RECENT, Origin, PostgresStore, StoreError, Written, millis};
+use super::{MAX_RECENT, Origin, PostgresStore, Slot, StoreError, Written, millis};
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::id::{AppId, UserId};
@@ -11,11 +13,13 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::request::Erased;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::{Absence, Redelivery};
-use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, UserClient, Write};
 
 /// Stands for a message id in `absence.redelivered_by` where no message tells.
 pub(super) const REDELIVERED: &str = "done";
+
+/// For how long before the end of the log slots may still store something.
+const UNSURE: Duration = Duration::from_secs(10);
 
 const FIND_MESSAGES: &str = "SELECT seq, body FROM message WHERE message_id = $1 AND app = $2
     ORDER BY seq DESC";
@@ -158,9 +162,11 @@ impl PostgresStore {
     }
 
     fn insert_message(&mut self, message: &NewMessage<'_>, own: bool, origin: &Origin) -> i64 {
-        self.counters.newest = stored_at(self.counters.newest, origin.now);
-        self.counters.last_seq += 1;
-        let place = (self.counters.last_seq, millis(self.counters.newest));
+        let counters = &mut self.counters;
+        (counters.last_seq, counters.newest) =
+            self.slot
+                .next_position(counters.last_seq, counters.newest, origin.now);
+        let place = (counters.last_seq, millis(counters.newest));
         let fingerprint = origin.fingerprint.filter(|_| own).map(u64::cast_signed);
         self.batch
             .borrow_mut()
@@ -318,16 +324,21 @@ impl PostgresStore {
     }
 
     fn write_absence(&self, app: AppId<'_>, user: UserId<'_>, absence: Absence) {
+        // What another slot was about to store then may have an earlier position than what was
+        // there: the user rather has it twice, under one id, than not at all.
+        let since = match absence.redelivery {
+            Redelivery::Due if self.slot.is_one_of_several() => {
+                absence.since - Slot::positions_in(UNSURE)
+            }
+            Redelivery::Due | Redelivery::With(_) | Redelivery::Done => absence.since,
+        };
         let redelivered_by = match absence.redelivery {
             Redelivery::Due => None,
             Redelivery::With(event) => Some(event.to_string()),
             Redelivery::Done => Some(REDELIVERED.to_owned()),
         };
         let [app, user] = [app.as_str(), user.as_str()].map(str::to_owned);
-        self.later(
-            SET_ABSENCE,
-            params![app, user, absence.since, redelivered_by],
-        );
+        self.later(SET_ABSENCE, params![app, user, since, redelivered_by]);
     }
 
     /// Erases what everybody has with somebody who is in a list of theirs.

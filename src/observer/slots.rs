@@ -1,0 +1,453 @@
+//! One process that serves some of the slots of a store, as many as are its share.
+//!
+//! Each slot has an observer of its own, which knows nothing of the others in the process: a
+//! session, publishers, a place in the delivery log. Owns taking slots and giving them up, and what
+//! the process has once: health, metrics, the console and the HTTP API. Leaves the leases to the
+//! store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::auth::secret::random_id;
+use crate::connections::settings::LinkSettings;
+use crate::http::api;
+use crate::http::api::handover::{Handover, Unserved};
+use crate::http::console::{self, Console};
+use crate::http::server;
+use crate::observer::event_loop::EVENTS_AT_A_TIME;
+use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
+use crate::observer::sharing::{Sharing, owner};
+use crate::observer::standby::{Turn, endpoints};
+use crate::observer::start::{Around, run_slot};
+use crate::store::postgres::{Candidate, Lease, Shared, Slot, Taken, Target};
+use crate::store::{StoreError, StoreLocation};
+use crate::telemetry::Metrics;
+use crate::telemetry::clock::{Clock, Now};
+use crate::telemetry::feed::Feed;
+use crate::telemetry::health::Health;
+use crate::telemetry::systemd::Service;
+
+/// How often a process looks which slots are to be had.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The pause before slots are taken again after one has failed: others may take its place.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A slot is ready.
+#[derive(Clone, Debug)]
+pub struct SlotReady {
+    /// The slot.
+    pub slot: Slot,
+    /// What the broker granted to it.
+    pub ready: Ready,
+}
+
+/// Makes the settings of a slot's links of its number and the secret of the store.
+pub type MakeLinks<'a> = &'a (dyn Fn(u16, &str) -> LinkSettings + Sync);
+
+/// Serves this process's share of the slots until `stop` is cancelled.
+///
+/// # Errors
+/// [`ObserverError`]: an address is taken, a slot cannot be served, or the store cannot be used when
+/// the process starts.
+pub async fn run(
+    setup: Setup,
+    links: MakeLinks<'_>,
+    stop: CancellationToken,
+    ready: mpsc::Sender<SlotReady>,
+) -> Result<(), ObserverError> {
+    let location = setup.store.as_ref().map(|settings| &settings.location);
+    let Some(StoreLocation::Postgres(target)) = location else {
+        let told = "only a PostgreSQL database has slots";
+        return Err(ObserverError::Store(StoreError::Permanent(told.into())));
+    };
+    let target = target.clone();
+    let mut process = Process::new(setup, target, ready);
+    process.serve_http(&stop).await?;
+    let mut candidate = None;
+    let served = process.serve(links, &mut candidate, &stop).await;
+    // Others take what is given up from now on.
+    if let Some(candidate) = candidate {
+        let id = process.id.clone();
+        let left = tokio::task::spawn_blocking(move || candidate.leave(&id)).await;
+        if let Ok(Err(error)) = left {
+            info!(%error, "the store was not told that this process is gone");
+        }
+    }
+    let ended = process.end().await;
+    served.and(ended)
+}
+
+/// How the observer of a slot has ended.
+enum Ended {
+    /// It was told to.
+    Stopped(Stopped),
+    /// The lease has.
+    Lost,
+    Failed(ObserverError),
+}
+
+/// A slot that this process serves.
+struct Held {
+    stop: CancellationToken,
+    turn: Turn,
+    metrics: Metrics,
+}
+
+/// Where submissions go, by slot.
+type Routes = Arc<Mutex<BTreeMap<u16, mpsc::Sender<Handover>>>>;
+
+/// What the process has once, and its slots.
+struct Process {
+    id: String,
+    setup: Setup,
+    target: Box<Target>,
+    ready: mpsc::Sender<SlotReady>,
+    began: Now,
+    health: Health,
+    metrics: Metrics,
+    feed: Feed,
+    service: Service,
+    slots: BTreeMap<u16, Held>,
+    observers: JoinSet<(u16, Ended)>,
+    routes: Routes,
+    servers: JoinSet<()>,
+    fault: Option<String>,
+}
+
+/// What a look at the store has come to.
+struct Looked {
+    candidate: Candidate,
+    secret: String,
+    shared: Shared,
+    taken: Vec<(Arc<Lease>, String)>,
+}
+
+impl Process {
+    fn new(setup: Setup, target: Box<Target>, ready: mpsc::Sender<SlotReady>) -> Self {
+        let began = Clock.now();
+        let health = Health::default();
+        health.set_store(Some("not looked at yet".to_owned()));
+        Self {
+            id: random_id(),
+            metrics: Metrics::new(&endpoints(&setup)),
+            service: Service::new(setup.reporting.supervised, began.instant),
+            setup,
+            target,
+            ready,
+            began,
+            health,
+            feed: Feed::default(),
+            slots: BTreeMap::new(),
+            observers: JoinSet::new(),
+            routes: Routes::default(),
+            servers: JoinSet::new(),
+            fault: None,
+        }
+    }
+
+    /// Takes slots and gives them up, until the process is to stop.
+    async fn serve(
+        &mut self,
+        links: MakeLinks<'_>,
+        candidate: &mut Option<Candidate>,
+        stop: &CancellationToken,
+    ) -> Result<(), ObserverError> {
+        let (mut is_first, mut pause) = (true, LOOK_EVERY);
+        loop {
+            let room = if is_first { 0 } else { self.slots.len() + 1 };
+            let looked = tokio::select! {
+                looked = look(self.target.clone(), candidate.take(), self.id.clone(), room) => looked,
+                // The database may hang.
+                () = stop.cancelled() => return Ok(()),
+            };
+            match looked
+                .map_err(|error| StoreError::Permanent(error.into()))
+                .flatten()
+            {
+                Ok(looked) => {
+                    *candidate = Some(looked.candidate);
+                    if is_first {
+                        self.serve_api().await?;
+                    }
+                    is_first = false;
+                    self.handle_looked((looked.secret, looked.shared, looked.taken), links);
+                }
+                Err(error) if is_first => return Err(ObserverError::Store(error)),
+                Err(error) => self.say_fault(error.to_string()),
+            }
+            let until = tokio::time::sleep(std::mem::replace(&mut pause, LOOK_EVERY));
+            tokio::pin!(until);
+            loop {
+                tokio::select! {
+                    () = &mut until => break,
+                    () = stop.cancelled() => return Ok(()),
+                    Some(ended) = self.observers.join_next() => {
+                        self.handle_ended(ended).await?;
+                        pause = PAUSE;
+                    }
+                }
+            }
+            let now = Clock.now().instant;
+            self.service
+                .tick(&self.health.faults(), self.slots.len(), now);
+        }
+    }
+
+    /// Serves what was taken, and gives up what is more than this process's share.
+    fn handle_looked(
+        &mut self,
+        (secret, shared, taken): (String, Shared, Vec<(Arc<Lease>, String)>),
+        links: MakeLinks<'_>,
+    ) {
+        if self.fault.take().is_some() {
+            info!("the store works again");
+        }
+        self.health.set_store(None);
+        let share = usize::from(self.target.slots().div_ceil(shared.processes));
+        for (lease, from) in taken {
+            self.start(lease, &from, &secret, links);
+        }
+        let going = self.slots.values().filter(|held| held.stop.is_cancelled());
+        let staying = self.slots.len() - going.count();
+        let held = self.slots.iter().rev();
+        let surplus = held.filter(|(_, held)| !held.stop.is_cancelled());
+        for (slot, held) in surplus.take(staying.saturating_sub(share)) {
+            let processes = shared.processes;
+            info!("gives slot {slot} up: {processes} processes share the slots");
+            held.stop.cancel();
+        }
+        self.metrics.standby(self.slots.is_empty());
+    }
+
+    /// Starts the observer of a slot.
+    fn start(&mut self, lease: Arc<Lease>, from: &str, secret: &str, links: MakeLinks<'_>) {
+        let slot = lease.slot();
+        let (number, of) = (slot.number(), slot.of());
+        match from {
+            "" => info!("serves slot {number} of {of}"),
+            from => info!("serves slot {number} of {of}, which {from} has had"),
+        }
+        let turn = Turn::new(lease.clone(), secret.to_owned());
+        let setup = Setup {
+            name: format!("{}-{number}", self.setup.name),
+            http_listen: None,
+            api: None,
+            sharing: Some(Sharing::new(lease, secret)),
+            ..turn.setup(&self.setup, links(number, secret))
+        };
+        let mut setup = setup;
+        setup.reporting.supervised = false;
+        let around = Around {
+            metrics: self.metrics.of_slot(),
+            feed: self.feed.clone(),
+            ..Around::new(&setup)
+        };
+        self.health.set_slot(number, Some(around.health.clone()));
+        let (submissions, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
+        let routes = self.routes.lock();
+        routes
+            .expect("nobody panics holding it")
+            .insert(number, submissions);
+        let (ready_tx, ready_rx) = oneshot::channel();
+        let stop = CancellationToken::new();
+        let held = Held {
+            stop: stop.clone(),
+            turn: turn.clone(),
+            metrics: around.metrics.clone(),
+        };
+        self.slots.insert(number, held);
+        let ready = self.ready.clone();
+        let observer = async move {
+            let tell = async {
+                if let Ok(is_ready) = ready_rx.await {
+                    let _ = ready
+                        .send(SlotReady {
+                            slot,
+                            ready: is_ready,
+                        })
+                        .await;
+                }
+                std::future::pending().await
+            };
+            // When the lease has ended, all that runs is dropped as it is, as at a crash.
+            let ended = tokio::select! {
+                ended = run_slot(setup, around, submitted, stop, ready_tx) => match ended {
+                    Ok(stopped) => Ended::Stopped(stopped),
+                    Err(error) => Ended::Failed(error),
+                },
+                never = tell => never,
+                () = turn.lost() => Ended::Lost,
+            };
+            (number, ended)
+        };
+        self.observers
+            .spawn(observer.instrument(info_span!("slot", number)));
+    }
+
+    /// The observer of a slot has ended.
+    async fn handle_ended(
+        &mut self,
+        ended: Result<(u16, Ended), JoinError>,
+    ) -> Result<(), ObserverError> {
+        let (slot, ended) = ended.map_err(|error| ObserverError::TaskEnded(error.to_string()))?;
+        self.health.set_slot(slot, None);
+        let routes = self.routes.lock();
+        routes.expect("nobody panics holding it").remove(&slot);
+        let Some(held) = self.slots.remove(&slot) else {
+            return Ok(());
+        };
+        held.metrics.slot_ended();
+        let failed = match ended {
+            Ended::Stopped(stopped) => {
+                let left = stopped.left_unacknowledged;
+                info!(left, "slot {slot} is given up");
+                Ok(())
+            }
+            Ended::Lost => {
+                warn!("the lease on slot {slot} has ended: this process serves it no longer");
+                Ok(())
+            }
+            Ended::Failed(ObserverError::Store(fault)) if held.turn.may_come_again(&fault) => {
+                warn!(error = %fault, "the store fails: this process does not serve slot {slot}");
+                Ok(())
+            }
+            Ended::Failed(error) => Err(error),
+        };
+        // It is given back, which waits for the database.
+        let _ = tokio::task::spawn_blocking(move || drop(held)).await;
+        failed
+    }
+
+    fn say_fault(&mut self, fault: String) {
+        self.health.set_store(Some(fault.clone()));
+        if self.fault.as_ref() != Some(&fault) {
+            warn!("cannot look which slots are to be had: {fault}");
+            self.fault = Some(fault);
+        }
+    }
+
+    /// Stops all slots in order.
+    async fn end(mut self) -> Result<(), ObserverError> {
+        for held in self.slots.values() {
+            held.stop.cancel();
+        }
+        let mut result = Ok(());
+        while let Some(ended) = self.observers.join_next().await {
+            let ended = self.handle_ended(ended).await;
+            result = result.and(ended);
+        }
+        self.servers.abort_all();
+        while self.servers.join_next().await.is_some() {}
+        result
+    }
+
+    /// Serves health, metrics and the console.
+    async fn serve_http(&mut self, stop: &CancellationToken) -> Result<(), ObserverError> {
+        let Some(address) = self.setup.http_listen else {
+            return Ok(());
+        };
+        let listen = |error| ObserverError::Listen { address, error };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let console = console::Parts {
+            settings: self.setup.console.clone(),
+            name: &self.setup.name,
+            metrics: self.metrics.clone(),
+            endpoints: endpoints(&self.setup),
+            began: self.began,
+            health: self.health.clone(),
+            feed: self.feed.clone(),
+            stop: stop.clone(),
+        };
+        info!("health on http://{local}/readyz");
+        let serving = server::serve(listener, Console::new(console, local));
+        self.servers.spawn(serving);
+        Ok(())
+    }
+
+    /// Serves the HTTP API. What clients write, any slot of the process takes.
+    async fn serve_api(&mut self) -> Result<(), ObserverError> {
+        let Some(settings) = self.setup.api.clone() else {
+            return Ok(());
+        };
+        let address = settings.listen;
+        let listen = |error| ObserverError::ListenApi { address, error };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let local = listener.local_addr().map_err(listen)?;
+        let listener = listener.into_std().map_err(listen)?;
+        let base = settings.base.clone();
+        let (handovers, handed_in) = mpsc::channel(EVENTS_AT_A_TIME);
+        let serving = api::serve(listener, settings, handovers, self.metrics.clone());
+        let serving = serving.map_err(ObserverError::Api)?;
+        info!("API on http://{local}{base}");
+        self.servers.spawn(serving);
+        let (routes, slots) = (self.routes.clone(), self.target.slots());
+        self.servers.spawn(route(handed_in, routes, slots));
+        Ok(())
+    }
+}
+
+/// Hands each submission to a slot of this process: the one that has the topic, or else any. What
+/// is to be stored, every slot can store.
+async fn route(mut handed_in: mpsc::Receiver<Handover>, routes: Routes, slots: u16) {
+    while let Some(handover) = handed_in.recv().await {
+        let chosen = {
+            let routes = routes.lock().expect("nobody panics holding it");
+            let wanted = owner(None, handover.topic(), slots);
+            routes.get(&wanted).or(routes.values().next()).cloned()
+        };
+        let refused = match chosen {
+            Some(slot) => slot.send(handover).await.err().map(|refused| refused.0),
+            None => Some(handover),
+        };
+        if let Some(refused) = refused {
+            refused.turn_away(Unserved::Unavailable);
+        }
+    }
+}
+
+/// Looks at the store, where waiting for the database holds nobody up, and takes what is free, until
+/// this process has its share. It takes nothing with no room; otherwise it holds one slot less than
+/// `room`.
+async fn look(
+    target: Box<Target>,
+    candidate: Option<Candidate>,
+    process: String,
+    room: usize,
+) -> Result<Result<Looked, StoreError>, JoinError> {
+    let look = move || {
+        let candidate = match candidate {
+            Some(candidate) => candidate,
+            None => Candidate::open(&target)?,
+        };
+        let shared = candidate.share(&process)?;
+        let share = usize::from(target.slots().div_ceil(shared.processes));
+        let most = if room == 0 {
+            0
+        } else {
+            (share + 1).saturating_sub(room)
+        };
+        let mut taken = vec![];
+        for slot in &shared.free {
+            if taken.len() < most
+                && let Taken::Ours { lease, from } = candidate.try_take_slot(*slot)?
+            {
+                taken.push((lease, from));
+            }
+        }
+        Ok(Looked {
+            secret: candidate.secret()?,
+            candidate,
+            shared,
+            taken,
+        })
+    };
+    tokio::task::spawn_blocking(look).await
+}
