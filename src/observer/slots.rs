@@ -249,6 +249,9 @@ impl Process {
             feed: self.feed.clone(),
             ..Around::new(&setup)
         };
+        around
+            .health
+            .set_sharing(Some("not looked at yet".to_owned()));
         self.health.set_slot(number, Some(around.health.clone()));
         let (submissions, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
         let routes = self.routes.lock();

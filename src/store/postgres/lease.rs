@@ -26,6 +26,8 @@ use crate::store::{Access, StoreError};
 const RENEWALS: u32 = 3;
 /// How often the lease is looked at by its holder's own clock.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the sessions of the other slots are looked for while one is missing.
+const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,13 @@ struct Sessions {
     there: AtomicU16,
     /// For how long, in milliseconds, the broker keeps a session at least.
     kept: AtomicU64,
+}
+
+impl Sessions {
+    fn are_all_there(&self, slot: Slot) -> bool {
+        let all = (0..slot.of()).fold(0, |all, slot| all | 1 << slot);
+        !slot.is_one_of_several() || self.there.load(Ordering::Relaxed) & all == all
+    }
 }
 
 /// What a process sees that shares the slots with others.
@@ -282,7 +291,7 @@ impl Lease {
                 return;
             };
             let mut valid_until = began + ttl;
-            let mut ask_at = began + ttl / RENEWALS;
+            let (mut ask_at, mut looked) = (began + ttl / RENEWALS, began);
             let pause = LOOK_EVERY.min(ttl / RENEWALS);
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 while let Ok(renewed) = renewals_rx.try_recv() {
@@ -295,9 +304,12 @@ impl Lease {
                     lost.send_replace(true);
                     break;
                 }
-                let is_due = now() >= ask_at || changed.is_changed.load(Ordering::Relaxed);
+                let is_due = now() >= ask_at
+                    || changed.is_changed.load(Ordering::Relaxed)
+                    || (!changed.are_all_there(slot) && now() >= looked + LOOK_FOR_SESSIONS);
                 if is_due && ask_tx.try_send(()).is_ok() {
                     changed.is_changed.store(false, Ordering::Relaxed);
+                    looked = now();
                     ask_at = now() + ttl / RENEWALS;
                 }
             }

@@ -87,10 +87,13 @@ pub(super) fn migrate_with(
     }
     connection.batch("BEGIN")?;
     let migrated = apply_migrations(connection, migrations);
-    if !matches!(migrated, Ok(None)) {
+    if !matches!(migrated, Ok(Migrated::Done)) {
         let _ = connection.batch("ROLLBACK");
     }
-    migrated
+    Ok(match migrated? {
+        Migrated::Done | Migrated::Already => None,
+        Migrated::Held(holder) => Some(holder),
+    })
 }
 
 /// Texts are in UTF-8, and their bytes are counted.
@@ -121,20 +124,27 @@ fn make_table(connection: &Connection) -> Result<(), StoreError> {
     connection.batch(MAKE_TABLE)
 }
 
-/// Returns who serves, if somebody does.
-fn apply_migrations(
-    connection: &Connection,
-    migrations: &[&str],
-) -> Result<Option<String>, StoreError> {
-    // Another process may have migrated meanwhile.
+/// What came of an attempt to migrate.
+enum Migrated {
+    Done,
+    /// Another process has done it meanwhile.
+    Already,
+    /// This one serves, so nothing is changed.
+    Held(String),
+}
+
+fn apply_migrations(connection: &Connection, migrations: &[&str]) -> Result<Migrated, StoreError> {
     let rows = connection.query(LOCK_VERSION, vec![])?;
     let found: i64 = rows.first().map_or(0, |row| row.get(0));
     let applied = usize::try_from(found).unwrap_or(0).min(migrations.len());
+    if applied == migrations.len() {
+        return Ok(Migrated::Already);
+    }
     if applied > 0 {
         // Nobody takes a lease before this has ended, and who has had one writes nothing more.
         let holders = connection.query(END_LEASES, vec![])?;
         if let Some(row) = holders.iter().find(|row| row.get(1)) {
-            return Ok(Some(row.get(0)));
+            return Ok(Migrated::Held(row.get(0)));
         }
     }
     for script in &migrations[applied..] {
@@ -148,7 +158,7 @@ fn apply_migrations(
         "UPDATE observer_schema SET version = {known} WHERE n = 0"
     ))?;
     connection.batch("COMMIT")?;
-    Ok(None)
+    Ok(Migrated::Done)
 }
 
 /// Makes the rows of a new store's slots, or checks how many there are.

@@ -90,6 +90,31 @@ fn two_that_start_at_once_make_one_store_and_one_of_them_has_it() {
 }
 
 #[test]
+fn nobody_migrates_under_a_process_that_serves() {
+    let target = empty_schema();
+    let serving = open(&target).unwrap();
+    let connection = Connection::open(&target).unwrap();
+    let more = [include_str!("1.sql"), "CREATE TABLE later (n BIGINT)"];
+    let migrate = || schema::migrate_with(&connection, Access::Exclusive, &more).unwrap();
+    let token = || -> i64 {
+        let sql = "SELECT token FROM observer WHERE n = 0";
+        connection.query(sql, vec![]).unwrap()[0].get(0)
+    };
+    let before = token();
+    assert!(migrate().is_some_and(|holder| holder.starts_with("process ")));
+    assert_eq!(token(), before, "it goes on");
+    drop(serving);
+    assert_eq!(migrate(), None);
+    assert!(
+        token() > before,
+        "whoever has served before writes nothing more"
+    );
+    // Once it is done, nobody is in the way of anybody.
+    let before = token();
+    assert_eq!((migrate(), token()), (None, before));
+}
+
+#[test]
 fn what_an_earlier_holder_writes_is_refused_whole() {
     let target = empty_schema();
     let mut old = Feed::new(Box::new(open(&target).unwrap()));
