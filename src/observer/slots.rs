@@ -133,7 +133,7 @@ impl Process {
     fn new(setup: Setup, target: Box<Target>, ready: mpsc::Sender<SlotReady>) -> Self {
         let began = Clock.now();
         let health = Health::default();
-        health.set_store(Some("not looked at yet".to_owned()));
+        health.set_sharing(Some("some are served by nobody".to_owned()));
         Self {
             id: random_id(),
             metrics: Metrics::new(&endpoints(&setup)),
@@ -210,6 +210,12 @@ impl Process {
             info!("the store works again");
         }
         self.health.set_store(None);
+        let mut free = shared.free.iter();
+        let is_served = free.all(|slot| {
+            taken
+                .iter()
+                .any(|(lease, _)| lease.slot().number() == *slot)
+        });
         let share = usize::from(self.target.slots().div_ceil(shared.processes));
         for (lease, from) in taken {
             self.start(lease, &from, &secret, links);
@@ -224,6 +230,10 @@ impl Process {
             held.stop.cancel();
         }
         self.metrics.standby(self.slots.is_empty());
+        if is_served {
+            // From here on a slot that nobody serves is somebody's who has failed.
+            self.health.set_sharing(None);
+        }
     }
 
     /// Starts the observer of a slot.
@@ -313,7 +323,7 @@ impl Process {
                 info!(left, "slot {slot} is given up");
                 Ok(())
             }
-            Ended::Lost => {
+            Ended::Lost | Ended::Failed(ObserverError::Store(StoreError::Fenced)) => {
                 warn!("the lease on slot {slot} has ended: this process serves it no longer");
                 Ok(())
             }
