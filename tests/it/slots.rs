@@ -4,7 +4,7 @@
 use crate::bed::{Broker, Observer, fresh_app, wait_for};
 use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
-use crate::postgres::{Database, shared, start};
+use crate::postgres::{Database, control, exclusive, shared, start};
 
 /// Messages under way at each fault.
 const UNDER_WAY: usize = 100;
@@ -270,4 +270,129 @@ fn the_number_of_slots_is_fixed_with_the_first_start() {
         let says = "was made for 2 slots, which stays: start every observer on it with --slots 2";
         assert!(!status.success() && log.contains(says), "{log}");
     }
+}
+
+/// What befalls a process, or all of them.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    /// Stopped until others have what it had, then continued.
+    Frozen,
+    /// Told to stop.
+    Stopped,
+    /// Every connection to the database is cut.
+    Cut,
+    /// The database is killed, and started again.
+    Database,
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault::Killed,
+    Fault::Frozen,
+    Fault::Stopped,
+    Fault::Killed,
+    Fault::Cut,
+    Fault::Database,
+];
+
+/// Three processes, to one of which something happens in each round. `scripts/campaign` asks for
+/// more rounds (CHAOS_ROUNDS).
+fn chaos(broker: Broker, slots: &str) {
+    let rounds = std::env::var("CHAOS_ROUNDS").map_or(FAULTS.len(), |n| n.parse().unwrap());
+    let (_server, _broker) = (exclusive(), broker.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut processes: Vec<Process> = (0..3)
+        .map(|_| Process::start(&database, broker, &app, slots))
+        .collect();
+    let count: usize = slots.parse().unwrap();
+    let is_ready = |process: &Process| process.readiness().0 == 200;
+    wait_for("somebody who serves", || {
+        processes.iter().any(is_ready).then_some(())
+    });
+    if count > 1 {
+        wait_all(&database, count, &processes.iter().collect::<Vec<_>>());
+    }
+    let load = load(broker, &app, 2 * (rounds + 1));
+    for round in 0..rounds {
+        let share = load.expected() * (round + 1) / (rounds + 1);
+        load.allow(share);
+        load.wait_arrived(share.saturating_sub(UNDER_WAY));
+        load.allow(share + UNDER_WAY);
+        // Each process has each fault in turn.
+        let (fault, victim) = (FAULTS[round % FAULTS.len()], (round + round / 6) % 3);
+        let victim = &mut processes[victim];
+        match fault {
+            Fault::Killed => {
+                victim.observer.kill();
+                start(&mut victim.observer);
+            }
+            Fault::Frozen => {
+                victim.observer.freeze();
+                let had = format!(
+                    "SELECT count(*) FROM observer WHERE holder LIKE '% (process {})'",
+                    victim.observer.pid()
+                );
+                wait_for("others who serve", || {
+                    (database.sql(&had) == "0").then_some(())
+                });
+                victim.observer.thaw();
+            }
+            Fault::Stopped => {
+                let (status, log) = victim.observer.stop();
+                assert!(status.success(), "{log}");
+                start(&mut victim.observer);
+            }
+            Fault::Cut => {
+                database.sql(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                        WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                );
+            }
+            Fault::Database => {
+                control("kill");
+                control("start");
+            }
+        }
+        wait_for("every slot to be held", || {
+            (held(&database) == count).then_some(())
+        });
+        println!(
+            "{broker:?}, {slots} slots, round {round}: {fault:?}, {} arrived",
+            load.arrived()
+        );
+    }
+    settle(
+        load,
+        &database,
+        &format!("{rounds} rounds with {slots} slots on {broker:?}"),
+    );
+    for process in &mut processes {
+        let (status, log) = process.observer.stop();
+        assert!(status.success(), "{log}");
+    }
+}
+
+#[test]
+fn chaos_with_one_slot_on_mosquitto() {
+    chaos(Broker::Mosquitto, "1");
+}
+
+#[test]
+fn chaos_with_two_slots_on_mosquitto() {
+    chaos(Broker::Mosquitto, "2");
+}
+
+#[test]
+fn chaos_with_four_slots_on_mosquitto() {
+    chaos(Broker::Mosquitto, "4");
+}
+
+#[test]
+fn chaos_with_two_slots_on_rabbitmq4() {
+    chaos(Broker::Rabbit4, "2");
+}
+
+#[test]
+fn chaos_with_two_slots_on_rabbitmq3() {
+    chaos(Broker::Rabbit3, "2");
 }
