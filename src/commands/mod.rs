@@ -17,6 +17,7 @@ mod check;
 mod cli;
 mod completions;
 mod config;
+mod copy;
 #[cfg(feature = "demo")]
 mod demo;
 mod explain;

@@ -10,10 +10,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context;
 
 use super::cli::{Format, StoreCommand, TimelineArgs};
-use super::import;
 use super::output::{Output, OutputError};
 use super::scope::StorePlace;
 use super::settings::SettingsArgs;
+use super::{copy, import};
 use crate::config::Config;
 use crate::protocol::time::UnixMillis;
 use crate::store::{self, Administration, ExportError, Stats, StoreLocation};
@@ -24,6 +24,7 @@ pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCod
         StoreCommand::Stats { format, settings } => stats(format, settings, out),
         StoreCommand::Export { timeline, settings } => export(timeline, settings, out),
         StoreCommand::Import { files, settings } => import::run(files, settings, out),
+        StoreCommand::Copy(args) => copy::run(args, out),
         StoreCommand::Prune { age, settings } => prune(age, settings, out),
         StoreCommand::Check(settings) => check(settings, out),
     }

@@ -192,7 +192,10 @@ fn kept_suffix(dir: &Path, name: &str) -> Result<String, IdentityError> {
 }
 
 /// Writes a file that only its owner may read.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+///
+/// # Errors
+/// What the system says.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = std::fs::OpenOptions::new()

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::reader::Reader;
 use super::values::{ValueError, parse_size};
 use crate::auth::secret::Secret;
-use crate::store::postgres::Target;
+use crate::store::postgres::{Target, TargetError};
 use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
 
 /// The least `--retain`: messages that are not acknowledged yet, and those that a client has just
@@ -78,8 +78,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         }
         (Some(address), _) if is_address(&address) => {
             let target = read_target(reader, &address)?;
-            let holder = format!("{name} on {}", host());
-            let target = target.with_lease(lease, holder);
+            let target = target.with_lease(lease, holder(name));
             StoreLocation::Postgres(Box::new(target.with_slots(slots, session_lasts)))
         }
         (Some(path), _) => StoreLocation::File(PathBuf::from(path)),
@@ -113,6 +112,31 @@ fn check_slots(reader: &mut Reader<'_>, location: &StoreLocation) {
     if reader.switch("reset-session") {
         reader.fail("reset-session", NO_RESET_OF_SLOTS);
     }
+}
+
+/// What a process that has the lease is called.
+fn holder(name: &str) -> String {
+    format!("{name} on {}", host())
+}
+
+/// A store as an argument of a command names it: an address, or the path of a file.
+///
+/// # Errors
+/// [`TargetError`]: it is an address that cannot be used.
+pub fn parse_location(
+    text: &str,
+    password: Option<&Secret>,
+    name: &str,
+) -> Result<StoreLocation, TargetError> {
+    if !is_address(text) {
+        return Ok(StoreLocation::File(PathBuf::from(text)));
+    }
+    let target = text.parse::<Target>()?.named(holder(name));
+    let target = match password {
+        Some(password) => target.with_password(password),
+        None => target,
+    };
+    Ok(StoreLocation::Postgres(Box::new(target)))
 }
 
 fn is_address(text: &str) -> bool {

@@ -45,6 +45,9 @@ pub enum StoreError {
     /// Another observer works with it.
     #[error("{0} is used by another observer that runs")]
     InUse(PathBuf),
+    /// It is being filled from another store.
+    #[error("{0} is a copy that is not finished: run store copy again, until it is")]
+    Unfinished(PathBuf),
     /// The file is the database of some other program.
     #[error("{0} is not a store of chat21-observer")]
     Foreign(PathBuf),

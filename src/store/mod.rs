@@ -16,6 +16,7 @@ pub mod reader;
 mod settings;
 mod sqlite;
 pub mod thread;
+pub mod transfer;
 
 #[cfg(test)]
 mod contract;

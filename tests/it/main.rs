@@ -24,6 +24,7 @@ mod check;
 mod cli;
 mod clock;
 mod console;
+mod copy;
 mod crashes;
 mod decision;
 mod delivery_log;

@@ -250,6 +250,14 @@ fn every_command_is_tried() {
                 );
             }
             ["mongoexport", ..] => {}
+            // Tested in copy.rs; here only that it parses.
+            ["chat21-observer", "store", "copy", from, ..] => {
+                std::fs::write(dir.path().join("db-password"), "secret").unwrap();
+                let mut copy = binary();
+                let output = copy.args(&words[1..]).current_dir(dir.path()).output();
+                let said = String::from_utf8(output.unwrap().stderr).unwrap();
+                assert_eq!(said, format!("error: there is no store at {from}\n"));
+            }
             // Tested on a running observer in store.rs, refusals.rs and webhook.rs; here only that
             // they parse.
             [

@@ -36,6 +36,12 @@ pub(in crate::commands) enum StoreCommand {
         #[command(flatten)]
         settings: SettingsArgs<NewStore>,
     },
+    /// Copy a store into another: from a file into PostgreSQL, or back
+    ///
+    /// No observer may be running on either. The other store is made if there is none, and must be
+    /// empty. If it is killed, the same command goes on where it stopped. At the end both are
+    /// compared.
+    Copy(CopyArgs),
     /// Delete messages older than AGE
     Prune {
         /// An age such as 90d
@@ -60,6 +66,19 @@ pub(in crate::commands) struct ImportArgs {
     /// The collection groups
     #[arg(long, value_name = "FILE")]
     pub(in crate::commands) groups: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::commands) struct CopyArgs {
+    /// The store to copy: the path of its file, or postgres://USER@HOST:PORT/DATABASE
+    #[arg(id = "FROM")]
+    pub(in crate::commands) from: String,
+    /// The store to fill: the same
+    #[arg(id = "TO")]
+    pub(in crate::commands) to: String,
+    /// The password of the database
+    #[arg(long, value_name = "FILE", env = "OBSERVER_STORE_PASSWORD_FILE")]
+    pub(in crate::commands) store_password_file: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -244,6 +244,14 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "store copy",
+        &[
+            "store copy observer.db postgres://observer@db.example.com/chat",
+            "store copy postgres://observer@db/chat observer.db",
+            "store copy old.db new.db",
+        ],
+    ),
+    (
         "store prune",
         &[
             "store prune 90d",

@@ -14,7 +14,7 @@ mod set_up;
 use clap::{Args, Parser, Subcommand};
 
 pub(super) use self::administer::{
-    BanArgs, BlockArgs, BlockCommand, DeliveryArgs, GroupArgs, GroupCommand, ImportArgs,
+    BanArgs, BlockArgs, BlockCommand, CopyArgs, DeliveryArgs, GroupArgs, GroupCommand, ImportArgs,
     StoreCommand, TimelineArgs, WebhookCommand,
 };
 pub(super) use self::bench::BenchArgs;

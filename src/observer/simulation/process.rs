@@ -22,6 +22,8 @@ use crate::observer::publishers::Publishers;
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::Reporting;
+use crate::observer::sharing::Held;
+use crate::observer::sharing::Held;
 use crate::observer::start::resume;
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
@@ -84,6 +86,8 @@ impl Process {
             journal: Journal::new(metrics.clone(), Tracer::new(false, Feed::default())),
             reporter: StatusReporter::new(topics(), Reporting::default(), began),
             neighbours: None,
+            sharing: None,
+            held: Held::default(),
             gives_way_to: None,
             outages: Outages::new(),
             health,

@@ -9,9 +9,11 @@ pub(crate) mod import;
 pub(crate) mod messages;
 pub(crate) mod outbox;
 pub(crate) mod retention;
+pub(crate) mod transfer;
 
 use std::hash::RandomState;
 
+use super::transfer::Transfer;
 use super::{Origin, Store, Written};
 use crate::protocol::address::Timeline;
 use crate::protocol::envelope::Body;
@@ -31,6 +33,9 @@ pub(crate) trait Maker: Default {
 
     /// The one lasting store of this maker. Opened again, it holds what it held.
     fn lasting(&self) -> Box<dyn Store>;
+
+    /// The lasting store, to copy it or to be filled.
+    fn whole(&self) -> Box<dyn Transfer>;
 }
 
 /// Makes a test of each part of the contract.
@@ -86,6 +91,10 @@ macro_rules! contract {
                 an_import_of_groups_alone_leaves_no_mark
                 a_newer_message_of_the_source_is_new_whatever_was_patched_here
                 what_is_imported_again_counts_once
+            }
+            transfer {
+                a_copy_of_a_copy_has_all_that_the_first_has
+                a_copy_that_differs_is_told
             }
             administration {
                 bans_and_blocks_say_whether_they_changed_something_and_are_listed
@@ -227,7 +236,7 @@ impl Feed {
     }
 
     /// In a transaction of its own.
-    fn apply(&mut self, write: &Write<'_>) {
+    pub(crate) fn apply(&mut self, write: &Write<'_>) {
         self.now += 1;
         let id = self.ids.next(UnixMillis::new(self.now));
         let origin = self.origin(id);

@@ -24,6 +24,7 @@ mod schema;
 mod slot;
 mod target;
 mod tls;
+mod transfer;
 mod webhook_queue;
 mod write;
 
@@ -39,6 +40,7 @@ use self::connection::{Connection, Param, params};
 pub use self::lease::{Candidate, Lease, Shared, Taken};
 pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{Target, TargetError};
+use super::transfer::Transfer;
 use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
     StoreError, Upkeep, Written,
@@ -120,6 +122,19 @@ const MAX_RECENT: usize = 10_000;
 impl PostgresStore {
     /// Opens the store. An observer's is made if it does not exist, and needs the lease.
     pub(super) fn open(
+        target: &Target,
+        access: Access,
+        offline: OfflineDelivery,
+    ) -> Result<Self, StoreError> {
+        let store = Self::open_whole(target, access, offline)?;
+        match Transfer::progress(&store)? {
+            Some(_) => Err(StoreError::Unfinished(target.path())),
+            None => Ok(store),
+        }
+    }
+
+    /// The same of a store that may be a copy which is not finished.
+    fn open_whole(
         target: &Target,
         access: Access,
         offline: OfflineDelivery,

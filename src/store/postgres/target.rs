@@ -180,6 +180,12 @@ impl Target {
         self.slots
     }
 
+    /// The same, for a process of this name.
+    #[must_use]
+    pub fn named(self, holder: String) -> Self {
+        Self { holder, ..self }
+    }
+
     /// The same, with the lease that this process has.
     #[must_use]
     pub fn holding(self, lease: Arc<Lease>) -> Self {

@@ -57,6 +57,10 @@ impl Maker for Postgres {
     fn lasting(&self) -> Box<dyn Store> {
         Box::new(open(&self.lasting).unwrap())
     }
+
+    fn whole(&self) -> Box<dyn Transfer> {
+        Box::new(PostgresStore::open_to_transfer(&self.lasting).unwrap())
+    }
 }
 
 fn open(target: &Target) -> Result<PostgresStore, StoreError> {

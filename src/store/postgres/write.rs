@@ -365,13 +365,8 @@ impl PostgresStore {
     fn group(&self, app: &str, id: &str, body: &str) -> Vec<Param> {
         let key = [app.to_owned(), text(id)];
         self.batch.borrow_mut().known.groups.remove(&key);
-        let owner: Option<String> = parse_object(body.as_bytes())
-            .ok()
-            .and_then(|members| serde_json::from_str(members.get("owner")?.get()).ok())
-            // A service may write any text: an index has no room for a long one.
-            .filter(|owner: &String| UserId::parse(owner).is_ok());
         let [app, id] = key;
-        params![app, id, text(body), owner]
+        params![app, id, text(body), owner(body)]
     }
 
     /// Writes a group now.
@@ -380,6 +375,15 @@ impl PostgresStore {
         self.execute(SET_GROUP, params)?;
         Ok(())
     }
+}
+
+/// The owner of a group, as its object says.
+pub(super) fn owner(body: &str) -> Option<String> {
+    parse_object(body.as_bytes())
+        .ok()
+        .and_then(|members| serde_json::from_str(members.get("owner")?.get()).ok())
+        // A service may write any text: an index has no room for a long one.
+        .filter(|owner: &String| UserId::parse(owner).is_ok())
 }
 
 fn recent_key(app: AppId<'_>, id: &str) -> Box<str> {

@@ -48,7 +48,7 @@ statements! {
 }
 
 /// Ends a publish in the column `topics`. No topic holds this byte.
-const END: u8 = 0;
+pub(super) const END: u8 = 0;
 
 impl DeliveryLog for SqliteStore {
     fn log(&mut self, logged: &LoggedPublishes<'_>) -> Result<(), StoreError> {

@@ -20,6 +20,7 @@ mod reader;
 mod recent;
 mod retention;
 mod schema;
+mod transfer;
 mod upgrade;
 mod webhook_queue;
 mod write;
@@ -33,6 +34,7 @@ use self::connection::{Connection, statements};
 use self::conversations::States;
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
+use super::transfer::Transfer;
 use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
     StoreError, StoreLocation, Upkeep, Written,
@@ -129,6 +131,19 @@ struct Progress {
 
 impl SqliteStore {
     pub(super) fn open(
+        location: &StoreLocation,
+        access: Access,
+        offline: OfflineDelivery,
+    ) -> Result<Self, StoreError> {
+        let store = Self::open_whole(location, access, offline)?;
+        match Transfer::progress(&store)? {
+            Some(_) => Err(StoreError::Unfinished(location.to_string().into())),
+            None => Ok(store),
+        }
+    }
+
+    /// Opens a store that may be a copy which is not finished.
+    pub(super) fn open_whole(
         location: &StoreLocation,
         access: Access,
         offline: OfflineDelivery,

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use super::connection::{Connection, Statement};
 use super::{
     SqliteStore, accounts, conversations, delivery_log, facts, history, import, inspect, outbox,
-    presence, reader, retention, schema, upgrade, webhook_queue, write,
+    presence, reader, retention, schema, transfer, upgrade, webhook_queue, write,
 };
 use crate::store::{Access, OfflineDelivery, StoreLocation};
 
 /// The statements of every file. The compiler warns of a list that is missing here.
-const ALL: [&[Statement]; 16] = [
+const ALL: [&[Statement]; 17] = [
     super::STATEMENTS,
     accounts::STATEMENTS,
     conversations::STATEMENTS,
@@ -24,6 +24,7 @@ const ALL: [&[Statement]; 16] = [
     reader::STATEMENTS,
     retention::STATEMENTS,
     schema::STATEMENTS,
+    transfer::STATEMENTS,
     upgrade::STATEMENTS,
     webhook_queue::STATEMENTS,
     write::STATEMENTS,

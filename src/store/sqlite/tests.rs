@@ -29,6 +29,11 @@ impl Maker for Sqlite {
     fn lasting(&self) -> Box<dyn Store> {
         Box::new(open_file(&self.0.path().join("observer.db")).unwrap())
     }
+
+    fn whole(&self) -> Box<dyn Transfer> {
+        let location = StoreLocation::File(self.0.path().join("observer.db"));
+        crate::store::transfer::open_or_make(&location).unwrap()
+    }
 }
 
 contract!(Sqlite);
