@@ -23,7 +23,6 @@ use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::Reporting;
 use crate::observer::sharing::Held;
-use crate::observer::sharing::Held;
 use crate::observer::start::resume;
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
