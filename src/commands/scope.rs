@@ -305,7 +305,7 @@ mod tests {
         check::<Connection>(23);
         check::<UserConnection>(21);
         check::<LoadConnection>(21);
-        check::<Decisions>(36);
+        check::<Decisions>(37);
         check::<StorePlace>(4);
         check::<NewStore>(4);
         check::<GroupChange>(26);

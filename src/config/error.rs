@@ -15,11 +15,10 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The line of the file; the last of all for what stands in none.
-    pub(super) fn line(&self) -> usize {
-        let line = self.place.rsplit_once(", line ").map(|(_, line)| line);
-        line.and_then(|line| line.parse().ok())
-            .unwrap_or(usize::MAX)
+    /// The line of the file; `None` for what stands in none.
+    fn line(&self) -> Option<usize> {
+        let (_, line) = self.place.rsplit_once(", line ")?;
+        line.parse().ok()
     }
 }
 
@@ -32,6 +31,20 @@ impl fmt::Display for ConfigError {
 /// Every mistake in the settings; printed one a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// Those of the file in the order of its lines, in the places that such have. The others stay.
+    pub(super) fn in_line_order(mut errors: Vec<ConfigError>) -> Self {
+        let in_file = errors.iter().filter(|error| error.line().is_some());
+        let mut in_file: Vec<_> = in_file.cloned().collect();
+        in_file.sort_by_key(ConfigError::line);
+        let places = errors.iter_mut().filter(|error| error.line().is_some());
+        for (place, error) in places.zip(in_file) {
+            *place = error;
+        }
+        Self(errors)
+    }
+}
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -189,7 +189,7 @@ payload = "verbatim"
         );
         let unknown = format!("{file}sendercopy = true\n");
         assert!(
-            load(&[], &[], Some(&unknown)).unwrap_err()[0].contains("unknown field `sendercopy`")
+            load(&[], &[], Some(&unknown)).unwrap_err()[1].contains("unknown field `sendercopy`")
         );
     }
 }

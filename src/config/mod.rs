@@ -121,10 +121,7 @@ impl Config {
         }
         match Self::read(&mut reader) {
             Some(config) if reader.errors.is_empty() => Ok(config),
-            _ => {
-                reader.errors.sort_by_key(ConfigError::line);
-                Err(ConfigErrors(reader.errors))
-            }
+            _ => Err(ConfigErrors::in_line_order(reader.errors)),
         }
     }
 
@@ -221,13 +218,13 @@ mod tests {
                 "observer.toml, line 1: \"windw\" is not a setting (is window meant?)",
                 "ack-timeout in observer.toml, line 2: \"7\" is not a time such as 30s or 5m: time \
                  unit needed, for example 7sec or 7ms",
-                "layouts in observer.toml, line 3: \"nonsense\" is none of inbox, chat21, \
-                 chat21-v1, none",
-                "ca-file in observer.toml, line 4: cannot read /nowhere: I/O error: No such file \
-                 or directory (os error 2)",
                 "--protocol: \"4\" is none of auto, 5, 3.1.1",
                 "--window: \"0\" is not a whole number from 1 to 10000",
+                "layouts in observer.toml, line 3: \"nonsense\" is none of inbox, chat21, \
+                 chat21-v1, none",
                 "OBSERVER_MAX_PAYLOAD: \"1TB\" is not a size such as 64KiB or 1MiB",
+                "ca-file in observer.toml, line 4: cannot read /nowhere: I/O error: No such file \
+                 or directory (os error 2)",
             ]
         );
     }
