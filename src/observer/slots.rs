@@ -6,6 +6,7 @@
 //! store.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -118,6 +119,8 @@ struct Process {
     observers: JoinSet<(u16, Ended)>,
     routes: Routes,
     servers: JoinSet<()>,
+    /// Where health and the API are served.
+    addresses: [Option<SocketAddr>; 2],
     fault: Option<String>,
 }
 
@@ -148,6 +151,7 @@ impl Process {
             observers: JoinSet::new(),
             routes: Routes::default(),
             servers: JoinSet::new(),
+            addresses: [None; 2],
             fault: None,
         }
     }
@@ -276,10 +280,15 @@ impl Process {
             metrics: around.metrics.clone(),
         };
         self.slots.insert(number, held);
-        let ready = self.ready.clone();
+        let (ready, [http, api]) = (self.ready.clone(), self.addresses);
         let observer = async move {
             let tell = async {
                 if let Ok(is_ready) = ready_rx.await {
+                    let is_ready = Ready {
+                        http,
+                        api,
+                        ..is_ready
+                    };
                     let _ = ready
                         .send(SlotReady {
                             slot,
@@ -379,7 +388,7 @@ impl Process {
             feed: self.feed.clone(),
             stop: stop.clone(),
         };
-        info!("health on http://{local}/readyz");
+        self.addresses[0] = Some(local);
         let serving = server::serve(listener, Console::new(console, local));
         self.servers.spawn(serving);
         Ok(())
@@ -395,11 +404,10 @@ impl Process {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
         let listener = listener.into_std().map_err(listen)?;
-        let base = settings.base.clone();
         let (handovers, handed_in) = mpsc::channel(EVENTS_AT_A_TIME);
         let serving = api::serve(listener, settings, handovers, self.metrics.clone());
         let serving = serving.map_err(ObserverError::Api)?;
-        info!("API on http://{local}{base}");
+        self.addresses[1] = Some(local);
         self.servers.spawn(serving);
         let (routes, slots) = (self.routes.clone(), self.target.slots());
         self.servers.spawn(route(handed_in, routes, slots));

@@ -264,14 +264,15 @@ impl<W: Work> Worker<W> {
                 Err(fault) => {
                     if !failing {
                         failing = true;
-                        match fault {
-                            // The one who serves now goes on with it.
-                            StoreError::Fenced => debug!(error = %fault, "the store is not ours"),
-                            _ => error!(
+                        if matches!(fault, StoreError::Fenced) {
+                            // Whoever serves now goes on with it.
+                            debug!(error = %fault, "the store is not ours");
+                        } else {
+                            error!(
                                 error = %fault,
                                 "the store fails: nothing is forwarded until it works again, and \
                                  the broker keeps what comes"
-                            ),
+                            );
                         }
                         self.report(Event::Failing(fault.to_string()))?;
                     }

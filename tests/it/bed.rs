@@ -351,6 +351,10 @@ impl Observer {
         if let Some(database) = &database {
             all.extend(["--store".to_owned(), database.address()]);
             all.extend(["--store-password-file".to_owned(), database.password_file()]);
+            // In slots with BED_SLOTS=N.
+            if let Ok(slots) = std::env::var("BED_SLOTS") {
+                all.extend(["--slots".to_owned(), slots]);
+            }
         }
         Self {
             args: all,

@@ -166,7 +166,7 @@ pub(super) fn make_slots(connection: &Connection, wanted: u16) -> Result<(), Sto
     connection.batch("BEGIN")?;
     let made = make_or_count(connection, wanted);
     let ended = connection.batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" });
-    made.and_then(|()| ended)
+    made.and(ended)
 }
 
 fn make_or_count(connection: &Connection, wanted: u16) -> Result<(), StoreError> {
