@@ -66,6 +66,7 @@ mod snippets;
 mod soak;
 mod store;
 mod style;
+mod supply_chain;
 mod token;
 mod users;
 mod webhook;

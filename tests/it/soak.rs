@@ -23,6 +23,9 @@ const SHORTEST: Duration = Duration::from_secs(2);
 /// Rounds of the second half that may still warm it up.
 const WARM_UP: usize = 2;
 
+/// The store moves its write-ahead log into the database at 64 MiB at the latest.
+const MOST_WAL_KIB: u64 = 72 << 10;
+
 /// What happens in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -297,7 +300,7 @@ fn soak(broker: Broker) {
     );
     assert!(last.resident_kib < first.resident_kib * 5 / 4 + 8_192);
     assert!(last.threads <= first.threads + 1 && last.files <= first.files + 4);
-    assert!(last.wal_kib < 32 << 10 && last.store_kib < 48 << 10);
+    assert!(last.wal_kib < MOST_WAL_KIB && last.store_kib < 48 << 10);
 }
 
 #[test]
