@@ -122,7 +122,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(broker: Broker, app: &str, seed: u64, longest: u64) -> Self {
+    fn start(broker: Broker, app: &str, longest: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let line = FaultyLine::to(broker.port("MQTT"));
         let url = line.url();
@@ -133,7 +133,7 @@ impl Scene {
             observer: Observer::prepare(&[&flags[..], &more].concat()),
             line,
             shim: Shim::make(dir.path()),
-            rng: fastrand::Rng::with_seed(seed),
+            rng: fastrand::Rng::new(),
             longest,
             _dir: dir,
         };
@@ -247,12 +247,7 @@ fn soak(broker: Broker) {
     let most_rounds = ROUNDS + usize::try_from(time.as_secs() / SHORTEST.as_secs()).unwrap();
     let _exclusive = broker.exclusive();
     let app = fresh_app();
-    let mut scene = Scene::start(
-        broker,
-        &app,
-        seed,
-        if time.is_zero() { 2_000 } else { 9_000 },
-    );
+    let mut scene = Scene::start(broker, &app, if time.is_zero() { 2_000 } else { 9_000 });
     let load = Load::start(Plan {
         broker,
         app,
@@ -267,6 +262,8 @@ fn soak(broker: Broker) {
     let mut round = 0;
     while round < most_rounds && (round < ROUNDS || began.elapsed() < time) {
         let survives = round >= ROUNDS / 2 && began.elapsed() >= time / 2;
+        // So a round has the same faults, however long those before it took.
+        scene.rng = fastrand::Rng::with_seed((seed << 32) + round as u64);
         let fault = scene.pick(survives);
         load.allow(round * ROUND + ROUND);
         load.wait_arrived(round * ROUND + ROUND / 4);
