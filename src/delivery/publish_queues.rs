@@ -32,7 +32,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(3);
 
 /// How long the broker must have done so without a pause, before publishes are given up because too
-/// many wait in quarantine: what came together there in the pause may pass.
+/// many bytes wait in quarantine: what came together there in the pause may pass.
 pub(super) const STEADY: Duration = Duration::from_secs(10);
 
 /// Bulk copies that may wait in their queue before no more are made: a few steps, so that the queue
@@ -78,8 +78,6 @@ pub(super) struct PublishQueues {
     last_tick: Option<Instant>,
     /// Since when it has done so all the time, but for times in which nothing waited.
     steady_since: Option<Instant>,
-    /// Since when quarantine holds more publishes than it may.
-    crowded_since: Option<Instant>,
     /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
     slowest: Duration,
     /// Publishes that have been moved to quarantine since the last tick.
@@ -104,7 +102,6 @@ impl PublishQueues {
             resumed: None,
             last_tick: None,
             steady_since: None,
-            crowded_since: None,
             slowest: Duration::ZERO,
             moved: 0,
             confirmed: 0,
@@ -241,10 +238,14 @@ impl PublishQueues {
             Some(after) => id > after,
             // What has a lower id than another cannot be found in the log after that.
             None => {
+                let most = if self.quarantine.is_full() {
+                    1
+                } else {
+                    IN_MEMORY
+                };
                 queued.is_newest
                     && !self.left.is_full()
-                    && (self.greedy.contains(topic)
-                        || self.quarantine.waiting_for(topic) >= IN_MEMORY)
+                    && (self.greedy.contains(topic) || self.quarantine.waiting_for(topic) >= most)
             }
         };
         is_left.then_some(id)
@@ -288,7 +289,12 @@ impl PublishQueues {
             }
             match self.quarantine.holds(topic) {
                 true => {
-                    self.quarantine.waiting_for(topic) < IN_MEMORY / 2
+                    let most = if self.quarantine.is_full() {
+                        1
+                    } else {
+                        IN_MEMORY / 2
+                    };
+                    self.quarantine.waiting_for(topic) < most
                         || self.quarantine.has_failed(topic) && left > MOST_WAITING
                 }
                 false => self.direct_to(topic).waiting_for(topic) < IN_MEMORY,
@@ -448,13 +454,7 @@ impl PublishQueues {
         let replace = overdue.is_some().then(|| self.quarantine_number());
         let is_steady = |since| now >= since + STEADY;
         let is_steady = self.steady_since.is_some_and(is_steady);
-        // Nothing is given up for what came in an outage that has only just begun.
-        match self.quarantine.len() > MOST_WAITING {
-            true => self.crowded_since = self.crowded_since.or(Some(now)),
-            false => self.crowded_since = None,
-        }
-        let is_crowded = self.crowded_since.is_some_and(|at| now >= at + STEADY);
-        let surplus = self.quarantine.surplus(is_steady, is_crowded);
+        let surplus = self.quarantine.surplus(is_steady);
         let given_up = overdue.into_iter().flatten().chain(surplus);
         let given_up = given_up
             .map(|sequence| self.in_quarantine(sequence))

@@ -22,11 +22,15 @@ const TRIES: u8 = 10;
 /// The same for connections that the broker closed while nothing else was in flight there: three.
 /// A time-out weighs less, because it may be the broker's own trouble.
 const TRIES_PER_CLOSED: u8 = 4;
-/// Publishes that may wait here: of more, the oldest to the topic with the most are given up.
+/// Publishes that may wait here: of more, the oldest are given up to the topic with the most, of
+/// those where a try has failed.
 pub(super) const MOST_WAITING: usize = 1_000;
 /// Payload bytes that may wait here, a part of what may be under way at all: so that nobody fills
 /// that with what goes to one topic.
 const MOST_BYTES: usize = 8 << 20;
+/// Payload bytes to one topic, from which on they can be too many before a try has failed: no
+/// ordinary recipient has as much on its way.
+const VERY_MUCH: usize = 1 << 20;
 /// How long a topic is remembered after its last publish was given up.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Topics that are remembered, with those of publishes that wait.
@@ -206,31 +210,38 @@ impl Quarantine {
         self.topics.values().filter_map(|topic| topic.sent).min()
     }
 
-    /// The sequence numbers of publishes to give up because too much waits. Unless the broker is
-    /// known to take publishes all the time (`is_steady`), only to topics where a try has failed.
-    /// The same holds for too many of them, unless that lasts (`is_crowded`).
-    pub(super) fn surplus(&self, is_steady: bool, is_crowded: bool) -> Vec<u64> {
+    /// Whether so much waits that the delivery log is to keep what else it can.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= MOST_WAITING || self.payload_bytes >= MOST_BYTES / 2
+    }
+
+    /// The sequence numbers of publishes to give up because too much waits: only to topics where a
+    /// try has failed. If the broker is known to take publishes all the time (`is_steady`), also to
+    /// those that very many bytes go to.
+    pub(super) fn surplus(&self, is_steady: bool) -> Vec<u64> {
         let mut publishes = self.len().saturating_sub(MOST_WAITING);
         let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
         if publishes == 0 && bytes == 0 {
             return vec![];
         }
+        let bytes_of = |topic: &Topic| topic.waiting.iter().map(Suspect::payload_bytes).sum();
         let weight = |topic: &&Topic| match bytes {
             0 => topic.waiting.len(),
-            1.. => topic.waiting.iter().map(Suspect::payload_bytes).sum(),
+            1.. => bytes_of(topic),
         };
-        let is_urgent = is_steady && (is_crowded || bytes > 0);
-        let may_go = |topic: &&Topic| is_urgent || topic.failed > 0;
+        let may_go = |topic: &&Topic| topic.failed > 0 || is_steady && bytes_of(topic) >= VERY_MUCH;
         let mut topics: Vec<&Topic> = self.topics.values().filter(may_go).collect();
         topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
         let mut given_up = vec![];
-        for suspect in topics.into_iter().flat_map(|topic| &topic.waiting) {
-            if publishes == 0 && bytes == 0 {
-                break;
+        for topic in topics {
+            for suspect in &topic.waiting {
+                if bytes == 0 && (publishes == 0 || topic.failed == 0) {
+                    break;
+                }
+                publishes = publishes.saturating_sub(1);
+                bytes = bytes.saturating_sub(suspect.payload_bytes());
+                given_up.push(suspect.sequence);
             }
-            publishes = publishes.saturating_sub(1);
-            bytes = bytes.saturating_sub(suspect.payload_bytes());
-            given_up.push(suspect.sequence);
         }
         given_up
     }

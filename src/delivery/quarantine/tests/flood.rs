@@ -1,4 +1,4 @@
-//! Very much to one topic of which nothing is confirmed.
+//! Very much to one topic of which nothing is confirmed, or to very many.
 
 use super::*;
 use crate::protocol::message_id::MessageId;
@@ -82,6 +82,64 @@ fn a_flood_to_a_topic_that_is_never_confirmed_waits_in_the_log() {
     assert_eq!(bench.ledger.left_bytes(), 0);
     assert_eq!(bench.ledger.take_published().len(), 10_000);
     assert!(bench.ledger.is_empty());
+}
+
+#[test]
+fn of_however_many_topics_nothing_is_given_up_that_was_not_tried() {
+    let mut bench = Bench::new(3_000);
+    for n in 0..1_500 {
+        bench.send(&format!("slow/{n}"), &n.to_string());
+    }
+    bench.out(DIRECT);
+    bench.wait(STEADY * 3, true);
+    assert_eq!(bench.failed().len(), 0);
+    assert_eq!(bench.ledger.quarantined(), 1_500);
+    assert!(bench.ledger.has_room());
+    // The broker was slow with them, and no more.
+    let mut arrived = vec![];
+    loop {
+        let out = bench.out(APART);
+        if out.is_empty() {
+            break;
+        }
+        for (id, text) in out {
+            bench.ledger.handle_confirmed(id);
+            arrived.push(text.parse::<usize>().unwrap());
+        }
+    }
+    arrived.sort_unstable();
+    assert!(arrived.iter().copied().eq(0..1_500), "{arrived:?}");
+    assert!(bench.ledger.is_empty());
+}
+
+/// Very many topics of which nothing is confirmed: what else goes to them waits in the log.
+#[test]
+fn a_full_quarantine_leaves_to_the_log_what_it_can() {
+    let mut bench = Bench::new(3_000);
+    let topics: Vec<String> = (0..MOST_WAITING).map(|n| format!("stuck/{n}")).collect();
+    for topic in &topics {
+        log(&mut bench, topic, "first");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.ledger.quarantined(), MOST_WAITING);
+    for topic in &topics {
+        log(&mut bench, topic, "second");
+    }
+    assert_eq!(
+        bench.ledger.quarantined(),
+        MOST_WAITING,
+        "they take no memory"
+    );
+    assert!(bench.ledger.left_bytes() > 0);
+    assert_eq!(
+        bench.ledger.next_left(None),
+        None,
+        "the first ones still wait"
+    );
+    let out = bench.out(APART);
+    bench.ledger.handle_confirmed(out[0].0);
+    assert!(bench.ledger.next_left(None).is_some());
 }
 
 #[test]
