@@ -237,11 +237,7 @@ pub trait Transfer: Debug {
 pub fn open(location: &StoreLocation) -> Result<Box<dyn Transfer>, StoreError> {
     match location {
         StoreLocation::File(path) if !path.exists() => Err(StoreError::Missing(path.clone())),
-        StoreLocation::Postgres(_) => {
-            // It is there.
-            super::read_only(location)?;
-            open_or_make(location)
-        }
+        StoreLocation::Postgres(target) => Ok(Box::new(PostgresStore::open_all_slots(target)?)),
         StoreLocation::File(_) | StoreLocation::Memory => open_or_make(location),
     }
 }

@@ -26,7 +26,7 @@ use crate::store::{
 const EVERYBODY: [&str; 5] = ["alice", "bob", "team", "ann\u{e9}", "zoe"];
 
 /// Something of everything that a store keeps.
-fn fill(feed: &mut Feed) {
+pub(crate) fn fill(feed: &mut Feed) {
     let members = ["alice", "bob", "zoe"].map(str::to_owned);
     for n in 0..150 {
         let body = format!(r#"{{"text":"{n}"}}"#);
@@ -151,7 +151,7 @@ fn everything(feed: &mut Feed) -> Vec<String> {
     all
 }
 
-fn copy_all(from: &dyn Transfer, to: &mut dyn Transfer) -> (usize, usize) {
+pub(crate) fn copy_all(from: &dyn Transfer, to: &mut dyn Transfer) -> (usize, usize) {
     let mut copy = Copy::begin(from, to, "the first").unwrap();
     let mut count = 0;
     while let Some(Step { rows, .. }) = copy.step().unwrap() {

@@ -34,12 +34,12 @@ const COPIES_BETWEEN: &str = "SELECT seq, convers_with, status, layout, stored_a
 const BODY: &str = "SELECT body FROM message WHERE message_id = $1";
 const UNACKNOWLEDGED: &str = "SELECT fingerprint, message_id FROM message
     WHERE message_id > $1 AND seq > 0 AND fingerprint IS NOT NULL
-        AND ($2::bigint < 0 OR seq % 16 = $2) ORDER BY seq";
+        AND (seq & 15) % ($2::bigint / 16) = $2 & 15 ORDER BY seq";
 // Only ids of the observer's own have a fingerprint. At QoS 0 they have none, so the last one may
 // be far back: the search ends somewhere.
 const LAST_OWN_ID: &str = "SELECT message_id FROM
     (SELECT seq, message_id, fingerprint FROM message ORDER BY seq DESC LIMIT 1000) newest
-    WHERE fingerprint IS NOT NULL AND ($1::bigint < 0 OR seq % 16 = $1)
+    WHERE fingerprint IS NOT NULL AND (seq & 15) % ($1::bigint / 16) = $1 & 15
     ORDER BY seq DESC LIMIT 1";
 
 /// A copy, and what is left of its message.
@@ -120,7 +120,7 @@ impl History for PostgresStore {
     }
 
     fn unacknowledged(&self) -> Result<Vec<(u64, MessageId)>, StoreError> {
-        let params = params![id_text(self.counters.acknowledged), self.slot.residue()];
+        let params = params![id_text(self.counters.acknowledged), self.slot.part()];
         let rows: Vec<(i64, String)> =
             self.rows(UNACKNOWLEDGED, params, |row| (row.get(0), row.get(1)))?;
         let own = rows.into_iter().filter_map(|(fingerprint, id)| {
@@ -131,7 +131,7 @@ impl History for PostgresStore {
     }
 
     fn last_id(&self) -> Result<Option<MessageId>, StoreError> {
-        let params = params![self.slot.residue()];
+        let params = params![self.slot.part()];
         let found: Option<String> = self.find(LAST_OWN_ID, params, |row| row.get(0))?;
         let found = found.and_then(|id| MessageId::parse(&id));
         Ok(found.max(self.counters.acknowledged))

@@ -64,11 +64,11 @@ const SURPLUS: &str = "SELECT seq, due IS NULL FROM (
                 THEN coalesce(octet_length(d.data), 0) ELSE 0 END AS size
             FROM (
                 (SELECT seq, due, head, data FROM webhook
-                    WHERE endpoint = $1 AND due IS NULL AND ($5::bigint < 0 OR seq % 16 = $5)
+                    WHERE endpoint = $1 AND due IS NULL AND (seq & 15) % ($5::bigint / 16) = $5 & 15
                     ORDER BY seq LIMIT $4)
                 UNION ALL (SELECT seq, due, head, data FROM webhook
                     WHERE endpoint = $1 AND due IS NOT NULL AND seq <> $2
-                        AND ($5::bigint < 0 OR seq % 16 = $5)
+                        AND (seq & 15) % ($5::bigint / 16) = $5 & 15
                     ORDER BY due, seq LIMIT $4)
             ) w LEFT JOIN webhook_data d ON d.id = w.data) p
     ) p WHERE total - size < $3::bigint ORDER BY due NULLS FIRST, seq LIMIT $4";
@@ -76,7 +76,7 @@ const ORPHANED: &str = "SELECT coalesce(sum(waiting), 0)::bigint FROM webhook_co
     WHERE endpoint <> ALL ($1::text[])";
 const RECOVER: &str = "UPDATE webhook SET due = since
     WHERE endpoint = $1 AND due > $2 AND whole AND attempts <= $3
-        AND ($4::bigint < 0 OR seq % 16 = $4)";
+        AND (seq & 15) % ($4::bigint / 16) = $4 & 15";
 const LATER: &str = "UPDATE webhook SET attempts = attempts + 1, whole = $4,
     error = CASE WHEN since < $5 THEN 'too old; ' ELSE '' END || $3::text,
     due = CASE WHEN since < $5 THEN NULL WHEN $4 AND attempts < $6 THEN since ELSE $2 END
@@ -84,10 +84,10 @@ const LATER: &str = "UPDATE webhook SET attempts = attempts + 1, whole = $4,
 const GIVE_UP: &str = "UPDATE webhook SET attempts = attempts + 1, due = NULL, error = $1
     WHERE seq = $2 AND due IS NOT NULL RETURNING endpoint";
 const SURPLUS_GIVEN_UP: &str = "SELECT seq FROM webhook WHERE endpoint = $1 AND due IS NULL
-    AND ($3::bigint < 0 OR seq % 16 = $3) ORDER BY seq DESC OFFSET $2";
+    AND (seq & 15) % ($3::bigint / 16) = $3 & 15 ORDER BY seq DESC OFFSET $2";
 // An event whose last attempt failed is due later: it is given up when it fails again.
 const TOO_OLD: &str = "SELECT seq FROM webhook WHERE endpoint = $1 AND due < $2 AND since < $2
-    AND ($4::bigint < 0 OR seq % 16 = $4) ORDER BY due LIMIT $3";
+    AND (seq & 15) % ($4::bigint / 16) = $4 & 15 ORDER BY due LIMIT $3";
 const EXPIRE: &str = "UPDATE webhook SET due = NULL,
     error = coalesce('too old; ' || error, 'too old') WHERE seq = ANY ($1::bigint[])";
 const STILL_WAIT: &str = "SELECT seq FROM webhook
@@ -96,7 +96,7 @@ const STILL_WAIT: &str = "SELECT seq FROM webhook
 const DUE: &str = "SELECT w.seq, w.delivery_id, w.event_type, w.attempts, w.head,
         coalesce(d.data, 'null')
     FROM webhook w LEFT JOIN webhook_data d ON d.id = w.data
-    WHERE w.endpoint = $1 AND w.due <= $2 AND ($4::bigint < 0 OR w.seq % 16 = $4)
+    WHERE w.endpoint = $1 AND w.due <= $2 AND (w.seq & 15) % ($4::bigint / 16) = $4 & 15
     ORDER BY w.due, w.seq LIMIT $3";
 const DELETE_EVENTS: &str = "DELETE FROM webhook WHERE seq = ANY ($1::bigint[])
     RETURNING endpoint, due IS NULL, octet_length(head)::bigint, data";
@@ -175,7 +175,7 @@ impl PostgresStore {
             reply.expired[result.endpoint] += u64::from(expired);
         }
         for at in &request.recovered {
-            let part = self.slot.residue();
+            let part = self.slot.part();
             let params = params![names[*at].clone(), millis(now), FORGIVEN_FAILURES, part];
             self.execute(RECOVER, params)?;
         }
@@ -264,7 +264,7 @@ impl PostgresStore {
             if excess <= 0 {
                 continue;
             }
-            let part = self.slot.residue();
+            let part = self.slot.part();
             let params = params![name.clone(), newest, excess, limit, part];
             let surplus: Vec<(i64, bool)> =
                 self.rows(SURPLUS, params, |row| (row.get(0), row.get(1)))?;
@@ -386,14 +386,14 @@ impl PostgresStore {
         }
         let surplus = self.numbers(
             SURPLUS_GIVEN_UP,
-            params![endpoint.to_owned(), GIVEN_UP_KEPT, self.slot.residue()],
+            params![endpoint.to_owned(), GIVEN_UP_KEPT, self.slot.part()],
         )?;
         self.delete_events(surplus).map(drop)
     }
 
     /// Gives up events that are too old. Returns how many.
     fn expire(&self, endpoint: &str, before: UnixMillis) -> Result<u64, StoreError> {
-        let part = self.slot.residue();
+        let part = self.slot.part();
         let params = params![
             endpoint.to_owned(),
             millis(before),
@@ -444,7 +444,7 @@ impl PostgresStore {
         let endpoint = self.endpoints.names[demand.endpoint].clone();
         let limit = demand.deliveries + demand.in_flight.len();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let part = self.slot.residue();
+        let part = self.slot.part();
         let due = self.rows(DUE, params![endpoint, millis(now), limit, part], |row| {
             Delivery {
                 endpoint: demand.endpoint,

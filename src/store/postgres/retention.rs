@@ -22,8 +22,8 @@ const DELETE_OLDEST_MESSAGES: &str = "DELETE FROM message
         (SELECT seq FROM message ORDER BY seq LIMIT 1 OFFSET $1),
         (SELECT max(seq) FROM message))
     AND (stored_at < $2 OR $3)
-    AND (fingerprint IS NULL OR message_id <= CASE WHEN $5::bigint < 0 THEN $4
-        ELSE (SELECT acknowledged FROM observer WHERE n = message.seq % 16) END)
+    AND (fingerprint IS NULL OR message_id <= CASE WHEN $5::bigint / 16 = 1 THEN $4
+        ELSE (SELECT acknowledged FROM observer WHERE n = (message.seq & 15) % ($5 / 16)) END)
     AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = message.message_id)
     RETURNING octet_length(body)::bigint";
 const OLDEST_WEBHOOKS: &str = "SELECT seq FROM
@@ -104,7 +104,7 @@ impl PostgresStore {
         let mut deleted = 0;
         if limits.age.is_some() || too_large {
             let acknowledged = id_text(self.before.acknowledged);
-            let part = self.slot.residue();
+            let part = self.slot.part();
             let params = params![ROWS_PER_STEP, keep_from, too_large, acknowledged, part];
             let sizes: Vec<i64> = self.rows_changed(DELETE_OLDEST_MESSAGES, params)?;
             deleted = sizes.len();

@@ -31,7 +31,7 @@ const FIRST_ROW: &str = "INSERT INTO observer
     VALUES (0, 0, '', to_timestamp(0), 0, 0, 0, '', 0, $1)";
 const MORE_ROWS: &str = "INSERT INTO observer
     (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
-    SELECT slot, 0, '', to_timestamp(0), 0, 0, 0, '', 0, secret
+    SELECT slot, 0, '', to_timestamp(0), 0, 0, last_event, acknowledged, 0, secret
     FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
 const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(token > 0), false) FROM observer";
 const END_LEASES: &str = "UPDATE observer SET token = token + 1

@@ -53,12 +53,11 @@ impl Slot {
         self.number.into()
     }
 
-    /// What is left of its numbers when they are divided by [`MAX_SLOTS`]; -1 where all are its.
-    pub(super) fn residue(self) -> i64 {
-        match self.is_one_of_several() {
-            true => self.row(),
-            false => -1,
-        }
+    /// Which numbers are its, for a statement: those with `(n & 15) % ($1 / 16) = $1 & 15`. That
+    /// deals out numbers, too, that no slot has given: those of a store that had one slot, and was
+    /// copied.
+    pub(super) fn part(self) -> i64 {
+        i64::from(self.of) * TURN + self.row()
     }
 
     /// The position behind `last` for a message that is stored at `now`, and its time. `newest` is
@@ -101,6 +100,12 @@ impl Slot {
 mod tests {
     use super::*;
 
+    /// As statements ask.
+    fn is_of(slot: Slot, number: i64) -> bool {
+        let part = slot.part();
+        (number & 15) % (part / 16) == part & 15
+    }
+
     #[test]
     fn no_two_slots_give_the_same_number_and_none_goes_back() {
         let slots: Vec<Slot> = (0..3).map(|n| Slot::new(n, 3)).collect();
@@ -113,11 +118,11 @@ mod tests {
                 let (position, at) = slot.next_position(last, newest, now);
                 assert!(position > last && at >= newest && at >= now.min(newest));
                 assert_eq!(at, Slot::time_of(position));
-                assert_eq!(position % TURN, slot.residue());
+                assert!(is_of(*slot, position));
                 assert!(given.insert(position), "{position} was given twice");
                 (last, newest) = (position, at);
                 event = slot.next_event(event);
-                assert_eq!(event % TURN, slot.residue());
+                assert!(is_of(*slot, event));
                 assert!(events.insert(event), "{event} was given twice");
             }
             assert_eq!(newest, UnixMillis::new(2_000));
@@ -132,6 +137,16 @@ mod tests {
             (42, UnixMillis::new(10)),
             "times never fall"
         );
-        assert_eq!((Slot::ONLY.next_event(41), Slot::ONLY.residue()), (42, -1));
+        assert_eq!(Slot::ONLY.next_event(41), 42);
+    }
+
+    #[test]
+    fn every_number_is_one_slots() {
+        for of in 1..=MAX_SLOTS {
+            for number in -40..40 {
+                let slots = (0..of).filter(|n| is_of(Slot::new(*n, of), number));
+                assert_eq!(slots.count(), 1, "{number} of {of}");
+            }
+        }
     }
 }

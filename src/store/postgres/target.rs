@@ -175,6 +175,11 @@ impl Target {
         }
     }
 
+    /// The same in so many slots, none of which is served.
+    pub(super) fn in_slots(self, slots: u16) -> Self {
+        Self { slots, ..self }
+    }
+
     /// How many slots the store has.
     pub fn slots(&self) -> u16 {
         self.slots

@@ -15,13 +15,16 @@ const KEEP_PROGRESS: &str = "CREATE TABLE IF NOT EXISTS copying
 const SET_PROGRESS: &str = "INSERT INTO copying VALUES (0, $1)
     ON CONFLICT (n) DO UPDATE SET progress = excluded.progress";
 const FORGET_PROGRESS: &str = "DROP TABLE copying";
-const COUNTERS: &str = "SELECT acknowledged, last_seq, last_event, secret FROM observer
-    WHERE n = 0";
+const SLOTS: &str = "SELECT count(*) FROM observer";
+const OTHER_HOLDERS: &str = "SELECT 1 FROM observer WHERE n > 0 AND expires > clock_timestamp()";
+const COUNTERS: &str = "SELECT max(acknowledged), max(last_seq), max(last_event), max(secret)
+    FROM observer";
 // Divides by zero if somebody else has the lease: the transaction ends.
 const FENCE: &str = "WITH held AS (UPDATE observer SET batch = batch
     WHERE n = 0 AND token = $1 RETURNING 1) SELECT 1 / count(*) FROM held";
+// As before its first holder: whoever serves it first says in how many slots.
 const SET_COUNTERS: &str = "UPDATE observer SET acknowledged = $1, last_seq = $2, last_event = $3,
-    secret = coalesce($4, secret), bytes = (SELECT coalesce(
+    token = 0, expires = to_timestamp(0), secret = coalesce($4, secret), bytes = (SELECT coalesce(
             sum($5::bigint + octet_length(body)), 0)::bigint FROM message)
         + (SELECT $6::bigint * count(*) FROM timeline) WHERE n = 0";
 const COUNT_WEBHOOKS: &str = "INSERT INTO webhook_count
@@ -112,18 +115,31 @@ const PUT_WEBHOOK_EVENTS: &str = "INSERT INTO webhook (seq, endpoint, delivery_i
             error, head, data)";
 
 impl PostgresStore {
-    /// Opens a store that may be a copy which is not finished. It needs the lease.
+    /// Opens a store that may be a copy which is not finished, or is made. It needs the lease.
     pub(in crate::store) fn open_to_transfer(target: &Target) -> Result<Self, StoreError> {
         Self::open_whole(target, Access::Exclusive, OfflineDelivery::Broker)
     }
 
+    /// Opens a store that exists, in however many slots. Nobody may hold any.
+    pub(in crate::store) fn open_all_slots(target: &Target) -> Result<Self, StoreError> {
+        let looking = Self::open_whole(target, Access::Shared, OfflineDelivery::Broker)?;
+        let slots: i64 = looking.row(SLOTS, vec![], |row| row.get(0))?;
+        let slots = u16::try_from(slots).unwrap_or(1);
+        let store = Self::open_to_transfer(&target.clone().in_slots(slots))?;
+        match store.exists(OTHER_HOLDERS, vec![])? {
+            true => Err(StoreError::InUse(target.path())),
+            false => Ok(store),
+        }
+    }
+
     /// Does all of it in one transaction, as the holder of the lease.
-    fn in_transaction(&self, mut commands: Vec<Command>) -> Result<(), StoreError> {
+    fn in_transaction(&self, commands: Vec<Command>) -> Result<(), StoreError> {
         let token = self.lease.as_ref().map(|lease| lease.token());
-        commands.push(Command {
+        let fence = Command {
             sql: FENCE,
             params: params![token.ok_or(StoreError::Fenced)?],
-        });
+        };
+        let commands: Vec<Command> = std::iter::once(fence).chain(commands).collect();
         self.connection.ensure()?;
         let done = self.connection.pipeline("BEGIN", &commands, "COMMIT");
         if done.is_err() && self.connection.batch("ROLLBACK").is_err() {

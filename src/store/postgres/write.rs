@@ -328,7 +328,9 @@ impl PostgresStore {
         // there: the user rather has it twice, under one id, than not at all.
         let since = match absence.redelivery {
             Redelivery::Due if self.slot.is_one_of_several() => {
-                absence.since - Slot::positions_in(UNSURE)
+                let earlier = absence.since - Slot::positions_in(UNSURE);
+                // A position of a store that was copied is not made of the time.
+                if earlier > 0 { earlier } else { absence.since }
             }
             Redelivery::Due | Redelivery::With(_) | Redelivery::Done => absence.since,
         };
