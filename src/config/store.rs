@@ -268,6 +268,30 @@ mod tests {
     }
 
     #[test]
+    fn only_a_database_that_is_shared_has_slots() {
+        let database = ("store", "postgres://o@db.example/chat");
+        let refused = |flags: &[(&'static str, &str)], file| load(flags, &[], file).unwrap_err();
+        assert_eq!(
+            refused(&[("slots", "2"), ("store", "/x/y.db")], None),
+            ["--slots: several observers share a PostgreSQL database alone (--store postgres://…)"]
+        );
+        assert_eq!(
+            refused(&[("slots", "5"), database], None),
+            ["--slots: \"5\" is not a whole number from 1 to 4"]
+        );
+        let reset = refused(&[("slots", "2"), database], Some("reset-session = true"));
+        assert!(
+            reset[0].contains("delete their sessions at the broker"),
+            "{reset:?}"
+        );
+        let config = load(&[("slots", "3"), database], &[], None).unwrap();
+        let StoreLocation::Postgres(target) = config.store.unwrap().location else {
+            panic!("it is a database");
+        };
+        assert_eq!(target.slots(), 3);
+    }
+
+    #[test]
     fn what_needs_a_store_is_refused_without_one() {
         let flags = [
             ("store", "none"),

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -39,6 +40,10 @@ use crate::telemetry::systemd::Service;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The pause before slots are taken again after one has failed: others may take its place.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long the end of a process waits for the database.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+const NOT_TOLD: &str = "the store was not told that this process is gone";
 
 /// A slot is ready.
 #[derive(Clone, Debug)]
@@ -71,16 +76,9 @@ pub async fn run(
     let target = target.clone();
     let mut process = Process::new(setup, target, ready);
     process.serve_http(&stop).await?;
-    let mut candidate = None;
-    let served = process.serve(links, &mut candidate, &stop).await;
-    // Others take what is given up from now on.
-    if let Some(candidate) = candidate {
-        let id = process.id.clone();
-        let left = tokio::task::spawn_blocking(move || candidate.leave(&id)).await;
-        if let Ok(Err(error)) = left {
-            info!(%error, "the store was not told that this process is gone");
-        }
-    }
+    let served = process.serve(links, &stop).await;
+    process.stop_all();
+    process.leave().await;
     let ended = process.end().await;
     served.and(ended)
 }
@@ -117,12 +115,18 @@ struct Process {
     service: Service,
     slots: BTreeMap<u16, Held>,
     observers: JoinSet<(u16, Ended)>,
+    /// The connection to the database, unless somebody looks.
+    candidate: Option<Candidate>,
+    looking: Option<Looking>,
     routes: Routes,
     servers: JoinSet<()>,
     /// Where health and the API are served.
     addresses: [Option<SocketAddr>; 2],
     fault: Option<String>,
 }
+
+/// A look at the store that is under way.
+type Looking = JoinHandle<Result<Looked, StoreError>>;
 
 /// What a look at the store has come to.
 struct Looked {
@@ -149,6 +153,8 @@ impl Process {
             feed: Feed::default(),
             slots: BTreeMap::new(),
             observers: JoinSet::new(),
+            candidate: None,
+            looking: None,
             routes: Routes::default(),
             servers: JoinSet::new(),
             addresses: [None; 2],
@@ -160,56 +166,86 @@ impl Process {
     async fn serve(
         &mut self,
         links: MakeLinks<'_>,
-        candidate: &mut Option<Candidate>,
         stop: &CancellationToken,
     ) -> Result<(), ObserverError> {
-        let (mut is_first, mut pause) = (true, LOOK_EVERY);
+        let (mut is_first, mut look_at) = (true, Clock.now().instant);
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = if is_first { 0 } else { self.slots.len() + 1 };
-            let looked = tokio::select! {
-                looked = look(self.target.clone(), candidate.take(), self.id.clone(), room) => looked,
-                // The database may hang.
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let now = Clock.now().instant;
+                    self.service.tick(&self.health.faults(), self.slots.len(), now);
+                    if self.looking.is_none() && now >= look_at {
+                        // Others are to see this process before it takes what there is.
+                        let room = if is_first { None } else { Some(self.slots.len()) };
+                        self.look(room);
+                    }
+                }
+                // The database may hang: nothing waits for it.
+                looked = next_look(&mut self.looking) => {
+                    self.looking = None;
+                    match looked {
+                        Ok(looked) => {
+                            if is_first {
+                                self.serve_api().await?;
+                            }
+                            is_first = false;
+                            self.handle_looked(looked, links);
+                        }
+                        Err(error) if is_first => return Err(ObserverError::Store(error)),
+                        Err(error) => self.say_fault(error.to_string()),
+                    }
+                }
+                Some(ended) = self.observers.join_next() => {
+                    self.handle_ended(ended).await?;
+                    look_at = Clock.now().instant + PAUSE;
+                }
                 () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Begins to look which slots are to be had. `held`: so many are held; `None`: none is taken.
+    fn look(&mut self, held: Option<usize>) {
+        let (target, process) = (self.target.clone(), self.id.clone());
+        let candidate = self.candidate.take();
+        let look = move || look(&target, candidate, &process, held);
+        self.looking = Some(tokio::task::spawn_blocking(look));
+    }
+
+    /// Tells the others that this process is gone: they take what it gives up.
+    async fn leave(&mut self) {
+        // Whoever looks says that they are there.
+        if let Some(looking) = self.looking.take()
+            && let Ok(Ok(Ok(looked))) = timeout(LEAVE_TIME, looking).await
+        {
+            self.candidate = Some(looked.candidate);
+        }
+        let (target, id, candidate) = (self.target.clone(), self.id.clone(), self.candidate.take());
+        let leave = tokio::task::spawn_blocking(move || {
+            let candidate = match candidate {
+                Some(candidate) => candidate,
+                None => Candidate::open(&target)?,
             };
-            match looked
-                .map_err(|error| StoreError::Permanent(error.into()))
-                .flatten()
-            {
-                Ok(looked) => {
-                    *candidate = Some(looked.candidate);
-                    if is_first {
-                        self.serve_api().await?;
-                    }
-                    is_first = false;
-                    self.handle_looked((looked.secret, looked.shared, looked.taken), links);
-                }
-                Err(error) if is_first => return Err(ObserverError::Store(error)),
-                Err(error) => self.say_fault(error.to_string()),
-            }
-            let until = tokio::time::sleep(std::mem::replace(&mut pause, LOOK_EVERY));
-            tokio::pin!(until);
-            loop {
-                tokio::select! {
-                    () = &mut until => break,
-                    () = stop.cancelled() => return Ok(()),
-                    Some(ended) = self.observers.join_next() => {
-                        self.handle_ended(ended).await?;
-                        pause = PAUSE;
-                    }
-                }
-            }
-            let now = Clock.now().instant;
-            self.service
-                .tick(&self.health.faults(), self.slots.len(), now);
+            candidate.leave(&id)
+        });
+        match timeout(LEAVE_TIME, leave).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => info!(%error, "{NOT_TOLD}"),
+            Ok(Err(_)) | Err(_) => info!("{NOT_TOLD}"),
         }
     }
 
     /// Serves what was taken, and gives up what is more than this process's share.
-    fn handle_looked(
-        &mut self,
-        (secret, shared, taken): (String, Shared, Vec<(Arc<Lease>, String)>),
-        links: MakeLinks<'_>,
-    ) {
+    fn handle_looked(&mut self, looked: Looked, links: MakeLinks<'_>) {
+        let Looked {
+            candidate,
+            secret,
+            shared,
+            taken,
+        } = looked;
+        self.candidate = Some(candidate);
         if self.fault.take().is_some() {
             info!("the store works again");
         }
@@ -355,11 +391,14 @@ impl Process {
         }
     }
 
-    /// Stops all slots in order.
-    async fn end(mut self) -> Result<(), ObserverError> {
+    fn stop_all(&self) {
         for held in self.slots.values() {
             held.stop.cancel();
         }
+    }
+
+    /// Waits until all slots have stopped in order.
+    async fn end(mut self) -> Result<(), ObserverError> {
         let mut result = Ok(());
         while let Some(ended) = self.observers.join_next().await {
             let ended = self.handle_ended(ended).await;
@@ -434,41 +473,44 @@ async fn route(mut handed_in: mpsc::Receiver<Handover>, routes: Routes, slots: u
     }
 }
 
-/// Looks at the store, where waiting for the database holds nobody up, and takes what is free, until
-/// this process has its share. It takes nothing with no room; otherwise it holds one slot less than
-/// `room`.
-async fn look(
-    target: Box<Target>,
+/// The end of a look; never, if there is none. Safe to cancel.
+async fn next_look(looking: &mut Option<Looking>) -> Result<Looked, StoreError> {
+    match looking {
+        Some(looking) => match looking.await {
+            Ok(looked) => looked,
+            Err(error) => Err(StoreError::Permanent(error.into())),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks at the store, and takes what is free until this process has its share. `held`: so many
+/// slots it has; `None`: it takes nothing yet. Waits for the database.
+fn look(
+    target: &Target,
     candidate: Option<Candidate>,
-    process: String,
-    room: usize,
-) -> Result<Result<Looked, StoreError>, JoinError> {
-    let look = move || {
-        let candidate = match candidate {
-            Some(candidate) => candidate,
-            None => Candidate::open(&target)?,
-        };
-        let shared = candidate.share(&process)?;
-        let share = usize::from(target.slots().div_ceil(shared.processes));
-        let most = if room == 0 {
-            0
-        } else {
-            (share + 1).saturating_sub(room)
-        };
-        let mut taken = vec![];
-        for slot in &shared.free {
-            if taken.len() < most
-                && let Taken::Ours { lease, from } = candidate.try_take_slot(*slot)?
-            {
-                taken.push((lease, from));
-            }
-        }
-        Ok(Looked {
-            secret: candidate.secret()?,
-            candidate,
-            shared,
-            taken,
-        })
+    process: &str,
+    held: Option<usize>,
+) -> Result<Looked, StoreError> {
+    let candidate = match candidate {
+        Some(candidate) => candidate,
+        None => Candidate::open(target)?,
     };
-    tokio::task::spawn_blocking(look).await
+    let shared = candidate.share(process)?;
+    let share = usize::from(target.slots().div_ceil(shared.processes));
+    let room = held.map_or(0, |held| share.saturating_sub(held));
+    let mut taken = vec![];
+    for slot in &shared.free {
+        if taken.len() < room
+            && let Taken::Ours { lease, from } = candidate.try_take_slot(*slot)?
+        {
+            taken.push((lease, from));
+        }
+    }
+    Ok(Looked {
+        secret: candidate.secret()?,
+        candidate,
+        shared,
+        taken,
+    })
 }
