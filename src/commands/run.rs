@@ -131,7 +131,8 @@ async fn serve_slots(
             let session_present = ready.connected.session_present;
             let text = ready_text(config, &ready);
             let text = text.trim_start_matches("ready: ");
-            info!(target: SENTENCE, number, session_present, "ready: slot {number} of {of}, {text}");
+            let text = format!("ready: slot {number} of {of}, {text}");
+            info!(target: SENTENCE, number, session_present, "{text}");
         }
         std::future::pending::<Infallible>().await
     };

@@ -60,8 +60,8 @@ pub type MakeLinks<'a> = &'a (dyn Fn(u16, &str) -> LinkSettings + Sync);
 /// Serves this process's share of the slots until `stop` is cancelled.
 ///
 /// # Errors
-/// [`ObserverError`]: an address is taken, a slot cannot be served, or the store cannot be used when
-/// the process starts.
+/// [`ObserverError`]: an address is taken, a slot cannot be served, or the store cannot be used at
+/// the start.
 pub async fn run(
     setup: Setup,
     links: MakeLinks<'_>,

@@ -1,5 +1,5 @@
-//! Processes that share the messages in slots: each is taken by one of them, whatever becomes of the
-//! others.
+//! Processes that share the messages in slots: each slot is taken by one of them, whatever becomes
+//! of the others.
 
 use crate::bed::{Broker, Observer, fresh_app, wait_for};
 use crate::http::{free_port, get};

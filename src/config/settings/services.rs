@@ -91,8 +91,8 @@ pub(super) const STORE: Group = Group {
             "slots",
             "N",
             "1",
-            "With a PostgreSQL database: in how many parts observers share the messages, by sender, \
-             up to 4. It is fixed with the first start.",
+            "With a PostgreSQL database: in how many parts observers share the messages, by \
+             sender, up to 4. It is fixed with the first start.",
         ),
         value(
             "state-dir",
