@@ -92,9 +92,12 @@ pub(crate) fn ordinary(port: u16, rate: u64, turn: Duration) -> Vec<f64> {
     let published: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
     let published = &published;
     let mut peers = connect(port, "bench-peers");
-    peers
-        .subscribe(&["apps/bench/users/+/messages/+/clientadded"])
-        .unwrap();
+    // Nothing else: what others get would wait in the same session.
+    let filters: Vec<String> = (0..PAIRS)
+        .map(|user| format!("apps/bench/users/p{user}/messages/+/clientadded"))
+        .collect();
+    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    peers.subscribe(&filters).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut senders = connect(port, "bench-senders");
