@@ -1,14 +1,17 @@
-//! What the log says while the broker is away, and each interval, at the default level.
+//! What the log says while the broker is away or takes no publishes, and each interval, at the
+//! default level.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::bed::{Broker, Observer, binary, fresh_app, wait_for};
-use crate::load::Path;
+use crate::http::{free_port, get};
+use crate::load::{Load, Path, Plan, users};
 use crate::wire::{PATIENCE, Wire};
 
 /// The lines of the log, without their times. A line is its level and its text.
@@ -238,6 +241,67 @@ fn a_log_for_programs_has_the_figures_of_an_outage_as_fields() {
         over["seconds"].as_f64().unwrap() > 0.0 && over["waited"] == 0 && over["all"] == true,
         "{over}"
     );
+}
+
+/// RabbitMQ 4.0 blocks publishers for `ALARM_SECONDS` (a minute in `scripts/campaign`), with more
+/// messages queued than the store may keep. They are taken in and acknowledged up to that bound,
+/// the broker keeps the others, and all are delivered afterwards, in order.
+#[test]
+fn while_publishers_are_blocked_messages_are_taken_in_up_to_a_bound() {
+    const QUEUED: usize = 3_000;
+    let seconds = std::env::var("ALARM_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
+    let broker = Broker::Rabbit4;
+    let _exclusive = broker.exclusive();
+    let (app, port) = (fresh_app(), free_port());
+    let listen = port.to_string();
+    let flags = ["--window", "50", "--http-listen", &listen];
+    let observer = Observer::start(
+        broker,
+        &app,
+        &[&flags[..], &["--max-backlog", "1MiB"]].concat(),
+    );
+    let load = Load::start(Plan {
+        broker,
+        app,
+        senders: users(0..10),
+        recipients: users(10..20),
+        paths: vec![Path::Inbox, Path::Chat21],
+        per_pair: 20,
+        allowed: Some(100),
+    });
+    load.wait_arrived(100);
+    observer.freeze();
+    load.allow(load.expected());
+    load.wait_under_way(QUEUED);
+    broker.alarm(true);
+    let arrived = load.arrived();
+    observer.thaw();
+    observer.wait_log("takes no publishes: ");
+    observer.wait_log("(--max-backlog): ");
+    let metric = |name: &str| {
+        let (_, metrics) = get(port, "/metrics").unwrap();
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap();
+        let value = line.rsplit(' ').next().unwrap();
+        value.parse::<usize>().unwrap()
+    };
+    let received = || metric("observer_messages_received_total{kind=\"message\",qos=\"1\"}");
+    let taken = received();
+    assert!(taken > arrived, "some are taken in");
+    assert!(taken < arrived + QUEUED, "and the broker keeps the others");
+    assert!(metric("observer_backlog_bytes ") >= 1 << 20);
+    // The alarm has to last.
+    std::thread::sleep(Duration::from_secs(seconds));
+    assert_eq!(received(), taken, "the bound holds");
+    broker.alarm(false);
+    let verdict = load.finish().verdict;
+    println!(
+        "{taken} of {} taken in before or while publishers were blocked for {seconds} s; \
+         {} arrived, {} of them twice",
+        QUEUED + arrived,
+        verdict.arrived,
+        verdict.repeated
+    );
+    observer.wait_log("is on its way");
 }
 
 #[test]
