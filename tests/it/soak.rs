@@ -152,13 +152,10 @@ impl Scene {
         let first = if survives { ENDS_PROCESS } else { 0 };
         loop {
             let fault = FAULTS[self.rng.usize(first..FAULTS.len())];
-            let is_possible = match fault {
-                Fault::Alarm => self.broker.is_rabbitmq(),
-                // It writes to its disk now and then, and a kill takes it what it had not written.
-                Fault::BrokerKill => self.broker != Broker::Mosquitto,
-                _ => true,
-            };
-            if is_possible {
+            // Mosquitto has no alarms. It writes to its disk now and then, and a kill takes it what
+            // it had not written.
+            let is_rabbitmqs = [Fault::Alarm, Fault::BrokerKill].contains(&fault);
+            if !is_rabbitmqs || self.broker.is_rabbitmq() {
                 return fault;
             }
         }

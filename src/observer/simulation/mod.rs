@@ -93,6 +93,7 @@ impl Bench {
         }
     }
 
+    #[expect(clippy::print_stdout, reason = "a long run says what it was")]
     fn runs(&self, first: u64, steps: u64, faults: Faults) {
         let mut acknowledged = 0;
         let mut reached = Reached::default();

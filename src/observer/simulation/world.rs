@@ -1,6 +1,7 @@
 //! Everything that can happen, in an order that a number decides.
 
 mod publishers;
+mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,6 @@ use super::process::{PUBLISHERS, Process, WINDOW, topics};
 use crate::connections::session::SessionEvent;
 use crate::mqtt::far_end::{FarEnd, Packet};
 use crate::mqtt::{Cause, Connected, LinkError, Protocol};
-use crate::observer::processor::Processed;
 use crate::protocol::time::UnixMillis;
 use crate::rules::router::Router;
 use crate::store::Store;
@@ -109,7 +109,7 @@ pub(super) struct World {
     texts: u32,
     probe: String,
     permits: Arc<Semaphore>,
-    /// Whether to tell what happens.
+    /// Whether to tell what happens (`SIMULATION_TELLS`).
     tells: bool,
 }
 
@@ -172,12 +172,6 @@ impl World {
         }));
     }
 
-    fn tell(&self, what: std::fmt::Arguments<'_>) {
-        if self.tells {
-            println!("{:>8.3} {what}", self.passed.as_secs_f64());
-        }
-    }
-
     /// Something happens.
     pub(super) fn step(&mut self) {
         let millis = self.rng.u64(0..3);
@@ -227,7 +221,7 @@ impl World {
 
     fn fault(&mut self) {
         let fault = self.rng.u32(0..20);
-        self.tell(format_args!("fault {fault}"));
+        tell(self.tells, self.passed, format_args!("fault {fault}"));
         match fault {
             0..4 => self.session_lost(false),
             4..8 => {
@@ -336,7 +330,11 @@ impl World {
         };
         let text = format!("{} {text}", self.epoch);
         let (received, number) = self.account.publish((&from, &to), &text, members);
-        self.tell(format_args!("{from} writes {text:?} to {to}"));
+        tell(
+            self.tells,
+            self.passed,
+            format_args!("{from} writes {text:?} to {to}"),
+        );
         self.session.publish(received, Some(number));
     }
 
@@ -366,12 +364,8 @@ impl World {
             Some(Down::Message(delivery)) => {
                 let (id, dup) = (delivery.packet_id, delivery.dup);
                 let text = String::from_utf8_lossy(&delivery.received.payload).into_owned();
-                if self.tells {
-                    println!(
-                        "{:>8.3} read {id:?} dup {dup} {text:.40}",
-                        self.passed.as_secs_f64()
-                    );
-                }
+                let read = format_args!("read {id:?} dup {dup} {text:.40}");
+                tell(self.tells, self.passed, read);
                 self.session.mark_known(delivery.packet_id.expect("QoS 1"));
                 let permit = self.permits.clone().try_acquire_owned().unwrap();
                 let event = SessionEvent::Message(delivery.clone(), permit);
@@ -391,9 +385,7 @@ impl World {
         }
         match session.line.up.pop_front() {
             Some(Packet::Ack(packet_id)) => {
-                if self.tells {
-                    println!("{:>8.3} acked {packet_id}", self.passed.as_secs_f64());
-                }
+                tell(self.tells, self.passed, format_args!("acked {packet_id}"));
                 if let Some(number) = self.session.acknowledge(packet_id).number {
                     self.account.acknowledged(number);
                 }
@@ -410,7 +402,7 @@ impl World {
             return;
         }
         self.connections += 1;
-        self.tell(format_args!("session up"));
+        tell(self.tells, self.passed, format_args!("session up"));
         let connected = connected(true);
         let (client, far_end) = FarEnd::new(&connected);
         let number = self.connections;
@@ -505,121 +497,13 @@ impl World {
     }
 }
 
-/// The process, the store and the broker as a whole.
-impl World {
-    fn store_commits(&mut self) {
-        if let Some(processed) = self.commit() {
-            self.process().committed(processed);
-        }
-    }
-
-    fn commit(&mut self) -> Option<Processed> {
-        let (batch, processed) = self.process().commit()?;
-        self.tell(format_args!(
-            "commit acknowledged {:?} published {:?}, {} messages",
-            batch.acknowledged,
-            batch.published.len(),
-            batch.messages.len()
-        ));
-        for message in &batch.messages {
-            self.tell(format_args!(
-                "  {} {} {:.40}",
-                message.id,
-                message.repeated,
-                String::from_utf8_lossy(&message.received.payload)
-            ));
-            self.session.mark_stored(&message.received);
-        }
-        Some(processed)
-    }
-
-    /// In the middle of what it does: some of it is done, some is on the way, and some of that
-    /// arrives.
-    fn kill(&mut self) {
-        let most = self.rng.usize(0..20);
-        self.act(most);
-        if self.rng.bool() {
-            self.commit();
-        }
-        for _ in 0..self.rng.usize(0..8) {
-            self.broker_reads_session();
-        }
-        for publisher in 0..PUBLISHERS {
-            for _ in 0..self.rng.usize(0..8) {
-                self.broker_reads_of(publisher);
-            }
-        }
-        let process = self.process.take().expect("it runs");
-        let store = process.kill();
-        self.lines = std::array::from_fn(|_| None);
-        self.session_line = None;
-        self.connections = 0;
-        self.session.handle_kill();
-        self.session.handle_lost(self.rng.u16(0..1_000));
-        let (router, metrics) = (self.router.clone(), self.metrics.clone());
-        self.process = Some(Process::start(store, &router, &metrics));
-        self.act(usize::MAX);
-    }
-
-    fn broker_crashes(&mut self) {
-        self.session_lost(false);
-        for publisher in 0..PUBLISHERS {
-            self.publisher_lost(publisher, Cause::Unreachable);
-        }
-    }
-
-    /// From now on nothing fails. Returns what became of everything, once that is known.
-    pub(super) fn rest(mut self) -> Result<Account, String> {
-        (self.alarm, self.bad) = (false, false);
-        if let Some(session) = &self.session_line
-            && session.line.is_dead
-        {
-            self.session_lost(false);
-        }
-        for _ in 0..REST {
-            self.session_up();
-            for publisher in 0..PUBLISHERS {
-                self.publisher_comes_up(publisher);
-            }
-            self.act(usize::MAX);
-            self.move_everything();
-            self.pass(TICK);
-            self.act(usize::MAX);
-            if self.is_at_rest() {
-                return Ok(self.account);
-            }
-        }
-        Err(format!("no rest: {:?}", self.process().observer.ledger))
-    }
-
-    fn move_everything(&mut self) {
-        for _ in 0..WINDOW {
-            self.broker_delivers();
-            self.observer_reads();
-            self.act(usize::MAX);
-            self.store_commits();
-            self.act(usize::MAX);
-            self.broker_reads_session();
-        }
-        for publisher in 0..PUBLISHERS {
-            while self.broker_reads_of(publisher) {}
-            if let Some((line, _)) = &mut self.lines[publisher] {
-                let taken = std::mem::take(&mut line.taken);
-                line.down.extend(taken.into_iter().map(Down::Confirmed));
-            }
-            while self.observer_hears_of(publisher) {}
-            self.act(usize::MAX);
-        }
-    }
-
-    fn is_at_rest(&self) -> bool {
-        let is_idle =
-            |line: &Line| line.up.is_empty() && line.down.is_empty() && line.taken.is_empty();
-        let lines = self.lines.iter().flatten();
-        let process = self.process.as_ref();
-        self.session.is_empty()
-            && lines.map(|(line, _)| line).all(is_idle)
-            && process.is_some_and(Process::rests)
+#[expect(
+    clippy::print_stdout,
+    reason = "for whoever looks for what a seed has found"
+)]
+fn tell(tells: bool, passed: Duration, what: std::fmt::Arguments<'_>) {
+    if tells {
+        println!("{:>8.3} {what}", passed.as_secs_f64());
     }
 }
 
