@@ -23,6 +23,7 @@ use crate::http::api;
 use crate::http::api::handover::{Handover, Unserved};
 use crate::http::console::{self, Console};
 use crate::http::server;
+use crate::observer::absentees;
 use crate::observer::event_loop::EVENTS_AT_A_TIME;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Sharing, owner};
@@ -307,7 +308,7 @@ impl Process {
         let routes = self.routes.lock();
         routes
             .expect("nobody panics holding it")
-            .insert(number, submissions);
+            .insert(number, submissions.clone());
         let (ready_tx, ready_rx) = oneshot::channel();
         let stop = CancellationToken::new();
         let held = Held {
@@ -316,6 +317,15 @@ impl Process {
             metrics: around.metrics.clone(),
         };
         self.slots.insert(number, held);
+        // One process looks for all.
+        let looks = setup.store.as_ref().filter(|_| number == 0);
+        let looking = absentees::look_out(looks, submissions.clone());
+        let looking = async move {
+            match looking {
+                Some(looking) => looking.await,
+                None => std::future::pending().await,
+            }
+        };
         let (ready, [http, api]) = (self.ready.clone(), self.addresses);
         let observer = async move {
             let tell = async {
@@ -341,6 +351,7 @@ impl Process {
                     Err(error) => Ended::Failed(error),
                 },
                 never = tell => never,
+                never = looking => match never {},
                 () = turn.lost() => Ended::Lost,
             };
             (number, ended)

@@ -73,7 +73,8 @@ impl Slot {
             return (last + 1, at);
         }
         let first = super::millis(at) * PER_MILLI + self.row();
-        let position = first.max(last + TURN);
+        // What was copied from another store may have any number.
+        let position = first.max((last / TURN + 1) * TURN + self.row());
         (position, Self::time_of(position))
     }
 
@@ -126,6 +127,8 @@ mod tests {
                 assert!(events.insert(event), "{event} was given twice");
             }
             assert_eq!(newest, UnixMillis::new(2_000));
+            let (position, _) = slot.next_position(last + 5, newest, UnixMillis::new(1));
+            assert!(position > last + 5 && is_of(*slot, position));
         }
     }
 

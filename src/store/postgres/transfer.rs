@@ -17,6 +17,8 @@ const SET_PROGRESS: &str = "INSERT INTO copying VALUES (0, $1)
 const FORGET_PROGRESS: &str = "DROP TABLE copying";
 const SLOTS: &str = "SELECT count(*) FROM observer";
 const OTHER_HOLDERS: &str = "SELECT 1 FROM observer WHERE n > 0 AND expires > clock_timestamp()";
+// Of several slots, as far as the first one got: what comes again comes to sessions that nobody
+// reads any more.
 const COUNTERS: &str = "SELECT max(acknowledged), max(last_seq), max(last_event), max(secret)
     FROM observer";
 // Divides by zero if somebody else has the lease: the transaction ends.
