@@ -115,11 +115,7 @@ impl Processor {
             let tried = catch_unwind(AssertUnwindSafe(|| self.try_process(batch)));
             match tried {
                 // The same row would hold up all messages for ever.
-                Ok(Err(StoreError::Row(fault))) => {
-                    if !self.panics.add_row(&fault) {
-                        return Err(StoreError::Row(fault));
-                    }
-                }
+                Ok(Err(StoreError::Row(ref fault))) if self.panics.add_row(fault) => {}
                 Ok(processed) => return processed,
                 // No message is worth a restart, which it would survive.
                 Err(panic) if !self.panics.add() => resume_unwind(panic),
