@@ -17,6 +17,8 @@ mod error;
 mod event;
 #[cfg(test)]
 pub(crate) mod far_end;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keep_alive;
 mod options;
 mod outbox;
