@@ -24,8 +24,8 @@ const MAX_LEASE: Duration = Duration::from_secs(600);
 
 /// Every slot gets every message: with more, the broker does little else.
 const MAX_SHARES: u16 = 4;
-/// A session is relied upon for no longer, whatever the broker was asked for: RabbitMQ keeps one for
-/// a day, unless told otherwise.
+/// A session is relied upon for no longer, whatever the broker was asked for: RabbitMQ keeps one
+/// for a day, unless told otherwise.
 const SURE_OF_SESSION: Duration = Duration::from_secs(24 * 3600);
 
 const SLOTS_NEED_POSTGRES: &str = "several observers share a PostgreSQL database alone \

@@ -100,6 +100,57 @@ struct Held {
     metrics: Metrics,
 }
 
+/// What the observer of a slot is run with.
+struct SlotRun {
+    slot: Slot,
+    setup: Setup,
+    around: Around,
+    handovers: (mpsc::Sender<Handover>, mpsc::Receiver<Handover>),
+    turn: Turn,
+    stop: CancellationToken,
+    /// Where the process serves health and its API.
+    addresses: [Option<SocketAddr>; 2],
+    ready: mpsc::Sender<SlotReady>,
+}
+
+impl SlotRun {
+    /// Runs until it is stopped or the lease has ended: then all that runs is dropped as it is, as
+    /// at a crash.
+    async fn run(self) -> (u16, Ended) {
+        let (slot, [http, api]) = (self.slot, self.addresses);
+        let (submissions, submitted) = self.handovers;
+        // One slot looks for all.
+        let store = self.setup.store.as_ref();
+        let looking = absentees::look_out(store.filter(|_| slot.number() == 0), submissions);
+        let looking = async move {
+            match looking {
+                Some(looking) => looking.await,
+                None => std::future::pending().await,
+            }
+        };
+        let (ready_tx, ready_rx) = oneshot::channel();
+        let tell = async {
+            if let Ok(ready) = ready_rx.await {
+                let ready = Ready { http, api, ..ready };
+                let _ = self.ready.send(SlotReady { slot, ready }).await;
+            }
+            std::future::pending().await
+        };
+        let ended = tokio::select! {
+            ended = run_slot(self.setup, self.around, submitted, self.stop, ready_tx) => {
+                match ended {
+                    Ok(stopped) => Ended::Stopped(stopped),
+                    Err(error) => Ended::Failed(error),
+                }
+            }
+            never = tell => never,
+            never = looking => match never {},
+            () = self.turn.lost() => Ended::Lost,
+        };
+        (slot.number(), ended)
+    }
+}
+
 /// Where submissions go, by slot.
 type Routes = Arc<Mutex<BTreeMap<u16, mpsc::Sender<Handover>>>>;
 
@@ -309,55 +360,24 @@ impl Process {
         routes
             .expect("nobody panics holding it")
             .insert(number, submissions.clone());
-        let (ready_tx, ready_rx) = oneshot::channel();
-        let stop = CancellationToken::new();
-        let held = Held {
-            stop: stop.clone(),
+        let run = SlotRun {
+            slot,
+            setup,
+            around,
+            handovers: (submissions, submitted),
             turn: turn.clone(),
-            metrics: around.metrics.clone(),
+            stop: CancellationToken::new(),
+            addresses: self.addresses,
+            ready: self.ready.clone(),
+        };
+        let held = Held {
+            stop: run.stop.clone(),
+            turn,
+            metrics: run.around.metrics.clone(),
         };
         self.slots.insert(number, held);
-        // One process looks for all.
-        let looks = setup.store.as_ref().filter(|_| number == 0);
-        let looking = absentees::look_out(looks, submissions.clone());
-        let looking = async move {
-            match looking {
-                Some(looking) => looking.await,
-                None => std::future::pending().await,
-            }
-        };
-        let (ready, [http, api]) = (self.ready.clone(), self.addresses);
-        let observer = async move {
-            let tell = async {
-                if let Ok(is_ready) = ready_rx.await {
-                    let is_ready = Ready {
-                        http,
-                        api,
-                        ..is_ready
-                    };
-                    let _ = ready
-                        .send(SlotReady {
-                            slot,
-                            ready: is_ready,
-                        })
-                        .await;
-                }
-                std::future::pending().await
-            };
-            // When the lease has ended, all that runs is dropped as it is, as at a crash.
-            let ended = tokio::select! {
-                ended = run_slot(setup, around, submitted, stop, ready_tx) => match ended {
-                    Ok(stopped) => Ended::Stopped(stopped),
-                    Err(error) => Ended::Failed(error),
-                },
-                never = tell => never,
-                never = looking => match never {},
-                () = turn.lost() => Ended::Lost,
-            };
-            (number, ended)
-        };
-        self.observers
-            .spawn(observer.instrument(info_span!("slot", number)));
+        let span = info_span!("slot", number);
+        self.observers.spawn(run.run().instrument(span));
     }
 
     /// The observer of a slot has ended.

@@ -1,9 +1,9 @@
 //! The lease: which process serves a slot.
 //!
 //! Owns the row that says so, and the table of the processes that share the slots among them. The
-//! lease is taken when it has expired by the clock of the database, and counts for its holder as long
-//! as it would by their own clock from before it was asked for: a holder that was stopped, or cut
-//! off, finds it at an end no later than others can take it. Each change of the holder raises a
+//! lease is taken when it has expired by the clock of the database, and counts for its holder as
+//! long as it would by their own clock from before it was asked for: a holder that was stopped, or
+//! cut off, finds it at an end no later than others can take it. Each change of the holder raises a
 //! number, the token, and every transaction asks for it: what an earlier holder writes is refused.
 
 use std::cell::Cell;
