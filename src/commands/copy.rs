@@ -38,6 +38,7 @@ pub(super) fn run(args: &CopyArgs, out: Output) -> anyhow::Result<ExitCode> {
         bail!("{from} is named twice: a store is copied into another");
     }
     let source = transfer::open(&from)?;
+    let kept = kept_secret(&from, args.client_id_file.as_deref())?;
     let mut copy = transfer::open_or_make(&to)?;
     let begun = Copy::begin(&*source, &mut *copy, &from.to_string());
     let mut running = begun.with_context(|| to.to_string())?;
@@ -46,13 +47,12 @@ pub(super) fn run(args: &CopyArgs, out: Output) -> anyhow::Result<ExitCode> {
         progress.note("copied", step);
     }
     let mut compared = Progress::new(out);
-    let kept = kept_secret(&from)?;
-    let secret = running
-        .finish(kept, &mut |step| compared.note("compared", step))
-        .with_context(|| to.to_string())?;
-    if let Some(secret) = secret {
+    let copied = running.compare(&mut |step| compared.note("compared", step));
+    copied.with_context(|| to.to_string())?;
+    if let Some(secret) = running.secret()?.or_else(|| kept.clone()) {
         keep_secret(&to, &secret, out)?;
     }
+    running.finish(kept).with_context(|| to.to_string())?;
     out.text(&summary(&compared, &to))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -65,12 +65,22 @@ fn secret_file(location: &StoreLocation) -> Option<PathBuf> {
     }
 }
 
-fn kept_secret(from: &StoreLocation) -> anyhow::Result<Option<String>> {
-    let Some(path) = secret_file(from).filter(|path| path.exists()) else {
-        return Ok(None);
+/// What the observer of the source is known by at the broker; `None` if the source keeps that
+/// itself, or nobody wants it.
+fn kept_secret(from: &StoreLocation, named: Option<&str>) -> anyhow::Result<Option<String>> {
+    let path = match (named, secret_file(from)) {
+        (Some("none"), _) | (None, None) => return Ok(None),
+        (Some(named), _) => PathBuf::from(named),
+        (None, Some(beside)) => beside,
     };
-    let text = std::fs::read_to_string(&path);
-    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        let path = path.display();
+        format!(
+            "cannot read {path}, with which the observer finds its session at the broker again \
+             (--client-id-file FILE if it is elsewhere, in the state directory; none if nothing \
+             waits in the session, or the observer has --client-id)"
+        )
+    })?;
     Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
 }
 

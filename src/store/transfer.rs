@@ -203,6 +203,12 @@ pub trait Transfer: Debug {
     /// [`StoreError`].
     fn progress(&self) -> Result<Option<String>, StoreError>;
 
+    /// Whether nobody else can have used the store since it was opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`]: somebody may have.
+    fn check_is_ours(&self) -> Result<(), StoreError>;
+
     /// What the store has beside its rows.
     ///
     /// # Errors
@@ -374,17 +380,19 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Compares both stores, and ends the copy. `secret` is the random part of the MQTT client
-    /// identifiers, where the source does not keep it. Returns that part, if anybody has it.
-    /// `compared` is told of each page.
+    /// The random part of the MQTT client identifiers, if the source keeps it.
+    ///
+    /// # Errors
+    /// [`CopyError::Store`].
+    pub fn secret(&self) -> Result<Option<String>, CopyError> {
+        Ok(self.from.counters()?.secret)
+    }
+
+    /// Compares both stores. `compared` is told of each page.
     ///
     /// # Errors
     /// [`CopyError::Differs`]; the copy cannot be used. [`CopyError::Store`].
-    pub fn finish(
-        self,
-        secret: Option<String>,
-        compared: &mut dyn FnMut(Step),
-    ) -> Result<Option<String>, CopyError> {
+    pub fn compare(&self, compared: &mut dyn FnMut(Step)) -> Result<(), CopyError> {
         for part in Part::ALL {
             let (mut after, mut pages) = (part.before_all(), Pages::default());
             loop {
@@ -404,10 +412,19 @@ impl<'a> Copy<'a> {
                 compared(Step { part, rows });
             }
         }
+        Ok(())
+    }
+
+    /// Ends the copy: the store may be used. `secret` is the random part of the MQTT client
+    /// identifiers, where the source does not keep it.
+    ///
+    /// # Errors
+    /// [`CopyError::Store`]; also where the source may have been used meanwhile.
+    pub fn finish(self, secret: Option<String>) -> Result<(), CopyError> {
         let mut counters = self.from.counters()?;
         counters.secret = counters.secret.or(secret);
-        self.to.finish(&counters)?;
-        Ok(counters.secret)
+        self.from.check_is_ours()?;
+        Ok(self.to.finish(&counters)?)
     }
 }
 

@@ -88,3 +88,37 @@ fn a_store_moves_into_postgresql_and_back_and_nothing_is_lost() {
     let stored = format!("{:<14}{expected}\n", "messages");
     assert!(told && text.contains(&stored), "{text}");
 }
+
+/// The observer keeps it in its state directory, and the store may be anywhere.
+#[test]
+fn a_client_identifier_that_is_not_beside_the_store_is_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (from, to) = (path("chat.db"), path("copy.db"));
+    let mut make = binary();
+    make.args(["store", "import", "--groups", "/dev/null", "--store", &from]);
+    assert!(make.output().unwrap().status.success());
+    let copy = |named: &[&str]| {
+        let mut copy = binary();
+        let output = copy
+            .args(["store", "copy", &from, &to])
+            .args(named)
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    };
+    let (copied, said) = copy(&[]);
+    let wanted = format!("error: cannot read {}, with which", path("chat.client-id"));
+    assert!(
+        !copied && said.starts_with(&wanted) && said.contains("--client-id-file"),
+        "{said}"
+    );
+    std::fs::write(path("observer.client-id"), "secret").unwrap();
+    let (copied, said) = copy(&["--client-id-file", &path("observer.client-id")]);
+    assert!(copied, "{said}");
+    assert_eq!(
+        std::fs::read_to_string(path("copy.client-id")).unwrap(),
+        "secret"
+    );
+}

@@ -33,7 +33,10 @@ const COMMANDS: &[(&str, i32)] = &[
     ("store stats --state-dir DIR --json", 0),
     ("store export a alice --state-dir DIR", 0),
     ("store import --groups /dev/null --state-dir DIR", 0),
-    ("store copy DIR/observer.db DIR/copy.db", 0),
+    (
+        "store copy DIR/observer.db DIR/copy.db --client-id-file none",
+        0,
+    ),
     ("store prune 90d --state-dir DIR", 0),
     ("store check --state-dir DIR", 0),
     ("group set a group-1 DIR/group.json --state-dir DIR", 0),

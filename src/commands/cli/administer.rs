@@ -76,6 +76,9 @@ pub(in crate::commands) struct CopyArgs {
     /// The store to fill: the same
     #[arg(id = "TO")]
     pub(in crate::commands) to: String,
+    /// The observer.client-id of a store in a file; beside it, unless said; none for none
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::commands) client_id_file: Option<String>,
     /// The password of the database
     #[arg(long, value_name = "FILE", env = "OBSERVER_STORE_PASSWORD_FILE")]
     pub(in crate::commands) store_password_file: Option<String>,

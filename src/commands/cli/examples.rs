@@ -248,7 +248,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "store copy observer.db postgres://observer@db.example.com/chat",
             "store copy postgres://observer@db/chat observer.db",
-            "store copy old.db new.db",
+            "store copy old.db new.db --client-id-file none",
         ],
     ),
     (

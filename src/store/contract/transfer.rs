@@ -158,8 +158,8 @@ pub(crate) fn copy_all(from: &dyn Transfer, to: &mut dyn Transfer) -> (usize, us
         count += rows;
     }
     let mut compared = 0;
-    copy.finish(None, &mut |step| compared += step.rows)
-        .unwrap();
+    copy.compare(&mut |step| compared += step.rows).unwrap();
+    copy.finish(None).unwrap();
     (count, compared)
 }
 
@@ -235,7 +235,7 @@ pub(crate) fn a_copy_that_differs_is_told<M: Maker>(maker: &M) {
     drop(feed);
     let from = maker.whole();
     let copy = Copy::begin(&*from, &mut *to, "the first").unwrap();
-    let differs = copy.finish(None, &mut |_| {}).unwrap_err();
+    let differs = copy.compare(&mut |_| {}).unwrap_err();
     let place = json!({"part": Part::Copies.name(), "key": "a / bob / 1 / alice"});
     assert!(
         matches!(&differs, CopyError::Differs { part, key }

@@ -84,6 +84,8 @@ pub(super) struct PostgresStore {
     connection: Connection,
     /// `None` for a command beside the observer.
     lease: Option<Arc<Lease>>,
+    /// Those of the other slots, while the whole store is copied.
+    other_leases: Vec<Arc<Lease>>,
     /// Whose numbers it gives. A command gives none.
     slot: Slot,
     batch: RefCell<Batch>,
@@ -197,6 +199,7 @@ impl PostgresStore {
             connection,
             lease,
             slot,
+            other_leases: vec![],
             batch: RefCell::default(),
             counters,
             before: counters,

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::batch::{COPY_BYTES, MESSAGE_BYTES};
 use super::connection::{Command, Param, params, text};
 use super::write::owner;
-use super::{Access, OfflineDelivery, PostgresStore, StoreError, Target};
+use super::{Access, Candidate, OfflineDelivery, PostgresStore, StoreError, Taken, Target};
 use crate::store::transfer::{self, Counters, Kind, Part, Transfer, Value};
 
 const HAS_PROGRESS: &str = "SELECT to_regclass('copying') IS NOT NULL";
@@ -16,10 +16,8 @@ const SET_PROGRESS: &str = "INSERT INTO copying VALUES (0, $1)
     ON CONFLICT (n) DO UPDATE SET progress = excluded.progress";
 const FORGET_PROGRESS: &str = "DROP TABLE copying";
 const SLOTS: &str = "SELECT count(*) FROM observer";
-const OTHER_HOLDERS: &str = "SELECT 1 FROM observer WHERE n > 0 AND expires > clock_timestamp()";
-// Of several slots, as far as the first one got: what comes again comes to sessions that nobody
-// reads any more.
-const COUNTERS: &str = "SELECT max(acknowledged), max(last_seq), max(last_event), max(secret)
+// Of several slots, as far as the last one got: what is behind that may come again.
+const COUNTERS: &str = "SELECT min(acknowledged), max(last_seq), max(last_event), max(secret)
     FROM observer";
 // Divides by zero if somebody else has the lease: the transaction ends.
 const FENCE: &str = "WITH held AS (UPDATE observer SET batch = batch
@@ -127,11 +125,17 @@ impl PostgresStore {
         let looking = Self::open_whole(target, Access::Shared, OfflineDelivery::Broker)?;
         let slots: i64 = looking.row(SLOTS, vec![], |row| row.get(0))?;
         let slots = u16::try_from(slots).unwrap_or(1);
-        let store = Self::open_to_transfer(&target.clone().in_slots(slots))?;
-        match store.exists(OTHER_HOLDERS, vec![])? {
-            true => Err(StoreError::InUse(target.path())),
-            false => Ok(store),
-        }
+        let target = target.clone().in_slots(slots);
+        let candidate = Candidate::open(&target)?;
+        let take = |slot| match candidate.try_take_slot(slot)? {
+            Taken::Ours { lease, .. } => Ok(lease),
+            Taken::Theirs { .. } => Err(StoreError::InUse(target.path())),
+        };
+        let first = take(0)?;
+        let others = (1..slots).map(take).collect::<Result<_, _>>()?;
+        let mut store = Self::open_to_transfer(&target.clone().holding(first))?;
+        store.other_leases = others;
+        Ok(store)
     }
 
     /// Does all of it in one transaction, as the holder of the lease.
@@ -156,6 +160,14 @@ impl Transfer for PostgresStore {
         match self.row(HAS_PROGRESS, vec![], |row| row.get(0))? {
             true => self.find(PROGRESS, vec![], |row| row.get(0)),
             false => Ok(None),
+        }
+    }
+
+    fn check_is_ours(&self) -> Result<(), StoreError> {
+        let mut leases = self.lease.iter().chain(&self.other_leases);
+        match leases.all(|lease| lease.is_valid()) {
+            true => Ok(()),
+            false => Err(StoreError::Fenced),
         }
     }
 

@@ -104,6 +104,11 @@ impl Transfer for SqliteStore {
         Ok(self.connection.find(&PROGRESS, [], |row| row.get(0))?)
     }
 
+    fn check_is_ours(&self) -> Result<(), StoreError> {
+        // The file is locked as long as it is open.
+        Ok(())
+    }
+
     fn counters(&self) -> Result<Counters, StoreError> {
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
         let (acknowledged, last_seq) = self.connection.row(&COUNTERS, [], read)?;
