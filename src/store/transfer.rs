@@ -161,6 +161,30 @@ impl Part {
 }
 
 impl Value {
+    /// The number, if it is one.
+    pub(super) fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(number) => Some(*number),
+            Self::Null | Self::Text(_) | Self::Bytes(_) => None,
+        }
+    }
+
+    /// The text, if it is one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Null | Self::Integer(_) | Self::Bytes(_) => None,
+        }
+    }
+
+    /// The bytes, if it is such.
+    pub(super) fn blob(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Null | Self::Integer(_) | Self::Text(_) => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Null => 0,

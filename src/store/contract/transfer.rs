@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::{Feed, Maker, NOW, app, timeline, user};
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::envelope::Body;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::request::Erased;
 use crate::protocol::status::Status;
@@ -68,6 +69,11 @@ pub(crate) fn fill(feed: &mut Feed) {
     ] {
         feed.apply(&write);
     }
+    fill_beside(feed, [group, unfinished]);
+}
+
+/// What is no message: groups and bans, the outbox, and the delivery log of two messages.
+fn fill_beside(feed: &mut Feed, [group, unfinished]: [MessageId; 2]) {
     let store = &mut feed.store;
     let now = UnixMillis::new(NOW);
     store

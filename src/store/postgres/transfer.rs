@@ -237,10 +237,7 @@ impl Transfer for PostgresStore {
         let columns = part.columns().iter().enumerate();
         let mut params: Vec<Param> = columns.map(|(at, kind)| column(rows, at, *kind)).collect();
         if part == Part::Groups {
-            let owners = rows.iter().map(|row| match &row[2] {
-                Value::Text(body) => owner(body),
-                _ => None,
-            });
+            let owners = rows.iter().map(|row| row[2].text().and_then(owner));
             params.push(Box::new(owners.collect::<Vec<Option<String>>>()));
         }
         let mut commands = vec![Command {
@@ -286,27 +283,17 @@ fn parameter(value: Value) -> Param {
 fn column(rows: &[transfer::Row], at: usize, kind: Kind) -> Param {
     let values = rows.iter().map(|row| &row[at]);
     match kind {
-        Kind::Integer => {
-            let numbers = values.map(|value| match value {
-                Value::Integer(number) => Some(*number),
-                _ => None,
-            });
-            Box::new(numbers.collect::<Vec<_>>())
-        }
-        Kind::Text => {
-            let texts = values.map(|value| match value {
-                Value::Text(part) => Some(text(part)),
-                _ => None,
-            });
-            Box::new(texts.collect::<Vec<_>>())
-        }
-        Kind::Bytes => {
-            let all = values.map(|value| match value {
-                Value::Bytes(bytes) => Some(bytes.clone()),
-                _ => None,
-            });
-            Box::new(all.collect::<Vec<_>>())
-        }
+        Kind::Integer => Box::new(values.map(Value::integer).collect::<Vec<_>>()),
+        Kind::Text => Box::new(
+            values
+                .map(|value| value.text().map(text))
+                .collect::<Vec<_>>(),
+        ),
+        Kind::Bytes => Box::new(
+            values
+                .map(|value| value.blob().map(<[u8]>::to_vec))
+                .collect::<Vec<_>>(),
+        ),
     }
 }
 

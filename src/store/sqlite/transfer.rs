@@ -284,7 +284,9 @@ impl SqliteStore {
                     .filter(|publish| !publish.is_empty())
                     .map(status_and_topic)
                     .collect(),
-                _ => vec![(Value::Null, &topics)],
+                Value::Integer(_) | Value::Text(_) | Value::Bytes(_) => {
+                    vec![(Value::Null, &topics)]
+                }
             };
             for (number, (status, topic)) in (first..).zip(texts) {
                 rows.push(vec![
@@ -437,10 +439,7 @@ fn value(row: &Row<'_>, at: usize) -> rusqlite::Result<Value> {
 }
 
 fn text(value: &Value) -> &str {
-    match value {
-        Value::Text(text) => text,
-        Value::Null | Value::Integer(_) | Value::Bytes(_) => "",
-    }
+    value.text().unwrap_or_default()
 }
 
 fn limit(most: usize) -> i64 {
