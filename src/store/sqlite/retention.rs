@@ -3,11 +3,6 @@
 //! Messages are deleted first, oldest first, and the copies that sender and recipient have of them.
 //! Where others may have copies, a sweep through all inboxes then deletes what referred to them;
 //! until then a reader skips a copy whose message is gone.
-//!
-//! Where the store is too large because of one user, theirs go first: nobody loses what they have
-//! because somebody else fills the disk.
-
-use std::collections::HashMap;
 
 use rusqlite::params;
 
@@ -20,10 +15,6 @@ use crate::store::{Pruned, Retention, Store};
 
 /// Rows that one step deletes, at most, of each kind.
 const ROWS_PER_STEP: u32 = 200;
-/// Messages that are looked at to find who has most of what is stored.
-const SAMPLES: usize = 200;
-/// Positions that one step looks through for the messages of one sender.
-const SPAN: i64 = 2_000;
 /// Free pages kept for what is stored next. The others are given back to the file system.
 const FREE_PAGES: u32 = 1_000;
 
@@ -38,17 +29,6 @@ statements! {
             (SELECT max(seq) FROM message_data))
         AND (stored_at < ?2 OR ?3) AND (fingerprint IS NULL OR id <= ?4)
         AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = m.id)";
-    // Of a group message others have copies, which only a sweep finds.
-    OLDEST_OF_SENDER = "SELECT seq, sender, recipient FROM message_data m
-        WHERE seq > ?1 AND seq <= ?2 AND sender = ?3
-        AND seq < (SELECT max(seq) FROM message_data) AND (fingerprint IS NULL OR id <= ?4)
-        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.id = m.id)
-        AND (sender = recipient OR NOT EXISTS (SELECT 1 FROM copy
-            WHERE inbox = m.recipient AND peer = m.recipient AND seq = m.seq))
-        ORDER BY seq LIMIT ?5";
-    SAMPLE = "SELECT sender, octet_length(body) FROM message_data WHERE seq >= ?
-        ORDER BY seq LIMIT 1";
-    LAST_SEQ = "SELECT max(seq) FROM message_data";
     DELETE_MESSAGE = "DELETE FROM message_data WHERE seq = ?";
     DELETE_COPY = "DELETE FROM copy WHERE inbox = ? AND peer = ? AND seq = ?";
     DELETE_CONVERSATION = "DELETE FROM conversation_state WHERE inbox = ?1 AND peer = ?2
@@ -84,18 +64,6 @@ pub(super) struct Sweep {
     clean_before: Option<i64>,
     /// Whether messages were deleted since a round began that others may have copies of.
     is_due: bool,
-    /// Whose messages go first, if somebody has far more than others.
-    heaviest: Option<Heaviest>,
-}
-
-/// A user who has most of what is stored.
-#[derive(Clone, Copy, Debug)]
-struct Heaviest {
-    sender: i64,
-    /// How far the search for their messages got.
-    after: i64,
-    /// Whether it has found any.
-    has_found: bool,
 }
 
 impl SqliteStore {
@@ -132,19 +100,17 @@ impl SqliteStore {
         };
         // Nothing comes before every id.
         let acknowledged = self.progress.acknowledged.map(|id| *id.as_bytes());
-        let acknowledged = acknowledged.as_ref().map_or(&[][..], |id| id);
-        let of_heaviest = match too_large {
-            true => self.prune_heaviest(acknowledged)?,
-            false => None,
-        };
-        let is_everybodys_turn = too_large && of_heaviest.is_none();
-        let params = params![ROWS_PER_STEP, keep_from, is_everybodys_turn, acknowledged];
+        let params = params![
+            ROWS_PER_STEP,
+            keep_from,
+            too_large,
+            acknowledged.as_ref().map_or(&[][..], |id| id)
+        ];
         let oldest: Vec<(i64, i64, i64, bool)> =
             self.connection.rows(&OLDEST_MESSAGES, params, |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?;
-        // A search that has found nothing goes on.
-        let deleted = oldest.len() + of_heaviest.map_or(0, |found| found.max(1));
+        let deleted = oldest.len();
         for (seq, sender, recipient, is_elsewhere) in oldest {
             self.sweep.is_due |= is_elsewhere;
             self.delete_message(seq, sender, recipient)?;
@@ -163,70 +129,6 @@ impl SqliteStore {
         Ok(if is_done { Pruned::All } else { Pruned::More })
     }
 
-    /// Deletes some messages of the user who has most of what is stored: the oldest. Returns how
-    /// many; `None` if nobody has most of it, or nothing of theirs may be deleted.
-    fn prune_heaviest(&mut self, acknowledged: &[u8]) -> Result<Option<usize>, StoreError> {
-        let heaviest = match self.sweep.heaviest {
-            Some(heaviest) => Some(heaviest),
-            None => self.find_heaviest()?,
-        };
-        let Some(mut heaviest) = heaviest else {
-            return Ok(None);
-        };
-        let last = heaviest.after + SPAN;
-        let params = params![
-            heaviest.after,
-            last,
-            heaviest.sender,
-            acknowledged,
-            ROWS_PER_STEP
-        ];
-        let found: Vec<(i64, i64, i64)> =
-            self.connection.rows(&OLDEST_OF_SENDER, params, |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
-        for (seq, sender, recipient) in &found {
-            self.delete_message(*seq, *sender, *recipient)?;
-        }
-        let is_full = found.len() == usize::try_from(ROWS_PER_STEP).unwrap_or(0);
-        heaviest.has_found |= !found.is_empty();
-        heaviest.after = match found.last() {
-            Some((seq, ..)) if is_full => *seq,
-            Some(_) | None => last,
-        };
-        let newest: i64 = self.connection.row(&LAST_SEQ, [], |row| row.get(0))?;
-        let is_over = heaviest.after >= newest;
-        self.sweep.heaviest = Some(heaviest).filter(|_| !is_over);
-        Ok(match is_over && !heaviest.has_found {
-            true => None,
-            false => Some(found.len()),
-        })
-    }
-
-    /// Looks at messages here and there: who has more than half of their bytes, if anybody else
-    /// has any.
-    fn find_heaviest(&self) -> Result<Option<Heaviest>, StoreError> {
-        let Some(first) = self.first_seq()? else {
-            return Ok(None);
-        };
-        let last: i64 = self.connection.row(&LAST_SEQ, [], |row| row.get(0))?;
-        let (mut bytes, mut all) = (HashMap::<i64, i64>::new(), 0);
-        for _ in 0..SAMPLES {
-            let at = fastrand::i64(first..=last);
-            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-            let (sender, size): (i64, i64) = self.connection.row(&SAMPLE, [at], read)?;
-            *bytes.entry(sender).or_default() += size;
-            all += size;
-        }
-        let most = bytes.iter().max_by_key(|(_, bytes)| **bytes);
-        let most = most.filter(|(_, most)| **most > all / 2 && **most < all);
-        Ok(most.map(|(sender, _)| Heaviest {
-            sender: *sender,
-            after: first - 1,
-            has_found: false,
-        }))
-    }
-
     /// Deletes a message and the copies that sender and recipient have of it.
     fn delete_message(&mut self, seq: i64, sender: i64, recipient: i64) -> Result<(), StoreError> {
         for (inbox, peer) in [
@@ -236,7 +138,7 @@ impl SqliteStore {
         ] {
             let copies = self.connection.execute(&DELETE_COPY, [inbox, peer, seq])?;
             // A group has one of its own: so may its members.
-            self.sweep.is_due |= copies > 0 && inbox == peer && sender != recipient;
+            self.sweep.is_due |= copies > 0 && inbox == peer;
             let emptied = self
                 .connection
                 .execute(&DELETE_CONVERSATION, [inbox, peer, seq])?;

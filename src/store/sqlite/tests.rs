@@ -346,35 +346,3 @@ fn a_read_that_is_given_up_ends_and_the_next_one_is_not_hurt() {
         assert_eq!(page.entries.len(), 1);
     }
 }
-
-#[test]
-fn a_store_that_one_user_fills_loses_their_messages_and_nobody_elses() {
-    let mut feed = Feed::new(Box::new(open(&StoreLocation::Memory).unwrap()));
-    let text = |bytes: usize| format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
-    for n in 0..3_000 {
-        feed.message(&format!("u{}", n % 50), "y", &text(100));
-    }
-    // 30 MB to others and to themselves, and a little more from everybody.
-    for n in 0..600 {
-        match n % 2 {
-            0 => feed.message("hog", "y", &text(50_000)),
-            _ => feed.group_message("hog", "hog", &[], &text(50_000)),
-        };
-        feed.message(&format!("u{}", n % 50), "y", &text(100));
-    }
-    feed.acknowledge_all();
-    let bytes = 15 << 20;
-    let limits = Retention {
-        age: None,
-        bytes: Some(bytes),
-    };
-    let now = UnixMillis::new(NOW);
-    while feed.store.prune_step(&limits, now).unwrap() == Pruned::More {}
-    let stats = feed.store.stats().unwrap();
-    assert!(stats.used_bytes <= bytes, "{stats:?}");
-    for n in 0..50 {
-        assert_eq!(feed.inbox(&format!("u{n}")).len(), 72);
-    }
-    assert!(stats.messages > 3_600, "{stats:?}: all of it is gone");
-    assert!(feed.store.check().unwrap().is_empty());
-}
