@@ -254,7 +254,9 @@ impl TopicMap {
             .controls
             .iter()
             .filter_map(|control| control.rejected.as_ref());
-        let mut published = inboxes.chain(rejected).chain(self.notifications_in_use());
+        let malformed = self.layouts.iter().filter_map(Layout::malformed);
+        let published = inboxes.chain(rejected).chain(malformed);
+        let mut published = published.chain(self.notifications_in_use());
         published.any(|template| template.captures(topic).is_some())
     }
 

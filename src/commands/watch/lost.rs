@@ -181,6 +181,7 @@ mod tests {
             "apps/a/outgoing/users/al/ice/messages/bob/outgoing",
             "apps/a/users/alice/messages/bob/clientadded",
             "apps/a/users/alice/messages/bob/clientrejected",
+            "apps/a/users/alice/clientrejected",
             "apps/a/users/alice/messages/bob/m1/update",
             "apps/a/users/alice/messages/bob/m1/clientupdated",
             "apps/dead",
