@@ -305,6 +305,7 @@ impl Inbound {
                     | Task::Change(_)
                     | Task::Register { .. }
                     | Task::Erase(_)
+                    | Task::Gone { .. }
                     | Task::History => authority,
                 },
                 task,

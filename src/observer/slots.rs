@@ -120,8 +120,9 @@ impl SlotRun {
         let (slot, [http, api]) = (self.slot, self.addresses);
         let (submissions, submitted) = self.handovers;
         // One slot looks for all.
-        let store = self.setup.store.as_ref();
-        let looking = absentees::look_out(store.filter(|_| slot.number() == 0), submissions);
+        let store = self.setup.store.as_ref().filter(|_| slot.number() == 0);
+        let layouts = &self.setup.router.layouts;
+        let looking = absentees::look_out(store, layouts, submissions);
         let looking = async move {
             match looking {
                 Some(looking) => looking.await,

@@ -70,7 +70,11 @@ pub async fn run(
     };
     // As many as the broker may send at a time.
     let (handovers, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
-    if let Some(looking) = absentees::look_out(setup.store.as_ref(), handovers.clone()) {
+    if let Some(looking) = absentees::look_out(
+        setup.store.as_ref(),
+        &setup.router.layouts,
+        handovers.clone(),
+    ) {
         tasks.spawn(async move {
             looking.await;
             "presence"

@@ -21,6 +21,7 @@ use crate::protocol::message::Received;
 use crate::protocol::patch::Patch;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::status::Status;
+use crate::protocol::time::UnixMillis;
 
 /// One variant for each row of `protocol.md`, section 2, two for messages (section 1), and those
 /// that only the HTTP API makes.
@@ -73,6 +74,9 @@ pub enum Request<'a> {
         client: ClientId<'a>,
         /// Which of the two.
         change: PresenceChange,
+        /// If it only seems so: when the client had said last that it is there. It stays, if it has
+        /// said so since.
+        last_seen: Option<UnixMillis>,
     },
     /// A user blocks another user, or stops blocking them.
     Block {
@@ -189,6 +193,7 @@ impl<'a> Request<'a> {
                 user,
                 client,
                 change: PresenceChange::parse(payload)?,
+                last_seen: None,
             },
             Address::Block(timeline) => Self::Block {
                 timeline,

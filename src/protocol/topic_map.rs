@@ -128,6 +128,12 @@ impl TopicMap {
         self.layouts.iter()
     }
 
+    /// Whether presence is read.
+    pub fn reads_presence(&self) -> bool {
+        let mut controls = self.controls.iter();
+        controls.any(|control| control.topic == ControlTopic::Presence)
+    }
+
     /// The control topics that are served.
     pub(super) fn controls(&self) -> &[ControlTemplates] {
         &self.controls

@@ -7,6 +7,7 @@
 use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
+use crate::protocol::time::UnixMillis;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
 use crate::rules::history::Range;
@@ -50,6 +51,12 @@ impl Facts {
 
     fn is_connected(&self, client: &str) -> bool {
         self.clients.iter().any(|known| *known.id == *client)
+    }
+
+    /// Whether a client has said that it is there since that time.
+    pub(super) fn is_seen_after(&self, client: &str, then: UnixMillis) -> bool {
+        let mut clients = self.clients.iter();
+        clients.any(|known| *known.id == *client && known.since > then)
     }
 
     /// Whether the user has clients besides this one. With others there, it makes no difference to
@@ -185,7 +192,6 @@ fn disconnected<'a>(client: UserClient<'a>, facts: &Facts) -> Plan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::time::UnixMillis;
     use crate::rules::facts::in_memory::InMemory;
     use crate::rules::fan_out::Query;
     use crate::rules::test_support::{NOW, id_at, plan_as, received, router};

@@ -6,6 +6,7 @@
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::message::Received;
 use crate::protocol::request::Erased;
+use crate::protocol::time::UnixMillis;
 
 /// On whose word something is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub enum Task {
     Erase(Erased),
     /// Whoever the change before has made a member gets what the group said before.
     History,
+    /// The client that its topic names is gone, unless it has said later that it is there.
+    Gone {
+        /// When it was known to have said so last.
+        last_seen: UnixMillis,
+    },
     /// The same as a message, if the change before was made; for one member, only if the change
     /// has made them one.
     Announcement(Option<Box<str>>),

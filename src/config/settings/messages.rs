@@ -37,7 +37,7 @@ pub(super) const MESSAGES: Group = Group {
         value(
             "presence-ttl",
             "TIME",
-            "7days",
+            "30days",
             "How long a client counts as connected after it has said so, if nothing says that it \
              is gone: a broker that crashes publishes no will. none for ever.",
         ),

@@ -44,6 +44,23 @@ pub(super) fn read<'a>(
             outgoing,
             what: *what,
         }),
+        (
+            Task::Gone { last_seen },
+            _,
+            Ok(Request::Presence {
+                app,
+                user,
+                client,
+                change,
+                ..
+            }),
+        ) => Ok(Request::Presence {
+            app,
+            user,
+            client,
+            change,
+            last_seen: Some(*last_seen),
+        }),
         (Task::History, Some(members), Ok(Request::Message { outgoing, .. })) => {
             Ok(Request::GroupHistory { outgoing, members })
         }

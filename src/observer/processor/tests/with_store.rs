@@ -1,6 +1,6 @@
 //! Messages through the processor into a store: what is stored, refused, and given again.
 
-use crate::delivery::pending::{PendingRefusal, Via};
+use crate::delivery::pending::{ApiPart, PendingRefusal, Via};
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -215,6 +215,33 @@ fn what_was_missed_is_given_until_it_has_been_given() {
     bench.take("a/users/x/messages/y/outgoing", "{}");
     bench.take("a/users/y/presence/phone", r#"{"disconnected":true}"#);
     assert_eq!(missed(&mut bench), Some(4));
+}
+
+#[test]
+fn a_client_stays_that_has_said_meanwhile_that_it_is_there() {
+    let mut bench = Bench::in_memory(OfflineDelivery::Broker);
+    let seen = bench.now + 1;
+    bench.take("a/users/y/presence/phone", r#"{"connected":true}"#);
+    bench.take("a/users/y/presence/phone", r#"{"connected":true}"#);
+    for (last_seen, clients) in [(seen, 1), (seen + 1, 0)] {
+        let id = bench.ids.next(UnixMillis::new(bench.now));
+        let topic = "a/users/y/presence/phone";
+        let mut batch = bench.batch(topic, r#"{"disconnected":true}"#, id, false, None);
+        batch.messages[0].via = Via::Api(Box::new(ApiPart {
+            authority: Authority::Admin,
+            task: Task::Gone {
+                last_seen: UnixMillis::new(last_seen),
+            },
+            following: 0,
+        }));
+        let decided = bench.processor.process(&batch).unwrap().decided;
+        assert_eq!(decided[0].refusal, None);
+        let app = AppId::parse("a").unwrap();
+        assert_eq!(
+            bench.store().clients(app, user("y")).unwrap().len(),
+            clients
+        );
+    }
 }
 
 #[test]
