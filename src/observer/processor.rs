@@ -20,7 +20,6 @@ use self::panics::Panics;
 pub use self::persistence::Persistence;
 use self::request::read;
 use crate::delivery::ledger::EntryId;
-use crate::delivery::left::LeftRead;
 use crate::delivery::pending::PendingMessage;
 use crate::protocol::address::Address;
 use crate::protocol::group::Users;
@@ -37,8 +36,7 @@ use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
 use crate::rules::router::Router;
 use crate::rules::submission::{Authority, Task};
 use crate::store::{
-    Committed, LogPage, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError,
-    Upkeep, thread,
+    Committed, LoggedPublishes, Origin, Probe, Pruned, Retention, Store, StoreError, Upkeep, thread,
 };
 use crate::telemetry::clock::Clock;
 use crate::telemetry::crash_point::panic_on;
@@ -208,8 +206,8 @@ impl Processor {
         }
         self.continue_fan_outs(room, &batch.held, &mut decided)?;
         self.panics.begin_rest();
-        let read = self.read_backlog(batch.backlog)?;
-        let left = self.read_left(batch.left.as_ref())?;
+        let read = self.persistence.read_backlog(batch.backlog)?;
+        let left = self.persistence.read_left(batch.left.as_ref())?;
         let Some(outbox) = self.persistence.outbox() else {
             return Ok(Processed {
                 decided,
@@ -285,30 +283,6 @@ impl Processor {
             self.fan_outs.push(unfinished);
         }
         Ok(decided)
-    }
-
-    /// The next messages of those that wait in the delivery log alone.
-    fn read_backlog(&self, backlog: Option<BacklogRead>) -> Result<LogPage, StoreError> {
-        match (backlog, self.persistence.as_store()) {
-            (Some(BacklogRead { after, most }), Some(store)) if most > 0 => {
-                store.unpublished(after, most)
-            }
-            _ => Ok(LogPage::default()),
-        }
-    }
-
-    /// The next messages with something that goes to a topic and waits in the delivery log alone.
-    fn read_left(
-        &self,
-        left: Option<&(LeftRead, usize)>,
-    ) -> Result<Option<(LeftRead, LogPage)>, StoreError> {
-        match (left, self.persistence.as_store()) {
-            (Some((read, most)), Some(store)) => {
-                let page = store.unpublished(Some(read.after), *most)?;
-                Ok(Some((read.clone(), page)))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Whether the delivery log holds a message. Then it is published from there.
@@ -521,6 +495,8 @@ impl Processor {
         unfinished: &mut Unfinished,
         held: &[EntryId],
     ) -> Result<(Vec<Publish>, Option<FanOut>), StoreError> {
+        let id = unfinished.origin.id;
+        self.panics.leave_out_of(id, &mut unfinished.fan_out);
         let (fan_out, origin) = (&unfinished.fan_out, &unfinished.origin);
         let found = match self.persistence.as_store() {
             Some(store) => store.find(fan_out.query())?,
@@ -533,10 +509,14 @@ impl Processor {
             rest,
         } = fan_out.step(&self.router.layouts, found);
         self.written += writes.len();
-        let unarchived = self.persistence.apply(&writes, events, origin)?;
-        drop(writes);
         let layouts = &self.router.layouts;
-        publishes.extend(self.persistence.told_unarchived(&unarchived, layouts)?);
+        let unarchived = self.persistence.apply(&writes, events, origin);
+        let told = unarchived.and_then(|them| self.persistence.told_unarchived(&them, layouts));
+        if told.is_err() {
+            self.panics.copy_failed(self.persistence.take_failed());
+        }
+        publishes.extend(told?);
+        drop(writes);
         let topics = publishes.iter().map(|publish| publish.topic.as_str());
         topics.for_each(|topic| panic_on(topic.as_bytes()));
         let position = fan_out.position();
@@ -546,7 +526,7 @@ impl Processor {
             && !is_held
             && let Some(store) = self.persistence.as_store_mut()
         {
-            store.log_position(origin.id, confirmed)?;
+            store.log_position(id, confirmed)?;
         }
         Ok((publishes, rest))
     }

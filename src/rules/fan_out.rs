@@ -232,6 +232,13 @@ impl FanOut {
         Ok(fan_out)
     }
 
+    /// Takes a user out who gets no copy.
+    pub fn leave_out(&mut self, user: &str) {
+        if let Work::Copies(copies) = &mut *self.work {
+            copies.left_out = copies.left_out.and(user);
+        }
+    }
+
     /// How many of its users are done; 0 for stored messages.
     pub fn position(&self) -> usize {
         match &*self.work {

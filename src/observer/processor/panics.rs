@@ -7,11 +7,14 @@
 use tracing::error;
 
 use crate::protocol::message_id::MessageId;
+use crate::rules::fan_out::FanOut;
 use crate::store::Cause;
 
 const OF_MESSAGE: &str = "a fault of the observer: the message is refused as internal";
 const OF_ROW: &str = "a row of the store that this message needs cannot be read (store check): the \
     message is refused as internal";
+const OF_MEMBER: &str = "a row of the store that a member's copy needs cannot be read (store \
+    check): this member does not get the message";
 const OF_PREFETCH: &str = "a fault of the observer: the batch is tried without looking up ahead";
 
 /// What the processor is doing.
@@ -30,7 +33,11 @@ enum Doing {
 #[derive(Debug, Default)]
 pub(super) struct Panics {
     doing: Doing,
+    /// For whom the copy was that failed, if one did.
+    member: Option<Box<str>>,
     messages: Vec<MessageId>,
+    /// Members who do not get a message.
+    members: Vec<(MessageId, Box<str>)>,
     prefetch: bool,
 }
 
@@ -38,6 +45,19 @@ impl Panics {
     /// Another message, or a step of its fan-out, has its turn.
     pub(super) fn begin_message(&mut self, id: MessageId) {
         self.doing = Doing::Message(id);
+        self.member = None;
+    }
+
+    /// In a step of the message's fan-out a copy failed, if it is known whose.
+    pub(super) fn copy_failed(&mut self, member: Option<Box<str>>) {
+        self.member = member;
+    }
+
+    /// Takes the members out of a message's fan-out who do not get it.
+    pub(super) fn leave_out_of(&self, id: MessageId, fan_out: &mut FanOut) {
+        for (_, member) in self.members.iter().filter(|(of, _)| *of == id) {
+            fan_out.leave_out(member);
+        }
     }
 
     /// Returns whether to look up ahead.
@@ -64,9 +84,18 @@ impl Panics {
         if self.has(id) {
             return false;
         }
-        error!(message_id = %id, error = %fault, "{OF_ROW}");
-        self.messages.push(id);
         self.doing = Doing::Rest;
+        let member = self.member.take().map(|member| (id, member));
+        match member.filter(|member| !self.members.contains(member)) {
+            Some(member) => {
+                error!(message_id = %id, member = %member.1, error = %fault, "{OF_MEMBER}");
+                self.members.push(member);
+            }
+            None => {
+                error!(message_id = %id, error = %fault, "{OF_ROW}");
+                self.messages.push(id);
+            }
+        }
         true
     }
 

@@ -3,13 +3,15 @@
 //! Owns the store, or without one the outbox in memory. Leaves transactions and their failures to
 //! the processor.
 
+use super::batch::BacklogRead;
+use crate::delivery::left::LeftRead;
 use crate::protocol::address::Timeline;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::conversation;
 use crate::rules::webhook_event::Event as WebhookEvent;
 use crate::rules::write::Write;
-use crate::store::{Origin, Outbox, Store, StoreError, Written};
+use crate::store::{LogPage, Origin, Outbox, Store, StoreError, Written};
 
 /// Where the writes of plans and the events for webhooks go.
 #[derive(Debug, Default)]
@@ -17,6 +19,9 @@ pub struct Persistence {
     place: Place,
     /// Events of this batch that were dropped to make room for others, for each endpoint.
     dropped: Vec<u64>,
+    /// In whose timeline the last call of [`Persistence::apply`] or
+    /// [`Persistence::told_unarchived`] failed, if that is known.
+    failed_at: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +39,7 @@ impl Persistence {
     pub fn store(store: Box<dyn Store>) -> Self {
         Self {
             place: Place::Store(store),
-            dropped: vec![],
+            ..Self::default()
         }
     }
 
@@ -42,7 +47,7 @@ impl Persistence {
     pub fn outbox_in_memory(outbox: Box<dyn Outbox>) -> Self {
         Self {
             place: Place::OutboxInMemory(outbox),
-            dropped: vec![],
+            ..Self::default()
         }
     }
 
@@ -92,13 +97,22 @@ impl Persistence {
         origin: &Origin,
     ) -> Result<Vec<Timeline<'w>>, StoreError> {
         let mut unarchived = vec![];
+        self.failed_at = None;
         match self.as_store_mut() {
             Some(store) => {
                 store.prefetch_copies(writes)?;
                 for write in writes {
-                    let written = store.apply(write, origin)?;
+                    let written = store.apply(write, origin);
                     let Write::Copy(copy) = write else {
+                        written?;
                         continue;
+                    };
+                    let written = match written {
+                        Ok(written) => written,
+                        Err(error) => {
+                            self.failed_at = Some(copy.timeline.inbox_of.as_str().into());
+                            return Err(error);
+                        }
                     };
                     match written {
                         Written::New => {}
@@ -133,13 +147,50 @@ impl Persistence {
         timelines: &[Timeline<'_>],
         layouts: &TopicMap,
     ) -> Result<Vec<Publish>, StoreError> {
+        let mut told = vec![];
+        self.failed_at = None;
         let Some(store) = self.as_store_mut() else {
-            return Ok(vec![]);
+            return Ok(told);
         };
-        let told = timelines.iter().map(|timeline| {
-            let row = store.conversation(timeline)?.unwrap_or_default();
-            Ok(conversation::unarchived(layouts, timeline, &row))
-        });
-        told.collect()
+        for timeline in timelines {
+            let row = match store.conversation(timeline) {
+                Ok(row) => row.unwrap_or_default(),
+                Err(error) => {
+                    self.failed_at = Some(timeline.inbox_of.as_str().into());
+                    return Err(error);
+                }
+            };
+            told.push(conversation::unarchived(layouts, timeline, &row));
+        }
+        Ok(told)
+    }
+
+    /// In whose timeline the last call of the two above failed, if that is known.
+    pub(super) fn take_failed(&mut self) -> Option<Box<str>> {
+        self.failed_at.take()
+    }
+
+    /// The next messages of those that wait in the delivery log alone.
+    pub(super) fn read_backlog(&self, backlog: Option<BacklogRead>) -> Result<LogPage, StoreError> {
+        match (backlog, self.as_store()) {
+            (Some(BacklogRead { after, most }), Some(store)) if most > 0 => {
+                store.unpublished(after, most)
+            }
+            _ => Ok(LogPage::default()),
+        }
+    }
+
+    /// The next messages with something that goes to a topic and waits in the delivery log alone.
+    pub(super) fn read_left(
+        &self,
+        left: Option<&(LeftRead, usize)>,
+    ) -> Result<Option<(LeftRead, LogPage)>, StoreError> {
+        match (left, self.as_store()) {
+            (Some((read, most)), Some(store)) => {
+                let page = store.unpublished(Some(read.after), *most)?;
+                Ok(Some((read.clone(), page)))
+            }
+            _ => Ok(None),
+        }
     }
 }

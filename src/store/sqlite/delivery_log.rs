@@ -47,6 +47,9 @@ statements! {
             total(?1 + octet_length(work)) FROM fan_out f)";
 }
 
+const OF_ROW: &str = "a row of the delivery log, or of the message that it is about, cannot be read \
+    (store check): who should get it from there does not";
+
 /// Ends a publish in the column `topics`. No topic holds this byte.
 pub(super) const END: u8 = 0;
 
@@ -151,14 +154,18 @@ impl DeliveryLog for SqliteStore {
                 }
                 messages.push(LoggedMessage {
                     id,
-                    came_on: Bytes::from(row.get::<_, Option<Vec<u8>>>(1)?.unwrap_or_default()),
+                    came_on: bytes_of(row, 1)?,
                     publishes: vec![],
                     fan_out: None,
                 });
             }
             let message = messages.last_mut().expect("one was just pushed");
             let before = message.publishes.len();
-            self.read_publishes(id, row, &mut message.publishes)?;
+            match self.read_publishes(id, row, &mut message.publishes) {
+                // The same row would hold up all messages for ever.
+                Err(StoreError::Row(error)) => error!(message_id = %id, %error, "{OF_ROW}"),
+                read => read?,
+            }
             let read = message.publishes[before..].iter();
             bytes += read
                 .map(|(_, publish)| publish.payload.len())
@@ -191,6 +198,12 @@ impl DeliveryLog for SqliteStore {
     }
 }
 
+/// The bytes in a column; none, if it holds something else.
+fn bytes_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
+    let bytes = row.get_ref(column)?.as_bytes().unwrap_or_default();
+    Ok(Bytes::copy_from_slice(bytes))
+}
+
 /// The id of a row. One that is none is reported, and what it belongs to is left out.
 fn own_id(row: &Row<'_>) -> rusqlite::Result<Option<MessageId>> {
     let OwnId(id) = row.get(0)?;
@@ -213,17 +226,21 @@ impl SqliteStore {
         range: &[&dyn ToSql],
     ) -> Result<(), StoreError> {
         let fan_outs = self.connection.rows(&FAN_OUTS, range, |row| {
-            let position = row.get::<_, Option<i64>>(3)?.unwrap_or(0);
-            let fan_out = LoggedFanOut {
-                text: row.get(2)?,
+            let position = row.get_ref(3)?.as_i64().unwrap_or(0);
+            let text = row.get_ref(2)?.as_str().map(str::to_owned);
+            let fan_out = text.map(|text| LoggedFanOut {
+                text,
                 position: usize::try_from(position).unwrap_or(0),
-            };
-            Ok((own_id(row)?, row.get::<_, Vec<u8>>(1)?, fan_out))
+            });
+            Ok((own_id(row)?, bytes_of(row, 1)?, fan_out))
         })?;
         for (id, came_on, fan_out) in fan_outs {
             let Some(id) = id else {
                 continue;
             };
+            let fan_out = fan_out
+                .inspect_err(|error| error!(message_id = %id, %error, "{OF_ROW}"))
+                .ok();
             let at = match messages.binary_search_by_key(&id, |message| message.id) {
                 Ok(at) => at,
                 Err(at) => {
@@ -231,7 +248,7 @@ impl SqliteStore {
                         at,
                         LoggedMessage {
                             id,
-                            came_on: came_on.into(),
+                            came_on,
                             publishes: vec![],
                             fan_out: None,
                         },
@@ -239,7 +256,7 @@ impl SqliteStore {
                     at
                 }
             };
-            messages[at].fan_out = Some(fan_out);
+            messages[at].fan_out = fan_out;
         }
         Ok(())
     }

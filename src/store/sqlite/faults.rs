@@ -25,3 +25,27 @@ pub(crate) fn spoil_group(id: &str, path: &Path) {
     let spoil = "INSERT OR REPLACE INTO chat_group (app, group_id, body) VALUES ('a', ?, x'ff')";
     assert_eq!(raw.execute(spoil, [id]).unwrap(), 1);
 }
+
+/// Puts what is no number into the rows of a user's conversations.
+pub(crate) fn spoil_conversations(user: &str, path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    let spoil = "UPDATE conversation_state SET since = x'ff'
+        WHERE inbox IN (SELECT id FROM account WHERE name = ?)";
+    assert!(raw.execute(spoil, [user]).unwrap() > 0);
+}
+
+/// Puts what is no text into the bodies of all messages.
+pub(crate) fn spoil_messages(path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    assert!(
+        raw.execute("UPDATE message_data SET body = x'ff'", [])
+            .unwrap()
+            > 0
+    );
+}
+
+/// Puts what is no text into all fan-outs of the delivery log.
+pub(crate) fn spoil_fan_outs(path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    assert!(raw.execute("UPDATE fan_out SET work = x'ff'", []).unwrap() > 0);
+}

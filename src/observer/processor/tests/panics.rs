@@ -108,3 +108,66 @@ fn a_message_is_refused_that_needs_a_row_which_cannot_be_read() {
         assert_eq!(refused, [None, internal, internal, None]);
     }
 }
+
+/// Thousands of others must not go without it.
+#[test]
+fn a_member_gets_no_copy_whose_row_cannot_be_read_and_the_others_do() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let stored = || {
+        let store = open(&StoreLocation::File(path.clone()), Access::Exclusive);
+        processor(Controls::Served, Some(Persistence::store(store)))
+    };
+    let mut ids = MessageIds::new(RandomState::new());
+    let first = message(0, &mut ids, "group-1", 100);
+    assert_eq!(run(&mut stored(), vec![first], STEP).len(), 100);
+    for spoilt in ["m001", "m070", "m071"] {
+        store::faults::spoil_conversations(spoilt, &path);
+    }
+    let mut processor = stored();
+    let messages = vec![
+        message(1, &mut ids, "group-1", 100),
+        message(2, &mut ids, "group-1", 3),
+    ];
+    let copies = run(&mut processor, messages, STEP);
+    assert_eq!(copies.len(), 97 + 2);
+    for (_, topic) in &copies {
+        let left_out = ["/m001/", "/m070/", "/m071/"];
+        assert!(!left_out.iter().any(|member| topic.contains(member)));
+    }
+}
+
+/// Everything else waits behind the log.
+#[test]
+fn the_log_is_read_on_where_a_row_of_it_cannot_be_read() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let location = StoreLocation::File(path.clone());
+    let mut ids = MessageIds::new(RandomState::new());
+    let messages = vec![
+        message(0, &mut ids, "bob", 0),
+        message(1, &mut ids, "group-1", 3),
+    ];
+    let wanted: Vec<_> = messages.iter().map(|message| message.id).collect();
+    let store = Persistence::store(open(&location, Access::Exclusive));
+    let mut first = processor(Controls::Served, Some(store));
+    first.process(&batch(messages, 0)).unwrap();
+    drop(first);
+    store::faults::spoil_messages(&path);
+    store::faults::spoil_fan_outs(&path);
+    let store = Persistence::store(open(&location, Access::Exclusive));
+    let mut next = processor(Controls::Served, Some(store));
+    let batch = Batch {
+        backlog: Some(BacklogRead {
+            after: None,
+            most: 10,
+        }),
+        ..batch(vec![], 0)
+    };
+    let read = next.process(&batch).unwrap().read.messages;
+    let ids: Vec<_> = read.iter().map(|message| message.id).collect();
+    assert_eq!(ids, wanted);
+    for message in read {
+        assert_eq!((message.publishes, message.fan_out), (vec![], None));
+    }
+}
