@@ -33,6 +33,16 @@ impl Patch {
         Ok(Self(fields))
     }
 
+    /// Whether it sets flags, and nothing else.
+    pub(crate) fn is_of_flags(&self) -> bool {
+        let is_flag = |name: &str, value: &str| {
+            matches!(name, "is_new" | "archived") && matches!(value, "true" | "false")
+        };
+        self.0
+            .iter()
+            .all(|(name, value)| is_flag(name, value.get()))
+    }
+
     /// The fields to set.
     pub(crate) fn fields(&self) -> &Members {
         &self.0

@@ -65,8 +65,12 @@ pub(super) fn plan_patch<'a>(
     facts.check_room()?;
     let (inbox_of, convers_with) = (timeline.inbox_of.as_str(), timeline.convers_with.as_str());
     let patched = facts.row.patched(patch, inbox_of, convers_with);
-    // Patches add up: a conversation must not grow without a bound.
-    if patched.patch.len() > context.rules.max_payload_bytes.min(MAX_PATCH_BYTES) {
+    // Patches add up: a conversation must not grow without a bound. A row that is over the bound
+    // already can be marked read and made smaller.
+    let bytes = patched.patch.len();
+    let is_over = bytes > context.rules.max_payload_bytes.min(MAX_PATCH_BYTES);
+    let has_grown = bytes > facts.row.patch.as_deref().map_or(0, str::len);
+    if is_over && has_grown && !patch.is_of_flags() {
         return Err(Refusal::TooLarge);
     }
     let told = patched.told.clone();
@@ -193,6 +197,10 @@ mod tests {
             patch: Some(json!({ "k": "x".repeat(100) }).to_string().into()),
             ..Row::default()
         };
+        let patch = received(
+            b"apps/a/users/bob/conversations/alice/update",
+            br#"{"a":""}"#,
+        );
         let refused = plan_with(router(), &patch, stored(growing));
         assert_eq!(
             refused.refusal,
@@ -213,8 +221,20 @@ mod tests {
             ),
             ..Row::default()
         };
-        let refused = plan_with(router, &patch, stored(growing));
-        assert_eq!(refused.refusal, Some(Refusal::TooLarge), "64 KiB at most");
+        let topic = b"apps/a/users/bob/conversations/alice/update";
+        for (patch, refusal) in [
+            (r#"{"a":""}"#, Some(Refusal::TooLarge)),
+            (r#"{"is_new":"x"}"#, Some(Refusal::TooLarge)),
+            (r#"{"is_new":false}"#, None),
+            (r#"{"k":""}"#, None),
+        ] {
+            let plan = plan_with(
+                router.clone(),
+                &received(topic, patch.as_bytes()),
+                stored(growing.clone()),
+            );
+            assert_eq!(plan.refusal, refusal, "64 KiB at most: {patch}");
+        }
     }
 
     #[test]
