@@ -227,7 +227,8 @@ fn group_change_text(payload: &Value) -> String {
     let members = payload["members"]
         .as_object()
         .map_or(0, serde_json::Map::len);
-    format!("{change}{name:?} with {members} members")
+    let plural = if members == 1 { "" } else { "s" };
+    format!("{change}{name:?} with {members} member{plural}")
 }
 
 #[cfg(test)]
@@ -284,7 +285,7 @@ mod tests {
             (
                 "groups/group-1/clientupdated",
                 json!({"name": "Friends", "members": {"alice": 1}}),
-                "          group group-1: \"Friends\" with 1 members",
+                "          group group-1: \"Friends\" with 1 member",
             ),
             (
                 "clientrejected",

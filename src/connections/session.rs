@@ -36,9 +36,6 @@ const KIB_READ_AHEAD: usize = 64 << 10;
 /// gone. Without this pause RabbitMQ 4.0.5 had not always done so.
 const GIVE_BACK_TIME: Duration = Duration::from_millis(500);
 
-const SPLITS_REFUSED: &str = "the broker refuses subscriptions that catch identifiers split at \
-    a \".\": where it does that (RabbitMQ), what such users send is not refused but lost. Other \
-    brokers may have a limit of eight levels";
 const CLOSED_BEFORE_SUBSCRIBE: &str = "the connection closed before SUBSCRIBE";
 const CLOSED_ON_SUBSCRIBE: &str = "the broker closed the connection on SUBSCRIBE: \
     may this user read the outgoing paths of all users? (RabbitMQ closes on what is not permitted)";
@@ -235,7 +232,10 @@ impl SessionLink {
                 Event::Subscribed(granted) => {
                     let left_out = check_granted(&self.filters, &granted)?;
                     if left_out > 0 && self.connection == 1 {
-                        warn!(left_out, "{SPLITS_REFUSED}");
+                        warn!(
+                            "the broker refuses {left_out} subscriptions of nine levels. Only \
+                             RabbitMQ needs them: on another broker nothing is lost"
+                        );
                     }
                     is_subscribed = true;
                     let connection = self.connection;

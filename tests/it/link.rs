@@ -377,9 +377,10 @@ fn an_observer_does_without_the_filters_for_split_identifiers() {
     session.echo(&probe.topic, &probe.payload);
     session.ack();
     observer.wait_ready();
-    observer.wait_log("the broker refuses subscriptions that catch identifiers split at a");
     let refused = codes.iter().filter(|code| **code == 0x80).count();
-    observer.wait_log(&format!("left_out={refused}"));
+    observer.wait_log(&format!(
+        "the broker refuses {refused} subscriptions of nine levels. Only RabbitMQ needs them"
+    ));
 }
 
 /// A broker that speaks only 3.1.1 names no limit: the operator does.

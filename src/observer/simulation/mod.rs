@@ -143,8 +143,8 @@ fn connections_that_are_dead_for_a_while() {
 #[test]
 fn what_was_found_stays_mended() {
     let bench = Bench::new();
-    // A planned renewal made the observer forget what it had acknowledged on an earlier
-    // connection that broke: such a message came again under another id.
+    // A planned renewal after a connection that broke: what was acknowledged on that one must be
+    // recognized when it comes again.
     for (seed, dead_lines) in [(112, false), (2, true), (22, true), (54, true)] {
         let run = bench.run(seed, STEPS, Faults { dead_lines });
         assert!(run.is_ok(), "SEED={seed}: {run:?}");
