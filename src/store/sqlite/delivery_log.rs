@@ -47,8 +47,8 @@ statements! {
             total(?1 + octet_length(work)) FROM fan_out f)";
 }
 
-const OF_ROW: &str = "a row of the delivery log, or of the message that it is about, cannot be read \
-    (store check): who should get it from there does not";
+const OF_ROW: &str = "a row of the delivery log, or of its message, cannot be read (store check): \
+    who should get it from there does not";
 
 /// Ends a publish in the column `topics`. No topic holds this byte.
 pub(super) const END: u8 = 0;

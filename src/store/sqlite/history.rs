@@ -1,6 +1,7 @@
 //! Reads stored messages back.
 
 use rusqlite::params;
+use tracing::error;
 
 use super::connection::statements;
 use super::encoding::{OwnId, StoredId, account, body_accounts, body_columns, read_body};
@@ -18,6 +19,8 @@ use crate::store::History;
 const PAGE_BYTES: usize = 2 << 20;
 /// Rows of an inbox read for a page: the messages of one conversation may stand far apart.
 const ROWS_PER_PAGE: usize = 2_000;
+
+const LEFT_OUT: &str = "a stored message cannot be read (store check): a page goes without it";
 
 statements! {
     COPIES_BETWEEN = concat!("SELECT t.seq, p.name, t.status
@@ -77,9 +80,15 @@ impl History for SqliteStore {
                 continue;
             }
             // None: the message is pruned, and its copies are about to be.
-            if let Some(stored) = self.stored(seq, convers_with, status(row.get(2)?))? {
-                bytes += stored.body.as_str().len();
-                page.messages.push(stored);
+            match self.stored(seq, convers_with, status(row.get(2)?)) {
+                Ok(Some(stored)) => {
+                    bytes += stored.body.as_str().len();
+                    page.messages.push(stored);
+                }
+                Ok(None) => {}
+                // Whoever reads it wants the others.
+                Err(StoreError::Row(error)) => error!(seq, %error, "{LEFT_OUT}"),
+                Err(error) => return Err(error),
             }
         }
         Ok(page)

@@ -137,6 +137,35 @@ fn a_member_gets_no_copy_whose_row_cannot_be_read_and_the_others_do() {
     }
 }
 
+#[test]
+fn a_fetch_goes_without_a_message_that_cannot_be_read() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let store = open(&StoreLocation::File(path.clone()), Access::Exclusive);
+    let mut processor = processor(Controls::Served, Some(Persistence::store(store)));
+    let mut ids = MessageIds::new(RandomState::new());
+    let to_bob = |number, ids: &mut MessageIds| message(number, ids, "bob", 0);
+    run(&mut processor, vec![to_bob(0, &mut ids)], STEP);
+    store::faults::spoil_messages(&path);
+    run(&mut processor, vec![to_bob(1, &mut ids)], STEP);
+    let topic = "apps/a/users/bob/inbox/fetch";
+    let fetch = PendingMessage {
+        received: Received::new(topic.into(), r#"{"since":0}"#.into(), false),
+        ..to_bob(2, &mut ids)
+    };
+    let topics: Vec<_> = run(&mut processor, vec![fetch], STEP)
+        .into_iter()
+        .map(|(_, topic)| topic)
+        .collect();
+    assert_eq!(
+        topics,
+        [
+            "apps/a/users/bob/messages/m000/clientadded",
+            "apps/a/users/bob/inbox/clientupdated"
+        ]
+    );
+}
+
 /// Everything else waits behind the log.
 #[test]
 fn the_log_is_read_on_where_a_row_of_it_cannot_be_read() {
