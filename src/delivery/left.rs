@@ -22,6 +22,17 @@ struct LeftOf {
     after: MessageId,
     publishes: usize,
     bytes: u64,
+    /// What else is known of it, if it goes to quarantine when it is read.
+    record: Option<Record>,
+}
+
+/// What quarantine knows of a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Tries that have failed since the broker last confirmed a publish to this topic.
+    pub failed: u8,
+    /// The broker may close the connection on it.
+    pub may_close: bool,
 }
 
 /// What is to be read from the delivery log.
@@ -96,6 +107,7 @@ impl Left {
                 after: id.just_before(),
                 publishes: 0,
                 bytes: 0,
+                record: None,
             }),
         };
         left.publishes += 1;
@@ -103,11 +115,50 @@ impl Left {
         self.bytes += bytes;
     }
 
-    /// What may be read: of the topics for which `has_room` holds, the one that has waited longest.
-    pub(super) fn next(&self, mut has_room: impl FnMut(&str, usize) -> bool) -> Option<LeftRead> {
+    /// All that waited in quarantine for one topic is left to the log: these publishes of these
+    /// messages, the first of which has the lowest id.
+    pub(super) fn add_apart<'a>(
+        &mut self,
+        publishes: impl Iterator<Item = (&'a Publish, MessageId)>,
+        record: Record,
+    ) {
+        let mut first = None;
+        for (publish, id) in publishes {
+            self.add(publish, id);
+            let (topic, lowest) = first.get_or_insert((publish.topic.as_str(), id));
+            if let Some(left) = self.topics.get_mut(*topic) {
+                left.after = left.after.min(lowest.just_before());
+                left.record = Some(record);
+            }
+        }
+    }
+
+    /// What is known of a topic that goes to quarantine when it is read.
+    pub(super) fn record(&self, topic: &str) -> Option<Record> {
+        self.topics.get(topic)?.record
+    }
+
+    /// The same. Now it is known there.
+    pub(super) fn take_record(&mut self, topic: &str) -> Option<Record> {
+        self.topics.get_mut(topic)?.record.take()
+    }
+
+    /// The fewest tries that have failed, of all topics that go to quarantine when they are read.
+    pub(super) fn fewest_failed(&self) -> Option<u8> {
+        let records = self.topics.values().filter_map(|left| left.record);
+        records.map(|record| record.failed).min()
+    }
+
+    /// What may be read: of the topics for which `has_room` holds, the one with the fewest failed
+    /// tries, and of those the one that has waited longest.
+    pub(super) fn next(
+        &self,
+        mut has_room: impl FnMut(&str, usize, Option<Record>) -> bool,
+    ) -> Option<LeftRead> {
         let topics = self.topics.iter();
-        let ready = topics.filter(|(topic, left)| has_room(topic, left.publishes));
-        let (topic, left) = ready.min_by_key(|(_, left)| left.after)?;
+        let ready = topics.filter(|(topic, left)| has_room(topic, left.publishes, left.record));
+        let failed = |left: &LeftOf| left.record.map_or(0, |record| record.failed);
+        let (topic, left) = ready.min_by_key(|(_, left)| (failed(left), left.after))?;
         Some(LeftRead {
             topic: topic.clone(),
             after: left.after,
@@ -176,8 +227,8 @@ mod tests {
         assert!(!left.is_full());
         left.add(&one, second);
         assert!(left.is_full());
-        assert_eq!(left.next(|_, publishes| publishes > 2), None);
-        let read = left.next(|topic, _| topic == "to").unwrap();
+        assert_eq!(left.next(|_, publishes, _| publishes > 2), None);
+        let read = left.next(|topic, _, _| topic == "to").unwrap();
         assert_eq!(read.after, first.just_before());
         left.handle_read(&one);
         left.handle_read_up_to("to", Some(first), false);

@@ -73,7 +73,7 @@ pub(super) struct QueuedPublish {
     pub bytes: usize,
     /// The message's id, if the delivery log holds the publish.
     pub logged_as: Option<MessageId>,
-    /// Whether that id is not below that of any publish queued before.
+    /// Whether that id is not below that of any publish to its topic queued before.
     pub is_newest: bool,
 }
 
@@ -454,6 +454,18 @@ impl PublishQueue {
         self.open -= taken.len();
         self.drop_over();
         taken
+    }
+
+    /// What the delivery log holds and was confirmed to these topics, while something before it was
+    /// not.
+    pub(super) fn done<'a>(
+        &'a self,
+        topics: &'a HashSet<String>,
+    ) -> impl Iterator<Item = (&'a str, MessageId)> {
+        let done = self.slots.iter().filter(|slot| slot.state == State::Done);
+        let done = done.map(|slot| (slot.queued.publish.topic.as_str(), slot.queued.logged_as));
+        let of_topics = done.filter(|(topic, _)| topics.contains(*topic));
+        of_topics.filter_map(|(topic, id)| Some((topic, id?)))
     }
 
     /// Takes out whatever goes to these topics, in order, with its sequence number if it is in

@@ -4,6 +4,8 @@
 //! confirm one while it confirms others. Leaves each queue to `publish_queue.rs`, and what is never
 //! confirmed to `quarantine.rs`.
 
+mod crowd;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -78,6 +80,8 @@ pub(super) struct PublishQueues {
     last_tick: Option<Instant>,
     /// Since when it has done so all the time, but for times in which nothing waited.
     steady_since: Option<Instant>,
+    /// Since when quarantine holds more publishes than it may.
+    crowded_since: Option<Instant>,
     /// How long the slowest of the broker's answers took lately: it falls by a tenth at each tick.
     slowest: Duration,
     /// Publishes that have been moved to quarantine since the last tick.
@@ -102,6 +106,7 @@ impl PublishQueues {
             resumed: None,
             last_tick: None,
             steady_since: None,
+            crowded_since: None,
             slowest: Duration::ZERO,
             moved: 0,
             confirmed: 0,
@@ -283,9 +288,12 @@ impl PublishQueues {
         if self.left.is_empty() {
             return None;
         }
-        let next = self.left.next(|topic, left| {
+        let next = self.left.next(|topic, left, record| {
             if self.greedy.contains(topic) {
                 return false;
+            }
+            if let Some(record) = record {
+                return !self.quarantine.is_full() || record.failed > 0 && left > MOST_WAITING;
             }
             match self.quarantine.holds(topic) {
                 true => {
@@ -310,7 +318,10 @@ impl PublishQueues {
     /// A publish that was left to the log is in memory now.
     pub(super) fn push_read(&mut self, queued: QueuedPublish) {
         self.left.handle_read(&queued.publish);
-        self.push_kept(queued);
+        match self.left.take_record(queued.publish.topic.as_str()) {
+            Some(record) => self.quarantine.push_again(queued, record),
+            None => self.push_kept(queued),
+        }
     }
 
     /// See [`Left::handle_read_up_to`]. Returns the publishes to give up, because too many wait for
@@ -341,13 +352,14 @@ impl PublishQueues {
     }
 
     fn push_kept(&mut self, queued: QueuedPublish) {
-        if self.quarantine.holds(queued.publish.topic.as_str()) {
+        let topic = queued.publish.topic.as_str();
+        if self.quarantine.holds(topic) || self.left.record(topic).is_some() {
             self.quarantine.push(queued, Suspicion::Unconfirmed);
             return;
         }
         let publisher = match queued.purpose {
             Purpose::BulkCopy => self.queues.len() - 1,
-            Purpose::Copy | Purpose::Notice => self.publisher_of(queued.publish.topic.as_str()),
+            Purpose::Copy | Purpose::Notice => self.publisher_of(topic),
         };
         self.queues[publisher].push(queued);
     }
@@ -360,12 +372,17 @@ impl PublishQueues {
         }
         self.greedy.retain(|topic| !topics.contains(topic));
         for queue in &mut self.queues {
+            let done = queue.done(topics);
+            let done: Vec<_> = done.map(|(topic, id)| (topic.to_owned(), id)).collect();
             for (in_flight, queued) in queue.take_out(topics) {
                 self.moved += 1;
                 let there = self.quarantine.push(queued, suspicion);
                 if let Some(here) = in_flight {
                     queue.note_moved(here, there);
                 }
+            }
+            for (topic, id) in done {
+                self.quarantine.note_over(&topic, id);
             }
         }
     }
@@ -450,11 +467,14 @@ impl PublishQueues {
             self.quarantine(&suspects, Suspicion::Unconfirmed);
         }
         self.quarantine.forget(now);
+        // Before anything is chosen to be given up.
+        let left = self.leave_crowd();
         let overdue = self.quarantine.take_back_overdue(timeout, progress, now);
         let replace = overdue.is_some().then(|| self.quarantine_number());
         let is_steady = |since| now >= since + STEADY;
         let is_steady = self.steady_since.is_some_and(is_steady);
-        let surplus = self.quarantine.surplus(is_steady);
+        let is_crowded = self.note_crowd(now);
+        let surplus = self.quarantine.surplus(is_steady, is_crowded);
         let given_up = overdue.into_iter().flatten().chain(surplus);
         let given_up = given_up
             .map(|sequence| self.in_quarantine(sequence))
@@ -463,6 +483,7 @@ impl PublishQueues {
             wants_canary: self.wants_canary(timeout, now),
             moved: std::mem::take(&mut self.moved),
             given_up,
+            left,
             replace,
         }
     }
@@ -524,6 +545,8 @@ pub(super) struct SetApart {
     pub wants_canary: bool,
     /// Publishes to give up.
     pub given_up: Vec<PublishId>,
+    /// Publishes that were in quarantine, and are left to the delivery log.
+    pub left: Vec<Completed>,
     /// A publisher whose connection is to be replaced at once.
     pub replace: Option<usize>,
 }

@@ -8,11 +8,14 @@
 //! that is full and has `overflow: reject-publish`, or whose node is away. 4.0.5 gives no PUBACK,
 //! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both).
 
+mod crowd;
+
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::delivery::publish_queue::{Completed, PublisherEnd, QueuedPublish};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::rules::plan::Purpose;
 
@@ -75,13 +78,18 @@ struct Topic {
     failed: u8,
     /// Publishes confirmed since a try has failed.
     confirmed: u8,
+    /// The highest id of a message whose publish to this topic is over, as far as the delivery log
+    /// may still hold it.
+    over: Option<MessageId>,
     /// The broker may close the connection on its first publish: that one goes alone.
     may_close: bool,
 }
 
 /// All publishes that are set apart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Quarantine {
+    /// Publishes that may wait here.
+    most: usize,
     topics: HashMap<String, Topic>,
     /// The topic of each publish.
     topic_of: HashMap<u64, String>,
@@ -103,6 +111,23 @@ pub(super) struct Quarantine {
 struct Canary {
     suspect: Suspect,
     is_in_flight: bool,
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self {
+            most: MOST_WAITING,
+            topics: HashMap::new(),
+            topic_of: HashMap::new(),
+            payload_bytes: 0,
+            turns: VecDeque::new(),
+            next_sequence: 0,
+            in_flight: 0,
+            released: None,
+            limit: 0,
+            canary: None,
+        }
+    }
 }
 
 impl Quarantine {
@@ -149,12 +174,7 @@ impl Quarantine {
         if self.topics.get(&name).is_none_or(is_in_flight) {
             return vec![];
         }
-        let topic = self.topics.remove(&name).unwrap_or_default();
-        for suspect in &topic.waiting {
-            self.topic_of.remove(&suspect.sequence);
-            self.payload_bytes -= suspect.payload_bytes();
-        }
-        let waiting = topic.waiting.into_iter();
+        let waiting = self.take_topic(&name).waiting.into_iter();
         waiting.map(|suspect| suspect.queued).collect()
     }
 
@@ -212,14 +232,15 @@ impl Quarantine {
 
     /// Whether so much waits that the delivery log is to keep what else it can.
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= MOST_WAITING || self.payload_bytes >= MOST_BYTES / 2
+        self.len() >= self.most || self.payload_bytes >= MOST_BYTES / 2
     }
 
     /// The sequence numbers of publishes to give up because too much waits: only to topics where a
     /// try has failed. If the broker is known to take publishes all the time (`is_steady`), also to
-    /// those that very many bytes go to.
-    pub(super) fn surplus(&self, is_steady: bool) -> Vec<u64> {
-        let mut publishes = self.len().saturating_sub(MOST_WAITING);
+    /// those that very many bytes go to; and what no log holds, if they are too many bytes, or too
+    /// many for long (`is_crowded`).
+    pub(super) fn surplus(&self, is_steady: bool, is_crowded: bool) -> Vec<u64> {
+        let mut publishes = self.len().saturating_sub(self.most);
         let mut bytes = self.payload_bytes.saturating_sub(MOST_BYTES);
         if publishes == 0 && bytes == 0 {
             return vec![];
@@ -229,13 +250,16 @@ impl Quarantine {
             0 => topic.waiting.len(),
             1.. => bytes_of(topic),
         };
-        let may_go = |topic: &&Topic| topic.failed > 0 || is_steady && bytes_of(topic) >= VERY_MUCH;
+        let is_urgent = is_steady && (is_crowded || bytes > 0);
+        let has_to_go = |topic: &Topic| topic.failed > 0 || is_urgent && topic.is_nowhere_else();
+        let is_large = |topic: &Topic| is_steady && bytes_of(topic) >= VERY_MUCH;
+        let may_go = |topic: &&Topic| has_to_go(topic) || is_large(topic);
         let mut topics: Vec<&Topic> = self.topics.values().filter(may_go).collect();
         topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
         let mut given_up = vec![];
         for topic in topics {
             for suspect in &topic.waiting {
-                if bytes == 0 && (publishes == 0 || topic.failed == 0) {
+                if bytes == 0 && (publishes == 0 || !has_to_go(topic)) {
                     break;
                 }
                 publishes = publishes.saturating_sub(1);
@@ -343,6 +367,7 @@ impl Quarantine {
         let is_it = |suspect: &Suspect| suspect.sequence == sequence;
         let at = topic.waiting.iter().position(is_it)?;
         let suspect = topic.waiting.remove(at)?;
+        topic.over = topic.over.max(suspect.queued.logged_as);
         self.payload_bytes -= suspect.payload_bytes();
         let was_in_flight = at == 0 && topic.sent.take().is_some();
         self.in_flight -= usize::from(was_in_flight);

@@ -296,6 +296,9 @@ impl Processing {
         ledger: &mut Ledger,
         now: Now,
     ) {
+        if !ledger.is_to_be_read(&read) {
+            return;
+        }
         // What is above that is read with everything else.
         let end = self.backlog.after().flatten();
         let is_below = |id| end.is_none_or(|end| id <= end);

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::{
-    BYTES_UNDER_WAY, EntryId, Ledger, Message, Purpose, QUEUED_PER_MESSAGE, Quarantined,
+    BYTES_UNDER_WAY, Completed, EntryId, Ledger, Message, Purpose, QUEUED_PER_MESSAGE, Quarantined,
     QueuedPublish,
 };
 use crate::delivery::left::LeftRead;
@@ -16,6 +16,18 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 
 impl Ledger {
+    /// At most so many publishes wait in quarantine.
+    #[cfg(test)]
+    pub fn limit_quarantine(&mut self, most: usize) {
+        self.queues.limit_quarantine(most);
+    }
+
+    /// Whether something is left to the log that quarantine had no room for.
+    #[cfg(test)]
+    pub fn has_left_crowd(&self) -> bool {
+        self.queues.left().fewest_failed().is_some()
+    }
+
     /// Publishes in quarantine.
     pub fn quarantined(&self) -> usize {
         self.queues.quarantined()
@@ -49,12 +61,14 @@ impl Ledger {
         let SetApart {
             moved,
             given_up,
+            left,
             replace,
             wants_canary,
         } = self.queues.set_apart(self.ack_timeout, now);
         for id in given_up {
             self.handle_refused(id, Refusal::Unauthorized);
         }
+        self.handle_left(&left);
         Quarantined {
             moved,
             replace,
@@ -110,13 +124,29 @@ impl Ledger {
     /// What goes to a topic that takes more than its share of a publisher is left to the log, but
     /// for what is in flight.
     pub(super) fn leave_greedy(&mut self, publisher: usize, now: Instant) {
-        for left in self.queues.leave_greedy(publisher, now) {
+        let left = self.queues.leave_greedy(publisher, now);
+        self.handle_left(&left);
+    }
+
+    /// The delivery log alone holds these publishes from now on.
+    fn handle_left(&mut self, left: &[Completed]) {
+        for left in left {
             let entry = &mut self.entries[left.entry];
             entry.left += 1;
-            self.unpublished.leave_part(entry.id);
+            match entry.read {
+                0 => self.unpublished.leave_part(entry.id),
+                // It was left before.
+                1.. => entry.read -= 1,
+            }
             self.bytes -= left.bytes;
             self.finish_part(left.entry);
         }
+    }
+
+    /// Whether what was read from the log is to be taken: more of its topic may have been left to
+    /// the log meanwhile. Then it is read again.
+    pub fn is_to_be_read(&self, read: &LeftRead) -> bool {
+        self.queues.is_to_be_read(read)
     }
 
     /// What is to be read from the log next, if there is room for it, of messages up to `up_to`.
@@ -145,7 +175,7 @@ impl Ledger {
                 purpose,
                 bytes,
                 logged_as: Some(entry.id),
-                is_newest: false,
+                is_newest: true,
             });
         }
         self.finish_part(key);

@@ -30,7 +30,11 @@ struct Bench {
 
 impl Bench {
     fn new(limit: usize) -> Self {
-        let mut ledger = Ledger::new(1, 5_000, TIMEOUT);
+        Self::with_window(limit, 5_000)
+    }
+
+    fn with_window(limit: usize, window: usize) -> Self {
+        let mut ledger = Ledger::new(1, window, TIMEOUT);
         ledger.handle_session_up(false);
         for publisher in [DIRECT, 1, APART] {
             ledger.handle_publisher_up(publisher, limit);
@@ -544,9 +548,6 @@ fn it_holds_a_thousand_and_gives_up_the_oldest_to_the_same_topic() {
     }
     assert!(bench.ledger.has_room(), "they fill no room of others");
     bench.wait(STEADY + SECOND, true);
-    assert_eq!(bench.failed().len(), 0, "none was tried");
-    assert_eq!(bench.texts(APART).len(), 2);
-    bench.wait(TIMEOUT + SECOND, true);
     let failed = bench.failed();
     let texts = failed.iter().map(|failed| &failed.received.payload[..]);
     assert!(texts.eq([&b"first"[..], b"more"]));

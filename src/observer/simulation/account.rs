@@ -43,6 +43,8 @@ pub(super) struct Reached {
     pub(super) quarantine: bool,
     /// What goes to one topic is left to the delivery log.
     pub(super) left: bool,
+    /// What quarantine has no room for is left to the delivery log.
+    pub(super) crowd: bool,
     /// One that takes more than one step.
     pub(super) fan_out: bool,
     /// No more messages are taken.
@@ -54,6 +56,7 @@ impl Reached {
         backlog: true,
         quarantine: true,
         left: true,
+        crowd: true,
         fan_out: true,
         no_room: true,
     };
@@ -63,6 +66,7 @@ impl Reached {
             backlog: self.backlog | other.backlog,
             quarantine: self.quarantine | other.quarantine,
             left: self.left | other.left,
+            crowd: self.crowd | other.crowd,
             fan_out: self.fan_out | other.fan_out,
             no_room: self.no_room | other.no_room,
         }

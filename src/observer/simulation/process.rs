@@ -42,6 +42,8 @@ const DIRECT: usize = 2;
 pub(super) const PUBLISHERS: usize = DIRECT + 2;
 /// Messages under way: few, so that all bounds are reached.
 pub(super) const WINDOW: usize = 8;
+/// Publishes in quarantine: fewer than users that the broker takes nothing for.
+const QUARANTINE: usize = 2;
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An observer that runs.
@@ -59,6 +61,7 @@ impl Process {
     pub(super) fn start(store: Box<dyn Store>, router: &Router, metrics: &Metrics) -> Self {
         let began = Clock.now();
         let mut ledger = Ledger::new(DIRECT, WINDOW, ACK_TIMEOUT);
+        ledger.limit_quarantine(QUARANTINE);
         let mut ids = MessageIds::new(RandomState::new());
         let mut backlog = Backlog::new(u64::MAX);
         if let Some(log) = resume(store.as_ref(), &mut ledger, &mut ids).unwrap() {

@@ -215,6 +215,7 @@ impl World {
         reached.backlog |= observer.processing.backlog().after().is_some();
         reached.quarantine |= observer.ledger.quarantined() > 0;
         reached.left |= observer.ledger.left_bytes() > 0;
+        reached.crowd |= observer.ledger.has_left_crowd();
         reached.fan_out |= observer.processing.fan_outs() > 0;
         reached.no_room |= !observer.has_room();
     }

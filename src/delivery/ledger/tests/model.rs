@@ -117,6 +117,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut ledger = Ledger::new(2, 8, TIMEOUT);
+        ledger.limit_quarantine(2);
         ledger.handle_session_up(false);
         Self {
             ledger,
