@@ -6,7 +6,7 @@
 //! So a topic of which the broker confirms nothing takes some memory, and no more of it the more is
 //! written to it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
@@ -47,7 +47,8 @@ pub struct LeftRead {
 /// All publishes that are left to the log.
 #[derive(Debug)]
 pub(super) struct Left {
-    topics: HashMap<String, LeftOf>,
+    /// In an order: what is simulated can be repeated.
+    topics: BTreeMap<String, LeftOf>,
     bytes: u64,
     max_bytes: u64,
 }
@@ -55,7 +56,7 @@ pub(super) struct Left {
 impl Default for Left {
     fn default() -> Self {
         Self {
-            topics: HashMap::new(),
+            topics: BTreeMap::new(),
             bytes: 0,
             max_bytes: u64::MAX,
         }

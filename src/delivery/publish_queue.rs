@@ -4,7 +4,7 @@
 //! never to be confirmed. Leaves those to `quarantine.rs`, and to the
 //! [`ledger`](crate::delivery::ledger) which message a publish belongs to.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -396,7 +396,7 @@ impl PublishQueue {
         }
         self.looked = Some(now);
         // For each topic: since when it is in flight, how much of it, and whether it was overtaken.
-        let mut topics: HashMap<&str, (Instant, usize, bool)> = HashMap::new();
+        let mut topics: BTreeMap<&str, (Instant, usize, bool)> = BTreeMap::new();
         let mut confirmed = HashSet::new();
         for slot in self
             .slots

@@ -11,7 +11,7 @@
 mod crowd;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::delivery::publish_queue::{Completed, PublisherEnd, QueuedPublish};
@@ -90,7 +90,8 @@ struct Topic {
 pub(super) struct Quarantine {
     /// Publishes that may wait here.
     most: usize,
-    topics: HashMap<String, Topic>,
+    /// In an order: what is simulated can be repeated.
+    topics: BTreeMap<String, Topic>,
     /// The topic of each publish.
     topic_of: HashMap<u64, String>,
     payload_bytes: usize,
@@ -117,7 +118,7 @@ impl Default for Quarantine {
     fn default() -> Self {
         Self {
             most: MOST_WAITING,
-            topics: HashMap::new(),
+            topics: BTreeMap::new(),
             topic_of: HashMap::new(),
             payload_bytes: 0,
             turns: VecDeque::new(),

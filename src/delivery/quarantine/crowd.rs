@@ -59,7 +59,8 @@ impl Quarantine {
         // So that some can be read.
         let with_room = most.saturating_sub(IN_FLIGHT);
         let is_passed = |failed| fewest.is_some_and(|fewest| failed > fewest);
-        if !is_too_much(self.len(), self.payload_bytes) && !(fewest.is_some() && self.is_full()) {
+        let gives_way = fewest.is_some() && self.is_full();
+        if !gives_way && !is_too_much(self.len(), self.payload_bytes) {
             return vec![];
         }
         let topics = self.topics.iter();

@@ -5,6 +5,7 @@
 //! [`audit`](crate::delivery::audit).
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -82,6 +83,8 @@ pub(super) struct Account {
     named: HashMap<String, MessageNumber>,
     pub(super) confirmed: usize,
     pub(super) reached: Reached,
+    /// Of all that happens, but for identifiers.
+    pub(super) trace: DefaultHasher,
     /// Identifiers for which there is no message.
     pub(super) surplus: Vec<String>,
 }
@@ -140,6 +143,7 @@ impl Account {
             Some(number) => *number,
             None => self.name(&copy),
         };
+        (topic, copy.sender, copy.recipient, copy.text).hash(&mut self.trace);
         let id = copy.message_id.as_bytes();
         self.audit.received(number, user(owner), id);
     }

@@ -14,6 +14,7 @@ mod broker;
 mod process;
 mod world;
 
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -137,6 +138,19 @@ fn connections_that_are_dead_for_a_while() {
     let first = number("SEED").unwrap_or(1);
     let faults = Faults { dead_lines: true };
     Bench::new().runs(first, steps, faults);
+}
+
+/// What a seed has found happens again.
+#[test]
+fn a_seed_repeats_its_run() {
+    let bench = Bench::new();
+    let run = |seed| {
+        let faults = Faults { dead_lines: false };
+        bench.run(seed, STEPS, faults).unwrap().trace.finish()
+    };
+    let traces = [1, 2, 3, 4].map(run);
+    assert_eq!(traces, [1, 2, 3, 4].map(run));
+    assert_ne!(traces[0], traces[1]);
 }
 
 /// What runs have found, and with which seed.

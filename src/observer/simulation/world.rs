@@ -3,6 +3,7 @@
 mod publishers;
 mod whole;
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -218,6 +219,10 @@ impl World {
         reached.crowd |= observer.ledger.has_left_crowd();
         reached.fan_out |= observer.processing.fan_outs() > 0;
         reached.no_room |= !observer.has_room();
+        let ledger = &observer.ledger;
+        let under_way = (ledger.unconfirmed(), ledger.unacknowledged());
+        let apart = (ledger.quarantined(), ledger.left_bytes());
+        (self.passed, under_way, apart, observer.has_room()).hash(&mut self.account.trace);
     }
 
     fn fault(&mut self) {
