@@ -8,7 +8,7 @@ use std::fmt;
 use super::error::SubmitError;
 use super::event::Connected;
 use super::options::MAX_PACKET_BYTES;
-use super::outbox::{Pings, SharedOutbox};
+use super::outbox::{PingFor, Pings, SharedOutbox};
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::{Subscription, TopicFilter};
 
@@ -85,9 +85,20 @@ impl Client {
         self.outbox.lock().acknowledge(packet_id)
     }
 
-    /// How many pings there were on this connection, and how many of them are answered.
+    /// The pings of the keep alive on this connection.
     pub fn pings(&self) -> Pings {
-        self.outbox.lock().pings()
+        self.outbox.lock().pings(PingFor::KeepAlive)
+    }
+
+    /// Has a PINGREQ follow what was handed over before, unless the connection is ending. Its
+    /// answer shows in [`Client::ack_pings`].
+    pub fn ping_behind_acks(&self) {
+        self.outbox.lock().ping(PingFor::Acks);
+    }
+
+    /// The pings of [`Client::ping_behind_acks`] on this connection.
+    pub fn ack_pings(&self) -> Pings {
+        self.outbox.lock().pings(PingFor::Acks)
     }
 
     /// Ends the connection in order: DISCONNECT goes out after everything handed over before, and

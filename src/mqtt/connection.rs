@@ -18,7 +18,7 @@ use super::error::{self, Cause, LinkError, Phase};
 use super::event::{Connected, Delivery, Event};
 use super::keep_alive::{Reading, TICKS, Verdict};
 use super::options::ConnectOptions;
-use super::outbox::{Outgoing, SharedOutbox};
+use super::outbox::{Outgoing, PingFor, SharedOutbox};
 use super::packet_ids::Purpose;
 use super::pump::Pump;
 use super::transport;
@@ -271,8 +271,10 @@ impl Connection {
             }
             Incoming::Disconnect(reason) => return Err(reason),
             Incoming::PingResp => {
-                self.pump.keep_alive.answered();
-                self.outbox.lock().ping_answered();
+                // Before that, the keep alive's own may be without an answer.
+                if self.outbox.lock().ping_answered() {
+                    self.pump.keep_alive.answered();
+                }
                 return Ok(None);
             }
             Incoming::ConnAck(_) | Incoming::Other => return Ok(None),
@@ -293,7 +295,7 @@ impl Connection {
             match self.pump.keep_alive.tick(waits, reading) {
                 Verdict::Fine => {}
                 // It is written when the task is polled again.
-                Verdict::Ping => self.outbox.lock().ping(),
+                Verdict::Ping => self.outbox.lock().ping(PingFor::KeepAlive),
                 Verdict::Silent => return Poll::Ready(error::no_ping()),
                 Verdict::Deaf => return Poll::Ready(error::not_read()),
             }

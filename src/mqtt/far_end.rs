@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::client::Client;
 use super::event::Connected;
-use super::outbox::{Outgoing, SharedOutbox};
+use super::outbox::{Outgoing, PingFor, SharedOutbox};
 
 /// A packet of the client.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl FarEnd {
 
     /// The client's keep alive is due.
     pub(crate) fn ping(&self) {
-        self.0.lock().ping();
+        self.0.lock().ping(PingFor::KeepAlive);
     }
 
     /// PINGRESP.

@@ -7,6 +7,7 @@
 //! A PINGREQ goes out once in each keep alive, whatever else goes on: a broker may close a
 //! connection on which none comes, and PINGRESP is the one proof that the broker has read the acks
 //! before it. Whoever keeps what was acknowledged for the case that it comes again relies on that.
+//! Pings for other purposes (see `outbox.rs`) do not count here, and replace none.
 //!
 //! PINGRESP stands behind what the broker is delivering, which can take longer than a keep alive.
 //! So a broker is dead only if nothing at all comes from it.
@@ -62,7 +63,7 @@ impl KeepAlive {
         self.received = true;
     }
 
-    /// PINGRESP came.
+    /// PINGRESP came, and no ping waits for its answer any more.
     pub(super) fn answered(&mut self) {
         self.is_unanswered = false;
     }

@@ -41,8 +41,17 @@ pub(super) enum Outgoing {
     Disconnect,
 }
 
-/// Pings of one connection. An answer proves that the broker has read everything that was handed
-/// over before its ping.
+/// Why a PINGREQ goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PingFor {
+    /// It is due in each keep alive.
+    KeepAlive,
+    /// The client wants to know whether the broker has read the acks before it.
+    Acks,
+}
+
+/// Pings of one connection and for one purpose. An answer proves that the broker has read
+/// everything that was handed over before its ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pings {
     /// How many were handed over to be written.
@@ -95,7 +104,10 @@ pub(super) struct Outbox {
     receive_maximum: usize,
     /// QoS 0 publishes in the queue.
     unconfirmed: usize,
-    pings: Pings,
+    keep_alive_pings: Pings,
+    ack_pings: Pings,
+    /// Pings without an answer, in order: answers do not say what they answer.
+    unanswered: VecDeque<PingFor>,
     ending: Ending,
     /// Wakes the connection.
     waker: Option<Waker>,
@@ -125,7 +137,9 @@ impl Outbox {
             in_flight: 0,
             receive_maximum: receive_maximum.clamp(1, most),
             unconfirmed: 0,
-            pings: Pings::default(),
+            keep_alive_pings: Pings::default(),
+            ack_pings: Pings::default(),
+            unanswered: VecDeque::new(),
             ending: Ending::Open,
             waker: None,
         }
@@ -214,26 +228,39 @@ impl Outbox {
     }
 
     /// Has a PINGREQ follow what was put in before. Nothing follows DISCONNECT.
-    pub(super) fn ping(&mut self) {
+    pub(super) fn ping(&mut self, purpose: PingFor) {
         let is_open = match self.ending {
             Ending::Open => true,
             Ending::Leaving => !self.held.is_empty(),
             Ending::Gone => false,
         };
         if is_open {
-            self.pings.asked += 1;
+            self.pings_mut(purpose).asked += 1;
+            self.unanswered.push_back(purpose);
             self.push(Outgoing::Ping);
         }
     }
 
-    /// The broker has answered a PINGREQ.
-    pub(super) fn ping_answered(&mut self) {
-        let Pings { asked, answered } = self.pings;
-        self.pings.answered = asked.min(answered + 1);
+    /// The broker has answered a PINGREQ. Returns whether none waits for its answer any more.
+    pub(super) fn ping_answered(&mut self) -> bool {
+        if let Some(purpose) = self.unanswered.pop_front() {
+            self.pings_mut(purpose).answered += 1;
+        }
+        self.unanswered.is_empty()
     }
 
-    pub(super) fn pings(&self) -> Pings {
-        self.pings
+    pub(super) fn pings(&self, purpose: PingFor) -> Pings {
+        match purpose {
+            PingFor::KeepAlive => self.keep_alive_pings,
+            PingFor::Acks => self.ack_pings,
+        }
+    }
+
+    fn pings_mut(&mut self, purpose: PingFor) -> &mut Pings {
+        match purpose {
+            PingFor::KeepAlive => &mut self.keep_alive_pings,
+            PingFor::Acks => &mut self.ack_pings,
+        }
     }
 
     /// The next packet to be written.
@@ -335,17 +362,36 @@ mod tests {
     fn a_ping_goes_out_behind_the_acks_before_it_and_not_behind_disconnect() {
         let mut outbox = Outbox::new(1);
         outbox.ping_answered();
-        assert_eq!(outbox.pings(), Pings::default(), "none was asked");
+        let none = outbox.pings(PingFor::KeepAlive);
+        assert_eq!(none, Pings::default(), "none was asked");
         outbox.acknowledge(7).unwrap();
-        outbox.ping();
+        outbox.ping(PingFor::KeepAlive);
         outbox.disconnect().unwrap();
-        outbox.ping();
+        outbox.ping(PingFor::KeepAlive);
         let packets: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
         let expected = [Outgoing::Ack(7), Outgoing::Ping, Outgoing::Disconnect];
         assert_eq!(packets, expected);
         outbox.ping_answered();
-        let pings = outbox.pings();
+        let pings = outbox.pings(PingFor::KeepAlive);
         assert_eq!((pings.asked, pings.answered), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_belongs_to_the_first_ping_without_one() {
+        let mut outbox = Outbox::new(1);
+        for purpose in [PingFor::Acks, PingFor::KeepAlive, PingFor::Acks] {
+            outbox.ping(purpose);
+        }
+        let answered = |outbox: &Outbox| {
+            let pings = [PingFor::KeepAlive, PingFor::Acks].map(|purpose| outbox.pings(purpose));
+            pings.map(|pings| pings.answered)
+        };
+        for (is_last, expected) in [(false, [0, 1]), (false, [1, 1]), (true, [1, 2])] {
+            assert_eq!(outbox.ping_answered(), is_last);
+            assert_eq!(answered(&outbox), expected);
+        }
+        assert!(outbox.ping_answered(), "one too many");
+        assert_eq!(answered(&outbox), [1, 2]);
     }
 
     #[test]

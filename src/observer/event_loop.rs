@@ -257,7 +257,8 @@ impl Observer {
         }
         self.processing.tick_backlog(&self.ledger, now);
         if self.session.is_up() {
-            self.processing.tick(&self.ledger);
+            self.session.acknowledge(&mut self.ledger);
+            self.processing.tick(&self.ledger, &self.session);
         }
         if self.session.poll_pinged() {
             self.ledger.age_acknowledged();

@@ -10,9 +10,10 @@ use tracing::{error, info, warn};
 use crate::delivery::backlog::{Backlog, Change, Pulse};
 use crate::delivery::ledger::{Ledger, Message};
 use crate::delivery::left::LeftRead;
-use crate::delivery::watermark::AcknowledgedWatermark;
+use crate::delivery::watermark::{AcknowledgedWatermark, Ask};
 use crate::observer::inbound::Inbound;
 use crate::observer::processor::{BacklogRead, Batch, Decided, Processed, Processor, Resumed};
+use crate::observer::session::Session;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
 use crate::rules::fan_out::{FanOut, STEP};
@@ -148,9 +149,13 @@ impl Processing {
         self.stopping = true;
     }
 
-    /// Moves the acknowledged watermark; called at each tick while there is a session.
-    pub(super) fn tick(&mut self, ledger: &Ledger) {
-        self.acknowledged.tick(ledger.settled_up_to());
+    /// Moves the acknowledged watermark; called at each tick while there is a session, when all
+    /// acks that are due have been sent.
+    pub(super) fn tick(&mut self, ledger: &Ledger, session: &Session) {
+        let answered = session.ack_pings_answered();
+        if self.acknowledged.tick(ledger.settled_up_to(), answered) == Ask::Ping {
+            session.ping_behind_acks();
+        }
         self.published_due = ledger.has_published();
     }
 

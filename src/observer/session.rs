@@ -198,6 +198,19 @@ impl Session {
         is_pinged
     }
 
+    /// How many pings of [`Session::ping_behind_acks`] are answered on this connection.
+    pub(super) fn ack_pings_answered(&self) -> u64 {
+        let connection = self.connection.as_ref();
+        connection.map_or(0, |connection| connection.client.ack_pings().answered)
+    }
+
+    /// Asks the broker whether it has the acks that were sent until now.
+    pub(super) fn ping_behind_acks(&self) {
+        if let Some(connection) = &self.connection {
+            connection.client.ping_behind_acks();
+        }
+    }
+
     /// The connection is gone, or none could be made.
     pub(super) fn handle_lost(&mut self, ledger: &mut Ledger) {
         if self.connection.take().is_some() {

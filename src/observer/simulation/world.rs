@@ -68,8 +68,7 @@ const WEIGHTS: [(Event, u32); 12] = [
 /// What may fail.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
-    /// The session's connection may carry nothing for seconds before its end. Then the process is
-    /// not killed: what was acknowledged for more than a second counts as arrived after that.
+    /// The session's connection may carry nothing for seconds before its end.
     pub(super) dead_lines: bool,
 }
 
@@ -241,7 +240,7 @@ impl World {
                     self.publisher_lost(publisher, Cause::Closed);
                 }
             }
-            9..12 if !self.faults.dead_lines => self.kill(),
+            9..12 => self.kill(),
             12 => self.broker_crashes(),
             13 => self.alarm ^= true,
             14 => self.bad ^= true,
