@@ -1,6 +1,6 @@
--- Which process serves a slot, how far it got, and what it shares with the next one: one row a slot.
+-- Which process serves, how far it got, and what it shares with the next one: one row.
 CREATE TABLE observer (
-  n            BIGINT PRIMARY KEY,           -- the slot, from 0
+  n            BIGINT PRIMARY KEY,           -- 0
   token        BIGINT NOT NULL,              -- rises with each change of the holder: what an earlier one writes is refused
   holder       TEXT COLLATE "C" NOT NULL,    -- who has the lease, for people
   expires      TIMESTAMPTZ NOT NULL,         -- by the clock of the database
@@ -9,19 +9,12 @@ CREATE TABLE observer (
   last_event   BIGINT NOT NULL,              -- the last number in the outbox that was given
   acknowledged TEXT COLLATE "C" NOT NULL,    -- the last message acknowledged to the broker: later ones may come again
   bytes        BIGINT NOT NULL,              -- about how much messages and their copies take
-  secret       TEXT COLLATE "C" NOT NULL,    -- the random part of the MQTT client identifiers; the same in all rows
-  session_at   TIMESTAMPTZ                   -- when the slot's session was known to be at the broker; NULL: never
-);
-
--- The processes that share the slots among them.
-CREATE TABLE observer_process (
-  id      TEXT COLLATE "C" PRIMARY KEY,
-  expires TIMESTAMPTZ NOT NULL  -- by the clock of the database
+  secret       TEXT COLLATE "C" NOT NULL     -- the random part of the MQTT client identifiers
 );
 
 -- One row a message, however many have a copy of it, in the order the observer took them.
 CREATE TABLE message (
-  seq         BIGINT PRIMARY KEY,        -- never given twice; with several slots made of the time, modulo 16 the slot
+  seq         BIGINT PRIMARY KEY,        -- never given twice
   message_id  TEXT COLLATE "C" NOT NULL,
   app         TEXT COLLATE "C" NOT NULL,
   sender      TEXT COLLATE "C" NOT NULL,
@@ -124,7 +117,6 @@ CREATE TABLE delivery (
   status     BIGINT,                     -- the payload is the stored message with this status, or
   payload    BYTEA,                      -- the payload is this
   properties TEXT COLLATE "C",           -- JSON: MQTT 5 user properties; NULL for none
-  slot       BIGINT NOT NULL,            -- whose holder publishes it
   PRIMARY KEY (message_id, number)
 );
 
@@ -132,8 +124,7 @@ CREATE TABLE delivery (
 CREATE TABLE fan_out (
   message_id TEXT COLLATE "C" PRIMARY KEY,
   came_on    BYTEA NOT NULL,
-  work       TEXT COLLATE "C" NOT NULL, -- JSON: the whole of it
-  slot       BIGINT NOT NULL            -- whose holder publishes it
+  work       TEXT COLLATE "C" NOT NULL  -- JSON: the whole of it
 );
 -- How far it is confirmed: apart, so that a step does not write the whole again.
 CREATE TABLE fan_out_position (
@@ -143,7 +134,7 @@ CREATE TABLE fan_out_position (
 
 -- What webhooks are still to be told, and what they were told in vain: one row an event and endpoint.
 CREATE TABLE webhook (
-  seq         BIGINT PRIMARY KEY,         -- never given twice, for what is under way is known by it; see message.seq
+  seq         BIGINT PRIMARY KEY,         -- never given twice, for what is under way is known by it
   endpoint    TEXT COLLATE "C" NOT NULL,  -- its URL, without user, password and query
   delivery_id TEXT COLLATE "C" NOT NULL,  -- the same each time it is told
   event_type  TEXT COLLATE "C" NOT NULL,

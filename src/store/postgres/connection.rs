@@ -108,9 +108,10 @@ impl Connection {
             *live = None;
             let end = Arc::<End>::default();
             let client = connect(&self.target, end.clone())?;
-            // A process that is stopped in the middle of a transaction must not keep its locks for
-            // longer than its lease. What is between us and the database may not know the setting.
-            let millis = self.target.lease.as_millis();
+            // A process that is stopped in the middle of a transaction must not keep its locks until
+            // the leases of those who wait for them are over. What is between us and the database
+            // may not know the setting.
+            let millis = (self.target.lease / 3).as_millis().max(1);
             let limit = format!("SET idle_in_transaction_session_timeout = {millis}");
             if let Err(error) = block_on(client.batch_execute(&limit)) {
                 tracing::debug!(%error, "no limit for idle transactions");

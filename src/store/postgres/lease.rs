@@ -31,7 +31,7 @@ const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
-const TAKE: &str = "UPDATE observer SET token = token + 1, holder = $1,
+const TAKE: &str = "UPDATE observer SET token = token + 1, served = true, holder = $1,
     expires = clock_timestamp() + $2 * interval '1 millisecond'
     WHERE n = $3 AND expires <= clock_timestamp() RETURNING token";
 const RENEW: &str = "UPDATE observer SET

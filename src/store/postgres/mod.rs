@@ -68,7 +68,7 @@ const FENCE: &str = "WITH held AS (UPDATE observer SET batch = $2, last_seq = $3
     SELECT 1 / count(*) FROM held";
 const COUNT_BYTES: &str = "UPDATE observer SET bytes = bytes + $1 WHERE n = 0";
 const UNFINISHED_IS_DUE: &str = "UPDATE absence SET redelivered_by = NULL
-    WHERE redelivered_by <> 'done' AND redelivered_by > $1";
+    WHERE redelivered_by <> 'done' AND redelivered_by > $1 AND slot = $2";
 
 /// Makes the store if there is none.
 ///
@@ -156,8 +156,9 @@ impl PostgresStore {
         let mut store = Self::new(connection, lease, offline)?;
         if access == Access::Exclusive {
             let acknowledged = id_text(store.counters.acknowledged);
+            let slot = store.slot.row();
             store.atomically(|store| {
-                store.execute(UNFINISHED_IS_DUE, params![acknowledged.clone()])
+                store.execute(UNFINISHED_IS_DUE, params![acknowledged.clone(), slot])
             })?;
         }
         Ok(store)
@@ -461,5 +462,7 @@ fn id_text(id: Option<MessageId>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
 }
 
+#[cfg(test)]
+mod slot_tests;
 #[cfg(test)]
 mod tests;

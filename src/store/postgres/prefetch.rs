@@ -26,6 +26,7 @@ const CONVERSATIONS: &str = "SELECT c.app, c.inbox_of, c.convers_with, c.archive
     FROM unnest($1::text[], $2::text[], $3::text[]) AS u (app, inbox_of, convers_with)
     JOIN conversation c ON c.app = u.app AND c.inbox_of = u.inbox_of
         AND c.convers_with = u.convers_with";
+const NEWEST: &str = "SELECT coalesce(max(seq), 0) FROM message";
 const COPIES: &str = "SELECT u.app, u.inbox_of, u.convers_with, u.message_id, m.sender, t.status
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
         AS u (app, inbox_of, convers_with, message_id)
@@ -90,7 +91,7 @@ impl Questions {
 
 impl PostgresStore {
     pub(super) fn look_up_together(
-        &self,
+        &mut self,
         addresses: &mut dyn Iterator<Item = Address<'_>>,
     ) -> Result<(), StoreError> {
         let mut questions = Questions::default();
@@ -101,7 +102,7 @@ impl PostgresStore {
     }
 
     /// Looks up the conversations that copies are for, in so far as they are not known.
-    pub(super) fn look_up_conversations(&self, writes: &[Write<'_>]) -> Result<(), StoreError> {
+    pub(super) fn look_up_conversations(&mut self, writes: &[Write<'_>]) -> Result<(), StoreError> {
         let mut questions = Questions::default();
         for write in writes {
             if let Write::Copy(copy) = write
@@ -121,7 +122,7 @@ impl PostgresStore {
         self.look_up(questions)
     }
 
-    fn look_up(&self, questions: Questions) -> Result<(), StoreError> {
+    fn look_up(&mut self, questions: Questions) -> Result<(), StoreError> {
         if questions.bans.is_empty() && questions.conversations.is_empty() {
             return Ok(());
         }
@@ -137,14 +138,24 @@ impl PostgresStore {
         let [copy_apps, copy_inboxes, copy_peers] = columns(copies.map(|(key, _)| key.clone()));
         let ids: Vec<String> = questions.copies.iter().map(|(_, id)| id.clone()).collect();
         let command = |sql, params| Command { sql, params };
-        let commands = [
+        let mut commands = vec![
             command(BANS, params![ban_apps, ban_users]),
             command(BLOCKS, params![block_apps, others, blockers]),
             command(GROUPS, params![group_apps, group_ids]),
             command(CONVERSATIONS, params![apps, inboxes, peers]),
             command(COPIES, params![copy_apps, copy_inboxes, copy_peers, ids]),
         ];
-        let found = self.connection.pipeline("", &commands, "")?;
+        if self.slot.is_one_of_several() {
+            commands.push(command(NEWEST, vec![]));
+        }
+        let mut found = self.connection.pipeline("", &commands, "")?;
+        if self.slot.is_one_of_several()
+            && let Some(newest) = found.pop()
+        {
+            // What is stored now answers what others have stored, whatever our clock says.
+            let newest = newest.first().map_or(0, |row| row.get(0));
+            self.counters.last_seq = self.counters.last_seq.max(newest);
+        }
         let [bans, blocks, groups, conversations, copies] = &found[..] else {
             return Err(StoreError::Permanent(
                 "the database gave too few answers".into(),

@@ -9,7 +9,7 @@ use crate::auth::secret::random_id;
 use crate::store::{Access, StoreError};
 
 /// The migrations, in order.
-const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("1.sql"), include_str!("2.sql")];
 
 /// Attempts to make the first table: another process may be making it.
 const ATTEMPTS: u32 = 20;
@@ -33,7 +33,7 @@ const MORE_ROWS: &str = "INSERT INTO observer
     (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
     SELECT slot, 0, '', to_timestamp(0), 0, 0, last_event, acknowledged, 0, secret
     FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
-const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(token > 0), false) FROM observer";
+const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(served), false) FROM observer";
 const END_LEASES: &str = "UPDATE observer SET token = token + 1
     RETURNING holder, expires > clock_timestamp()";
 

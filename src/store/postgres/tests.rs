@@ -7,15 +7,13 @@ use std::time::Duration;
 use super::*;
 use crate::auth::secret::Secret;
 use crate::rules::listing::{From, Place, Window};
+use crate::store::Administration;
 use crate::store::contract::{Feed, Maker, contract, new_message, timeline};
 use crate::store::reader::Reader;
-use crate::store::{
-    Administration, DeliveryLog, Demand, History, Outbox, OutboxRequest, Selection,
-};
 
 /// Makes stores in schemas of their own.
-struct Postgres {
-    lasting: Target,
+pub(super) struct Postgres {
+    pub(super) lasting: Target,
 }
 
 /// A name that no other test uses.
@@ -35,7 +33,7 @@ fn server(place: &str) -> Target {
 }
 
 /// An address of the server, in a schema that is empty.
-fn empty_schema() -> Target {
+pub(super) fn empty_schema() -> Target {
     let name = new_name();
     let connection = Connection::open(&server("postgres")).unwrap();
     let made = format!("DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}");
@@ -65,7 +63,7 @@ impl Maker for Postgres {
     }
 }
 
-fn open(target: &Target) -> Result<PostgresStore, StoreError> {
+pub(super) fn open(target: &Target) -> Result<PostgresStore, StoreError> {
     PostgresStore::open(target, Access::Exclusive, OfflineDelivery::Broker)
 }
 
@@ -100,7 +98,11 @@ fn nobody_migrates_under_a_process_that_serves() {
     let target = empty_schema();
     let serving = open(&target).unwrap();
     let connection = Connection::open(&target).unwrap();
-    let more = [include_str!("1.sql"), "CREATE TABLE later (n BIGINT)"];
+    let more = [
+        include_str!("1.sql"),
+        include_str!("2.sql"),
+        "CREATE TABLE later (n BIGINT)",
+    ];
     let migrate = || schema::migrate_with(&connection, Access::Exclusive, &more).unwrap();
     let token = || -> i64 {
         let sql = "SELECT token FROM observer WHERE n = 0";
@@ -174,8 +176,10 @@ fn a_lease_is_renewed_given_back_and_lost_by_its_holders_own_clock() {
     let Taken::Ours { lease, .. } = take() else {
         panic!("it was given back");
     };
-    // The database does not answer any more: a lock keeps the renewals waiting.
-    let connection = Connection::open(&target).unwrap();
+    // The database does not answer any more: a lock keeps the renewals waiting, for longer than
+    // one of their own connections could have it.
+    let locking = target.with_lease(Duration::from_secs(60), "lock".to_owned());
+    let connection = Connection::open(&locking).unwrap();
     connection
         .batch("BEGIN; UPDATE observer SET n = 0")
         .unwrap();
@@ -428,61 +432,4 @@ fn an_error_of_the_connection_names_its_cause_once() {
         "whoever prints the chain prints it twice"
     );
     assert_eq!(error.to_string().matches("refused").count(), 1, "{error}");
-}
-
-/// A store that was in a file goes on in several slots: each number is some slot's, and none is
-/// given again.
-#[test]
-fn a_copy_is_served_in_as_many_slots_as_its_first_holder_says() {
-    let from = Postgres::default();
-    let mut feed = Feed::new(from.lasting());
-    crate::store::contract::transfer::fill(&mut feed);
-    let events = feed.store.webhooks(&Selection::All).unwrap().len();
-    let stored = feed.store.stats().unwrap().messages;
-    feed.acknowledge_all();
-    drop(feed);
-    let to = Postgres::default();
-    crate::store::contract::transfer::copy_all(&*from.whole(), &mut *to.whole());
-    let target = to.lasting.clone().in_slots(3);
-    let candidate = Candidate::open(&target).unwrap();
-    let names = || vec!["one".to_owned(), "two".to_owned()];
-    let (mut published, mut handed_out) = (0, 0);
-    let mut stores: Vec<Feed> = (0..3)
-        .map(|slot| {
-            let Taken::Ours { lease, .. } = candidate.try_take_slot(slot).unwrap() else {
-                panic!("slot {slot} is taken");
-            };
-            let mut store = open(&target.clone().holding(lease)).unwrap();
-            store.set_endpoints(Endpoints {
-                names: names(),
-                max_bytes: 1_000_000,
-            });
-            assert_eq!(store.unacknowledged().unwrap(), []);
-            published += store.unpublished(None, 100).unwrap().messages.len();
-            let demands = (0..2).map(|endpoint| Demand {
-                endpoint,
-                deliveries: 100,
-                in_flight: vec![],
-            });
-            let request = OutboxRequest {
-                demands: demands.collect(),
-                ..OutboxRequest::default()
-            };
-            let now = UnixMillis::new(crate::store::contract::NOW);
-            handed_out += store.serve_outbox(&request, now).unwrap().deliveries.len();
-            Feed::new(Box::new(store))
-        })
-        .collect();
-    assert_eq!((published, handed_out), (2, events), "each by one slot");
-    for feed in &mut stores {
-        feed.message("team", "alice", r#"{"text":"later"}"#);
-    }
-    let stats = stores[0].store.stats().unwrap();
-    assert_eq!(stats.messages, stored + 3);
-    drop(stores);
-    // Copied back, whatever the slots.
-    let back = Postgres::default();
-    let from = PostgresStore::open_all_slots(&to.lasting).unwrap();
-    crate::store::contract::transfer::copy_all(&from, &mut *back.whole());
-    assert_eq!(back.lasting().stats().unwrap().messages, stored + 3);
 }

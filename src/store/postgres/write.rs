@@ -65,10 +65,10 @@ const SET_CLIENT: &str = "INSERT INTO presence (app, user_id, client_id, since)
     ON CONFLICT (app, user_id, client_id) DO UPDATE SET since = excluded.since";
 const DELETE_CLIENT: &str =
     "DELETE FROM presence WHERE app = $1 AND user_id = $2 AND client_id = $3";
-const SET_ABSENCE: &str = "INSERT INTO absence (app, user_id, seq, redelivered_by)
-    VALUES ($1, $2, $3, $4)
+const SET_ABSENCE: &str = "INSERT INTO absence (app, user_id, seq, redelivered_by, slot)
+    VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (app, user_id) DO UPDATE
-    SET seq = excluded.seq, redelivered_by = excluded.redelivered_by";
+    SET seq = excluded.seq, redelivered_by = excluded.redelivered_by, slot = excluded.slot";
 const SET_REDELIVERED: &str = "UPDATE absence SET redelivered_by = $3
     WHERE app = $1 AND user_id = $2 AND redelivered_by IS NULL";
 
@@ -340,7 +340,8 @@ impl PostgresStore {
             Redelivery::Done => Some(REDELIVERED.to_owned()),
         };
         let [app, user] = [app.as_str(), user.as_str()].map(str::to_owned);
-        self.later(SET_ABSENCE, params![app, user, since, redelivered_by]);
+        let slot = self.slot.row();
+        self.later(SET_ABSENCE, params![app, user, since, redelivered_by, slot]);
     }
 
     /// Erases what everybody has with somebody who is in a list of theirs.
