@@ -284,19 +284,25 @@ impl Observer {
                 let ledger = &mut self.ledger;
                 self.session
                     .handle_up(connection, client, connected, ledger);
+                self.note_session_up();
             }
             SessionEvent::Subscribed { connection } => {
                 self.session.handle_subscribed(connection);
+                self.note_subscribed();
                 self.probe_session();
                 self.ask_for_neighbours();
             }
             SessionEvent::Renewing { connection } => {
                 if self.session.handle_renewing(connection, &mut self.ledger) {
                     self.processing.handle_session_lost();
+                    self.note_session_lost();
                 }
             }
             SessionEvent::AcksArrived => self.ledger.handle_acks_arrived(),
             SessionEvent::Down(error) => {
+                if self.session.is_up() {
+                    self.note_session_lost();
+                }
                 self.session.handle_lost(&mut self.ledger);
                 self.processing.handle_session_lost();
                 self.session.set_fault(error.to_string());
@@ -348,7 +354,7 @@ impl Observer {
         let arrival = Arrival::new(delivery, connection, is_aside, now);
         let admission = arrival.admission(&mut self.ledger);
         match self.reporter.topics.own(&arrival.received.topic) {
-            None if self.is_strange(&arrival) => self.take_strange(&arrival, admission),
+            None if self.is_strange(&arrival) => self.take_strange(arrival, admission),
             None => {
                 self.outages.handle_message();
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);

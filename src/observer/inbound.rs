@@ -94,6 +94,24 @@ impl Arrival {
         };
         ledger.insert(message, self.ack)
     }
+
+    /// Enters it, to be decided on.
+    fn into_pending(self, id: MessageId, repeated: bool, ledger: &mut Ledger) -> PendingMessage {
+        PendingMessage {
+            entry: self.insert(id, ledger),
+            id,
+            fingerprint: self.ack.map(|_| self.fingerprint),
+            received: self.received,
+            repeated,
+            via: Via::Broker,
+            refused: None,
+        }
+    }
+
+    /// Whether the broker says that it has delivered it before.
+    pub(super) fn comes_again(&self) -> bool {
+        self.dup && !self.received.retain
+    }
 }
 
 /// Admits messages.
@@ -178,13 +196,14 @@ impl Inbound {
     /// Takes a message on one of the observer's own topics: it is acknowledged in its turn, and
     /// leads to nothing.
     pub(super) fn admit_own(&mut self, arrival: &Arrival, ledger: &mut Ledger) {
-        let entry = self.enter(arrival, ledger);
+        let entry = arrival.insert(self.ids.next(arrival.now.wall), ledger);
         ledger.decided(entry);
     }
 
-    /// Enters a message that leads to nothing here.
-    pub(super) fn enter(&mut self, arrival: &Arrival, ledger: &mut Ledger) -> EntryId {
-        arrival.insert(self.ids.next(arrival.now.wall), ledger)
+    /// Enters a message that leads to nothing yet.
+    pub(super) fn enter(&mut self, arrival: Arrival, ledger: &mut Ledger) -> PendingMessage {
+        let id = self.ids.next(arrival.now.wall);
+        arrival.into_pending(id, false, ledger)
     }
 
     /// Takes a message from a user or a service: it waits for the decision service or for a batch,
@@ -211,6 +230,34 @@ impl Inbound {
                 (id, false)
             }
         };
+        let pending = arrival.into_pending(id, repeated, ledger);
+        self.decide_on(pending, ledger, journal, now);
+    }
+
+    /// Takes a message of another slot after all, in its place.
+    pub(super) fn admit_strange(
+        &mut self,
+        pending: PendingMessage,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) {
+        let address = self.router.address(&pending.received);
+        journal.received(address.as_ref(), true);
+        journal.admitted(pending.id);
+        self.decide_on(pending, ledger, journal, now);
+    }
+
+    /// A message waits for the decision service or for a batch, or is refused at once.
+    fn decide_on(
+        &mut self,
+        pending: PendingMessage,
+        ledger: &mut Ledger,
+        journal: &mut Journal,
+        now: Now,
+    ) {
+        let (received, repeated) = (&pending.received, pending.repeated);
+        let address = self.router.address(received);
         let policy = &self.router.policy;
         let charged = match address {
             Some(address) => {
@@ -230,15 +277,6 @@ impl Inbound {
             None => Ok(()),
         };
         let request = submission(&self.router.layouts, address.as_ref(), received);
-        let pending = PendingMessage {
-            entry: arrival.insert(id, ledger),
-            id,
-            fingerprint: arrival.ack.map(|_| arrival.fingerprint),
-            received: arrival.received,
-            repeated,
-            via: Via::Broker,
-            refused: None,
-        };
         match (charged, request) {
             (Ok(()), Some(request)) => {
                 self.push_parts(request, Some(pending), ledger, journal, now);

@@ -67,6 +67,8 @@ pub(crate) struct Session {
     had_session: bool,
     /// Whether the broker had no session when the observer connected first.
     is_new: bool,
+    /// Whether the broker had not kept the session at the last connection, and should have.
+    was_lost: bool,
     health: Health,
     metrics: Metrics,
 }
@@ -77,6 +79,7 @@ impl Session {
             connection: None,
             had_session: false,
             is_new: false,
+            was_lost: false,
             asked,
             health,
             metrics,
@@ -95,6 +98,18 @@ impl Session {
     /// Whether the broker had no session when the observer connected first.
     pub(super) fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// Whether the broker had no session when the present connection was made.
+    pub(super) fn began_anew(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| !connection.connected.session_present)
+    }
+
+    /// Whether the broker had not kept the session at the last connection, and should have.
+    pub(super) fn was_lost(&self) -> bool {
+        self.was_lost
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -124,7 +139,8 @@ impl Session {
         let is_first = number == 1;
         self.is_new |= is_first && !connected.session_present;
         log_connected(&connected, self.asked, number);
-        if !connected.session_present && (self.had_session || !is_first) {
+        self.was_lost = !connected.session_present && (self.had_session || !is_first);
+        if self.was_lost {
             warn!(
                 "the broker has not kept the session: messages that arrived while it was away, or \
                  were not acknowledged, may be lost"

@@ -1,17 +1,20 @@
 //! Which slot a message belongs to, where several observers share one broker.
 //!
 //! Each slot's session gets every message. Whose it is not acknowledges it at once: but only while
-//! the session of the slot whose it is is known to be at the broker, where it waits too. Owns that
-//! rule, and the messages that are held meanwhile. Leaves to the lease what is known of sessions.
+//! the session of the slot whose it is is known to be at the broker, where it waits too. What came
+//! before that session was made is not in it: whoever has held it serves it in the other's place.
+//! Owns that rule, and the messages that are held meanwhile. Leaves to the lease what is known of
+//! sessions.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::delivery::ledger::{Admission, EntryId, Ledger};
+use crate::delivery::ledger::{Admission, Ledger};
+use crate::delivery::pending::PendingMessage;
 use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
-use crate::store::postgres::Lease;
+use crate::store::postgres::{Gathers, Lease};
 
 /// The share of one slot.
 #[derive(Clone, Debug)]
@@ -48,6 +51,15 @@ impl Sharing {
         self.lease.set_session(is_up);
     }
 
+    /// What becomes of a message for another slot that was delivered at this moment.
+    fn turn(&self, owner: u16, came: Instant) -> Turn {
+        match self.lease.session_of(owner) {
+            None => Turn::Held,
+            Some(Gathers::Since(since)) if came < since => Turn::Ours,
+            Some(_) => Turn::Theirs,
+        }
+    }
+
     /// What keeps this slot from serving: sessions of others that are not known to be there.
     pub(super) fn fault(&self) -> Option<String> {
         let missing = self.lease.without_session();
@@ -62,35 +74,45 @@ impl Sharing {
     }
 }
 
+/// Who has a message that is for another slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nobody knows yet.
+    Held,
+    /// Its session has it.
+    Theirs,
+    /// Its session was made later and has not got it: it is served here, in its place.
+    Ours,
+}
+
 /// The messages of other slots that may not be acknowledged yet.
 #[derive(Debug, Default)]
-pub(super) struct Held(Vec<(EntryId, u16)>);
+pub(super) struct Held {
+    messages: Vec<HeldMessage>,
+    /// When our own session was lost last.
+    lost: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct HeldMessage {
+    pending: PendingMessage,
+    owner: u16,
+    came: Instant,
+}
 
 impl Held {
-    /// Acknowledges the message of another slot in its turn, now or when that slot's session is
-    /// known to be there.
-    pub(super) fn take(
-        &mut self,
-        entry: EntryId,
-        owner: u16,
-        sharing: &Sharing,
-        ledger: &mut Ledger,
-    ) {
-        match sharing.lease.has_session(owner) {
-            true => ledger.decided(entry),
-            false => self.0.push((entry, owner)),
-        }
-    }
-
-    /// Lets go of those whose slots have their sessions.
-    pub(super) fn release(&mut self, sharing: &Sharing, ledger: &mut Ledger) {
-        self.0.retain(|(entry, owner)| {
-            let is_there = sharing.lease.has_session(*owner);
-            if is_there {
-                ledger.decided(*entry);
+    /// Acknowledges messages of other slots whose sessions have them. Returns those that are ours
+    /// to serve.
+    fn release(&mut self, sharing: &Sharing, ledger: &mut Ledger) -> Vec<PendingMessage> {
+        let mut ours = vec![];
+        for held in std::mem::take(&mut self.messages) {
+            match sharing.turn(held.owner, held.came) {
+                Turn::Held => self.messages.push(held),
+                Turn::Theirs => ledger.decided(held.pending.entry),
+                Turn::Ours => ours.push(held.pending),
             }
-            !is_there
-        });
+        }
+        ours
     }
 }
 
@@ -103,8 +125,43 @@ impl Observer {
                 .connected()
                 .and_then(|granted| granted.session_expiry);
             sharing.set_session(self.session.is_subscribed(), kept);
-            self.held.release(sharing, &mut self.ledger);
             self.health.set_sharing(sharing.fault());
+        }
+        self.release_held();
+    }
+
+    /// The broker has our session, and may have had none.
+    pub(super) fn note_subscribed(&self) {
+        if let Some(sharing) = &self.sharing
+            && self.session.is_subscribed()
+            && self.session.began_anew()
+        {
+            sharing.lease.note_new_session();
+        }
+    }
+
+    /// The session is connected.
+    pub(super) fn note_session_up(&self) {
+        if let Some(sharing) = &self.sharing
+            && self.session.was_lost()
+        {
+            sharing.lease.distrust_sessions();
+        }
+    }
+
+    /// The session's connection is lost: what was delivered on it comes again.
+    pub(super) fn note_session_lost(&mut self) {
+        self.held.lost = Some(self.clock.now().instant);
+    }
+
+    fn release_held(&mut self) {
+        let Some(sharing) = &self.sharing else {
+            return;
+        };
+        let (ledger, journal) = (&mut self.ledger, &mut self.journal);
+        for pending in self.held.release(sharing, ledger) {
+            let now = self.clock.now();
+            self.inbound.admit_strange(pending, ledger, journal, now);
         }
     }
 
@@ -119,15 +176,32 @@ impl Observer {
         sharing.stranger(self.inbound.address(received).as_ref(), &received.topic)
     }
 
-    /// Takes a message of another slot: nothing follows from it here.
-    pub(super) fn take_strange(&mut self, arrival: &Arrival, admission: Admission) {
+    /// Takes a message of another slot. Nothing follows from it here, unless it turns out that the
+    /// other's session has not got it.
+    pub(super) fn take_strange(&mut self, arrival: Arrival, admission: Admission) {
         // One that comes again while it is held has kept its entry.
         if admission == Admission::Resumed || !arrival.wants_ack() {
             return;
         }
-        let entry = self.inbound.enter(arrival, &mut self.ledger);
-        if let (Some(sharing), Some(owner)) = (&self.sharing, self.stranger(arrival)) {
-            self.held.take(entry, owner, sharing, &mut self.ledger);
+        let (Some(sharing), Some(owner)) = (&self.sharing, self.stranger(&arrival)) else {
+            return;
+        };
+        // One that was served here, or acknowledged.
+        if matches!(admission, Admission::Repeated(_)) {
+            return self.inbound.admit_own(&arrival, &mut self.ledger);
+        }
+        // One that comes again came first before the connection was lost, by which it came.
+        let before = self.held.lost.or_else(|| sharing.lease.left());
+        let came = before.filter(|_| arrival.comes_again());
+        let came = came.unwrap_or_else(|| self.clock.now().instant);
+        let pending = self.inbound.enter(arrival, &mut self.ledger);
+        match sharing.turn(owner, came) {
+            Turn::Theirs => self.ledger.decided(pending.entry),
+            Turn::Held | Turn::Ours => self.held.messages.push(HeldMessage {
+                pending,
+                owner,
+                came,
+            }),
         }
     }
 }

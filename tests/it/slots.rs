@@ -217,9 +217,26 @@ fn a_process_that_is_told_to_stop_hands_its_slots_over() {
     settle(load, &database, "handed over");
 }
 
+/// What has become of the session of a slot that nobody has connected to for long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    Kept,
+    Gone,
+}
+
 /// Nobody acknowledges what no session keeps for its slot.
 #[test]
 fn what_is_for_a_slot_without_a_session_is_held() {
+    held_for_a_slot(Old::Kept);
+}
+
+/// The session that comes in its place never gets it: whoever has held it serves it.
+#[test]
+fn what_was_held_for_a_session_that_is_gone_is_served_by_its_holder() {
+    held_for_a_slot(Old::Gone);
+}
+
+fn held_for_a_slot(session: Old) {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
     let process = Process::start(&database, Broker::Mosquitto, &app, "2");
@@ -232,6 +249,10 @@ fn what_is_for_a_slot_without_a_session_is_held() {
             session_at = clock_timestamp() - interval '13 hours',
             expires = clock_timestamp() + interval '1 hour' WHERE n = 1",
     );
+    if session == Old::Gone {
+        // The client identifiers are made of it.
+        database.sql("UPDATE observer SET secret = md5(secret)");
+    }
     let mut process = Process::start(&database, Broker::Mosquitto, &app, "2");
     process.observer.wait_log("serves slot 0 of 2");
     wait_for("that it is not ready", || {

@@ -7,13 +7,15 @@
 //! number, the token, and every transaction asks for it: what an earlier holder writes is refused.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_postgres::Row;
 use tracing::{debug, warn};
 
 use super::connection::{Command, Connection, params};
@@ -28,6 +30,8 @@ const RENEWALS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the sessions of the other slots are looked for while one is missing.
 const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
+/// What was delivered so long before the holder was last seen at the broker may have been held still.
+const UNSURE: Duration = Duration::from_millis(500);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
@@ -36,16 +40,18 @@ const TAKE: &str = "UPDATE observer SET token = token + 1, served = true, holder
     WHERE n = $3 AND expires <= clock_timestamp() RETURNING token";
 const RENEW: &str = "UPDATE observer SET
     expires = clock_timestamp() + $2 * interval '1 millisecond',
-    session_at = CASE WHEN $4 THEN clock_timestamp() ELSE session_at END
+    session_at = CASE WHEN $4 THEN clock_timestamp() ELSE session_at END,
+    session_since = CASE WHEN $5 THEN clock_timestamp() ELSE session_since END
     WHERE n = $3 AND token = $1";
 const RELEASE: &str = "UPDATE observer SET expires = clock_timestamp(),
-    session_at = CASE WHEN $3 THEN clock_timestamp() ELSE session_at END
+    session_at = CASE WHEN $3 THEN clock_timestamp() ELSE session_at END,
+    session_since = CASE WHEN $4 THEN clock_timestamp() ELSE session_since END
     WHERE n = $2 AND token = $1";
 const HOLDER: &str = "SELECT holder FROM observer WHERE n = $1";
 const SECRET: &str = "SELECT secret FROM observer WHERE n = 0";
-/// Which slots have a session at the broker.
-const SESSIONS: &str = "SELECT n, coalesce(
-    session_at > clock_timestamp() - $1 * interval '1 millisecond', false) FROM observer";
+/// Of each slot's session, how many seconds ago it was known to be at the broker, and was made.
+const SESSIONS: &str = "SELECT n, extract(epoch FROM clock_timestamp() - session_at)::float8,
+    extract(epoch FROM clock_timestamp() - session_since)::float8 FROM observer";
 const SLOTS: &str = "SELECT n, holder, expires <= clock_timestamp() FROM observer ORDER BY n";
 const STAY: &str = "INSERT INTO observer_process (id, expires)
     VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
@@ -73,18 +79,44 @@ pub struct Lease {
 struct Sessions {
     /// Whether our own is connected and subscribed.
     is_up: AtomicBool,
+    /// Whether it was made anew, and the store is not told yet.
+    is_new: AtomicBool,
     /// Whether the store is to be told, and asked, ahead of time.
     is_changed: AtomicBool,
-    /// A bit for each slot whose session is at the broker.
-    there: AtomicU16,
+    known: Mutex<Known>,
     /// For how long, in milliseconds, the broker keeps a session at least.
     kept: AtomicU64,
 }
 
+/// What the store has said of sessions, by our own clock.
+#[derive(Debug, Default)]
+struct Known {
+    /// Those at the broker, by slot.
+    there: BTreeMap<u16, Gathers>,
+    /// What was said of sessions at this moment or before does not count.
+    distrusted: Option<Instant>,
+    /// When our own was connected last before we had the lease; `None` if it was not.
+    left: Option<Instant>,
+    is_asked: bool,
+}
+
+/// Since when a session at the broker gathers messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathers {
+    /// Since before anybody asked.
+    Always,
+    /// Since this moment, at the latest.
+    Since(Instant),
+}
+
 impl Sessions {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nobody panics holding it")
+    }
+
     fn are_all_there(&self, slot: Slot) -> bool {
-        let all = (0..slot.of()).fold(0, |all, slot| all | 1 << slot);
-        !slot.is_one_of_several() || self.there.load(Ordering::Relaxed) & all == all
+        let known = self.known();
+        !slot.is_one_of_several() || (0..slot.of()).all(|slot| known.there.contains_key(&slot))
     }
 }
 
@@ -339,9 +371,28 @@ impl Lease {
 
     /// Tells the others whether our session is at the broker.
     pub fn set_session(&self, is_up: bool) {
-        if self.sessions.is_up.swap(is_up, Ordering::Relaxed) != is_up {
+        if self.sessions.is_up.swap(is_up, Ordering::SeqCst) != is_up {
             self.sessions.is_changed.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Tells the others that the broker had no session of ours: it has one from now on.
+    pub fn note_new_session(&self) {
+        self.sessions.is_new.store(true, Ordering::SeqCst);
+        self.sessions.is_changed.store(true, Ordering::Relaxed);
+    }
+
+    /// The broker has lost our session, and may have lost all: what was said of others before does
+    /// not count.
+    pub fn distrust_sessions(&self) {
+        let mut known = self.sessions.known();
+        known.distrusted = Some(now());
+        known.there.clear();
+    }
+
+    /// When our own session was connected last before we had the lease, less what is unsure.
+    pub fn left(&self) -> Option<Instant> {
+        self.sessions.known().left
     }
 
     /// The broker keeps sessions for no longer than this.
@@ -351,16 +402,18 @@ impl Lease {
         self.sessions.kept.fetch_min(lasts, Ordering::Relaxed);
     }
 
-    /// Whether the session of a slot is known to be at the broker, so that what is for it waits
-    /// there. What the store says of it is no older than the lease lasts.
-    pub fn has_session(&self, slot: u16) -> bool {
-        self.sessions.there.load(Ordering::Relaxed) & (1 << slot) != 0
+    /// Since when the session of a slot gathers what is for it, if it is known to be at the broker.
+    /// What the store says of it is no older than the lease lasts.
+    pub fn session_of(&self, slot: u16) -> Option<Gathers> {
+        self.sessions.known().there.get(&slot).copied()
     }
 
     /// The slots whose sessions are not known to be at the broker.
     pub fn without_session(&self) -> Vec<u16> {
         let slots = 0..self.slot.of();
-        slots.filter(|slot| !self.has_session(*slot)).collect()
+        slots
+            .filter(|slot| self.session_of(*slot).is_none())
+            .collect()
     }
 
     /// What every transaction must ask for.
@@ -432,12 +485,13 @@ fn renew(
             continue;
         };
         let before = now();
-        let is_up = sessions.is_up.load(Ordering::Relaxed);
-        let params = params![token, millis(target.lease), slot.row(), is_up];
+        let is_up = sessions.is_up.load(Ordering::SeqCst);
+        let is_new = sessions.is_new.swap(false, Ordering::SeqCst);
+        let params = params![token, millis(target.lease), slot.row(), is_up, is_new];
         let renewed = connection.ensure().and_then(|()| {
             let renewed = connection.execute(RENEW, params)?;
             if slot.is_one_of_several() {
-                look_for_sessions(connection, sessions)?;
+                look_for_sessions(connection, slot, sessions)?;
             }
             Ok(renewed)
         });
@@ -446,6 +500,7 @@ fn renew(
             Ok(_) => Renewed::From(before),
             Err(error) => {
                 debug!(%error, "the lease could not be renewed");
+                sessions.is_new.fetch_or(is_new, Ordering::SeqCst);
                 continue;
             }
         };
@@ -454,7 +509,8 @@ fn renew(
     if let Some(connection) = connection {
         let released = connection.ensure();
         let is_up = sessions.is_up.load(Ordering::Relaxed);
-        let params = params![token, slot.row(), is_up];
+        let is_new = sessions.is_new.load(Ordering::SeqCst);
+        let params = params![token, slot.row(), is_up, is_new];
         let released = released.and_then(|()| connection.execute(RELEASE, params));
         if let Err(error) = released {
             debug!(%error, "the lease could not be given back");
@@ -463,15 +519,39 @@ fn renew(
 }
 
 /// Notes whose sessions are at the broker, as far as the store knows.
-fn look_for_sessions(connection: &Connection, sessions: &Sessions) -> Result<(), StoreError> {
+fn look_for_sessions(
+    connection: &Connection,
+    ours: Slot,
+    sessions: &Sessions,
+) -> Result<(), StoreError> {
     let lasts = Duration::from_millis(sessions.kept.load(Ordering::Relaxed));
-    let params = params![millis(lasts)];
-    let mut there = 0;
-    for row in connection.query(SESSIONS, params)? {
-        if let (Ok(slot @ ..MAX_SLOTS), true) = (u16::try_from(row.get::<_, i64>(0)), row.get(1)) {
-            there |= 1 << slot;
+    let before = now();
+    let rows = connection.query(SESSIONS, params![])?;
+    let after = now();
+    let mut known = sessions.known();
+    known.there.clear();
+    let ago = |row: &Row, at| row.get::<_, Option<f64>>(at).map(|ago| seconds(ago));
+    for row in &rows {
+        let (Ok(slot @ ..MAX_SLOTS), Some(seen)) =
+            (u16::try_from(row.get::<_, i64>(0)), ago(row, 1))
+        else {
+            continue;
+        };
+        let seen_at = before.checked_sub(seen);
+        if slot == ours.number() && !known.is_asked {
+            known.left = seen_at.and_then(|at| at.checked_sub(UNSURE));
+        }
+        let is_trusted = known.distrusted.is_none_or(|then| seen_at > Some(then));
+        if seen < lasts && is_trusted {
+            let since = ago(row, 2).and_then(|ago| after.checked_sub(ago));
+            let gathers = since.map_or(Gathers::Always, Gathers::Since);
+            known.there.insert(slot, gathers);
         }
     }
-    sessions.there.store(there, Ordering::Relaxed);
+    known.is_asked = true;
     Ok(())
+}
+
+fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
 }
