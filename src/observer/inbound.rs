@@ -193,8 +193,7 @@ impl Inbound {
         }
     }
 
-    /// Takes a message on one of the observer's own topics: it is acknowledged in its turn, and
-    /// leads to nothing.
+    /// Takes a message on one of the observer's own topics: acknowledged in its turn, it ends here.
     pub(super) fn admit_own(&mut self, arrival: &Arrival, ledger: &mut Ledger) {
         let entry = arrival.insert(self.ids.next(arrival.now.wall), ledger);
         ledger.decided(entry);
@@ -242,8 +241,7 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) {
-        let address = self.router.address(&pending.received);
-        journal.received(address.as_ref(), true);
+        journal.received(self.router.address(&pending.received).as_ref(), true);
         journal.admitted(pending.id);
         self.decide_on(pending, ledger, journal, now);
     }

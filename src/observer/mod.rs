@@ -15,6 +15,7 @@ mod outage;
 pub(crate) mod processing;
 pub mod processor;
 pub(crate) mod publishers;
+mod reach;
 mod reporter;
 pub(crate) mod session;
 mod setup;

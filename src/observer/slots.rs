@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,7 @@ use crate::http::console::{self, Console};
 use crate::http::server;
 use crate::observer::absentees;
 use crate::observer::event_loop::EVENTS_AT_A_TIME;
+use crate::observer::reach::Reach;
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Sharing, owner};
 use crate::observer::standby::{Turn, endpoints};
@@ -98,6 +99,7 @@ struct Held {
     stop: CancellationToken,
     turn: Turn,
     metrics: Metrics,
+    health: Health,
 }
 
 /// What the observer of a slot is run with.
@@ -172,6 +174,9 @@ struct Process {
     candidate: Option<Candidate>,
     looking: Option<Looking>,
     routes: Routes,
+    reach: Reach,
+    /// How many processes share the slots, as far as this one is there.
+    processes: Option<u16>,
     servers: JoinSet<()>,
     /// Where health and the API are served.
     addresses: [Option<SocketAddr>; 2],
@@ -186,6 +191,7 @@ struct Looked {
     candidate: Candidate,
     secret: String,
     shared: Shared,
+    is_there: bool,
     taken: Vec<(Arc<Lease>, String)>,
 }
 
@@ -194,9 +200,12 @@ impl Process {
         let began = Clock.now();
         let health = Health::default();
         health.set_sharing(Some("some are served by nobody".to_owned()));
+        let (id, metrics) = (random_id(), Metrics::new(&endpoints(&setup)));
         Self {
-            id: random_id(),
-            metrics: Metrics::new(&endpoints(&setup)),
+            reach: Reach::new(&setup.links, &id, Metrics::new(&[]), began.instant),
+            processes: None,
+            id,
+            metrics,
             service: Service::new(setup.reporting.supervised, began.instant),
             setup,
             target,
@@ -229,10 +238,10 @@ impl Process {
                 _ = ticks.tick() => {
                     let now = Clock.now().instant;
                     self.service.tick(&self.health.faults(), self.slots.len(), now);
+                    self.tick_reach(now);
                     if self.looking.is_none() && now >= look_at {
                         // Others are to see this process before it takes what there is.
-                        let room = if is_first { None } else { Some(self.slots.len()) };
-                        self.look(room);
+                        self.look(self.processes.map(|_| self.slots.len()));
                     }
                 }
                 // The database may hang: nothing waits for it.
@@ -263,20 +272,25 @@ impl Process {
     fn look(&mut self, held: Option<usize>) {
         let (target, process) = (self.target.clone(), self.id.clone());
         let candidate = self.candidate.take();
-        let look = move || look(&target, candidate, &process, held);
+        let is_there = self.reach.is_proved();
+        let held = held.filter(|_| is_there);
+        let look = move || look(&target, candidate, (&process, is_there), held);
         self.looking = Some(tokio::task::spawn_blocking(look));
     }
 
     /// Tells the others that this process is gone: they take what it gives up.
     async fn leave(&mut self) {
+        let mut taken = vec![];
         // Whoever looks says that they are there.
         if let Some(looking) = self.looking.take()
             && let Ok(Ok(Ok(looked))) = timeout(LEAVE_TIME, looking).await
         {
-            self.candidate = Some(looked.candidate);
+            (self.candidate, taken) = (Some(looked.candidate), looked.taken);
         }
         let (target, id, candidate) = (self.target.clone(), self.id.clone(), self.candidate.take());
         let leave = tokio::task::spawn_blocking(move || {
+            // They are given back, which waits for the database.
+            drop(taken);
             let candidate = match candidate {
                 Some(candidate) => candidate,
                 None => Candidate::open(&target)?,
@@ -296,8 +310,10 @@ impl Process {
             candidate,
             secret,
             shared,
+            is_there,
             taken,
         } = looked;
+        self.processes = is_there.then_some(shared.processes);
         self.candidate = Some(candidate);
         if self.fault.take().is_some() {
             info!("the store works again");
@@ -321,6 +337,7 @@ impl Process {
             let processes = shared.processes;
             info!("gives slot {slot} up: {processes} processes share the slots");
             held.stop.cancel();
+            remove(&self.routes, *slot);
         }
         self.metrics.standby(self.slots.is_empty());
         if is_served {
@@ -375,6 +392,7 @@ impl Process {
             stop: run.stop.clone(),
             turn,
             metrics: run.around.metrics.clone(),
+            health: run.around.health.clone(),
         };
         self.slots.insert(number, held);
         let span = info_span!("slot", number);
@@ -388,8 +406,7 @@ impl Process {
     ) -> Result<(), ObserverError> {
         let (slot, ended) = ended.map_err(|error| ObserverError::TaskEnded(error.to_string()))?;
         self.health.set_slot(slot, None);
-        let routes = self.routes.lock();
-        routes.expect("nobody panics holding it").remove(&slot);
+        remove(&self.routes, slot);
         let Some(held) = self.slots.remove(&slot) else {
             return Ok(());
         };
@@ -423,9 +440,23 @@ impl Process {
         }
     }
 
+    /// Gives all slots up that others can serve if this process cannot reach the broker.
+    fn tick_reach(&mut self, now: Instant) {
+        let mut slots = self.slots.values();
+        let is_up = (slots.len() > 0).then(|| slots.any(|held| held.health.has_session()));
+        let is_out_of_reach = self.reach.tick(is_up, &self.health, now);
+        if is_out_of_reach && self.processes > Some(1) {
+            info!("gives its slots up: it cannot reach the broker");
+            self.processes = None;
+            self.reach.give_up(now);
+            self.stop_all();
+        }
+    }
+
     fn stop_all(&self) {
-        for held in self.slots.values() {
+        for (slot, held) in &self.slots {
             held.stop.cancel();
+            remove(&self.routes, *slot);
         }
     }
 
@@ -486,19 +517,25 @@ impl Process {
     }
 }
 
-/// Hands each submission to a slot of this process: the one that has the topic, or else any. What
-/// is to be stored, every slot can store.
+/// Nothing more is handed to a slot.
+fn remove(routes: &Routes, slot: u16) {
+    let mut routes = routes.lock().expect("nobody panics holding it");
+    routes.remove(&slot);
+}
+
+/// Hands each submission to a slot of this process: the one that has the topic, or else any that
+/// takes it now. What is to be stored, every slot can store; one that is slow delays no other.
 async fn route(mut handed_in: mpsc::Receiver<Handover>, routes: Routes, slots: u16) {
     while let Some(handover) = handed_in.recv().await {
-        let chosen = {
-            let routes = routes.lock().expect("nobody panics holding it");
-            let wanted = owner(None, handover.topic(), slots);
-            routes.get(&wanted).or(routes.values().next()).cloned()
-        };
-        let refused = match chosen {
-            Some(slot) => slot.send(handover).await.err().map(|refused| refused.0),
-            None => Some(handover),
-        };
+        let routes = routes.lock().expect("nobody panics holding it").clone();
+        let wanted = owner(None, handover.topic(), slots);
+        let others = routes.iter().filter(|(slot, _)| **slot != wanted);
+        let chosen = routes.get(&wanted).into_iter();
+        let mut chosen = chosen.chain(others.map(|(_, route)| route));
+        let refused = chosen.try_fold(handover, |handover, route| match route.try_send(handover) {
+            Ok(()) => None,
+            Err(refused) => Some(refused.into_inner()),
+        });
         if let Some(refused) = refused {
             refused.turn_away(Unserved::Unavailable);
         }
@@ -521,14 +558,14 @@ async fn next_look(looking: &mut Option<Looking>) -> Result<Looked, StoreError> 
 fn look(
     target: &Target,
     candidate: Option<Candidate>,
-    process: &str,
+    (process, is_there): (&str, bool),
     held: Option<usize>,
 ) -> Result<Looked, StoreError> {
     let candidate = match candidate {
         Some(candidate) => candidate,
         None => Candidate::open(target)?,
     };
-    let shared = candidate.share(process)?;
+    let shared = candidate.share(process, is_there)?;
     let share = usize::from(target.slots().div_ceil(shared.processes));
     let room = held.map_or(0, |held| share.saturating_sub(held));
     let mut taken = vec![];
@@ -543,6 +580,7 @@ fn look(
         secret: candidate.secret()?,
         candidate,
         shared,
+        is_there,
         taken,
     })
 }

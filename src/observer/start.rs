@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -96,9 +96,26 @@ pub(super) async fn run_slot(
     stop: CancellationToken,
     ready: oneshot::Sender<Ready>,
 ) -> Result<Stopped, ObserverError> {
-    let parts = Parts::open(&setup, around)?;
-    let told = (ready, None, None);
+    // The database may hang: the other slots of the process do not wait for it.
+    let opening = tokio::task::spawn_blocking(move || (Parts::open(&setup, around), setup));
+    let (parts, setup) = tokio::select! {
+        opened = opening => opened.map_err(task_ended)?,
+        () = stop.cancelled() => return Ok(stopped_before()),
+    };
+    let (parts, told) = (parts?, (ready, None, None));
     serve(parts, setup, submitted, JoinSet::new(), stop, told).await
+}
+
+/// Nothing has been begun.
+fn stopped_before() -> Stopped {
+    Stopped {
+        stats: Stats::default(),
+        left_unacknowledged: 0,
+    }
+}
+
+fn task_ended(error: JoinError) -> ObserverError {
+    ObserverError::TaskEnded(error.to_string())
 }
 
 /// Who is told that the observer is ready, and where it serves HTTP and its API.
@@ -143,10 +160,7 @@ async fn serve(
     if setup.reset_session {
         tokio::select! {
             reset = links.reset_session() => reset.map_err(ObserverError::Reset)?,
-            () = stop.cancelled() => return Ok(Stopped {
-                stats: Stats::default(),
-                left_unacknowledged: 0,
-            }),
+            () = stop.cancelled() => return Ok(stopped_before()),
         }
         info!("the session is empty now, as asked (--reset-session)");
     }
@@ -174,7 +188,10 @@ async fn serve(
         stop,
     };
     let drain = setup.drain_timeout;
-    let observer = parts.into_observer(setup, Submissions::new(submitted))?;
+    let resuming = tokio::task::spawn_blocking(move || {
+        parts.into_observer(setup, Submissions::new(submitted))
+    });
+    let observer = resuming.await.map_err(task_ended)??;
     let ended = Box::pin(observer.run(inputs, ready, drain)).await;
     if let Err(ObserverError::OtherObserver {
         discards_session: true,

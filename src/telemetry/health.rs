@@ -42,6 +42,12 @@ impl Health {
         self.0.lock().expect("nobody panics holding it").session = fault;
     }
 
+    /// Whether the session receives messages.
+    pub fn has_session(&self) -> bool {
+        let state = self.0.lock().expect("nobody panics holding it");
+        state.session.is_none()
+    }
+
     /// The store works (`None`), or why it does not.
     pub fn set_store(&self, fault: Option<String>) {
         self.0.lock().expect("nobody panics holding it").store = fault;

@@ -123,7 +123,7 @@ impl Sessions {
 /// What a process sees that shares the slots with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
-    /// How many processes there are, this one among them.
+    /// How many processes there are, this one among them if it is there.
     pub processes: u16,
     /// The slots that nobody holds.
     pub free: Vec<u16>,
@@ -227,11 +227,12 @@ impl Candidate {
         })
     }
 
-    /// Says that this process, known as `process`, is there. Returns who shares the slots.
+    /// Says whether this process, known as `process`, is there to take slots. Returns who shares
+    /// them.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn share(&self, process: &str) -> Result<Shared, StoreError> {
+    pub fn share(&self, process: &str, is_there: bool) -> Result<Shared, StoreError> {
         self.connection.ensure()?;
         if let Some(holder) = self.migrate()? {
             return Ok(Shared {
@@ -242,10 +243,14 @@ impl Candidate {
         }
         let target = self.connection.target();
         let command = |sql, params| Command { sql, params };
+        let says = match is_there {
+            true => command(STAY, params![process.to_owned(), millis(target.lease)]),
+            false => command(LEAVE, params![process.to_owned()]),
+        };
         let answers = self.connection.pipeline(
             "",
             &[
-                command(STAY, params![process.to_owned(), millis(target.lease)]),
+                says,
                 command(COUNT_PROCESSES, params![]),
                 command(SLOTS, params![]),
             ],

@@ -24,7 +24,8 @@ const FENCE: &str = "WITH held AS (UPDATE observer SET batch = batch
     WHERE n = 0 AND token = $1 RETURNING 1) SELECT 1 / count(*) FROM held";
 // As before its first holder: whoever serves it first says in how many slots.
 const SET_COUNTERS: &str = "UPDATE observer SET acknowledged = $1, last_seq = $2, last_event = $3,
-    served = false, expires = to_timestamp(0), secret = coalesce($4, secret), bytes = (SELECT coalesce(
+    served = false, expires = to_timestamp(0), secret = coalesce($4, secret),
+    bytes = (SELECT coalesce(
             sum($5::bigint + octet_length(body)), 0)::bigint FROM message)
         + (SELECT $6::bigint * count(*) FROM timeline) WHERE n = 0";
 const COUNT_WEBHOOKS: &str = "INSERT INTO webhook_count
