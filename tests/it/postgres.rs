@@ -99,11 +99,16 @@ impl Database {
         http: u16,
         more: &[&str],
     ) -> Observer {
-        let (url, store) = (broker.url(false), self.address());
+        self.observer_at(&broker.url(false), app, http, more)
+    }
+
+    /// The same, with this address of the broker.
+    pub(crate) fn observer_at(&self, url: &str, app: &str, http: u16, more: &[&str]) -> Observer {
+        let store = self.address();
         let (password, http) = (self.password_file(), format!("127.0.0.1:{http}"));
         let flags = [
             "--broker",
-            &url,
+            url,
             "--username",
             "observer",
             "--app",

@@ -1,6 +1,10 @@
 //! Processes that share the messages in slots: each slot is taken by one of them, whatever becomes
 //! of the others.
 
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
 use crate::bed::{Broker, Observer, fresh_app, wait_for};
 use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
@@ -282,6 +286,91 @@ fn held_for_a_slot(session: Old) {
     settle(load, &database, "held for a slot");
     let (status, log) = process.observer.stop();
     assert!(status.success(), "{log}");
+}
+
+/// The way of one process to the broker, which can be closed.
+struct Gate {
+    port: u16,
+    is_open: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Gate {
+    fn closed(broker_port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let gate = Self {
+            port,
+            is_open: Arc::default(),
+            streams: Arc::default(),
+        };
+        let (is_open, streams) = (gate.is_open.clone(), gate.streams.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if is_open.load(Ordering::SeqCst) {
+                    let far = TcpStream::connect(("127.0.0.1", broker_port)).unwrap();
+                    let ways = [(&near, &far), (&far, &near)];
+                    for (from, to) in ways.map(|(from, to)| (from.try_clone(), to.try_clone())) {
+                        let (mut from, mut to) = (from.unwrap(), to.unwrap());
+                        std::thread::spawn(move || {
+                            let _ = std::io::copy(&mut from, &mut to);
+                            let _ = to.shutdown(Shutdown::Both);
+                        });
+                    }
+                    streams.lock().unwrap().push(near);
+                }
+            }
+        });
+        gate
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+    }
+
+    fn close(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+        for stream in self.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn a_process_that_cannot_reach_the_broker_takes_no_slots_and_keeps_none() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let first = Process::start(&database, Broker::Mosquitto, &app, "2");
+    wait_all(&database, 2, &[&first]);
+    let (gate, http) = (Gate::closed(Broker::Mosquitto.port("MQTT")), free_port());
+    let url = format!("mqtt://localhost:{}", gate.port);
+    let more = [
+        "--store-lease",
+        LEASE,
+        "--slots",
+        "2",
+        "--connect-timeout",
+        "1s",
+    ];
+    let observer = database.observer_at(&url, &app, http, &more);
+    let mut second = Process { observer, http };
+    start(&mut second.observer);
+    second
+        .observer
+        .wait_log("takes no slots before the broker can be reached");
+    assert_eq!(database.sql("SELECT count(*) FROM observer_process"), "1");
+    gate.open();
+    second.observer.wait_log("serves slot 1 of 2, which ");
+    wait_all(&database, 2, &[&first, &second]);
+    let load = load(Broker::Mosquitto, &app, 10);
+    load.wait_arrived(UNDER_WAY);
+    gate.close();
+    second
+        .observer
+        .wait_log("gives its slots up: it cannot reach the broker");
+    wait_without(&database, &second);
+    wait_all(&database, 2, &[&first]);
+    settle(load, &database, "out of reach of the broker");
 }
 
 #[test]

@@ -108,9 +108,9 @@ impl Connection {
             *live = None;
             let end = Arc::<End>::default();
             let client = connect(&self.target, end.clone())?;
-            // A process that is stopped in the middle of a transaction must not keep its locks until
-            // the leases of those who wait for them are over. What is between us and the database
-            // may not know the setting.
+            // A process that is stopped in the middle of a transaction must not keep its locks
+            // until the leases of those who wait for them are over. What is between us and the
+            // database may not know the setting.
             let millis = (self.target.lease / 3).as_millis().max(1);
             let limit = format!("SET idle_in_transaction_session_timeout = {millis}");
             if let Err(error) = block_on(client.batch_execute(&limit)) {

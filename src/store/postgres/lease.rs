@@ -30,7 +30,7 @@ const RENEWALS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the sessions of the other slots are looked for while one is missing.
 const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
-/// What was delivered so long before the holder was last seen at the broker may have been held still.
+/// What was delivered so long before the holder was last seen at the broker may have been held.
 const UNSURE: Duration = Duration::from_millis(500);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);

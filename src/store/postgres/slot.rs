@@ -2,8 +2,8 @@
 //!
 //! Owns how positions of the log and numbers of the outbox are dealt out, so that no two slots ever
 //! give the same. A store with one slot counts by ones. One with several makes positions of the
-//! time, behind those that the slots have stored before: so they sort by it whichever slot gave them,
-//! and an answer comes after its question whatever the machines' clocks say.
+//! time, behind those that the slots have stored before: so they sort by it whichever slot gave
+//! them, and an answer comes after its question whatever the machines' clocks say.
 
 use crate::protocol::time::UnixMillis;
 use crate::rules::history::stored_at;
