@@ -193,6 +193,10 @@ mod tests {
                 "conversWith": "alice", "key": "alice", "timelineOf": "bob"
             })
         );
+    }
+
+    #[test]
+    fn a_conversation_does_not_grow_without_bound() {
         let growing = Row {
             patch: Some(json!({ "k": "x".repeat(100) }).to_string().into()),
             ..Row::default()

@@ -172,16 +172,7 @@ impl Router {
                 outgoing,
                 instance,
                 body,
-            } => Ok(Plan {
-                writes: vec![Write::Instance {
-                    app: outgoing.app,
-                    user: outgoing.sender,
-                    instance,
-                    body,
-                    keep: context.rules.max_instances,
-                }],
-                ..Plan::default()
-            }),
+            } => Ok(register(outgoing, instance, body, context)),
             Request::Erase { outgoing, what } => erase(outgoing, *what, context),
             Request::GroupHistory { outgoing, members } => {
                 let facts = group_history::Facts::look_up(outgoing, members, source)?;
@@ -231,6 +222,25 @@ impl Router {
             refusal: Some(refused.reason),
             ..Plan::default()
         }
+    }
+}
+
+/// A device or browser is known from now on.
+fn register<'a>(
+    outgoing: &Outgoing<'a>,
+    instance: &'a str,
+    body: &'a str,
+    context: &Context<'_>,
+) -> Plan<'a> {
+    Plan {
+        writes: vec![Write::Instance {
+            app: outgoing.app,
+            user: outgoing.sender,
+            instance,
+            body,
+            keep: context.rules.max_instances,
+        }],
+        ..Plan::default()
     }
 }
 

@@ -535,7 +535,7 @@ fn look_for_sessions(
     let after = now();
     let mut known = sessions.known();
     known.there.clear();
-    let ago = |row: &Row, at| row.get::<_, Option<f64>>(at).map(|ago| seconds(ago));
+    let ago = |row: &Row, at| row.get::<_, Option<f64>>(at).map(seconds);
     for row in &rows {
         let (Ok(slot @ ..MAX_SLOTS), Some(seen)) =
             (u16::try_from(row.get::<_, i64>(0)), ago(row, 1))

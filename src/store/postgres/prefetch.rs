@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio_postgres::Row;
+
 use super::batch::{Key, columns};
 use super::connection::{Command, params, text};
 use super::facts::{pair, parse_group};
@@ -156,7 +158,12 @@ impl PostgresStore {
             let newest = newest.first().map_or(0, |row| row.get(0));
             self.counters.last_seq = self.counters.last_seq.max(newest);
         }
-        let [bans, blocks, groups, conversations, copies] = &found[..] else {
+        self.note(questions, &found)
+    }
+
+    /// Notes what was found, and of the rest that it is not there.
+    fn note(&self, questions: Questions, found: &[Vec<Row>]) -> Result<(), StoreError> {
+        let [bans, blocks, groups, conversations, copies] = found else {
             return Err(StoreError::Permanent(
                 "the database gave too few answers".into(),
             ));
