@@ -54,7 +54,7 @@ impl Facts {
     }
 
     /// Whether a client has said that it is there since that time.
-    pub(super) fn is_seen_after(&self, client: &str, then: UnixMillis) -> bool {
+    fn is_seen_after(&self, client: &str, then: UnixMillis) -> bool {
         let mut clients = self.clients.iter();
         clients.any(|known| *known.id == *client && known.since > then)
     }
@@ -103,13 +103,18 @@ impl Facts {
     }
 }
 
-/// Notes the client, and tells webhooks if it makes the user present or absent.
+/// Notes the client, and tells webhooks if it makes the user present or absent. Nothing, if the
+/// client has said later than it was last seen that it is there.
 pub(super) fn plan<'a>(
     client: UserClient<'a>,
     change: PresenceChange,
+    last_seen: Option<UnixMillis>,
     facts: &Facts,
     context: &Context<'_>,
 ) -> Plan<'a> {
+    if last_seen.is_some_and(|then| facts.is_seen_after(&client.client, then)) {
+        return Plan::default();
+    }
     let is_news = facts.is_connected(&client.client) != (change == PresenceChange::Connected);
     let changes_presence = is_news && !facts.has_others(&client.client);
     let (app, user) = (client.app, client.user);

@@ -141,10 +141,7 @@ impl Router {
             } => {
                 let facts = presence::Facts::look_up(*app, *user, source)?;
                 let client = UserClient::new(*app, *user, client.as_str());
-                Ok(match last_seen {
-                    Some(then) if facts.is_seen_after(&client.client, *then) => Plan::default(),
-                    Some(_) | None => presence::plan(client, *change, &facts, context),
-                })
+                Ok(presence::plan(client, *change, *last_seen, &facts, context))
             }
             Request::Block { timeline, change } => {
                 let facts = block::Facts::look_up(timeline, *change, source)?;
