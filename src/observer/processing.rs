@@ -152,11 +152,14 @@ impl Processing {
     /// Moves the acknowledged watermark; called at each tick while there is a session, when all
     /// acks that are due have been sent.
     pub(super) fn tick(&mut self, ledger: &Ledger, session: &Session) {
+        self.published_due = ledger.has_published();
+        if let ProcessorHandle::Inline(_) = self.processor {
+            return;
+        }
         let answered = session.ack_pings_answered();
         if self.acknowledged.tick(ledger.settled_up_to(), answered) == Ask::Ping {
             session.ping_behind_acks();
         }
-        self.published_due = ledger.has_published();
     }
 
     pub(super) fn handle_session_lost(&mut self) {

@@ -199,7 +199,7 @@ fn beyond_the_largest_backlog_the_broker_keeps_what_comes() {
     }
     observer.wait_log("no more messages are accepted, the broker keeps them");
     let mut taken = 0;
-    while let Some((first, _)) = session.wire.read_packet(GLIMPSE).unwrap() {
+    while let Some((first, _)) = session.read(GLIMPSE).unwrap() {
         assert_eq!(first, PUBACK);
         taken += 1;
     }

@@ -1,5 +1,6 @@
 //! A scripted broker, for what real ones cannot be made to do on demand.
 
+use std::io;
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use crate::bed::{ATTEMPTS, Observer, PATIENCE};
 use crate::load::Path;
 use crate::wire::{
-    CONNACK, DISCONNECT, Message, PUBACK, SUBACK, Wire, packet, parse_publish, publish_packet,
+    CONNACK, DISCONNECT, Message, PINGREQ, PINGRESP, PUBACK, Packet, SUBACK, Wire, packet,
+    parse_publish, publish_packet,
 };
 
 /// How long to wait for something that should not come.
@@ -212,10 +214,21 @@ impl Peer {
     }
 
     pub(crate) fn next(&mut self) -> (u8, Vec<u8>) {
-        self.wire
-            .read_packet(PATIENCE)
+        self.read(PATIENCE)
             .expect("the observer has closed")
             .expect("the observer says nothing")
+    }
+
+    /// The next packet within `limit` that is no ping. Pings are answered: once a second the
+    /// observer asks whether the broker has its acks.
+    pub(crate) fn read(&mut self, limit: Duration) -> io::Result<Option<Packet>> {
+        loop {
+            match self.wire.read_packet(limit)? {
+                // The observer may have closed.
+                Some((PINGREQ, _)) => drop(self.wire.send(&packet(PINGRESP, &[]))),
+                other => return Ok(other),
+            }
+        }
     }
 
     /// Grants what is asked for.
@@ -273,7 +286,7 @@ impl Peer {
     }
 
     pub(crate) fn says_nothing(&mut self) {
-        while let Some((first, body)) = self.wire.read_packet(GLIMPSE).unwrap() {
+        while let Some((first, body)) = self.read(GLIMPSE).unwrap() {
             let is_publish = first & 0xf0 == 0x30;
             let message = is_publish.then(|| parse_publish(first, &body));
             // The observer's own status messages are not looked at.

@@ -16,6 +16,8 @@ pub(crate) type Packet = (u8, Vec<u8>);
 pub(crate) const CONNACK: u8 = 0x20;
 pub(crate) const PUBACK: u8 = 0x40;
 pub(crate) const SUBACK: u8 = 0x90;
+pub(crate) const PINGREQ: u8 = 0xc0;
+pub(crate) const PINGRESP: u8 = 0xd0;
 pub(crate) const DISCONNECT: u8 = 0xe0;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
