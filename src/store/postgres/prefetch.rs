@@ -124,6 +124,13 @@ impl PostgresStore {
         self.look_up(questions)
     }
 
+    /// What is stored now answers what others have stored, whatever our clock says.
+    fn rise_above(&mut self, newest: Option<Vec<Row>>) {
+        let newest = newest.as_deref().and_then(<[Row]>::first);
+        let newest = newest.map_or(0, |row| row.get(0));
+        self.counters.last_seq = self.counters.last_seq.max(newest);
+    }
+
     fn look_up(&mut self, questions: Questions) -> Result<(), StoreError> {
         if questions.bans.is_empty() && questions.conversations.is_empty() {
             return Ok(());
@@ -151,12 +158,8 @@ impl PostgresStore {
             commands.push(command(NEWEST, vec![]));
         }
         let mut found = self.connection.pipeline("", &commands, "")?;
-        if self.slot.is_one_of_several()
-            && let Some(newest) = found.pop()
-        {
-            // What is stored now answers what others have stored, whatever our clock says.
-            let newest = newest.first().map_or(0, |row| row.get(0));
-            self.counters.last_seq = self.counters.last_seq.max(newest);
+        if self.slot.is_one_of_several() {
+            self.rise_above(found.pop());
         }
         self.note(questions, &found)
     }
