@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the sessions of the other slots are looked for while one is missing.
 const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
 /// What was delivered so long before the holder was last seen at the broker may have been held.
-const UNSURE: Duration = Duration::from_millis(500);
+const UNSURE: Duration = Duration::from_millis(100);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
@@ -534,7 +534,7 @@ fn look_for_sessions(
     let rows = connection.query(SESSIONS, params![])?;
     let after = now();
     let mut known = sessions.known();
-    known.there.clear();
+    let had = std::mem::take(&mut known.there);
     let ago = |row: &Row, at| row.get::<_, Option<f64>>(at).map(seconds);
     for row in &rows {
         let (Ok(slot @ ..MAX_SLOTS), Some(seen)) =
@@ -554,6 +554,10 @@ fn look_for_sessions(
         }
     }
     known.is_asked = true;
+    // Whoever has the lease next is to see that we knew of it.
+    if known.there.keys().any(|slot| !had.contains_key(slot)) {
+        sessions.is_changed.store(true, Ordering::Relaxed);
+    }
     Ok(())
 }
 
