@@ -30,10 +30,11 @@ pub(super) fn run(args: &CopyArgs, out: Output) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let [from, to] = [&args.from, &args.to].map(|text| {
-        parse_location(text, password.as_ref(), "store copy").with_context(|| text.clone())
-    });
-    let (from, to) = (from?, to?);
+    let place = |name: &'static str, text: &str| {
+        // It may hold a password, by mistake.
+        parse_location(text, password.as_ref(), "store copy").context(name)
+    };
+    let (from, to) = (place("FROM", &args.from)?, place("TO", &args.to)?);
     if from.to_string() == to.to_string() {
         bail!("{from} is named twice: a store is copied into another");
     }
@@ -149,5 +150,9 @@ fn summary(compared: &Progress, to: &StoreLocation) -> String {
         text,
         "Both stores hold the same. Start the observer with --store {to}"
     );
+    if let Some(path) = secret_file(to).filter(|path| path.exists()) {
+        let path = path.display();
+        let _ = writeln!(text, "and with {path} as NAME.client-id in its --state-dir");
+    }
     text
 }

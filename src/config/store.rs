@@ -28,8 +28,7 @@ const MAX_SHARES: u16 = 4;
 /// for a day, unless told otherwise.
 const SURE_OF_SESSION: Duration = Duration::from_secs(24 * 3600);
 
-const SLOTS_NEED_POSTGRES: &str = "several observers share a PostgreSQL database alone \
-    (--store postgres://…)";
+const SLOTS_NEED_POSTGRES: &str = "slots need a PostgreSQL database (--store postgres://…)";
 const NO_RESET_OF_SLOTS: &str = "the others acknowledge what waits in the session of a slot: with \
     several slots stop every observer, and delete their sessions at the broker";
 const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
@@ -72,6 +71,9 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
             }
             if offline == OfflineDelivery::Redeliver {
                 reader.fail("offline", REDELIVER_NEEDS_STORE);
+            }
+            if slots > 1 {
+                reader.fail("slots", SLOTS_NEED_POSTGRES);
             }
             reader.warn(NO_STORE);
             return None;
@@ -140,9 +142,7 @@ pub fn parse_location(
 }
 
 fn is_address(text: &str) -> bool {
-    ["postgres://", "postgresql://"]
-        .iter()
-        .any(|scheme| text.starts_with(scheme))
+    text.contains("://")
 }
 
 /// The database of an address, and the password for it.
@@ -273,7 +273,7 @@ mod tests {
         let refused = |flags: &[(&'static str, &str)], file| load(flags, &[], file).unwrap_err();
         assert_eq!(
             refused(&[("slots", "2"), ("store", "/x/y.db")], None),
-            ["--slots: several observers share a PostgreSQL database alone (--store postgres://…)"]
+            ["--slots: slots need a PostgreSQL database (--store postgres://…)"]
         );
         assert_eq!(
             refused(&[("slots", "5"), database], None),

@@ -382,7 +382,7 @@ impl Observer {
     /// Takes what an observer on this broker said, this one among them.
     fn handle_hello(&mut self, received: &Received) {
         let now = self.clock.now();
-        let Some(neighbours) = &self.neighbours else {
+        let Some(neighbours) = &mut self.neighbours else {
             return;
         };
         let Reaction { says, gives_way_to } = neighbours.handle(&received.payload, now.instant);

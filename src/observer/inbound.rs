@@ -547,10 +547,8 @@ impl Inbound {
             return vec![];
         }
         let address = self.router.address(&failed.received);
-        if !self
-            .limits
-            .may_answer(address.as_ref(), failed.refusal, now.instant)
-        {
+        let (address, refusal) = (address.as_ref(), failed.refusal);
+        if !self.limits.may_answer(address, refusal, now.instant) {
             self.metrics.unanswered();
             return vec![];
         }

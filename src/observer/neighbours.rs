@@ -52,6 +52,9 @@ pub(super) struct Neighbours {
     allowed: bool,
     /// Whether the question is out on the present connection.
     is_asked: bool,
+    /// Whether it has come back. What has waited in the session comes before it: words of observers
+    /// that may be gone.
+    is_heard: bool,
 }
 
 impl Neighbours {
@@ -62,12 +65,14 @@ impl Neighbours {
             since,
             allowed,
             is_asked: false,
+            is_heard: false,
         }
     }
 
     /// The session has a new connection: the broker may be another one.
     pub(super) fn handle_session_up(&mut self) {
         self.is_asked = false;
+        self.is_heard = false;
     }
 
     /// The question, once on each connection.
@@ -79,12 +84,16 @@ impl Neighbours {
     }
 
     /// Takes what an observer said.
-    pub(super) fn handle(&self, payload: &Bytes, now: Instant) -> Reaction {
+    pub(super) fn handle(&mut self, payload: &Bytes, now: Instant) -> Reaction {
         let Some(other) = Hello::parse(payload) else {
             return Reaction::default();
         };
         let me = self.me(now);
-        if other.instance == me.instance || !me.meets(&other) {
+        if other.instance == me.instance {
+            self.is_heard |= self.is_asked && other.answers.is_none();
+            return Reaction::default();
+        }
+        if !self.is_heard || !me.meets(&other) {
             return Reaction::default();
         }
         match other.answers {
@@ -176,6 +185,14 @@ mod tests {
     /// Whatever one of them says reaches both after `delay`, until nobody says anything. Returns
     /// which of them give way.
     fn talk(pair: &mut [Neighbours; 2], asks: &[usize], at: Instant, delay: Duration) -> [bool; 2] {
+        // Who does not ask now has asked before.
+        for one in pair
+            .iter_mut()
+            .enumerate()
+            .filter(|(n, _)| !asks.contains(n))
+        {
+            one.1.is_heard = true;
+        }
         let mut said: Vec<_> = asks
             .iter()
             .map(|n| pair[*n].poll_question(at).unwrap())
@@ -185,7 +202,7 @@ mod tests {
             now += delay;
             let mut says = vec![];
             for publish in said.drain(..) {
-                for (one, gives_way) in pair.iter().zip(&mut gives_way) {
+                for (one, gives_way) in pair.iter_mut().zip(&mut gives_way) {
                     let reaction = one.handle(&publish.payload, now);
                     says.extend(reaction.says);
                     *gives_way |= reaction.gives_way_to.is_some();
@@ -249,17 +266,32 @@ mod tests {
         }
     }
 
+    /// Whoever asked may be gone, or may have waited for longer than it said.
+    #[test]
+    fn a_question_that_has_waited_in_the_session_is_ignored() {
+        let start = Instant::now();
+        let question = neighbours("a", start, false).poll_question(start).unwrap();
+        let mut late = neighbours("b", start + Duration::from_secs(60), false);
+        let now = start + Duration::from_secs(61);
+        let own = late.poll_question(now).unwrap();
+        assert_eq!(late.handle(&question.payload, now), Reaction::default());
+        late.handle(&own.payload, now);
+        assert_ne!(late.handle(&question.payload, now), Reaction::default());
+    }
+
     /// It has waited in a session that was kept.
     #[test]
     fn an_answer_to_an_earlier_process_is_ignored() {
         let start = Instant::now();
-        let other = neighbours("b", start, false);
+        let mut other = neighbours("b", start, false);
+        other.is_heard = true;
         let mut before = neighbours("a", start, false);
         before.me.question = "of an earlier process".to_owned();
         let question = before.poll_question(start).unwrap();
         let late = start + Duration::from_secs(60);
         let reaction = other.handle(&question.payload, late);
-        let now = neighbours("a", late, false);
+        let mut now = neighbours("a", late, false);
+        now.is_heard = true;
         for said in reaction.says {
             assert_eq!(now.handle(&said.payload, late).gives_way_to, None);
         }

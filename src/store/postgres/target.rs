@@ -77,6 +77,9 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let form = |error: &dyn fmt::Display| TargetError::Form(error.to_string());
         let mut url = url::Url::parse(text).map_err(|error| form(&error))?;
+        if !["postgres", "postgresql"].contains(&url.scheme()) {
+            return Err(form(&format_args!("{}:// is none", url.scheme())));
+        }
         if url.password().is_some() {
             return Err(TargetError::Password);
         }
