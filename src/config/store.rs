@@ -81,6 +81,7 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
         (Some(address), _) if is_address(&address) => {
             let target = read_target(reader, &address)?;
             let target = target.with_lease(lease, holder(name));
+            let target = target.with_name(name.to_owned());
             StoreLocation::Postgres(Box::new(target.with_slots(slots, session_lasts)))
         }
         (Some(path), _) => StoreLocation::File(PathBuf::from(path)),

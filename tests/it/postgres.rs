@@ -273,6 +273,34 @@ fn a_process_that_is_told_to_stop_gives_its_lease_back() {
     );
 }
 
+/// Its session at the broker would be another.
+#[test]
+fn an_observer_of_another_name_is_refused() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut first = database.observer(&app, free_port(), "10m");
+    start(&mut first);
+    first.wait_ready();
+    let url = Broker::Mosquitto.url(false);
+    let (store, password) = (database.address(), database.password_file());
+    let mut other = Observer::prepare(&[
+        "--broker",
+        &url,
+        "--app",
+        &app,
+        "--name",
+        "other",
+        "--store",
+        &store,
+        "--store-password-file",
+        &password,
+    ]);
+    start(&mut other);
+    let (status, log) = other.ended();
+    let wanted = format!("is the store of the observer \"{app}\": start every observer on it");
+    assert!(!status.success() && log.contains(&wanted), "{log}");
+}
+
 #[test]
 fn a_process_that_stands_by_stops_when_told_to() {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());

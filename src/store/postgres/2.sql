@@ -2,6 +2,7 @@
 ALTER TABLE observer ADD COLUMN IF NOT EXISTS session_at TIMESTAMPTZ;     -- when the slot's session was last known to be at the broker; NULL: never
 ALTER TABLE observer ADD COLUMN IF NOT EXISTS session_since TIMESTAMPTZ;  -- since when it gathers messages, at the latest; NULL: since its first time
 ALTER TABLE observer ADD COLUMN IF NOT EXISTS served BOOLEAN NOT NULL DEFAULT false;  -- whether somebody has: the number of slots stays from then on
+ALTER TABLE observer ADD COLUMN IF NOT EXISTS name TEXT COLLATE "C" NOT NULL DEFAULT '';  -- of the observers on it: part of their MQTT client identifiers; empty: nobody has served
 UPDATE observer SET served = token > 0;
 
 -- The processes that share the slots among them.

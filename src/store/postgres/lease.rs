@@ -177,7 +177,9 @@ impl Candidate {
         }
         let in_the_way = schema::migrate(&self.connection, Access::Exclusive)?;
         if in_the_way.is_none() {
-            schema::make_slots(&self.connection, self.connection.target().slots)?;
+            let target = self.connection.target();
+            schema::make_slots(&self.connection, target.slots)?;
+            schema::keep_name(&self.connection, &target.name)?;
             self.is_migrated.set(true);
         }
         Ok(in_the_way)

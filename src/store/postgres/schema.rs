@@ -33,6 +33,8 @@ const MORE_ROWS: &str = "INSERT INTO observer
     (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
     SELECT slot, 0, '', to_timestamp(0), 0, 0, last_event, acknowledged, 0, secret
     FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
+const KEEP_NAME: &str = "UPDATE observer SET name = $1 WHERE name = ''";
+const OTHER_NAME: &str = "SELECT name FROM observer WHERE name <> $1 LIMIT 1";
 const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(served), false) FROM observer";
 const END_LEASES: &str = "UPDATE observer SET token = token + 1
     RETURNING holder, expires > clock_timestamp()";
@@ -186,6 +188,25 @@ fn make_or_count(connection: &Connection, wanted: u16) -> Result<(), StoreError>
     let told = format!(
         "{} was made for {found} slots, which stays: start every observer on it with --slots \
          {found}, or copy the messages to a new store",
+        connection.target()
+    );
+    Err(StoreError::Permanent(told.into()))
+}
+
+/// The name of the observer stays with the store: another one would have other sessions at the
+/// broker, and nobody would read what waits in those of the first.
+pub(super) fn keep_name(connection: &Connection, name: &str) -> Result<(), StoreError> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    connection.execute(KEEP_NAME, params![name.to_owned()])?;
+    let rows = connection.query(OTHER_NAME, params![name.to_owned()])?;
+    let Some(kept) = rows.first().map(|row| row.get::<_, String>(0)) else {
+        return Ok(());
+    };
+    let told = format!(
+        "{} is the store of the observer {kept:?}: start every observer on it with --name {kept}, \
+         which their sessions at the broker are named after",
         connection.target()
     );
     Err(StoreError::Permanent(told.into()))

@@ -63,6 +63,8 @@ pub struct Target {
     pub(super) lease: Duration,
     /// The name of this process, for people.
     pub(super) holder: String,
+    /// The name of the observer: of all that serve the store. Empty for a command.
+    pub(super) name: String,
     /// How many slots the store has.
     pub(super) slots: u16,
     /// How long a session is taken to be at the broker that nobody has connected to.
@@ -142,6 +144,7 @@ impl FromStr for Target {
             roots,
             lease: DEFAULT_LEASE,
             holder: format!("process {}", std::process::id()),
+            name: String::new(),
             slots: 1,
             session_lasts: Duration::ZERO,
             held: None,
@@ -165,6 +168,13 @@ impl Target {
             holder,
             ..self
         }
+    }
+
+    /// The same, for an observer of this name. A store that observers of another name serve is
+    /// refused.
+    #[must_use]
+    pub fn with_name(self, name: String) -> Self {
+        Self { name, ..self }
     }
 
     /// The same in so many slots. A session is taken to be at the broker for `session_lasts` after
