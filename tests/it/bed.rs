@@ -101,9 +101,13 @@ impl Broker {
         }
     }
 
-    /// RabbitMQ's memory alarm.
-    pub(crate) fn alarm(self, on: bool) {
-        let mark = if on { "1MB" } else { "2GB" };
+    /// RabbitMQ's memory alarm, as long as the value lives.
+    pub(crate) fn alarm(self) -> Alarm {
+        self.set_alarm("1MB");
+        Alarm(self)
+    }
+
+    fn set_alarm(self, mark: &str) {
         self.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", mark]);
     }
 
@@ -128,6 +132,15 @@ impl Broker {
             "scripts/brokers {command} {}",
             self.name()
         );
+    }
+}
+
+/// An alarm that does not outlast the test, which may fail.
+pub(crate) struct Alarm(Broker);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.set_alarm("2GB");
     }
 }
 

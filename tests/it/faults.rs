@@ -180,12 +180,12 @@ fn a_memory_alarm_is_waited_out(broker: Broker) {
     load.wait_arrived(load.expected() / 5);
     observer.freeze();
     load.wait_under_way(UNDER_WAY);
-    broker.alarm(true);
+    let alarm = broker.alarm();
     observer.thaw();
     load.allow(load.expected());
     // The alarm has to outlast the ack timeout and the keep alive.
     std::thread::sleep(Duration::from_secs(12));
-    broker.alarm(false);
+    drop(alarm);
     let verdict = load.finish().verdict;
     println!(
         "{broker:?}: {} arrived over an alarm, {} of them twice",
@@ -222,7 +222,7 @@ fn messages_are_taken_in_while_rabbitmq4_blocks_publishers() {
     observer.freeze();
     load.allow(load.expected());
     load.wait_under_way(QUEUED);
-    broker.alarm(true);
+    let alarm = broker.alarm();
     let arrived = load.arrived();
     observer.thaw();
     wait_for("the messages to be taken in", || {
@@ -238,7 +238,7 @@ fn messages_are_taken_in_while_rabbitmq4_blocks_publishers() {
         (taken && backlog > 0).then_some(())
     });
     assert!(load.arrived() < arrived + QUEUED, "it takes no publishes");
-    broker.alarm(false);
+    drop(alarm);
     load.finish();
     assert!(observer.log().contains("is on its way"));
 }

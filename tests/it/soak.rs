@@ -220,9 +220,9 @@ impl Scene {
                 self.line.carry(Carries::All);
             }
             Fault::Alarm => {
-                self.broker.alarm(true);
+                let alarm = self.broker.alarm();
                 self.lasts();
-                self.broker.alarm(false);
+                drop(alarm);
             }
             Fault::ClockJump => {
                 let ahead = self.rng.i64(-100_000..100_000);

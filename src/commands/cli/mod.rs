@@ -96,9 +96,9 @@ pub(super) enum Command {
     /// Those that wait and those that were given up. Safe while the observer runs.
     #[command(subcommand)]
     Webhook(WebhookCommand),
-    /// Count, export, import, prune or check what is stored
+    /// Count, export, import, copy, prune or check what is stored
     ///
-    /// Safe while the observer runs.
+    /// Safe while the observer runs, all but the copy.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Write, check and show settings
