@@ -159,10 +159,13 @@ impl Sent<'_> {
         if received.topic == self.added.as_str() && is_own {
             return Some(Answer::Forwarded(text("message_id")?));
         }
-        // A payload that cannot be read leaves no mark in its refusal.
-        if received.topic == self.rejected.as_str()
-            && (is_own || mark.is_none() || self.mark.is_none())
-        {
+        // A refusal may have been made without reading the mark. A message that has one is JSON: it
+        // is another client of the same user whose message is none.
+        let may_be_own = match self.mark {
+            Some(_) => mark.is_none() && body["reason"] != Refusal::NotJson.as_str(),
+            None => true,
+        };
+        if received.topic == self.rejected.as_str() && (is_own || may_be_own) {
             return Some(Answer::Refused(refusal_text(&body)?));
         }
         None
@@ -219,6 +222,8 @@ mod tests {
                 "banned: until noon: the operator has banned the sender".to_owned()
             ))
         );
+        // Another client of the same user has sent that.
+        assert_eq!(answer(&sent.rejected, r#"{"reason":"not-json"}"#), None);
     }
 
     #[test]
