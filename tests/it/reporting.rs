@@ -438,7 +438,8 @@ fn watch_shows_messages_as_they_pass_and_has_the_observer_trace_for_as_long() {
     let _shared = Broker::Mosquitto.shared();
     let mut observer = Named::start(Broker::Mosquitto, &[]);
     let mut operator = observer.operator();
-    await_status(&mut operator, "trace", json!(false));
+    let status = await_status(&mut operator, "ready", json!(true));
+    assert_eq!(status["trace"], json!(false));
     let all = Watch::start(&observer, &[]);
     let some = Watch::start(
         &observer,
