@@ -67,6 +67,7 @@ per_listener_settings false
 password_file /etc/mosquitto/passwd
 acl_file /etc/mosquitto/acl
 persistence true
+# Each time it saves all that waits, and serves nobody meanwhile: take 60 where much waits.
 autosave_interval 1
 # By default messages beyond 1,000 are dropped without a word.
 max_queued_messages 0

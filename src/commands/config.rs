@@ -78,9 +78,10 @@ fn check(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {
         let rows = config.in_force.iter();
         rows.filter(|row| wanted(&row.origin)).count()
     };
+    let in_file = given(|origin| matches!(origin, Origin::File { .. }));
+    let plural = if in_file == 1 { "" } else { "s" };
     out.line(format_args!(
-        "no mistakes: {file} ({} settings), {} from variables, {} from flags",
-        given(|origin| matches!(origin, Origin::File { .. })),
+        "no mistakes: {file} ({in_file} setting{plural}), {} from variables, {} from flags",
         given(|origin| matches!(origin, Origin::Variable(_))),
         given(|origin| *origin == Origin::Flag),
     ))?;

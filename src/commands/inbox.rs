@@ -15,6 +15,7 @@ use super::send::refusal_text;
 use super::text::{clock, shown, status_word};
 use super::user::User;
 use crate::connections::probe_client::ProbeClient;
+use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError};
 use crate::protocol::message::Received;
 use crate::telemetry::clock::Clock;
@@ -27,8 +28,11 @@ const FURTHEST_HOURS: u64 = 1 << 16;
 const PAGE: usize = 500;
 /// How long to wait for the next message when nothing has to come.
 const IDLE: Duration = Duration::from_secs(3_600);
+/// Times between attempts to connect again: the first, and the longest.
+const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Prints what arrives, until it is interrupted or nobody reads it any more.
+/// Prints what arrives, until it is interrupted or nobody reads it any more. Only the first
+/// connection has to succeed: a broker that restarts does not end it.
 pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
     init_quiet_log(&config);
@@ -56,7 +60,7 @@ pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCod
                     cause: Cause::TimedOut,
                     ..
                 }) => {}
-                Err(error) => return Err(anyhow::Error::from(error)),
+                Err(error) => client = again(&user, error, out).await?,
             }
         }
     };
@@ -64,6 +68,33 @@ pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCod
         ended = follow => ended,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted.map(|()| ExitCode::SUCCESS)?),
     }
+}
+
+/// Connects again after an error, however long it takes.
+///
+/// # Errors
+/// What no further attempt would mend, such as a login that the broker refuses.
+async fn again(user: &User, mut error: LinkError, out: Output) -> Result<ProbeClient, LinkError> {
+    let mut backoff = Backoff::new(REST.0, REST.1);
+    while !error.is_permanent() {
+        let wait = backoff.next(fastrand::u64(..));
+        // Whole milliseconds, to be printed.
+        let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
+        out.message(format_args!(
+            "not connected: {error} (again in {}; Ctrl-C ends it)",
+            humantime::format_duration(wait)
+        ));
+        tokio::time::sleep(wait).await;
+        match user.connect().await {
+            Ok(client) => {
+                let advice = "what came meanwhile is in the history (--history N)";
+                out.message(format_args!("connected again; {advice}"));
+                return Ok(client);
+            }
+            Err(new) => error = new,
+        }
+    }
+    Err(error)
 }
 
 /// The last `wanted` stored messages, oldest first, and what came live meanwhile.

@@ -1,6 +1,7 @@
 //! What the benchmarks share: an observer, its clients, and the processes' CPU time.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +139,23 @@ pub(crate) fn ordinary(port: u16, rate: u64, turn: Duration) -> Vec<f64> {
         }
         times
     })
+}
+
+/// Prints how long the disk takes to keep a page, with nothing else to do: no message that is
+/// stored can be quicker.
+pub(crate) fn print_disk() {
+    let file = tempfile::tempfile().unwrap();
+    let mut times: Vec<f64> = (0..5_000)
+        .map(|n| {
+            std::thread::sleep(Duration::from_millis(1));
+            let began = Instant::now();
+            file.write_at(&[1; 4_096], n % 1_024 * 4_096).unwrap();
+            file.sync_data().unwrap();
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    let [p50, p99, worst] = [50, 99, 100].map(|percent| percentile(&mut times, percent));
+    println!("the disk alone: p50 {p50:.2} ms, p99 {p99:.2} ms, worst {worst:.2} ms");
 }
 
 pub(crate) fn percentile(times: &mut [f64], percent: usize) -> f64 {

@@ -35,7 +35,7 @@ use chat21_observer::store::reader::Reader;
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use large_store::{CONVERSATIONS, fill};
-use observed::{each_broker, ordinary, percentile, start};
+use observed::{each_broker, ordinary, percentile, print_disk, start};
 
 const RUNS: usize = 500;
 /// Messages a second, and reads beside them.
@@ -70,6 +70,7 @@ fn main() {
     let mut reader = store::read_only(&location).expect("a store to read");
     measure(reader.as_mut());
     drop(reader);
+    print_disk();
     each_broker(|port| over_http(port, dir.path()));
 }
 
@@ -120,6 +121,11 @@ fn over_http(port: u16, state: &Path) {
         let count = took.len();
         println!("  {what:<44} {} ({count} reads)", summary(&mut took));
     }
+    let mut canned: Vec<f64> = floor
+        .into_iter()
+        .flat_map(|times| times.into_inner().unwrap())
+        .collect();
+    println!("  {:<44} {}", "canned answers", summary(&mut canned));
     for (what, times) in [
         ("messages alone", &mut alone),
         ("messages beside reads", &mut beside),

@@ -29,7 +29,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use observed::{connect, each_broker, ordinary, percentile, start};
+use observed::{connect, each_broker, ordinary, percentile, print_disk, start};
 use wire::Wire;
 
 const TURN: Duration = Duration::from_secs(5);
@@ -106,6 +106,7 @@ fn main() {
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", service.local_addr().unwrap());
     std::thread::spawn(move || decide(&service));
+    print_disk();
     each_broker(|port| {
         let state = tempfile::TempDir::new().unwrap();
         let observer = start(port, state.path(), &[]);

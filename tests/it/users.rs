@@ -1,18 +1,23 @@
 //! `send` and `inbox`: a user at the command line, on real brokers.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use serde_json::Value;
 
 use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, lines_of};
+use crate::faulty_line::FaultyLine;
 
 /// `send` or `inbox` with a login of the bed.
 fn command(broker: Broker, app: &str, name: &str, login: (String, String)) -> Command {
+    command_at(&broker.url(false), app, name, login)
+}
+
+fn command_at(url: &str, app: &str, name: &str, login: (String, String)) -> Command {
     let mut command = binary();
     command
-        .args([name, "--broker", &broker.url(false), "--app", app])
+        .args([name, "--broker", url, "--app", app])
         .args(["--username", &login.0])
         .env("OBSERVER_PASSWORD", login.1);
     command
@@ -22,6 +27,7 @@ fn command(broker: Broker, app: &str, name: &str, login: (String, String)) -> Co
 struct Inbox {
     child: Child,
     lines: mpsc::Receiver<String>,
+    errors: mpsc::Receiver<String>,
 }
 
 impl Inbox {
@@ -31,12 +37,21 @@ impl Inbox {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = String::new();
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
-        errors.read_line(&mut said).unwrap();
-        assert!(said.starts_with("inbox of "), "{said}");
+        let errors = lines_of(child.stderr.take().unwrap());
         let lines = lines_of(child.stdout.take().unwrap());
-        Self { child, lines }
+        let inbox = Self {
+            child,
+            lines,
+            errors,
+        };
+        inbox.says("inbox of ");
+        inbox
+    }
+
+    /// Waits for what it says beside the messages.
+    fn says(&self, beginning: &str) {
+        let said = self.errors.recv_timeout(PATIENCE).unwrap();
+        assert!(said.starts_with(beginning), "{said}");
     }
 
     /// The next line without its time.
@@ -100,6 +115,30 @@ fn users_write_and_read_with_their_own_logins() {
         assert_eq!((code, said.as_str()), (Some(1), ""));
         assert!(errors.starts_with("error: refused: not-json: "), "{errors}");
         assert!(errors.contains("must be a JSON object"), "{errors}");
+    });
+}
+
+#[test]
+fn an_inbox_is_followed_over_a_broken_connection() {
+    both(|broker| {
+        let app = fresh_app();
+        let _observer = Observer::start(broker, &app, &[]);
+        let line = FaultyLine::to(broker.port("MQTT"));
+        let inbox = Inbox::follow({
+            let login = broker.login(&app, "u01");
+            let mut inbox = command_at(&line.url(), &app, "inbox", login);
+            inbox.arg("u01");
+            inbox
+        });
+        line.cut();
+        inbox.says("not connected: ");
+        inbox.says("connected again; ");
+        let sent = command(broker, &app, "send", broker.login(&app, "u00"))
+            .args(["--as", "u00", "u01", "after it"])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        assert_eq!(inbox.line(), "u00: after it");
     });
 }
 

@@ -31,9 +31,9 @@ pub(super) const BROKER: Group = Group {
             "broker-max-packet",
             "SIZE",
             "",
-            "Largest packet that the broker takes, if it does not say so itself: over MQTT 3.1.1 \
-             none does, and most close the connection on a larger one. A copy that would be larger \
-             is refused as too-large.",
+            "Largest packet that the broker takes. A copy that would be larger is refused as \
+             too-large. Needed over MQTT 3.1.1 only, where a broker cannot say it, and most close \
+             the connection on a larger packet.",
         )
         .brief("Largest packet that the broker takes"),
         value(

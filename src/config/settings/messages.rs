@@ -38,8 +38,8 @@ pub(super) const MESSAGES: Group = Group {
             "presence-ttl",
             "TIME",
             "30days",
-            "How long a client counts as connected after it has said so, if nothing says that it \
-             is gone: a broker that crashes publishes no will. none for ever.",
+            "Time after which a client that said it is connected counts as gone, unless it says \
+             so again: a broker that crashes publishes no will for it. none: never.",
         ),
         value(
             "dead-letter-topic",
