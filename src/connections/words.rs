@@ -113,7 +113,8 @@ pub(super) fn may_be_other_protocol(error: &LinkError) -> bool {
         | Symptom::WantsCertificate
         | Symptom::NoWebSocket
         | Symptom::HttpStatus(_)
-        | Symptom::OtherWebSocket => false,
+        | Symptom::OtherWebSocket
+        | Symptom::Reset => false,
     }
 }
 
@@ -179,7 +180,7 @@ fn text(error: &LinkError, target: &Target<'_>) -> String {
             format!(": no WebSocket on this path (HTTP {status}); RabbitMQ: {rabbitmq}")
         }
         Symptom::OtherWebSocket => ": the WebSocket there does not carry MQTT".to_owned(),
-        Symptom::Unnamed => format!(": {}", error.text),
+        Symptom::Unnamed | Symptom::Reset => format!(": {}", error.text),
     }
 }
 

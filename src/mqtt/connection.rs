@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::client::Client;
 use super::codec::{self, Incoming};
-use super::error::{self, Cause, LinkError, Phase};
+use super::error::{self, Cause, LinkError, Phase, Symptom};
 use super::event::{Connected, Delivery, Event};
 use super::keep_alive::{Reading, TICKS, Verdict};
 use super::options::ConnectOptions;
@@ -147,7 +147,7 @@ impl Connection {
     }
 
     /// Reads on after our DISCONNECT until the broker closes, for a few seconds at most. Returns
-    /// whether it has: then it has read everything that was sent.
+    /// whether it has, and not reset the connection: then it has read everything that was sent.
     ///
     /// The system resets a socket that is closed with unread bytes, and then the broker loses what
     /// it has not read yet, acks among it (seen on Mosquitto under load).
@@ -162,7 +162,9 @@ impl Connection {
                 match self.next().await {
                     Ok(Event::Message(delivery)) => message(delivery),
                     Ok(_) => {}
-                    Err(error) => return error.cause == Cause::Closed,
+                    Err(error) => {
+                        return error.cause == Cause::Closed && error.symptom != Symptom::Reset;
+                    }
                 }
             }
         };

@@ -103,6 +103,8 @@ pub enum Symptom {
     HttpStatus(String),
     /// There is a WebSocket, which does not carry MQTT.
     OtherWebSocket,
+    /// A connection that was up was reset: the broker may not have read all that was sent to it.
+    Reset,
 }
 
 /// Why there is no connection.
@@ -113,7 +115,7 @@ pub struct LinkError {
     pub cause: Cause,
     /// The failure in words, for an operator.
     pub text: String,
-    /// What was seen of it, while the connection was opened.
+    /// What was seen of it.
     pub symptom: Symptom,
 }
 
@@ -271,7 +273,11 @@ pub(super) fn io_error(error: &io::Error, phase: Phase) -> LinkError {
     let text = error.to_string();
     let unreachable = LinkError::new(Cause::Unreachable, text.clone());
     match error.kind() {
-        ConnectionReset | BrokenPipe | ConnectionAborted | UnexpectedEof => closed(phase),
+        UnexpectedEof => closed(phase),
+        ConnectionReset | BrokenPipe | ConnectionAborted => match phase {
+            Phase::Connecting => closed(phase),
+            Phase::Connected => closed(phase).seen(Symptom::Reset),
+        },
         ConnectionRefused => unreachable.seen(Symptom::NobodyListens),
         TimedOut => unreachable.seen(Symptom::Silence),
         _ => match text.strip_prefix(LOOKUP_FAILED) {

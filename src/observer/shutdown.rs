@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -27,8 +28,16 @@ const OFFLINE_STATUS_TIME: Duration = Duration::from_secs(1);
 enum Goodbye {
     /// It closed the session's connection after our DISCONNECT, so it has the acks before that.
     Taken,
-    /// There was no session, or no answer in time.
+    /// There was no session, its connection failed, or there was no answer in time.
     Unsure,
+}
+
+impl Goodbye {
+    fn note(&mut self, event: &SessionEvent) {
+        if let SessionEvent::AcksArrived = event {
+            *self = Self::Taken;
+        }
+    }
 }
 
 impl Observer {
@@ -156,10 +165,7 @@ impl Observer {
         inputs.links_stop.cancel();
         let deadline = Instant::now() + DISCONNECT_TIMEOUT;
         let mut discarded = 0;
-        let goodbye = match self.session.is_up() {
-            true => Goodbye::Taken,
-            false => Goodbye::Unsure,
-        };
+        let mut goodbye = Goodbye::Unsure;
         // What serves HTTP answers to the last, and is dropped with the rest.
         let connections = self.publishers.len() + 1;
         let servers = inputs.tasks.len().saturating_sub(connections);
@@ -177,6 +183,7 @@ impl Observer {
                     if let SessionEvent::Up { client, .. } = &event {
                         let _ = client.disconnect();
                     }
+                    goodbye.note(&event);
                     discarded += self.discard(event);
                 }
                 event = self.processing.next() => {
@@ -186,9 +193,14 @@ impl Observer {
                 }
                 () = sleep_until(deadline) => {
                     warn!("the broker does not take our DISCONNECT");
-                    return (Goodbye::Unsure, discarded);
+                    break;
                 }
             }
+        }
+        // The session's task may have ended before its last reports were taken.
+        while let Some(Some(event)) = inputs.session.recv_any().now_or_never() {
+            goodbye.note(&event);
+            discarded += self.discard(event);
         }
         (goodbye, discarded)
     }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
-use crate::bed::{Observer, PATIENCE};
+use crate::bed::{Observer, PATIENCE, signal};
 use crate::load::Path;
 use crate::script::{GLIMPSE, Peer, Script, text};
-use crate::wire::{DISCONNECT, Message, PUBACK, publish_packet};
+use crate::wire::{DISCONNECT, Message, PUBACK, parse_publish, publish_packet};
 
 impl Script {
     /// Accepts the connections of an observer that has been here before.
@@ -82,6 +82,61 @@ fn what_is_acknowledged_and_not_confirmed_is_published_after_a_kill_under_the_sa
     observer.spawn(&[]);
     let (_session, mut lane) = script.connected_again();
     lane.says_nothing();
+}
+
+/// A broker that has read our DISCONNECT has the acks before it, so what comes with DUP afterwards
+/// is another message. One that resets the connection may not have read them: the message that it
+/// delivers again is the same.
+#[test]
+fn acks_count_as_arrived_only_if_the_session_ends_in_order() {
+    for in_order in [true, false] {
+        let script = Script::listen();
+        let mut observer = script.observer(&[]);
+        let (mut session, mut lane) = script.up();
+        write(&mut session, 1, r#"{"text":"hi"}"#);
+        let before = [lane.publish(), lane.publish()];
+        before.iter().for_each(|message| lane.confirm(message));
+        signal(observer.pid(), "TERM");
+        end_of(&mut lane);
+        if in_order {
+            assert_eq!(session.ack(), 1);
+            end_of(&mut session);
+        } else {
+            // A socket that is closed with unread bytes is reset: here they are ack and DISCONNECT.
+            sleep(GLIMPSE);
+        }
+        drop(session);
+        let (status, log) = observer.ended();
+        assert!(
+            status.success() && log.contains("left_unacknowledged=0"),
+            "{log}"
+        );
+        observer.spawn(&[]);
+        let (mut session, mut lane) = script.connected_again();
+        let topic = Path::Chat21.outgoing("a", "alice", "bob");
+        let mut again = publish_packet(topic.as_bytes(), br#"{"text":"hi"}"#, Some(1), false);
+        again[0] |= 8;
+        session.wire.send(&again).unwrap();
+        assert_eq!(session.ack(), 1);
+        let after = [lane.publish(), lane.publish()];
+        let is_same = topics_and_payloads(&after) == topics_and_payloads(&before);
+        assert_eq!(is_same, !in_order, "{before:?}, then {after:?}");
+    }
+}
+
+/// Reads until the observer's DISCONNECT. What the observer publishes of its own is confirmed.
+fn end_of(peer: &mut Peer) {
+    loop {
+        let (first, body) = peer.next();
+        if first == DISCONNECT {
+            return;
+        }
+        assert_eq!(first & 0xf0, 0x30, "PUBLISH");
+        let message = parse_publish(first, &body);
+        if message.packet_id.is_some() {
+            peer.confirm(&message);
+        }
+    }
 }
 
 /// Where confirmations counted, the window would fill.
