@@ -449,6 +449,17 @@ impl Ledger {
             return;
         };
         self.bytes -= bytes;
+        self.fail(key, purpose, refusal);
+    }
+
+    /// Something of a message that is being decided on cannot be published at all:
+    /// [`Ledger::poll_failed`] hands it out.
+    pub fn lose(&mut self, entry: EntryId) {
+        self.entries[entry.0].outstanding += 1;
+        self.fail(entry.0, Purpose::Copy, Refusal::Internal);
+    }
+
+    fn fail(&mut self, key: usize, purpose: Purpose, refusal: Refusal) {
         let entry = &mut self.entries[key];
         let is_copy = purpose != Purpose::Notice;
         self.failed.push_back(Failed {

@@ -275,6 +275,9 @@ impl Processing {
             if let Some(fan_out) = &logged.fan_out {
                 ledger.charge(entry, fan_out.text.len());
             }
+            if logged.is_damaged {
+                ledger.lose(entry);
+            }
             let fan_out = logged
                 .fan_out
                 .map(|logged| FanOut::from_log(&logged.text, logged.position));
@@ -285,6 +288,7 @@ impl Processing {
                 }
                 Some(Err(error)) => {
                     error!(message_id = %id, %error, "{NOT_RESUMED}");
+                    ledger.lose(entry);
                     ledger.decided(entry);
                 }
                 None => ledger.decided(entry),

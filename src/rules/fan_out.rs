@@ -234,8 +234,10 @@ impl FanOut {
 
     /// Takes a user out who gets no copy.
     pub fn leave_out(&mut self, user: &str) {
-        if let Work::Copies(copies) = &mut *self.work {
-            copies.left_out = copies.left_out.and(user);
+        match &mut *self.work {
+            Work::Copies(copies) => copies.left_out = copies.left_out.and(user),
+            Work::GroupHistory(history) => history.leave_out(user),
+            Work::Notices(_) | Work::History(_) | Work::Conversations(_) => {}
         }
     }
 

@@ -56,6 +56,9 @@ pub(super) struct GroupHistory {
     range: Range,
     written_at: UnixMillis,
     raises_events: bool,
+    /// New members who get nothing more.
+    #[serde(default)]
+    left_out: Users,
 }
 
 impl Facts {
@@ -102,6 +105,7 @@ pub(super) fn plan(outgoing: &Outgoing<'_>, facts: Facts, context: &Context<'_>)
         range: facts.range,
         written_at: context.now(),
         raises_events: context.events.contains(EventKind::MessageDelivered),
+        left_out: Users::default(),
     };
     Plan {
         fan_out: Some(FanOut::group_history(outgoing.app, history)),
@@ -113,6 +117,11 @@ impl GroupHistory {
     /// The group whose history it is.
     pub(super) fn group(&self) -> UserId<'_> {
         UserId::parse(&self.group).expect("it came from an identifier")
+    }
+
+    /// Takes a new member out, who gets nothing more.
+    pub(super) fn leave_out(&mut self, member: &str) {
+        self.left_out = self.left_out.and(member);
     }
 
     /// The next page: so small that its copies are about a step's.
@@ -145,7 +154,8 @@ impl GroupHistory {
             };
             for member in self.turn() {
                 let is_hidden = message.hidden_for.as_deref() == Some(&*member.id);
-                if !is_hidden && !member.blocks.contains(&message.sender) {
+                let gets_none = is_hidden || self.left_out.contains(&member.id);
+                if !gets_none && !member.blocks.contains(&message.sender) {
                     self.add(&mut step, app, layouts, member, (stored, &message));
                 }
             }
@@ -293,6 +303,7 @@ mod tests {
             range,
             written_at: UnixMillis::new(2),
             raises_events: false,
+            left_out: Users::default(),
         });
         let (app, layouts) = (AppId::parse("a").unwrap(), router().layouts);
         let mut all = vec![];

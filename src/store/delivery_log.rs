@@ -46,6 +46,8 @@ pub struct LoggedMessage {
     pub publishes: Vec<(Purpose, Publish)>,
     /// What goes out in steps.
     pub fan_out: Option<LoggedFanOut>,
+    /// Whether something of it cannot be made any more, and is left out.
+    pub is_damaged: bool,
 }
 
 /// Payload bytes after which a page of the log ends.

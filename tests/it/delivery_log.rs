@@ -124,6 +124,50 @@ fn acks_count_as_arrived_only_if_the_session_ends_in_order() {
     }
 }
 
+/// The sender has been told that it is delivered.
+#[test]
+fn what_the_log_cannot_give_back_is_a_dead_letter_and_the_others_go_out() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--dead-letter-topic", "dead/letters"]);
+    let (mut session, mut lane) = script.up();
+    write(&mut session, 1, r#"{"text":"lost"}"#);
+    write(&mut session, 2, r#"{"text":"kept"}"#);
+    assert_eq!([session.ack(), session.ack()], [1, 2]);
+    let before: Vec<Message> = (0..4).map(|_| lane.publish()).collect();
+    observer.kill();
+    let spoil = "UPDATE message_data SET body = x'ff'
+        WHERE seq = (SELECT min(seq) FROM message_data)";
+    let path = observer.state.path().join("observer.db");
+    let raw = rusqlite::Connection::open(path).unwrap();
+    assert_eq!(raw.execute(spoil, []).unwrap(), 1);
+    drop(raw);
+    observer.spawn(&[]);
+    let (mut session, mut lane) = script.connected_again();
+    let after: Vec<Message> = (0..4).map(|_| lane.publish()).collect();
+    let all = topics_and_payloads(&after);
+    let kept = topics_and_payloads(&before[2..]);
+    assert!(kept.is_subset(&all), "{kept:?}, and then {all:?}");
+    let told = all
+        .iter()
+        .filter(|(topic, _)| topic.ends_with("/clientrejected"));
+    assert_eq!(told.count(), 1, "{all:?}");
+    let letter = after
+        .iter()
+        .find(|message| message.topic() == "dead/letters");
+    let letter = letter.unwrap().json();
+    let outgoing = Path::Chat21.outgoing("a", "alice", "bob");
+    assert_eq!(letter["reason"], "internal");
+    assert_eq!(letter["topic"], outgoing);
+    after.iter().for_each(|message| lane.confirm(message));
+    lane.says_nothing();
+    // The log forgets with the commit of a later message.
+    session.deliver(1, "later", false);
+    assert_eq!(session.ack(), 1);
+    let later = lane.publish();
+    lane.confirm(&later);
+    await_empty_log(&observer);
+}
+
 /// Reads until the observer's DISCONNECT. What the observer publishes of its own is confirmed.
 fn end_of(peer: &mut Peer) {
     loop {

@@ -54,6 +54,7 @@ fn logged(id: MessageId, publishes: Vec<(Purpose, Publish)>) -> LoggedMessage {
         came_on: Bytes::from_static(b"came/\xff"),
         publishes,
         fan_out: None,
+        is_damaged: false,
     }
 }
 

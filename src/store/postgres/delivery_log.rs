@@ -141,9 +141,11 @@ impl DeliveryLog for PostgresStore {
                     came_on: Bytes::from(came_on.unwrap_or_default()),
                     publishes: vec![],
                     fan_out: None,
+                    is_damaged: false,
                 });
             }
             if let Some(message) = messages.last_mut() {
+                message.is_damaged |= publish.is_none();
                 message.publishes.extend(publish);
             }
         }
@@ -202,6 +204,7 @@ fn add_fan_outs(messages: &mut Vec<LoggedMessage>, fan_outs: Vec<(String, Vec<u8
                     came_on: came_on.into(),
                     publishes: vec![],
                     fan_out,
+                    is_damaged: false,
                 },
             ),
         }

@@ -157,15 +157,20 @@ impl DeliveryLog for SqliteStore {
                     came_on: bytes_of(row, 1)?,
                     publishes: vec![],
                     fan_out: None,
+                    is_damaged: false,
                 });
             }
             let message = messages.last_mut().expect("one was just pushed");
             let before = message.publishes.len();
-            match self.read_publishes(id, row, &mut message.publishes) {
+            let is_whole = match self.read_publishes(id, row, &mut message.publishes) {
                 // The same row would hold up all messages for ever.
-                Err(StoreError::Row(error)) => error!(message_id = %id, %error, "{OF_ROW}"),
+                Err(StoreError::Row(error)) => {
+                    error!(message_id = %id, %error, "{OF_ROW}");
+                    false
+                }
                 read => read?,
-            }
+            };
+            message.is_damaged |= !is_whole;
             let read = message.publishes[before..].iter();
             bytes += read
                 .map(|(_, publish)| publish.payload.len())
@@ -251,23 +256,26 @@ impl SqliteStore {
                             came_on,
                             publishes: vec![],
                             fan_out: None,
+                            is_damaged: false,
                         },
                     );
                     at
                 }
             };
+            messages[at].is_damaged |= fan_out.is_none();
             messages[at].fan_out = fan_out;
         }
         Ok(())
     }
 
-    /// The publishes of a row as they were logged, but for those that cannot be made any more.
+    /// Adds the publishes of a row as they were logged. Returns whether that is all of them: some
+    /// may be such that they cannot be made any more.
     fn read_publishes(
         &self,
         id: MessageId,
         row: &Row<'_>,
         publishes: &mut Vec<(Purpose, Publish)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let purpose = purpose(row.get(2)?);
         let topics = row.get_ref(3)?.as_bytes().unwrap_or_default();
         let topic_of = |topic: &[u8]| {
@@ -280,30 +288,35 @@ impl SqliteStore {
         };
         if let Some(payload) = row.get::<_, Option<Vec<u8>>>(4)? {
             let Some(topic) = topic_of(topics) else {
-                return Ok(());
+                return Ok(false);
             };
             let mut publish = Publish::new(topic, payload.into());
             if let Some(properties) = row.get::<_, Option<String>>(5)? {
                 publish.user_properties = serde_json::from_str(&properties).unwrap_or_default();
             }
             publishes.push((purpose, publish));
-            return Ok(());
+            return Ok(true);
         }
         let Some(body) = self.body(id)?.map(Body::from_stored) else {
             error!(message_id = %id, "a message was deleted before it was published");
-            return Ok(());
+            return Ok(false);
         };
-        for publish in topics.split(|byte| *byte == END) {
-            let Some(space) = publish.iter().position(|byte| *byte == b' ') else {
-                continue;
-            };
-            let (code, topic) = (&publish[..space], &publish[space + 1..]);
-            let code = str::from_utf8(code).ok().and_then(|code| code.parse().ok());
-            if let (Some(code), Some(topic)) = (code, topic_of(topic)) {
-                publishes.push((purpose, Publish::copy(topic, &body, status(code))));
+        let mut is_whole = true;
+        for publish in topics
+            .split(|byte| *byte == END)
+            .filter(|one| !one.is_empty())
+        {
+            let mut parts = publish.splitn(2, |byte| *byte == b' ');
+            let code = parts.next().and_then(|code| str::from_utf8(code).ok());
+            let code = code.and_then(|code| code.parse().ok());
+            match (code, parts.next().and_then(topic_of)) {
+                (Some(code), Some(topic)) => {
+                    publishes.push((purpose, Publish::copy(topic, &body, status(code))));
+                }
+                (_, None) | (None, _) => is_whole = false,
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 }
 

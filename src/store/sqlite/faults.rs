@@ -34,6 +34,15 @@ pub(crate) fn spoil_conversations(user: &str, path: &Path) {
     assert!(raw.execute(spoil, [user]).unwrap() > 0);
 }
 
+/// Puts what is no number into the first copy that a timeline's owner has.
+pub(crate) fn spoil_first_copy(owner: &str, path: &Path) {
+    let raw = rusqlite::Connection::open(path).unwrap();
+    let spoil = "UPDATE copy SET status = x'ff'
+        WHERE inbox = (SELECT id FROM account WHERE name = ?1) AND seq = (SELECT min(seq)
+            FROM copy WHERE inbox = (SELECT id FROM account WHERE name = ?1))";
+    assert_eq!(raw.execute(spoil, [owner]).unwrap(), 1);
+}
+
 /// Puts what is no text into the bodies of all messages.
 pub(crate) fn spoil_messages(path: &Path) {
     let raw = rusqlite::Connection::open(path).unwrap();

@@ -1,6 +1,6 @@
 //! Reads stored messages back.
 
-use rusqlite::params;
+use rusqlite::{Row, params};
 use tracing::error;
 
 use super::connection::statements;
@@ -57,8 +57,17 @@ impl History for SqliteStore {
         };
         let (mut rows_read, mut bytes) = (0, 0);
         while let Some(row) = rows.next()? {
-            let (seq, convers_with): (i64, Option<Box<str>>) = (row.get(0)?, row.get(1)?);
-            let convers_with = convers_with.unwrap_or_default();
+            let seq = row.get(0)?;
+            // Whoever reads the page wants the others.
+            let (convers_with, status) = match read_copy(row) {
+                Ok(copy) => copy,
+                Err(StoreError::Row(error)) => {
+                    error!(seq, %error, "{LEFT_OUT}");
+                    page.next = seq;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let wanted = query
                 .convers_with
                 .as_ref()
@@ -80,13 +89,12 @@ impl History for SqliteStore {
                 continue;
             }
             // None: the message is pruned, and its copies are about to be.
-            match self.stored(seq, convers_with, status(row.get(2)?)) {
+            match self.stored(seq, convers_with, status) {
                 Ok(Some(stored)) => {
                     bytes += stored.body.as_str().len();
                     page.messages.push(stored);
                 }
                 Ok(None) => {}
-                // Whoever reads it wants the others.
                 Err(StoreError::Row(error)) => error!(seq, %error, "{LEFT_OUT}"),
                 Err(error) => return Err(error),
             }
@@ -129,6 +137,12 @@ impl History for SqliteStore {
     }
 }
 
+/// The other side of a copy's timeline, and how far the copy got.
+fn read_copy(row: &Row<'_>) -> Result<(Box<str>, Status), StoreError> {
+    let convers_with: Option<_> = row.get(1)?;
+    Ok((convers_with.unwrap_or_default(), status(row.get(2)?)))
+}
+
 impl SqliteStore {
     fn stored(
         &self,
@@ -149,7 +163,11 @@ impl SqliteStore {
     }
 
     fn stored_at(&self, seq: i64) -> Result<Option<UnixMillis>, StoreError> {
-        let at: Option<i64> = self.connection.find(&STORED_AT, [seq], |row| row.get(0))?;
-        Ok(at.map(unix))
+        let at = self.connection.find(&STORED_AT, [seq], |row| row.get(0));
+        match at.map_err(StoreError::from) {
+            // The next page leaves it out.
+            Err(StoreError::Row(_)) => Ok(None),
+            at => Ok(at?.map(unix)),
+        }
     }
 }

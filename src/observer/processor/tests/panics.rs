@@ -137,6 +137,56 @@ fn a_member_gets_no_copy_whose_row_cannot_be_read_and_the_others_do() {
     }
 }
 
+/// What one of them cannot have, the others get all the same.
+#[test]
+fn new_members_get_a_groups_history_but_for_rows_that_cannot_be_read() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let location = StoreLocation::File(path.clone());
+    let stored = || {
+        let store = open(&location, Access::Exclusive);
+        processor(Controls::Served, Some(Persistence::store(store)))
+    };
+    let mut ids = MessageIds::new(RandomState::new());
+    let messages = (0..40).map(|number| message(number, &mut ids, "group-1", 3));
+    let messages = messages.collect();
+    run(&mut stored(), messages, STEP);
+    store::faults::spoil_conversations("m001", &path);
+    store::faults::spoil_first_copy("group-1", &path);
+    let range = r#"{"after":0,"last":1000}"#;
+    let members = ["m000", "m001", "m002"].map(|id| format!(r#"{{"id":"{id}","blocks":[]}}"#));
+    let text = format!(
+        r#"{{"app":"a","work":{{"GroupHistory":{{"group":"group-1","members":[{}],"turn":0,
+            "whole":{range},"range":{range},"written_at":1,"raises_events":false}}}}}}"#,
+        members.join(",")
+    );
+    let resumed = Resumed {
+        entry: EntryId::for_tests(0),
+        id: ids.next(NOW),
+        fan_out: FanOut::from_log(&text, 0).unwrap(),
+    };
+    let mut processor = stored();
+    let mut first = batch(vec![], STEP);
+    first.resumed.push(resumed);
+    let (mut copies, mut next, mut is_done) = (vec![], first, false);
+    while !is_done {
+        let decided = processor.process(&next).unwrap().decided;
+        assert!(decided.iter().all(|decided| decided.refusal.is_none()));
+        is_done = decided[0].done;
+        let bulk = decided.into_iter().flat_map(|decided| decided.bulk);
+        copies.extend(bulk.map(|publish| publish.topic.to_string()));
+        next = batch(vec![], STEP);
+    }
+    let of = |member: &str| {
+        let member = format!("/{member}/");
+        copies
+            .iter()
+            .filter(|topic| topic.contains(&member))
+            .count()
+    };
+    assert_eq!([of("m000"), of("m001"), of("m002")], [39, 0, 39]);
+}
+
 #[test]
 fn a_fetch_goes_without_a_message_that_cannot_be_read() {
     let dir = tempfile::TempDir::new().unwrap();
@@ -198,5 +248,6 @@ fn the_log_is_read_on_where_a_row_of_it_cannot_be_read() {
     assert_eq!(ids, wanted);
     for message in read {
         assert_eq!((message.publishes, message.fan_out), (vec![], None));
+        assert!(message.is_damaged);
     }
 }
