@@ -55,6 +55,7 @@ pub(super) fn plan<'a>(
     let body = copies::body(outgoing, envelope, context);
     let message_id = context.id.to_string();
     let listing = copies::listing(&envelope.options);
+    let left_out = left_out(outgoing.sender, envelope, facts.blocked_by, &users);
     let (layout, app, group) = (outgoing.layout, outgoing.app, outgoing.recipient);
     let mut plan = Plan {
         fan_out: Some(FanOut::copies(
@@ -69,7 +70,7 @@ pub(super) fn plan<'a>(
                 raises_events: context.events.contains(EventKind::MessageDelivered),
             },
             users,
-            left_out(outgoing.sender, envelope, facts.blocked_by),
+            left_out,
         )),
         ..Plan::default()
     };
@@ -132,12 +133,17 @@ fn recipients(
 }
 
 /// Who gets no copy: members who block the sender, and the one that the sender hides the message
-/// from.
-fn left_out(sender: UserId<'_>, envelope: &Envelope<'_>, blocked_by: Vec<Box<str>>) -> Users {
+/// from. Others who block the sender may be very many, and are not carried along.
+fn left_out(
+    sender: UserId<'_>,
+    envelope: &Envelope<'_>,
+    blocked_by: Vec<Box<str>>,
+    members: &Users,
+) -> Users {
     // Senders who block themselves still get their own messages.
     let blocked_by = blocked_by
         .into_iter()
-        .filter(|user| **user != *sender.as_str());
+        .filter(|user| **user != *sender.as_str() && members.contains(user));
     blocked_by
         .chain(envelope.options.hidden_for.clone())
         .collect()
@@ -199,8 +205,12 @@ mod tests {
             InMemory::default()
                 .with_group("group-1", &["alice", "bob", "dave"])
                 .with_block("dave", "alice")
+                .with_block("eve", "alice")
                 .with_block("alice", "alice"),
         );
+        let logged = plan.fan_out.as_ref().unwrap().to_log().unwrap();
+        assert!(logged.contains(r#""dave""#), "{logged}");
+        assert!(!logged.contains(r#""eve""#), "she is no member: {logged}");
         let [own] = &plan.publishes[..] else {
             panic!("{plan:?}")
         };
