@@ -281,9 +281,11 @@ impl Session {
 
     fn report_loopback_failed(&self) {
         error!(
-            "{LOOPBACK_FAILED}: may this user read and write everything, observer/# too? On \
-             RabbitMQ 3.10 topics that are not UTF-8 fill the session's window: delete its queue, \
-             or start once with --reset-session"
+            "{LOOPBACK_FAILED}: may this user read and write everything, observer/# too? On NATS \
+             what was not acknowledged before a crash fills the session's window until ack_wait \
+             has passed: then it comes again, behind newer messages. On RabbitMQ 3.10 topics that \
+             are not UTF-8 fill it for good: delete the session's queue, or start once with \
+             --reset-session"
         );
         self.health.set_session(Some(LOOPBACK_FAILED.to_owned()));
     }
