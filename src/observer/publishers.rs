@@ -29,18 +29,10 @@ const UNCONFIRMED: &str = "the broker does not take some publishes, and takes ot
 /// which brokers know: they stay as they are.
 const NAMES_BESIDE: [&str; 2] = ["many", "quarantine"];
 
-/// How many publishing connections there are for so many direct ones.
-pub(super) fn publishers(direct: usize) -> usize {
-    direct + NAMES_BESIDE.len()
-}
-
-/// The name of one of `count` publishing connections.
-pub(super) fn name(publisher: usize, count: usize) -> String {
-    let direct = count - NAMES_BESIDE.len();
-    match publisher.checked_sub(direct) {
-        None => publisher.to_string(),
-        Some(beside) => NAMES_BESIDE[beside].to_owned(),
-    }
+/// The names of the publishing connections, where there are so many direct ones.
+pub(super) fn names(direct: usize) -> Vec<String> {
+    let direct = (0..direct).map(|publisher| publisher.to_string());
+    direct.chain(NAMES_BESIDE.map(str::to_owned)).collect()
 }
 
 struct Publisher {

@@ -213,7 +213,7 @@ impl Standby {
     fn new(setup: &Setup, stop: &CancellationToken) -> Self {
         let now = Clock.now().instant;
         Self {
-            health: Health::new(0),
+            health: Health::new(vec![]),
             service: Service::new(setup.reporting.supervised, now),
             said: String::new(),
             since: now,

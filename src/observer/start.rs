@@ -33,7 +33,7 @@ use crate::observer::neighbours::Neighbours;
 use crate::observer::outage::Outages;
 use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Persistence, Processor};
-use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, name, publishers};
+use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, names};
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
@@ -139,7 +139,7 @@ impl Around {
         let webhooks = setup.webhooks.as_ref();
         let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
         Self {
-            health: Health::new(publishers(setup.publishers)),
+            health: Health::new(names(setup.publishers)),
             metrics: Metrics::new(&endpoints),
             feed: Feed::default(),
         }
@@ -221,8 +221,9 @@ struct Parts {
     window: usize,
     /// Publishes in flight at a time on one connection.
     publish_window: usize,
-    /// Publishing connections, with those for bulk copies and for publishes in quarantine.
-    publishers: usize,
+    /// The names of the publishing connections, with those for bulk copies and for publishes in
+    /// quarantine.
+    publishers: Vec<String>,
 }
 
 impl Parts {
@@ -231,7 +232,7 @@ impl Parts {
         let clock = Clock;
         let began = clock.now();
         let window = usize::from(setup.links.window);
-        let publishers = publishers(setup.publishers);
+        let publishers = names(setup.publishers);
         let webhooks = setup.webhooks.as_ref();
         let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
         let Around {
@@ -346,10 +347,9 @@ impl Parts {
         // A publisher has as many confirmations to report as publishes in flight.
         let capacity = self.publish_window.max(EVENTS_AT_A_TIME);
         let (publisher_tx, publisher_rx) = mpsc::channel(capacity);
-        for publisher in 0..self.publishers {
-            let name = name(publisher, self.publishers);
+        for (publisher, name) in self.publishers.iter().enumerate() {
             let events = publisher_tx.clone();
-            let link = links.publisher(publisher, &name, events);
+            let link = links.publisher(publisher, name, events);
             tasks.spawn(async move {
                 link.await;
                 "publisher"
@@ -427,7 +427,7 @@ impl Parts {
             submissions,
             processing: Processing::new(processor, backlog),
             publishers: Publishers::new(
-                publishers,
+                publishers.len(),
                 publish_window,
                 health.clone(),
                 metrics.clone(),

@@ -19,20 +19,32 @@ struct State {
     connected: Option<Connected>,
     session: Option<String>,
     store: Option<String>,
-    publishers: Vec<Option<String>>,
+    publishers: Vec<Publisher>,
     /// Why the share of the messages is not served.
     sharing: Option<String>,
     /// The slots that the process serves, by number.
     slots: BTreeMap<u16, Health>,
 }
 
+/// A publishing connection.
+#[derive(Debug)]
+struct Publisher {
+    name: String,
+    /// Why it is not up.
+    fault: Option<String>,
+}
+
 impl Health {
-    /// Nothing is connected yet. `publishers` counts the publishing connections.
-    pub fn new(publishers: usize) -> Self {
+    /// Nothing is connected yet. `publishers` are the names of the publishing connections.
+    pub fn new(publishers: Vec<String>) -> Self {
         let waiting = || Some("not connected yet".to_owned());
+        let publisher = |name| Publisher {
+            name,
+            fault: waiting(),
+        };
         Self(Arc::new(Mutex::new(State {
             session: waiting(),
-            publishers: (0..publishers).map(|_| waiting()).collect(),
+            publishers: publishers.into_iter().map(publisher).collect(),
             ..State::default()
         })))
     }
@@ -72,7 +84,8 @@ impl Health {
     /// # Panics
     /// If there is no such connection.
     pub fn set_publisher(&self, publisher: usize, fault: Option<String>) {
-        self.0.lock().expect("nobody panics holding it").publishers[publisher] = fault;
+        let publishers = &mut self.0.lock().expect("nobody panics holding it").publishers;
+        publishers[publisher].fault = fault;
     }
 
     /// The broker has accepted the session's connection.
@@ -96,10 +109,9 @@ impl Health {
             .session
             .iter()
             .map(|fault| format!("session: {fault}"));
-        let publishers = state.publishers.iter().enumerate();
-        let publishers = publishers.filter_map(|(number, fault)| {
-            let fault = fault.as_ref()?;
-            Some(format!("publisher {number}: {fault}"))
+        let publishers = state.publishers.iter().filter_map(|publisher| {
+            let fault = publisher.fault.as_ref()?;
+            Some(format!("publisher {}: {fault}", publisher.name))
         });
         let store = state
             .store
@@ -112,5 +124,20 @@ impl Health {
         });
         let own = session.chain(store).chain(publishers).chain(sharing);
         own.chain(slots).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_names_the_connection_that_it_is_of() {
+        let health = Health::new(["0", "quarantine"].map(str::to_owned).to_vec());
+        health.set_session(None);
+        health.set_publisher(0, None);
+        assert_eq!(health.faults(), ["publisher quarantine: not connected yet"]);
+        health.set_publisher(1, Some("refused".to_owned()));
+        assert_eq!(health.faults(), ["publisher quarantine: refused"]);
     }
 }

@@ -291,7 +291,7 @@ mod tests {
                 name: "observer",
                 endpoints: vec![],
                 began: Clock.now(),
-                health: Health::new(1),
+                health: Health::new(vec!["0".to_owned()]),
                 metrics: Metrics::new(&[]),
                 feed: Feed::default(),
                 stop: CancellationToken::new(),

@@ -18,7 +18,7 @@ use crate::observer::journal::Journal;
 use crate::observer::outage::Outages;
 use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Batch, Persistence, Processed, Processor};
-use crate::observer::publishers::Publishers;
+use crate::observer::publishers::{Publishers, names};
 use crate::observer::reporter::StatusReporter;
 use crate::observer::session::Session;
 use crate::observer::setup::Reporting;
@@ -71,7 +71,7 @@ impl Process {
         let processor = Processor::new(router.clone(), persistence, metrics.clone());
         let (handle, thread::FarEnds { batches, events }) = thread::by_hand();
         let handle = ProcessorHandle::Threaded(handle, CancellationToken::new());
-        let health = Health::new(PUBLISHERS);
+        let health = Health::new(names(DIRECT));
         let asked = mqtt::Session::Persistent(Duration::from_secs(3_600));
         let session = Session::new(asked, health.clone(), metrics.clone());
         let publishers = Publishers::new(PUBLISHERS, 2 * WINDOW, health.clone(), metrics.clone());
