@@ -7,7 +7,6 @@ mod acts;
 mod broker;
 mod passing;
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,7 +46,7 @@ pub(super) async fn run(args: &DemoArgs, out: Output) -> anyhow::Result<ExitCode
     telemetry::init(LogFormat::Auto, "warn");
     let places = Places::choose(args)?;
     let state = State::make()?;
-    out.coloured_line(&places.text())?;
+    out.coloured_line(&places.text(args.once))?;
     broker::start(places.broker.address)?;
     let config = config(&places, &state)?;
     let mut setup = trial::setup(&config);
@@ -220,17 +219,19 @@ impl Places {
         setup.console.chat = Some(broker);
     }
 
-    /// The first lines of the demo.
-    fn text(&self) -> String {
+    /// The first lines of the demo. What runs once is over before anybody has opened a page.
+    fn text(&self, is_once: bool) -> String {
+        let topics = format!("Topics below are under {}.", passing::PREFIX);
+        if is_once {
+            return topics;
+        }
         let bold = Style::new().bold();
         let Self { page, broker, api } = self;
-        let mut text = String::new();
-        let _ = write!(
-            text,
+        format!(
             "page    {bold}{}/{bold:#}  and a chat: {bold}{}/chat{bold:#}{}\n\
              broker  {bold}{}{bold:#}  no login{}\n\
              API     {bold}{}/api{bold:#}{}\n\
-             Topics below are under {}.",
+             {topics}",
             page.url("http"),
             page.url("http"),
             page.note(),
@@ -238,9 +239,7 @@ impl Places {
             broker.note(),
             api.url("http"),
             api.note(),
-            passing::PREFIX,
-        );
-        text
+        )
     }
 
     /// How to join in, as lines to be pasted.
