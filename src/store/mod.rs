@@ -7,10 +7,12 @@
 //! stores.
 
 mod administration;
+mod columns;
 mod delivery_log;
 mod error;
 mod import;
 mod outbox;
+mod paging;
 pub mod postgres;
 pub mod reader;
 mod settings;

@@ -13,6 +13,21 @@ use super::{StoreError, WebhookQueue};
 use crate::protocol::time::UnixMillis;
 use crate::rules::webhook_event::Event;
 
+/// Events that were given up and are kept for `webhook list` and `webhook retry`, for each
+/// endpoint.
+pub(super) const GIVEN_UP_KEPT: i64 = 1_000;
+/// How many more may gather before the oldest are deleted.
+pub(super) const GIVEN_UP_SLACK: i64 = 100;
+/// Bytes of bodies handed out at a time.
+pub(super) const BYTES_PER_REPLY: usize = 4 << 20;
+/// Events that are given up at a time because they are too old.
+pub(super) const EXPIRED_PER_REQUEST: i64 = 500;
+/// Attempts that may fail because the endpoint is down before one event is delayed on its own:
+/// after that the event itself may be the cause.
+pub(super) const FREE_FAILURES: i64 = 3;
+/// Failures up to which an event is due at once when its endpoint answers again.
+pub(super) const FORGIVEN_FAILURES: i64 = 5;
+
 /// The endpoints of an outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {

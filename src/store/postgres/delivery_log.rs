@@ -12,6 +12,7 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
+use crate::store::columns::{properties, purpose, purpose_code};
 use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
 use crate::store::{DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes};
 
@@ -68,7 +69,7 @@ impl DeliveryLog for PostgresStore {
                     Some(_) => None,
                     None => Some(publish.payload.to_vec()),
                 },
-                properties: write_properties(publish),
+                properties: properties(publish),
             };
             batch.log(row, self.slot.row());
         }
@@ -240,26 +241,4 @@ fn read_publish(row: &Row) -> Option<(Purpose, Publish)> {
         publish.user_properties = serde_json::from_str(properties).unwrap_or_default();
     }
     Some((purpose(row.get(2)), publish))
-}
-
-fn write_properties(publish: &Publish) -> Option<String> {
-    let properties = &publish.user_properties;
-    let written = || serde_json::to_string(properties).expect("texts serialise");
-    (!properties.is_empty()).then(written)
-}
-
-fn purpose_code(purpose: Purpose) -> i64 {
-    match purpose {
-        Purpose::Copy => 0,
-        Purpose::BulkCopy => 1,
-        Purpose::Notice => 2,
-    }
-}
-
-fn purpose(code: i64) -> Purpose {
-    match code {
-        1 => Purpose::BulkCopy,
-        2 => Purpose::Notice,
-        _ => Purpose::Copy,
-    }
 }

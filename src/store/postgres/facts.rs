@@ -9,18 +9,18 @@ use std::sync::Arc;
 use tokio_postgres::Row as SqlRow;
 
 use super::connection::{params, text};
-use super::write::{REDELIVERED, key};
+use super::write::key;
 use super::{PostgresStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::json::parse_object;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::{
-    Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, Redelivery, StoredCopy,
+    Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, StoredCopy,
 };
+use crate::store::{columns, paging};
 
 const IS_BANNED: &str = "SELECT 1 FROM ban WHERE app = $1 AND user_id = $2";
 pub(super) const FIND_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 AND group_id = $2";
@@ -230,7 +230,7 @@ impl FactSource for PostgresStore {
         })?;
         let mut named = found
             .into_iter()
-            .filter(|(body, _)| temp_uid_of(body).as_deref() == Some(temp_uid));
+            .filter(|(body, _)| columns::temp_uid(body).as_deref() == Some(temp_uid));
         Ok(named.next().map(|(_, found)| found))
     }
 
@@ -259,7 +259,7 @@ impl FactSource for PostgresStore {
         let [app, user] = pair(app.as_str(), user.as_str());
         self.find(FIND_ABSENCE, params![app, user], |row| Absence {
             since: row.get(0),
-            redelivery: redelivery(row.get(1)),
+            redelivery: columns::redelivery(row.get(1)),
         })
     }
 
@@ -303,7 +303,7 @@ impl PostgresStore {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    /// Found by halving the log: times never fall.
+    /// The last position whose message was stored at a time or before.
     pub(super) fn position_by(&self, time: UnixMillis) -> Result<i64, StoreError> {
         let ends: (Option<i64>, Option<i64>) =
             self.row(FIRST_AND_LAST, params![], |row| (row.get(0), row.get(1)))?;
@@ -311,18 +311,11 @@ impl PostgresStore {
             return Ok(0);
         };
         // Imported messages have numbers below 1.
-        let (mut known, mut unknown) = (first - 1, last);
-        while known < unknown {
-            let middle = known + (unknown - known + 1) / 2;
-            let found: Option<(i64, i64)> = self.find(MESSAGE_UP_TO, params![middle], |row| {
-                (row.get(0), row.get(1))
-            })?;
-            match found {
-                Some((seq, at)) if unix(at) > time => unknown = seq - 1,
-                Some(_) | None => known = middle,
-            }
-        }
-        Ok(known)
+        paging::position_by(time, (first - 1, last), |position| {
+            self.find(MESSAGE_UP_TO, params![position], |row| {
+                (row.get(0), unix(row.get(1)))
+            })
+        })
     }
 }
 
@@ -333,13 +326,6 @@ pub(super) fn pair(one: &str, other: &str) -> [String; 2] {
 /// The body was checked when it was stored.
 pub(super) fn parse_group(body: &str) -> Option<Arc<Group>> {
     Group::parse(body).ok().map(Arc::new)
-}
-
-/// What the sender of a message calls it.
-fn temp_uid_of(body: &str) -> Option<String> {
-    let members = parse_object(body.as_bytes()).ok()?;
-    let attributes = parse_object(members.get("attributes")?.get().as_bytes()).ok()?;
-    serde_json::from_str(attributes.get("tempUID")?.get()).ok()
 }
 
 /// A conversation from the columns body, status, is_new, archived, patch and whether the patch is
@@ -353,15 +339,5 @@ pub(super) fn conversation_row(row: &SqlRow) -> Row {
         archived: row.get(3),
         patch: row.get::<_, Option<String>>(4).map(Box::from),
         patch_is_older: row.get::<_, Option<bool>>(5).unwrap_or(false),
-    }
-}
-
-/// What the column `absence.redelivered_by` says.
-fn redelivery(redelivered_by: Option<&str>) -> Redelivery {
-    match redelivered_by {
-        None => Redelivery::Due,
-        Some(REDELIVERED) => Redelivery::Done,
-        // Somebody may have edited it.
-        Some(id) => MessageId::parse(id).map_or(Redelivery::Due, Redelivery::With),
     }
 }

@@ -9,11 +9,8 @@ use crate::protocol::message_id::MessageId;
 use crate::rules::history::{Page, PageQuery, Stored};
 use crate::rules::listing::{ListedConversation, Slice, Window};
 use crate::store::History;
+use crate::store::paging::PageReading;
 
-/// Bytes of bodies in a page, give or take one message.
-const PAGE_BYTES: usize = 2 << 20;
-/// Rows of an inbox read for a page: the messages of one conversation may stand far apart.
-const ROWS_PER_PAGE: usize = 2_000;
 /// Rows asked for at a time.
 const ROWS_AT_A_TIME: usize = 200;
 
@@ -58,39 +55,20 @@ impl History for PostgresStore {
         user: UserId<'_>,
         query: &PageQuery,
     ) -> Result<Page, StoreError> {
-        let mut page = Page {
-            next: query.after,
-            ..Page::default()
-        };
+        let mut reading = PageReading::new(query);
         let mut after = (query.after, "\u{10ffff}".to_owned());
-        let (mut rows_read, mut bytes) = (0, 0);
         loop {
-            let room = PAGE_BYTES.saturating_sub(bytes);
-            let rows = self.copies(app, user, query, &after, room)?;
+            let rows = self.copies(app, user, query, &after, reading.room())?;
             let is_end = rows.len() < ROWS_AT_A_TIME;
             for row in rows {
                 after = (row.seq, row.convers_with.clone());
-                let wanted = query
-                    .convers_with
-                    .as_ref()
-                    .is_none_or(|peer| **peer == *row.convers_with);
-                let full = page.messages.len() >= query.limit;
-                let newest = page.messages.last().map(|last: &Stored| last.stored_at);
+                let is_wanted = reading.wants(&row.convers_with);
                 let stored_at = row.message.as_ref().map(|(_, at, _)| unix(*at));
-                // A client asks for the next page by the time of the last message it has: so the
-                // messages of one millisecond stay together.
-                if rows_read >= ROWS_PER_PAGE
-                    || bytes >= PAGE_BYTES
-                    || (full && wanted && stored_at != newest)
-                {
-                    page.more = true;
-                    return Ok(page);
+                if reading.ends_before(row.seq, is_wanted, || Ok(stored_at))? {
+                    return Ok(reading.page());
                 }
-                rows_read += 1;
-                page.next = row.seq;
-                if let (true, Some((layout, at, Some(body)))) = (wanted, row.message) {
-                    bytes += body.len();
-                    page.messages.push(Stored {
+                if let (true, Some((layout, at, Some(body)))) = (is_wanted, row.message) {
+                    reading.add(Stored {
                         convers_with: row.convers_with.into(),
                         layout: layout.into(),
                         body: Body::from_stored(body),
@@ -100,7 +78,7 @@ impl History for PostgresStore {
                 }
             }
             if is_end {
-                return Ok(page);
+                return Ok(reading.page());
             }
         }
     }

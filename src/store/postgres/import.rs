@@ -1,27 +1,16 @@
 //! Stores what another server has stored.
-//!
-//! The observer's own messages are numbered from 1. Imported ones have negative numbers, made of
-//! their times: so each has its place among the others, whatever order they come in, and all are
-//! before the observer's own.
 
 use tokio_postgres::Row;
 
 use super::batch::{COPY_BYTES, MESSAGE_BYTES};
 use super::connection::{Param, params, text};
-use super::{PostgresStore, StoreError, millis};
-use crate::protocol::json::parse_object;
+use super::{PostgresStore, StoreError};
 use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
 use crate::protocol::time::UnixMillis;
+use crate::store::import::{
+    FROM_A_ROW, is_newer, landing, number_for, time, time_between, youngest,
+};
 use crate::store::{Administration, Imported, Landing};
-
-/// Numbers for the messages of one millisecond. What has no room goes to the next one.
-const PER_MILLI: i64 = 1 << 11;
-/// The first number. JavaScript's numbers hold them all: clients get them as cursors.
-const FIRST: i64 = -(1 << 53);
-/// The last time that has a number: in the year 2109.
-const LAST_TIME: i64 = (1 << 42) - 1_000_000;
-/// Where a message came from that is only known from the row of a list: in place of a layout.
-const FROM_A_ROW: &str = "row";
 
 // Time never falls in the log. This row, which is no message, is as young as the youngest message
 // that is imported, and the observer's own go on from there.
@@ -78,12 +67,7 @@ impl PostgresStore {
         batch: &[Imported],
         now: UnixMillis,
     ) -> Result<Vec<Landing>, StoreError> {
-        let times = batch.iter().filter_map(|document| match document {
-            Imported::Message(message) => Some(time(message, now)),
-            Imported::Conversation(row) => Some(time(&row.last, now)),
-            Imported::Group(_) => None,
-        });
-        if let Some(youngest) = times.max() {
+        if let Some(youngest) = youngest(batch, now) {
             self.execute(BEGIN_OWN_NUMBERS, params![youngest])?;
             self.execute(MOVE_OWN_NUMBERS, params![youngest])?;
         }
@@ -130,7 +114,7 @@ impl PostgresStore {
             params![app, inbox_of, seq, peer, message.status.code()]
         };
         if self.execute(IMPORT_COPY, params())? == 0 {
-            return Ok(landing(self.execute(RAISE_COPY, params())?));
+            return Ok(landing(self.execute(RAISE_COPY, params())? > 0));
         }
         self.batch.borrow_mut().count_bytes(COPY_BYTES);
         Ok(Landing::New)
@@ -158,21 +142,11 @@ impl PostgresStore {
         now: UnixMillis,
     ) -> Result<i64, StoreError> {
         let time = time(message, now);
-        let mut first = FIRST + time * PER_MILLI;
-        let seq = loop {
-            let end = first + PER_MILLI;
-            let last: Option<i64> =
-                self.row(LAST_BETWEEN, params![first, end], |row| row.get(0))?;
-            match last.map_or(first, |last| last + 1) {
-                next if next < end => break next,
-                _ => first = end,
-            }
-        };
-        // Times never fall in the log. Both servers may have been in use for a time, and a message
-        // may have a number of the next millisecond.
+        let seq = number_for(time, |first, end| {
+            self.row(LAST_BETWEEN, params![first, end], |row| row.get(0))
+        })?;
         let (before, behind): (Option<i64>, Option<i64>) =
             self.row(NEIGHBOURS, params![seq], |row| (row.get(0), row.get(1)))?;
-        let stored_at = before.map_or(time, |before| before.max(time));
         let body = text(&message.body);
         let bytes = MESSAGE_BYTES + i64::try_from(body.len()).unwrap_or(0);
         let params = params![
@@ -182,7 +156,7 @@ impl PostgresStore {
             text(&message.sender),
             text(&message.recipient),
             layout.to_owned(),
-            behind.map_or(stored_at, |behind| behind.min(stored_at)),
+            time_between(time, before, behind),
             body
         ];
         self.execute(IMPORT_MESSAGE, params)?;
@@ -212,38 +186,15 @@ impl PostgresStore {
         }
         let patch = row.patch_over(&body).map(|patch| text(&patch));
         let params = params![app, inbox_of, peer, seq, row.is_new, row.archived, patch];
-        Ok(landing(self.execute(IMPORT_CONVERSATION, params)?))
+        Ok(landing(self.execute(IMPORT_CONVERSATION, params)? > 0))
     }
 
     fn import_group(&mut self, group: &ImportedGroup) -> Result<Landing, StoreError> {
         let stored = Administration::group_body(self, &group.app, &group.id)?;
-        if let Some(stored) = stored {
-            // One that does not say when it was changed was made here, by a service or by hand.
-            let ours = updated_on(&stored).unwrap_or(i64::MAX);
-            if updated_on(&group.body).is_none_or(|theirs| theirs <= ours) {
-                return Ok(Landing::Known);
-            }
+        if stored.is_some_and(|stored| !is_newer(group, &stored)) {
+            return Ok(Landing::Known);
         }
         self.write_group(&group.app, &group.id, &group.body)?;
         Ok(Landing::New)
     }
-}
-
-/// When a message was written. Some clients' clocks are ahead: nothing is stored in the future.
-fn time(message: &ImportedMessage, now: UnixMillis) -> i64 {
-    millis(message.time.min(now)).min(LAST_TIME)
-}
-
-fn landing(changed: u64) -> Landing {
-    if changed > 0 {
-        Landing::New
-    } else {
-        Landing::Known
-    }
-}
-
-/// When a group was changed last, in milliseconds since 1970, if its object says so.
-fn updated_on(body: &str) -> Option<i64> {
-    let members = parse_object(body.as_bytes()).ok()?;
-    members.get("updatedOn")?.get().parse().ok()
 }

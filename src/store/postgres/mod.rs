@@ -40,6 +40,7 @@ use self::connection::{Connection, Param, params};
 pub use self::lease::{Candidate, Gathers, Lease, Shared, Taken};
 pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{Target, TargetError};
+use super::columns::{millis, status, unix};
 use super::transfer::Transfer;
 use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
@@ -47,7 +48,6 @@ use super::{
 };
 use crate::protocol::address::Address;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::write::Write;
 
@@ -443,18 +443,6 @@ impl Store for PostgresStore {
     fn upkeep(&self) -> Result<Option<Box<dyn Upkeep>>, StoreError> {
         Ok(None)
     }
-}
-
-fn unix(millis: i64) -> UnixMillis {
-    UnixMillis::new(u64::try_from(millis).unwrap_or(0))
-}
-
-fn millis(time: UnixMillis) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn status(code: i64) -> Status {
-    Status::from_code(code).unwrap_or(Status::Delivered)
 }
 
 /// The text of an id; the empty text, which comes before every id, for none.

@@ -11,29 +11,19 @@ use super::connection::{Command, params, text};
 use super::{PostgresStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
 use crate::rules::webhook_event::{self, Event};
+use crate::store::outbox::{
+    BYTES_PER_REPLY, EXPIRED_PER_REQUEST, FORGIVEN_FAILURES, FREE_FAILURES, GIVEN_UP_KEPT,
+    GIVEN_UP_SLACK,
+};
 use crate::store::{
     Delivery, DeliveryResult, Demand, Disposition, Endpoints, FailureScope, Outbox, OutboxReply,
     OutboxRequest, Waiting,
 };
 
-/// Events that were given up and are kept for `webhook list` and `webhook retry`, for each
-/// endpoint.
-const GIVEN_UP_KEPT: i64 = 1_000;
-/// How many more may gather before the oldest are deleted.
-const GIVEN_UP_SLACK: i64 = 100;
-/// Bytes of bodies handed out at a time.
-const BYTES_PER_REPLY: usize = 4 << 20;
-/// Events that are given up at a time because they are too old.
-const EXPIRED_PER_REQUEST: i64 = 500;
 /// Events dropped at a time to make room for new ones: messages wait meanwhile. More than are new,
 /// so that an outbox does not grow for ever.
 const DROPPED_PER_BATCH: usize = 64;
 const DROPPED_PER_EVENT: usize = 2;
-/// Attempts that may fail because the endpoint is down before one event is delayed on its own:
-/// after that the event itself may be the cause.
-const FREE_FAILURES: i64 = 3;
-/// Failures up to which an event is due at once when its endpoint answers again.
-const FORGIVEN_FAILURES: i64 = 5;
 
 const QUEUED: &str = "SELECT delivery_id, endpoint FROM webhook
     WHERE delivery_id = ANY ($1::text[])";

@@ -14,7 +14,8 @@ use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
-use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
+use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
+use crate::store::paging::{self, SliceRow, Start};
 use crate::store::reader::{GiveUp, KnownClient, Reader, SLICE_BYTES};
 
 /// Rows of a page, of which only those have their body that the page has room for: $6 bytes, and
@@ -129,7 +130,15 @@ impl Reader for PostgresStore {
         timeline: &Timeline<'_>,
         window: Window,
     ) -> Result<Slice<ListedMessage>, StoreError> {
-        let (sql, edge, limit) = self.resolve(window, [MESSAGES_BEFORE, MESSAGES_SINCE])?;
+        let Start {
+            newest_first,
+            edge,
+            limit,
+        } = Start::of(window, |time| self.position_by(time))?;
+        let sql = match newest_first {
+            true => MESSAGES_BEFORE,
+            false => MESSAGES_SINCE,
+        };
         let [app, inbox_of, peer] = key(timeline);
         let params = params![app, inbox_of, peer, edge, limit, most_bytes()];
         self.slice(sql, params, window.limit, |row| {
@@ -139,7 +148,7 @@ impl Reader for PostgresStore {
                 body: body.into(),
                 status,
             });
-            (row.get(2), row.get(3), message)
+            slice_row((row.get(2), row.get(3)), message)
         })
     }
 
@@ -184,8 +193,15 @@ impl PostgresStore {
         archived: bool,
         window: Window,
     ) -> Result<Slice<ListedConversation>, StoreError> {
-        let (sql, edge, limit) =
-            self.resolve(window, [CONVERSATIONS_BEFORE, CONVERSATIONS_SINCE])?;
+        let Start {
+            newest_first,
+            edge,
+            limit,
+        } = Start::of(window, |time| self.position_by(time))?;
+        let sql = match newest_first {
+            true => CONVERSATIONS_BEFORE,
+            false => CONVERSATIONS_SINCE,
+        };
         let [app, user] = pair(app.as_str(), user.as_str());
         let params = || {
             let (app, user) = (app.clone(), user.clone());
@@ -197,11 +213,10 @@ impl PostgresStore {
                 row: conversation_row(row),
             };
             let is_there = listed.row.last.is_some();
-            (row.get(7), row.get(8), is_there.then_some(listed))
+            slice_row((row.get(7), row.get(8)), is_there.then_some(listed))
         };
-        let is_newest_first = !matches!(window.from, From::Since(_));
         let key = params![app.clone(), user.clone()];
-        if is_newest_first && self.exists(HAS_LONG_LIST, key)? {
+        if newest_first && self.exists(HAS_LONG_LIST, key)? {
             let newest = self.slice(CONVERSATIONS_OF_NEWEST, params(), window.limit, read)?;
             // Otherwise there may be more behind those messages.
             if newest.next.is_some() {
@@ -211,51 +226,23 @@ impl PostgresStore {
         self.slice(sql, params(), window.limit, read)
     }
 
-    /// The statement for a part of a list, of those for newest and for oldest first; the position
-    /// it does not include; and how many rows it returns: one more than asked for tells whether
-    /// there is more.
-    fn resolve(
-        &self,
-        window: Window,
-        [before, since]: [&'static str; 2],
-    ) -> Result<(&'static str, i64, i64), StoreError> {
-        let (sql, edge) = match window.from {
-            From::Newest => (before, i64::MAX),
-            From::Before(Place::Position(position)) => (before, position),
-            From::Since(Place::Position(position)) => (since, position),
-            From::Before(Place::Time(time)) => {
-                let earlier = UnixMillis::new(time.as_millis().saturating_sub(1));
-                (before, self.position_by(earlier)? + 1)
-            }
-            From::Since(Place::Time(time)) => (since, self.position_by(time)?),
-        };
-        let limit = i64::try_from(window.limit).unwrap_or(i64::MAX);
-        Ok((sql, edge, limit.saturating_add(1)))
-    }
-
-    /// Reads a part of a list. `read` returns the position of a row, how many bytes it holds, and
-    /// its entry: none for a message that is pruned.
     fn slice<T>(
         &self,
         sql: &'static str,
         params: Vec<Param>,
         limit: usize,
-        read: impl FnMut(&SqlRow) -> (i64, i64, Option<T>),
+        read: impl FnMut(&SqlRow) -> SliceRow<T>,
     ) -> Result<Slice<T>, StoreError> {
-        let mut slice = Slice {
-            entries: vec![],
-            next: None,
-        };
-        let (mut rows_read, mut bytes, mut last) = (0, 0, None);
-        for (position, size, entry) in self.rows(sql, params, read)? {
-            if rows_read == limit || (rows_read > 0 && bytes + size > most_bytes()) {
-                slice.next = last;
-                break;
-            }
-            slice.entries.extend(entry);
-            (rows_read, bytes, last) = (rows_read + 1, bytes + size, Some(position));
-        }
-        Ok(slice)
+        paging::slice(self.rows(sql, params, read)?.into_iter().map(Ok), limit)
+    }
+}
+
+/// A row whose size the database tells.
+fn slice_row<T>((position, bytes): (i64, i64), entry: Option<T>) -> SliceRow<T> {
+    SliceRow {
+        position,
+        bytes: usize::try_from(bytes).unwrap_or(0),
+        entry,
     }
 }
 

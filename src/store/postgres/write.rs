@@ -14,9 +14,7 @@ use crate::protocol::request::Erased;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, UserClient, Write};
-
-/// Stands for a message id in `absence.redelivered_by` where no message tells.
-pub(super) const REDELIVERED: &str = "done";
+use crate::store::columns::{REDELIVERED, is_same_object, redelivered_by};
 
 /// For how long before the end of the log slots may still store something.
 const UNSURE: Duration = Duration::from_secs(10);
@@ -334,11 +332,7 @@ impl PostgresStore {
             }
             Redelivery::Due | Redelivery::With(_) | Redelivery::Done => absence.since,
         };
-        let redelivered_by = match absence.redelivery {
-            Redelivery::Due => None,
-            Redelivery::With(event) => Some(event.to_string()),
-            Redelivery::Done => Some(REDELIVERED.to_owned()),
-        };
+        let redelivered_by = redelivered_by(absence.redelivery);
         let [app, user] = [app.as_str(), user.as_str()].map(str::to_owned);
         let slot = self.slot.row();
         self.later(SET_ABSENCE, params![app, user, since, redelivered_by, slot]);
@@ -402,17 +396,4 @@ pub(super) fn key(timeline: &Timeline<'_>) -> Key {
         timeline.convers_with.as_str(),
     ]
     .map(str::to_owned)
-}
-
-/// Whether two JSON objects have the same members.
-fn is_same_object(one: &str, other: &str) -> bool {
-    let (Ok(one), Ok(other)) = (parse_object(one.as_bytes()), parse_object(other.as_bytes()))
-    else {
-        return false;
-    };
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(&other)
-            .all(|((a, x), (b, y))| a == b && x.get() == y.get())
 }

@@ -12,6 +12,7 @@ use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
+use crate::store::columns::{properties, purpose, purpose_code};
 use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
 use crate::store::{
     DeliveryLog, History, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes,
@@ -85,7 +86,7 @@ impl DeliveryLog for SqliteStore {
                 purpose_code(logged.purpose),
                 topics,
                 (count == 0).then_some(&first.payload[..]),
-                write_properties(first),
+                properties(first),
             ])?;
             number += row.len();
         }
@@ -317,27 +318,5 @@ impl SqliteStore {
             }
         }
         Ok(is_whole)
-    }
-}
-
-fn write_properties(publish: &Publish) -> Option<String> {
-    let properties = &publish.user_properties;
-    let text = || serde_json::to_string(properties).expect("texts serialise");
-    (!properties.is_empty()).then(text)
-}
-
-fn purpose_code(purpose: Purpose) -> i64 {
-    match purpose {
-        Purpose::Copy => 0,
-        Purpose::BulkCopy => 1,
-        Purpose::Notice => 2,
-    }
-}
-
-fn purpose(code: i64) -> Purpose {
-    match code {
-        1 => Purpose::BulkCopy,
-        2 => Purpose::Notice,
-        _ => Purpose::Copy,
     }
 }

@@ -5,13 +5,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::params;
-use serde::Deserialize;
+use rusqlite::{Row, params};
 
 use super::connection::{Statement, statements};
 use super::conversations::{conversation_columns, conversation_row, is_last_copy};
 use super::encoding::{IdText, StoredId, account, body_accounts, body_columns, read_body};
-use super::presence::REDELIVERED;
 use super::write::names;
 use super::{Cache, SqliteStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
@@ -19,10 +17,11 @@ use crate::protocol::group::Group;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
-use crate::rules::conversation_row::Row;
+use crate::rules::conversation_row::Row as ConversationRow;
 use crate::rules::facts::{
-    Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, Redelivery, StoredCopy,
+    Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, StoredCopy,
 };
+use crate::store::{columns, paging};
 
 statements! {
     ANY_BAN may scan "stops at the first row" = "SELECT 1 FROM ban LIMIT 1";
@@ -217,7 +216,7 @@ impl FactSource for SqliteStore {
         let mut rows = statement.query(params)?;
         while let Some(row) = rows.next()? {
             let body = read_body(row)?.unwrap_or_default();
-            if !is_called(&body, temp_uid) {
+            if columns::temp_uid(&body).as_deref() != Some(temp_uid) {
                 continue;
             }
             let copy = StoredCopy {
@@ -229,13 +228,16 @@ impl FactSource for SqliteStore {
         Ok(None)
     }
 
-    fn conversation(&mut self, timeline: &Timeline<'_>) -> Result<Option<Row>, StoreError> {
+    fn conversation(
+        &mut self,
+        timeline: &Timeline<'_>,
+    ) -> Result<Option<ConversationRow>, StoreError> {
         let key = names(timeline);
         let row = self
             .connection
             .find(&FIND_CONVERSATION, key, conversation_row)?;
         // A row that says nothing stands for copies that no list shows.
-        Ok(row.filter(|row| *row != Row::default()))
+        Ok(row.filter(|row| *row != ConversationRow::default()))
     }
 
     fn clients(
@@ -259,7 +261,7 @@ impl FactSource for SqliteStore {
             let redelivered_by: Option<String> = row.get(1)?;
             Ok(Absence {
                 since: row.get(0)?,
-                redelivery: redelivery(redelivered_by.as_deref()),
+                redelivery: columns::redelivery(redelivered_by.as_deref()),
             })
         });
         Ok(absence?)
@@ -316,47 +318,13 @@ impl SqliteStore {
         Ok(last.unwrap_or(0))
     }
 
-    /// Found by halving the log: times never fall.
+    /// The last position whose message was stored at a time or before.
     pub(super) fn position_by(&self, time: UnixMillis) -> Result<i64, StoreError> {
         // Imported messages have numbers below 1.
         let before_all = self.first_seq()?.unwrap_or(1) - 1;
-        let (mut known, mut unknown) = (before_all, self.newest_position()?);
-        while known < unknown {
-            let middle = known + (unknown - known + 1) / 2;
-            let found: Option<(i64, i64)> =
-                self.connection.find(&MESSAGE_UP_TO, [middle], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            match found {
-                Some((seq, at)) if unix(at) > time => unknown = seq - 1,
-                Some(_) | None => known = middle,
-            }
-        }
-        Ok(known)
-    }
-}
-
-/// Whether the sender of a message calls it so.
-fn is_called(body: &str, temp_uid: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Message {
-        attributes: Attributes,
-    }
-    #[derive(Deserialize)]
-    struct Attributes {
-        #[serde(rename = "tempUID")]
-        temp_uid: String,
-    }
-    let message: Option<Message> = serde_json::from_str(body).ok();
-    message.is_some_and(|message| message.attributes.temp_uid == temp_uid)
-}
-
-/// What the column `absence.redelivered_by` says.
-fn redelivery(redelivered_by: Option<&str>) -> Redelivery {
-    match redelivered_by {
-        None => Redelivery::Due,
-        Some(REDELIVERED) => Redelivery::Done,
-        // Somebody may have edited it.
-        Some(id) => MessageId::parse(id).map_or(Redelivery::Due, Redelivery::With),
+        paging::position_by(time, (before_all, self.newest_position()?), |position| {
+            let read = |row: &Row<'_>| Ok((row.get(0)?, unix(row.get(1)?)));
+            Ok(self.connection.find(&MESSAGE_UP_TO, [position], read)?)
+        })
     }
 }

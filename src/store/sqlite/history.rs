@@ -14,11 +14,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::history::{Page, PageQuery, Stored};
 use crate::rules::listing::{ListedConversation, Slice, Window};
 use crate::store::History;
-
-/// Bytes of bodies in a page, give or take one message.
-const PAGE_BYTES: usize = 2 << 20;
-/// Rows of an inbox read for a page: the messages of one conversation may stand far apart.
-const ROWS_PER_PAGE: usize = 2_000;
+use crate::store::paging::PageReading;
 
 const LEFT_OUT: &str = "a stored message cannot be read (store check): a page goes without it";
 
@@ -51,11 +47,7 @@ impl History for SqliteStore {
         let mut statement = self.connection.prepare(&COPIES_BETWEEN)?;
         let (app, user) = (app.as_str(), user.as_str());
         let mut rows = statement.query(params![app, user, query.after, query.last])?;
-        let mut page = Page {
-            next: query.after,
-            ..Page::default()
-        };
-        let (mut rows_read, mut bytes) = (0, 0);
+        let mut reading = PageReading::new(query);
         while let Some(row) = rows.next()? {
             let seq = row.get(0)?;
             // Whoever reads the page wants the others.
@@ -63,43 +55,27 @@ impl History for SqliteStore {
                 Ok(copy) => copy,
                 Err(StoreError::Row(error)) => {
                     error!(seq, %error, "{LEFT_OUT}");
-                    page.next = seq;
+                    reading.leave_out(seq);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let wanted = query
-                .convers_with
-                .as_ref()
-                .is_none_or(|peer| *peer == convers_with);
-            let full = page.messages.len() >= query.limit;
-            let newest = page.messages.last().map(|last| last.stored_at);
-            // A client asks for the next page by the time of the last message it has: so the
-            // messages of one millisecond stay together.
-            if rows_read >= ROWS_PER_PAGE
-                || bytes >= PAGE_BYTES
-                || (full && wanted && self.stored_at(seq)? != newest)
-            {
-                page.more = true;
-                return Ok(page);
+            let is_wanted = reading.wants(&convers_with);
+            if reading.ends_before(seq, is_wanted, || self.stored_at(seq))? {
+                break;
             }
-            rows_read += 1;
-            page.next = seq;
-            if !wanted {
+            if !is_wanted {
                 continue;
             }
             // None: the message is pruned, and its copies are about to be.
             match self.stored(seq, convers_with, status) {
-                Ok(Some(stored)) => {
-                    bytes += stored.body.as_str().len();
-                    page.messages.push(stored);
-                }
+                Ok(Some(stored)) => reading.add(stored),
                 Ok(None) => {}
                 Err(StoreError::Row(error)) => error!(seq, %error, "{LEFT_OUT}"),
                 Err(error) => return Err(error),
             }
         }
-        Ok(page)
+        Ok(reading.page())
     }
 
     fn listed(

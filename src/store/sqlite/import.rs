@@ -1,28 +1,17 @@
 //! Stores what another server has stored.
-//!
-//! The observer's own messages are numbered from 1. Imported ones have negative numbers, made of
-//! their times: so each has its place among the others, whatever order they come in, and all are
-//! before the observer's own.
 
 use rusqlite::{Row, params};
 
 use super::connection::statements;
 use super::conversations::Pair;
 use super::encoding::{StoredId, body_accounts, body_columns, read_body};
-use super::{SqliteStore, StoreError, millis};
-use crate::protocol::json::parse_object;
+use super::{SqliteStore, StoreError};
 use crate::protocol::mongo_export::{ImportedConversation, ImportedGroup, ImportedMessage};
 use crate::protocol::time::UnixMillis;
+use crate::store::import::{
+    FROM_A_ROW, is_newer, landing, number_for, time, time_between, youngest,
+};
 use crate::store::{Administration, Imported, Landing, Store};
-
-/// Numbers for the messages of one millisecond. What has no room goes to the next one.
-const PER_MILLI: i64 = 1 << 11;
-/// The first number. JavaScript's numbers hold them all: clients get them as cursors.
-const FIRST: i64 = -(1 << 53);
-/// The last time that has a number: in the year 2109.
-const LAST_TIME: i64 = (1 << 42) - 1_000_000;
-/// Where a message came from that is only known from the row of a list: in place of a layout.
-const FROM_A_ROW: &str = "row";
 
 statements! {
     // SQLite goes on behind the greatest number. This row, which is no message, has it go on at 1.
@@ -93,12 +82,7 @@ impl SqliteStore {
         batch: &[Imported],
         now: UnixMillis,
     ) -> Result<Vec<Landing>, StoreError> {
-        let times = batch.iter().filter_map(|document| match document {
-            Imported::Message(message) => Some(time(message, now)),
-            Imported::Conversation(row) => Some(time(&row.last, now)),
-            Imported::Group(_) => None,
-        });
-        if let Some(youngest) = times.max() {
+        if let Some(youngest) = youngest(batch, now) {
             self.connection.execute(&BEGIN_OWN_NUMBERS, [youngest])?;
             self.connection.execute(&MOVE_OWN_NUMBERS, [youngest])?;
         }
@@ -132,7 +116,7 @@ impl SqliteStore {
         };
         let pair = self.imported_pair(message)?;
         let params = params![pair.inbox, pair.peer, seq, message.status.code()];
-        Ok(landing(self.connection.execute(&IMPORT_COPY, params)?))
+        Ok(landing(self.connection.execute(&IMPORT_COPY, params)? > 0))
     }
 
     /// The accounts of a copy. They have a row, as all that have copies.
@@ -169,23 +153,15 @@ impl SqliteStore {
         now: UnixMillis,
     ) -> Result<i64, StoreError> {
         let time = time(message, now);
-        let mut first = FIRST + time * PER_MILLI;
-        let seq = loop {
-            let end = first + PER_MILLI;
-            let last: Option<i64> = self
+        let seq = number_for(time, |first, end| {
+            let last = self
                 .connection
-                .row(&LAST_BETWEEN, [first, end], |row| row.get(0))?;
-            match last.map_or(first, |last| last + 1) {
-                next if next < end => break next,
-                _ => first = end,
-            }
-        };
-        // Times never fall in the log. Both servers may have been in use for a time, and a message
-        // may have a number of the next millisecond.
+                .row(&LAST_BETWEEN, [first, end], |row| row.get(0));
+            Ok(last?)
+        })?;
         let neighbour = |statement| self.connection.find(statement, [seq], |row| row.get(0));
         let (before, behind): (Option<i64>, Option<i64>) =
             (neighbour(&TIME_BEFORE)?, neighbour(&TIME_BEHIND)?);
-        let stored_at = before.map_or(time, |before| before.max(time));
         let app = &message.timeline[0];
         let params = params![
             seq,
@@ -193,7 +169,7 @@ impl SqliteStore {
             self.account(app, &message.sender)?,
             self.account(app, &message.recipient)?,
             self.layout(layout)?,
-            behind.map_or(stored_at, |behind| behind.min(stored_at)),
+            time_between(time, before, behind),
             message.body
         ];
         self.connection.execute(&IMPORT_MESSAGE, params)?;
@@ -231,39 +207,16 @@ impl SqliteStore {
             row.patch_over(&body)
         ];
         Ok(landing(
-            self.connection.execute(&IMPORT_CONVERSATION, params)?,
+            self.connection.execute(&IMPORT_CONVERSATION, params)? > 0,
         ))
     }
 
     fn import_group(&mut self, group: &ImportedGroup) -> Result<Landing, StoreError> {
         let stored = Administration::group_body(self, &group.app, &group.id)?;
-        if let Some(stored) = stored {
-            // One that does not say when it was changed was made here, by a service or by hand.
-            let ours = updated_on(&stored).unwrap_or(i64::MAX);
-            if updated_on(&group.body).is_none_or(|theirs| theirs <= ours) {
-                return Ok(Landing::Known);
-            }
+        if stored.is_some_and(|stored| !is_newer(group, &stored)) {
+            return Ok(Landing::Known);
         }
         self.write_group(&group.app, &group.id, &group.body)?;
         Ok(Landing::New)
     }
-}
-
-/// When a message was written. Some clients' clocks are ahead: nothing is stored in the future.
-fn time(message: &ImportedMessage, now: UnixMillis) -> i64 {
-    millis(message.time.min(now)).min(LAST_TIME)
-}
-
-fn landing(changed: usize) -> Landing {
-    if changed > 0 {
-        Landing::New
-    } else {
-        Landing::Known
-    }
-}
-
-/// When a group was changed last, in milliseconds since 1970, if its object says so.
-fn updated_on(body: &str) -> Option<i64> {
-    let members = parse_object(body.as_bytes()).ok()?;
-    members.get("updatedOn")?.get().parse().ok()
 }

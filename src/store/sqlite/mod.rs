@@ -34,13 +34,13 @@ use self::connection::{Connection, statements};
 use self::conversations::States;
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
+use super::columns::{millis, status, unix};
 use super::transfer::Transfer;
 use super::{
     Access, Committed, Endpoints, OfflineDelivery, Origin, Probe, Pruned, Retention, Store,
     StoreError, StoreLocation, Upkeep, Written,
 };
 use crate::protocol::message_id::MessageId;
-use crate::protocol::status::Status;
 use crate::protocol::time::UnixMillis;
 use crate::rules::write::Write;
 
@@ -339,18 +339,6 @@ impl From<rusqlite::Error> for StoreError {
             Self::Permanent(error.into())
         }
     }
-}
-
-fn unix(millis: i64) -> UnixMillis {
-    UnixMillis::new(u64::try_from(millis).unwrap_or(0))
-}
-
-fn millis(time: UnixMillis) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn status(code: i64) -> Status {
-    Status::from_code(code).unwrap_or(Status::Delivered)
 }
 
 #[cfg(test)]

@@ -9,11 +9,9 @@ use super::connection::{Connection, statements};
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
-use crate::rules::facts::{Absence, Redelivery};
+use crate::rules::facts::Absence;
 use crate::rules::write::UserClient;
-
-/// Stands for a message id in `absence.redelivered_by` where no message tells.
-pub(super) const REDELIVERED: &str = "done";
+use crate::store::columns::{REDELIVERED, redelivered_by};
 
 statements! {
     SET_CLIENT = "INSERT OR REPLACE INTO presence (app, user, client_id, since)
@@ -65,11 +63,7 @@ impl SqliteStore {
         user: UserId<'_>,
         absence: Absence,
     ) -> Result<(), StoreError> {
-        let redelivered_by = match absence.redelivery {
-            Redelivery::Due => None,
-            Redelivery::With(event) => Some(event.to_string()),
-            Redelivery::Done => Some(REDELIVERED.to_owned()),
-        };
+        let redelivered_by = redelivered_by(absence.redelivery);
         let params = params![app.as_str(), user.as_str(), absence.since, redelivered_by];
         self.connection.execute(&SET_ABSENCE, params)?;
         Ok(())

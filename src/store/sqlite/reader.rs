@@ -15,8 +15,9 @@ use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
 use crate::rules::conversation_row::Row;
 use crate::rules::facts::FactSource;
-use crate::rules::listing::{From, ListedConversation, ListedMessage, Place, Slice, Window};
-use crate::store::reader::{GiveUp, KnownClient, Reader, SLICE_BYTES};
+use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
+use crate::store::paging::{self, SliceRow, Start};
+use crate::store::reader::{GiveUp, KnownClient, Reader};
 
 /// The columns of a listed conversation: a page `c` of a list, with the copies and messages that
 /// show there. LEFT JOIN, because a message may be pruned.
@@ -131,15 +132,21 @@ impl Reader for SqliteStore {
         timeline: &Timeline<'_>,
         window: Window,
     ) -> Result<Slice<ListedMessage>, StoreError> {
-        let (statement, edge, limit) = self.resolve(window, [&MESSAGES_BEFORE, &MESSAGES_SINCE])?;
+        let start = Start::of(window, |time| self.position_by(time))?;
+        let statement = match start.newest_first {
+            true => &MESSAGES_BEFORE,
+            false => &MESSAGES_SINCE,
+        };
         let [app, inbox_of, convers_with] = names(timeline);
-        let params = params![app, inbox_of, convers_with, edge, limit];
+        let params = params![app, inbox_of, convers_with, start.edge, start.limit];
         self.slice(statement, params, window.limit, |row| {
             let body = read_body(row)?.map(String::into_boxed_str);
             let status = row.get(7).map(status)?;
-            let bytes = body.as_ref().map_or(0, |body| body.len());
-            let message = body.map(|body| ListedMessage { body, status });
-            Ok((row.get(8)?, bytes, message))
+            Ok(SliceRow {
+                position: row.get(8)?,
+                bytes: body.as_ref().map_or(0, |body| body.len()),
+                entry: body.map(|body| ListedMessage { body, status }),
+            })
         })
     }
 
@@ -186,12 +193,14 @@ impl SqliteStore {
         archived: bool,
         window: Window,
     ) -> Result<Slice<ListedConversation>, StoreError> {
-        let statements = match archived {
-            true => [&ARCHIVED_BEFORE, &ARCHIVED_SINCE],
-            false => [&LISTED_BEFORE, &LISTED_SINCE],
+        let start = Start::of(window, |time| self.position_by(time))?;
+        let (all, nearest) = match (archived, start.newest_first) {
+            (true, true) => (&ARCHIVED_BEFORE, None),
+            (true, false) => (&ARCHIVED_SINCE, None),
+            (false, true) => (&LISTED_BEFORE, Some(&NEAREST_BEFORE)),
+            (false, false) => (&LISTED_SINCE, Some(&NEAREST_SINCE)),
         };
-        let (all, edge, limit) = self.resolve(window, statements)?;
-        let params = params![app.as_str(), user.as_str(), edge, limit];
+        let params = params![app.as_str(), user.as_str(), start.edge, start.limit];
         let read = |row: &SqlRow<'_>| {
             let convers_with: Option<Box<str>> = row.get(12)?;
             let listed = ListedConversation {
@@ -200,15 +209,16 @@ impl SqliteStore {
             };
             let last = listed.row.last.as_ref();
             let patch = listed.row.patch.as_ref().map_or(0, |patch| patch.len());
-            let bytes = patch + last.map_or(0, |(body, _)| body.len());
-            Ok((row.get(13)?, bytes, last.is_some().then_some(listed)))
+            Ok(SliceRow {
+                position: row.get(13)?,
+                bytes: patch + last.map_or(0, |(body, _)| body.len()),
+                entry: last.is_some().then_some(listed),
+            })
         };
         let key = [app.as_str(), user.as_str()];
-        if !archived && self.connection.exists(&HAS_LONG_LIST, key)? {
-            let nearest = match window.from {
-                From::Newest | From::Before(_) => &NEAREST_BEFORE,
-                From::Since(_) => &NEAREST_SINCE,
-            };
+        if let Some(nearest) = nearest
+            && self.connection.exists(&HAS_LONG_LIST, key)?
+        {
             let found = self.slice(nearest, params, window.limit, read)?;
             // Otherwise there may be more behind those messages.
             if found.next.is_some() {
@@ -218,53 +228,15 @@ impl SqliteStore {
         self.slice(all, params, window.limit, read)
     }
 
-    /// The statement for a part of a list, of those for newest and for oldest first; the position
-    /// it does not include; and how many rows it returns: one more than asked for tells whether
-    /// there is more.
-    fn resolve<'s>(
-        &self,
-        window: Window,
-        [before, since]: [&'s Statement; 2],
-    ) -> Result<(&'s Statement, i64, i64), StoreError> {
-        let (statement, edge) = match window.from {
-            From::Newest => (before, i64::MAX),
-            From::Before(Place::Position(position)) => (before, position),
-            From::Since(Place::Position(position)) => (since, position),
-            From::Before(Place::Time(time)) => {
-                let earlier = UnixMillis::new(time.as_millis().saturating_sub(1));
-                (before, self.position_by(earlier)? + 1)
-            }
-            From::Since(Place::Time(time)) => (since, self.position_by(time)?),
-        };
-        let limit = i64::try_from(window.limit).unwrap_or(i64::MAX);
-        Ok((statement, edge, limit.saturating_add(1)))
-    }
-
-    /// Reads a part of a list. `read` returns the position of a row, how many bytes it holds, and
-    /// its entry: none for a message that is pruned.
     fn slice<T>(
         &self,
         statement: &Statement,
         params: impl Params,
         limit: usize,
-        read: impl Fn(&SqlRow<'_>) -> rusqlite::Result<(i64, usize, Option<T>)>,
+        read: impl Fn(&SqlRow<'_>) -> rusqlite::Result<SliceRow<T>>,
     ) -> Result<Slice<T>, StoreError> {
         let mut statement = self.connection.prepare(statement)?;
-        let mut rows = statement.query(params)?;
-        let mut slice = Slice {
-            entries: vec![],
-            next: None,
-        };
-        let (mut rows_read, mut bytes, mut last) = (0, 0, None);
-        while let Some(row) = rows.next()? {
-            let (position, size, entry) = read(row)?;
-            if rows_read == limit || (rows_read > 0 && bytes + size > SLICE_BYTES) {
-                slice.next = last;
-                break;
-            }
-            slice.entries.extend(entry);
-            (rows_read, bytes, last) = (rows_read + 1, bytes + size, Some(position));
-        }
-        Ok(slice)
+        let rows = statement.query_map(params, read)?;
+        paging::slice(rows.map(|row| row.map_err(StoreError::from)), limit)
     }
 }

@@ -8,10 +8,10 @@ use super::{LastWritten, Origin, SqliteStore, StoreError, Written, millis};
 use crate::protocol::address::Timeline;
 use crate::protocol::control_payload::BlockChange;
 use crate::protocol::id::AppId;
-use crate::protocol::json::parse_object;
 use crate::protocol::message_id::MessageId;
 use crate::rules::history::stored_at;
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, Write};
+use crate::store::columns::is_same_object;
 
 statements! {
     INSERT_MESSAGE = "INSERT INTO message_data
@@ -247,17 +247,4 @@ pub(super) fn names<'a>(timeline: &Timeline<'a>) -> [&'a str; 3] {
 /// SQLite's integers are signed: the bits are kept, not the value.
 fn bits(fingerprint: u64) -> i64 {
     fingerprint.cast_signed()
-}
-
-/// Whether two JSON objects have the same members.
-fn is_same_object(one: &str, other: &str) -> bool {
-    let (Ok(one), Ok(other)) = (parse_object(one.as_bytes()), parse_object(other.as_bytes()))
-    else {
-        return false;
-    };
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(&other)
-            .all(|((a, x), (b, y))| a == b && x.get() == y.get())
 }
