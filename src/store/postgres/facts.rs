@@ -27,7 +27,10 @@ pub(super) const FIND_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 
 // Whoever changes a group reads it first: of two slots, the second waits and sees the change.
 const LOCK_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 AND group_id = $2 FOR UPDATE";
 const LAST_POSITION: &str = "SELECT coalesce(max(seq), 0) FROM message";
-const HAS_TIMELINE: &str = "SELECT 1 FROM timeline WHERE app = $1 AND inbox_of = $2 LIMIT 1";
+// In the order of an index, here and where rows are counted up to a limit: else the planner takes it
+// that some will come soon anyhow, and reads the table from its beginning.
+const HAS_TIMELINE: &str = "SELECT 1 FROM timeline WHERE app = $1 AND inbox_of = $2
+    ORDER BY seq LIMIT 1";
 const BLOCKED_USERS: &str = "SELECT other FROM block WHERE app = $1 AND inbox_of = $2
     ORDER BY other";
 const BEFORE_NEWEST: &str = "SELECT seq FROM timeline
@@ -40,7 +43,8 @@ const COUNT_BLOCKED: &str = "SELECT count(*) FROM
 const COUNT_GROUPS: &str = "SELECT count(*) FROM
     (SELECT 1 FROM chat_group WHERE app = $1 AND owner = $2 LIMIT $3) found";
 const COUNT_CONVERSATIONS: &str = "SELECT count(*) FROM
-    (SELECT 1 FROM conversation WHERE app = $1 AND inbox_of = $2 LIMIT $3) found";
+    (SELECT 1 FROM conversation WHERE app = $1 AND inbox_of = $2
+        ORDER BY convers_with LIMIT $3) found";
 const FIND_COPY: &str = "SELECT m.sender, t.status FROM message m JOIN timeline t
     ON t.app = m.app AND t.inbox_of = $2 AND t.seq = m.seq AND t.convers_with = $3
     WHERE m.message_id = $4 AND m.app = $1";

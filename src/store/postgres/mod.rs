@@ -451,6 +451,8 @@ fn id_text(id: Option<MessageId>) -> String {
 }
 
 #[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
 mod slot_tests;
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,7 @@ const CONVERSATIONS_OF_NEWEST: &str = listed!(
     "seq DESC, convers_with"
 );
 const HAS_LONG_LIST: &str = "SELECT 1 FROM conversation
-    WHERE app = $1 AND inbox_of = $2 LIMIT 1 OFFSET 1000";
+    WHERE app = $1 AND inbox_of = $2 ORDER BY convers_with LIMIT 1 OFFSET 1000";
 const CLIENTS_SINCE: &str = "SELECT app, user_id, client_id, since FROM presence
     WHERE since > $1 AND since < $2 ORDER BY since LIMIT $3";
 const INSTANCES: &str = "SELECT instance_id, body FROM instance
