@@ -42,7 +42,14 @@ impl Drop for Observer {
     }
 }
 
+/// An observer that is ready. The session of the previous run is deleted: it would fill up and slow
+/// the broker down.
 pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
+    start_again(port, state, &[more, &["--reset-session"]].concat())
+}
+
+/// An observer that is ready, and goes on where the one before it was.
+pub(crate) fn start_again(port: u16, state: &Path, more: &[&str]) -> Observer {
     let broker = format!("mqtt://127.0.0.1:{port}");
     let mut child = Command::new(env!("CARGO_BIN_EXE_chat21-observer"))
         .args([
@@ -55,10 +62,8 @@ pub(crate) fn start(port: u16, state: &Path, more: &[&str]) -> Observer {
             "none",
             "--app",
             "bench",
-            // Deletes the session of the previous run: it would fill up and slow the broker down.
             "--client-id",
             "bench-observer-of-one",
-            "--reset-session",
         ])
         .args(["--state-dir", state.to_str().unwrap()])
         // A few senders stand for many, unless their rate is what is measured.

@@ -1,7 +1,9 @@
 //! What a page of the HTTP API costs in a store of ten million messages. First in the store alone,
 //! without a broker; then over HTTP, 200 a second beside 1,000 messages a second, with what these
-//! notice of it. The budget: 5 ms at the 99th percentile, and a tenth more for the messages. Run by
-//! `scripts/bench-api`. BENCH_MESSAGES makes the store smaller.
+//! notice of it. The budget: 5 ms at the 99th percentile, and a tenth more for the messages. At the
+//! end, how long an observer takes from its start until it is ready after one was killed with
+//! messages under way: at most 2 s. Run by `scripts/bench-api`. BENCH_MESSAGES makes the store
+//! smaller.
 
 #![expect(
     clippy::unwrap_used,
@@ -35,7 +37,11 @@ use chat21_observer::store::reader::Reader;
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use large_store::{CONVERSATIONS, fill};
+<<<<<<< HEAD
 use observed::{each_broker, ordinary, percentile, print_disk, start};
+=======
+use observed::{Observer, each_broker, ordinary, percentile, start, start_again};
+>>>>>>> de99ca2 (Bench: what groups and webhook events cost either store; a start after a kill with ten million messages)
 
 const RUNS: usize = 500;
 /// Messages a second, and reads beside them.
@@ -45,6 +51,9 @@ const READS: u32 = 200;
 const CLIENTS: usize = 8;
 const TURN: Duration = Duration::from_secs(10);
 const TURNS: usize = 9;
+/// Starts after a kill, and for how long messages come around each.
+const KILLS: usize = 5;
+const AROUND: Duration = Duration::from_secs(6);
 const KEY: &str = "a key of this measurement";
 
 fn main() {
@@ -67,6 +76,12 @@ fn main() {
         "{messages} messages, {size} MiB, made in {:?}",
         began.elapsed()
     );
+    for when in ["opened first", "opened again"] {
+        let began = Instant::now();
+        let store = store::open(&location, Access::Exclusive, OfflineDelivery::Broker);
+        drop(store.expect("the store"));
+        println!("{when:<44} {:>9.2?}", began.elapsed());
+    }
     let mut reader = store::read_only(&location).expect("a store to read");
     measure(reader.as_mut());
     drop(reader);
@@ -139,6 +154,31 @@ fn over_http(port: u16, state: &Path) {
         println!("  {what:<44} p50 {p50:.2}x, p99 {p99:.2}x");
     }
     println!("  {:<44} {} MiB", "memory at most", mebibytes(pid, "VmHWM"));
+    kill(port, state, observer);
+}
+
+/// Kills the observer while messages come, and starts another: how long that takes until it is
+/// ready. No message is lost.
+fn kill(port: u16, state: &Path, mut observer: Observer) {
+    let mut took = vec![];
+    for _ in 0..KILLS {
+        std::thread::scope(|scope| {
+            scope.spawn(|| ordinary(port, RATE, AROUND));
+            std::thread::sleep(AROUND / 3);
+            observer.0.kill().unwrap();
+            observer.0.wait().unwrap();
+            let began = Instant::now();
+            observer = start_again(port, state, &[]);
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+        });
+    }
+    println!("  {:<44} {}", "ready after a kill", summary(&mut took));
+    let pid = observer.0.id();
+    println!(
+        "  {:<44} {} MiB",
+        "memory then, at most",
+        mebibytes(pid, "VmHWM")
+    );
 }
 
 /// A server that only sends what the API has answered: what the clients of this measurement cost on

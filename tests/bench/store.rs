@@ -1,6 +1,7 @@
 //! What a message and a receipt cost the store: `cargo bench --bench store`. The budget: 450 bytes
 //! a direct message with its two copies; 100 µs a receipt, however many messages its owner has.
-//! `-- direct` and `-- receipt` measure one of the two.
+//! What a group's message and a webhook's event cost, on both stores, is in `costs.rs`.
+//! `-- direct`, `-- receipt`, `-- group` and `-- webhook` measure one of these.
 
 #![allow(
     missing_docs,
@@ -8,6 +9,8 @@
     clippy::print_stdout,
     reason = "criterion's macro makes an undocumented function; benchmarks read the clock and print"
 )]
+
+mod costs;
 
 use std::hash::RandomState;
 use std::hint::black_box;
@@ -356,6 +359,18 @@ fn direct(_: &mut Criterion) {
     }
 }
 
+fn group(_: &mut Criterion) {
+    if is_wanted("group") {
+        costs::group();
+    }
+}
+
+fn webhook(_: &mut Criterion) {
+    if is_wanted("webhook") {
+        costs::webhook();
+    }
+}
+
 /// Bytes that this process has handed to the disk.
 fn written() -> u64 {
     let text = std::fs::read_to_string("/proc/self/io").expect("Linux");
@@ -363,5 +378,5 @@ fn written() -> u64 {
     line.expect("a line").parse().expect("a number")
 }
 
-criterion_group!(benches, direct, receipts);
+criterion_group!(benches, direct, receipts, group, webhook);
 criterion_main!(benches);

@@ -27,8 +27,8 @@ pub(super) const FIND_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 
 // Whoever changes a group reads it first: of two slots, the second waits and sees the change.
 const LOCK_GROUP: &str = "SELECT body FROM chat_group WHERE app = $1 AND group_id = $2 FOR UPDATE";
 const LAST_POSITION: &str = "SELECT coalesce(max(seq), 0) FROM message";
-// In the order of an index, here and where rows are counted up to a limit: else the planner takes it
-// that some will come soon anyhow, and reads the table from its beginning.
+// In the order of an index, here and where rows are counted up to a limit: else the planner takes
+// it that some will come soon anyhow, and reads the table from its beginning.
 const HAS_TIMELINE: &str = "SELECT 1 FROM timeline WHERE app = $1 AND inbox_of = $2
     ORDER BY seq LIMIT 1";
 const BLOCKED_USERS: &str = "SELECT other FROM block WHERE app = $1 AND inbox_of = $2
