@@ -59,6 +59,11 @@ fn compose_and_kubernetes_accept_their_files() {
             "/opt/checkers/bin/kubernetes-validate --strict kubernetes.yaml",
             "passed for resource deployment",
         ),
+        (
+            "kubernetes-slots.yaml",
+            "/opt/checkers/bin/kubernetes-validate --strict kubernetes-slots.yaml",
+            "passed for resource deployment",
+        ),
     ] {
         let (sound, said) = check(name, &deployed(name), program);
         assert!(sound && said.contains(wanted), "{said}");
@@ -68,7 +73,7 @@ fn compose_and_kubernetes_accept_their_files() {
 #[test]
 fn every_variable_in_them_is_a_setting() {
     let known: BTreeSet<String> = settings().map(|it| variable(it.name)).collect();
-    for name in ["compose.yaml", "kubernetes.yaml"] {
+    for name in ["compose.yaml", "kubernetes.yaml", "kubernetes-slots.yaml"] {
         let text = deployed(name);
         let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
         let named: BTreeSet<String> = words
