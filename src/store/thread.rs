@@ -134,9 +134,11 @@ pub fn spawn<W: Work>(
         stop,
         work,
     };
+    // The log says which of several slots it is about.
+    let span = tracing::Span::current();
     let thread = std::thread::Builder::new()
         .name("store".to_owned())
-        .spawn(move || worker.run(&batches_rx))?;
+        .spawn(move || span.in_scope(|| worker.run(&batches_rx)))?;
     Ok(Handle {
         batches: batches_tx,
         events: events_rx,

@@ -25,6 +25,7 @@ use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError, Session};
 use crate::protocol::message::Received;
 use crate::protocol::topic::{Subscription, TopicFilter, TopicName};
+use crate::store::postgres::MAX_SLOTS;
 use crate::telemetry::operator_command::CommandTopic;
 use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::Status;
@@ -153,6 +154,33 @@ enum Heard {
     Settled,
 }
 
+/// An observer, or one slot of it.
+struct Watched {
+    name: String,
+    topics: ServiceTopics,
+    is_online: bool,
+    /// The status line printed last, to print changes only.
+    printed: String,
+}
+
+impl Watched {
+    fn new(name: String) -> Self {
+        Self {
+            topics: ServiceTopics::new(&name, ""),
+            name,
+            is_online: false,
+            printed: String::new(),
+        }
+    }
+
+    /// The observer called `name`, and the slots that it may have.
+    fn all(name: &str) -> Vec<Self> {
+        let slots = (0..MAX_SLOTS).map(|slot| format!("{name}-{slot}"));
+        let names = std::iter::once(name.to_owned()).chain(slots);
+        names.map(Self::new).collect()
+    }
+}
+
 /// One connection to the broker.
 struct Watcher<'a> {
     config: &'a Config,
@@ -160,12 +188,13 @@ struct Watcher<'a> {
     format: &'a Format,
     out: Output,
     client: ProbeClient,
-    topics: ServiceTopics,
+    /// Of the observer of this name, and of its slots if it has any.
+    observers: Vec<Watched>,
     began: Instant,
     ask_at: Instant,
     heard: Heard,
-    /// The status line printed last, to print changes only.
-    printed_status: String,
+    /// It has left word that it is offline, and a slot may still say that it is there.
+    gone: Option<Status>,
     /// What has passed since it was summed up last.
     passed: Passed,
     counts_since: Instant,
@@ -182,8 +211,8 @@ impl<'a> Watcher<'a> {
     ) -> Result<Self, LinkError> {
         let mut client =
             ProbeClient::connect(config.visitor_links("watch"), Session::Clean).await?;
-        let topics = ServiceTopics::new(&config.name, "");
-        subscribe(&mut client, &topics).await?;
+        let observers = Watched::all(&config.name);
+        subscribe(&mut client, &observers).await?;
         if filters.payloads {
             subscribe_to(&mut client, &config.rules.router.layouts.filters()).await?;
         }
@@ -194,11 +223,11 @@ impl<'a> Watcher<'a> {
             format,
             out,
             client,
-            topics,
+            observers,
             began,
             ask_at: began,
             heard: Heard::Waiting,
-            printed_status: String::new(),
+            gone: None,
             passed: Passed::default(),
             counts_since: began,
             width: terminal_width(),
@@ -221,11 +250,12 @@ impl<'a> Watcher<'a> {
             };
             let limit = until.saturating_duration_since(now);
             match self.client.message(limit).await {
-                Ok(received) if received.topic == self.topics.status.as_str() => {
-                    self.handle_status(&received.payload);
-                }
                 Ok(received) => {
-                    if let Err(error) = self.print(&received) {
+                    let status =
+                        |watched: &Watched| received.topic == watched.topics.status.as_str();
+                    if let Some(at) = self.observers.iter().position(status) {
+                        self.handle_status(at, &received.payload);
+                    } else if let Err(error) = self.print(&received) {
                         self.client.leave().await;
                         return Err(error.into());
                     }
@@ -236,31 +266,55 @@ impl<'a> Watcher<'a> {
         }
     }
 
+    /// Asks the observer of this name, and each slot that is there.
     async fn ask_for_trace(&mut self) -> Result<(), LinkError> {
-        let control =
-            TopicName::parse(&self.topics.command(CommandTopic::Trace)).expect("a topic name");
-        let payload = Bytes::from_static(TRACE_FOR.as_bytes());
-        let asked = self.client.publish(control.clone(), payload).await;
-        asked.map_err(|error| {
-            let text = format!("{error} (may this user publish to {control}?)");
-            LinkError::new(error.cause, text)
-        })
+        for (at, watched) in self.observers.iter().enumerate() {
+            if at > 0 && !watched.is_online {
+                continue;
+            }
+            let control = watched.topics.command(CommandTopic::Trace);
+            let control = TopicName::parse(&control).expect("a topic name");
+            let payload = Bytes::from_static(TRACE_FOR.as_bytes());
+            let asked = self.client.publish(control.clone(), payload).await;
+            asked.map_err(|error| {
+                let text = format!("{error} (may this user publish to {control}?)");
+                LinkError::new(error.cause, text)
+            })?;
+        }
+        Ok(())
     }
 
-    fn handle_status(&mut self, payload: &[u8]) {
-        self.heard = Heard::Settled;
+    fn handle_status(&mut self, at: usize, payload: &[u8]) {
         let Ok(status) = serde_json::from_slice::<Status>(payload) else {
             return;
         };
+        let has_slots = self.observers.iter().skip(1).any(|slot| slot.is_online);
+        self.observers[at].is_online = status.online;
+        if at == 0 && !status.online {
+            // It may be of a time before there were slots.
+            if has_slots {
+                return;
+            }
+            if self.heard == Heard::Waiting {
+                self.gone = Some(status);
+                return;
+            }
+        }
+        self.heard = Heard::Settled;
         // An observer that has just started does not know that somebody watches.
         if status.online && !status.trace {
             self.ask_at = Instant::now();
         }
-        let text = status_text(&self.config.name, &self.config.broker.address, &status);
+        self.say_status(at, &status);
+    }
+
+    fn say_status(&mut self, at: usize, status: &Status) {
+        let watched = &mut self.observers[at];
+        let text = status_text(&watched.name, &self.config.broker.address, status);
         // Not again where only something has changed that the line does not tell.
-        if text != self.printed_status {
+        if text != watched.printed {
             self.out.message(&text);
-            self.printed_status = text;
+            watched.printed = text;
         }
     }
 
@@ -268,6 +322,9 @@ impl<'a> Watcher<'a> {
     fn note_silence(&mut self) {
         if self.heard == Heard::Waiting && Instant::now() >= self.began + STATUS {
             self.heard = Heard::Settled;
+            if let Some(gone) = self.gone.take() {
+                return self.say_status(0, &gone);
+            }
             self.out.message(format_args!(
                 "no observer called {:?} has published a status at {} (--name)",
                 self.config.name, self.config.broker.address
@@ -288,7 +345,11 @@ impl<'a> Watcher<'a> {
 
     /// Prints a line of trace or a payload, if it passes the filters.
     fn print(&mut self, received: &Received) -> Result<(), OutputError> {
-        if !received.topic.starts_with(self.topics.trace("").as_bytes()) {
+        let is_trace = |watched: &Watched| {
+            let trace = watched.topics.trace("");
+            received.topic.starts_with(trace.as_bytes())
+        };
+        if !self.observers.iter().any(is_trace) {
             return self.print_payload(received);
         }
         // Another version of the observer may add fields. What does not parse is no line.
@@ -316,18 +377,17 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Subscribes to the observer's status and to its lines of trace.
-async fn subscribe(client: &mut ProbeClient, topics: &ServiceTopics) -> Result<(), LinkError> {
+/// Subscribes to the observer's status and to its lines of trace, and to those of its slots.
+async fn subscribe(client: &mut ProbeClient, observers: &[Watched]) -> Result<(), LinkError> {
     let filter = |text: &str| Subscription {
         filter: TopicFilter::parse(text).expect("a filter"),
         retained: true,
         is_optional: false,
     };
-    subscribe_to(
-        client,
-        &[filter(&topics.trace("+")), filter(topics.status.as_str())],
-    )
-    .await
+    let filters = observers.iter().flat_map(|Watched { topics, .. }| {
+        [filter(&topics.trace("+")), filter(topics.status.as_str())]
+    });
+    subscribe_to(client, &filters.collect::<Vec<_>>()).await
 }
 
 async fn subscribe_to(client: &mut ProbeClient, wanted: &[Subscription]) -> Result<(), LinkError> {

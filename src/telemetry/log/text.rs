@@ -15,6 +15,9 @@ use tracing_subscriber::registry::LookupSpan;
 use super::SENTENCE;
 use crate::telemetry::clock::Clock;
 
+/// The span of what happens to one slot of several.
+const SLOT: &str = "slot";
+
 /// Writes events as lines of text.
 pub(super) struct Text {
     /// Whether each line begins with the time.
@@ -46,6 +49,9 @@ where
             write!(writer, "{dim}{}{dim:#} ", time())?;
         }
         write!(writer, "{colour}{level:>5}{colour:#} ")?;
+        if level <= Level::INFO {
+            write_slot(ctx, &mut writer)?;
+        }
         if event.metadata().target() == SENTENCE {
             let mut sentence = Sentence(String::new());
             event.record(&mut sentence);
@@ -57,6 +63,24 @@ where
         ctx.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
+}
+
+/// The slot that an event is about, where the process serves several.
+fn write_slot<S, N>(ctx: &FmtContext<'_, S, N>, writer: &mut Writer<'_>) -> fmt::Result
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    let mut spans = ctx.event_scope().into_iter().flatten();
+    let Some(slot) = spans.find(|span| span.name() == SLOT) else {
+        return Ok(());
+    };
+    let extensions = slot.extensions();
+    let fields = extensions.get::<FormattedFields<N>>();
+    // Its one field, with whatever gives it a colour.
+    let fields = fields.map_or("", |fields| fields.fields.trim_end());
+    let number = fields.rsplit(|c: char| !c.is_ascii_digit()).next();
+    write!(writer, "slot {}: ", number.unwrap_or_default())
 }
 
 /// The spans that an event happens in, and its module.
