@@ -34,6 +34,7 @@ mod scope;
 mod send;
 mod service;
 mod settings;
+mod slots;
 mod store;
 mod text;
 mod token;
@@ -67,6 +68,7 @@ fn execute(command: &Command, out: Output) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args, out),
         Command::Check(args) => in_runtime(check::run(args, out)),
         Command::Store(command) => store::run(command, out),
+        Command::Slots(command) => slots::run(command, out),
         Command::Group(command) => group::run(command, out),
         Command::Block(command) => block::run(command, out),
         Command::Webhook(command) => webhook::run(command, out),

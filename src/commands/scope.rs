@@ -227,6 +227,29 @@ impl Scope for Access {
     const COMMON: &'static [&'static str] = &["app", "layouts", "username"];
 }
 
+/// What the sessions of observers on one database are called, and what they get: `slots`.
+#[derive(Debug)]
+pub(super) struct Sessions;
+
+impl Scope for Sessions {
+    const NAMES: &'static [&'static str] = &[
+        "store",
+        "store-password-file",
+        "slots",
+        "sharing",
+        "name",
+        "client-id",
+        "app",
+        "layouts",
+        "presence-enabled",
+        "session-expiry",
+    ];
+    /// The layouts may be in a file only, and some topics are read only where there is a store.
+    const WITHOUT_FLAG: &'static [&'static str] = &["state-dir", "reset-session", "store-lease"];
+    const COMMON: &'static [&'static str] = &["store", "slots", "sharing"];
+    const SERVICE: Service = Service::SettingsUnless(&["store"]);
+}
+
 /// The key that signs tokens, and the topics they are for: `token`.
 #[derive(Debug)]
 pub(super) struct Tokens;
@@ -310,6 +333,7 @@ mod tests {
         check::<NewStore>(4);
         check::<GroupChange>(26);
         check::<Access>(13);
+        check::<Sessions>(10);
         check::<Tokens>(8);
         check::<Endpoint>(1);
     }

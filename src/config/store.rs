@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::reader::Reader;
 use super::values::{ValueError, parse_size};
 use crate::auth::secret::Secret;
-use crate::store::postgres::{Target, TargetError};
+use crate::store::postgres::{MAX_SLOTS, SharedBy, Target, TargetError};
 use crate::store::{OfflineDelivery, Retention, StoreLocation, StoreSettings};
 
 /// The least `--retain`: messages that are not acknowledged yet, and those that a client has just
@@ -22,13 +22,16 @@ const MIN_BYTES: u64 = 1 << 20;
 const MIN_LEASE: Duration = Duration::from_secs(1);
 const MAX_LEASE: Duration = Duration::from_secs(600);
 
-/// Every slot gets every message: with more, the broker does little else.
+/// Where every slot gets every message: with more, the broker does little else.
 const MAX_SHARES: u16 = 4;
 /// A session is relied upon for no longer, whatever the broker was asked for: RabbitMQ keeps one
 /// for a day, unless told otherwise.
 const SURE_OF_SESSION: Duration = Duration::from_secs(24 * 3600);
 
 const SLOTS_NEED_POSTGRES: &str = "slots need a PostgreSQL database (--store postgres://…)";
+const TOO_MANY_SLOTS: &str = "each slot gets every message: at most 4, unless the broker shares \
+    messages out (--sharing hash)";
+const ONE_SHARES_NOTHING: &str = "there is one slot, which gets everything: give several (--slots)";
 const NO_RESET_OF_SLOTS: &str = "the others acknowledge what waits in the session of a slot: with \
     several slots stop every observer, and delete their sessions at the broker";
 const NO_STORE: &str = "there is no store (--store none): stored groups, receipts, changes to \
@@ -58,7 +61,15 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
     let state_dir = StateDir::read(reader);
     state_dir.note(reader);
     let lease = reader.duration("store-lease", MIN_LEASE..=MAX_LEASE);
-    let slots = reader.number("slots", 1..=MAX_SHARES);
+    let slots = reader.number("slots", 1..=MAX_SLOTS);
+    let sharing = [SharedBy::All, SharedBy::Hash].map(|sharing| (sharing.as_str(), sharing));
+    let sharing = reader.choice("sharing", &sharing);
+    if slots == 1 && sharing == SharedBy::Hash {
+        reader.fail("sharing", ONE_SHARES_NOTHING);
+    }
+    if slots > MAX_SHARES && sharing == SharedBy::All {
+        reader.fail("slots", TOO_MANY_SLOTS);
+    }
     let expiry = reader.duration("session-expiry", Duration::ZERO..=Duration::MAX);
     // A session that is half gone is not relied upon. Brokers may keep it for a shorter time.
     let session_lasts = expiry.min(SURE_OF_SESSION) / 2;
@@ -82,7 +93,8 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<StoreSettings>
             let target = read_target(reader, &address)?;
             let target = target.with_lease(lease, holder(name));
             let target = target.with_name(name.to_owned());
-            StoreLocation::Postgres(Box::new(target.with_slots(slots, session_lasts)))
+            let target = target.with_slots(slots, session_lasts);
+            StoreLocation::Postgres(Box::new(target.shared_by(sharing)))
         }
         (Some(path), _) => StoreLocation::File(PathBuf::from(path)),
         (None, Some(dir)) => {
@@ -278,7 +290,10 @@ mod tests {
         );
         assert_eq!(
             refused(&[("slots", "5"), database], None),
-            ["--slots: \"5\" is not a whole number from 1 to 4"]
+            [
+                "--slots: each slot gets every message: at most 4, unless the broker shares \
+                 messages out (--sharing hash)"
+            ]
         );
         let reset = refused(&[("slots", "2"), database], Some("reset-session = true"));
         assert!(
@@ -289,7 +304,16 @@ mod tests {
         let StoreLocation::Postgres(target) = config.store.unwrap().location else {
             panic!("it is a database");
         };
-        assert_eq!(target.slots(), 3);
+        assert_eq!((target.slots(), target.sharing()), (3, SharedBy::All));
+        let config = load(&[("slots", "8"), ("sharing", "hash"), database], &[], None).unwrap();
+        let StoreLocation::Postgres(target) = config.store.unwrap().location else {
+            panic!("it is a database");
+        };
+        assert_eq!((target.slots(), target.sharing()), (8, SharedBy::Hash));
+        assert_eq!(
+            refused(&[("sharing", "hash"), database], None),
+            ["--sharing: there is one slot, which gets everything: give several (--slots)"]
+        );
     }
 
     #[test]

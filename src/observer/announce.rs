@@ -9,7 +9,7 @@ use crate::observer::event_loop::Observer;
 use crate::protocol::publish::Publish;
 use crate::telemetry::Load;
 use crate::telemetry::clock::Now;
-use crate::telemetry::health::STORE_FAULT;
+use crate::telemetry::health::{SHARING_FAULT, STORE_FAULT};
 use crate::telemetry::status;
 
 impl Observer {
@@ -51,10 +51,10 @@ impl Observer {
 
     /// Tells the log of an outage that begins, lasts or is over.
     fn watch_outages(&mut self, faults: &[String], now: Now) {
-        // The store's thread has its own lines about the store.
-        let mut faults = faults
-            .iter()
-            .filter(|fault| !fault.starts_with(STORE_FAULT));
+        // The store's thread has its own lines about the store, and so has the share of a slot.
+        let others = [STORE_FAULT, SHARING_FAULT];
+        let is_ours = |fault: &&String| !others.iter().any(|other| fault.starts_with(other));
+        let mut faults = faults.iter().filter(is_ours);
         let fault = faults.next();
         if let Some(line) = self.outages.tick(fault.is_some(), now.instant) {
             let more = faults.count();

@@ -19,6 +19,7 @@ use crate::delivery::ledger::{Admission, Ledger};
 use crate::http::api::handover::{Handover, Unserved};
 use crate::mqtt::{Cause, Delivery, LinkError};
 use crate::observer::dots::{DotGate, GateEvent};
+use crate::observer::exchange::{Exchange, share_level};
 use crate::observer::inbound::{Arrival, Inbound};
 use crate::observer::journal::Journal;
 use crate::observer::neighbours::{GiveWay, Neighbours, Reaction};
@@ -73,6 +74,8 @@ pub(crate) struct Observer {
     pub(super) sharing: Option<Sharing>,
     /// Messages of other slots that may not be acknowledged yet.
     pub(super) held: Held,
+    /// Whether the broker's exchange gives it its share, where that is how they are shared.
+    pub(super) exchange: Exchange,
 }
 
 /// Where everything comes in.
@@ -230,11 +233,7 @@ impl Observer {
             return;
         };
         // What comes for a slot without a session is lost.
-        if self
-            .sharing
-            .as_ref()
-            .is_some_and(|sharing| sharing.fault().is_some())
-        {
+        if self.sharing_fault(self.clock.now().instant).is_some() {
             return;
         }
         if let Some(signal) = ready.take() {
@@ -263,7 +262,7 @@ impl Observer {
         if self.session.poll_pinged() {
             self.ledger.age_acknowledged();
         }
-        self.tick_sharing();
+        self.tick_sharing(now);
     }
 
     /// Takes what the session's connection reports.
@@ -327,6 +326,7 @@ impl Observer {
         let text = str::from_utf8(&received.payload).ok();
         let sent = text.and_then(|millis| millis.parse().ok());
         let sent = UnixMillis::new(sent.unwrap_or_default());
+        self.note_backlog_over(sent);
         if let Some(line) = self.outages.handle_own_message(sent) {
             line.log("");
         }
@@ -351,12 +351,20 @@ impl Observer {
                 | ServiceTopic::Echo,
             ) => true,
         };
+        let share = share_level(self.sharing.as_ref(), &delivery.received.topic).map(str::to_owned);
+        let is_aside = is_aside || share.is_some();
         let arrival = Arrival::new(delivery, connection, is_aside, now);
         let admission = arrival.admission(&mut self.ledger);
         match self.reporter.topics.own(&arrival.received.topic) {
+            None if share.is_some() => {
+                self.exchange.note(now.instant);
+                self.inbound.admit_own(&arrival, &mut self.ledger);
+                self.answer_share(&share.unwrap_or_default());
+            }
             None if self.is_strange(&arrival) => self.take_strange(arrival, admission),
             None => {
                 self.outages.handle_message();
+                self.exchange.note(now.instant);
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);
                 self.inbound.admit(arrival, admission, ledger, journal);
             }

@@ -7,6 +7,7 @@ mod absentees;
 mod announce;
 mod dots;
 pub(crate) mod event_loop;
+mod exchange;
 pub(crate) mod inbound;
 mod journal;
 mod neighbours;

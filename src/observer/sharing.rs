@@ -9,12 +9,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::{info, warn};
+
 use crate::delivery::ledger::{Admission, Ledger};
 use crate::delivery::pending::PendingMessage;
 use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
-use crate::store::postgres::{Gathers, Lease};
+use crate::protocol::exchange;
+use crate::protocol::time::UnixMillis;
+use crate::protocol::topic::TopicName;
+use crate::store::postgres::{Gathers, Lease, SharedBy};
+use crate::telemetry::clock::Now;
+
+/// For how long a share is not served before the log says so.
+const LASTS: Duration = Duration::from_secs(5);
 
 /// The share of one slot.
 #[derive(Clone, Debug)]
@@ -22,13 +31,37 @@ pub struct Sharing {
     lease: Arc<Lease>,
     /// Stands for all slots of the store: they don't take each other for strangers.
     group: String,
+    by: SharedBy,
+    /// Of messages that the slots send through the broker's exchange, all but the last level.
+    share: String,
 }
 
 impl Sharing {
-    /// The share of the slot of this lease. `secret` is what the slots have in common.
-    pub fn new(lease: Arc<Lease>, secret: &str) -> Self {
+    /// The share of the slot of this lease. `secret` is what the slots have in common, `name` what
+    /// they are called.
+    pub fn new(lease: Arc<Lease>, secret: &str, (by, name): (SharedBy, &str)) -> Self {
         let group = format!("{:016x}", mix(secret.bytes().fold(BASIS, step)));
-        Self { lease, group }
+        Self {
+            lease,
+            group,
+            by,
+            share: exchange::share_prefix(name),
+        }
+    }
+
+    /// Whether the broker shares the messages out.
+    pub(super) fn is_by_hash(&self) -> bool {
+        self.by == SharedBy::Hash
+    }
+
+    /// The topic of a message that goes through the broker's exchange, to whom it will.
+    pub(super) fn share_topic(&self, level: &str) -> Option<TopicName> {
+        TopicName::parse(&format!("{}{level}", self.share)).ok()
+    }
+
+    /// The last level of such a topic.
+    pub(super) fn share_level<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        topic.strip_prefix(&self.share)
     }
 
     /// What the slots are known by to each other. It does not tell their secret.
@@ -38,6 +71,10 @@ impl Sharing {
 
     /// The slot of a message, unless it is our own.
     pub(super) fn stranger(&self, address: Option<&Address<'_>>, topic: &[u8]) -> Option<u16> {
+        if self.is_by_hash() {
+            // It has come to nobody else.
+            return None;
+        }
         let slot = self.lease.slot();
         let owner = owner(address, topic, slot.of());
         (owner != slot.number()).then_some(owner)
@@ -91,6 +128,21 @@ pub(super) struct Held {
     messages: Vec<HeldMessage>,
     /// When our own session was lost last.
     lost: Option<Instant>,
+    backlog: Backlog,
+    /// Since when the share is not served, and whether the log says so.
+    faulty: Option<(Instant, bool)>,
+}
+
+/// Whether what comes may have waited in our session while nobody was connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Backlog {
+    /// It may, and so may what is published now.
+    #[default]
+    Unmarked,
+    /// A message to ourselves, sent at this moment, comes behind all that has waited.
+    Marked(UnixMillis),
+    /// All that has waited has come.
+    Over,
 }
 
 #[derive(Debug)]
@@ -101,6 +153,24 @@ struct HeldMessage {
 }
 
 impl Held {
+    /// Tells the log of what lasts: at a start it takes a moment.
+    fn say_fault(&mut self, fault: Option<&str>, now: Instant) {
+        match (fault, self.faulty) {
+            (Some(_), None) => self.faulty = Some((now, false)),
+            (Some(fault), Some((since, false))) if now >= since + LASTS => {
+                warn!("{fault}");
+                self.faulty = Some((since, true));
+            }
+            (None, Some((_, said))) => {
+                if said {
+                    info!("serves its share of the messages");
+                }
+                self.faulty = None;
+            }
+            (Some(_) | None, _) => {}
+        }
+    }
+
     /// Acknowledges messages of other slots whose sessions have them. Returns those that are ours
     /// to serve.
     fn release(&mut self, sharing: &Sharing, ledger: &mut Ledger) -> Vec<PendingMessage> {
@@ -118,20 +188,33 @@ impl Held {
 
 impl Observer {
     /// Tells the other slots whether our session is at the broker, and looks for theirs.
-    pub(super) fn tick_sharing(&mut self) {
+    pub(super) fn tick_sharing(&mut self, now: Now) {
         if let Some(sharing) = &self.sharing {
             let kept = self
                 .health
                 .connected()
                 .and_then(|granted| granted.session_expiry);
             sharing.set_session(self.session.is_subscribed(), kept);
-            self.health.set_sharing(sharing.fault());
+            let fault = self.sharing_fault(now.instant);
+            self.held.say_fault(fault.as_deref(), now.instant);
+            self.health.set_sharing(fault);
         }
+        if self
+            .sharing
+            .as_ref()
+            .is_some_and(|sharing| !sharing.is_by_hash())
+        {
+            self.mark_backlog(now);
+        }
+        self.tick_exchange(now);
         self.release_held();
     }
 
     /// The broker has our session, and may have had none.
-    pub(super) fn note_subscribed(&self) {
+    pub(super) fn note_subscribed(&mut self) {
+        if self.session.began_anew() {
+            self.exchange.forget();
+        }
         if let Some(sharing) = &self.sharing
             && self.session.is_subscribed()
             && self.session.began_anew()
@@ -141,7 +224,11 @@ impl Observer {
     }
 
     /// The session is connected.
-    pub(super) fn note_session_up(&self) {
+    pub(super) fn note_session_up(&mut self) {
+        self.held.backlog = match self.session.began_anew() {
+            true => Backlog::Over,
+            false => Backlog::Unmarked,
+        };
         if let Some(sharing) = &self.sharing
             && self.session.was_lost()
         {
@@ -152,6 +239,24 @@ impl Observer {
     /// The session's connection is lost: what was delivered on it comes again.
     pub(super) fn note_session_lost(&mut self) {
         self.held.lost = Some(self.clock.now().instant);
+    }
+
+    /// Marks the end of what has waited in the session.
+    fn mark_backlog(&mut self, now: Now) {
+        let can = self.session.is_subscribed() && self.publishers.all_up();
+        if can && self.held.backlog == Backlog::Unmarked {
+            self.held.backlog = Backlog::Marked(now.wall);
+            self.publish_own(self.probe(now), now);
+        }
+    }
+
+    /// A message to ourselves is back that was sent at this moment.
+    pub(super) fn note_backlog_over(&mut self, sent: UnixMillis) {
+        if let Backlog::Marked(marked) = self.held.backlog
+            && sent >= marked
+        {
+            self.held.backlog = Backlog::Over;
+        }
     }
 
     fn release_held(&mut self) {
@@ -190,9 +295,11 @@ impl Observer {
         if matches!(admission, Admission::Repeated(_)) {
             return self.inbound.admit_own(&arrival, &mut self.ledger);
         }
-        // One that comes again came first before the connection was lost, by which it came.
+        // One that comes again came first before the connection was lost, by which it came; one
+        // that has waited may have come as soon as nobody was connected.
         let before = self.held.lost.or_else(|| sharing.lease.left());
-        let came = before.filter(|_| arrival.comes_again());
+        let may_be_old = arrival.comes_again() || self.held.backlog != Backlog::Over;
+        let came = before.filter(|_| may_be_old);
         let came = came.unwrap_or_else(|| self.clock.now().instant);
         let pending = self.inbound.enter(arrival, &mut self.ledger);
         match sharing.turn(owner, came) {

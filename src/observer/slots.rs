@@ -80,7 +80,9 @@ pub async fn run(
     process.serve_http(&stop).await?;
     let served = process.serve(links, &stop).await;
     process.stop_all();
-    process.leave().await;
+    if process.was_there {
+        process.leave().await;
+    }
     let ended = process.end().await;
     served.and(ended)
 }
@@ -181,6 +183,8 @@ struct Process {
     /// Where health and the API are served.
     addresses: [Option<SocketAddr>; 2],
     fault: Option<String>,
+    /// Whether the store has let this process look: others may know of it.
+    was_there: bool,
 }
 
 /// A look at the store that is under way.
@@ -221,6 +225,7 @@ impl Process {
             servers: JoinSet::new(),
             addresses: [None; 2],
             fault: None,
+            was_there: false,
         }
     }
 
@@ -253,6 +258,7 @@ impl Process {
                                 self.serve_api().await?;
                             }
                             is_first = false;
+                            self.was_there = true;
                             self.handle_looked(looked, links);
                         }
                         Err(error) if is_first => return Err(ObserverError::Store(error)),
@@ -348,7 +354,7 @@ impl Process {
 
     /// Starts the observer of a slot.
     fn start(&mut self, lease: Arc<Lease>, from: &str, secret: &str, links: MakeLinks<'_>) {
-        let slot = lease.slot();
+        let (slot, sharing) = (lease.slot(), self.target.sharing());
         let (number, of) = (slot.number(), slot.of());
         match from {
             "" => info!("serves slot {number} of {of}"),
@@ -359,7 +365,7 @@ impl Process {
             name: format!("{}-{number}", self.setup.name),
             http_listen: None,
             api: None,
-            sharing: Some(Sharing::new(lease, secret)),
+            sharing: Some(Sharing::new(lease, secret, (sharing, &self.setup.name))),
             ..turn.setup(&self.setup, links(number, secret))
         };
         let mut setup = setup;

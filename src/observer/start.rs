@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, Span, info, warn};
 
 use crate::connections::links::Links;
 use crate::connections::publisher::PublisherEvent;
@@ -27,6 +27,7 @@ use crate::http::webhook::{self, WebhookDispatcher};
 use crate::observer::absentees;
 use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
+use crate::observer::exchange::Exchange;
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
 use crate::observer::neighbours::Neighbours;
@@ -97,7 +98,11 @@ pub(super) async fn run_slot(
     ready: oneshot::Sender<Ready>,
 ) -> Result<Stopped, ObserverError> {
     // The database may hang: the other slots of the process do not wait for it.
-    let opening = tokio::task::spawn_blocking(move || (Parts::open(&setup, around), setup));
+    let span = Span::current();
+    let opening = tokio::task::spawn_blocking(move || {
+        let _here = span.entered();
+        (Parts::open(&setup, around), setup)
+    });
     let (parts, setup) = tokio::select! {
         opened = opening => opened.map_err(task_ended)?,
         () = stop.cancelled() => return Ok(stopped_before()),
@@ -164,7 +169,11 @@ async fn serve(
         }
         info!("the session is empty now, as asked (--reset-session)");
     }
-    let mut filters = setup.router.layouts.filters();
+    let is_by_hash = setup.sharing.as_ref().is_some_and(Sharing::is_by_hash);
+    let mut filters = match is_by_hash {
+        true => vec![],
+        false => setup.router.layouts.filters(),
+    };
     filters.extend(parts.topics.subscriptions());
     let ready = ReadySignal {
         sender: ready,
@@ -175,10 +184,11 @@ async fn serve(
     let retired = setup.router.layouts.retired_filters();
     let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
     let session = links.session(filters, retired, session_tx);
-    tasks.spawn(async move {
+    let session = async move {
         session.await;
         "session"
-    });
+    };
+    tasks.spawn(session.in_current_span());
     let inputs = Inputs {
         session: DotGate::new(session_rx, setup.links.clone(), parts.topics.probe.clone()),
         publisher_rx: parts.spawn_publishers(&links, &mut tasks),
@@ -188,7 +198,9 @@ async fn serve(
         stop,
     };
     let drain = setup.drain_timeout;
+    let span = Span::current();
     let resuming = tokio::task::spawn_blocking(move || {
+        let _here = span.entered();
         parts.into_observer(setup, Submissions::new(submitted))
     });
     let observer = resuming.await.map_err(task_ended)??;
@@ -350,10 +362,11 @@ impl Parts {
         for (publisher, name) in self.publishers.iter().enumerate() {
             let events = publisher_tx.clone();
             let link = links.publisher(publisher, name, events);
-            tasks.spawn(async move {
+            let publisher = async move {
                 link.await;
                 "publisher"
-            });
+            };
+            tasks.spawn(publisher.in_current_span());
         }
         publisher_rx
     }
@@ -441,6 +454,7 @@ impl Parts {
             health,
             sharing: setup.sharing,
             held: Held::default(),
+            exchange: Exchange::default(),
         })
     }
 }

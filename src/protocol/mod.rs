@@ -9,6 +9,7 @@ pub mod client_reference;
 pub mod control_payload;
 pub mod control_topic;
 pub mod envelope;
+pub mod exchange;
 pub mod group;
 pub mod group_change;
 pub mod id;

@@ -10,6 +10,9 @@ use crate::mqtt::Connected;
 /// What a fault of the store begins with.
 pub const STORE_FAULT: &str = "store: ";
 
+/// What a fault of the share of the messages begins with.
+pub const SHARING_FAULT: &str = "slots: ";
+
 /// Whether messages pass. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
@@ -117,7 +120,10 @@ impl Health {
             .store
             .iter()
             .map(|fault| format!("{STORE_FAULT}{fault}"));
-        let sharing = state.sharing.iter().map(|fault| format!("slots: {fault}"));
+        let sharing = state
+            .sharing
+            .iter()
+            .map(|fault| format!("{SHARING_FAULT}{fault}"));
         let slots = state.slots.iter().flat_map(|(slot, health)| {
             let faults = health.faults().into_iter();
             faults.map(move |fault| format!("slot {slot}: {fault}"))

@@ -75,6 +75,12 @@ impl ServiceTopics {
         })
     }
 
+    /// The name of the observer.
+    pub fn name(&self) -> &str {
+        let name = self.prefix.strip_prefix("observer/");
+        name.map_or("", |name| name.trim_end_matches('/'))
+    }
+
     /// The topic of the trace of one outcome; `+` for all.
     pub fn trace(&self, outcome: &str) -> String {
         format!("{}trace/{outcome}", self.prefix)

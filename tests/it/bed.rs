@@ -1,6 +1,6 @@
 //! The brokers of the test bed, and an observer that runs as a separate process.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -119,6 +119,11 @@ impl Broker {
             .status()
             .unwrap();
         assert!(status.success(), "rabbitmqctl {args:?}: {status}");
+    }
+
+    /// Imports definitions: `scripts/brokers import NAME FILE`.
+    pub(crate) fn import(self, definitions: &str) {
+        import(self.name(), definitions);
     }
 
     /// `scripts/brokers COMMAND NAME`.
@@ -249,10 +254,19 @@ pub(crate) fn wait_for<T>(what: &str, mut have: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Has the RabbitMQ of this name import definitions.
+pub(crate) fn import(name: &str, definitions: &str) {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("definitions");
+    std::fs::write(&file, definitions).unwrap();
+    let mut script = Command::new(root().join("scripts/brokers"));
+    let status = script.args(["import", name]).arg(&file).status().unwrap();
+    assert!(status.success(), "scripts/brokers import {name}: {status}");
+}
+
 /// Runs `scripts/brokers client …` with this standard input. Returns whether it succeeded, and its
 /// output.
 pub(crate) fn in_the_bed(args: &[&str], input: &str) -> (bool, String) {
-    use std::io::Write;
     let mut child = Command::new(root().join("scripts/brokers"))
         .arg("client")
         .args(args)

@@ -93,6 +93,7 @@ const ELSEWHERE: &[&str] = &[
     "watch",
     "send",
     "inbox",
+    "slots rabbitmq",
 ];
 
 /// A claim of 2100, signed with another key than the tests'.

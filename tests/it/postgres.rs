@@ -139,6 +139,16 @@ impl Database {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
+    /// What a command prints, with these flags and this database.
+    pub(crate) fn printed(&self, args: &[&str]) -> String {
+        let mut command = binary();
+        command.args(args).args(["--store", &self.address()]);
+        command.args(["--store-password-file", &self.password_file()]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// A conversation's flags: is it new, is it archived.
     pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
         let sql = format!(

@@ -14,27 +14,78 @@ use crate::postgres::{Database, control, exclusive, shared, start};
 const UNDER_WAY: usize = 100;
 const LEASE: &str = "2s";
 
+/// How slots share messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Each gets all.
+    All,
+    /// By RabbitMQ's exchange.
+    Hash,
+    /// The same, with sessions that a cluster replicates.
+    HashInQuorums,
+}
+
+impl By {
+    fn flags(self) -> [&'static str; 2] {
+        match self {
+            Self::All => ["--sharing", "all"],
+            Self::Hash | Self::HashInQuorums => ["--sharing", "hash"],
+        }
+    }
+
+    /// What `slots rabbitmq` prints.
+    pub(crate) fn definitions(self, database: &Database, app: &str, slots: &str) -> String {
+        let queues = match self {
+            Self::All | Self::Hash => "classic",
+            Self::HashInQuorums => "quorum",
+        };
+        // The brokers of the bed keep a session for a day.
+        let more = ["--session-expiry", "1day", "--queues", queues];
+        let of = ["--app", app, "--name", app, "--slots", slots];
+        database.printed(&[&["slots", "rabbitmq"], &of[..], &self.flags(), &more].concat())
+    }
+
+    /// Sets the broker up.
+    pub(crate) fn import(self, database: &Database, broker: Broker, app: &str, slots: &str) {
+        if self != Self::All {
+            broker.import(&self.definitions(database, app, slots));
+        }
+    }
+}
+
 /// A process that shares the messages of an app in so many slots.
-struct Process {
-    observer: Observer,
+pub(crate) struct Process {
+    pub(crate) observer: Observer,
     http: u16,
 }
 
 impl Process {
-    fn prepare(database: &Database, broker: Broker, app: &str, slots: &str) -> Self {
-        let http = free_port();
-        let more = ["--store-lease", LEASE, "--slots", slots];
-        let observer = database.observer_of(broker, app, http, &more);
+    fn start(database: &Database, broker: Broker, app: &str, slots: &str) -> Self {
+        Self::start_by(By::All, database, broker, app, slots)
+    }
+
+    /// A process that is running.
+    pub(crate) fn of(observer: Observer, http: u16) -> Self {
         Self { observer, http }
     }
 
-    fn start(database: &Database, broker: Broker, app: &str, slots: &str) -> Self {
-        let mut process = Self::prepare(database, broker, app, slots);
+    pub(crate) fn start_by(
+        by: By,
+        database: &Database,
+        broker: Broker,
+        app: &str,
+        slots: &str,
+    ) -> Self {
+        let http = free_port();
+        let more = ["--store-lease", LEASE, "--slots", slots];
+        let more = [&more[..], &by.flags()].concat();
+        let observer = database.observer_of(broker, app, http, &more);
+        let mut process = Self { observer, http };
         start(&mut process.observer);
         process
     }
 
-    fn readiness(&self) -> (u16, String) {
+    pub(crate) fn readiness(&self) -> (u16, String) {
         get(self.http, "/readyz").unwrap_or((0, String::new()))
     }
 
@@ -63,7 +114,7 @@ fn wait_without(database: &Database, process: &Process) {
 }
 
 /// Waits until every slot is held and has its session, and every process is ready.
-fn wait_all(database: &Database, slots: usize, processes: &[&Process]) {
+pub(crate) fn wait_all(database: &Database, slots: usize, processes: &[&Process]) {
     wait_for("all slots", || {
         let is_ready = |process: &&Process| process.readiness().0 == 200;
         // Before that there may be no table.
@@ -71,7 +122,7 @@ fn wait_all(database: &Database, slots: usize, processes: &[&Process]) {
     });
 }
 
-fn load(broker: Broker, app: &str, per_pair: usize) -> Load {
+pub(crate) fn load(broker: Broker, app: &str, per_pair: usize) -> Load {
     Load::start(Plan {
         broker,
         app: app.to_owned(),
@@ -83,7 +134,7 @@ fn load(broker: Broker, app: &str, per_pair: usize) -> Load {
     })
 }
 
-fn settle(load: Load, database: &Database, what: &str) {
+pub(crate) fn settle(load: Load, database: &Database, what: &str) {
     load.allow(load.expected());
     let expected = load.expected();
     let account = load.finish();
@@ -100,7 +151,7 @@ fn settle(load: Load, database: &Database, what: &str) {
 }
 
 /// How many messages each slot has stored.
-fn by_slot(database: &Database) -> Vec<usize> {
+pub(crate) fn by_slot(database: &Database) -> Vec<usize> {
     let counts = database.sql("SELECT count(*) FROM message GROUP BY seq % 16 ORDER BY seq % 16");
     counts.lines().map(|count| count.parse().unwrap()).collect()
 }
@@ -385,6 +436,7 @@ fn the_number_of_slots_is_fixed_with_the_first_start() {
         let (status, log) = other.observer.ended();
         let says = "was made for 2 slots, which stays: start every observer on it with --slots 2";
         assert!(!status.success() && log.contains(says), "{log}");
+        assert!(!log.contains("INFO the store"), "nobody knows of it: {log}");
     }
 }
 
@@ -414,11 +466,16 @@ const FAULTS: [Fault; 6] = [
 /// Three processes, to one of which something happens in each round. `scripts/campaign` asks for
 /// more rounds (CHAOS_ROUNDS).
 fn chaos(broker: Broker, slots: &str) {
+    chaos_by(By::All, broker, slots);
+}
+
+pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
     let rounds = std::env::var("CHAOS_ROUNDS").map_or(FAULTS.len(), |n| n.parse().unwrap());
     let (_server, _broker) = (exclusive(), broker.shared());
     let (app, database) = (fresh_app(), Database::make());
+    by.import(&database, broker, &app, slots);
     let mut processes: Vec<Process> = (0..3)
-        .map(|_| Process::start(&database, broker, &app, slots))
+        .map(|_| Process::start_by(by, &database, broker, &app, slots))
         .collect();
     let count: usize = slots.parse().unwrap();
     let is_ready = |process: &Process| process.readiness().0 == 200;
@@ -467,14 +524,14 @@ fn chaos(broker: Broker, slots: &str) {
             (held(&database) == count).then_some(())
         });
         println!(
-            "{broker:?}, {slots} slots, round {round}: {fault:?}, {} arrived",
+            "{broker:?}, {slots} slots by {by:?}, round {round}: {fault:?}, {} arrived",
             load.arrived()
         );
     }
     settle(
         load,
         &database,
-        &format!("{rounds} rounds with {slots} slots on {broker:?}"),
+        &format!("{rounds} rounds with {slots} slots by {by:?} on {broker:?}"),
     );
     for process in &mut processes {
         let (status, log) = process.observer.stop();

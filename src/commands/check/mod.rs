@@ -8,6 +8,7 @@ mod broker;
 mod probe;
 mod report;
 mod round_trip;
+mod sharing;
 
 use std::error::Error;
 use std::path::Path;
@@ -111,6 +112,9 @@ async fn check_connected(
     Box::pin(round_trip::run(config, &links, all_granted, report))
         .await
         .map_err(at("round trip"))?;
+    Box::pin(sharing::run(config, &links, report))
+        .await
+        .map_err(at("slots"))?;
     broker::identifiers(config, &links, report).await;
     Box::pin(broker::window_and_redelivery(config, &links, report))
         .await

@@ -80,7 +80,7 @@ fn trip(topic: impl ToString) -> Trial {
 }
 
 /// An app that nobody else uses: named after the random end of the client identifier.
-fn own_app(links: &LinkSettings) -> String {
+pub(super) fn own_app(links: &LinkSettings) -> String {
     let id = links.client_id.expose_secret();
     let random = id.rsplit('-').next().unwrap_or_default();
     format!("check-{}", random.get(..8).unwrap_or_default())

@@ -308,6 +308,22 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "slots rabbitmq",
+        &[
+            "slots rabbitmq -c observer.toml > slots.json",
+            "slots rabbitmq -c observer.toml --queues quorum > slots.json",
+            "slots rabbitmq -c observer.toml --vhost chat > slots.json",
+        ],
+    ),
+    (
+        "slots",
+        &[
+            "slots rabbitmq -c observer.toml > slots.json",
+            "slots rabbitmq -c observer.toml --queues quorum > slots.json",
+            "slots rabbitmq -c observer.toml --vhost chat > slots.json",
+        ],
+    ),
+    (
         "token",
         &[
             "token mint user tilechat alice --jwt-key-file key.txt",

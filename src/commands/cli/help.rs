@@ -22,7 +22,15 @@ pub(super) const SECTIONS: [(&str, &[&str]); 4] = [
     ("Administer", &["group", "block", "webhook", "store"]),
     (
         "Set up",
-        &["config", "acl", "token", "guide", "man", "completions"],
+        &[
+            "config",
+            "acl",
+            "slots",
+            "token",
+            "guide",
+            "man",
+            "completions",
+        ],
     ),
 ];
 

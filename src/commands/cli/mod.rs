@@ -24,7 +24,7 @@ pub(super) use self::look::{CheckArgs, ExplainArgs, InboxArgs, ProbeArgs, SendAr
 pub(super) use self::set_up::DemoArgs;
 pub(super) use self::set_up::{
     AclArgs, AclBroker, CompletionsArgs, ConfigCommand, GuideArgs, InitArgs, ManArgs, MintArgs,
-    MintCommand, MintUserArgs, ShowArgs, TokenCommand,
+    MintCommand, MintUserArgs, QueueArg, ShowArgs, SlotsCommand, SlotsRabbitMqArgs, TokenCommand,
 };
 use super::scope::Endpoint;
 use super::settings::SettingsArgs;
@@ -109,6 +109,9 @@ pub(super) enum Command {
     /// With them, each user writes to their own outgoing paths and reads their own inbox, and
     /// nothing else.
     Acl(AclArgs),
+    /// Print what the broker needs for observers in slots
+    #[command(subcommand)]
+    Slots(SlotsCommand),
     /// Mint or inspect tokens for RabbitMQ
     #[command(subcommand)]
     Token(TokenCommand),

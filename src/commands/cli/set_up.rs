@@ -1,11 +1,11 @@
-//! The arguments of the commands that set things up or print something: `config`, `acl`, `token`,
-//! `guide`, `man`, `completions`, `demo`.
+//! The arguments of the commands that set things up or print something: `config`, `acl`, `slots`,
+//! `token`, `guide`, `man`, `completions`, `demo`.
 
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::Format;
-use crate::commands::scope::{Access, Tokens};
+use crate::commands::scope::{Access, Sessions, Tokens};
 use crate::commands::settings::SettingsArgs;
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +42,38 @@ pub(in crate::commands) struct ShowArgs {
     pub(in crate::commands) format: Format,
     #[command(flatten)]
     pub(in crate::commands) settings: SettingsArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::commands) enum SlotsCommand {
+    /// Print definitions for `rabbitmqctl import_definitions`
+    ///
+    /// The queues of the observers' sessions, and with --sharing hash the exchange that shares
+    /// messages out among them. Give it the settings of the observers. It makes the tables in the
+    /// database if there are none, because the names of the queues are made of a secret in there.
+    Rabbitmq(SlotsRabbitMqArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::commands) struct SlotsRabbitMqArgs {
+    /// What the sessions are kept in
+    ///
+    /// classic: in a queue on one node. quorum: in one that several nodes of a cluster hold, from
+    /// RabbitMQ 4 on.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = QueueArg::Classic)]
+    pub(in crate::commands) queues: QueueArg,
+    /// RabbitMQ's virtual host for MQTT (mqtt.vhost)
+    #[arg(long, value_name = "NAME", default_value = "/", hide_short_help = true)]
+    pub(in crate::commands) vhost: String,
+    #[command(flatten)]
+    pub(in crate::commands) settings: SettingsArgs<Sessions>,
+}
+
+/// A kind of queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(in crate::commands) enum QueueArg {
+    Classic,
+    Quorum,
 }
 
 #[derive(Debug, Subcommand)]

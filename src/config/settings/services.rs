@@ -91,8 +91,16 @@ pub(super) const STORE: Group = Group {
             "slots",
             "N",
             "1",
-            "With a PostgreSQL database: in how many parts observers share the messages, by \
-             sender, up to 4. It is fixed with the first start.",
+            "With a PostgreSQL database: in how many parts observers share the messages, up to \
+             4, or to 16 with --sharing hash. It is fixed with the first start.",
+        ),
+        value(
+            "sharing",
+            "HOW",
+            "all",
+            "How slots share the messages. all: the broker gives each to every slot, on any \
+             broker. hash: RabbitMQ gives it to one of them, by what `slots rabbitmq` prints. It \
+             is fixed with the first start.",
         ),
         value(
             "state-dir",

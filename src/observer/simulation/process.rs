@@ -13,6 +13,7 @@ use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
 use crate::mqtt;
 use crate::observer::event_loop::Observer;
+use crate::observer::exchange::Exchange;
 use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
 use crate::observer::outage::Outages;
@@ -90,6 +91,7 @@ impl Process {
             neighbours: None,
             sharing: None,
             held: Held::default(),
+            exchange: Exchange::default(),
             gives_way_to: None,
             outages: Outages::new(),
             health,

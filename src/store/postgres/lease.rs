@@ -180,6 +180,7 @@ impl Candidate {
             let target = self.connection.target();
             schema::make_slots(&self.connection, target.slots)?;
             schema::keep_name(&self.connection, &target.name)?;
+            schema::keep_sharing(&self.connection, (target.slots, target.sharing))?;
             self.is_migrated.set(true);
         }
         Ok(in_the_way)

@@ -39,7 +39,7 @@ use self::batch::Batch;
 use self::connection::{Connection, Param, params};
 pub use self::lease::{Candidate, Gathers, Lease, Shared, Taken};
 pub use self::slot::{MAX_SLOTS, Slot};
-pub use self::target::{Target, TargetError};
+pub use self::target::{SharedBy, Target, TargetError};
 use super::columns::{millis, status, unix};
 use super::transfer::Transfer;
 use super::{

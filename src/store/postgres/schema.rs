@@ -5,11 +5,16 @@
 use std::time::Duration;
 
 use super::connection::{Connection, params};
+use super::target::SharedBy;
 use crate::auth::secret::random_id;
 use crate::store::{Access, StoreError};
 
 /// The migrations, in order.
-const MIGRATIONS: [&str; 2] = [include_str!("1.sql"), include_str!("2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("1.sql"),
+    include_str!("2.sql"),
+    include_str!("3.sql"),
+];
 
 /// Attempts to make the first table: another process may be making it.
 const ATTEMPTS: u32 = 20;
@@ -35,6 +40,8 @@ const MORE_ROWS: &str = "INSERT INTO observer
     FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
 const KEEP_NAME: &str = "UPDATE observer SET name = $1 WHERE name = ''";
 const OTHER_NAME: &str = "SELECT name FROM observer WHERE name <> $1 LIMIT 1";
+const KEEP_SHARING: &str = "UPDATE observer SET sharing = $1 WHERE sharing = ''";
+const OTHER_SHARING: &str = "SELECT sharing FROM observer WHERE sharing <> $1 LIMIT 1";
 const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(served), false) FROM observer";
 const END_LEASES: &str = "UPDATE observer SET token = token + 1
     RETURNING holder, expires > clock_timestamp()";
@@ -207,6 +214,29 @@ pub(super) fn keep_name(connection: &Connection, name: &str) -> Result<(), Store
     let told = format!(
         "{} is the store of the observer {kept:?}: start every observer on it with --name {kept}, \
          which their sessions at the broker are named after",
+        connection.target()
+    );
+    Err(StoreError::Permanent(told.into()))
+}
+
+/// How the slots share the messages stays with the store: two who disagree would leave messages to
+/// each other, or serve them twice.
+pub(super) fn keep_sharing(
+    connection: &Connection,
+    (slots, sharing): (u16, SharedBy),
+) -> Result<(), StoreError> {
+    if slots == 1 {
+        return Ok(());
+    }
+    let wanted = sharing.as_str();
+    connection.execute(KEEP_SHARING, params![wanted.to_owned()])?;
+    let rows = connection.query(OTHER_SHARING, params![wanted.to_owned()])?;
+    let Some(kept) = rows.first().map(|row| row.get::<_, String>(0)) else {
+        return Ok(());
+    };
+    let told = format!(
+        "the slots of {} share messages by --sharing {kept}, which stays: start every observer on \
+         it with that, or copy the messages to a new store",
         connection.target()
     );
     Err(StoreError::Permanent(told.into()))

@@ -50,6 +50,26 @@ pub(super) enum Verify {
     Host,
 }
 
+/// How slots share the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedBy {
+    /// Each slot gets all, and serves those of its senders.
+    #[default]
+    All,
+    /// The broker gives each message to one of them, by a hash of its topic.
+    Hash,
+}
+
+impl SharedBy {
+    /// Its name in the settings, and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Hash => "hash",
+        }
+    }
+}
+
 /// A database, and how to log in to it.
 #[derive(Clone)]
 pub struct Target {
@@ -67,6 +87,8 @@ pub struct Target {
     pub(super) name: String,
     /// How many slots the store has.
     pub(super) slots: u16,
+    /// How these share the messages.
+    pub(super) sharing: SharedBy,
     /// How long a session is taken to be at the broker that nobody has connected to.
     pub(super) session_lasts: Duration,
     /// The lease that this process has already.
@@ -146,6 +168,7 @@ impl FromStr for Target {
             holder: format!("process {}", std::process::id()),
             name: String::new(),
             slots: 1,
+            sharing: SharedBy::All,
             session_lasts: Duration::ZERO,
             held: None,
         })
@@ -188,6 +211,12 @@ impl Target {
         }
     }
 
+    /// The same, whose slots share the messages in this way.
+    #[must_use]
+    pub fn shared_by(self, sharing: SharedBy) -> Self {
+        Self { sharing, ..self }
+    }
+
     /// The same in so many slots, none of which is served.
     pub(super) fn in_slots(self, slots: u16) -> Self {
         Self { slots, ..self }
@@ -196,6 +225,11 @@ impl Target {
     /// How many slots the store has.
     pub fn slots(&self) -> u16 {
         self.slots
+    }
+
+    /// How the slots share the messages.
+    pub fn sharing(&self) -> SharedBy {
+        self.sharing
     }
 
     /// The same, for a process of this name.

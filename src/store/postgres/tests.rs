@@ -101,6 +101,7 @@ fn nobody_migrates_under_a_process_that_serves() {
     let more = [
         include_str!("1.sql"),
         include_str!("2.sql"),
+        include_str!("3.sql"),
         "CREATE TABLE later (n BIGINT)",
     ];
     let migrate = || schema::migrate_with(&connection, Access::Exclusive, &more).unwrap();

@@ -1,0 +1,173 @@
+//! The exchange by which RabbitMQ shares messages out among the slots of an observer.
+//!
+//! Owns its name, the topics of messages that prove it, and the definitions that its operator
+//! imports: the exchange hashes the topic of each message that slots would subscribe to, and gives
+//! it to one of their sessions.
+
+use serde_json::{Value, json};
+
+use super::amqp::amqp_key;
+use super::topic::TopicFilter;
+
+/// The queue of a session that keeps what was published at `QoS` 1, on RabbitMQ 3.10 and 4.0.
+pub fn session_queue(client_id: &str) -> String {
+    format!("mqtt-subscription-{client_id}qos1")
+}
+
+/// The exchange of the observer called `name`.
+pub fn exchange_name(name: &str) -> String {
+    format!("chat21-{name}")
+}
+
+/// The beginning of the topics of messages that go through the exchange of the observer called
+/// `name` to find out who gets them.
+pub fn share_prefix(name: &str) -> String {
+    format!("observer/{name}/share/")
+}
+
+/// What sessions are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// A queue of one node. It goes with that, for as long as it is away.
+    Classic {
+        /// Milliseconds that RabbitMQ keeps it while nobody is connected. It must be what the
+        /// broker is set to; `None`: for ever.
+        expires: Option<u64>,
+    },
+    /// A queue that several nodes hold, so that it outlives one. RabbitMQ 4 or later.
+    Quorum,
+}
+
+/// What the definitions are made for.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// The observer's name.
+    pub name: &'a str,
+    /// RabbitMQ's virtual host for MQTT.
+    pub vhost: &'a str,
+    /// The client identifiers of the sessions, one for each slot.
+    pub client_ids: &'a [String],
+    /// What the sessions are kept in.
+    pub queues: QueueKind,
+    /// What the exchange shares out; `None` if there is none, and each slot subscribes for itself.
+    pub filters: Option<&'a [TopicFilter]>,
+}
+
+impl Plan<'_> {
+    /// What `rabbitmqctl import_definitions` reads. Importing it again changes nothing.
+    pub fn definitions(&self) -> Value {
+        let queues: Vec<Value> = self.client_ids.iter().map(|id| self.queue(id)).collect();
+        let mut definitions = json!({ "queues": queues });
+        let mut put = |key: &str, value: Value| {
+            definitions[key] = value;
+        };
+        if let Some(filters) = self.filters {
+            let name = exchange_name(self.name);
+            put("exchanges", json!([self.exchange(&name)]));
+            put("bindings", Value::Array(self.bindings(&name, filters)));
+        }
+        if self.queues == QueueKind::Quorum {
+            put("policies", json!([self.policy()]));
+        }
+        definitions
+    }
+
+    fn exchange(&self, name: &str) -> Value {
+        json!({
+            "name": name, "vhost": self.vhost, "type": "x-consistent-hash", "durable": true,
+            "auto_delete": false, "internal": false, "arguments": {},
+        })
+    }
+
+    fn queue(&self, client_id: &str) -> Value {
+        let arguments = match self.queues {
+            QueueKind::Classic { expires: None } => json!({}),
+            QueueKind::Classic {
+                expires: Some(millis),
+            } => json!({ "x-expires": millis }),
+            QueueKind::Quorum => json!({ "x-queue-type": "quorum" }),
+        };
+        json!({
+            "name": session_queue(client_id), "vhost": self.vhost, "durable": true,
+            "auto_delete": false, "arguments": arguments,
+        })
+    }
+
+    /// Each message that any of the filters matches goes to the exchange once, and from there to
+    /// one queue: all weigh the same.
+    fn bindings(&self, exchange: &str, filters: &[TopicFilter]) -> Vec<Value> {
+        let bind = |source: &str, destination: &str, kind: &str, key: &str| {
+            json!({
+                "source": source, "vhost": self.vhost, "destination": destination,
+                "destination_type": kind, "routing_key": key, "arguments": {},
+            })
+        };
+        let share = format!("{}+", share_prefix(self.name));
+        let shared = filters.iter().map(TopicFilter::as_str).chain([&*share]);
+        let queues = self.client_ids.iter().map(|id| session_queue(id));
+        let queues = queues.map(|queue| bind(exchange, &queue, "queue", "1"));
+        shared
+            .map(|filter| bind("amq.topic", exchange, "exchange", &amqp_key(filter)))
+            .chain(queues)
+            .collect()
+    }
+
+    /// RabbitMQ 4 drops from a quorum queue what it has handed out too often, and counts lost
+    /// connections.
+    fn policy(&self) -> Value {
+        let queues: Vec<String> = self.client_ids.iter().map(|id| session_queue(id)).collect();
+        json!({
+            "name": exchange_name(self.name), "vhost": self.vhost, "apply-to": "quorum_queues",
+            "pattern": format!("^({})$", queues.join("|").replace('.', "\\.")),
+            "definition": { "delivery-limit": -1 }, "priority": 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_filter_leads_to_the_exchange_and_that_to_each_session() {
+        let filter = "apps/+/outgoing/users/+/messages/+/outgoing";
+        let filters = [TopicFilter::parse(filter).unwrap()];
+        let client_ids = ["o-x-slot-0".to_owned(), "o-x-slot-1".to_owned()];
+        let plan = Plan {
+            name: "o",
+            vhost: "/",
+            client_ids: &client_ids,
+            queues: QueueKind::Quorum,
+            filters: Some(&filters),
+        };
+        let definitions = plan.definitions();
+        let bindings = definitions["bindings"].as_array().unwrap();
+        let key = |n: usize| bindings[n]["routing_key"].as_str().unwrap();
+        assert_eq!(key(0), "apps.*.outgoing.users.*.messages.*.outgoing");
+        assert_eq!(key(1), "observer.o.share.*");
+        assert_eq!((key(2), bindings.len()), ("1", 4));
+        assert_eq!(
+            bindings[3]["destination"],
+            "mqtt-subscription-o-x-slot-1qos1"
+        );
+        let policy = &definitions["policies"][0];
+        assert_eq!(policy["definition"]["delivery-limit"], -1);
+        assert_eq!(
+            policy["pattern"],
+            "^(mqtt-subscription-o-x-slot-0qos1|mqtt-subscription-o-x-slot-1qos1)$"
+        );
+        let one = Plan {
+            queues: QueueKind::Classic {
+                expires: Some(86_400_000),
+            },
+            filters: None,
+            ..plan
+        };
+        let definitions = one.definitions();
+        assert_eq!(
+            definitions["queues"][0]["arguments"]["x-expires"],
+            86_400_000
+        );
+        assert!(definitions.get("exchanges").is_none() && definitions.get("policies").is_none());
+    }
+}

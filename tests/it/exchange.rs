@@ -1,0 +1,195 @@
+//! RabbitMQ's consistent-hash exchange shares the messages out among slots.
+
+use std::process::Output;
+
+use crate::bed::{Broker, Observer, binary, fresh_app, wait_for};
+use crate::http::free_port;
+use crate::pipes::unread;
+use crate::postgres::{Database, shared, start};
+use crate::slots::{By, Process, by_slot, chaos_by, load, settle, wait_all};
+
+const MISSING: &str = "nothing comes from the exchange at the broker: import what `slots rabbitmq` \
+                       prints";
+
+/// Waits until a process says why it is not ready.
+fn wait_unready(process: &Process, says: &str) {
+    wait_for("that it is not ready", || {
+        let (status, text) = process.readiness();
+        (status == 503 && text.contains(says)).then_some(())
+    });
+}
+
+/// Nobody subscribes to what users write: the operator's definitions lead it to the sessions.
+fn shares_messages_out(by: By, broker: Broker) {
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let first = Process::start_by(by, &database, broker, &app, "2");
+    wait_unready(&first, MISSING);
+    if by == By::HashInQuorums {
+        // A session that is there stays what it is.
+        let mut first = first;
+        first.observer.stop();
+        delete_sessions(&database, &app, broker);
+        by.import(&database, broker, &app, "2");
+        let first = Process::start_by(by, &database, broker, &app, "2");
+        return share_messages_out(by, broker, &app, &database, first);
+    }
+    by.import(&database, broker, &app, "2");
+    share_messages_out(by, broker, &app, &database, first);
+}
+
+fn share_messages_out(by: By, broker: Broker, app: &str, database: &Database, first: Process) {
+    let mut second = Process::start_by(by, database, broker, app, "2");
+    wait_all(database, 2, &[&first, &second]);
+    let load = load(broker, app, 20);
+    load.allow(load.expected() / 2);
+    load.wait_arrived(load.expected() / 4);
+    second.observer.kill();
+    wait_all(database, 2, &[&first]);
+    settle(load, database, "shared out");
+    let counts = by_slot(database);
+    assert_eq!(counts.len(), 2, "one slot had nothing to do: {counts:?}");
+    // What one user writes goes to both, by whom it is for.
+    let senders = "SELECT count(DISTINCT seq % 16) FROM message GROUP BY app, sender";
+    let slots = database.sql(senders);
+    assert!(slots.lines().any(|slots| slots == "2"), "{slots}");
+    let mut first = first;
+    let (status, log) = first.observer.stop();
+    assert!(status.success() && !log.contains("ERROR"), "{log}");
+}
+
+/// The queues of the sessions of two slots.
+fn queues(database: &Database, app: &str) -> [String; 2] {
+    let secret = database.sql("SELECT secret FROM observer WHERE n = 0");
+    [0, 1].map(|slot| format!("mqtt-subscription-{app}-{secret}-slot-{slot}qos1"))
+}
+
+fn delete_sessions(database: &Database, app: &str, broker: Broker) {
+    for queue in queues(database, app) {
+        broker.rabbitmqctl(&["delete_queue", &queue]);
+    }
+}
+
+#[test]
+fn rabbitmq3_shares_messages_out() {
+    shares_messages_out(By::Hash, Broker::Rabbit3);
+}
+
+#[test]
+fn rabbitmq4_shares_messages_out() {
+    shares_messages_out(By::Hash, Broker::Rabbit4);
+}
+
+#[test]
+fn rabbitmq4_shares_messages_out_to_quorum_queues() {
+    shares_messages_out(By::HashInQuorums, Broker::Rabbit4);
+}
+
+/// Two who disagree would leave messages to each other, or serve them twice.
+#[test]
+fn how_messages_are_shared_is_fixed_with_the_first_start() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut first = Process::start_by(By::All, &database, Broker::Mosquitto, &app, "2");
+    wait_all(&database, 2, &[&first]);
+    first.observer.stop();
+    let mut other = Process::start_by(By::Hash, &database, Broker::Mosquitto, &app, "2");
+    let (status, log) = other.observer.ended();
+    let says = "share messages by --sharing all, which stays";
+    assert!(!status.success() && log.contains(says), "{log}");
+}
+
+/// `check` of observers that serve every app.
+fn check(database: &Database, broker: Broker, name: &str) -> (bool, String) {
+    let mut command = binary();
+    command.args(["check", "-v", "--broker", &broker.url(false)]);
+    command.args(["--username", "observer", "--name", name]);
+    command.args(["--store", &database.address(), "--slots", "2"]);
+    command.args(["--sharing", "hash", "--store-password-file"]);
+    command.arg(database.password_file());
+    let output = command.env("OBSERVER_PASSWORD", "observerpw").output();
+    let Output { status, stdout, .. } = output.unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap())
+}
+
+/// The observers serve every app, so that no other may be on the broker.
+#[test]
+fn check_proves_the_exchange() {
+    let broker = Broker::Rabbit4;
+    let (_server, _broker) = (shared(), broker.exclusive());
+    let (name, database) = (fresh_app(), Database::make());
+    let (password, url) = (database.password_file(), broker.url(false));
+    let flags = ["--broker", &url, "--username", "observer", "--name", &name];
+    let store = ["--store", &database.address(), "--store-password-file"];
+    let http = free_port();
+    let listen = format!("127.0.0.1:{http}");
+    let slots = [
+        "--slots",
+        "2",
+        "--sharing",
+        "hash",
+        "--http-listen",
+        &listen,
+    ];
+    let flags = [&flags[..], &store, &[&password], &slots].concat();
+    let mut observer = Observer::prepare(&flags);
+    start(&mut observer);
+    let process = Process::of(observer, http);
+    wait_unready(&process, MISSING);
+    let (passes, said) = check(&database, broker, &name);
+    assert!(!passes && said.contains("✗ slots"), "{said}");
+    assert!(said.contains("no slot got a message"), "{said}");
+
+    let of = ["slots", "rabbitmq", "--name", &name, "--slots", "2"];
+    let more = ["--sharing", "hash", "--session-expiry", "1day"];
+    let definitions = database.printed(&[&of[..], &more].concat());
+    let mut command = binary();
+    command.args([&of[..], &more, &store, &[&password]].concat());
+    assert_eq!(unread(&mut command), (0, String::new()));
+    broker.import(&definitions);
+    wait_all(&database, 2, &[&process]);
+    let (passes, said) = check(&database, broker, &name);
+    assert!(passes, "{said}");
+    assert!(
+        said.contains("✓ slots          64 messages came to one slot each: "),
+        "{said}"
+    );
+    for layout in ["chat21", "inbox"] {
+        let says = format!("layout {layout}: 8 messages arrived once each");
+        assert!(said.contains(&says), "{says} is not in:\n{said}");
+    }
+
+    // The paths of users are not led there: taken out of the definitions, and from the broker.
+    let eval = |code: &str| broker.rabbitmqctl(&["eval", code]);
+    let [_, queue] = queues(&database, &name);
+    eval(&format!(
+        "rabbit_binding:remove({{binding, rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>),
+            <<\"1\">>, rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>), []}}, <<\"check\">>)."
+    ));
+    let (passes, said) = check(&database, broker, &name);
+    assert!(!passes && said.contains("slot 1 got none of 64"), "{said}");
+    broker.import(&definitions);
+    broker.rabbitmqctl(&["eval", &format!(
+        "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>), false, \
+         <<\"check\">>)."
+    )]);
+    let (passes, said) = check(&database, broker, &name);
+    assert!(!passes && said.contains("no slot got a message"), "{said}");
+    drop(process);
+    delete_sessions(&database, &name, broker);
+}
+
+#[test]
+fn chaos_with_two_slots_by_hash_on_rabbitmq3() {
+    chaos_by(By::Hash, Broker::Rabbit3, "2");
+}
+
+#[test]
+fn chaos_with_two_slots_by_hash_on_rabbitmq4() {
+    chaos_by(By::Hash, Broker::Rabbit4, "2");
+}
+
+#[test]
+fn chaos_with_four_slots_by_hash_in_quorum_queues_on_rabbitmq4() {
+    chaos_by(By::HashInQuorums, Broker::Rabbit4, "4");
+}
