@@ -25,10 +25,16 @@ pub(crate) enum Broker {
     Nats,
     /// Its window is a message.
     Ejabberd,
+    /// MQTT 3.1.1 alone. It always says that it has no session, and has one.
+    ActiveMq,
+    /// MQTT 3.1.1 alone. It never sets DUP.
+    Aedes,
+    /// MQTT 5 has a port of its own. It never sets DUP.
+    Rumqttd,
 }
 
 /// Tests that restart a broker hold its lock for writing, all others for reading.
-static LOCKS: [RwLock<()>; 5] = [const { RwLock::new(()) }; 5];
+static LOCKS: [RwLock<()>; 8] = [const { RwLock::new(()) }; 8];
 
 pub(crate) fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -47,6 +53,9 @@ impl Broker {
             Self::Mosquitto => "mosquitto",
             Self::Nats => "nats",
             Self::Ejabberd => "ejabberd",
+            Self::ActiveMq => "activemq",
+            Self::Aedes => "aedes",
+            Self::Rumqttd => "rumqttd",
         }
     }
 
@@ -73,6 +82,7 @@ impl Broker {
         match self {
             Self::Rabbit3 | Self::Rabbit4 | Self::Mosquitto => "/ws",
             Self::Nats | Self::Ejabberd => "/mqtt",
+            Self::ActiveMq | Self::Aedes | Self::Rumqttd => "/",
         }
     }
 
@@ -95,9 +105,9 @@ impl Broker {
 
     /// What an ordinary user of `app` logs in with.
     pub(crate) fn login(self, app: &str, user: &str) -> (String, String) {
-        match self {
-            Self::Mosquitto | Self::Nats | Self::Ejabberd => (user.to_owned(), format!("{user}pw")),
-            Self::Rabbit3 | Self::Rabbit4 => ("JWT".to_owned(), user_token(app, user, 3600)),
+        match self.is_rabbitmq() {
+            false => (user.to_owned(), format!("{user}pw")),
+            true => ("JWT".to_owned(), user_token(app, user, 3600)),
         }
     }
 
@@ -342,7 +352,10 @@ impl Observer {
     /// Starts an observer that logs in as the service user and serves only `app`. Waits until it is
     /// ready.
     pub(crate) fn start(broker: Broker, app: &str, more: &[&str]) -> Self {
-        let url = broker.url(more.contains(&"websocket"));
+        let url = match broker == Broker::Rumqttd && more.contains(&"5") {
+            true => format!("mqtt://localhost:{}", broker.port("MQTT5")),
+            false => broker.url(more.contains(&"websocket")),
+        };
         let more: Vec<&str> = more
             .iter()
             .copied()

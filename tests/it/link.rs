@@ -710,12 +710,12 @@ fn a_forward_the_broker_refuses(broker: Broker, protocol: &str) {
         "--protocol",
         protocol,
     ]);
-    match broker {
-        Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => observer.spawn(&[
+    match broker.is_rabbitmq() {
+        false => observer.spawn(&[
             ("OBSERVER_USERNAME", "narrow"),
             ("OBSERVER_PASSWORD", "narrowpw"),
         ]),
-        Broker::Rabbit3 | Broker::Rabbit4 => {
+        true => {
             let write = [
                 format!("rabbitmq.write:*/*/apps.{app}.users.u00.*"),
                 format!("rabbitmq.write:*/*/apps.{app}.users.u01.*"),

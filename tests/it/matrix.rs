@@ -34,7 +34,13 @@ fn messages_in_each_layout(broker: Broker, protocol: &str, transport: &str) {
     let account = match broker {
         // On a busy machine a few of thousands come out of order.
         Broker::Nats => load.finish_in_any_order(),
-        Broker::Rabbit3 | Broker::Rabbit4 | Broker::Mosquitto | Broker::Ejabberd => load.finish(),
+        Broker::Rabbit3
+        | Broker::Rabbit4
+        | Broker::Mosquitto
+        | Broker::Ejabberd
+        | Broker::ActiveMq
+        | Broker::Aedes
+        | Broker::Rumqttd => load.finish(),
     };
     println!(
         "{broker:?} {protocol} {transport}: {expected} messages in {:.1?}",
@@ -53,12 +59,12 @@ fn messages_in_each_layout(broker: Broker, protocol: &str, transport: &str) {
     );
 }
 
-/// ejabberd sends the observer a message at a time.
+/// ejabberd sends the observer a message at a time, and ActiveMQ syncs its disk for each.
 fn per_pair(broker: Broker) -> usize {
     match broker {
         Broker::Rabbit3 | Broker::Rabbit4 | Broker::Mosquitto => 25,
-        Broker::Nats => 15,
-        Broker::Ejabberd => 1,
+        Broker::Nats | Broker::Aedes | Broker::Rumqttd => 15,
+        Broker::Ejabberd | Broker::ActiveMq => 1,
     }
 }
 
@@ -66,11 +72,9 @@ fn per_pair(broker: Broker) -> usize {
 /// subscriptions by the same number. What exceeds the bound of the session comes after `ack_wait`,
 /// behind newer messages: the order is kept while one subscription is busy alone.
 fn paths(broker: Broker) -> Vec<Path> {
-    match broker {
-        Broker::Nats => vec![Path::Chat21],
-        Broker::Rabbit3 | Broker::Rabbit4 | Broker::Mosquitto | Broker::Ejabberd => {
-            vec![Path::Inbox, Path::Chat21, Path::Chat21V1]
-        }
+    match broker == Broker::Nats {
+        true => vec![Path::Chat21],
+        false => vec![Path::Inbox, Path::Chat21, Path::Chat21V1],
     }
 }
 
@@ -100,4 +104,10 @@ matrix! {
     ejabberd_mqtt311_websocket: Ejabberd "3.1.1" "websocket";
     ejabberd_mqtt5_tcp: Ejabberd "5" "tcp";
     ejabberd_mqtt5_websocket: Ejabberd "5" "websocket";
+    activemq_mqtt311_tcp: ActiveMq "3.1.1" "tcp";
+    aedes_mqtt311_tcp: Aedes "3.1.1" "tcp";
+    aedes_mqtt311_websocket: Aedes "3.1.1" "websocket";
+    rumqttd_mqtt311_tcp: Rumqttd "3.1.1" "tcp";
+    rumqttd_mqtt311_websocket: Rumqttd "3.1.1" "websocket";
+    rumqttd_mqtt5_tcp: Rumqttd "5" "tcp";
 }

@@ -175,7 +175,11 @@ impl Machine {
             match self.broker {
                 Broker::Mosquitto => self.start_debians_mosquitto(),
                 Broker::Rabbit3 | Broker::Rabbit4 => self.start_rabbitmq(),
-                Broker::Nats | Broker::Ejabberd => unreachable!("they have no quick start"),
+                Broker::Nats
+                | Broker::Ejabberd
+                | Broker::ActiveMq
+                | Broker::Aedes
+                | Broker::Rumqttd => unreachable!("they have no quick start"),
             }
         } else if line.starts_with("chat21-observer run ") {
             self.start_observer(line);

@@ -571,9 +571,9 @@ impl Arena {
             );
         }
         // On RabbitMQ it would become three levels, and lead into u01's conversation "boss".
-        let dotted = match self.guarded.broker {
-            Broker::Rabbit3 | Broker::Rabbit4 => Refused("unroutable"),
-            Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => Nothing,
+        let dotted = match self.guarded.broker.is_rabbitmq() {
+            true => Refused("unroutable"),
+            false => Nothing,
         };
         self.publishes(
             "a member with dots",

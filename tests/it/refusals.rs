@@ -119,12 +119,12 @@ fn observer(broker: Broker, app: &str, policy: &str, protocol: &str) -> Observer
         "--protocol",
         protocol,
     ]);
-    match broker {
-        Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => observer.spawn(&[
+    match broker.is_rabbitmq() {
+        false => observer.spawn(&[
             ("OBSERVER_USERNAME", "almost"),
             ("OBSERVER_PASSWORD", "almostpw"),
         ]),
-        Broker::Rabbit3 | Broker::Rabbit4 => {
+        true => {
             let mut write: Vec<String> = (0..39)
                 .map(|n| format!("rabbitmq.write:*/*/apps.{app}.users.u{n:02}.*"))
                 .collect();

@@ -53,20 +53,16 @@ fn logs_and_the_list_of_processes_hold_no_secret() {
         let mut observer =
             Observer::prepare(&["--broker", &url, "--app", &app, "--log-level", "trace"]);
         let env = [
-            match broker {
-                Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => {
-                    ("OBSERVER_PASSWORD", "observerpw")
-                }
-                Broker::Rabbit3 | Broker::Rabbit4 => ("OBSERVER_TOKEN", token.as_str()),
+            match broker.is_rabbitmq() {
+                true => ("OBSERVER_TOKEN", token.as_str()),
+                false => ("OBSERVER_PASSWORD", "observerpw"),
             },
             ("OBSERVER_POLICY_URL", policy.as_str()),
             ("OBSERVER_POLICY_FAILURE", "open"),
         ];
-        let more: &[(&str, &str)] = match broker {
-            Broker::Mosquitto | Broker::Nats | Broker::Ejabberd => {
-                &[("OBSERVER_USERNAME", "observer")]
-            }
-            Broker::Rabbit3 | Broker::Rabbit4 => &[],
+        let more: &[(&str, &str)] = match broker.is_rabbitmq() {
+            true => &[],
+            false => &[("OBSERVER_USERNAME", "observer")],
         };
         observer.spawn(&[&env[..], more].concat());
         observer.wait_ready();

@@ -151,7 +151,8 @@ impl Wire {
         let mut wire = Self::new(TcpStream::connect(("127.0.0.1", port)).map_err(|_| 255_u8)?);
         let with_will = if will.is_some() { 0x2c } else { 0 };
         let flags = 0xc0 | with_will | u8::from(clean) << 1;
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0];
+        // A keep alive as long as can be: rumqttd refuses to do without one.
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0xff, 0xff];
         text(&mut body, client_id.as_bytes());
         if let Some((topic, payload)) = will {
             text(&mut body, topic.as_bytes());
