@@ -47,7 +47,7 @@ pub struct EntryId(pub(super) usize);
 
 impl EntryId {
     /// An id that no ledger has given out.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn for_tests(number: usize) -> Self {
         Self(number)
     }

@@ -8,6 +8,8 @@ mod announce;
 mod dots;
 pub(crate) mod event_loop;
 mod exchange;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod inbound;
 mod journal;
 mod neighbours;

@@ -8,6 +8,8 @@ mod caller;
 pub mod contacts;
 mod documents;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod groups;
 pub mod handover;
 mod pages;

@@ -6,6 +6,8 @@
 //! What waits is bounded by the window of messages under way.
 
 mod answer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,7 @@
-//! A message from anybody: topic and payload, in every layout that is built in, up to what becomes
-//! of it. Whatever it is, it is answered or refused, and what goes out is a valid topic.
+//! A message from anybody: topic and payload, in every layout that is built in, presence and the
+//! other control topics, up to what becomes of it. Whatever it is, it is answered or refused, and
+//! what goes out is a valid topic. Also what is read of the observer's own topics: an operator's
+//! commands, and what other observers say of themselves.
 
 #![no_main]
 
@@ -22,6 +24,8 @@ use chat21_observer::rules::policy::{GroupSenders, Policy, Rules};
 use chat21_observer::rules::router::Router;
 use chat21_observer::rules::submission::Authority;
 use chat21_observer::rules::webhook_event::EventKinds;
+use chat21_observer::telemetry::hello::Hello;
+use chat21_observer::telemetry::operator_command::OperatorCommand;
 use libfuzzer_sys::fuzz_target;
 
 fn router() -> &'static Router {
@@ -51,6 +55,17 @@ fuzz_target!(|data: &[u8]| {
         .unwrap_or(data.len());
     let topic = Bytes::copy_from_slice(&data[..end]);
     let payload = Bytes::copy_from_slice(data.get(end + 1..).unwrap_or_default());
+    let last_level = topic
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    if let Err(error) = OperatorCommand::parse(&String::from_utf8_lossy(last_level), &payload) {
+        assert!(!error.to_string().is_empty());
+    }
+    if let Some(hello) = Hello::parse(&payload) {
+        assert!(!hello.describe().is_empty());
+        let _ = (hello.meets(&hello), hello.covers(&hello));
+    }
     let received = Received::new(topic, payload, false);
     let router = router();
     let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1_800_000_000_000));

@@ -1,0 +1,17 @@
+//! What `scripts/fuzz` needs to reach the answers of the service.
+
+use bytes::Bytes;
+
+use super::{DecisionService, Settings, Verdict};
+
+/// Asks the service about a message with this payload.
+///
+/// # Panics
+/// There is no client.
+pub async fn decide(settings: Settings, payload: &Bytes) -> Verdict {
+    let asked = DecisionService::new(settings, 1).expect("a client");
+    asked
+        .service
+        .decide(Bytes::from_static(b"{}"), payload)
+        .await
+}
