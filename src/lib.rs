@@ -8,7 +8,9 @@
 //! 2. **Admit.** [`Observer::handle_message`] asks [`Ledger::admit`] whether a QoS 1 message has
 //!    come before. [`Inbound::admit`] gives it an id, or the id it had, charges it to its sender's
 //!    limits ([`SenderLimits::charge`]), and enters it into the ledger. A message over the limits
-//!    is refused here. If there is a decision service, it is asked ([`DecisionService::ask`]).
+//!    is refused here. If there is a decision service, it is asked ([`DecisionService::ask`]). With
+//!    a store, a batch logs the message first ([`DeliveryLog::log_question`]), and it is
+//!    acknowledged.
 //! 3. **Batch.** [`Processing::begin`] takes the [`PendingMessage`]s that wait and hands them to
 //!    [`Processor::process`]: in the store's thread ([`store::thread`]), or, with no store, at
 //!    once.
@@ -86,6 +88,7 @@
 //! [`FanOut`]: rules::fan_out::FanOut
 //! [`Persistence::apply`]: observer::processor::Persistence::apply
 //! [`DeliveryLog::log`]: store::DeliveryLog::log
+//! [`DeliveryLog::log_question`]: store::DeliveryLog::log_question
 //! [`DeliveryLog::published`]: store::DeliveryLog::published
 //! [`Store::commit`]: store::Store::commit
 //! [`Ledger::logged`]: delivery::ledger::Ledger::logged

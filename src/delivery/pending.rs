@@ -23,8 +23,23 @@ pub struct PendingMessage {
     pub repeated: bool,
     /// Where it comes from.
     pub via: Via,
+    /// Where the question about it stands.
+    pub question: Question,
     /// Why it is to be refused, unless it turns out that it has passed before.
     pub refused: Option<PendingRefusal>,
+}
+
+/// Whether the delivery log is to hold a message while the decision service is asked about it. Then
+/// it is acknowledged before that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Question {
+    /// It is not.
+    #[default]
+    None,
+    /// It is to be logged. Nothing else is done about it yet.
+    Due,
+    /// The log has held it, and it is decided on now.
+    Logged,
 }
 
 /// Where a message comes from.

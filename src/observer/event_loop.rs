@@ -206,7 +206,7 @@ impl Observer {
     /// Whether another message may be taken.
     pub(super) fn has_room(&self) -> bool {
         let waiting = self.inbound.waiting();
-        self.processing.has_room(&self.ledger, waiting)
+        self.inbound.has_room() && self.processing.has_room(&self.ledger, waiting)
     }
 
     /// Takes what the session reports. A new session has the broker asked about dots.
@@ -509,6 +509,12 @@ impl Observer {
     fn handle_decided(&mut self, decided: Decided, now: Now) {
         self.processing.handle_decided(&decided);
         let entry = decided.entry;
+        if decided.first {
+            self.inbound.handle_batched(&decided);
+        }
+        if decided.is_question {
+            return self.ledger.logged(entry);
+        }
         let (received, id) = self.ledger.message(entry);
         if decided.first {
             let publishes = &decided.publishes;

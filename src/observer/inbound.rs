@@ -1,7 +1,7 @@
 //! From a message that came in to one that waits for a batch, or is refused.
 //!
-//! Owns ids, senders' limits, and the questions to the decision service. Leaves decisions that need
-//! facts to the processor.
+//! Owns ids and senders' limits. Leaves the questions to the decision service to `consultation.rs`,
+//! and decisions that need facts to the processor.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::delivery::ledger::{Ack, Admission, EntryId, Failed, Ledger, Message};
-use crate::delivery::pending::{ApiPart, PendingMessage, PendingRefusal, Via};
-use crate::http::decision_service::{DecisionService, Verdict};
+use crate::delivery::pending::{ApiPart, PendingMessage, PendingRefusal, Question, Via};
+use crate::http::decision_service::DecisionService;
 use crate::mqtt::Delivery;
 use crate::observer::journal::Journal;
 use crate::observer::processor::Batch;
@@ -19,7 +19,6 @@ use crate::protocol::message::Received;
 use crate::protocol::message_id::{MessageId, MessageIds};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::{Refusal, Refused};
-use crate::protocol::request::Request;
 use crate::protocol::time::UnixMillis;
 use crate::rules::group_request::submission;
 use crate::rules::plan::Purpose;
@@ -104,6 +103,7 @@ impl Arrival {
             received: self.received,
             repeated,
             via: Via::Broker,
+            question: Question::None,
             refused: None,
         }
     }
@@ -116,12 +116,14 @@ impl Arrival {
 
 /// Admits messages.
 pub(crate) struct Inbound {
-    router: Router,
+    pub(super) router: Router,
     limits: SenderLimits,
-    decision_service: Option<DecisionService>,
+    pub(super) decision_service: Option<DecisionService>,
+    /// Whether messages are logged before the decision service is asked about them.
+    pub(super) logs_questions: bool,
     ids: MessageIds,
     /// Admitted messages that no batch has taken yet.
-    waiting: Vec<PendingMessage>,
+    pub(super) waiting: Vec<PendingMessage>,
     metrics: Metrics,
 }
 
@@ -136,9 +138,20 @@ impl Inbound {
             router,
             limits: SenderLimits::default(),
             decision_service,
+            logs_questions: false,
             ids,
             waiting: vec![],
             metrics,
+        }
+    }
+
+    /// The same, and if there is a store, what waits for the decision service is logged and
+    /// acknowledged.
+    #[must_use]
+    pub(super) fn with_log(self, has_store: bool) -> Self {
+        Self {
+            logs_questions: has_store,
+            ..self
         }
     }
 
@@ -153,12 +166,6 @@ impl Inbound {
     /// How many messages no batch has taken yet.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// How many messages wait for the decision service.
-    pub(super) fn asked(&self) -> usize {
-        let service = self.decision_service.as_ref();
-        service.map_or(0, DecisionService::waiting)
     }
 
     /// The next batch: the messages that wait, up to a bound, and nothing else to do.
@@ -389,6 +396,7 @@ impl Inbound {
             received,
             repeated: false,
             via,
+            question: Question::None,
             refused: None,
         }
     }
@@ -405,35 +413,6 @@ impl Inbound {
         }
     }
 
-    /// Asks the decision service about a message that nothing else speaks against. Any other
-    /// message goes to the next batch.
-    fn consult(
-        &mut self,
-        pending: PendingMessage,
-        ledger: &mut Ledger,
-        journal: &mut Journal,
-        now: Now,
-    ) {
-        let Some(service) = &mut self.decision_service else {
-            return self.waiting.push(pending);
-        };
-        // A cheap clone: it shares the payload's memory.
-        let received = pending.received.clone();
-        let turned_away = match self.router.read(&received) {
-            Ok(Request::Verbatim { outgoing, .. } | Request::Message { outgoing, .. }) => {
-                service.ask(&outgoing, pending)
-            }
-            Ok(_) | Err(_) => return self.waiting.push(pending),
-        };
-        if let Some(pending) = turned_away {
-            let refused = Refused {
-                detail: Some("too many messages of this conversation wait".into()),
-                ..Refusal::RateLimited.into()
-            };
-            self.refuse(pending, refused, ledger, journal, now);
-        }
-    }
-
     /// Everything of a message is done.
     pub(super) fn handle_finished(&mut self, received: &Received) {
         if self.limits.counts_fetches()
@@ -443,37 +422,9 @@ impl Inbound {
         }
     }
 
-    /// The next answer of the decision service; never, if there is none. Safe to cancel.
-    pub(super) async fn next_verdict(&mut self) -> (PendingMessage, Verdict) {
-        match &mut self.decision_service {
-            Some(service) => service.next().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Takes an answer of the decision service.
-    pub(super) fn handle_verdict(
-        &mut self,
-        mut pending: PendingMessage,
-        verdict: Verdict,
-        ledger: &mut Ledger,
-        journal: &mut Journal,
-        now: Now,
-    ) {
-        match verdict {
-            Verdict::Pass => self.waiting.push(pending),
-            Verdict::Replace(payload) => {
-                pending.received.payload_bytes = payload.len();
-                pending.received.payload = payload;
-                self.waiting.push(pending);
-            }
-            Verdict::Refuse(refused) => self.refuse(pending, refused, ledger, journal, now),
-        }
-    }
-
     /// Refuses a message before a batch takes it. A repeated message may have passed before; the
     /// store knows that, so it is left to the processor whether that one is refused.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         mut pending: PendingMessage,
         refused: Refused,
@@ -587,7 +538,7 @@ impl Inbound {
 /// A hash that stands for a message's topic and payload, the same in every process: a redelivery
 /// after a kill is recognised by it. It is the head of a SHA-256, so that nobody can make a message
 /// that passes for somebody else's.
-fn fingerprint(received: &Received) -> u64 {
+pub(super) fn fingerprint(received: &Received) -> u64 {
     let mut digest = digest::Context::new(&digest::SHA256);
     digest.update(&received.topic.len().to_be_bytes());
     digest.update(&received.topic);

@@ -5,6 +5,7 @@
 
 mod absentees;
 mod announce;
+mod consultation;
 mod dots;
 pub(crate) mod event_loop;
 mod exchange;

@@ -8,6 +8,7 @@ mod batch;
 mod fan_outs;
 mod panics;
 mod persistence;
+mod questions;
 mod request;
 
 use std::borrow::Cow;
@@ -25,7 +26,6 @@ use crate::protocol::address::Address;
 use crate::protocol::group::Users;
 use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
-use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::time::UnixMillis;
@@ -180,6 +180,7 @@ impl Processor {
                 store.prefetch(&mut addresses)?;
             }
         }
+        self.forget_questions(batch)?;
         let processed = self.process_all(batch)?;
         let began = self.clock.now().instant;
         CrashPoint::Written.pass();
@@ -239,10 +240,13 @@ impl Processor {
             repeated: message.repeated,
             now: batch.now,
         };
-        if message.repeated && self.log_holds(message.id)? {
-            // What belongs to it was decided on with it.
+        if message.repeated && self.is_known(message, batch)? {
+            // What belongs to it was decided on with it, or will be.
             self.added = None;
             return Ok(Decided::known(message.entry));
+        }
+        if self.is_to_be_asked(message) {
+            return self.log_question(message);
         }
         let leave = batch.backlog.is_some_and(|backlog| backlog.leaves(message));
         let (mut decided, fan_out) = self.plan_and_write(message, &origin, leave)?;
@@ -283,12 +287,6 @@ impl Processor {
             self.fan_outs.push(unfinished);
         }
         Ok(decided)
-    }
-
-    /// Whether the delivery log holds a message. Then it is published from there.
-    fn log_holds(&self, id: MessageId) -> Result<bool, StoreError> {
-        let store = self.persistence.as_store();
-        store.map_or(Ok(false), |store| store.log_holds(id))
     }
 
     /// Logs what a message leads to, if there is a log, and the broker waits for the ack or the log
@@ -410,6 +408,7 @@ impl Processor {
                 .refused
                 .as_ref()
                 .and_then(|pending| pending.may_answer),
+            is_question: false,
             logged,
             left_to_log: None,
             group,
@@ -474,6 +473,7 @@ impl Processor {
                 answers: vec![],
                 refusal: is_dropped.then_some(Refusal::Internal),
                 may_answer: None,
+                is_question: false,
                 logged: false,
                 left_to_log: None,
                 group: None,

@@ -21,14 +21,14 @@ use crate::delivery::ledger::Ledger;
 use crate::http::api;
 use crate::http::api::handover::Handover;
 use crate::http::console::{self, Console};
-use crate::http::decision_service::DecisionService;
+use crate::http::decision_service::{Bounds, DecisionService};
 use crate::http::server;
 use crate::http::webhook::{self, WebhookDispatcher};
 use crate::observer::absentees;
 use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
 use crate::observer::exchange::Exchange;
-use crate::observer::inbound::Inbound;
+use crate::observer::inbound::{Inbound, fingerprint};
 use crate::observer::journal::Journal;
 use crate::observer::neighbours::Neighbours;
 use crate::observer::outage::Outages;
@@ -41,9 +41,10 @@ use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped
 use crate::observer::sharing::{Held, Sharing};
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
+use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
-use crate::store::{self, Access, Endpoints, LogSize, Outbox, Store, thread};
+use crate::store::{self, Access, Endpoints, LogSize, LoggedQuestion, Outbox, Store, thread};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::feed::Feed;
 use crate::telemetry::health::Health;
@@ -268,9 +269,13 @@ impl Parts {
         let dispatcher = webhooks
             .cloned()
             .map(|settings| WebhookDispatcher::new(settings, metrics.clone(), began.instant));
+        let bounds = match &setup.store {
+            Some(settings) => Bounds::of_log(window, settings.max_backlog),
+            None => Bounds::of_window(window),
+        };
         let decision_service = setup.consult.clone();
         let decision_service =
-            decision_service.map(|settings| DecisionService::new(settings, window));
+            decision_service.map(|settings| DecisionService::new(settings, bounds));
         Ok(Self {
             clock,
             began,
@@ -406,6 +411,7 @@ impl Parts {
                 Some(Neighbours::new(me, topic, allowed, began.instant))
             }
         };
+        let has_store = store.is_some();
         let kept = match &store {
             Some(_) => EventsKept::InStore,
             None => EventsKept::InMemory,
@@ -414,39 +420,47 @@ impl Parts {
         let mut backlog = Backlog::new(max_backlog.unwrap_or(u64::MAX));
         ledger.limit_left(max_backlog.unwrap_or(u64::MAX));
         let mut had_session = false;
-        let processor = match (store, outbox) {
+        let (processor, questions) = match (store, outbox) {
             (Some(store), _) => {
                 had_session = store.last_id().map_err(ObserverError::Store)?.is_some();
-                if let Some(log) = resume(store.as_ref(), &mut ledger, &mut ids)? {
+                let (left, questions) = resume(store.as_ref(), &mut ledger, &mut ids)?;
+                if let Some(log) = left {
                     backlog = backlog.resumed(log.bytes, began.instant);
                 }
                 let retention = setup.store.map(|settings| settings.retention);
-                let retention = retention.unwrap_or_default();
                 let persistence = Persistence::store(store);
                 let processor = Processor::new(router.clone(), persistence, metrics.clone());
-                threaded(processor.with_retention(retention))?
+                let processor = threaded(processor.with_retention(retention.unwrap_or_default()))?;
+                (processor, questions)
             }
-            (None, Some(outbox)) => {
-                inline(&router, Persistence::outbox_in_memory(outbox), &metrics)
+            (None, outbox) => {
+                let persistence = outbox.map(Persistence::outbox_in_memory);
+                (
+                    inline(&router, persistence.unwrap_or_default(), &metrics),
+                    vec![],
+                )
             }
-            (None, None) => inline(&router, Persistence::default(), &metrics),
         };
+        let mut journal = Journal::new(metrics.clone(), Tracer::new(setup.reporting.trace, feed));
+        let inbound = Inbound::new(router, decision_service, ids, metrics.clone());
+        let mut inbound = inbound.with_log(has_store);
+        inbound.resume(questions, &mut ledger, &mut journal, began);
         Ok(Observer {
             clock,
             ledger,
             session: Session::new(setup.links.session, health.clone(), metrics.clone())
                 .expecting_session(had_session && !setup.reset_session),
-            inbound: Inbound::new(router, decision_service, ids, metrics.clone()),
+            inbound,
             submissions,
             processing: Processing::new(processor, backlog),
             publishers: Publishers::new(
                 publishers.len(),
                 publish_window,
                 health.clone(),
-                metrics.clone(),
+                metrics,
             ),
             webhooks: Webhooks::new(dispatcher, kept),
-            journal: Journal::new(metrics, Tracer::new(setup.reporting.trace, feed)),
+            journal,
             reporter: StatusReporter::new(topics, setup.reporting, began),
             neighbours,
             gives_way_to: None,
@@ -488,16 +502,20 @@ fn open_store(
 }
 
 /// Goes on where an earlier process ended: expects what it has not acknowledged, and gives out
-/// higher ids. What it has acknowledged and not published is read from the delivery log later.
+/// higher ids. What it has acknowledged and not published is read from the delivery log later; what
+/// it has acknowledged and not decided on is returned.
 pub(super) fn resume(
     store: &dyn Store,
     ledger: &mut Ledger,
     ids: &mut MessageIds,
-) -> Result<Option<LogSize>, ObserverError> {
+) -> Result<(Option<LogSize>, Vec<LoggedQuestion>), ObserverError> {
     let unpublished = store.log_size().map_err(ObserverError::Store)?;
-    let unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
+    let mut unacknowledged = store.unacknowledged().map_err(ObserverError::Store)?;
+    let questions = store.questions().map_err(ObserverError::Store)?;
     let last_id = store.last_id().map_err(ObserverError::Store)?;
-    if let Some(last) = last_id.max(unpublished.map(|log| log.last)) {
+    let last_logged = unpublished.map(|log| log.last);
+    let last_asked = questions.last().map(|question| question.id);
+    if let Some(last) = last_id.max(last_logged).max(last_asked) {
         ids.resume_after(last);
     }
     if let Some(LogSize { messages, .. }) = unpublished {
@@ -506,8 +524,28 @@ pub(super) fn resume(
             "publishing what was accepted before the last stop and not yet published"
         );
     }
+    if !questions.is_empty() {
+        info!(
+            messages = questions.len(),
+            "deciding on what was accepted before the last stop and not yet decided on"
+        );
+        let acknowledged = store.acknowledged_up_to();
+        let may_come = questions
+            .iter()
+            .filter(|question| Some(question.id) > acknowledged);
+        unacknowledged.extend(may_come.map(|question| {
+            let (topic, payload) = (question.topic.clone(), question.payload.clone());
+            (
+                fingerprint(&Received::new(topic, payload, false)),
+                question.id,
+            )
+        }));
+        // The order they came in. One that came again is stored, too.
+        unacknowledged.sort_by_key(|(_, id)| *id);
+        unacknowledged.dedup_by_key(|(_, id)| *id);
+    }
     ledger.expect(&unacknowledged);
-    Ok(unpublished)
+    Ok((unpublished, questions))
 }
 
 /// A processor in the observer's own task.

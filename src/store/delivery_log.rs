@@ -3,6 +3,9 @@
 //! A message is acknowledged to the broker when the log holds all that it leads to, in the
 //! transaction that stores it. After a crash everything that the log still holds is published
 //! again, under the same ids.
+//!
+//! A message that the decision service is asked about is acknowledged before it is known what it
+//! leads to: then the log holds the message itself, until it is decided on.
 
 use bytes::Bytes;
 
@@ -24,6 +27,17 @@ pub struct LoggedPublishes<'a> {
     pub purpose: Purpose,
     /// The publishes, in order.
     pub publishes: &'a [Publish],
+}
+
+/// A message that is acknowledged, and that the decision service has not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedQuestion {
+    /// The id that it was given.
+    pub id: MessageId,
+    /// The topic that it came on.
+    pub topic: Bytes,
+    /// Its payload, as it came.
+    pub payload: Bytes,
 }
 
 /// What goes out in steps, as it is logged.
@@ -77,6 +91,10 @@ pub struct LogSize {
 /// keys, the stored text that it refers to, and what is lost in pages.
 pub(super) const ROW_BYTES: u64 = 512;
 
+/// The column `purpose` of a message that is to be decided on. A version that does not know it
+/// publishes the message on the topic that it came on, and takes it in again.
+pub(super) const QUESTION: i64 = 3;
+
 impl LoggedMessage {
     /// About how many bytes it takes in the log.
     pub fn log_bytes(&self) -> u64 {
@@ -116,6 +134,19 @@ pub trait DeliveryLog {
     /// # Errors
     /// [`StoreError`].
     fn log_fan_out(&mut self, id: MessageId, came_on: &[u8], text: &str) -> Result<(), StoreError>;
+
+    /// Logs a message that is to be decided on. [`DeliveryLog::published`] has the log forget it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_question(&mut self, question: &LoggedQuestion) -> Result<(), StoreError>;
+
+    /// The messages that are to be decided on, oldest first. No other method returns them, but for
+    /// [`DeliveryLog::log_holds`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn questions(&self) -> Result<Vec<LoggedQuestion>, StoreError>;
 
     /// Records how far the fan-out of a message is confirmed.
     ///

@@ -31,8 +31,8 @@ pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
 };
 pub use self::delivery_log::{
-    DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, fan_out_bytes,
-    row_bytes,
+    DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, LoggedQuestion,
+    fan_out_bytes, row_bytes,
 };
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::import::{Imported, Landing};
@@ -252,6 +252,9 @@ pub trait History {
     /// # Errors
     /// [`StoreError`].
     fn unacknowledged(&self) -> Result<Vec<(u64, MessageId)>, StoreError>;
+
+    /// The id up to which everything is acknowledged to the broker, as far as the store knows.
+    fn acknowledged_up_to(&self) -> Option<MessageId>;
 
     /// The last id that an observer on this store is known to have given.
     ///

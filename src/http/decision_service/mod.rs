@@ -3,13 +3,13 @@
 //!
 //! Owns asking about one conversation at a time, so that the order of its messages holds, and about
 //! several conversations at once. Messages are asked about after every check that needs no store.
-//! What waits is bounded by the window of messages under way.
+//! What waits is bounded: see [`Bounds`].
 
 mod answer;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod queue;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +24,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::answer::AnswerError;
+use self::queue::{Asked, Queue};
+pub use self::queue::{Bounds, TurnedAway};
+use crate::delivery::ledger::EntryId;
 use crate::delivery::pending::PendingMessage;
 use crate::http::client::{root_cause, service_client};
 use crate::protocol::address::Outgoing;
@@ -36,8 +39,6 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Failures in a row after which a time-out makes the service rest. One slow message must not keep
 /// the service from being asked about others.
 const FAILURES_BEFORE_REST: u64 = 10;
-/// One conversation may take a quarter of the window.
-const CONVERSATION_SHARE: usize = 4;
 
 /// How the service is asked.
 #[derive(Clone)]
@@ -94,26 +95,21 @@ struct Question<'a> {
     payload_base64: Option<String>,
 }
 
-/// A message in the queue of its conversation.
-#[derive(Debug)]
-struct Queued {
-    message: PendingMessage,
-    /// The body of the question, until it is sent.
-    question: Option<Bytes>,
-}
-
 /// Asks the service, and holds the messages that wait for its answers.
 #[derive(Debug)]
 pub struct DecisionService {
-    service: Arc<Service>,
+    queue: Queue,
     concurrency: usize,
-    /// Messages of one conversation that may wait.
-    max_per_conversation: usize,
-    /// By conversation. The first message of each is being asked about, or is about to be.
-    conversations: HashMap<Arc<str>, VecDeque<Queued>>,
-    /// Conversations whose first message waits to be asked about.
-    ready: VecDeque<Arc<str>>,
-    asking: JoinSet<(Arc<str>, Verdict)>,
+    asking: Asking,
+}
+
+/// The questions under way.
+#[derive(Debug)]
+enum Asking {
+    Service(Arc<Service>, JoinSet<(Arc<str>, Verdict)>),
+    /// The answers are in the hands of a test.
+    #[cfg(test)]
+    ByHand(Vec<Arc<str>>),
 }
 
 /// The service as one question sees it.
@@ -129,72 +125,63 @@ struct Service {
 }
 
 impl DecisionService {
-    /// Connects to nothing yet. `window` is the number of messages that may be under way.
+    /// Connects to nothing yet.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(settings: Settings, window: usize) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, bounds: Bounds) -> Result<Self, reqwest::Error> {
         let client = service_client(settings.timeout)?;
+        let concurrency = settings.concurrency;
+        let service = Service {
+            client,
+            settings,
+            failures: AtomicU64::new(0),
+            rests_until: Mutex::new(None),
+        };
         Ok(Self {
-            concurrency: settings.concurrency,
-            max_per_conversation: (window / CONVERSATION_SHARE).max(1),
-            service: Arc::new(Service {
-                client,
-                settings,
-                failures: AtomicU64::new(0),
-                rests_until: Mutex::new(None),
-            }),
-            conversations: HashMap::new(),
-            ready: VecDeque::new(),
-            asking: JoinSet::new(),
+            queue: Queue::new(bounds, concurrency),
+            concurrency,
+            asking: Asking::Service(Arc::new(service), JoinSet::new()),
         })
     }
 
-    /// Asks about a message, once those before it in its conversation are decided. Returns the
-    /// message if too many of its conversation wait already.
+    /// Asks about a message, once those before it in its conversation are decided, and once the
+    /// delivery log holds it, if that is due. Returns the message if too many wait already.
     #[must_use]
-    pub fn ask(
-        &mut self,
-        outgoing: &Outgoing<'_>,
-        message: PendingMessage,
-    ) -> Option<PendingMessage> {
-        let key = conversation_key(outgoing);
-        let conversation = self.conversations.entry(key.clone()).or_default();
-        if conversation.len() >= self.max_per_conversation {
-            return Some(message);
-        }
-        let question = Some(question(outgoing, &message.received));
-        conversation.push_back(Queued { message, question });
-        if conversation.len() == 1 {
-            self.ready.push_back(key);
-        }
+    pub fn ask(&mut self, outgoing: &Outgoing<'_>, message: PendingMessage) -> Option<TurnedAway> {
+        let question = question(outgoing, &message.received);
+        let turned_away = self.queue.push(outgoing, message, question);
         self.send();
-        None
+        turned_away
+    }
+
+    /// The delivery log holds a message.
+    pub fn handle_logged(&mut self, entry: EntryId) {
+        self.queue.handle_logged(entry);
+        self.send();
+    }
+
+    /// A message is decided on without the service, if it was still to be logged.
+    pub fn withdraw(&mut self, entry: EntryId) {
+        self.queue.withdraw(entry);
+        self.send();
     }
 
     /// Messages that wait for an answer.
     pub fn waiting(&self) -> usize {
-        self.conversations.values().map(VecDeque::len).sum()
+        self.queue.len()
+    }
+
+    /// Whether another message may wait.
+    pub fn has_room(&self) -> bool {
+        self.queue.has_room()
     }
 
     fn send(&mut self) {
-        while self.asking.len() < self.concurrency {
-            let Some(key) = self.ready.pop_front() else {
-                return;
-            };
-            let first = self
-                .conversations
-                .get_mut(&key)
-                .and_then(VecDeque::front_mut);
-            let Some(first) = first else { continue };
-            if let Some(question) = first.question.take() {
-                let payload = first.message.received.payload.clone();
-                let service = self.service.clone();
-                self.asking.spawn(async move {
-                    let verdict = service.decide(question, &payload).await;
-                    (key, verdict)
-                });
-            }
+        while self.asking.len() < self.concurrency
+            && let Some(asked) = self.queue.next()
+        {
+            self.asking.begin(asked);
         }
     }
 
@@ -204,39 +191,80 @@ impl DecisionService {
     /// # Panics
     /// If an asking task has panicked.
     pub async fn next(&mut self) -> (PendingMessage, Verdict) {
-        let (key, verdict) = match self.asking.join_next().await {
-            Some(asked) => asked.expect("asking does not panic"),
-            None => std::future::pending().await,
-        };
-        let conversation = self.conversations.get_mut(&key);
-        let waiting = conversation.expect("a message that is asked about is in its queue");
-        let asked = waiting
-            .pop_front()
-            .expect("a message that is asked about is the first of its queue");
-        if waiting.is_empty() {
-            self.conversations.remove(&key);
-        } else {
-            self.ready.push_back(key);
-        }
+        let (conversation, verdict) = self.asking.next().await;
+        let message = self.queue.handle_answer(&conversation);
         self.send();
-        (asked.message, verdict)
+        (message, verdict)
     }
 }
 
-/// One key for both directions of a direct conversation, and one for a group.
-fn conversation_key(outgoing: &Outgoing<'_>) -> Arc<str> {
-    let Outgoing {
-        app,
-        sender,
-        recipient,
-        ..
-    } = outgoing;
-    // No identifier holds a slash.
-    if recipient.is_group() {
-        return format!("{app}/{recipient}").into();
+impl Asking {
+    fn len(&self) -> usize {
+        match self {
+            Self::Service(_, asking) => asking.len(),
+            #[cfg(test)]
+            Self::ByHand(asking) => asking.len(),
+        }
     }
-    let (one, other) = (sender.as_str(), recipient.as_str());
-    format!("{app}/{}/{}", one.min(other), one.max(other)).into()
+
+    fn begin(&mut self, asked: Asked) {
+        let Asked {
+            conversation,
+            question,
+            payload,
+        } = asked;
+        match self {
+            Self::Service(service, asking) => {
+                let service = service.clone();
+                asking.spawn(async move {
+                    let verdict = service.decide(question, &payload).await;
+                    (conversation, verdict)
+                });
+            }
+            #[cfg(test)]
+            Self::ByHand(asking) => asking.push(conversation),
+        }
+    }
+
+    async fn next(&mut self) -> (Arc<str>, Verdict) {
+        let asked = match self {
+            Self::Service(_, asking) => asking.join_next().await,
+            #[cfg(test)]
+            Self::ByHand(_) => None,
+        };
+        match asked {
+            Some(asked) => asked.expect("asking does not panic"),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+impl DecisionService {
+    /// One that answers when [`DecisionService::answer`] says so.
+    pub(crate) fn by_hand(bounds: Bounds, concurrency: usize) -> Self {
+        Self {
+            queue: Queue::new(bounds, concurrency),
+            concurrency,
+            asking: Asking::ByHand(vec![]),
+        }
+    }
+
+    /// How many questions are under way.
+    pub(crate) fn asked(&self) -> usize {
+        self.asking.len()
+    }
+
+    /// The question at this place is answered.
+    pub(crate) fn answer(&mut self, at: usize) -> PendingMessage {
+        let Asking::ByHand(asking) = &mut self.asking else {
+            panic!("the service answers by itself");
+        };
+        let conversation = asking.remove(at);
+        let message = self.queue.handle_answer(&conversation);
+        self.send();
+        message
+    }
 }
 
 fn question(outgoing: &Outgoing<'_>, received: &Received) -> Bytes {

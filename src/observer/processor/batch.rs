@@ -101,6 +101,9 @@ pub struct Decided {
     pub refusal: Option<Refusal>,
     /// Whether its sender may be told of the refusal, if that is known already.
     pub may_answer: Option<bool>,
+    /// Whether nothing is decided: the delivery log holds the message now, and the decision service
+    /// is to be asked about it.
+    pub is_question: bool,
     /// Whether the delivery log holds all that the message leads to. Said once, with the decision.
     pub logged: bool,
     /// About how many bytes the delivery log holds for it, if it alone is to keep what the message
@@ -129,6 +132,15 @@ impl Decided {
         }
     }
 
+    /// A message that the delivery log holds, to be decided on.
+    pub(super) fn question(entry: EntryId) -> Self {
+        Self {
+            is_question: true,
+            logged: true,
+            ..Self::nothing(entry)
+        }
+    }
+
     /// A message that leads to nothing.
     pub(super) fn nothing(entry: EntryId) -> Self {
         Self {
@@ -140,6 +152,7 @@ impl Decided {
             answers: vec![],
             refusal: None,
             may_answer: None,
+            is_question: false,
             logged: false,
             left_to_log: None,
             group: None,

@@ -3,7 +3,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::*;
-use crate::delivery::pending::{PendingMessage, Via};
+use crate::delivery::pending::{PendingMessage, Question, Via};
 use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
 use crate::protocol::layout::Layout;
@@ -55,6 +55,7 @@ fn message(number: usize, ids: &mut MessageIds, group: &str, members: usize) -> 
         id: ids.next(NOW),
         fingerprint: Some(number as u64),
         repeated: false,
+        question: Question::None,
         refused: None,
     }
 }

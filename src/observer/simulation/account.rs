@@ -50,6 +50,8 @@ pub(super) struct Reached {
     pub(super) fan_out: bool,
     /// No more messages are taken.
     pub(super) no_room: bool,
+    /// A process is killed, and another asks again what it has asked.
+    pub(super) asked_again: bool,
 }
 
 impl Reached {
@@ -60,6 +62,7 @@ impl Reached {
         crowd: true,
         fan_out: true,
         no_room: true,
+        asked_again: true,
     };
 
     pub(super) fn and(self, other: Self) -> Self {
@@ -70,6 +73,7 @@ impl Reached {
             crowd: self.crowd | other.crowd,
             fan_out: self.fan_out | other.fan_out,
             no_room: self.no_room | other.no_room,
+            asked_again: self.asked_again | other.asked_again,
         }
     }
 }

@@ -38,6 +38,11 @@ const MANY: u64 = 100_000;
 /// Faulty runs after which no more are made.
 const MOST_FAULTY: usize = 10;
 
+const NONE_DEAD: Faults = Faults {
+    dead_lines: false,
+    decisions: false,
+};
+
 fn router() -> Router {
     let layouts = Layout::built_in("chat21-v1").unwrap();
     let rules = Rules {
@@ -110,8 +115,12 @@ impl Bench {
             assert!(faulty.len() < MOST_FAULTY, "{}", faulty.join("\n"));
         }
         assert!(faulty.is_empty(), "{}", faulty.join("\n"));
+        let all = Reached {
+            asked_again: faults.decisions,
+            ..Reached::ALL
+        };
         assert!(
-            acknowledged > 0 && (steps < MANY || reached == Reached::ALL),
+            acknowledged > 0 && (steps < MANY || reached == all),
             "{reached:?}"
         );
         println!("{steps} steps from seed {first}: {acknowledged} messages acknowledged");
@@ -127,7 +136,7 @@ fn number(name: &str) -> Option<u64> {
 fn nothing_is_lost_swallowed_doubled_or_out_of_order() {
     let steps = number("SIMULATION_STEPS").unwrap_or(MANY);
     let first = number("SEED").unwrap_or(1);
-    let faults = Faults { dead_lines: false };
+    let faults = NONE_DEAD;
     Bench::new().runs(first, steps, faults);
 }
 
@@ -136,7 +145,22 @@ fn nothing_is_lost_swallowed_doubled_or_out_of_order() {
 fn connections_that_are_dead_for_a_while() {
     let steps = number("SIMULATION_STEPS").unwrap_or(MANY);
     let first = number("SEED").unwrap_or(1);
-    let faults = Faults { dead_lines: true };
+    let faults = Faults {
+        dead_lines: true,
+        ..NONE_DEAD
+    };
+    Bench::new().runs(first, steps, faults);
+}
+
+/// A decision service answers late, and not in the order it was asked.
+#[test]
+fn decisions_that_take_their_time() {
+    let steps = number("SIMULATION_STEPS").unwrap_or(MANY);
+    let first = number("SEED").unwrap_or(1);
+    let faults = Faults {
+        decisions: true,
+        ..NONE_DEAD
+    };
     Bench::new().runs(first, steps, faults);
 }
 
@@ -145,7 +169,7 @@ fn connections_that_are_dead_for_a_while() {
 fn a_seed_repeats_its_run() {
     let bench = Bench::new();
     let run = |seed| {
-        let faults = Faults { dead_lines: false };
+        let faults = NONE_DEAD;
         bench.run(seed, STEPS, faults).unwrap().trace.finish()
     };
     let traces = [1, 2, 3, 4].map(run);
@@ -163,7 +187,14 @@ fn what_was_found_stays_mended() {
     // A kill after acks on a connection that carries nothing: they have not arrived.
     let unproved = [7, 14, 27, 50, 72].map(|seed| (seed, true));
     for (seed, dead_lines) in renewed.into_iter().chain(unproved) {
-        let run = bench.run(seed, STEPS, Faults { dead_lines });
+        let run = bench.run(
+            seed,
+            STEPS,
+            Faults {
+                dead_lines,
+                ..NONE_DEAD
+            },
+        );
         assert!(run.is_ok(), "SEED={seed}: {run:?}");
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
+use crate::http::decision_service::{Bounds, DecisionService, Verdict};
 use crate::mqtt;
 use crate::observer::event_loop::Observer;
 use crate::observer::exchange::Exchange;
@@ -45,6 +46,9 @@ pub(super) const PUBLISHERS: usize = DIRECT + 2;
 pub(super) const WINDOW: usize = 8;
 /// Publishes in quarantine: fewer than users that the broker takes nothing for.
 const QUARANTINE: usize = 2;
+/// Messages that wait for the decision service: more than there are under way.
+const QUESTIONS: usize = 2 * WINDOW;
+const QUESTIONS_AT_A_TIME: usize = 4;
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An observer that runs.
@@ -59,13 +63,19 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts with what earlier processes have stored.
-    pub(super) fn start(store: Box<dyn Store>, router: &Router, metrics: &Metrics) -> Self {
+    /// With a decision service, if one `decides`.
+    pub(super) fn start(
+        store: Box<dyn Store>,
+        (router, metrics): (&Router, &Metrics),
+        decides: bool,
+    ) -> Self {
         let began = Clock.now();
         let mut ledger = Ledger::new(DIRECT, WINDOW, ACK_TIMEOUT);
         ledger.limit_quarantine(QUARANTINE);
         let mut ids = MessageIds::new(RandomState::new());
         let mut backlog = Backlog::new(u64::MAX);
-        if let Some(log) = resume(store.as_ref(), &mut ledger, &mut ids).unwrap() {
+        let (left, questions) = resume(store.as_ref(), &mut ledger, &mut ids).unwrap();
+        if let Some(log) = left {
             backlog = backlog.resumed(log.bytes, began.instant);
         }
         let persistence = Persistence::store(store);
@@ -77,16 +87,22 @@ impl Process {
         let session = Session::new(asked, health.clone(), metrics.clone());
         let publishers = Publishers::new(PUBLISHERS, 2 * WINDOW, health.clone(), metrics.clone());
         let (_, handovers) = mpsc::channel(1);
+        let bounds = Bounds::of_messages(QUESTIONS);
+        let service = decides.then(|| DecisionService::by_hand(bounds, QUESTIONS_AT_A_TIME));
+        let mut journal = Journal::new(metrics.clone(), Tracer::new(false, Feed::default()));
+        let inbound = Inbound::new(router.clone(), service, ids, metrics.clone());
+        let mut inbound = inbound.with_log(true);
+        inbound.resume(questions, &mut ledger, &mut journal, began);
         let observer = Observer {
             clock: Clock,
             ledger,
             session,
-            inbound: Inbound::new(router.clone(), None, ids, metrics.clone()),
+            inbound,
             submissions: Submissions::new(handovers),
             processing: Processing::new(handle, backlog),
             publishers,
             webhooks: Webhooks::new(None, EventsKept::InStore),
-            journal: Journal::new(metrics.clone(), Tracer::new(false, Feed::default())),
+            journal,
             reporter: StatusReporter::new(topics(), Reporting::default(), began),
             neighbours: None,
             sharing: None,
@@ -124,6 +140,27 @@ impl Process {
         self.events.try_send(event).unwrap();
         let event = self.observer.processing.next().now_or_never().unwrap();
         self.observer.handle_processor(event).unwrap();
+    }
+
+    /// How many questions the decision service has not answered.
+    pub(super) fn asked(&self) -> usize {
+        let service = self.observer.inbound.decision_service.as_ref();
+        service.map_or(0, DecisionService::asked)
+    }
+
+    /// It answers one of them.
+    pub(super) fn answer(&mut self, at: usize, verdict: Verdict) {
+        let now = self.observer.clock.now();
+        let Observer {
+            inbound,
+            ledger,
+            journal,
+            ..
+        } = &mut self.observer;
+        if let Some(service) = &mut inbound.decision_service {
+            let pending = service.answer(at);
+            inbound.handle_verdict(pending, verdict, ledger, journal, now);
+        }
     }
 
     /// Whether everything is done.

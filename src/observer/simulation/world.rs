@@ -43,6 +43,7 @@ enum Event {
     BrokerConfirms,
     ObserverHears,
     StoreCommits,
+    ServiceAnswers,
     Tick,
     SessionUp,
     PublisherUp,
@@ -65,11 +66,16 @@ const WEIGHTS: [(Event, u32); 12] = [
     (Event::Fault, 10),
 ];
 
+/// How often the decision service answers, if there is one: late.
+const ANSWERS: u32 = 60;
+
 /// What may fail.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Faults {
     /// The session's connection may carry nothing for seconds before its end.
     pub(super) dead_lines: bool,
+    /// A decision service takes its time.
+    pub(super) decisions: bool,
 }
 
 /// The session's connection.
@@ -153,7 +159,7 @@ impl World {
             rng,
         };
         world.set_time();
-        world.process = Some(Process::start(store, router, metrics));
+        world.process = Some(Process::start(store, (router, metrics), faults.decisions));
         world
     }
 
@@ -187,6 +193,7 @@ impl World {
             Event::BrokerConfirms => self.broker_confirms(),
             Event::ObserverHears => self.observer_hears(),
             Event::StoreCommits => self.store_commits(),
+            Event::ServiceAnswers => self.service_answers(),
             Event::Tick => self.tick(),
             Event::SessionUp => self.session_up(),
             Event::PublisherUp => self.publisher_up(),
@@ -197,15 +204,16 @@ impl World {
     }
 
     fn next_event(&mut self) -> Event {
-        let all = self.weights.iter().map(|(_, weight)| weight).sum();
-        let mut at = self.rng.u32(0..all);
+        let all: u32 = self.weights.iter().map(|(_, weight)| weight).sum();
+        let answers = if self.faults.decisions { ANSWERS } else { 0 };
+        let mut at = self.rng.u32(0..all + answers);
         for (event, weight) in self.weights {
             match at.checked_sub(weight) {
                 Some(rest) => at = rest,
                 None => return event,
             }
         }
-        unreachable!("it is below the sum")
+        Event::ServiceAnswers
     }
 
     /// Notes what was reached.

@@ -16,7 +16,9 @@ use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::plan::Purpose;
 use crate::rules::write::Write;
 use crate::store::delivery_log::PAGE_BYTES;
-use crate::store::{LoggedFanOut, LoggedMessage, LoggedPublishes, Pruned, Retention};
+use crate::store::{
+    LoggedFanOut, LoggedMessage, LoggedPublishes, LoggedQuestion, Pruned, Retention,
+};
 
 fn publish(topic: &str, payload: &'static [u8]) -> Publish {
     Publish::new(
@@ -39,6 +41,19 @@ impl Feed {
             })
             .unwrap();
         self.store.commit().unwrap();
+    }
+
+    /// Logs a message that is to be decided on, in a transaction of its own.
+    fn ask(&mut self, id: MessageId) -> LoggedQuestion {
+        let question = LoggedQuestion {
+            id,
+            topic: Bytes::from_static(b"apps/a/asked"),
+            payload: Bytes::from(format!("\0{id}\u{e9}").into_bytes()),
+        };
+        self.store.begin().unwrap();
+        self.store.log_question(&question).unwrap();
+        self.store.commit().unwrap();
+        question
     }
 
     fn confirm(&mut self, id: MessageId) {
@@ -211,6 +226,55 @@ pub(crate) fn a_fan_out_is_given_back_with_its_position<M: Maker>(maker: &M) {
     );
     feed.confirm(second);
     assert_eq!(feed.store.unpublished(None, 10).unwrap().messages, []);
+}
+
+/// What is asked about stands beside what is to be published.
+pub(crate) fn a_question_waits_in_the_log_until_its_message_is_decided_on<M: Maker>(maker: &M) {
+    let mut feed = Feed::new(maker.lasting());
+    let [asked, published, other] = [(); 3].map(|()| feed.message("x", "y", "{}"));
+    let first = feed.ask(asked);
+    assert!(feed.store.log_holds(asked).unwrap());
+    assert_eq!(feed.store.log_size().unwrap(), None, "nothing to publish");
+    feed.log(published, 0, Purpose::Copy, &[publish("a", b"1")]);
+    let second = feed.ask(other);
+    drop(feed);
+    let mut feed = Feed::new(maker.lasting());
+    assert_eq!(feed.store.questions().unwrap(), [first, second.clone()]);
+    let of_published = logged(published, vec![(Purpose::Copy, publish("a", b"1"))]);
+    let page = feed.store.unpublished(None, 10).unwrap();
+    assert_eq!(
+        (page.messages, page.is_last),
+        (vec![of_published.clone()], true)
+    );
+    let size = feed.store.log_size().unwrap().unwrap();
+    let expected = (published, 1, of_published.log_bytes());
+    assert_eq!((size.last, size.messages, size.bytes), expected);
+    // The decision takes the place of the question, in one transaction.
+    feed.store.begin().unwrap();
+    feed.store.published(asked).unwrap();
+    let to_b = [publish("b", b"2")];
+    feed.store
+        .log(&LoggedPublishes {
+            id: asked,
+            came_on: b"came/\xff",
+            first: 0,
+            purpose: Purpose::Copy,
+            publishes: &to_b,
+        })
+        .unwrap();
+    feed.store.commit().unwrap();
+    let [to_b] = to_b;
+    let of_asked = logged(asked, vec![(Purpose::Copy, to_b)]);
+    let page = feed.store.unpublished(None, 10).unwrap();
+    assert_eq!(page.messages, [of_asked, of_published]);
+    assert_eq!(feed.store.questions().unwrap(), [second]);
+    for id in [asked, published, other] {
+        feed.confirm(id);
+    }
+    drop(feed);
+    let store = maker.lasting();
+    assert_eq!(store.questions().unwrap(), []);
+    assert_eq!(store.unpublished(None, 10).unwrap().messages, []);
 }
 
 /// The log needs the stored message to make its copies.

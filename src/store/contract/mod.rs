@@ -48,6 +48,7 @@ macro_rules! contract {
                 the_log_is_read_in_pages_and_says_how_much_it_holds
                 what_the_log_forgot_in_vain_it_forgets_again
                 a_fan_out_is_given_back_with_its_position
+                a_question_waits_in_the_log_until_its_message_is_decided_on
                 what_is_not_published_is_not_pruned
                 what_a_user_missed_is_due_again_if_it_was_not_finished
             }

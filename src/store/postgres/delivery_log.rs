@@ -13,12 +13,16 @@ use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
 use crate::store::columns::{properties, purpose, purpose_code};
-use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
-use crate::store::{DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes};
+use crate::store::delivery_log::{PAGE_BYTES, QUESTION, ROW_BYTES};
+use crate::store::{
+    DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, LoggedQuestion,
+};
 
 const LOG_FAN_OUT: &str =
     "INSERT INTO fan_out (message_id, came_on, work, slot) VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING";
+const QUESTIONS: &str = "SELECT message_id, came_on, payload FROM delivery
+    WHERE slot = $1 AND purpose = $2 ORDER BY message_id";
 const LOG_POSITION: &str = "INSERT INTO fan_out_position (message_id, position) VALUES ($1, $2)
     ON CONFLICT (message_id) DO UPDATE SET position = excluded.position";
 const HOLDS: &str = "SELECT 1 FROM delivery WHERE message_id = $1
@@ -26,7 +30,8 @@ const HOLDS: &str = "SELECT 1 FROM delivery WHERE message_id = $1
 // How large the payloads are tells where the page ends, before any of them is read.
 const NEXT: &str = "SELECT message_id, sum(bytes)::bigint FROM (
         SELECT d.message_id, coalesce(octet_length(d.payload), octet_length(m.body), 0) AS bytes
-        FROM (SELECT DISTINCT message_id FROM delivery WHERE message_id > $1 AND slot = $3
+        FROM (SELECT DISTINCT message_id FROM delivery
+            WHERE message_id > $1 AND slot = $3 AND purpose <> $4
             ORDER BY message_id LIMIT $2) ids
         JOIN delivery d ON d.message_id = ids.message_id
         LEFT JOIN message m ON d.payload IS NULL AND m.message_id = d.message_id
@@ -39,15 +44,16 @@ const FAN_OUTS: &str = "SELECT f.message_id, f.came_on, f.work, p.position FROM 
 const UNPUBLISHED: &str = "SELECT d.message_id, d.came_on, d.purpose, d.topic, d.status, d.payload,
         d.properties, CASE WHEN d.payload IS NULL THEN
             (SELECT m.body FROM message m WHERE m.message_id = d.message_id LIMIT 1) END
-    FROM delivery d WHERE d.message_id > $1 AND d.message_id <= $2 AND d.slot = $3
+    FROM delivery d
+    WHERE d.message_id > $1 AND d.message_id <= $2 AND d.slot = $3 AND d.purpose <> $4
     ORDER BY d.message_id, d.number";
 const LAST: &str = "SELECT max(message_id) FROM (
-    SELECT max(message_id) AS message_id FROM delivery WHERE slot = $1
+    SELECT max(message_id) AS message_id FROM delivery WHERE slot = $1 AND purpose <> $2
     UNION ALL SELECT max(message_id) FROM fan_out WHERE slot = $1) found";
 const SIZE: &str = "SELECT sum(messages)::bigint, sum(bytes)::bigint FROM (
     SELECT count(*) FILTER (WHERE number = 0) AS messages, coalesce(
         sum($1::bigint + octet_length(topic) + coalesce(octet_length(payload), 0)), 0) AS bytes
-        FROM delivery WHERE slot = $2
+        FROM delivery WHERE slot = $2 AND purpose <> $3
     UNION ALL SELECT count(*) FILTER (WHERE NOT EXISTS (
             SELECT 1 FROM delivery d WHERE d.message_id = f.message_id)),
         coalesce(sum($1::bigint + octet_length(work)), 0) FROM fan_out f
@@ -89,6 +95,35 @@ impl DeliveryLog for PostgresStore {
         Ok(())
     }
 
+    fn log_question(&mut self, question: &LoggedQuestion) -> Result<(), StoreError> {
+        let row = Logged {
+            message_id: question.id.to_string(),
+            number: 0,
+            came_on: Some(question.topic.to_vec()),
+            purpose: QUESTION,
+            topic: text(&String::from_utf8_lossy(&question.topic)),
+            status: None,
+            payload: Some(question.payload.to_vec()),
+            properties: None,
+        };
+        self.batch.borrow_mut().log(row, self.slot.row());
+        Ok(())
+    }
+
+    fn questions(&self) -> Result<Vec<LoggedQuestion>, StoreError> {
+        let params = params![self.slot.row(), QUESTION];
+        let rows = self.rows(QUESTIONS, params, |row| {
+            let id: String = row.get(0);
+            let [topic, payload] = [1, 2].map(|n| row.get::<_, Option<Vec<u8>>>(n));
+            Some(LoggedQuestion {
+                id: parse_id(&id)?,
+                topic: topic.unwrap_or_default().into(),
+                payload: payload.unwrap_or_default().into(),
+            })
+        })?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
     fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         self.later(LOG_POSITION, params![id.to_string(), position]);
@@ -109,7 +144,7 @@ impl DeliveryLog for PostgresStore {
         let after = id_text(after);
         let next: Vec<(String, i64)> = self.rows(
             NEXT,
-            params![after.clone(), limit, self.slot.row()],
+            params![after.clone(), limit, self.slot.row(), QUESTION],
             |row| (row.get(0), row.get(1)),
         )?;
         let mut is_last = next.len() < most;
@@ -127,7 +162,8 @@ impl DeliveryLog for PostgresStore {
             });
         };
         let range = || params![after.clone(), last.clone(), self.slot.row()];
-        let rows = self.rows(UNPUBLISHED, range(), |row| {
+        let params = params![after.clone(), last.clone(), self.slot.row(), QUESTION];
+        let rows = self.rows(UNPUBLISHED, params, |row| {
             let id: String = row.get(0);
             (id, row.get::<_, Option<Vec<u8>>>(1), read_publish(row))
         })?;
@@ -163,13 +199,14 @@ impl DeliveryLog for PostgresStore {
     }
 
     fn log_size(&self) -> Result<Option<LogSize>, StoreError> {
-        let last: Option<String> = self.row(LAST, params![self.slot.row()], |row| row.get(0))?;
+        let last: Option<String> =
+            self.row(LAST, params![self.slot.row(), QUESTION], |row| row.get(0))?;
         let Some(last) = last.as_deref().and_then(parse_id) else {
             return Ok(None);
         };
         let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
         let (messages, bytes): (i64, i64) =
-            self.row(SIZE, params![row_bytes, self.slot.row()], |row| {
+            self.row(SIZE, params![row_bytes, self.slot.row(), QUESTION], |row| {
                 (row.get(0), row.get(1))
             })?;
         Ok(Some(LogSize {

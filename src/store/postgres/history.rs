@@ -108,6 +108,10 @@ impl History for PostgresStore {
         Ok(own.collect())
     }
 
+    fn acknowledged_up_to(&self) -> Option<MessageId> {
+        self.counters.acknowledged
+    }
+
     fn last_id(&self) -> Result<Option<MessageId>, StoreError> {
         let params = params![self.slot.part()];
         let found: Option<String> = self.find(LAST_OWN_ID, params, |row| row.get(0))?;

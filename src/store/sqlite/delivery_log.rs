@@ -13,15 +13,18 @@ use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
 use crate::store::columns::{properties, purpose, purpose_code};
-use crate::store::delivery_log::{PAGE_BYTES, ROW_BYTES};
+use crate::store::delivery_log::{PAGE_BYTES, QUESTION, ROW_BYTES};
 use crate::store::{
     DeliveryLog, History, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes,
+    LoggedQuestion,
 };
 
 statements! {
     LOG = "INSERT INTO delivery
         (id, number, count, came_on, purpose, topics, payload, properties)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    QUESTIONS may scan "reads the whole log, at start" =
+        "SELECT id, came_on, payload FROM delivery WHERE purpose = ? ORDER BY id";
     FORGET = "DELETE FROM delivery WHERE id = ?";
     LOG_FAN_OUT = "INSERT INTO fan_out (id, came_on, work) VALUES (?, ?, ?)";
     LOG_POSITION = "INSERT INTO fan_out_position (id, position) VALUES (?1, ?2)
@@ -30,19 +33,20 @@ statements! {
     FORGET_POSITION = "DELETE FROM fan_out_position WHERE id = ?";
     ANY_FAN_OUT may scan "stops at the first row" = "SELECT 1 FROM fan_out LIMIT 1";
     HOLDS = "SELECT 1 FROM delivery WHERE id = ?1 UNION ALL SELECT 1 FROM fan_out WHERE id = ?1";
-    NEXT = "SELECT id FROM delivery WHERE id > ?1
+    NEXT = "SELECT id FROM delivery WHERE id > ?1 AND purpose <> ?3
         UNION SELECT id FROM fan_out WHERE id > ?1 ORDER BY 1 LIMIT ?2";
     FAN_OUTS = "SELECT f.id, f.came_on, f.work, p.position FROM fan_out f
         LEFT JOIN fan_out_position p ON p.id = f.id
         WHERE f.id > ?1 AND f.id <= ?2 ORDER BY f.id";
     UNPUBLISHED = "SELECT id, came_on, purpose, topics, payload, properties
-        FROM delivery WHERE id > ?1 AND id <= ?2 ORDER BY id, number";
+        FROM delivery WHERE id > ?1 AND id <= ?2 AND purpose <> ?3 ORDER BY id, number";
     LAST = "SELECT max(id) FROM (
-        SELECT max(id) AS id FROM delivery UNION ALL SELECT max(id) FROM fan_out)";
+        SELECT max(id) AS id FROM delivery WHERE purpose <> ?
+        UNION ALL SELECT max(id) FROM fan_out)";
     SIZE may scan "reads the whole log, at start" = "SELECT sum(messages), sum(bytes) FROM (
         SELECT count(*) FILTER (WHERE number = 0) AS messages,
             total(?1 * count + octet_length(topics) + coalesce(length(payload), 0)) AS bytes
-            FROM delivery
+            FROM delivery WHERE purpose <> ?2
         UNION ALL SELECT count(*) FILTER (WHERE NOT EXISTS (
                 SELECT 1 FROM delivery d WHERE d.id = f.id)),
             total(?1 + octet_length(work)) FROM fan_out f)";
@@ -100,6 +104,31 @@ impl DeliveryLog for SqliteStore {
         Ok(())
     }
 
+    fn log_question(&mut self, question: &LoggedQuestion) -> Result<(), StoreError> {
+        self.connection.prepare(&LOG)?.execute(params![
+            question.id.as_bytes(),
+            0,
+            1,
+            &question.topic[..],
+            QUESTION,
+            &question.topic[..],
+            &question.payload[..],
+            None::<String>,
+        ])?;
+        Ok(())
+    }
+
+    fn questions(&self) -> Result<Vec<LoggedQuestion>, StoreError> {
+        let rows = self.connection.rows(&QUESTIONS, [QUESTION], |row| {
+            Ok((own_id(row)?, bytes_of(row, 1)?, bytes_of(row, 2)?))
+        })?;
+        let question = |(id, topic, payload)| {
+            let id: Option<MessageId> = id;
+            id.map(|id| LoggedQuestion { id, topic, payload })
+        };
+        Ok(rows.into_iter().filter_map(question).collect())
+    }
+
     fn log_position(&mut self, id: MessageId, position: usize) -> Result<(), StoreError> {
         let position = i64::try_from(position).unwrap_or(i64::MAX);
         let params = params![id.as_bytes(), position];
@@ -127,9 +156,9 @@ impl DeliveryLog for SqliteStore {
         // Nothing comes before every id.
         let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
-        let next: Vec<Vec<u8>> = self
-            .connection
-            .rows(&NEXT, params![after, limit], |row| row.get(0))?;
+        let next: Vec<Vec<u8>> =
+            self.connection
+                .rows(&NEXT, params![after, limit, QUESTION], |row| row.get(0))?;
         let mut is_last = next.len() < most;
         let Some(mut last) = next.last().cloned() else {
             return Ok(LogPage {
@@ -138,7 +167,7 @@ impl DeliveryLog for SqliteStore {
             });
         };
         let mut statement = self.connection.prepare(&UNPUBLISHED)?;
-        let mut rows = statement.query(params![after, last])?;
+        let mut rows = statement.query(params![after, last, QUESTION])?;
         let mut messages: Vec<LoggedMessage> = vec![];
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
@@ -182,12 +211,12 @@ impl DeliveryLog for SqliteStore {
     }
 
     fn log_size(&self) -> Result<Option<LogSize>, StoreError> {
-        let last: Option<OwnId> = self.connection.row(&LAST, [], |row| row.get(0))?;
+        let last: Option<OwnId> = self.connection.row(&LAST, [QUESTION], |row| row.get(0))?;
         let Some(last) = last.and_then(|last| last.0) else {
             return Ok(None);
         };
         let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
-        let size = self.connection.row(&SIZE, [row_bytes], |row| {
+        let size = self.connection.row(&SIZE, [row_bytes, QUESTION], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
         });
         let (messages, bytes) = size?;

@@ -106,6 +106,10 @@ impl History for SqliteStore {
         Ok(own.collect())
     }
 
+    fn acknowledged_up_to(&self) -> Option<MessageId> {
+        self.progress.acknowledged
+    }
+
     fn last_id(&self) -> Result<Option<MessageId>, StoreError> {
         let found: Option<OwnId> = self.connection.find(&LAST_OWN_ID, [], |row| row.get(0))?;
         let found = found.and_then(|id| id.0);

@@ -1,6 +1,6 @@
 //! Messages through the processor into a store: what is stored, refused, and given again.
 
-use crate::delivery::pending::{ApiPart, PendingRefusal, Via};
+use crate::delivery::pending::{ApiPart, PendingRefusal, Question, Via};
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::protocol::control_payload::BlockChange;
 use crate::protocol::control_topic::Controls;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::layout::Layout;
-use crate::protocol::message_id::MessageIds;
+use crate::protocol::message_id::{MessageId, MessageIds};
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::topic_map::TopicMap;
 use crate::rules::block::MAX_BLOCKED;
@@ -112,6 +112,7 @@ impl Bench {
                 id,
                 fingerprint: (!self.qos_0).then_some(7),
                 repeated,
+                question: Question::None,
                 refused: refused.map(|refused| PendingRefusal {
                     refused,
                     may_answer: None,

@@ -1,6 +1,7 @@
 //! The process, the store and the broker as a whole; and how a run comes to rest.
 
 use super::{REST, TICK, World, tell};
+use crate::http::decision_service::Verdict;
 use crate::mqtt::Cause;
 use crate::observer::processor::Processed;
 use crate::observer::simulation::account::Account;
@@ -11,6 +12,15 @@ impl World {
     pub(super) fn store_commits(&mut self) {
         if let Some(processed) = self.commit() {
             self.process().committed(processed);
+        }
+    }
+
+    /// Those that wait longest wait on, often.
+    pub(super) fn service_answers(&mut self) {
+        let asked = self.process().asked();
+        if asked > 0 {
+            let at = self.rng.usize(0..asked).max(self.rng.usize(0..asked));
+            self.process().answer(at, Verdict::Pass);
         }
     }
 
@@ -66,7 +76,9 @@ impl World {
         self.session.handle_kill();
         self.session.handle_lost(self.rng.u16(0..1_000));
         let (router, metrics) = (self.router.clone(), self.metrics.clone());
-        self.process = Some(Process::start(store, &router, &metrics));
+        let process = Process::start(store, (&router, &metrics), self.faults.decisions);
+        self.account.reached.asked_again |= process.asked() > 0;
+        self.process = Some(process);
         self.act(usize::MAX);
     }
 
@@ -107,6 +119,7 @@ impl World {
             self.observer_reads();
             self.act(usize::MAX);
             self.store_commits();
+            self.service_answers();
             self.act(usize::MAX);
             self.broker_reads_session();
         }
