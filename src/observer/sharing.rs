@@ -17,7 +17,6 @@ use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
 use crate::protocol::exchange;
-use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 use crate::store::postgres::{Gathers, Lease, SharedBy};
 use crate::telemetry::clock::Now;
@@ -128,21 +127,8 @@ pub(super) struct Held {
     messages: Vec<HeldMessage>,
     /// When our own session was lost last.
     lost: Option<Instant>,
-    backlog: Backlog,
     /// Since when the share is not served, and whether the log says so.
     faulty: Option<(Instant, bool)>,
-}
-
-/// Whether what comes may have waited in our session while nobody was connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Backlog {
-    /// It may, and so may what is published now.
-    #[default]
-    Unmarked,
-    /// A message to ourselves, sent at this moment, comes behind all that has waited.
-    Marked(UnixMillis),
-    /// All that has waited has come.
-    Over,
 }
 
 #[derive(Debug)]
@@ -199,13 +185,6 @@ impl Observer {
             self.held.say_fault(fault.as_deref(), now.instant);
             self.health.set_sharing(fault);
         }
-        if self
-            .sharing
-            .as_ref()
-            .is_some_and(|sharing| !sharing.is_by_hash())
-        {
-            self.mark_backlog(now);
-        }
         self.tick_exchange(now);
         self.release_held();
     }
@@ -224,11 +203,7 @@ impl Observer {
     }
 
     /// The session is connected.
-    pub(super) fn note_session_up(&mut self) {
-        self.held.backlog = match self.session.began_anew() {
-            true => Backlog::Over,
-            false => Backlog::Unmarked,
-        };
+    pub(super) fn note_session_up(&self) {
         if let Some(sharing) = &self.sharing
             && self.session.was_lost()
         {
@@ -239,24 +214,6 @@ impl Observer {
     /// The session's connection is lost: what was delivered on it comes again.
     pub(super) fn note_session_lost(&mut self) {
         self.held.lost = Some(self.clock.now().instant);
-    }
-
-    /// Marks the end of what has waited in the session.
-    fn mark_backlog(&mut self, now: Now) {
-        let can = self.session.is_subscribed() && self.publishers.all_up();
-        if can && self.held.backlog == Backlog::Unmarked {
-            self.held.backlog = Backlog::Marked(now.wall);
-            self.publish_own(self.probe(now), now);
-        }
-    }
-
-    /// A message to ourselves is back that was sent at this moment.
-    pub(super) fn note_backlog_over(&mut self, sent: UnixMillis) {
-        if let Backlog::Marked(marked) = self.held.backlog
-            && sent >= marked
-        {
-            self.held.backlog = Backlog::Over;
-        }
     }
 
     fn release_held(&mut self) {
@@ -295,11 +252,9 @@ impl Observer {
         if matches!(admission, Admission::Repeated(_)) {
             return self.inbound.admit_own(&arrival, &mut self.ledger);
         }
-        // One that comes again came first before the connection was lost, by which it came; one
-        // that has waited may have come as soon as nobody was connected.
+        // One that comes again came first before the connection was lost, by which it came.
         let before = self.held.lost.or_else(|| sharing.lease.left());
-        let may_be_old = arrival.comes_again() || self.held.backlog != Backlog::Over;
-        let came = before.filter(|_| may_be_old);
+        let came = before.filter(|_| arrival.comes_again());
         let came = came.unwrap_or_else(|| self.clock.now().instant);
         let pending = self.inbound.enter(arrival, &mut self.ledger);
         match sharing.turn(owner, came) {

@@ -43,7 +43,6 @@ mod import;
 mod layers;
 mod link;
 mod load;
-mod lost_session;
 mod matrix;
 mod mistakes;
 mod neighbours;
