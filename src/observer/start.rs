@@ -399,18 +399,10 @@ impl Parts {
         let mut ledger = Ledger::new(setup.publishers, window, setup.ack_timeout);
         let mut ids = MessageIds::new(RandomState::new());
         let router = setup.router;
-        let neighbours = match setup.reporting.neighbours {
-            Neighbourhood::Ignored => None,
-            Neighbourhood::Allowed | Neighbourhood::Refused => {
-                let question = ids.next(began.wall).to_string();
-                let group = setup.sharing.as_ref().map(Sharing::group);
-                let me = Hello::new(&setup.name, &topics.instance, &router.layouts, question);
-                let me = me.of_group(group);
-                let allowed = setup.reporting.neighbours == Neighbourhood::Allowed;
-                let topic = topics.hello.clone();
-                Some(Neighbours::new(me, topic, allowed, began.instant))
-            }
-        };
+        let question = ids.next(began.wall).to_string();
+        let me = Hello::new(&setup.name, &topics.instance, &router.layouts, question);
+        let me = me.of_group(setup.sharing.as_ref().map(Sharing::group));
+        let neighbours = neighbours(me, setup.reporting.neighbours, &topics, began);
         let has_store = store.is_some();
         let kept = match &store {
             Some(_) => EventsKept::InStore,
@@ -546,6 +538,22 @@ pub(super) fn resume(
     }
     ledger.expect(&unacknowledged);
     Ok((unpublished, questions))
+}
+
+/// Looks for other observers, if anybody asks for them.
+fn neighbours(
+    me: Hello,
+    neighbourhood: Neighbourhood,
+    topics: &ServiceTopics,
+    began: Now,
+) -> Option<Neighbours> {
+    let allowed = match neighbourhood {
+        Neighbourhood::Ignored => return None,
+        Neighbourhood::Allowed => true,
+        Neighbourhood::Refused => false,
+    };
+    let topic = topics.hello.clone();
+    Some(Neighbours::new(me, topic, allowed, began.instant))
 }
 
 /// A processor in the observer's own task.
