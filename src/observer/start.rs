@@ -445,12 +445,7 @@ impl Parts {
             inbound,
             submissions,
             processing: Processing::new(processor, backlog),
-            publishers: Publishers::new(
-                publishers.len(),
-                publish_window,
-                health.clone(),
-                metrics,
-            ),
+            publishers: Publishers::new(publishers.len(), publish_window, health.clone(), metrics),
             webhooks: Webhooks::new(dispatcher, kept),
             journal,
             reporter: StatusReporter::new(topics, setup.reporting, began),

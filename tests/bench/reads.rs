@@ -37,11 +37,7 @@ use chat21_observer::store::reader::Reader;
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use large_store::{CONVERSATIONS, fill};
-<<<<<<< HEAD
-use observed::{each_broker, ordinary, percentile, print_disk, start};
-=======
-use observed::{Observer, each_broker, ordinary, percentile, start, start_again};
->>>>>>> de99ca2 (Bench: what groups and webhook events cost either store; a start after a kill with ten million messages)
+use observed::{Observer, each_broker, ordinary, percentile, print_disk, start, start_again};
 
 const RUNS: usize = 500;
 /// Messages a second, and reads beside them.
