@@ -10,6 +10,10 @@
 )]
 
 #[path = "observed.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with other benchmarks, which use more of it"
+)]
 mod observed;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
