@@ -9,6 +9,7 @@ use crate::auth::secret::{Secret, random_id};
 use crate::connections::settings::LinkSettings;
 use crate::mqtt::Session;
 use crate::store::StoreLocation;
+use crate::store::postgres::SharedBy;
 
 impl Config {
     /// The settings of the observer's connections. Finds the client identifier, or makes it.
@@ -31,10 +32,18 @@ impl Config {
         self.links_with(self.broker.identity.shared_client_id(suffix))
     }
 
-    /// The same for one slot of several.
+    /// The same for one slot of several. By the broker's exchange they are named after their
+    /// number, too: no session is taken up that gets all messages, or another share of them.
     pub fn slot_links(&self, slot: u16, suffix: &str) -> LinkSettings {
         let shared = self.broker.identity.shared_client_id(suffix);
-        let client_id = format!("{}-slot-{slot}", shared.expose_secret());
+        let store = self.store.as_ref().map(|settings| &settings.location);
+        let of = match store {
+            Some(StoreLocation::Postgres(target)) if target.sharing() == SharedBy::Hash => {
+                format!("-of-{}", target.slots())
+            }
+            Some(_) | None => String::new(),
+        };
+        let client_id = format!("{}-slot-{slot}{of}", shared.expose_secret());
         self.links_with(Secret::new(client_id))
     }
 

@@ -58,10 +58,35 @@ fn share_messages_out(by: By, broker: Broker, app: &str, database: &Database, fi
     assert!(status.success() && !log.contains("ERROR"), "{log}");
 }
 
+/// The copy has the same secret, and the sessions in which each slot got all are still there.
+fn a_copy_of_slots_that_got_all_shares_messages_out(broker: Broker) {
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, database, copied) = (fresh_app(), Database::make(), Database::make());
+    let mut first = Process::start_by(By::All, &database, broker, &app, "2");
+    wait_all(&database, 2, &[&first]);
+    first.observer.stop();
+    database.copy_to(&copied);
+    By::Hash.import(&copied, broker, &app, "2");
+    let process = Process::start_by(By::Hash, &copied, broker, &app, "2");
+    wait_all(&copied, 2, &[&process]);
+    settle(load(broker, &app, 10), &copied, "all, then by hash");
+    assert_eq!(by_slot(&copied).len(), 2);
+}
+
+#[test]
+fn a_copy_of_slots_that_got_all_shares_messages_out_on_rabbitmq3() {
+    a_copy_of_slots_that_got_all_shares_messages_out(Broker::Rabbit3);
+}
+
+#[test]
+fn a_copy_of_slots_that_got_all_shares_messages_out_on_rabbitmq4() {
+    a_copy_of_slots_that_got_all_shares_messages_out(Broker::Rabbit4);
+}
+
 /// The queues of the sessions of two slots.
 fn queues(database: &Database, app: &str) -> [String; 2] {
     let secret = database.sql("SELECT secret FROM observer WHERE n = 0");
-    [0, 1].map(|slot| format!("mqtt-subscription-{app}-{secret}-slot-{slot}qos1"))
+    [0, 1].map(|slot| format!("mqtt-subscription-{app}-{secret}-slot-{slot}-of-2qos1"))
 }
 
 fn delete_sessions(database: &Database, app: &str, broker: Broker) {
@@ -169,10 +194,13 @@ fn check_proves_the_exchange() {
     let (passes, said) = check(&database, broker, &name);
     assert!(!passes && said.contains("slot 1 got none of 64"), "{said}");
     broker.import(&definitions);
-    broker.rabbitmqctl(&["eval", &format!(
-        "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>), false, \
+    broker.rabbitmqctl(&[
+        "eval",
+        &format!(
+            "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>), false, \
          <<\"check\">>)."
-    )]);
+        ),
+    ]);
     let (passes, said) = check(&database, broker, &name);
     assert!(!passes && said.contains("no slot got a message"), "{said}");
     drop(process);

@@ -149,6 +149,15 @@ impl Database {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// `store copy` to another.
+    pub(crate) fn copy_to(&self, other: &Self) {
+        let mut command = binary();
+        command.args(["store", "copy", &self.address(), &other.address()]);
+        command.args(["--store-password-file", &self.password_file()]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// A conversation's flags: is it new, is it archived.
     pub(crate) fn row(&self, inbox_of: &str, convers_with: &str) -> (bool, bool) {
         let sql = format!(
