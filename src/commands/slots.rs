@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::cli::{QueueArg, SlotsCommand, SlotsRabbitMqArgs};
 use super::output::Output;
 use crate::config::Config;
-use crate::protocol::exchange::{Plan, QueueKind, exchange_name, session_queue};
+use crate::protocol::exchange::{Plan, QueueKind, session_queue};
 use crate::protocol::topic::TopicFilter;
 use crate::store::StoreLocation;
 use crate::store::postgres::{Candidate, SharedBy, Target};
@@ -34,6 +34,7 @@ fn rabbitmq(args: &SlotsRabbitMqArgs, out: Output) -> anyhow::Result<ExitCode> {
     let expires = u64::try_from(config.broker.session_expiry.as_millis()).ok();
     let plan = Plan {
         name: &config.name,
+        secret: &secret,
         vhost: &args.vhost,
         client_ids: &client_ids,
         queues: match args.queues {
@@ -87,7 +88,7 @@ fn next_steps(plan: &Plan<'_>) -> String {
         ));
     }
     if plan.filters.is_some() {
-        let exchange = exchange_name(plan.name);
+        let exchange = plan.exchange_name();
         steps.push(format!(
             "start the observers; `check` proves what the exchange {exchange} does"
         ));

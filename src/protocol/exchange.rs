@@ -4,6 +4,9 @@
 //! imports: the exchange hashes the topic of each message that slots would subscribe to, and gives
 //! it to one of their sessions.
 
+use std::fmt::Write;
+
+use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
 use super::amqp::amqp_key;
@@ -14,15 +17,28 @@ pub fn session_queue(client_id: &str) -> String {
     format!("mqtt-subscription-{client_id}qos1")
 }
 
-/// The exchange of the observer called `name`.
-pub fn exchange_name(name: &str) -> String {
-    format!("chat21-{name}")
+/// The exchange of the observer called `name`, for so many slots with this secret. Slots of another
+/// number, or of another store, have another: none is bound to queues that others have left.
+pub fn exchange_name(name: &str, secret: &str, slots: u16) -> String {
+    let of = format!("{secret}\n{slots}");
+    format!("chat21-{name}-{}", short_digest(&of))
 }
 
 /// The beginning of the topics of messages that go through the exchange of the observer called
 /// `name` to find out who gets them.
 pub fn share_prefix(name: &str) -> String {
     format!("observer/{name}/share/")
+}
+
+/// Eight digits that tell texts apart, and not what they say.
+fn short_digest(text: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref()[..4]
+        .iter()
+        .fold(String::new(), |mut digits, byte| {
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        })
 }
 
 /// What sessions are kept in.
@@ -43,6 +59,8 @@ pub enum QueueKind {
 pub struct Plan<'a> {
     /// The observer's name.
     pub name: &'a str,
+    /// What the names of the sessions are made of.
+    pub secret: &'a str,
     /// RabbitMQ's virtual host for MQTT.
     pub vhost: &'a str,
     /// The client identifiers of the sessions, one for each slot.
@@ -62,7 +80,7 @@ impl Plan<'_> {
             definitions[key] = value;
         };
         if let Some(filters) = self.filters {
-            let name = exchange_name(self.name);
+            let name = self.exchange_name();
             put("exchanges", json!([self.exchange(&name)]));
             put("bindings", Value::Array(self.bindings(&name, filters)));
         }
@@ -70,6 +88,12 @@ impl Plan<'_> {
             put("policies", json!([self.policy()]));
         }
         definitions
+    }
+
+    /// The name of the exchange, if there is one.
+    pub fn exchange_name(&self) -> String {
+        let slots = u16::try_from(self.client_ids.len()).unwrap_or(u16::MAX);
+        exchange_name(self.name, self.secret, slots)
     }
 
     fn exchange(&self, name: &str) -> Value {
@@ -117,7 +141,7 @@ impl Plan<'_> {
     fn policy(&self) -> Value {
         let queues: Vec<String> = self.client_ids.iter().map(|id| session_queue(id)).collect();
         json!({
-            "name": exchange_name(self.name), "vhost": self.vhost, "apply-to": "quorum_queues",
+            "name": self.exchange_name(), "vhost": self.vhost, "apply-to": "quorum_queues",
             "pattern": format!("^({})$", queues.join("|").replace('.', "\\.")),
             "definition": { "delivery-limit": -1 }, "priority": 0,
         })
@@ -135,12 +159,20 @@ mod tests {
         let client_ids = ["o-x-slot-0".to_owned(), "o-x-slot-1".to_owned()];
         let plan = Plan {
             name: "o",
+            secret: "x",
             vhost: "/",
             client_ids: &client_ids,
             queues: QueueKind::Quorum,
             filters: Some(&filters),
         };
         let definitions = plan.definitions();
+        // Another number of slots has another exchange.
+        assert_eq!(
+            definitions["exchanges"][0]["name"],
+            exchange_name("o", "x", 2)
+        );
+        assert_ne!(exchange_name("o", "x", 2), exchange_name("o", "x", 4));
+        assert_ne!(exchange_name("o", "x", 2), exchange_name("o", "y", 2));
         let bindings = definitions["bindings"].as_array().unwrap();
         let key = |n: usize| bindings[n]["routing_key"].as_str().unwrap();
         assert_eq!(key(0), "apps.*.outgoing.users.*.messages.*.outgoing");

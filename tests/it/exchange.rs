@@ -83,6 +83,56 @@ fn a_copy_of_slots_that_got_all_shares_messages_out_on_rabbitmq4() {
     a_copy_of_slots_that_got_all_shares_messages_out(Broker::Rabbit4);
 }
 
+/// The old exchange has queues that nobody reads any more, and others of the same observer.
+#[test]
+fn a_copy_in_fewer_slots_gets_everything_once() {
+    let broker = Broker::Rabbit4;
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, database, copied) = (fresh_app(), Database::make(), Database::make());
+    By::Hash.import(&database, broker, &app, "4");
+    let mut first = Process::start_by(By::Hash, &database, broker, &app, "4");
+    wait_all(&database, 4, &[&first]);
+    first.observer.stop();
+    database.copy_to(&copied);
+    By::Hash.import(&copied, broker, &app, "2");
+    let process = Process::start_by(By::Hash, &copied, broker, &app, "2");
+    wait_all(&copied, 2, &[&process]);
+    settle(load(broker, &app, 10), &copied, "four slots, then two");
+    assert_eq!(by_slot(&copied).len(), 2);
+}
+
+/// A new database has another secret, and other sessions.
+#[test]
+fn a_new_database_under_the_same_name_gets_everything() {
+    let broker = Broker::Rabbit3;
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, old, new) = (fresh_app(), Database::make(), Database::make());
+    let mut exchanges = vec![];
+    for database in [&old, &new] {
+        let definitions = By::Hash.definitions(database, &app, "2");
+        exchanges.push(exchange(&definitions));
+        broker.import(&definitions);
+        let mut process = Process::start_by(By::Hash, database, broker, &app, "2");
+        wait_all(database, 2, &[&process]);
+        settle(load(broker, &app, 10), database, "a new database");
+        process.observer.stop();
+    }
+    assert_ne!(exchanges[0], exchanges[1]);
+    for (database, exchange) in [&old, &new].into_iter().zip(&exchanges) {
+        delete_sessions(database, &app, broker);
+        delete_exchange(exchange, broker);
+    }
+}
+
+/// The exchange of definitions.
+fn exchange(definitions: &str) -> String {
+    let definitions: serde_json::Value = serde_json::from_str(definitions).unwrap();
+    definitions["exchanges"][0]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
 /// The queues of the sessions of two slots.
 fn queues(database: &Database, app: &str) -> [String; 2] {
     let secret = database.sql("SELECT secret FROM observer WHERE n = 0");
@@ -93,6 +143,15 @@ fn delete_sessions(database: &Database, app: &str, broker: Broker) {
     for queue in queues(database, app) {
         broker.rabbitmqctl(&["delete_queue", &queue]);
     }
+}
+
+/// As the guide says: `rabbitmqctl` has no command for it.
+fn delete_exchange(exchange: &str, broker: Broker) {
+    let delete = format!(
+        "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"{exchange}\">>), false, \
+         <<\"cli\">>)."
+    );
+    broker.rabbitmqctl(&["eval", &delete]);
 }
 
 #[test]
@@ -172,6 +231,7 @@ fn check_proves_the_exchange() {
     command.args([&of[..], &more, &store, &[&password]].concat());
     assert_eq!(unread(&mut command), (0, String::new()));
     broker.import(&definitions);
+    let exchange = exchange(&definitions);
     wait_all(&database, 2, &[&process]);
     let (passes, said) = check(&database, broker, &name);
     assert!(passes, "{said}");
@@ -188,19 +248,13 @@ fn check_proves_the_exchange() {
     let eval = |code: &str| broker.rabbitmqctl(&["eval", code]);
     let [_, queue] = queues(&database, &name);
     eval(&format!(
-        "rabbit_binding:remove({{binding, rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>),
+        "rabbit_binding:remove({{binding, rabbit_misc:r(<<\"/\">>, exchange, <<\"{exchange}\">>),
             <<\"1\">>, rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>), []}}, <<\"check\">>)."
     ));
     let (passes, said) = check(&database, broker, &name);
     assert!(!passes && said.contains("slot 1 got none of 64"), "{said}");
     broker.import(&definitions);
-    broker.rabbitmqctl(&[
-        "eval",
-        &format!(
-            "rabbit_exchange:delete(rabbit_misc:r(<<\"/\">>, exchange, <<\"chat21-{name}\">>), false, \
-         <<\"check\">>)."
-        ),
-    ]);
+    delete_exchange(&exchange, broker);
     let (passes, said) = check(&database, broker, &name);
     assert!(!passes && said.contains("no slot got a message"), "{said}");
     drop(process);

@@ -17,7 +17,7 @@ use crate::connections::probe_client::ProbeClient;
 use crate::connections::settings::LinkSettings;
 use crate::mqtt::{LinkError, Session};
 use crate::protocol::address::Address;
-use crate::protocol::exchange::{exchange_name, share_prefix};
+use crate::protocol::exchange::share_prefix;
 use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::store::StoreLocation;
 use crate::store::postgres::SharedBy;
@@ -49,10 +49,7 @@ pub(super) async fn run(
             report.ok(STEP, text);
             paths(config, &own_app(links), &mut client, report).await?;
         }
-        Err(text) => {
-            let exchange = exchange_name(&config.name);
-            report.failed(STEP, format!("exchange {exchange}: {text}"));
-        }
+        Err(text) => report.failed(STEP, text),
     }
     client.leave().await;
     Ok(())

@@ -5,7 +5,9 @@ use tokio_postgres::Row;
 use super::batch::{COPY_BYTES, MESSAGE_BYTES};
 use super::connection::{Command, Param, params, text};
 use super::write::owner;
-use super::{Access, Candidate, OfflineDelivery, PostgresStore, StoreError, Taken, Target};
+use super::{
+    Access, Candidate, OfflineDelivery, PostgresStore, SharedBy, StoreError, Taken, Target,
+};
 use crate::store::transfer::{self, Counters, Kind, Part, Transfer, Value};
 
 const HAS_PROGRESS: &str = "SELECT to_regclass('copying') IS NOT NULL";
@@ -15,7 +17,7 @@ const KEEP_PROGRESS: &str = "CREATE TABLE IF NOT EXISTS copying
 const SET_PROGRESS: &str = "INSERT INTO copying VALUES (0, $1)
     ON CONFLICT (n) DO UPDATE SET progress = excluded.progress";
 const FORGET_PROGRESS: &str = "DROP TABLE copying";
-const SLOTS: &str = "SELECT count(*) FROM observer";
+const SLOTS: &str = "SELECT count(*), bool_or(sharing = 'hash') FROM observer";
 // Of several slots, as far as the last one got: what is behind that may come again.
 const COUNTERS: &str = "SELECT min(acknowledged), max(last_seq), max(last_event), max(secret)
     FROM observer";
@@ -124,9 +126,15 @@ impl PostgresStore {
     /// Opens a store that exists, in however many slots. Nobody may hold any.
     pub(in crate::store) fn open_all_slots(target: &Target) -> Result<Self, StoreError> {
         let looking = Self::open_whole(target, Access::Shared, OfflineDelivery::Broker)?;
-        let slots: i64 = looking.row(SLOTS, vec![], |row| row.get(0))?;
+        let found = |row: &Row| (row.get(0), row.get(1));
+        let (slots, is_by_hash): (i64, bool) = looking.row(SLOTS, vec![], found)?;
         let slots = u16::try_from(slots).unwrap_or(1);
-        let target = target.clone().in_slots(slots);
+        let sharing = if is_by_hash {
+            SharedBy::Hash
+        } else {
+            SharedBy::All
+        };
+        let target = target.clone().in_slots(slots).shared_by(sharing);
         let candidate = Candidate::open(&target)?;
         let take = |slot| match candidate.try_take_slot(slot)? {
             Taken::Ours { lease, .. } => Ok(lease),
