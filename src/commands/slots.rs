@@ -9,7 +9,6 @@ use super::cli::{QueueArg, SlotsCommand, SlotsRabbitMqArgs};
 use super::output::Output;
 use crate::config::Config;
 use crate::protocol::exchange::{Plan, QueueKind, session_queue};
-use crate::protocol::topic::TopicFilter;
 use crate::store::StoreLocation;
 use crate::store::postgres::{Candidate, SharedBy, Target};
 
@@ -29,8 +28,7 @@ fn rabbitmq(args: &SlotsRabbitMqArgs, out: Output) -> anyhow::Result<ExitCode> {
     let secret = Candidate::open(target)?.secret()?;
     let client_ids = client_ids(&config, target, &secret);
     let by_hash = target.sharing() == SharedBy::Hash;
-    let filters = config.rules.router.layouts.filters();
-    let filters: Vec<TopicFilter> = filters.into_iter().map(|read| read.filter).collect();
+    let filters = config.rules.router.layouts.topics_read();
     let expires = u64::try_from(config.broker.session_expiry.as_millis()).ok();
     let plan = Plan {
         name: &config.name,

@@ -24,6 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// After so long without any, nothing comes.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+const NOTHING: &str = "nothing comes from the exchange at the broker: import what `slots rabbitmq` \
+                       prints with these settings";
+
 /// What is known of the way through the exchange.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
@@ -65,9 +68,7 @@ impl Exchange {
 
     /// What is wrong, as far as it is known.
     fn fault(&self, now: Instant) -> Option<String> {
-        let told = "nothing comes from the exchange at the broker: import what `slots rabbitmq` \
-                    prints";
-        (!self.is_proved(now)).then(|| told.to_owned())
+        (!self.is_proved(now)).then(|| NOTHING.to_owned())
     }
 }
 

@@ -16,7 +16,6 @@ use crate::delivery::pending::PendingMessage;
 use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
-use crate::protocol::exchange;
 use crate::protocol::topic::TopicName;
 use crate::store::postgres::{Gathers, Lease, SharedBy};
 use crate::telemetry::clock::Now;
@@ -36,15 +35,15 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// The share of the slot of this lease. `secret` is what the slots have in common, `name` what
-    /// they are called.
-    pub fn new(lease: Arc<Lease>, secret: &str, (by, name): (SharedBy, &str)) -> Self {
+    /// The share of the slot of this lease. `secret` is what the slots have in common, `share` the
+    /// beginning of the topics of messages that go through the broker's exchange.
+    pub fn new(lease: Arc<Lease>, secret: &str, (by, share): (SharedBy, String)) -> Self {
         let group = format!("{:016x}", mix(secret.bytes().fold(BASIS, step)));
         Self {
             lease,
             group,
             by,
-            share: exchange::share_prefix(name),
+            share,
         }
     }
 

@@ -30,6 +30,7 @@ use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Sharing, owner};
 use crate::observer::standby::{Turn, endpoints};
 use crate::observer::start::{Around, run_slot};
+use crate::protocol::exchange::share_prefix;
 use crate::store::postgres::{Candidate, Lease, Shared, Slot, Taken, Target};
 use crate::store::{StoreError, StoreLocation};
 use crate::telemetry::Metrics;
@@ -361,11 +362,13 @@ impl Process {
             from => info!("serves slot {number} of {of}, which {from} has had"),
         }
         let turn = Turn::new(lease.clone(), secret.to_owned());
+        let read = self.setup.router.layouts.topics_read();
+        let share = share_prefix(&self.setup.name, &read, of);
         let setup = Setup {
             name: format!("{}-{number}", self.setup.name),
             http_listen: None,
             api: None,
-            sharing: Some(Sharing::new(lease, secret, (sharing, &self.setup.name))),
+            sharing: Some(Sharing::new(lease, secret, (sharing, share))),
             ..turn.setup(&self.setup, links(number, secret))
         };
         let mut setup = setup;

@@ -25,9 +25,13 @@ pub fn exchange_name(name: &str, secret: &str, slots: u16) -> String {
 }
 
 /// The beginning of the topics of messages that go through the exchange of the observer called
-/// `name` to find out who gets them.
-pub fn share_prefix(name: &str) -> String {
-    format!("observer/{name}/share/")
+/// `name` to find out who gets them. Definitions for other filters, or another number of slots, do
+/// not lead them to anybody.
+pub fn share_prefix(name: &str, filters: &[TopicFilter], slots: u16) -> String {
+    let mut filters: Vec<&str> = filters.iter().map(TopicFilter::as_str).collect();
+    filters.sort_unstable();
+    let of = format!("{slots}\n{}", filters.join("\n"));
+    format!("observer/{name}/share/{}/", short_digest(&of))
 }
 
 /// Eight digits that tell texts apart, and not what they say.
@@ -92,8 +96,11 @@ impl Plan<'_> {
 
     /// The name of the exchange, if there is one.
     pub fn exchange_name(&self) -> String {
-        let slots = u16::try_from(self.client_ids.len()).unwrap_or(u16::MAX);
-        exchange_name(self.name, self.secret, slots)
+        exchange_name(self.name, self.secret, self.slots())
+    }
+
+    fn slots(&self) -> u16 {
+        u16::try_from(self.client_ids.len()).unwrap_or(u16::MAX)
     }
 
     fn exchange(&self, name: &str) -> Value {
@@ -126,7 +133,7 @@ impl Plan<'_> {
                 "destination_type": kind, "routing_key": key, "arguments": {},
             })
         };
-        let share = format!("{}+", share_prefix(self.name));
+        let share = format!("{}+", share_prefix(self.name, filters, self.slots()));
         let shared = filters.iter().map(TopicFilter::as_str).chain([&*share]);
         let queues = self.client_ids.iter().map(|id| session_queue(id));
         let queues = queues.map(|queue| bind(exchange, &queue, "queue", "1"));
@@ -176,7 +183,13 @@ mod tests {
         let bindings = definitions["bindings"].as_array().unwrap();
         let key = |n: usize| bindings[n]["routing_key"].as_str().unwrap();
         assert_eq!(key(0), "apps.*.outgoing.users.*.messages.*.outgoing");
-        assert_eq!(key(1), "observer.o.share.*");
+        let share = share_prefix("o", &filters, 2).replace('/', ".");
+        assert_eq!(key(1), format!("{share}*"));
+        assert_ne!(share_prefix("o", &filters, 2), share_prefix("o", &[], 2));
+        assert_ne!(
+            share_prefix("o", &filters, 2),
+            share_prefix("o", &filters, 3)
+        );
         assert_eq!((key(2), bindings.len()), ("1", 4));
         assert_eq!(
             bindings[3]["destination"],

@@ -325,6 +325,11 @@ impl TopicMap {
         filters
     }
 
+    /// The topics of all these.
+    pub fn topics_read(&self) -> Vec<TopicFilter> {
+        self.filters().into_iter().map(|read| read.filter).collect()
+    }
+
     /// The filters that an earlier run with other settings may have left in the session.
     ///
     /// These are the filters of all built-in layouts and control topics, for every app, without

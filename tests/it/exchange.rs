@@ -9,7 +9,7 @@ use crate::postgres::{Database, shared, start};
 use crate::slots::{By, Process, by_slot, chaos_by, load, settle, wait_all};
 
 const MISSING: &str = "nothing comes from the exchange at the broker: import what `slots rabbitmq` \
-                       prints";
+                       prints with these settings";
 
 /// Waits until a process says why it is not ready.
 fn wait_unready(process: &Process, says: &str) {
@@ -122,6 +122,31 @@ fn a_new_database_under_the_same_name_gets_everything() {
         delete_sessions(database, &app, broker);
         delete_exchange(exchange, broker);
     }
+}
+
+/// It gets what the settings say: what was imported for others proves nothing.
+#[test]
+fn definitions_for_other_settings_are_told_from_these() {
+    let broker = Broker::Rabbit4;
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    By::Hash.import(&database, broker, &app, "2");
+    let mut first = Process::start_by(By::Hash, &database, broker, &app, "2");
+    wait_all(&database, 2, &[&first]);
+    first.observer.stop();
+    let (http, layouts) = (free_port(), ["--layouts", "chat21"]);
+    let more = [&["--slots", "2", "--sharing", "hash"][..], &layouts].concat();
+    let mut observer = database.observer_of(broker, &app, http, &more);
+    start(&mut observer);
+    let process = Process::of(observer, http);
+    // The log says what has lasted for seconds.
+    process.observer.wait_log(MISSING);
+    wait_unready(&process, MISSING);
+    let print = ["slots", "rabbitmq", "--session-expiry", "1day"];
+    let of = ["--app", &app, "--name", &app];
+    broker.import(&database.printed(&[&print[..], &of, &more].concat()));
+    wait_all(&database, 2, &[&process]);
+    settle(load(broker, &app, 10), &database, "other layouts");
 }
 
 /// The exchange of definitions.

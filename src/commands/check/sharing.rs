@@ -43,7 +43,9 @@ pub(super) async fn run(
         return Ok(());
     }
     let mut client = connect(links.clone(), Session::Clean).await?;
-    let got = Got::collect(config, &own_app(links), &mut client).await?;
+    let read = config.rules.router.layouts.topics_read();
+    let share = share_prefix(&config.name, &read, target.slots());
+    let got = Got::collect((&config.name, &share), &own_app(links), &mut client).await?;
     match got.verdict(target.slots()) {
         Ok(text) => {
             report.ok(STEP, text);
@@ -62,16 +64,17 @@ struct Got {
 }
 
 impl Got {
-    /// Sends messages through the exchange, and collects the answers of the observers.
+    /// Sends messages through the exchange, on topics that begin so, and collects the answers of
+    /// the observers of this name.
     async fn collect(
-        config: &Config,
+        (name, share): (&str, &str),
         own: &str,
         client: &mut ProbeClient,
     ) -> Result<Self, LinkError> {
         let filter = TopicFilter::parse("observer/+/share/+").expect("made of levels");
         client.subscribe(&[filter]).await?;
         for number in 0..MESSAGES {
-            let topic = format!("{}{own}-{number}", share_prefix(&config.name));
+            let topic = format!("{share}{own}-{number}");
             let topic = TopicName::parse(&topic).expect("made of levels");
             client.publish(topic, Bytes::from_static(b"check")).await?;
         }
@@ -80,7 +83,7 @@ impl Got {
         let mut until = Instant::now() + PATIENCE;
         while let Ok(received) = client.message(left(until)).await {
             let topic = String::from_utf8_lossy(&received.topic);
-            if let Some((slot, number)) = answer(&topic, &config.name, own) {
+            if let Some((slot, number)) = answer(&topic, name, own) {
                 got.by_message.entry(number).or_default().push(slot);
             }
             if got.by_message.len() == usize::from(MESSAGES) {
@@ -94,9 +97,9 @@ impl Got {
     fn verdict(&self, slots: u16) -> Result<String, String> {
         if self.by_message.is_empty() {
             return Err(format!(
-                "{NO_OBSERVERS}. If they run: it is not there, or nothing leads to it \
-                 (rabbitmq-plugins enable rabbitmq_consistent_hash_exchange; import what `slots \
-                 rabbitmq` prints)"
+                "{NO_OBSERVERS}. If they run: the exchange is not there, or nothing leads to it, \
+                 or it is for other settings (rabbitmq-plugins enable \
+                 rabbitmq_consistent_hash_exchange; import what `slots rabbitmq` prints with these)"
             ));
         }
         let of_slot = |slot| {
