@@ -363,7 +363,6 @@ impl Observer {
             None if self.is_strange(&arrival) => self.take_strange(arrival, admission),
             None => {
                 self.outages.handle_message();
-                self.exchange.note(now.instant);
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);
                 self.inbound.admit(arrival, admission, ledger, journal);
             }

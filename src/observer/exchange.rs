@@ -20,9 +20,9 @@ const PROBES: usize = 16;
 /// The pause before more are sent, as long as none has come.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same once one has come.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// After so long without any, nothing comes.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const NOTHING: &str = "nothing comes from the exchange at the broker: import what `slots rabbitmq` \
                        prints with these settings";
@@ -30,7 +30,8 @@ const NOTHING: &str = "nothing comes from the exchange at the broker: import wha
 /// What is known of the way through the exchange.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// When something has come through it last, on any connection.
+    /// When a message that proves it has come last, on any connection. What users write does not:
+    /// it may have waited in the session.
     came: Option<Instant>,
     asked: Option<Instant>,
     /// How many messages were sent: each has a topic of its own.
@@ -38,7 +39,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Something has come.
+    /// A message has come that was sent to prove it.
     pub(super) fn note(&mut self, now: Instant) {
         self.came = Some(now);
     }
@@ -131,7 +132,7 @@ mod tests {
         assert!(!exchange.poll(began + PAUSE / 2) && exchange.poll(began + PAUSE));
         exchange.note(began + PAUSE);
         assert_eq!(exchange.fault(began + PATIENCE), None);
-        assert!(!exchange.poll(began + PAUSE * 3));
+        assert!(!exchange.poll(began + LOOK_AGAIN));
         assert!(exchange.poll(began + PAUSE + LOOK_AGAIN));
         assert!(exchange.fault(began + PAUSE + PATIENCE).is_some());
         exchange.note(began + PATIENCE * 2);

@@ -124,6 +124,22 @@ fn a_new_database_under_the_same_name_gets_everything() {
     }
 }
 
+#[test]
+fn an_exchange_that_is_deleted_is_missed_until_it_is_imported_again() {
+    let broker = Broker::Rabbit4;
+    let (_server, _broker) = (shared(), broker.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let definitions = By::Hash.definitions(&database, &app, "2");
+    broker.import(&definitions);
+    let process = Process::start_by(By::Hash, &database, broker, &app, "2");
+    wait_all(&database, 2, &[&process]);
+    delete_exchange(&exchange(&definitions), broker);
+    wait_unready(&process, MISSING);
+    broker.import(&definitions);
+    wait_all(&database, 2, &[&process]);
+    settle(load(broker, &app, 10), &database, "imported again");
+}
+
 /// It gets what the settings say: what was imported for others proves nothing.
 #[test]
 fn definitions_for_other_settings_are_told_from_these() {
