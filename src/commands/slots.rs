@@ -15,6 +15,11 @@ use crate::store::postgres::{Candidate, SharedBy, Target};
 const NO_DATABASE: &str = "there is no PostgreSQL database (--store postgres://…): it keeps the \
                            secret that the sessions' names are made of";
 
+const BY_ALL: &str = "slots by --sharing all make their sessions themselves: the others would \
+                      leave messages to a session that is declared here, which does not get any \
+                      yet. In a cluster let one observer serve (--slots 1), or share by \
+                      --sharing hash";
+
 pub(super) fn run(command: &SlotsCommand, out: Output) -> anyhow::Result<ExitCode> {
     match command {
         SlotsCommand::Rabbitmq(args) => rabbitmq(args, out),
@@ -24,10 +29,13 @@ pub(super) fn run(command: &SlotsCommand, out: Output) -> anyhow::Result<ExitCod
 fn rabbitmq(args: &SlotsRabbitMqArgs, out: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
     let target = database(&config)?;
+    let by_hash = target.sharing() == SharedBy::Hash;
+    if target.slots() > 1 && !by_hash {
+        anyhow::bail!(BY_ALL);
+    }
     // It makes the tables if there are none: the observers that come later find the secret there.
     let secret = Candidate::open(target)?.secret()?;
     let client_ids = client_ids(&config, target, &secret);
-    let by_hash = target.sharing() == SharedBy::Hash;
     let filters = config.rules.router.layouts.topics_read();
     let expires = u64::try_from(config.broker.session_expiry.as_millis()).ok();
     let plan = Plan {

@@ -224,6 +224,22 @@ fn how_messages_are_shared_is_fixed_with_the_first_start() {
     assert!(!status.success() && log.contains(says), "{log}");
 }
 
+/// A session that is declared gets nothing before its slot has subscribed; the others do not know.
+#[test]
+fn sessions_that_get_all_are_not_declared() {
+    let (_server, database) = (shared(), Database::make());
+    for queues in ["classic", "quorum"] {
+        let mut command = binary();
+        command.args(["slots", "rabbitmq", "--slots", "2", "--queues", queues]);
+        command.args(["--store", &database.address(), "--store-password-file"]);
+        let output = command.arg(database.password_file()).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        let says = "slots by --sharing all make their sessions themselves";
+        assert!(!output.status.success() && told.contains(says), "{told}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
 /// `check` of observers that serve every app.
 fn check(database: &Database, broker: Broker, name: &str) -> (bool, String) {
     let mut command = binary();
