@@ -66,6 +66,8 @@ fn a_copy_of_slots_that_got_all_shares_messages_out(broker: Broker) {
     wait_all(&database, 2, &[&first]);
     first.observer.stop();
     database.copy_to(&copied);
+    // Nothing stays before a slot is served.
+    By::Hash.definitions(&copied, &app, "3");
     By::Hash.import(&copied, broker, &app, "2");
     let process = Process::start_by(By::Hash, &copied, broker, &app, "2");
     wait_all(&copied, 2, &[&process]);
@@ -94,6 +96,8 @@ fn a_copy_in_fewer_slots_gets_everything_once() {
     wait_all(&database, 4, &[&first]);
     first.observer.stop();
     database.copy_to(&copied);
+    // Nothing stays before a slot is served.
+    By::Hash.definitions(&copied, &app, "3");
     By::Hash.import(&copied, broker, &app, "2");
     let process = Process::start_by(By::Hash, &copied, broker, &app, "2");
     wait_all(&copied, 2, &[&process]);
@@ -129,6 +133,7 @@ fn an_exchange_that_is_deleted_is_missed_until_it_is_imported_again() {
     let broker = Broker::Rabbit4;
     let (_server, _broker) = (shared(), broker.shared());
     let (app, database) = (fresh_app(), Database::make());
+    By::Hash.definitions(&database, "another", "4");
     let definitions = By::Hash.definitions(&database, &app, "2");
     broker.import(&definitions);
     let process = Process::start_by(By::Hash, &database, broker, &app, "2");

@@ -154,6 +154,8 @@ pub struct Candidate {
     connection: Connection,
     /// Whether the schema is ours. It is not changed under a process of an earlier version.
     is_migrated: Cell<bool>,
+    /// Whether it has tried to take a slot: from then on somebody has served one.
+    has_tried: Cell<bool>,
 }
 
 impl Candidate {
@@ -165,6 +167,7 @@ impl Candidate {
         let candidate = Self {
             connection: Connection::open(target)?,
             is_migrated: Cell::new(false),
+            has_tried: Cell::new(false),
         };
         candidate.migrate()?;
         Ok(candidate)
@@ -178,9 +181,7 @@ impl Candidate {
         let in_the_way = schema::migrate(&self.connection, Access::Exclusive)?;
         if in_the_way.is_none() {
             let target = self.connection.target();
-            schema::make_slots(&self.connection, target.slots)?;
-            schema::keep_name(&self.connection, &target.name)?;
-            schema::keep_sharing(&self.connection, (target.slots, target.sharing))?;
+            schema::keep_settings(&self.connection, target, || Ok(()))?;
             self.is_migrated.set(true);
         }
         Ok(in_the_way)
@@ -216,11 +217,19 @@ impl Candidate {
         }
         let target = self.connection.target();
         let slot = Slot::new(number, target.slots);
-        let rows = self.connection.query(HOLDER, params![slot.row()])?;
-        let holder = rows.first().ok_or_else(no_row)?.get(0);
-        let began = now();
-        let params = params![target.holder.clone(), millis(target.lease), slot.row()];
-        let taken = self.connection.query(TAKE, params)?;
+        let take = || {
+            let rows = self.connection.query(HOLDER, params![slot.row()])?;
+            let holder = rows.first().ok_or_else(no_row)?.get(0);
+            let began = now();
+            let params = params![target.holder.clone(), millis(target.lease), slot.row()];
+            Ok((holder, began, self.connection.query(TAKE, params)?))
+        };
+        // Others may have opened the store with other settings before anybody served it.
+        let (holder, began, taken) = match self.has_tried.get() {
+            true => take()?,
+            false => schema::keep_settings(&self.connection, target, take)?,
+        };
+        self.has_tried.set(true);
         Ok(match taken.first() {
             Some(row) => Taken::Ours {
                 lease: Arc::new(Lease::keep(slot, row.get(0), target, began)?),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::connection::{Connection, params};
-use super::target::SharedBy;
+use super::target::{SharedBy, Target};
 use crate::auth::secret::random_id;
 use crate::store::{Access, StoreError};
 
@@ -38,6 +38,10 @@ const MORE_ROWS: &str = "INSERT INTO observer
     (n, token, holder, expires, batch, last_seq, last_event, acknowledged, bytes, secret)
     SELECT slot, 0, '', to_timestamp(0), 0, 0, last_event, acknowledged, 0, secret
     FROM observer, generate_series(1, $1::bigint) AS slot WHERE n = 0";
+const FEWER_ROWS: &str = "DELETE FROM observer WHERE n > 0";
+// A command has no name.
+const FORGET_SETTINGS: &str = "UPDATE observer SET sharing = '',
+    name = CASE WHEN $1 = '' THEN name ELSE '' END";
 const KEEP_NAME: &str = "UPDATE observer SET name = $1 WHERE name = ''";
 const OTHER_NAME: &str = "SELECT name FROM observer WHERE name <> $1 LIMIT 1";
 const KEEP_SHARING: &str = "UPDATE observer SET sharing = $1 WHERE sharing = ''";
@@ -170,39 +174,54 @@ fn apply_migrations(connection: &Connection, migrations: &[&str]) -> Result<Migr
     Ok(Migrated::Done)
 }
 
-/// Makes the rows of a new store's slots, or checks how many there are.
-pub(super) fn make_slots(connection: &Connection, wanted: u16) -> Result<(), StoreError> {
+/// Keeps the number of slots, how they share messages and the name of the observer, or checks them:
+/// they stay from the time that the first slot is served. Then does what follows, in one
+/// transaction.
+pub(super) fn keep_settings<T>(
+    connection: &Connection,
+    target: &Target,
+    then: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     connection.batch("BEGIN")?;
-    let made = make_or_count(connection, wanted);
-    let ended = connection.batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" });
-    made.and(ended)
+    let done = keep(connection, target).and_then(|()| then());
+    let ended = connection.batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" });
+    let done = done?;
+    ended.map(|()| done)
 }
 
-fn make_or_count(connection: &Connection, wanted: u16) -> Result<(), StoreError> {
+fn keep(connection: &Connection, target: &Target) -> Result<(), StoreError> {
     connection.query(LOCK_VERSION, vec![])?;
     let rows = connection.query(COUNT_SLOTS, vec![])?;
     let (found, is_used): (i64, bool) = rows
         .first()
         .map_or((0, false), |row| (row.get(0), row.get(1)));
-    let wanted = i64::from(wanted);
-    if found == wanted {
-        return Ok(());
+    if !is_used {
+        connection.execute(FORGET_SETTINGS, params![target.name.clone()])?;
     }
-    if found == 1 && !is_used {
+    let wanted = i64::from(target.slots);
+    if found != wanted {
+        if is_used {
+            return Err(other_slots(connection, found));
+        }
+        connection.execute(FEWER_ROWS, vec![])?;
         connection.execute(MORE_ROWS, params![wanted - 1])?;
-        return Ok(());
     }
+    keep_name(connection, &target.name)?;
+    keep_sharing(connection, (target.slots, target.sharing))
+}
+
+fn other_slots(connection: &Connection, found: i64) -> StoreError {
     let told = format!(
         "{} was made for {found} slots, which stays: start every observer on it with --slots \
          {found}, or copy the messages to a new store",
         connection.target()
     );
-    Err(StoreError::Permanent(told.into()))
+    StoreError::Permanent(told.into())
 }
 
 /// The name of the observer stays with the store: another one would have other sessions at the
 /// broker, and nobody would read what waits in those of the first.
-pub(super) fn keep_name(connection: &Connection, name: &str) -> Result<(), StoreError> {
+fn keep_name(connection: &Connection, name: &str) -> Result<(), StoreError> {
     if name.is_empty() {
         return Ok(());
     }
@@ -221,7 +240,7 @@ pub(super) fn keep_name(connection: &Connection, name: &str) -> Result<(), Store
 
 /// How the slots share the messages stays with the store: two who disagree would leave messages to
 /// each other, or serve them twice.
-pub(super) fn keep_sharing(
+fn keep_sharing(
     connection: &Connection,
     (slots, sharing): (u16, SharedBy),
 ) -> Result<(), StoreError> {

@@ -117,6 +117,33 @@ fn open_slots(target: &Target) -> Vec<Feed> {
 }
 
 #[test]
+fn settings_stay_only_once_a_slot_is_served() {
+    let target = empty_schema();
+    let named = |name: &str| target.clone().with_name(name.to_owned());
+    // As `slots rabbitmq` does, again and again.
+    let four = named("o").in_slots(4).shared_by(SharedBy::Hash);
+    let early = Candidate::open(&four).unwrap();
+    let secret = early.secret().unwrap();
+    drop(Candidate::open(&named("o")).unwrap());
+    drop(Candidate::open(&named("p").in_slots(3)).unwrap());
+    let two = named("q").in_slots(2).shared_by(SharedBy::Hash);
+    let candidate = Candidate::open(&two).unwrap();
+    assert_eq!(candidate.secret().unwrap(), secret);
+    assert!(matches!(
+        candidate.try_take_slot(1).unwrap(),
+        Taken::Ours { .. }
+    ));
+    let refused = |made: Result<Taken, StoreError>| made.unwrap_err().to_string();
+    let told = refused(early.try_take_slot(0));
+    assert!(told.contains("was made for 2 slots, which stays"), "{told}");
+    let open = |target: Target| refused(Candidate::open(&target).and_then(|c| c.try_take_slot(0)));
+    let told = open(two.clone().shared_by(SharedBy::All));
+    assert!(told.contains("by --sharing hash, which stays"), "{told}");
+    let told = open(two.with_name("p".to_owned()));
+    assert!(told.contains("is the store of the observer"), "{told}");
+}
+
+#[test]
 fn a_slot_that_opens_takes_back_only_what_it_has_redelivered_itself() {
     let target = empty_schema().in_slots(2);
     let mut stores = open_slots(&target);
