@@ -22,7 +22,10 @@ use crate::protocol::topic::{TopicFilter, TopicName};
 use crate::store::StoreLocation;
 use crate::store::postgres::SharedBy;
 
-/// How many messages are sent, each on a topic of its own.
+/// How many messages are sent for each slot, each on a topic of its own: a slot gets none by chance
+/// less than once in a million times.
+const PER_SLOT: u16 = 32;
+/// So many at least.
 const MESSAGES: u16 = 64;
 /// How many users are written to on the paths of each layout.
 const RECIPIENTS: u16 = 8;
@@ -45,7 +48,9 @@ pub(super) async fn run(
     let mut client = connect(links.clone(), Session::Clean).await?;
     let read = config.rules.router.layouts.topics_read();
     let share = share_prefix(&config.name, &read, target.slots());
-    let got = Got::collect((&config.name, &share), &own_app(links), &mut client).await?;
+    let sent = messages(target.slots());
+    let names = (&*config.name, &*share);
+    let got = Got::collect(names, sent, &own_app(links), &mut client).await?;
     match got.verdict(target.slots()) {
         Ok(text) => {
             report.ok(STEP, text);
@@ -57,9 +62,15 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// How many messages tell whether each of the slots gets some.
+fn messages(slots: u16) -> u16 {
+    slots.saturating_mul(PER_SLOT).max(MESSAGES)
+}
+
 /// Which slots got which messages.
 #[derive(Debug, Default)]
 struct Got {
+    sent: u16,
     by_message: BTreeMap<u16, Vec<u16>>,
 }
 
@@ -68,17 +79,21 @@ impl Got {
     /// the observers of this name.
     async fn collect(
         (name, share): (&str, &str),
+        sent: u16,
         own: &str,
         client: &mut ProbeClient,
     ) -> Result<Self, LinkError> {
         let filter = TopicFilter::parse("observer/+/share/+").expect("made of levels");
         client.subscribe(&[filter]).await?;
-        for number in 0..MESSAGES {
+        for number in 0..sent {
             let topic = format!("{share}{own}-{number}");
             let topic = TopicName::parse(&topic).expect("made of levels");
             client.publish(topic, Bytes::from_static(b"check")).await?;
         }
-        let mut got = Self::default();
+        let mut got = Self {
+            sent,
+            ..Self::default()
+        };
         // The observers send such messages, too: there is always something to come.
         let mut until = Instant::now() + PATIENCE;
         while let Ok(received) = client.message(left(until)).await {
@@ -86,7 +101,7 @@ impl Got {
             if let Some((slot, number)) = answer(&topic, name, own) {
                 got.by_message.entry(number).or_default().push(slot);
             }
-            if got.by_message.len() == usize::from(MESSAGES) {
+            if got.by_message.len() == usize::from(sent) {
                 until = until.min(Instant::now() + GLIMPSE);
             }
         }
@@ -95,6 +110,7 @@ impl Got {
 
     /// How the slots share them, or what is wrong.
     fn verdict(&self, slots: u16) -> Result<String, String> {
+        let sent = self.sent;
         if self.by_message.is_empty() {
             return Err(format!(
                 "{NO_OBSERVERS}. If they run: the exchange is not there, or nothing leads to it, \
@@ -114,7 +130,7 @@ impl Got {
             .collect();
         if !without.is_empty() {
             return Err(format!(
-                "slot {} got none of {MESSAGES} messages: its queue is not bound (import what \
+                "slot {} got none of {sent} messages: its queue is not bound (import what \
                  `slots rabbitmq` prints), or nobody serves it",
                 without.join(", ")
             ));
@@ -122,20 +138,20 @@ impl Got {
         let twice = self.by_message.values().filter(|got| got.len() > 1).count();
         if twice > 0 {
             return Err(format!(
-                "{twice} of {MESSAGES} messages came to more than one slot: something else than \
+                "{twice} of {sent} messages came to more than one slot: something else than \
                  the exchange leads to their queues"
             ));
         }
-        let lost = usize::from(MESSAGES) - self.by_message.len();
+        let lost = usize::from(sent) - self.by_message.len();
         if lost > 0 {
             return Err(format!(
-                "{lost} of {MESSAGES} messages came to no slot: a queue is bound to it that no \
+                "{lost} of {sent} messages came to no slot: a queue is bound to it that no \
                  observer reads"
             ));
         }
         let counts: Vec<String> = counts.iter().map(ToString::to_string).collect();
         Ok(format!(
-            "{MESSAGES} messages came to one slot each: {}",
+            "{sent} messages came to one slot each: {}",
             counts.join(", ")
         ))
     }
@@ -232,8 +248,13 @@ mod tests {
     use super::*;
 
     fn got(slots_of: impl Fn(u16) -> Vec<u16>) -> Got {
-        let by_message = (0..MESSAGES).map(|number| (number, slots_of(number)));
+        got_of(messages(2), slots_of)
+    }
+
+    fn got_of(sent: u16, slots_of: impl Fn(u16) -> Vec<u16>) -> Got {
+        let by_message = (0..sent).map(|number| (number, slots_of(number)));
         Got {
+            sent,
             by_message: by_message.filter(|(_, slots)| !slots.is_empty()).collect(),
         }
     }
@@ -257,6 +278,18 @@ mod tests {
             slot => vec![slot],
         });
         says(&left_over, 2, "21 of 64 messages came to no slot");
+    }
+
+    #[test]
+    fn sixteen_slots_get_as_many_each_as_two() {
+        let sent = messages(16);
+        let fair = got_of(sent, |number| vec![number % 16]);
+        let each = ["32"; 16].join(", ");
+        let told = format!("512 messages came to one slot each: {each}");
+        assert_eq!(fair.verdict(16), Ok(told));
+        let without = got_of(sent, |number| vec![number % 15]);
+        let told = without.verdict(16).unwrap_err();
+        assert!(told.starts_with("slot 15 got none of 512"), "{told}");
     }
 
     #[test]
