@@ -34,6 +34,17 @@ pub fn share_prefix(name: &str, filters: &[TopicFilter], slots: u16) -> String {
     format!("observer/{name}/share/{}/", short_digest(&of))
 }
 
+/// A regular expression for this text alone.
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut escaped, letter| {
+        if letter.is_ascii_punctuation() && !matches!(letter, '-' | '_') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+        escaped
+    })
+}
+
 /// Eight digits that tell texts apart, and not what they say.
 fn short_digest(text: &str) -> String {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
@@ -146,10 +157,11 @@ impl Plan<'_> {
     /// RabbitMQ 4 drops from a quorum queue what it has handed out too often, and counts lost
     /// connections.
     fn policy(&self) -> Value {
-        let queues: Vec<String> = self.client_ids.iter().map(|id| session_queue(id)).collect();
+        let queues = self.client_ids.iter().map(|id| session_queue(id));
+        let queues: Vec<String> = queues.map(|queue| escaped(&queue)).collect();
         json!({
             "name": self.exchange_name(), "vhost": self.vhost, "apply-to": "quorum_queues",
-            "pattern": format!("^({})$", queues.join("|").replace('.', "\\.")),
+            "pattern": format!("^({})$", queues.join("|")),
             "definition": { "delivery-limit": -1 }, "priority": 0,
         })
     }
@@ -201,6 +213,7 @@ mod tests {
             policy["pattern"],
             "^(mqtt-subscription-o-x-slot-0qos1|mqtt-subscription-o-x-slot-1qos1)$"
         );
+        assert_eq!(escaped("o-1.x+(y)|_"), r"o-1\.x\+\(y\)\|_");
         let one = Plan {
             queues: QueueKind::Classic {
                 expires: Some(86_400_000),
