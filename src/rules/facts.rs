@@ -184,6 +184,12 @@ pub trait FactSource {
     /// The source's own.
     fn last_position(&mut self) -> Result<i64, Self::Error>;
 
+    /// The time at which the message there was stored; 0 for an empty log.
+    ///
+    /// # Errors
+    /// The source's own.
+    fn newest_time(&mut self) -> Result<UnixMillis, Self::Error>;
+
     /// The last position of the log that was taken at `time` or before; 0 if none was.
     ///
     /// # Errors
@@ -343,6 +349,10 @@ impl FactSource for NoStore {
 
     fn last_position(&mut self) -> Result<i64, Infallible> {
         Ok(0)
+    }
+
+    fn newest_time(&mut self) -> Result<UnixMillis, Infallible> {
+        Ok(UnixMillis::new(0))
     }
 
     fn position_at(&mut self, _: UnixMillis) -> Result<i64, Infallible> {

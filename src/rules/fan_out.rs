@@ -151,9 +151,16 @@ impl FanOut {
         Self::new(app, work)
     }
 
-    /// The stored messages that a user asks for.
-    pub(super) fn fetch(app: AppId<'_>, user: UserId<'_>, range: Range, fetch: &Fetch) -> Self {
-        Self::new(app, Work::History(History::fetch(user, range, fetch)))
+    /// The stored messages that a user asks for. `settled`: the last millisecond that is complete.
+    pub(super) fn fetch(
+        app: AppId<'_>,
+        user: UserId<'_>,
+        range: Range,
+        settled: UnixMillis,
+        fetch: &Fetch,
+    ) -> Self {
+        let history = History::fetch(user, range, settled, fetch);
+        Self::new(app, Work::History(history))
     }
 
     /// The messages that a user missed.
@@ -554,7 +561,7 @@ mod tests {
         let (app, user) = (AppId::parse("a").unwrap(), UserId::parse("bob").unwrap());
         let range = Range { after: 3, last: 9 };
         let fetch = Fetch::parse(br#"{"limit":5}"#).unwrap();
-        let whole = FanOut::fetch(app, user, range, &fetch);
+        let whole = FanOut::fetch(app, user, range, UnixMillis::new(7), &fetch);
         let again = FanOut::from_log(&whole.to_log().unwrap(), 7).unwrap();
         let Some(Query::Messages(_, of, query)) = again.query() else {
             panic!("a page is needed")

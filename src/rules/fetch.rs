@@ -5,10 +5,11 @@
 
 use crate::protocol::control_payload::Fetch;
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::time::UnixMillis;
 use crate::rules::facts::FactSource;
 use crate::rules::fan_out::FanOut;
-use crate::rules::history::Range;
-use crate::rules::plan::Plan;
+use crate::rules::history::{Range, settled};
+use crate::rules::plan::{Context, Plan};
 
 /// What the plan of a fetch depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) struct Facts {
     /// The part of the log: from the time asked for to the last message there is now. What comes
     /// later is delivered as it comes.
     pub(super) range: Range,
+    /// When that last message was stored.
+    pub(super) newest: UnixMillis,
 }
 
 impl Facts {
@@ -27,21 +30,29 @@ impl Facts {
             after: source.position_at(fetch.since)?,
             last: source.last_position()?,
         };
-        Ok(Self { range })
+        let newest = source.newest_time()?;
+        Ok(Self { range, newest })
     }
 }
 
 /// The messages are published again, in steps.
-pub(super) fn plan(app: AppId<'_>, user: UserId<'_>, fetch: &Fetch, facts: Facts) -> Plan<'static> {
+pub(super) fn plan(
+    app: AppId<'_>,
+    user: UserId<'_>,
+    fetch: &Fetch,
+    facts: Facts,
+    context: &Context<'_>,
+) -> Plan<'static> {
+    let settled = settled(facts.newest, context.now());
     Plan {
-        fan_out: Some(FanOut::fetch(app, user, facts.range, fetch)),
+        fan_out: Some(FanOut::fetch(app, user, facts.range, settled, fetch)),
         ..Plan::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::protocol::time::UnixMillis;
+    use super::*;
     use crate::rules::facts::in_memory::InMemory;
     use crate::rules::fan_out::Query;
     use crate::rules::test_support::{plan_with, received, router};

@@ -315,6 +315,7 @@ mod tests {
                 messages: messages[from..to].to_vec(),
                 next: i64::try_from(to).unwrap(),
                 more: to < messages.len(),
+                is_cut: false,
             };
             let (step, next) = history.step(app, &layouts, &page);
             assert!(step.publishes.len() <= STEP, "{}", step.publishes.len());

@@ -37,6 +37,12 @@ pub fn stored_at(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
     }
 }
 
+/// The last millisecond of the log that will not grow: what is stored from `now` on gets a later
+/// time, if the clock does not go back. `newest` is the time of the last message there is.
+pub(super) fn settled(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
+    UnixMillis::new(newest.max(now).as_millis().saturating_sub(1))
+}
+
 /// Which stored messages of a user come next.
 #[derive(Clone, Debug)]
 pub struct PageQuery {
@@ -59,6 +65,8 @@ pub struct Page {
     pub next: i64,
     /// Whether there is a next page.
     pub more: bool,
+    /// Whether that goes on with the same millisecond, perhaps: this page became too large.
+    pub is_cut: bool,
 }
 
 /// A stored message, as one timeline has it.
@@ -103,6 +111,14 @@ struct Progress {
     fetched: usize,
     /// When the newest of them was stored.
     newest: UnixMillis,
+    /// The last millisecond that was [`settled`] when the user asked. Observers before this one
+    /// have not written it into the delivery log.
+    #[serde(default = "never")]
+    settled: UnixMillis,
+}
+
+fn never() -> UnixMillis {
+    UnixMillis::new(u64::MAX)
 }
 
 /// What follows when a page is published.
@@ -122,8 +138,13 @@ impl History {
         matches!(self.purpose, Purpose::Fetch(_))
     }
 
-    /// The messages that a fetch asks for.
-    pub(super) fn fetch(user: UserId<'_>, range: Range, fetch: &Fetch) -> Self {
+    /// The messages that a fetch asks for. `settled`: the last millisecond that is complete.
+    pub(super) fn fetch(
+        user: UserId<'_>,
+        range: Range,
+        settled: UnixMillis,
+        fetch: &Fetch,
+    ) -> Self {
         Self {
             user: user.as_str().into(),
             range,
@@ -132,6 +153,7 @@ impl History {
                 left: fetch.limit,
                 fetched: 0,
                 newest: fetch.since,
+                settled,
             }),
         }
     }
@@ -154,7 +176,8 @@ impl History {
     /// The next page, of at most `limit` messages.
     pub(super) fn query(&self, limit: usize) -> PageQuery {
         let left = match self.purpose {
-            Purpose::Fetch(progress) => progress.left,
+            // None are left if the last page was cut: the rest of its millisecond is.
+            Purpose::Fetch(progress) => progress.left.max(1),
             Purpose::Redelivery => limit,
         };
         PageQuery {
@@ -187,7 +210,7 @@ impl History {
             publishes.push(Publish::new(topic, purpose.payload(stored)));
         }
         let is_complete = match purpose {
-            Purpose::Fetch(progress) => progress.left == 0,
+            Purpose::Fetch(progress) => progress.left == 0 && !page.is_cut,
             Purpose::Redelivery => false,
         };
         if page.more && !is_complete {
@@ -239,12 +262,16 @@ impl Purpose {
 
 impl Progress {
     /// What the user is told at the end of a fetch. `more`: whether there are messages behind the
-    /// last one.
+    /// last one. Then its millisecond is complete; else it may still grow, and is asked for again.
     fn summary(&self, more: bool) -> bytes::Bytes {
+        let next = match more {
+            true => self.newest,
+            false => self.newest.min(self.settled),
+        };
         let summary = serde_json::json!({
             "fetched": self.fetched,
             "more": more,
-            "next": self.newest.as_millis(),
+            "next": next.as_millis(),
         });
         summary.to_string().into()
     }
@@ -274,12 +301,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_stored_later_is_behind_what_is_settled() {
+        for (newest, now) in [(0, 0), (5, 5), (5, 7), (7, 5)] {
+            let (newest, now) = (UnixMillis::new(newest), UnixMillis::new(now));
+            let settled = settled(newest, now);
+            for later in now.as_millis()..10 {
+                let later = stored_at(newest, UnixMillis::new(later));
+                assert!(
+                    later > settled || later.as_millis() == 0,
+                    "{newest:?} {now:?}"
+                );
+            }
+        }
+    }
+
     fn page(messages: Vec<Stored>, more: bool) -> Page {
-        let next = 7;
         Page {
             messages,
-            next,
+            next: 7,
             more,
+            is_cut: false,
         }
     }
 
@@ -296,7 +338,7 @@ mod tests {
             limit,
         };
         let (_, user, range) = bob();
-        History::fetch(user, range, &fetch)
+        History::fetch(user, range, UnixMillis::new(25), &fetch)
     }
 
     #[test]
@@ -323,7 +365,40 @@ mod tests {
         assert!(matches!(next, Next::Fetched));
         let told = publishes.last().unwrap();
         assert_eq!(told.topic.as_str(), "apps/a/users/bob/inbox/clientupdated");
-        assert_eq!(body(told), json!({"fetched": 3, "more": false, "next": 30}));
+        // The millisecond of the last one may still grow.
+        assert_eq!(body(told), json!({"fetched": 3, "more": false, "next": 25}));
+    }
+
+    #[test]
+    fn a_fetch_of_an_older_observer_goes_on() {
+        let mut log = serde_json::to_value(fetch(1)).unwrap();
+        let progress = log["purpose"]["Fetch"].as_object_mut().unwrap();
+        assert!(progress.remove("settled").is_some());
+        let history: History = serde_json::from_value(log).unwrap();
+        let messages = page(vec![stored("one", "chat21", 30)], false);
+        let (publishes, _) = history.step(bob().0, &router().layouts, &messages);
+        assert_eq!(body(&publishes[1])["next"], json!(30));
+    }
+
+    #[test]
+    fn a_fetch_does_not_end_inside_a_millisecond() {
+        let (app, ..) = bob();
+        let layouts = router().layouts;
+        let mut messages = page(vec![stored("one", "chat21", 10)], true);
+        messages.is_cut = true;
+        let (publishes, next) = fetch(1).step(app, &layouts, &messages);
+        assert_eq!(publishes.len(), 1);
+        let Next::Page(rest) = next else {
+            panic!("{next:?}")
+        };
+        assert_eq!((rest.query(32).after, rest.query(32).limit), (7, 1));
+        let messages = page(vec![stored("two", "chat21", 10)], true);
+        let (publishes, next) = rest.step(app, &layouts, &messages);
+        assert!(matches!(next, Next::Fetched));
+        assert_eq!(
+            body(&publishes[1]),
+            json!({"fetched": 2, "more": true, "next": 10})
+        );
     }
 
     #[test]

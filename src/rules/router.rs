@@ -149,7 +149,7 @@ impl Router {
             }
             Request::Fetch { app, user, fetch } => {
                 let facts = fetch::Facts::look_up(fetch, source)?;
-                Ok(fetch::plan(*app, *user, fetch, facts))
+                Ok(fetch::plan(*app, *user, fetch, facts, context))
             }
             Request::ConversationsFetch { app, user, fetch } => {
                 Ok(conversation_list::plan(*app, *user, fetch))

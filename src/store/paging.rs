@@ -124,9 +124,9 @@ impl<'q> PageReading<'q> {
         let newest = self.page.messages.last().map(|last| last.stored_at);
         // A client asks for the next page by the time of the last message it has: so the messages
         // of one millisecond stay together.
-        self.page.more = self.rows >= ROWS_PER_PAGE
-            || self.bytes >= PAGE_BYTES
-            || (is_full && is_wanted && stored_at()? != newest);
+        let is_complete = is_full && is_wanted && stored_at()? != newest;
+        self.page.is_cut = !is_complete && (self.rows >= ROWS_PER_PAGE || self.bytes >= PAGE_BYTES);
+        self.page.more = is_complete || self.page.is_cut;
         if !self.page.more {
             self.rows += 1;
             self.page.next = position;

@@ -1,6 +1,7 @@
 //! Sections 2, 3 and 4 of protocol.md, row by row, on every broker. Users log in as themselves,
 //! services as the service user.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -169,6 +170,20 @@ impl User {
         let (topic, body) = self.hears();
         assert_eq!(topic, place, "{body}");
         body
+    }
+
+    /// Fetches a page: its messages, and what is told at its end.
+    fn fetches(&mut self, wish: &Value) -> (Vec<Value>, Value) {
+        self.says("inbox/fetch", wish.to_string());
+        let mut messages = vec![];
+        loop {
+            let (place, body) = self.hears();
+            if place == "inbox/clientupdated" {
+                return (messages, body);
+            }
+            assert_eq!(body["__history"], json!(true), "{place}: {body}");
+            messages.push(body);
+        }
     }
 
     /// The next two messages, in either order: they come over two connections.
@@ -647,23 +662,66 @@ fn stored_messages_are_fetched_oldest_first(broker: Broker) {
     }
     assert_eq!(got, (0..150).step_by(3).collect::<Vec<_>>());
 
-    // Only what is newer.
+    // Only what is newer, and what came in the very millisecond of the fetch.
     alice.writes("u01", &json!({"n": 150}));
     alice.hears_on("messages/u01/clientadded");
-    alice.says("inbox/fetch", json!({ "since": until }).to_string());
-    like(
-        &alice.hears_on("messages/u01/clientadded"),
-        &json!({"n": 150, "__history": true}),
-    );
-    like(
-        &alice.hears_on("inbox/clientupdated"),
-        &json!({"fetched": 1, "more": false}),
-    );
+    let (newer, end) = alice.fetches(&json!({ "since": until }));
+    let numbers: Vec<_> = newer.iter().map(|message| &message["n"]).collect();
+    assert!(numbers.ends_with(&[&json!(150)]), "{numbers:?}");
+    assert!(numbers.len() <= 5, "{numbers:?}");
+    like(&end, &json!({"fetched": numbers.len(), "more": false}));
     alice.says("inbox/fetch", "soon");
     like(
         &alice.hears_on("inbox/clientrejected"),
         &json!({"reason": "not-json"}),
     );
+}
+
+/// Messages and fetches come to the observer in one go, so that many are stored in a millisecond.
+fn whoever_fetches_on_gets_what_was_stored_behind_a_fetch(broker: Broker) {
+    const MESSAGES: i64 = 60;
+    let scene = Scene::new(broker, &[]);
+    let mut alice = scene.user("u00");
+    let topic = |rest: &str| format!("apps/{}/{rest}", scene.app);
+    let outgoing = topic("outgoing/users/u00/messages/u01/outgoing");
+    for n in 0..MESSAGES {
+        alice
+            .wire
+            .publish(&outgoing, json!({ "n": n }).to_string())
+            .unwrap();
+        if n == MESSAGES / 3 {
+            let fetch = topic("users/u00/inbox/fetch");
+            alice.wire.publish(&fetch, r#"{"limit":1000}"#).unwrap();
+        }
+    }
+    let (mut sent, mut fetched, mut since) = (HashMap::new(), HashMap::new(), None);
+    while sent.len() < usize::try_from(MESSAGES).unwrap() || since.is_none() {
+        let (place, body) = alice.hears();
+        if place == "inbox/clientupdated" {
+            assert_eq!(body["more"], json!(false));
+            since = body["next"].as_u64();
+            continue;
+        }
+        let of = match body["__history"] == true {
+            true => &mut fetched,
+            false => &mut sent,
+        };
+        of.insert(body["n"].as_i64().unwrap(), id_of(&body));
+    }
+    loop {
+        let wish = json!({"since": since, "limit": 7});
+        let (page, end) = alice.fetches(&wish);
+        fetched.extend(
+            page.iter()
+                .map(|body| (body["n"].as_i64().unwrap(), id_of(body))),
+        );
+        if end["more"] == json!(false) {
+            break;
+        }
+        assert!(end["next"].as_u64() > since, "{end}");
+        since = end["next"].as_u64();
+    }
+    assert_eq!(fetched, sent);
 }
 
 fn a_service_puts_a_message_into_one_inbox(broker: Broker) {
@@ -840,6 +898,7 @@ rows! {
     presence_is_kept_for_each_client
     a_blocked_sender_does_not_get_through_and_is_not_told
     stored_messages_are_fetched_oldest_first
+    whoever_fetches_on_gets_what_was_stored_behind_a_fetch
     a_service_puts_a_message_into_one_inbox
     a_group_update_is_stored_and_told
     who_was_away_gets_it_again_if_so_wished

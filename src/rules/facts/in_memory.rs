@@ -212,6 +212,10 @@ impl FactSource for InMemory {
         self.answer(i64::try_from(self.log.len()).unwrap())
     }
 
+    fn newest_time(&mut self) -> Result<UnixMillis, Infallible> {
+        self.answer(self.log.last().copied().unwrap_or_default())
+    }
+
     fn position_at(&mut self, time: UnixMillis) -> Result<i64, Infallible> {
         let stored = self.log.iter().filter(|stored_at| **stored_at <= time);
         self.answer(i64::try_from(stored.count()).unwrap())

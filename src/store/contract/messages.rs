@@ -3,7 +3,11 @@
 use super::{Feed, Maker, NOW, app, new_copy, new_message, timeline, user};
 use crate::protocol::request::Erased;
 use crate::protocol::time::UnixMillis;
+use crate::rules::fan_out::{FanOut, Found, Query};
 use crate::rules::listing::{From, Place, Window};
+use crate::rules::plan::{Acknowledgement, Arrival};
+use crate::rules::submission::Authority;
+use crate::rules::test_support::{body, received, router};
 use crate::rules::write::Write;
 use crate::store::Written;
 
@@ -112,6 +116,112 @@ pub(crate) fn pages_keep_what_came_in_one_millisecond_together<M: Maker>(maker: 
     assert_eq!(position(NOW), 3);
     assert_eq!(position(0), 0);
     assert_eq!(position(u64::MAX), 10);
+}
+
+/// Plans a fetch of x at a time of the clock.
+fn plan_fetch(feed: &mut Feed, now: u64, since: u64, limit: usize) -> FanOut {
+    let payload = format!(r#"{{"since":{since},"limit":{limit}}}"#);
+    let received = received(b"apps/a/users/x/inbox/fetch", payload.as_bytes());
+    let arrival = Arrival {
+        received: &received,
+        id: feed.ids.next(UnixMillis::new(now)),
+        acknowledgement: Acknowledgement::Expected,
+        authority: Authority::default(),
+    };
+    let router = router();
+    let request = router.read(&received).unwrap();
+    let plan = router.plan(&request, &arrival, &mut *feed.store);
+    plan.unwrap().fan_out.unwrap()
+}
+
+/// The numbers that a fetch brings, and what the user is told at its end: whether there is more,
+/// and from when to ask for the next page.
+fn fetched(feed: &Feed, fetch: FanOut) -> (Vec<i64>, bool, u64) {
+    let (mut numbers, mut rest, layouts) = (vec![], Some(fetch), router().layouts);
+    while let Some(fetch) = rest.take() {
+        let Some(Query::Messages(app, of, query)) = fetch.query() else {
+            panic!("{fetch:?}")
+        };
+        let page = feed.store.page(app, of, &query).unwrap();
+        let step = fetch.step(&layouts, Found::Messages(page));
+        for publish in &step.publishes {
+            let body = body(publish);
+            match body["n"].as_i64() {
+                Some(n) => numbers.push(n),
+                None => {
+                    let more = body["more"].as_bool().unwrap();
+                    return (numbers, more, body["next"].as_u64().unwrap());
+                }
+            }
+        }
+        rest = step.rest;
+    }
+    panic!("the user is not told the end")
+}
+
+/// The times are those of the clock: of three messages, of a fetch, of a message behind it.
+pub(crate) fn a_fetch_that_goes_on_skips_nothing_that_was_stored_behind_the_last_one<M: Maker>(
+    maker: &M,
+) {
+    for (name, stored, asked, behind) in [
+        ("all in one millisecond", [0, 0, 0], 0, 0),
+        ("the last message with the fetch", [0, 1, 2], 2, 2),
+        ("the next one with the fetch", [0, 1, 2], 3, 3),
+        ("one after the other", [0, 1, 2], 4, 6),
+        ("the clock goes back", [9, 9, 3], 3, 3),
+        (
+            "it goes back and reaches the last message",
+            [9, 9, 3],
+            3,
+            10,
+        ),
+        (
+            "it goes back before what is behind the fetch",
+            [0, 1, 5],
+            5,
+            2,
+        ),
+    ] {
+        for limit in [1, 2, 100] {
+            let mut feed = Feed::new(maker.empty());
+            for (n, at) in stored.into_iter().enumerate() {
+                feed.now = NOW + at - 1;
+                feed.message("x", "y", &format!("{{\"n\":{n}}}"));
+            }
+            // A page is planned, the next message is stored, the page is read.
+            let (mut found, mut since, mut asked, mut pages) = (vec![], 0, asked, 0);
+            loop {
+                let fetch = plan_fetch(&mut feed, NOW + asked, since, limit);
+                if pages == 0 {
+                    feed.now = NOW + behind - 1;
+                    feed.message("x", "y", "{\"n\":3}");
+                }
+                let (numbers, more, next) = fetched(&feed, fetch);
+                assert!(
+                    next > since || !more,
+                    "{name}, {limit}: {next} follows {since}"
+                );
+                found.extend(numbers);
+                (since, pages) = (next, pages + 1);
+                assert!(pages < 10, "{name}, {limit}: {found:?}");
+                if !more && pages > 1 && found.contains(&3) {
+                    break;
+                }
+                asked = asked.max(behind) + u64::from(!more);
+            }
+            // What comes twice has the same identifier; nothing is left out.
+            let mut once = found.clone();
+            once.dedup();
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found, [0, 1, 2, 3], "{name}, {limit}: {once:?}");
+            let (again, more, _) = {
+                let fetch = plan_fetch(&mut feed, NOW + 100, since, limit);
+                fetched(&feed, fetch)
+            };
+            assert!(!more && again.len() <= 4, "{name}, {limit}: {again:?}");
+        }
+    }
 }
 
 pub(crate) fn what_a_service_injects_shares_the_body_if_it_is_the_same<M: Maker>(maker: &M) {

@@ -60,6 +60,7 @@ macro_rules! contract {
                 what_was_taken_back_leaves_nothing_behind
                 a_redelivered_message_and_its_copies_are_stored_once
                 pages_keep_what_came_in_one_millisecond_together
+                a_fetch_that_goes_on_skips_nothing_that_was_stored_behind_the_last_one
                 what_a_service_injects_shares_the_body_if_it_is_the_same
                 large_messages_come_in_several_pages_and_none_is_missing
                 messages_are_erased_that_no_list_shows

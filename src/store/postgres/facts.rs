@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio_postgres::Row as SqlRow;
 
 use super::connection::{params, text};
+use super::slot::Slot;
 use super::write::key;
 use super::{PostgresStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
@@ -281,6 +282,13 @@ impl FactSource for PostgresStore {
             return self.row(LAST_POSITION, params![], |row| row.get(0));
         }
         Ok(self.counters.last_seq)
+    }
+
+    fn newest_time(&mut self) -> Result<UnixMillis, StoreError> {
+        if self.slot.is_one_of_several() {
+            return Ok(Slot::time_of(self.last_position()?));
+        }
+        Ok(self.counters.newest)
     }
 
     fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {

@@ -275,6 +275,10 @@ impl FactSource for SqliteStore {
         self.newest_position()
     }
 
+    fn newest_time(&mut self) -> Result<UnixMillis, StoreError> {
+        Ok(self.newest)
+    }
+
     fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
         self.position_by(time)
     }
