@@ -74,6 +74,8 @@ struct Entry {
     standing: Standing,
     /// The delivery log holds all that it leads to.
     logged: bool,
+    /// It is logged itself, and what it leads to is still to be decided on.
+    question: bool,
     /// Copies have been made of it.
     copied: bool,
     /// A copy of it was refused.
@@ -95,6 +97,9 @@ pub struct Ledger {
     queues: PublishQueues,
     /// Bytes of topics and payloads of all entries and of what is made of them.
     bytes: usize,
+    /// Entries that wait for the decision service while the delivery log holds them: they take no
+    /// room here.
+    questions: usize,
     acks: VecDeque<Ack>,
     failed: VecDeque<Failed>,
     finished: VecDeque<Finished>,
@@ -116,6 +121,7 @@ impl Ledger {
             unpublished: Unpublished::default(),
             queues: PublishQueues::new(publishers),
             bytes: 0,
+            questions: 0,
             acks: VecDeque::new(),
             failed: VecDeque::new(),
             finished: VecDeque::new(),
@@ -129,7 +135,7 @@ impl Ledger {
     pub fn has_room(&self) -> bool {
         let most = self.window * QUEUED_PER_MESSAGE;
         self.arrived.len() < self.window
-            && self.entries.len() < most + self.room_of_quarantine()
+            && self.under_way() < most + self.room_of_quarantine()
             && self.queues.direct_len() < most
             && self.bytes < BYTES_UNDER_WAY
             && !self.queues.left().is_full()
@@ -145,7 +151,7 @@ impl Ledger {
     pub fn has_room_for_logged(&self) -> bool {
         let most = 2 * self.window * QUEUED_PER_MESSAGE;
         self.arrived.len() < self.window
-            && self.entries.len() < most + self.room_of_quarantine()
+            && self.under_way() < most + self.room_of_quarantine()
             && self.bytes < 2 * BYTES_UNDER_WAY
             && !self.queues.left().is_full()
     }
@@ -194,9 +200,10 @@ impl Ledger {
         self.queues.is_worn(publisher)
     }
 
-    /// Whether nothing is under way. What only waits to be delivered again does not count.
+    /// Whether nothing is under way. What only waits to be delivered again, or logged for the
+    /// decision service, does not count.
     pub fn is_empty(&self) -> bool {
-        let detached = |entry: &Entry| entry.standing == Standing::Detached;
+        let detached = |entry: &Entry| entry.standing == Standing::Detached && !entry.question;
         self.arrived.is_empty()
             && !self.entries.iter().any(|(_, entry)| detached(entry))
             && self.queues.is_empty()
@@ -290,6 +297,7 @@ impl Ledger {
                 None => Standing::Detached,
             },
             logged: false,
+            question: false,
             copied: false,
             failed: false,
             left: 0,

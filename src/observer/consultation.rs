@@ -25,13 +25,6 @@ impl Inbound {
             .map_or(0, |service| service.waiting())
     }
 
-    /// Whether another message may wait for it.
-    pub(super) fn has_room(&self) -> bool {
-        self.decision_service
-            .as_ref()
-            .is_none_or(|service| service.has_room())
-    }
-
     /// Asks the decision service about a message that nothing else speaks against. Any other
     /// message goes to the next batch.
     pub(super) fn consult(
@@ -90,7 +83,7 @@ impl Inbound {
             };
             let fingerprint = Some(message.fingerprint);
             let entry = ledger.insert(message, None);
-            ledger.logged(entry);
+            ledger.question_logged(entry);
             let pending = PendingMessage {
                 entry,
                 received,
@@ -132,6 +125,9 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) {
+        if pending.question == Question::Logged {
+            ledger.question_answered(pending.entry);
+        }
         match verdict {
             Verdict::Pass => self.waiting.push(pending),
             Verdict::Replace(payload) => {

@@ -206,7 +206,7 @@ impl Observer {
     /// Whether another message may be taken.
     pub(super) fn has_room(&self) -> bool {
         let waiting = self.inbound.waiting();
-        self.inbound.has_room() && self.processing.has_room(&self.ledger, waiting)
+        self.processing.has_room(&self.ledger, waiting)
     }
 
     /// Takes what the session reports. A new session has the broker asked about dots.
@@ -511,7 +511,7 @@ impl Observer {
             self.inbound.handle_batched(&decided);
         }
         if decided.is_question {
-            return self.ledger.logged(entry);
+            return self.ledger.question_logged(entry);
         }
         let (received, id) = self.ledger.message(entry);
         if decided.first {

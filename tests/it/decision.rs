@@ -510,3 +510,40 @@ fn a_message_that_is_asked_about_and_comes_again_is_known_rabbitmq3() {
 fn a_message_that_is_asked_about_and_comes_again_is_known_mosquitto() {
     a_message_that_is_asked_about_and_comes_again_is_known(Broker::Mosquitto);
 }
+
+/// A few senders whose decisions take long, in many conversations, leave room for all others.
+#[test]
+fn a_few_senders_do_not_stop_everybody() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let service = Hesitant::start();
+    let url = service.server.url.as_str();
+    let args = ["--policy-url", url, "--policy-timeout", "60s"];
+    let mut scene = Scene::new(broker, &[&args[..], &["--window", "20"]].concat());
+    let mut peers: Vec<_> = (0..8).map(|n| scene.user(&format!("u1{n}"))).collect();
+    for sender in 2..6 {
+        let mut slow = scene.user(&format!("u0{sender}"));
+        for n in 0..5 {
+            for peer in 0..8 {
+                slow.writes(&format!("u1{peer}"), &json!({"text": n.to_string()}));
+            }
+        }
+    }
+    let (mut alice, mut bob) = (scene.user("u20"), scene.user("u21"));
+    for n in 0..40 {
+        alice.writes("u21", &json!({"text": n.to_string()}));
+        assert_eq!(bob.hears().1["text"], n.to_string());
+    }
+    service.answer();
+    for peer in &mut peers {
+        for _ in 0..20 {
+            peer.hears();
+        }
+        peer.hears_nothing();
+    }
+    let (status, log) = scene.observer.stop();
+    assert!(
+        status.success() && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
+}

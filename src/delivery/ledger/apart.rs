@@ -1,5 +1,5 @@
-//! What does not wait in a direct queue: what is in quarantine, and what is left to the delivery
-//! log.
+//! What does not wait in a direct queue: what is in quarantine, what is left to the delivery log,
+//! and what the log holds for the decision service.
 //!
 //! Owns how the ledger's entries follow their publishes there and back.
 
@@ -77,6 +77,37 @@ impl Ledger {
     }
 }
 
+/// What waits for the decision service while the delivery log holds it.
+impl Ledger {
+    /// The log holds a message that is to be decided on later: it can be acknowledged, and takes no
+    /// room until then.
+    pub fn question_logged(&mut self, entry: EntryId) {
+        let question = &mut self.entries[entry.0];
+        question.question = true;
+        self.bytes -= question.bytes;
+        self.questions += 1;
+        self.logged(entry);
+    }
+
+    /// It is decided on now.
+    pub fn question_answered(&mut self, entry: EntryId) {
+        let question = &mut self.entries[entry.0];
+        question.question = false;
+        self.bytes += question.bytes;
+        self.questions -= 1;
+    }
+
+    /// How many messages wait so.
+    pub fn questions(&self) -> usize {
+        self.questions
+    }
+
+    /// Entries that take room.
+    pub(super) fn under_way(&self) -> usize {
+        self.entries.len() - self.questions
+    }
+}
+
 /// What is left to the delivery log.
 impl Ledger {
     /// At most about so many bytes are left to the log by topic; beyond that nothing more is taken.
@@ -93,7 +124,7 @@ impl Ledger {
     pub fn room_for_read(&self) -> usize {
         let most = self.window * QUEUED_PER_MESSAGE + self.room_of_quarantine();
         match self.bytes < BYTES_UNDER_WAY / 2 {
-            true => most.saturating_sub(self.entries.len().max(self.queues.direct_len())),
+            true => most.saturating_sub(self.under_way().max(self.queues.direct_len())),
             false => 0,
         }
     }

@@ -172,11 +172,6 @@ impl DecisionService {
         self.queue.len()
     }
 
-    /// Whether another message may wait.
-    pub fn has_room(&self) -> bool {
-        self.queue.has_room()
-    }
-
     fn send(&mut self) {
         while self.asking.len() < self.concurrency
             && let Some(asked) = self.queue.next()

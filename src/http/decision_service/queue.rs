@@ -15,14 +15,14 @@ use crate::protocol::address::Outgoing;
 
 /// One conversation may take a quarter of the window.
 const CONVERSATION_SHARE: usize = 4;
-/// One sender may take half of it.
-const SENDER_SHARE: usize = 2;
-/// What is acknowledged before it is decided on takes no room in the window.
-const WINDOWS: usize = 2;
+/// Messages that wait, where the delivery log holds them: they take no room in the window.
+const MAX_MESSAGES: usize = 10_000;
 /// Bytes of all that waits: of the messages and of the questions about them.
 const MAX_BYTES: usize = 32 << 20;
-/// One sender may take a quarter of that.
-const SENDER_BYTES: usize = MAX_BYTES / 4;
+/// One sender may take an eighth of the messages, of the bytes and of the questions under way.
+const SENDER_SHARE: usize = 8;
+/// What the log does not hold may take half of the window: the rest is for others.
+const IN_MEMORY_SHARE: usize = 2;
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +30,14 @@ pub struct Bounds {
     pub(super) per_conversation: usize,
     pub(super) per_sender: usize,
     pub(super) sender_bytes: usize,
-    /// When so much waits, no more messages are taken.
+    /// Which part of the questions under way may be about messages of one sender.
+    pub(super) sender_share: usize,
+    /// In all.
     pub(super) messages: usize,
     pub(super) bytes: usize,
+    /// Of what the delivery log is not to hold, in all, and of one sender.
+    pub(super) in_memory: usize,
+    pub(super) in_memory_of_sender: usize,
 }
 
 impl Bounds {
@@ -42,30 +47,32 @@ impl Bounds {
             per_conversation: (window / CONVERSATION_SHARE).max(1),
             per_sender: usize::MAX,
             sender_bytes: usize::MAX,
+            sender_share: 1,
             messages: usize::MAX,
             bytes: usize::MAX,
+            in_memory: usize::MAX,
+            in_memory_of_sender: usize::MAX,
         }
     }
 
-    /// So many messages in all.
+    /// No bounds.
     #[cfg(test)]
-    pub(crate) fn of_messages(messages: usize) -> Self {
-        Self {
-            per_conversation: usize::MAX,
-            messages,
-            ..Self::of_window(messages)
-        }
+    pub(crate) fn none() -> Self {
+        Self::of_window(usize::MAX)
     }
 
     /// Where they are acknowledged before, because the delivery log holds them: of at most about
     /// `max_backlog` bytes.
     pub fn of_log(window: usize, max_backlog: u64) -> Self {
-        let max_backlog = usize::try_from(max_backlog).unwrap_or(usize::MAX);
+        let bytes = MAX_BYTES.min(usize::try_from(max_backlog).unwrap_or(usize::MAX));
         Self {
-            per_sender: (window / SENDER_SHARE).max(1),
-            sender_bytes: SENDER_BYTES.min(max_backlog),
-            messages: window * WINDOWS,
-            bytes: MAX_BYTES.min(max_backlog),
+            per_sender: MAX_MESSAGES / SENDER_SHARE,
+            sender_bytes: bytes / SENDER_SHARE,
+            sender_share: SENDER_SHARE,
+            messages: MAX_MESSAGES,
+            bytes,
+            in_memory: (window / IN_MEMORY_SHARE).max(1),
+            in_memory_of_sender: (window / SENDER_SHARE).max(1),
             ..Self::of_window(window)
         }
     }
@@ -94,6 +101,11 @@ impl Queued {
     fn is_due(&self) -> bool {
         self.message.question == Question::Due
     }
+
+    /// How many messages it is that no log is to hold.
+    fn in_memory(&self) -> usize {
+        usize::from(self.message.question == Question::None)
+    }
 }
 
 /// What waits of one sender.
@@ -101,6 +113,8 @@ impl Queued {
 struct Share {
     messages: usize,
     bytes: usize,
+    /// Those that no log is to hold.
+    in_memory: usize,
     /// Questions under way.
     asked: usize,
 }
@@ -128,28 +142,27 @@ pub(super) struct Queue {
     senders: HashMap<Arc<str>, Share>,
     messages: usize,
     bytes: usize,
+    in_memory: usize,
 }
 
 impl Queue {
     pub(super) fn new(bounds: Bounds, concurrency: usize) -> Self {
         Self {
             bounds,
-            concurrency_of_sender: concurrency.div_ceil(2),
+            // Two conversations of one sender go on side by side.
+            concurrency_of_sender: concurrency.div_ceil(bounds.sender_share).max(2),
             conversations: HashMap::new(),
             ready: VecDeque::new(),
             due: HashMap::new(),
             senders: HashMap::new(),
             messages: 0,
             bytes: 0,
+            in_memory: 0,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.messages
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.messages < self.bounds.messages && self.bytes < self.bounds.bytes
     }
 
     /// Gives a message its place. One that the log holds already has it in any case.
@@ -163,7 +176,7 @@ impl Queue {
         let sender: Arc<str> = format!("{}/{}", outgoing.app, outgoing.sender).into();
         let bytes = message.received.payload.len() + question.len();
         if message.question != Question::Logged
-            && let Some(why) = self.speaks_against(&key, &sender, bytes)
+            && let Some(why) = self.speaks_against(&key, &sender, bytes, &message)
         {
             return Some(TurnedAway { message, why });
         }
@@ -176,8 +189,10 @@ impl Queue {
         let share = self.senders.entry(sender).or_default();
         share.messages += 1;
         share.bytes += bytes;
+        share.in_memory += queued.in_memory();
         self.messages += 1;
         self.bytes += bytes;
+        self.in_memory += queued.in_memory();
         if queued.is_due() {
             self.due.insert(queued.message.entry, key.clone());
         }
@@ -189,15 +204,30 @@ impl Queue {
         None
     }
 
-    fn speaks_against(&self, key: &str, sender: &str, bytes: usize) -> Option<&'static str> {
+    fn speaks_against(
+        &self,
+        key: &str,
+        sender: &str,
+        bytes: usize,
+        message: &PendingMessage,
+    ) -> Option<&'static str> {
+        let bounds = &self.bounds;
+        let in_memory = message.question == Question::None;
         let of_conversation = self.conversations.get(key).map_or(0, VecDeque::len);
-        if of_conversation >= self.bounds.per_conversation {
+        if of_conversation >= bounds.per_conversation {
             return Some("too many messages of this conversation wait");
         }
-        let share = self.senders.get(sender)?;
-        let is_full = share.messages >= self.bounds.per_sender
-            || share.bytes.saturating_add(bytes) > self.bounds.sender_bytes;
-        is_full.then_some("too many messages of this sender wait")
+        if let Some(share) = self.senders.get(sender)
+            && (share.messages >= bounds.per_sender
+                || share.bytes.saturating_add(bytes) > bounds.sender_bytes
+                || in_memory && share.in_memory >= bounds.in_memory_of_sender)
+        {
+            return Some("too many messages of this sender wait");
+        }
+        let is_full = self.messages >= bounds.messages
+            || self.bytes >= bounds.bytes
+            || in_memory && self.in_memory >= bounds.in_memory;
+        is_full.then_some("too many messages wait for the decision service")
     }
 
     /// A conversation has another first message: it is asked about in its turn, if it may be.
@@ -251,9 +281,11 @@ impl Queue {
     fn uncount(&mut self, queued: &Queued) {
         self.messages -= 1;
         self.bytes -= queued.bytes;
+        self.in_memory -= queued.in_memory();
         if let Some(share) = self.senders.get_mut(&queued.sender) {
             share.messages -= 1;
             share.bytes -= queued.bytes;
+            share.in_memory -= queued.in_memory();
             if share.messages == 0 {
                 self.senders.remove(&queued.sender);
             }

@@ -46,7 +46,8 @@ pub(super) const PUBLISHERS: usize = DIRECT + 2;
 pub(super) const WINDOW: usize = 8;
 /// Publishes in quarantine: fewer than users that the broker takes nothing for.
 const QUARANTINE: usize = 2;
-/// Messages that wait for the decision service: more than there are under way.
+/// Nobody writes while so many messages wait for the decision service: the run is to reach what
+/// comes after the decision, too.
 const QUESTIONS: usize = 2 * WINDOW;
 const QUESTIONS_AT_A_TIME: usize = 4;
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,7 +88,7 @@ impl Process {
         let session = Session::new(asked, health.clone(), metrics.clone());
         let publishers = Publishers::new(PUBLISHERS, 2 * WINDOW, health.clone(), metrics.clone());
         let (_, handovers) = mpsc::channel(1);
-        let bounds = Bounds::of_messages(QUESTIONS);
+        let bounds = Bounds::none();
         let service = decides.then(|| DecisionService::by_hand(bounds, QUESTIONS_AT_A_TIME));
         let mut journal = Journal::new(metrics.clone(), Tracer::new(false, Feed::default()));
         let inbound = Inbound::new(router.clone(), service, ids, metrics.clone());
@@ -163,6 +164,11 @@ impl Process {
         }
     }
 
+    /// Whether the observer may be given another message.
+    pub(super) fn may_read(&self) -> bool {
+        self.observer.has_room() && self.observer.inbound.asked() < QUESTIONS
+    }
+
     /// Whether everything is done.
     pub(super) fn rests(&self) -> bool {
         let Observer {
@@ -171,6 +177,7 @@ impl Process {
         self.batch.is_none()
             && !processing.is_busy()
             && ledger.is_empty()
+            && ledger.questions() == 0
             && ledger.unacknowledged() == 0
             && ledger.left_bytes() == 0
             && processing.backlog().after().is_none()

@@ -364,7 +364,7 @@ impl World {
             return;
         };
         let process = self.process.as_mut().expect("it runs");
-        let may_read = process.observer.has_room() && !session.line.is_dead;
+        let may_read = process.may_read() && !session.line.is_dead;
         match session.line.down.front() {
             Some(Down::Message(_)) if !may_read => {}
             None | Some(Down::Confirmed(_)) => {}

@@ -12,8 +12,11 @@ const NOBODY: Bounds = Bounds {
     per_conversation: usize::MAX,
     per_sender: usize::MAX,
     sender_bytes: usize::MAX,
+    sender_share: 8,
     messages: usize::MAX,
     bytes: usize::MAX,
+    in_memory: usize::MAX,
+    in_memory_of_sender: usize::MAX,
 };
 
 struct Bench {
@@ -87,13 +90,14 @@ impl Bench {
             senders,
             messages,
             bytes,
+            in_memory,
             ..
         } = &self.queue;
         conversations.is_empty()
             && ready.is_empty()
             && due.is_empty()
             && senders.is_empty()
-            && (*messages, *bytes) == (0, 0)
+            && (*messages, *bytes, *in_memory) == (0, 0, 0)
     }
 }
 
@@ -144,6 +148,7 @@ fn conversations_senders_and_all_together_are_bounded() {
         sender_bytes: 100,
         messages: 5,
         bytes: 150,
+        ..NOBODY
     };
     let mut bench = Bench::new(bounds, 8);
     let none = Question::None;
@@ -155,18 +160,67 @@ fn conversations_senders_and_all_together_are_bounded() {
     assert_eq!(bench.push(("y", "x"), 10, none), of_conversation);
     bench.push(("x", "z"), 10, none).unwrap();
     assert_eq!(bench.push(("x", "w"), 10, none), of_sender);
-    assert!(bench.queue.has_room());
     // The first of a sender waits, however large.
     bench.push(("w", "z"), 120, none).unwrap();
     assert_eq!(bench.push(("w", "y"), 1, none), of_sender);
-    assert!(!bench.queue.has_room(), "bytes");
+    let of_all = Err("too many messages wait for the decision service");
+    assert_eq!(bench.push(("v", "z"), 1, none), of_all, "bytes");
     // What the log holds waits in any case.
     bench.push(("x", "y"), 10, Question::Logged).unwrap();
     assert_eq!(bench.asked().len(), 3);
     bench.answer("a/w/z");
-    assert!(bench.queue.has_room());
     bench.push(("v", "z"), 1, none).unwrap();
-    assert!(!bench.queue.has_room(), "messages");
+    assert_eq!(bench.push(("v", "y"), 1, none), of_all, "messages");
+}
+
+#[test]
+fn what_no_log_holds_leaves_room_in_the_window() {
+    let bounds = Bounds {
+        per_conversation: usize::MAX,
+        ..Bounds::of_log(16, u64::MAX)
+    };
+    let mut bench = Bench::new(bounds, 8);
+    for sender in ["a", "b", "c", "d"] {
+        for _ in 0..2 {
+            bench.push((sender, "y"), 1, Question::None).unwrap();
+        }
+        let of_sender = Err("too many messages of this sender wait");
+        assert_eq!(bench.push((sender, "y"), 1, Question::None), of_sender);
+        bench.due((sender, "y"));
+    }
+    let of_all = Err("too many messages wait for the decision service");
+    assert_eq!(bench.push(("e", "y"), 1, Question::None), of_all);
+    bench.due(("e", "y"));
+}
+
+/// A few senders with slow decisions leave room for others.
+#[test]
+fn seven_senders_do_not_fill_the_queue() {
+    let mut bench = Bench::new(Bounds::of_log(500, u64::MAX), 32);
+    for sender in 0..7 {
+        for n in 0..2_000 {
+            let _ = bench.push(
+                (&format!("s{sender}"), &format!("p{n}")),
+                4_000,
+                Question::Logged,
+            );
+            if bench.queue.senders[&*format!("a/s{sender}")].messages >= 1_000 {
+                break;
+            }
+        }
+    }
+    assert_eq!(bench.asked().len(), 7 * 4);
+    bench.due(("x", "y"));
+}
+
+#[test]
+fn without_a_log_no_share_of_a_sender_applies() {
+    let mut bench = Bench::new(Bounds::of_window(400), 32);
+    for peer in 0..400 {
+        let way = ("x", &*format!("p{peer}"));
+        bench.push(way, 1 << 20, Question::None).unwrap();
+    }
+    assert_eq!(bench.asked().len(), 32);
 }
 
 #[test]
