@@ -35,7 +35,7 @@ impl Inbound {
         now: Now,
     ) {
         let Some(service) = &mut self.decision_service else {
-            return self.waiting.push(pending);
+            return self.decide_unasked(pending, ledger);
         };
         // A cheap clone: it shares the payload's memory.
         let received = pending.received.clone();
@@ -43,7 +43,7 @@ impl Inbound {
         let (Ok(Request::Verbatim { outgoing, .. }) | Ok(Request::Message { outgoing, .. })) =
             request
         else {
-            return self.waiting.push(pending);
+            return self.decide_unasked(pending, ledger);
         };
         let is_from_broker = pending.via.part().is_none() && pending.fingerprint.is_some();
         if self.logs_questions && is_from_broker && pending.question == Question::None {
@@ -65,7 +65,16 @@ impl Inbound {
         self.refuse(pending, refused, ledger, journal, now);
     }
 
-    /// Asks about what an earlier process has acknowledged, and left without a decision.
+    /// A message goes to the next batch without a question.
+    fn decide_unasked(&mut self, pending: PendingMessage, ledger: &mut Ledger) {
+        if pending.question == Question::Logged {
+            ledger.question_answered(pending.entry);
+        }
+        self.waiting.push(pending);
+    }
+
+    /// Takes what an earlier process has acknowledged, and left without a decision. It is asked
+    /// about when the session is proved.
     pub(super) fn resume(
         &mut self,
         questions: Vec<LoggedQuestion>,
@@ -73,6 +82,11 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) {
+        if let Some(service) = &mut self.decision_service {
+            // What runs on the same host may start just after the observer.
+            service.hold_logged();
+            self.holds_questions = true;
+        }
         for question in questions {
             let received = Received::new(question.topic, question.payload, false);
             let message = Message {
@@ -95,6 +109,15 @@ impl Inbound {
                 refused: None,
             };
             self.consult(pending, ledger, journal, now);
+        }
+    }
+
+    /// The session has proved that it delivers: what an earlier process has left is asked about.
+    pub(super) fn handle_session_proved(&mut self) {
+        if std::mem::take(&mut self.holds_questions)
+            && let Some(service) = &mut self.decision_service
+        {
+            service.release_logged();
         }
     }
 

@@ -428,6 +428,9 @@ impl Observer {
     /// Has messages decided on, then does what the ledger asks for: publishes and acknowledges.
     pub(super) fn act(&mut self) {
         let now = self.clock.now();
+        if self.session.proved().is_some() {
+            self.inbound.handle_session_proved();
+        }
         self.decide();
         loop {
             self.publishers.publish(&mut self.ledger, now.instant);

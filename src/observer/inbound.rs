@@ -121,6 +121,8 @@ pub(crate) struct Inbound {
     pub(super) decision_service: Option<DecisionService>,
     /// Whether messages are logged before the decision service is asked about them.
     pub(super) logs_questions: bool,
+    /// Whether questions of an earlier process wait until the session is proved.
+    pub(super) holds_questions: bool,
     ids: MessageIds,
     /// Admitted messages that no batch has taken yet.
     pub(super) waiting: Vec<PendingMessage>,
@@ -139,6 +141,7 @@ impl Inbound {
             limits: SenderLimits::default(),
             decision_service,
             logs_questions: false,
+            holds_questions: false,
             ids,
             waiting: vec![],
             metrics,

@@ -1,7 +1,7 @@
 //! The decision service: its answer is applied, its failures are handled as configured, and
 //! messages keep their order.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -546,4 +546,54 @@ fn a_few_senders_do_not_stop_everybody() {
         status.success() && log.contains("left_unacknowledged=0"),
         "{log}"
     );
+}
+
+/// A service that is away for a while, with the observer's host: what is stored is asked about
+/// again when it is back.
+fn a_service_that_comes_back_is_asked_again(away: fn() -> Answer) {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let is_there = Arc::new(AtomicBool::new(true));
+    let (there, tries) = (is_there.clone(), Arc::new(AtomicUsize::new(0)));
+    let tried = tries.clone();
+    let server = Server::start(move |path, question| match there.load(Ordering::SeqCst) {
+        true => obedient(path, question),
+        false => {
+            tried.fetch_add(1, Ordering::SeqCst);
+            away()
+        }
+    });
+    let args = ["--policy-url", &server.url, "--policy-timeout", "60s"];
+    let mut scene = Scene::new(broker, &args);
+    let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
+    is_there.store(false, Ordering::SeqCst);
+    for text in ["one", "two"] {
+        alice.writes("u01", &json!({"text": text}));
+    }
+    let tried = |times| {
+        let before = tries.load(Ordering::SeqCst);
+        wait_for("another question", || {
+            (tries.load(Ordering::SeqCst) >= before + times).then_some(())
+        });
+    };
+    tried(2);
+    scene.observer.kill_and_restart();
+    tried(2);
+    is_there.store(true, Ordering::SeqCst);
+    for text in ["one", "two"] {
+        assert_eq!(bob.hears().1["text"], text);
+    }
+    let log = scene.observer.log();
+    assert!(log.contains("the decision service is not there"), "{log}");
+    assert!(!log.contains("gives no answer"), "{log}");
+}
+
+#[test]
+fn a_service_that_comes_back_is_asked_again_after_503() {
+    a_service_that_comes_back_is_asked_again(|| Answer::Says(503, String::new()));
+}
+
+#[test]
+fn a_service_that_comes_back_is_asked_again_after_a_connection_that_breaks() {
+    a_service_that_comes_back_is_asked_again(|| Answer::Closes);
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use self::answer::AnswerError;
@@ -39,6 +39,13 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Failures in a row after which a time-out makes the service rest. One slow message must not keep
 /// the service from being asked about others.
 const FAILURES_BEFORE_REST: u64 = 10;
+
+/// At least this long after the service was last there, it is asked again about what is stored. It
+/// may start just after the observer, or be replaced.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause before it is asked again. Each is twice as long as the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the service is asked.
 #[derive(Clone)]
@@ -122,6 +129,8 @@ struct Service {
     /// The service is not asked before this time. Otherwise everything that waits would wait for
     /// one time-out after another.
     rests_until: Mutex<Option<Instant>>,
+    /// While the service is not there: since when, and when that was seen last.
+    absent: Mutex<Option<(Instant, Instant)>>,
 }
 
 impl DecisionService {
@@ -137,6 +146,7 @@ impl DecisionService {
             settings,
             failures: AtomicU64::new(0),
             rests_until: Mutex::new(None),
+            absent: Mutex::new(None),
         };
         Ok(Self {
             queue: Queue::new(bounds, concurrency),
@@ -164,6 +174,17 @@ impl DecisionService {
     /// A message is decided on without the service, if it was still to be logged.
     pub fn withdraw(&mut self, entry: EntryId) {
         self.queue.withdraw(entry);
+        self.send();
+    }
+
+    /// Nothing more is asked, for now, about what the delivery log holds: its messages can wait.
+    pub fn hold_logged(&mut self) {
+        self.queue.hold_logged(true);
+    }
+
+    /// They are asked about in their turn.
+    pub fn release_logged(&mut self) {
+        self.queue.hold_logged(false);
         self.send();
     }
 
@@ -207,12 +228,13 @@ impl Asking {
             conversation,
             question,
             payload,
+            is_logged,
         } = asked;
         match self {
             Self::Service(service, asking) => {
                 let service = service.clone();
                 asking.spawn(async move {
-                    let verdict = service.decide(question, &payload).await;
+                    let verdict = service.decide(question, &payload, is_logged).await;
                     (conversation, verdict)
                 });
             }
@@ -290,7 +312,10 @@ enum NoAnswer {
     Resting,
     /// The root cause, without the URL.
     #[error("{0}")]
-    Transport(String),
+    TimedOut(String),
+    /// The root cause of any other failure of the connection.
+    #[error("{0}")]
+    Absent(String),
     #[error("it answers {0} instead of 200 or 204")]
     Status(u16),
     #[error("its answer is over {MAX_ANSWER_BYTES} bytes")]
@@ -300,8 +325,19 @@ enum NoAnswer {
 }
 
 impl Service {
-    async fn decide(&self, question: Bytes, payload: &Bytes) -> Verdict {
-        match self.ask(question, payload).await {
+    /// The log keeps a message that `is_logged`, so it may wait for a service that is not there.
+    async fn decide(&self, question: Bytes, payload: &Bytes, is_logged: bool) -> Verdict {
+        let mut pause = FIRST_PAUSE;
+        let answer = loop {
+            let answer = self.ask(question.clone(), payload).await;
+            let may_return = self.may_return(&answer);
+            if !(is_logged && may_return) {
+                break answer;
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        };
+        match answer {
             Ok(verdict) => {
                 if self.failures.swap(0, Ordering::Relaxed) > 0 {
                     info!("the decision service answers again");
@@ -310,6 +346,29 @@ impl Service {
             }
             Err(fault) => self.without_answer(&fault),
         }
+    }
+
+    /// Whether there is no service, and has not been for long.
+    fn may_return(&self, answer: &Result<Verdict, NoAnswer>) -> bool {
+        let patience = self.settings.timeout.max(LEAST_PATIENCE);
+        let now = Instant::now();
+        let mut absent = self.absent.lock().expect("nobody panics holding it");
+        match answer {
+            Err(NoAnswer::Absent(_) | NoAnswer::Status(502..=504)) => {}
+            Err(NoAnswer::Resting | NoAnswer::TimedOut(_)) => return false,
+            Ok(_) | Err(NoAnswer::Status(_) | NoAnswer::TooLong | NoAnswer::Unreadable(_)) => {
+                *absent = None;
+                return false;
+            }
+        }
+        // Nobody may have asked for long.
+        let known = absent.filter(|(_, seen)| now < *seen + patience);
+        let since = known.map_or(now, |(since, _)| since);
+        *absent = Some((since, now));
+        if let (None, Err(fault)) = (known, answer) {
+            warn!(%fault, ?patience, "{ABSENT}");
+        }
+        now < since + patience
     }
 
     fn without_answer(&self, fault: &NoAnswer) -> Verdict {
@@ -364,8 +423,13 @@ impl Service {
             let until = Instant::now() + self.settings.timeout;
             *self.rests_until.lock().expect("nobody panics holding it") = Some(until);
         }
-        NoAnswer::Transport(root_cause(error))
+        match error.is_timeout() {
+            true => NoAnswer::TimedOut(root_cause(error)),
+            false => NoAnswer::Absent(root_cause(error)),
+        }
     }
 }
 
+const ABSENT: &str = "the decision service is not there (--policy-url): it is asked again about \
+    messages that are stored";
 const NO_ANSWER: &str = "the decision service gives no answer (--policy-url, --policy-failure)";

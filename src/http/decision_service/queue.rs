@@ -102,6 +102,10 @@ impl Queued {
         self.message.question == Question::Due
     }
 
+    fn is_logged(&self) -> bool {
+        self.message.question == Question::Logged
+    }
+
     /// How many messages it is that no log is to hold.
     fn in_memory(&self) -> usize {
         usize::from(self.message.question == Question::None)
@@ -125,6 +129,8 @@ pub(super) struct Asked {
     pub(super) conversation: Arc<str>,
     pub(super) question: Bytes,
     pub(super) payload: Bytes,
+    /// Whether the delivery log holds the message, so that it may wait.
+    pub(super) is_logged: bool,
 }
 
 /// All that waits.
@@ -140,6 +146,8 @@ pub(super) struct Queue {
     /// The conversations of messages that are not logged yet.
     due: HashMap<EntryId, Arc<str>>,
     senders: HashMap<Arc<str>, Share>,
+    /// Whether nothing is asked about what the log holds.
+    holds_logged: bool,
     messages: usize,
     bytes: usize,
     in_memory: usize,
@@ -155,6 +163,7 @@ impl Queue {
             ready: VecDeque::new(),
             due: HashMap::new(),
             senders: HashMap::new(),
+            holds_logged: false,
             messages: 0,
             bytes: 0,
             in_memory: 0,
@@ -163,6 +172,12 @@ impl Queue {
 
     pub(super) fn len(&self) -> usize {
         self.messages
+    }
+
+    /// Whether nothing more is asked, for now, about what the delivery log holds, nor about what
+    /// waits behind it.
+    pub(super) fn hold_logged(&mut self, holds: bool) {
+        self.holds_logged = holds;
     }
 
     /// Gives a message its place. One that the log holds already has it in any case.
@@ -298,6 +313,7 @@ impl Queue {
         let at = self.ready.iter().position(|key| {
             let queue = self.conversations.get(key);
             let first = queue.and_then(VecDeque::front);
+            let first = first.filter(|first| !(self.holds_logged && first.is_logged()));
             let share = first.and_then(|first| self.senders.get(&first.sender));
             share.is_some_and(|share| share.asked < self.concurrency_of_sender)
         })?;
@@ -309,6 +325,7 @@ impl Queue {
         Some(Asked {
             question,
             payload: first.message.received.payload.clone(),
+            is_logged: first.is_logged(),
             conversation,
         })
     }

@@ -234,3 +234,18 @@ fn a_sender_does_not_take_all_questions_under_way() {
     bench.answer("a/p2/slow");
     assert_eq!(bench.asked(), ["a/p3/slow"]);
 }
+
+#[test]
+fn what_the_log_holds_waits_while_it_is_held() {
+    let mut bench = Bench::new(NOBODY, 8);
+    bench.queue.hold_logged(true);
+    let logged = bench.push(("x", "y"), 1, Question::Logged).unwrap();
+    let behind = bench.push(("x", "y"), 1, Question::None).unwrap();
+    bench.push(("x", "z"), 1, Question::None).unwrap();
+    assert_eq!(bench.asked(), ["a/x/z"]);
+    bench.queue.hold_logged(false);
+    for entry in [logged, behind] {
+        assert_eq!(bench.asked(), ["a/x/y"]);
+        assert_eq!(bench.answer("a/x/y"), entry);
+    }
+}
