@@ -510,6 +510,10 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
                 start(&mut victim.observer);
             }
             Fault::Cut => {
+                // One that is starting ends without its database: whoever starts it does it again.
+                wait_for("everybody to be there", || {
+                    processes.iter().all(is_ready).then_some(())
+                });
                 database.sql(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                         WHERE datname = current_database() AND pid <> pg_backend_pid()",

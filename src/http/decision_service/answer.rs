@@ -29,6 +29,9 @@ enum Decision {
     Replace,
 }
 
+/// An attribute that clients give each message.
+const TEMPORARY_ID: &str = "tempUID";
+
 const FORM: &str = "its answer is not such as {\"decision\":\"allow\"}, \"refuse\" with \
     \"reason\" and \"detail\", or \"replace\" with \"text\" and \"attributes\"";
 
@@ -61,14 +64,33 @@ pub(super) fn read(answer: &[u8], payload: &Bytes) -> Result<Verdict, AnswerErro
         Decision::Replace => {
             let members = parse_object(payload);
             let mut members = members.map_err(|_| AnswerError::NothingToReplace)?;
-            for (name, value) in [("text", answer.text), ("attributes", answer.attributes)] {
-                if let Some(value) = value {
-                    members.insert(name.to_owned(), value);
-                }
+            if let Some(text) = answer.text {
+                members.insert("text".to_owned(), text);
+            }
+            if let Some(attributes) = answer.attributes {
+                let kept = temporary_id(members.get("attributes").map(AsRef::as_ref));
+                let attributes = with_temporary_id(attributes, kept);
+                members.insert("attributes".to_owned(), attributes);
             }
             Ok(Verdict::Replace(raw(&members).get().to_owned().into()))
         }
     }
+}
+
+/// What the sender's client recognises its own message by.
+fn temporary_id(attributes: Option<&RawValue>) -> Option<Box<RawValue>> {
+    let mut members = parse_object(attributes?.get().as_bytes()).ok()?;
+    members.remove(TEMPORARY_ID)
+}
+
+/// The same attributes with the id of the message that they are for, unless they name one. Without
+/// it the client would show the message twice.
+fn with_temporary_id(attributes: Box<RawValue>, id: Option<Box<RawValue>>) -> Box<RawValue> {
+    let (Some(id), Ok(mut members)) = (id, parse_object(attributes.get().as_bytes())) else {
+        return attributes;
+    };
+    members.entry(TEMPORARY_ID.to_owned()).or_insert(id);
+    raw(&members)
 }
 
 fn reason(word: Option<String>) -> Result<Refusal, AnswerError> {
@@ -89,6 +111,25 @@ mod tests {
     fn verdict(answer: &Value) -> Result<Verdict, AnswerError> {
         let payload = Bytes::from_static(br#"{"text":"bad words","n":1,"text":"twice"}"#);
         read(answer.to_string().as_bytes(), &payload)
+    }
+
+    #[test]
+    fn new_attributes_leave_a_message_what_its_client_knows_it_by() {
+        let payload = br#"{"text":"a","attributes":{"tempUID":"mine","old":1}}"#;
+        for (attributes, wanted) in [
+            (json!({}), json!({"tempUID": "mine"})),
+            (json!({"new": 2}), json!({"new": 2, "tempUID": "mine"})),
+            (json!({"tempUID": "other"}), json!({"tempUID": "other"})),
+            (json!("no object"), json!("no object")),
+        ] {
+            let answer = json!({"decision": "replace", "attributes": attributes});
+            let read = read(answer.to_string().as_bytes(), &Bytes::from_static(payload));
+            let Ok(Verdict::Replace(payload)) = read else {
+                panic!("{read:?}");
+            };
+            let members: Value = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(members, json!({"text": "a", "attributes": wanted}));
+        }
     }
 
     #[test]
