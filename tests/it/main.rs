@@ -45,6 +45,7 @@ mod link;
 mod load;
 mod matrix;
 mod mistakes;
+mod mixed;
 mod neighbours;
 mod other_brokers;
 mod outage;

@@ -11,6 +11,7 @@ use crate::bed::{Broker, Observer, fresh_app};
 use crate::clock::Shim;
 use crate::faulty_line::{Carries, FaultyLine};
 use crate::load::{Load, Path, Plan, users};
+use crate::mixed::Mixed;
 
 /// Messages in a round: six senders to six recipients, in two layouts.
 const ROUND: usize = 6 * 6 * 2 * 5;
@@ -253,6 +254,7 @@ fn soak(broker: Broker) {
     let _exclusive = broker.exclusive();
     let app = fresh_app();
     let mut scene = Scene::start(broker, &app, if time.is_zero() { 2_000 } else { 9_000 });
+    let load_app = app.clone();
     let load = Load::start(Plan {
         broker,
         app,
@@ -262,6 +264,7 @@ fn soak(broker: Broker) {
         per_pair: most_rounds * ROUND / 72,
         allowed: Some(0),
     });
+    let mixed = Mixed::start(broker, &load_app);
     let began = Instant::now();
     let mut samples: Vec<Taken> = vec![];
     let mut round = 0;
@@ -274,7 +277,9 @@ fn soak(broker: Broker) {
         load.wait_arrived(round * ROUND + ROUND / 4);
         scene.happens(fault);
         load.wait_arrived(round * ROUND + ROUND);
-        load.check(&format!("seed {seed}, round {round}, {fault:?}"));
+        let when = format!("seed {seed}, round {round}, {fault:?}");
+        load.check(&when);
+        mixed.check(&when);
         println!(
             "{broker:?}: round {round}, {fault:?}, {:.0?}",
             began.elapsed()
@@ -285,6 +290,7 @@ fn soak(broker: Broker) {
         round += 1;
     }
     let account = load.finish_at(round * ROUND);
+    let beside = mixed.finish();
     let (status, log) = scene.observer.stop();
     assert!(
         status.success() && log.contains("left_unacknowledged=0"),
@@ -300,8 +306,8 @@ fn soak(broker: Broker) {
     let (first, last) = (&warm[..third], &warm[warm.len() - third..]);
     let (first, last) = (Taken::most(first), Taken::most(last));
     println!(
-        "{broker:?}, seed {seed}: {round} rounds, {:?} over {:.0?}; warm {first:?}, in the end \
-         {last:?}",
+        "{broker:?}, seed {seed}: {round} rounds, {:?}, beside it {beside:?}, over {:.0?}; warm \
+         {first:?}, in the end {last:?}",
         account.verdict,
         began.elapsed()
     );
