@@ -3,7 +3,7 @@
 use std::hash::RandomState;
 
 use crate::delivery::ledger::EntryId;
-use crate::delivery::pending::{ApiPart, PendingMessage, Via};
+use crate::delivery::pending::{ApiPart, PendingMessage, Question, Via};
 use crate::http::api::handover::{Handover, Outcome};
 use crate::observer::processor::{Batch, Persistence, Processor};
 use crate::protocol::message_id::MessageIds;
@@ -65,6 +65,7 @@ impl Served {
                 following: parts - n - 1,
             })),
             refused: None,
+            question: Question::None,
         });
         let messages: Vec<PendingMessage> = messages.collect();
         let id = messages.first().expect("at least one").id;
