@@ -431,6 +431,8 @@ impl World {
             connected,
         });
         observer.handle_session(SessionEvent::Subscribed { connection: number });
+        // The message by which a session proves itself is not simulated.
+        observer.inbound.handle_session_proved();
     }
 
     /// Some of what is on the way arrives before the connection ends.
