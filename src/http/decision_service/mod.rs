@@ -10,6 +10,7 @@ mod answer;
 pub mod fuzzing;
 mod queue;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -33,6 +35,7 @@ use crate::protocol::address::Outgoing;
 use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
+use crate::telemetry::crash_point::panic_on;
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -203,9 +206,6 @@ impl DecisionService {
 
     /// The next message that is decided. Waits for ever while nothing is being asked. Safe to
     /// cancel: the task keeps its answer.
-    ///
-    /// # Panics
-    /// If an asking task has panicked.
     pub async fn next(&mut self) -> (PendingMessage, Verdict) {
         let (conversation, verdict) = self.asking.next().await;
         let message = self.queue.handle_answer(&conversation);
@@ -234,7 +234,13 @@ impl Asking {
             Self::Service(service, asking) => {
                 let service = service.clone();
                 asking.spawn(async move {
-                    let verdict = service.decide(question, &payload, is_logged).await;
+                    let decided = service.decide(question, &payload, is_logged);
+                    // A panic must not end the observer: a message that is stored would end the
+                    // next one, too.
+                    let verdict = match AssertUnwindSafe(decided).catch_unwind().await {
+                        Ok(verdict) => verdict,
+                        Err(_) => service.without_answer(&NoAnswer::Panicked),
+                    };
                     (conversation, verdict)
                 });
             }
@@ -250,7 +256,7 @@ impl Asking {
             Self::ByHand(_) => None,
         };
         match asked {
-            Some(asked) => asked.expect("asking does not panic"),
+            Some(asked) => asked.expect("asking is not cancelled, and catches panics"),
             None => std::future::pending().await,
         }
     }
@@ -310,6 +316,8 @@ fn question(outgoing: &Outgoing<'_>, received: &Received) -> Bytes {
 enum NoAnswer {
     #[error("it did not answer in time just now")]
     Resting,
+    #[error("asking about the message panicked")]
+    Panicked,
     /// The root cause, without the URL.
     #[error("{0}")]
     TimedOut(String),
@@ -355,7 +363,7 @@ impl Service {
         let mut absent = self.absent.lock().expect("nobody panics holding it");
         match answer {
             Err(NoAnswer::Absent(_) | NoAnswer::Status(502..=504)) => {}
-            Err(NoAnswer::Resting | NoAnswer::TimedOut(_)) => return false,
+            Err(NoAnswer::Resting | NoAnswer::Panicked | NoAnswer::TimedOut(_)) => return false,
             Ok(_) | Err(NoAnswer::Status(_) | NoAnswer::TooLong | NoAnswer::Unreadable(_)) => {
                 *absent = None;
                 return false;
@@ -393,6 +401,7 @@ impl Service {
     }
 
     async fn ask(&self, question: Bytes, payload: &Bytes) -> Result<Verdict, NoAnswer> {
+        panic_on(payload);
         if self.rests() {
             return Err(NoAnswer::Resting);
         }
@@ -433,3 +442,53 @@ impl Service {
 const ABSENT: &str = "the decision service is not there (--policy-url): it is asked again about \
     messages that are stored";
 const NO_ANSWER: &str = "the decision service gives no answer (--policy-url, --policy-failure)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::pending::{Question, Via};
+    use crate::protocol::id::{AppId, UserId};
+    use crate::protocol::layout::Layout;
+    use crate::protocol::message_id::MessageIds;
+    use crate::protocol::time::UnixMillis;
+    use crate::telemetry::crash_point::PANIC_WORD;
+
+    /// A service that nobody can reach, asked about a message that is not stored.
+    async fn verdict_on(payload: &'static str, on_failure: OnFailure) -> Verdict {
+        let settings = Settings {
+            url: "http://127.0.0.1:1/".parse().unwrap(),
+            timeout: Duration::from_secs(5),
+            concurrency: 2,
+            on_failure,
+        };
+        let mut service = DecisionService::new(settings, Bounds::none()).unwrap();
+        let layouts = Layout::built_in("chat21").unwrap();
+        let outgoing = Outgoing {
+            layout: &layouts[0],
+            app: AppId::parse("a").unwrap(),
+            sender: UserId::parse("x").unwrap(),
+            recipient: UserId::parse("y").unwrap(),
+        };
+        let message = PendingMessage {
+            entry: EntryId::for_tests(1),
+            received: Received::new(Bytes::new(), payload.into(), false),
+            id: MessageIds::new(std::hash::RandomState::new()).next(UnixMillis::new(1)),
+            fingerprint: None,
+            repeated: false,
+            via: Via::Broker,
+            question: Question::None,
+            refused: None,
+        };
+        assert!(service.ask(&outgoing, message).is_none());
+        service.next().await.1
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_answer() {
+        for payload in ["plain", PANIC_WORD] {
+            assert_eq!(verdict_on(payload, OnFailure::Pass).await, Verdict::Pass);
+            let refused = verdict_on(payload, OnFailure::Refuse).await;
+            assert!(matches!(refused, Verdict::Refuse(_)), "{refused:?}");
+        }
+    }
+}
