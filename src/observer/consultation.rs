@@ -5,6 +5,8 @@
 //! goes into another batch, which decides on it. Leaves order and bounds to the
 //! [`DecisionService`](crate::http::decision_service::DecisionService).
 
+use tracing::warn;
+
 use crate::delivery::ledger::{Ledger, Message};
 use crate::delivery::pending::{PendingMessage, Question, Via};
 use crate::http::decision_service::Verdict;
@@ -16,6 +18,9 @@ use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Request;
 use crate::store::LoggedQuestion;
 use crate::telemetry::clock::Now;
+
+const UNJUDGED: &str = "messages that waited for a decision pass without one: there is no decision \
+    service any more (--policy-url)";
 
 impl Inbound {
     /// How many messages wait for the decision service.
@@ -86,6 +91,9 @@ impl Inbound {
             // What runs on the same host may start just after the observer.
             service.hold_logged();
             self.holds_questions = true;
+        } else if !questions.is_empty() {
+            let messages = questions.len();
+            warn!(messages, "{UNJUDGED}");
         }
         for question in questions {
             let received = Received::new(question.topic, question.payload, false);
@@ -95,6 +103,8 @@ impl Inbound {
                 fingerprint: fingerprint(&received),
                 since: now.instant,
             };
+            journal.received(self.router.address(&received).as_ref(), true);
+            journal.admitted(question.id);
             let fingerprint = Some(message.fingerprint);
             let entry = ledger.insert(message, None);
             ledger.question_logged(entry);
@@ -118,6 +128,14 @@ impl Inbound {
             && let Some(service) = &mut self.decision_service
         {
             service.release_logged();
+        }
+    }
+
+    /// Nothing more is asked about what the delivery log holds: the next process does.
+    pub(super) fn handle_stop(&mut self) {
+        self.holds_questions = false;
+        if let Some(service) = &mut self.decision_service {
+            service.hold_logged();
         }
     }
 

@@ -23,6 +23,9 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The least time for the status that says that the observer is gone, however long the rest took.
 const OFFLINE_STATUS_TIME: Duration = Duration::from_secs(1);
 
+const UNDECIDED: &str = "messages in the store still wait for the decision service: the next start \
+    asks about them";
+
 /// Whether the broker has everything that was sent to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Goodbye {
@@ -52,6 +55,7 @@ impl Observer {
         self.reporter.service.stopping(under_way);
         self.webhooks.handle_stop();
         self.processing.handle_stop();
+        self.inbound.handle_stop();
         let deadline = Instant::now() + drain;
         let mut discarded = self.drain(&mut inputs, deadline).await;
         discarded += self.publish_offline(&mut inputs, deadline).await;
@@ -59,6 +63,10 @@ impl Observer {
         let left_unacknowledged = self.ledger.unacknowledged() + discarded + discarded_last;
         let stats_of = self.journal.metrics.clone();
         let unconfirmed = self.ledger.unconfirmed();
+        let undecided = self.ledger.questions();
+        if undecided > 0 {
+            info!(undecided, "{UNDECIDED}");
+        }
         self.commit_last(goodbye).await;
         let stats = stats_of.stats();
         stats.log(left_unacknowledged, unconfirmed);

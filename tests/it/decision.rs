@@ -597,3 +597,44 @@ fn a_service_that_comes_back_is_asked_again_after_503() {
 fn a_service_that_comes_back_is_asked_again_after_a_connection_that_breaks() {
     a_service_that_comes_back_is_asked_again(|| Answer::Closes);
 }
+
+/// A stop does not wait for decisions on what is stored. The next start asks; without a service it
+/// says what passes.
+#[test]
+fn a_stop_leaves_what_is_stored_to_the_next_start() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let server = Server::start(|_, _| Answer::Hangs(NEVER));
+    let args = ["--policy-url", &server.url, "--policy-timeout", "60s"];
+    let mut scene = Scene::new(broker, &args);
+    let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
+    for text in ["one", "two"] {
+        alice.writes("u01", &json!({"text": text}));
+    }
+    wait_for("the question", || {
+        (server.requests.load(Ordering::SeqCst) > 0).then_some(())
+    });
+    let (status, log) = scene.observer.stop();
+    assert!(
+        status.success() && log.contains("asks about them undecided=2"),
+        "{log}"
+    );
+    assert!(log.contains("left_unacknowledged=0"), "{log}");
+    let all = &mut scene.observer.args;
+    let service = all.iter().position(|arg| arg == "--policy-url").unwrap();
+    all.drain(service..service + args.len());
+    scene.observer.spawn(&[("OBSERVER_PASSWORD", "observerpw")]);
+    for text in ["one", "two"] {
+        assert_eq!(bob.hears().1["text"], text);
+    }
+    let log = scene.observer.log();
+    assert!(
+        log.contains("no decision service any more (--policy-url) messages=2"),
+        "{log}"
+    );
+    let (status, log) = scene.observer.stop();
+    assert!(
+        status.success() && log.contains("left_unacknowledged=0"),
+        "{log}"
+    );
+}
