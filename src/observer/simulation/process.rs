@@ -48,7 +48,7 @@ pub(super) const WINDOW: usize = 8;
 const QUARANTINE: usize = 2;
 /// Nobody writes while so many messages wait for the decision service: the run is to reach what
 /// comes after the decision, too.
-const QUESTIONS: usize = 2 * WINDOW;
+const QUESTIONS: usize = 4 * WINDOW;
 const QUESTIONS_AT_A_TIME: usize = 4;
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 

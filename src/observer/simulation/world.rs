@@ -67,7 +67,7 @@ const WEIGHTS: [(Event, u32); 12] = [
 ];
 
 /// How often the decision service answers, if there is one: late.
-const ANSWERS: u32 = 60;
+const ANSWERS: u32 = 120;
 
 /// What may fail.
 #[derive(Clone, Copy, Debug)]

@@ -77,7 +77,7 @@ impl World {
         self.session.handle_lost(self.rng.u16(0..1_000));
         let (router, metrics) = (self.router.clone(), self.metrics.clone());
         let process = Process::start(store, (&router, &metrics), self.faults.decisions);
-        self.account.reached.asked_again |= process.asked() > 0;
+        self.account.reached.asked_again |= process.observer.inbound.asked() > 0;
         self.process = Some(process);
         self.act(usize::MAX);
     }
