@@ -52,6 +52,13 @@ impl Unpublished {
         self.waiting.entry(id).or_default().left += 1;
     }
 
+    /// Whether the log alone holds something of a message that it holds.
+    pub(super) fn is_left(&self, id: MessageId) -> bool {
+        // The last that is left is not counted here: see `remove`.
+        let waiting = self.waiting.get(&id);
+        waiting.is_none_or(|waiting| waiting.left > 0)
+    }
+
     /// It waits for nothing any more; nor do so many publishes that the log alone held.
     pub(super) fn finish(&mut self, id: MessageId, read: usize) {
         if let Some(waiting) = self.waiting.get_mut(&id) {
@@ -131,6 +138,20 @@ mod tests {
         unpublished.leave(id);
         assert_eq!(unpublished.take_published(), [], "it is not published");
     }
+
+    #[test]
+    fn it_is_known_whether_the_log_alone_holds_something() {
+        let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));
+        let mut unpublished = Unpublished::default();
+        unpublished.insert(id);
+        unpublished.logged(id);
+        assert!(!unpublished.is_left(id));
+        unpublished.leave_part(id);
+        assert!(unpublished.is_left(id));
+        unpublished.leave(id);
+        assert!(unpublished.is_left(id));
+    }
+
     #[test]
     fn the_log_forgets_a_message_when_all_that_was_left_of_it_is_published() {
         let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));

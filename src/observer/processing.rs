@@ -3,6 +3,8 @@
 //! Owns the processor, or the thread it runs in, and what is known of its batches. Leaves the
 //! decisions to `processor.rs`.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -16,6 +18,7 @@ use crate::observer::processor::{BacklogRead, Batch, Decided, Processed, Process
 use crate::observer::session::Session;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::message::Received;
+use crate::protocol::message_id::MessageId;
 use crate::rules::fan_out::{FanOut, STEP};
 use crate::store::{LogPage, thread};
 use crate::telemetry::clock::Now;
@@ -62,6 +65,8 @@ pub(crate) struct Processing {
     credit: usize,
     /// Whether nothing more is read from the delivery log: the next process does.
     stopping: bool,
+    /// Messages of which something that was left to the log cannot be read: each is told of once.
+    damaged: HashSet<MessageId>,
 }
 
 impl Processing {
@@ -79,6 +84,7 @@ impl Processing {
             reads_left: false,
             credit: READ / 2,
             stopping: false,
+            damaged: HashSet::new(),
         }
     }
 
@@ -320,6 +326,17 @@ impl Processing {
             if !is_below(logged.id) {
                 break;
             }
+            let message = Message {
+                received: Received::new(logged.came_on, Bytes::new(), false),
+                id: logged.id,
+                fingerprint: 0,
+                since: now.instant,
+            };
+            if logged.is_damaged && ledger.is_left(logged.id) && self.damaged.insert(logged.id) {
+                let entry = ledger.insert(message.clone(), None);
+                ledger.lose(entry);
+                ledger.decided(entry);
+            }
             let publishes = logged.publishes.into_iter();
             let publishes: Vec<_> = publishes
                 .filter(|(_, publish)| publish.topic.as_str() == read.topic)
@@ -327,12 +344,6 @@ impl Processing {
             if publishes.is_empty() {
                 continue;
             }
-            let message = Message {
-                received: Received::new(logged.came_on, Bytes::new(), false),
-                id: logged.id,
-                fingerprint: 0,
-                since: now.instant,
-            };
             ledger.handle_read(message, publishes);
         }
         ledger.handle_read_up_to(&read.topic, up_to.filter(|id| is_below(*id)), is_last);

@@ -188,6 +188,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the delivery log alone holds something of a message that it holds.
+    pub fn is_left(&self, id: MessageId) -> bool {
+        self.unpublished.is_left(id)
+    }
+
     /// What was left of one message to one topic is read from the log.
     pub fn handle_read(&mut self, message: Message, publishes: Vec<(Purpose, Publish)>) {
         let EntryId(key) = self.insert(message, None);
