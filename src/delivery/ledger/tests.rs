@@ -164,6 +164,30 @@ fn the_window_closes_and_opens() {
     assert!(ledger.has_room());
 }
 
+/// However many of them an earlier process has left.
+#[test]
+fn what_waits_for_the_decision_service_in_the_log_takes_no_room() {
+    let mut ledger = ledger(2);
+    let text = "x".repeat(BYTES_UNDER_WAY / 50);
+    let mut entries = vec![];
+    for _ in 0..100 {
+        let entry = ledger.insert(message(&text, id(), 1), None);
+        ledger.question_logged(entry);
+        entries.push(entry);
+    }
+    assert!(ledger.has_room() && ledger.room_for_read() > 0);
+    assert!(ledger.is_empty(), "a stop does not wait for them");
+    for entry in &entries {
+        ledger.question_answered(*entry);
+    }
+    assert!(!ledger.has_room() && !ledger.is_empty());
+    for entry in entries {
+        ledger.decided(entry);
+    }
+    assert!(ledger.has_room() && ledger.has_forgotten_all());
+    assert_eq!(ledger.take_published().len(), 100);
+}
+
 #[test]
 fn a_refused_notice_is_known_for_one_even_if_nothing_was_forwarded() {
     let mut ledger = ledger(10);
