@@ -112,7 +112,7 @@ CREATE TABLE delivery (
   message_id TEXT COLLATE "C" NOT NULL,  -- the id given to the message that came in
   number     BIGINT NOT NULL,            -- of the publish among those of its message
   came_on    BYTEA,                      -- the topic that the message came on; with number 0 alone
-  purpose    BIGINT NOT NULL,            -- 0 copy, 1 copy in bulk, 2 notice
+  purpose    BIGINT NOT NULL,            -- 0 copy, 1 copy in bulk, 2 notice, 3 to be decided on
   topic      TEXT COLLATE "C" NOT NULL,
   status     BIGINT,                     -- the payload is the stored message with this status, or
   payload    BYTEA,                      -- the payload is this

@@ -4,7 +4,7 @@ CREATE TABLE delivery (
   message_id TEXT NOT NULL,     -- the id given to the message that came in
   number     INTEGER NOT NULL,  -- of the publish among those of its message
   came_on    BLOB,              -- the topic that the message came on; with number 0 alone
-  purpose    INTEGER NOT NULL,  -- 0 copy, 1 copy in bulk, 2 notice
+  purpose    INTEGER NOT NULL,  -- 0 copy, 1 copy in bulk, 2 notice, 3 to be decided on
   topic      TEXT NOT NULL,
   status     INTEGER,           -- the payload is the stored message with this status, or
   payload    BLOB,              -- the payload is this

@@ -74,7 +74,7 @@ CREATE TABLE delivery (
   number     INTEGER NOT NULL,  -- of the first publish of this row among those of its message
   count      INTEGER NOT NULL,  -- of its publishes
   came_on    BLOB,              -- the topic that the message came on; with number 0 alone
-  purpose    INTEGER NOT NULL,  -- 0 copy, 1 copy in bulk, 2 notice
+  purpose    INTEGER NOT NULL,  -- 0 copy, 1 copy in bulk, 2 notice, 3 to be decided on
   topics     BLOB NOT NULL,     -- one topic, or for each publish: status, space, topic, zero byte
   payload    BLOB,              -- of the one publish; NULL if each is the stored message with its status
   properties TEXT,              -- JSON: MQTT 5 user properties; NULL for none
