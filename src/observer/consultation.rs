@@ -5,7 +5,7 @@
 //! goes into another batch, which decides on it. Leaves order and bounds to the
 //! [`DecisionService`](crate::http::decision_service::DecisionService).
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::delivery::ledger::{Ledger, Message};
 use crate::delivery::pending::{PendingMessage, Question, Via};
@@ -21,6 +21,8 @@ use crate::telemetry::clock::Now;
 
 const UNJUDGED: &str = "messages that waited for a decision pass without one: there is no decision \
     service any more (--policy-url)";
+const DAMAGED: &str = "a message that waited for a decision cannot be read from the store (store \
+    check): it is refused";
 
 impl Inbound {
     /// How many messages wait for the decision service.
@@ -118,7 +120,14 @@ impl Inbound {
                 question: Question::Logged,
                 refused: None,
             };
-            self.consult(pending, ledger, journal, now);
+            if question.is_damaged {
+                let id = pending.id;
+                error!(message_id = %id, "{DAMAGED}");
+                ledger.question_answered(entry);
+                self.refuse(pending, Refusal::Internal.into(), ledger, journal, now);
+            } else {
+                self.consult(pending, ledger, journal, now);
+            }
         }
     }
 

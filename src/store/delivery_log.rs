@@ -38,6 +38,8 @@ pub struct LoggedQuestion {
     pub topic: Bytes,
     /// Its payload, as it came.
     pub payload: Bytes,
+    /// Whether it cannot be read: then the payload is empty.
+    pub is_damaged: bool,
 }
 
 /// What goes out in steps, as it is logged.

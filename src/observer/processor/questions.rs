@@ -40,6 +40,7 @@ impl Processor {
                 id: message.id,
                 topic: message.received.topic.clone(),
                 payload: message.received.payload.clone(),
+                is_damaged: false,
             })?;
         }
         Ok(Decided::question(message.entry))

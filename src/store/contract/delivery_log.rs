@@ -49,6 +49,7 @@ impl Feed {
             id,
             topic: Bytes::from_static(b"apps/a/asked"),
             payload: Bytes::from(format!("\0{id}\u{e9}").into_bytes()),
+            is_damaged: false,
         };
         self.store.begin().unwrap();
         self.store.log_question(&question).unwrap();

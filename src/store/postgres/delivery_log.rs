@@ -118,6 +118,7 @@ impl DeliveryLog for PostgresStore {
             Some(LoggedQuestion {
                 id: parse_id(&id)?,
                 topic: topic.unwrap_or_default().into(),
+                is_damaged: payload.is_none(),
                 payload: payload.unwrap_or_default().into(),
             })
         })?;

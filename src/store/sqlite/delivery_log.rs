@@ -120,11 +120,22 @@ impl DeliveryLog for SqliteStore {
 
     fn questions(&self) -> Result<Vec<LoggedQuestion>, StoreError> {
         let rows = self.connection.rows(&QUESTIONS, [QUESTION], |row| {
-            Ok((own_id(row)?, bytes_of(row, 1)?, bytes_of(row, 2)?))
+            let is_damaged = row.get_ref(2)?.as_bytes().is_err();
+            Ok((
+                own_id(row)?,
+                bytes_of(row, 1)?,
+                bytes_of(row, 2)?,
+                is_damaged,
+            ))
         })?;
-        let question = |(id, topic, payload)| {
+        let question = |(id, topic, payload, is_damaged)| {
             let id: Option<MessageId> = id;
-            id.map(|id| LoggedQuestion { id, topic, payload })
+            id.map(|id| LoggedQuestion {
+                id,
+                topic,
+                payload,
+                is_damaged,
+            })
         };
         Ok(rows.into_iter().filter_map(question).collect())
     }
