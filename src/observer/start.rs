@@ -427,10 +427,8 @@ impl Parts {
             }
             (None, outbox) => {
                 let persistence = outbox.map(Persistence::outbox_in_memory);
-                (
-                    inline(&router, persistence.unwrap_or_default(), &metrics),
-                    vec![],
-                )
+                let persistence = persistence.unwrap_or_default();
+                (inline(&router, persistence, &metrics), vec![])
             }
         };
         let mut journal = Journal::new(metrics.clone(), Tracer::new(setup.reporting.trace, feed));
