@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::schema::{APPLICATION_ID, MIGRATIONS};
@@ -10,7 +11,7 @@ use super::*;
 use crate::rules::listing::{From, Window};
 use crate::store::contract::{Feed, Maker, NOW, contract, new_copy, new_message, timeline};
 use crate::store::reader::Reader;
-use crate::store::{Administration, BanChange};
+use crate::store::{Administration, BanChange, DeliveryLog, LoggedQuestion};
 
 /// Makes stores in memory, and a lasting one in a file.
 struct Sqlite(TempDir);
@@ -345,4 +346,33 @@ fn a_read_that_is_given_up_ends_and_the_next_one_is_not_hurt() {
         let page = reader.messages(&timeline("x", "y"), window).unwrap();
         assert_eq!(page.entries.len(), 1);
     }
+}
+
+#[test]
+fn a_question_without_a_payload_is_damaged_and_can_be_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let mut store = open_file(&dir.path().join("observer.db")).unwrap();
+    let id = MessageId::parse("01a3185d-0086-7000-8517-28b2a485420a").unwrap();
+    let question = LoggedQuestion {
+        id,
+        topic: Bytes::from_static(b"asked"),
+        payload: Bytes::from_static(b"{}"),
+        is_damaged: false,
+    };
+    store.begin().unwrap();
+    store.log_question(&question).unwrap();
+    store.commit().unwrap();
+    let raw = store.connection.raw();
+    raw.execute_batch("UPDATE delivery SET payload = NULL")
+        .unwrap();
+    let damaged = LoggedQuestion {
+        payload: Bytes::new(),
+        is_damaged: true,
+        ..question
+    };
+    assert_eq!(store.questions().unwrap(), [damaged]);
+    store.begin().unwrap();
+    store.published(id).unwrap();
+    store.commit().unwrap();
+    assert_eq!(store.questions().unwrap(), []);
 }
