@@ -2,16 +2,16 @@
 
 use bytes::Bytes;
 
-use super::{DecisionService, Settings, Verdict};
+use super::{Asking, Bounds, DecisionService, Settings, Verdict};
 
 /// Asks the service about a message with this payload.
 ///
 /// # Panics
 /// There is no client.
 pub async fn decide(settings: Settings, payload: &Bytes) -> Verdict {
-    let asked = DecisionService::new(settings, 1).expect("a client");
-    asked
-        .service
-        .decide(Bytes::from_static(b"{}"), payload)
+    let asked = DecisionService::new(settings, Bounds::of_window(1)).expect("a client");
+    let Asking::Service(service, _) = &asked.asking;
+    service
+        .decide(Bytes::from_static(b"{}"), payload, false)
         .await
 }
