@@ -131,6 +131,23 @@ impl Broker {
         assert!(status.success(), "rabbitmqctl {args:?}: {status}");
     }
 
+    /// Whether a RabbitMQ has a queue.
+    pub(crate) fn has_queue(self, queue: &str) -> bool {
+        let output = Command::new(root().join("scripts/brokers"))
+            .args([
+                "ctl",
+                self.name(),
+                "list_queues",
+                "--no-table-headers",
+                "name",
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let names = String::from_utf8(output.stdout).unwrap();
+        names.lines().any(|name| name.trim() == queue)
+    }
+
     /// Imports definitions: `scripts/brokers import NAME FILE`.
     pub(crate) fn import(self, definitions: &str) {
         import(self.name(), definitions);

@@ -185,9 +185,12 @@ fn queues(database: &Database, app: &str) -> [String; 2] {
     [0, 1].map(|slot| format!("mqtt-subscription-{app}-{secret}-slot-{slot}-of-2qos1"))
 }
 
+/// Deletes those that there are: a process may have ended before it had all its sessions.
 fn delete_sessions(database: &Database, app: &str, broker: Broker) {
     for queue in queues(database, app) {
-        broker.rabbitmqctl(&["delete_queue", &queue]);
+        if broker.has_queue(&queue) {
+            broker.rabbitmqctl(&["delete_queue", &queue]);
+        }
     }
 }
 
