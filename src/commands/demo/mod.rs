@@ -204,7 +204,7 @@ impl Places {
     fn choose(args: &DemoArgs) -> anyhow::Result<Self> {
         let any = args.port.filter(|port| *port == 0);
         Ok(Self {
-            page: Place::choose(args.listen, None, PAGE_PORT)?,
+            page: Place::choose(args.listen, any, PAGE_PORT)?,
             broker: Place::choose(args.listen, args.port, MQTT_PORT)?,
             api: Place::choose(args.listen, any, API_PORT)?,
         })
