@@ -150,13 +150,13 @@ impl Machine {
     }
 
     /// Runs the blocks of commands in this text, and compares what they show with the blocks of
-    /// text behind them. Returns how many there were.
+    /// text behind them. Returns how many there were. What is to be put into a file is JSON.
     fn play(&mut self, text: &str, adapt: impl Fn(&str) -> String) -> usize {
         let mut compared = 0;
         for (language, body) in fences(text) {
             if language == "sh" {
                 body.lines().for_each(|line| self.enter(&adapt(line)));
-            } else {
+            } else if language != "json" {
                 let shown = self.output.trim();
                 assert!(fits(shown, body.trim()), "{body}\nis in fact\n{shown}");
                 compared += 1;

@@ -511,8 +511,10 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
             }
             Fault::Cut => {
                 // One that is starting ends without its database: whoever starts it does it again.
+                // One that stands by is not ready, but answers.
+                let is_there = |process: &Process| process.readiness().0 != 0;
                 wait_for("everybody to be there", || {
-                    processes.iter().all(is_ready).then_some(())
+                    processes.iter().all(is_there).then_some(())
                 });
                 database.sql(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
