@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -124,6 +125,8 @@ pub(crate) struct Load {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     expected: usize,
+    /// Says of each recipient, whenever they have subscribed.
+    up: Mutex<Receiver<()>>,
 }
 
 pub(crate) struct Account {
@@ -136,6 +139,7 @@ impl Load {
     pub(crate) fn start(plan: Plan) -> Self {
         let expected =
             plan.senders.len() * plan.recipients.len() * plan.paths.len() * plan.per_pair;
+        let (up_tx, up) = channel();
         let load = Self {
             seen: Arc::default(),
             sent: Arc::default(),
@@ -143,14 +147,14 @@ impl Load {
             over: Arc::default(),
             threads: vec![],
             expected,
+            up: Mutex::new(up),
             plan,
         };
         load.allow(load.plan.allowed.unwrap_or(expected));
-        load.run()
+        load.run(&up_tx)
     }
 
-    fn run(mut self) -> Self {
-        let (up_tx, up_rx) = std::sync::mpsc::channel();
+    fn run(mut self, up_tx: &Sender<()>) -> Self {
         for user in self.plan.recipients.clone() {
             let (plan, seen, over, up_tx) = (
                 self.plan.clone(),
@@ -162,11 +166,7 @@ impl Load {
                 receive(&plan, &user, &seen, &over, &up_tx)
             }));
         }
-        for _ in 0..self.plan.recipients.len() {
-            up_rx
-                .recv_timeout(PATIENCE)
-                .expect("a recipient does not get connected");
-        }
+        self.wait_recipients();
         for user in self.plan.senders.clone() {
             let (plan, sent, over) = (self.plan.clone(), self.sent.clone(), self.over.clone());
             let (allowed, seen) = (self.allowed.clone(), self.seen.clone());
@@ -179,6 +179,16 @@ impl Load {
 
     pub(crate) fn expected(&self) -> usize {
         self.expected
+    }
+
+    /// Waits until all recipients have subscribed: for the first time, or after a restart of the
+    /// broker once more.
+    pub(crate) fn wait_recipients(&self) {
+        let up = self.up.lock().unwrap();
+        for _ in 0..self.plan.recipients.len() {
+            up.recv_timeout(PATIENCE)
+                .expect("a recipient does not get connected");
+        }
     }
 
     /// Lets all senders together send up to `count` messages in all.
@@ -276,13 +286,7 @@ impl Drop for Load {
     }
 }
 
-fn receive(
-    plan: &Plan,
-    user: &str,
-    seen: &Mutex<Seen>,
-    over: &AtomicBool,
-    up: &std::sync::mpsc::Sender<()>,
-) {
+fn receive(plan: &Plan, user: &str, seen: &Mutex<Seen>, over: &AtomicBool, up: &Sender<()>) {
     let login = plan.broker.login(&plan.app, user);
     let client_id = format!("{}-{user}-r", plan.app);
     while !over.load(Ordering::Relaxed) {

@@ -98,6 +98,8 @@ fn a_restart_loses_what_waits_and_the_observer_says_so(broker: Broker) {
     broker.control("start");
     observer.restart();
     observer.wait_log("the broker has not kept the session");
+    // Nor those of the recipients: what comes before they are back is lost, too.
+    load.wait_recipients();
     load.allow(load.expected());
     load.finish();
 }
