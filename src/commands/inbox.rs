@@ -9,11 +9,11 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::cli::InboxArgs;
-use super::init_quiet_log;
 use super::output::Output;
 use super::send::refusal_text;
 use super::text::{clock, shown, status_word};
 use super::user::User;
+use super::{init_quiet_log, rest};
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
 use crate::mqtt::{Cause, LinkError};
@@ -77,14 +77,7 @@ pub(super) async fn run(args: &InboxArgs, out: Output) -> anyhow::Result<ExitCod
 async fn again(user: &User, mut error: LinkError, out: Output) -> Result<ProbeClient, LinkError> {
     let mut backoff = Backoff::new(REST.0, REST.1);
     while !error.is_permanent() {
-        let wait = backoff.next(fastrand::u64(..));
-        // Whole milliseconds, to be printed.
-        let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
-        out.message(format_args!(
-            "not connected: {error} (again in {}; Ctrl-C ends it)",
-            humantime::format_duration(wait)
-        ));
-        tokio::time::sleep(wait).await;
+        rest(&mut backoff, &error, out).await;
         match user.connect().await {
             Ok(client) => {
                 let advice = "what came meanwhile is in the history (--history N)";

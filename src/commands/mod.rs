@@ -44,10 +44,13 @@ mod watch;
 mod webhook;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use self::cli::Command;
 use self::output::{Output, OutputError};
 use crate::config::{Config, ConfigErrors};
+use crate::delivery::backoff::Backoff;
+use crate::mqtt::LinkError;
 use crate::telemetry;
 use anyhow::Context;
 
@@ -126,4 +129,16 @@ fn init_quiet_log(config: &Config) {
         &config.reporting.log_level
     };
     telemetry::init(config.reporting.log_format, level);
+}
+
+/// Says why there is no connection, and waits before the next attempt.
+async fn rest(backoff: &mut Backoff, error: &LinkError, out: Output) {
+    let wait = backoff.next(fastrand::u64(..));
+    // Whole milliseconds, to be printed.
+    let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
+    out.message(format_args!(
+        "not connected: {error} (again in {}; Ctrl-C ends it)",
+        humantime::format_duration(wait)
+    ));
+    tokio::time::sleep(wait).await;
 }

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use self::text::{Passed, line_text, payload_text, status_text};
 use super::cli::{Format, WatchArgs};
-use super::init_quiet_log;
 use super::output::{Output, OutputError};
 use super::text::{shown, terminal_width};
+use super::{init_quiet_log, rest};
 use crate::config::Config;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::backoff::Backoff;
@@ -134,14 +134,7 @@ async fn watch(
             Err(WatchError::Link(error)) if error.is_permanent() => return Err(error.into()),
             Err(WatchError::Link(error)) => error,
         };
-        let wait = backoff.next(fastrand::u64(..));
-        // Whole milliseconds, to be printed.
-        let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(1_000));
-        out.message(format_args!(
-            "not connected: {error} (again in {}; Ctrl-C ends it)",
-            humantime::format_duration(wait)
-        ));
-        tokio::time::sleep(wait).await;
+        rest(&mut backoff, &error, out).await;
     }
 }
 
