@@ -57,21 +57,32 @@ fn scans(connection: &Connection) -> BTreeMap<String, i64> {
     counts
 }
 
-/// The tables that `work` scans on a connection of its own. The counts are told when it ends.
+/// The process that serves `connection`.
+fn backend(connection: &Connection) -> i32 {
+    let sql = "SELECT pg_backend_pid()";
+    connection.query(sql, vec![]).unwrap()[0].get(0)
+}
+
+/// Waits until the process `pid` has ended, once its connection was dropped. A process tells its
+/// counts at most once a second, and always when it ends.
+fn ended(watcher: &Connection, pid: i32) {
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
+    while !watcher.query(sql, params![pid]).unwrap().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The tables that `work` scans on a connection of its own.
 fn scanned(watcher: &Connection, target: &Target, work: impl FnOnce(&mut Feed)) -> Vec<String> {
     let mut before = scans(watcher);
     // A start reads who is away.
     *before.get_mut("absence").expect("it is large") += 1;
     let store = open(target).unwrap();
-    let sql = "SELECT pg_backend_pid()";
-    let pid: i32 = store.connection.query(sql, vec![]).unwrap()[0].get(0);
+    let pid = backend(&store.connection);
     let mut feed = Feed::new(Box::new(store));
     work(&mut feed);
     drop(feed);
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
-    while !watcher.query(sql, params![pid]).unwrap().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    ended(watcher, pid);
     let after = scans(watcher);
     let more = after.into_iter().filter(|(name, n)| before[name] < *n);
     more.map(|(name, _)| name).collect()
@@ -80,9 +91,12 @@ fn scanned(watcher: &Connection, target: &Target, work: impl FnOnce(&mut Feed)) 
 #[test]
 fn what_goes_on_all_the_time_scans_no_table() {
     let target = empty_schema();
-    drop(open(&target).unwrap());
     let watcher = Connection::open(&target).unwrap();
-    watcher.batch(FILL).unwrap();
+    let store = open(&target).unwrap();
+    let pid = backend(&store.connection);
+    store.connection.batch(FILL).unwrap();
+    drop(store);
+    ended(&watcher, pid);
     let seen = scanned(&watcher, &target, |feed| {
         assert_eq!(feed.store.blocked(None, Some("other-7")).unwrap().len(), 1);
     });
@@ -106,13 +120,9 @@ fn what_goes_on_all_the_time_scans_no_table() {
     let before = scans(&watcher);
     let mut reader = PostgresStore::open_read_only(&target).unwrap();
     (0..RUNS).for_each(|_| listings(&mut reader).unwrap());
-    let pid = reader.connection.query("SELECT pg_backend_pid()", vec![]);
-    let pid: i32 = pid.unwrap()[0].get(0);
+    let pid = backend(&reader.connection);
     drop(reader);
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
-    while !watcher.query(sql, params![pid]).unwrap().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    ended(&watcher, pid);
     assert_eq!(scans(&watcher), before, "pages of the HTTP API");
 }
 
