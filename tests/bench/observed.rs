@@ -11,6 +11,9 @@ use crate::wire::Wire;
 
 /// Pairs of users who write to each other.
 const PAIRS: u64 = 100;
+/// What is not counted at the beginning of a turn: everybody connects then, and the broker makes
+/// what it has for them while messages wait.
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 const LOGIN: (&str, &str) = ("observer", "observerpw");
 
 /// Measures on each broker of the bed (`BENCH_BROKERS`). Without a bed it does nothing: `cargo
@@ -90,10 +93,13 @@ pub(crate) fn connect(port: u16, name: &str) -> Wire {
     Wire::connect(port, name, &(LOGIN.0.to_owned(), LOGIN.1.to_owned()), true).unwrap()
 }
 
-/// A hundred pairs that send `rate` messages a second together, for `turn`: the milliseconds that
-/// each takes to its recipient. One that does not arrive ends the measurement.
+/// A hundred pairs that send `rate` messages a second together, for [`WARM_UP`] and `turn`: the
+/// milliseconds that each of the turn takes to its recipient. One that does not arrive ends the
+/// measurement.
 pub(crate) fn ordinary(port: u16, rate: u64, turn: Duration) -> Vec<f64> {
+    let turn = WARM_UP + turn;
     let count = rate * turn.as_secs();
+    let warm_up = rate * WARM_UP.as_secs();
     let begin = Instant::now();
     let published: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
     let published = &published;
@@ -138,11 +144,12 @@ pub(crate) fn ordinary(port: u16, rate: u64, turn: Duration) -> Vec<f64> {
             if message.topic().starts_with("apps/bench/users/p")
                 && let Some(n) = message.json()["n"].as_u64()
             {
-                let n = usize::try_from(n).unwrap();
-                times.push((now - published[n].load(Ordering::Relaxed) as f64) / 1e3);
+                let sent = published[usize::try_from(n).unwrap()].load(Ordering::Relaxed);
+                times.push((n, (now - sent as f64) / 1e3));
             }
         }
-        times
+        let turn = times.into_iter().filter(|(n, _)| *n >= warm_up);
+        turn.map(|(_, took)| took).collect()
     })
 }
 

@@ -29,7 +29,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use observed::{connect, each_broker, ordinary, percentile, print_disk, start};
+use observed::{WARM_UP, connect, each_broker, ordinary, percentile, print_disk, start};
 use wire::Wire;
 
 const TURN: Duration = Duration::from_secs(5);
@@ -147,7 +147,10 @@ fn measure(port: u16, scene: &Scene) -> [Vec<f64>; 3] {
         let over = &AtomicBool::new(false);
         std::thread::scope(|scope| {
             if let Some(disturbance) = beside[turn % kinds] {
-                scope.spawn(move || disturbance(port, over));
+                scope.spawn(move || {
+                    std::thread::sleep(WARM_UP);
+                    disturbance(port, over);
+                });
             }
             times[turn % kinds].extend(ordinary(port, RATE, TURN));
             over.store(true, Ordering::Relaxed);
