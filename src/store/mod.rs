@@ -104,6 +104,18 @@ pub fn make(location: &StoreLocation) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether an observer with these settings may serve the store, which exists: what several must
+/// agree on stays with it. Changes nothing.
+///
+/// # Errors
+/// [`StoreError`], if it may not, or the store cannot be read.
+pub fn check_settings(location: &StoreLocation) -> Result<(), StoreError> {
+    match location {
+        StoreLocation::Postgres(target) => postgres::check_settings(target),
+        StoreLocation::File(_) | StoreLocation::Memory => Ok(()),
+    }
+}
+
 /// Opens a connection that only reads, beside the observer that has the store. The store exists.
 ///
 /// # Errors

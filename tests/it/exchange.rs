@@ -249,11 +249,11 @@ fn sessions_that_get_all_are_not_declared() {
 }
 
 /// `check` of observers that serve every app.
-fn check(database: &Database, broker: Broker, name: &str) -> (bool, String) {
+fn check(database: &Database, broker: Broker, name: &str, slots: &str) -> (bool, String) {
     let mut command = binary();
     command.args(["check", "-v", "--broker", &broker.url(false)]);
     command.args(["--username", "observer", "--name", name]);
-    command.args(["--store", &database.address(), "--slots", "2"]);
+    command.args(["--store", &database.address(), "--slots", slots]);
     command.args(["--sharing", "hash", "--store-password-file"]);
     command.arg(database.password_file());
     let output = command.env("OBSERVER_PASSWORD", "observerpw").output();
@@ -285,9 +285,12 @@ fn check_proves_the_exchange() {
     start(&mut observer);
     let process = Process::of(observer, http);
     wait_unready(&process, MISSING);
-    let (passes, said) = check(&database, broker, &name);
+    let (passes, said) = check(&database, broker, &name, "2");
     assert!(!passes && said.contains("✗ slots"), "{said}");
     assert!(said.contains("no slot got a message"), "{said}");
+    let (passes, said) = check(&database, broker, &name, "3");
+    assert!(!passes && said.contains("✗ store"), "{said}");
+    assert!(said.contains("was made for 2 slots"), "{said}");
 
     let of = ["slots", "rabbitmq", "--name", &name, "--slots", "2"];
     let more = ["--sharing", "hash", "--session-expiry", "1day"];
@@ -298,7 +301,7 @@ fn check_proves_the_exchange() {
     broker.import(&definitions);
     let exchange = exchange(&definitions);
     wait_all(&database, 2, &[&process]);
-    let (passes, said) = check(&database, broker, &name);
+    let (passes, said) = check(&database, broker, &name, "2");
     assert!(passes, "{said}");
     assert!(
         said.contains("✓ slots          64 messages came to one slot each: "),
@@ -316,11 +319,11 @@ fn check_proves_the_exchange() {
         "rabbit_binding:remove({{binding, rabbit_misc:r(<<\"/\">>, exchange, <<\"{exchange}\">>),
             <<\"1\">>, rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>), []}}, <<\"check\">>)."
     ));
-    let (passes, said) = check(&database, broker, &name);
+    let (passes, said) = check(&database, broker, &name, "2");
     assert!(!passes && said.contains("slot 1 got none of 64"), "{said}");
     broker.import(&definitions);
     delete_exchange(&exchange, broker);
-    let (passes, said) = check(&database, broker, &name);
+    let (passes, said) = check(&database, broker, &name, "2");
     assert!(!passes && said.contains("no slot got a message"), "{said}");
     drop(process);
     delete_sessions(&database, &name, broker);

@@ -193,6 +193,7 @@ fn check_store(config: &Config, report: &mut Report) {
 fn try_store(place: &StoreLocation) -> Result<Stats, StoreError> {
     let mut store = store::administer(place)?;
     store.try_write()?;
+    store::check_settings(place)?;
     store.stats()
 }
 

@@ -78,6 +78,15 @@ pub fn make(target: &Target) -> Result<(), StoreError> {
     schema::migrate(&Connection::open(target)?, Access::Exclusive).map(drop)
 }
 
+/// Whether an observer with these settings would be let in. Changes nothing.
+///
+/// # Errors
+/// [`StoreError`], if the store keeps others: the number of slots, how they share the messages, or
+/// the name of the observer.
+pub(super) fn check_settings(target: &Target) -> Result<(), StoreError> {
+    schema::check_settings(&Connection::open(target)?, target)
+}
+
 /// A store in PostgreSQL.
 #[derive(Debug)]
 pub(super) struct PostgresStore {

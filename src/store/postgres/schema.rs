@@ -189,6 +189,14 @@ pub(super) fn keep_settings<T>(
     ended.map(|()| done)
 }
 
+/// Whether the settings are those that stay. Keeps nothing.
+pub(super) fn check_settings(connection: &Connection, target: &Target) -> Result<(), StoreError> {
+    connection.batch("BEGIN")?;
+    let kept = keep(connection, target);
+    connection.batch("ROLLBACK")?;
+    kept
+}
+
 fn keep(connection: &Connection, target: &Target) -> Result<(), StoreError> {
     connection.query(LOCK_VERSION, vec![])?;
     let rows = connection.query(COUNT_SLOTS, vec![])?;

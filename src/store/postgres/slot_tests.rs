@@ -122,7 +122,9 @@ fn settings_stay_only_once_a_slot_is_served() {
     let named = |name: &str| target.clone().with_name(name.to_owned());
     // As `slots rabbitmq` does, again and again.
     let four = named("o").in_slots(4).shared_by(SharedBy::Hash);
+    check_settings(&four).unwrap_err();
     let early = Candidate::open(&four).unwrap();
+    check_settings(&named("p").in_slots(3)).unwrap();
     let secret = early.secret().unwrap();
     drop(Candidate::open(&named("o")).unwrap());
     drop(Candidate::open(&named("p").in_slots(3)).unwrap());
@@ -133,6 +135,18 @@ fn settings_stay_only_once_a_slot_is_served() {
         candidate.try_take_slot(1).unwrap(),
         Taken::Ours { .. }
     ));
+    // As `check` does.
+    check_settings(&two).unwrap();
+    for (other, says) in [
+        (two.clone().in_slots(4), "was made for 2 slots"),
+        (two.clone().in_slots(1), "was made for 2 slots"),
+        (two.clone().shared_by(SharedBy::All), "by --sharing hash"),
+        (two.clone().with_name("p".to_owned()), "of the observer"),
+    ] {
+        let told = check_settings(&other).unwrap_err().to_string();
+        assert!(told.contains(says), "{told}");
+    }
+    check_settings(&two).unwrap();
     let refused = |made: Result<Taken, StoreError>| made.unwrap_err().to_string();
     let told = refused(early.try_take_slot(0));
     assert!(told.contains("was made for 2 slots, which stays"), "{told}");
