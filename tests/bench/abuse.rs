@@ -35,7 +35,7 @@ const OTHERS: &str = "apps/bench/flood";
 const READ: &str = "apps/bench/outgoing/users/mallory/messages/p0/outgoing";
 
 fn main() {
-    each_broker(|port| {
+    each_broker(|_, port| {
         let state = tempfile::TempDir::new().unwrap();
         let observer = start(
             port,

@@ -14,11 +14,11 @@ const PAIRS: u64 = 100;
 /// What is not counted at the beginning of a turn: everybody connects then, and the broker makes
 /// what it has for them while messages wait.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
-const LOGIN: (&str, &str) = ("observer", "observerpw");
+pub(crate) const LOGIN: (&str, &str) = ("observer", "observerpw");
 
 /// Measures on each broker of the bed (`BENCH_BROKERS`). Without a bed it does nothing: `cargo
 /// test` only builds the benchmarks.
-pub(crate) fn each_broker(measure: impl Fn(u16)) {
+pub(crate) fn each_broker(measure: impl Fn(&str, u16)) {
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
@@ -31,7 +31,7 @@ pub(crate) fn each_broker(measure: impl Fn(u16)) {
     for broker in only.split_whitespace() {
         let port = std::env::var(format!("BED_{broker}_MQTT")).expect("run scripts/bench");
         println!("{}", broker.to_lowercase());
-        measure(port.parse().unwrap());
+        measure(broker, port.parse().unwrap());
     }
 }
 
@@ -177,16 +177,29 @@ pub(crate) fn percentile(times: &mut [f64], percent: usize) -> f64 {
 
 /// User and system time of a process, in seconds.
 pub(crate) fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    fields[11..13]
-        .iter()
-        .map(|ticks| ticks.parse::<f64>().unwrap())
-        .sum::<f64>()
-        / 100.0
+    seconds(&stat(pid).unwrap()[11..13])
+}
+
+/// The same of a process and of those that it has started, ended or not.
+pub(crate) fn cpu_of_all(pid: u32) -> f64 {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let children = pids.filter_map(|child| {
+        // One may end while it is looked at.
+        let fields = stat(child).ok()?;
+        (fields[1] == pid.to_string()).then(|| seconds(&fields[11..13]))
+    });
+    seconds(&stat(pid).unwrap()[11..15]) + children.sum::<f64>()
+}
+
+/// What the kernel tells of a process, from its state on.
+fn stat(pid: u32) -> std::io::Result<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    Ok(fields.map(str::to_owned).collect())
+}
+
+fn seconds(ticks: &[String]) -> f64 {
+    let ticks = ticks.iter().map(|ticks| ticks.parse::<f64>().unwrap());
+    ticks.sum::<f64>() / 100.0
 }

@@ -82,7 +82,7 @@ fn main() {
     measure(reader.as_mut());
     drop(reader);
     print_disk();
-    each_broker(|port| over_http(port, dir.path()));
+    each_broker(|_, port| over_http(port, dir.path()));
 }
 
 /// Reads beside messages, turn and turn about.

@@ -107,7 +107,7 @@ fn main() {
     let url = format!("http://{}/", service.local_addr().unwrap());
     std::thread::spawn(move || decide(&service));
     print_disk();
-    each_broker(|port| {
+    each_broker(|_, port| {
         let state = tempfile::TempDir::new().unwrap();
         let observer = start(port, state.path(), &[]);
         let mut times = ordinary(port, FAST, TURN * 3);

@@ -66,6 +66,7 @@ mod secrets;
 mod settings;
 mod slot_reports;
 mod slots;
+mod slow_way;
 mod snippets;
 mod soak;
 mod store;

@@ -1,12 +1,10 @@
 //! The observer on PostgreSQL: the store itself, and processes that share it, of whom one serves.
 
 use std::hash::RandomState;
-use std::io::{Read, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use chat21_observer::auth::secret::Secret;
@@ -32,6 +30,7 @@ use tempfile::TempDir;
 use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, root, var};
 use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
+use crate::slow_way::SlowWay;
 use crate::wire::Wire;
 
 /// Tests that restart the database hold it for writing.
@@ -538,68 +537,6 @@ fn commands_work_beside_the_observer_and_show_no_password() {
     );
 }
 
-/// A way to the database that takes a while, and counts how often somebody waits for an answer.
-struct SlowWay {
-    port: u16,
-    /// Of each connection: what it has asked and waited for.
-    ways: Arc<Mutex<Vec<Arc<AtomicUsize>>>>,
-}
-
-impl SlowWay {
-    fn open(delay: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let ways: Arc<Mutex<Vec<Arc<AtomicUsize>>>> = Arc::default();
-        let all = ways.clone();
-        let server: u16 = var("BED_POSTGRESQL_PORT").parse().unwrap();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
-                let (count, asks) = (
-                    Arc::new(AtomicUsize::new(0)),
-                    Arc::new(AtomicBool::new(false)),
-                );
-                all.lock().unwrap().push(count.clone());
-                for (mut from, mut to, is_question) in [
-                    (
-                        client.try_clone().unwrap(),
-                        server.try_clone().unwrap(),
-                        true,
-                    ),
-                    (server, client, false),
-                ] {
-                    to.set_nodelay(true).unwrap();
-                    let (count, asks) = (count.clone(), asks.clone());
-                    std::thread::spawn(move || {
-                        let mut chunk = vec![0; 1 << 20];
-                        while let Ok(length @ 1..) = from.read(&mut chunk) {
-                            if asks.swap(is_question, Ordering::SeqCst) != is_question
-                                && is_question
-                            {
-                                count.fetch_add(1, Ordering::SeqCst);
-                            }
-                            std::thread::sleep(delay);
-                            if to.write_all(&chunk[..length]).is_err() {
-                                break;
-                            }
-                        }
-                        let _ = to.shutdown(std::net::Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Self { port, ways }
-    }
-
-    fn most(&self) -> usize {
-        let ways = self.ways.lock().unwrap();
-        ways.iter()
-            .map(|count| count.load(Ordering::SeqCst))
-            .max()
-            .unwrap_or(0)
-    }
-}
-
 /// 5 ms of latency, there and back, and direct messages of 400 bytes.
 #[test]
 fn a_batch_of_messages_costs_two_ways_to_the_database() {
@@ -608,11 +545,15 @@ fn a_batch_of_messages_costs_two_ways_to_the_database() {
     let _server = shared();
     let (database, slow) = (
         Database::make(),
-        SlowWay::open(Duration::from_micros(2_500)),
+        SlowWay::to(
+            var("BED_POSTGRESQL_PORT").parse().unwrap(),
+            Duration::from_micros(2_500),
+        ),
     );
     let address = format!(
         "postgres://observer@127.0.0.1:{}/{}",
-        slow.port, database.name
+        slow.port(),
+        database.name
     );
     let target: Target = address.parse().unwrap();
     let location = target.with_password(&Secret::new("observerpw".to_owned()));
