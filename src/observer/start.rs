@@ -274,8 +274,8 @@ impl Parts {
             None => Bounds::of_window(window),
         };
         let decision_service = setup.consult.clone();
-        let decision_service =
-            decision_service.map(|settings| DecisionService::new(settings, bounds));
+        let decision_service = decision_service
+            .map(|settings| DecisionService::new(settings, bounds, metrics.clone()));
         Ok(Self {
             clock,
             began,

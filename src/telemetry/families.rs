@@ -10,7 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use super::labels::WebhookOutcome;
+use super::labels::{Decision, WebhookOutcome};
 use crate::mqtt::Cause;
 use crate::protocol::address::Kind;
 use crate::protocol::refusal::Refusal;
@@ -26,8 +26,8 @@ const COMMIT_BUCKETS: [f64; 11] = [
 ];
 /// Messages in one commit.
 const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
-/// Seconds in which an endpoint answers.
-const WEBHOOK_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 10.0];
+/// Seconds in which an operator's HTTP service answers.
+const SERVICE_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 10.0];
 
 /// The route of a request to none.
 pub(super) const NO_ROUTE: &str = "none";
@@ -41,6 +41,7 @@ pub(super) struct Families {
     pub(super) connections: ConnectionFamilies,
     pub(super) load: LoadFamilies,
     pub(super) store: StoreFamilies,
+    pub(super) decisions: DecisionFamilies,
     /// One for each endpoint, in the order of the settings.
     pub(super) endpoints: Vec<EndpointFamilies>,
     pub(super) api: ApiFamilies,
@@ -99,6 +100,13 @@ pub(super) struct StoreFamilies {
     pub(super) failures: IntCounter,
 }
 
+/// Questions to the decision service.
+pub(super) struct DecisionFamilies {
+    /// By [`Decision`].
+    pub(super) decisions: Box<[IntCounter]>,
+    pub(super) seconds: Histogram,
+}
+
 /// One endpoint of webhooks.
 pub(super) struct EndpointFamilies {
     /// By [`WebhookOutcome`].
@@ -121,6 +129,7 @@ impl Families {
             connections: builder.connections(),
             load: builder.load(),
             store: builder.store(),
+            decisions: builder.decisions(),
             endpoints: builder.endpoints(endpoints),
             api: builder.api(),
             traces_dropped: builder.counter(
@@ -316,6 +325,27 @@ impl MetricsBuilder {
         }
     }
 
+    fn decisions(&self) -> DecisionFamilies {
+        let decisions = self.counters(
+            "observer_decisions_total",
+            "Messages that the decision service was asked about (--policy-url), by what came of \
+             it; no-answer: --policy-failure holds.",
+            &["decision"],
+        );
+        DecisionFamilies {
+            decisions: Decision::ALL
+                .iter()
+                .map(|decision| decisions.with_label_values(&[decision.as_str()]))
+                .collect(),
+            seconds: self.histogram(
+                "observer_decision_seconds",
+                "How long messages waited for the decision service from when it was asked, \
+                 answered or not.",
+                &SERVICE_BUCKETS,
+            ),
+        }
+    }
+
     fn api(&self) -> ApiFamilies {
         let requests = self.counters(
             "observer_api_requests_total",
@@ -351,7 +381,7 @@ impl MetricsBuilder {
         let seconds = self.histograms(
             "observer_webhook_seconds",
             "How long endpoints took to answer.",
-            &WEBHOOK_BUCKETS,
+            &SERVICE_BUCKETS,
             &["endpoint"],
         );
         let events = self.gauges(

@@ -1,6 +1,6 @@
 //! The values of labels that belong to metrics alone.
 //!
-//! Owns two closed lists. Labels that mean something elsewhere stand where they belong.
+//! Owns three closed lists. Labels that mean something elsewhere stand where they belong.
 
 use strum::{IntoStaticStr, VariantArray};
 
@@ -11,6 +11,30 @@ pub enum LinkRole {
     Session,
     /// A connection that publishes.
     Publisher,
+}
+
+/// What came of a question to the decision service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Decision {
+    /// The message passes as it came.
+    Allowed,
+    /// It passes with other contents.
+    Replaced,
+    /// It is refused.
+    Refused,
+    /// There was no answer, or one that says nothing: the setting for failures holds.
+    NoAnswer,
+}
+
+impl Decision {
+    /// Every decision.
+    pub(super) const ALL: &'static [Self] = Self::VARIANTS;
+
+    /// The label's value.
+    pub(super) fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// What became of one attempt to deliver an event to an endpoint, or of the event itself.

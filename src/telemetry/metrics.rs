@@ -13,7 +13,7 @@ use prometheus::{IntGauge, TextEncoder};
 use tracing::{debug, error, warn};
 
 use super::families::{Families, NO_ROUTE};
-use super::labels::{LinkRole, WebhookOutcome};
+use super::labels::{Decision, LinkRole, WebhookOutcome};
 use super::stats::{Latencies, Load, Stats};
 use crate::mqtt::Cause;
 use crate::protocol::address::Kind;
@@ -284,6 +284,16 @@ impl Metrics {
     /// A transaction of the store has failed.
     pub fn store_failed(&self) {
         self.0.store.failures.inc();
+    }
+}
+
+/// The decision service.
+impl Metrics {
+    /// What came of the question about a message, and how long after it was asked first.
+    pub fn decided(&self, decision: Decision, took: Duration) {
+        let families = &self.0.decisions;
+        families.decisions[decision as usize].inc();
+        families.seconds.observe(took.as_secs_f64());
     }
 }
 

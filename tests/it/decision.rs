@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bed::{Broker, PATIENCE, wait_for};
-use crate::http::{Answer, Server};
+use crate::http::{Answer, Server, free_port, get};
 use crate::protocol::{Scene, User};
 
 /// Longer than any test takes.
@@ -37,11 +37,13 @@ fn obedient(_: &str, question: &Value) -> Answer {
 }
 
 /// Sends each text and compares the outcome: a refusal's reason and detail, or the text that
-/// arrives.
-fn outcomes(failure: &str, expected: &[(&str, &str)]) {
+/// arrives. Compares how many messages were allowed, replaced, refused and not decided on.
+fn outcomes(failure: &str, expected: &[(&str, &str)], counts: [usize; 4]) {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
     let server = Server::start(obedient);
+    let http = free_port();
+    let listen = format!("127.0.0.1:{http}");
     let args = [
         "--policy-url",
         &server.url,
@@ -49,6 +51,8 @@ fn outcomes(failure: &str, expected: &[(&str, &str)]) {
         "4s",
         "--policy-failure",
         failure,
+        "--http-listen",
+        &listen,
     ];
     let mut scene = Scene::new(broker, &args);
     let mut alice = scene.user("u00");
@@ -70,6 +74,16 @@ fn outcomes(failure: &str, expected: &[(&str, &str)]) {
             assert_eq!(said["attributes"], json!({"seen": true}));
         }
     }
+    let (_, metrics) = get(http, "/metrics").unwrap();
+    for (decision, count) in ["allowed", "replaced", "refused", "no-answer"]
+        .iter()
+        .zip(counts)
+    {
+        let line = format!("observer_decisions_total{{decision=\"{decision}\"}} {count}\n");
+        assert!(metrics.contains(&line), "no {line} in {metrics}");
+    }
+    let line = format!("observer_decision_seconds_count {}\n", expected.len());
+    assert!(metrics.contains(&line), "no {line} in {metrics}");
     let (status, log) = scene.observer.stop();
     assert!(
         status.success() && log.contains("left_unacknowledged=0"),
@@ -107,6 +121,7 @@ fn its_word_holds_and_without_one_nothing_passes() {
             ("endless", NONE),
             ("hello", "hello"),
         ],
+        [3, 2, 2, 7],
     );
 }
 
@@ -122,6 +137,7 @@ fn its_word_holds_and_without_one_everything_passes() {
             ("close", "close"),
             ("redirect", "redirect"),
         ],
+        [0, 0, 1, 5],
     );
 }
 

@@ -36,6 +36,8 @@ use crate::protocol::layout::PayloadMode;
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
 use crate::telemetry::crash_point::panic_on;
+use crate::telemetry::labels::Decision;
+use crate::telemetry::metrics::Metrics;
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -127,6 +129,7 @@ enum Asking {
 struct Service {
     client: reqwest::Client,
     settings: Settings,
+    metrics: Metrics,
     /// Questions without an answer, in a row.
     failures: AtomicU64,
     /// The service is not asked before this time. Otherwise everything that waits would wait for
@@ -141,12 +144,17 @@ impl DecisionService {
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(settings: Settings, bounds: Bounds) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        settings: Settings,
+        bounds: Bounds,
+        metrics: Metrics,
+    ) -> Result<Self, reqwest::Error> {
         let client = service_client(settings.timeout)?;
         let concurrency = settings.concurrency;
         let service = Service {
             client,
             settings,
+            metrics,
             failures: AtomicU64::new(0),
             rests_until: Mutex::new(None),
             absent: Mutex::new(None),
@@ -233,15 +241,15 @@ impl Asking {
         match self {
             Self::Service(service, asking) => {
                 let service = service.clone();
+                let began = Instant::now();
                 asking.spawn(async move {
                     let decided = service.decide(question, &payload, is_logged);
                     // A panic must not end the observer: a message that is stored would end the
                     // next one, too.
-                    let verdict = match AssertUnwindSafe(decided).catch_unwind().await {
-                        Ok(verdict) => verdict,
-                        Err(_) => service.without_answer(&NoAnswer::Panicked),
-                    };
-                    (conversation, verdict)
+                    let answer = AssertUnwindSafe(decided).catch_unwind().await;
+                    let answer = answer.unwrap_or(Err(NoAnswer::Panicked));
+                    service.metrics.decided(decision(&answer), began.elapsed());
+                    (conversation, service.verdict(answer))
                 });
             }
             #[cfg(test)]
@@ -311,6 +319,15 @@ fn question(outgoing: &Outgoing<'_>, received: &Received) -> Bytes {
         .into()
 }
 
+fn decision(answer: &Result<Verdict, NoAnswer>) -> Decision {
+    match answer {
+        Ok(Verdict::Pass) => Decision::Allowed,
+        Ok(Verdict::Replace(_)) => Decision::Replaced,
+        Ok(Verdict::Refuse(_)) => Decision::Refused,
+        Err(_) => Decision::NoAnswer,
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
@@ -334,17 +351,26 @@ enum NoAnswer {
 
 impl Service {
     /// The log keeps a message that `is_logged`, so it may wait for a service that is not there.
-    async fn decide(&self, question: Bytes, payload: &Bytes, is_logged: bool) -> Verdict {
+    async fn decide(
+        &self,
+        question: Bytes,
+        payload: &Bytes,
+        is_logged: bool,
+    ) -> Result<Verdict, NoAnswer> {
         let mut pause = FIRST_PAUSE;
-        let answer = loop {
+        loop {
             let answer = self.ask(question.clone(), payload).await;
             let may_return = self.may_return(&answer);
             if !(is_logged && may_return) {
-                break answer;
+                return answer;
             }
             sleep(pause).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
-        };
+        }
+    }
+
+    /// What holds, with an answer or without one.
+    fn verdict(&self, answer: Result<Verdict, NoAnswer>) -> Verdict {
         match answer {
             Ok(verdict) => {
                 if self.failures.swap(0, Ordering::Relaxed) > 0 {
@@ -461,7 +487,8 @@ mod tests {
             concurrency: 2,
             on_failure,
         };
-        let mut service = DecisionService::new(settings, Bounds::none()).unwrap();
+        let service = DecisionService::new(settings, Bounds::none(), Metrics::new(&[]));
+        let mut service = service.unwrap();
         let layouts = Layout::built_in("chat21").unwrap();
         let outgoing = Outgoing {
             layout: &layouts[0],
