@@ -37,6 +37,16 @@ pub fn service_client(limit: Duration) -> Result<reqwest::Client, reqwest::Error
         .or_else(|_| builder().tls_certs_only([]).build())
 }
 
+/// Asks a service with HEAD, which changes nothing there. Returns its answer, whatever that is.
+///
+/// # Errors
+/// Why there is none, without the URL: it may hold a secret.
+pub async fn is_there(url: &reqwest::Url, limit: Duration) -> Result<StatusCode, String> {
+    let client = service_client(limit).map_err(root_cause)?;
+    let answer = client.head(url.clone()).send().await;
+    answer.map(|answer| answer.status()).map_err(root_cause)
+}
+
 /// The innermost cause of an error. The outer texts name the URL, which may hold a secret.
 pub(super) fn root_cause(error: reqwest::Error) -> String {
     let error = error.without_url();

@@ -1,8 +1,10 @@
 //! `check` on a broker as it comes: what it says of settings that lose messages or let anybody in.
 
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
 
-use crate::bed::{binary, root, wait_for};
+use crate::bed::{Broker, binary, fresh_app, root, wait_for};
 use crate::http::free_port;
 
 /// A Mosquitto of the bed with few settings, which stores nothing.
@@ -78,4 +80,61 @@ fn a_broker_that_is_not_set_up_passes_with_notes() {
     );
     let lines = |text: &str| text.matches("✓ subscribe").count();
     assert_eq!((lines(&said), lines(&verbose)), (1, 33));
+}
+
+/// Answers each request with 405, as a service does that only takes POST. Returns its port.
+fn serve_posts_alone() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4_096];
+            let read = stream.read(&mut head).unwrap();
+            assert!(head[..read].starts_with(b"HEAD /decide?key=hush HTTP/1.1\r\n"));
+            let answer = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).unwrap();
+        }
+    });
+    port
+}
+
+#[test]
+fn operators_services_are_asked_whether_they_are_there() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let (there, dead) = (serve_posts_alone(), free_port());
+    let app = fresh_app();
+    let check = |policy: u16, more: &[&str]| {
+        let mut command = binary();
+        command.args(["check", "--broker", &broker.url(false), "--app", &app]);
+        command.args(["--username", "observer", "--store", "none", "--policy-url"]);
+        command.arg(format!(
+            "http://user:pass@127.0.0.1:{policy}/decide?key=hush"
+        ));
+        let output = command.args(more).env("OBSERVER_PASSWORD", "observerpw");
+        let Output { status, stdout, .. } = output.output().unwrap();
+        let said = String::from_utf8(stdout).unwrap();
+        assert!(
+            !said.contains("hush") && !said.contains("pass@"),
+            "{said}"
+        );
+        (status.success(), said)
+    };
+    let hook = format!("http://127.0.0.1:{dead}/hook");
+    let (passes, said) = check(there, &["--webhook-endpoints", &hook]);
+    assert!(passes, "{said}");
+    for wanted in [
+        format!("✓ policy         http://127.0.0.1:{there}/decide is there (HEAD: 405)\n"),
+        format!("! webhook        {hook} gives no answer ("),
+    ] {
+        assert!(said.contains(&wanted), "{wanted:?} is not in:\n{said}");
+    }
+    let (passes, said) = check(dead, &[]);
+    assert!(!passes && said.contains("✗ policy"), "{said}");
+    assert!(
+        said.contains("no message passes until it is there"),
+        "{said}"
+    );
+    let (passes, said) = check(dead, &["--policy-failure", "open"]);
+    assert!(passes && said.contains("! policy"), "{said}");
 }

@@ -2,12 +2,14 @@
 //!
 //! It leaves a running observer alone: it logs in under client identifiers of its own, and serves
 //! an app of its own. This file owns the order of the steps and their report; `broker` tries what
-//! the broker does, `round_trip` an observer, `probe` what an ordinary user can reach.
+//! the broker does, `round_trip` an observer, `sharing` the exchange of slots, `services` the
+//! operator's HTTP services, `probe` what an ordinary user can reach.
 
 mod broker;
 mod probe;
 mod report;
 mod round_trip;
+mod services;
 mod sharing;
 
 use std::error::Error;
@@ -89,6 +91,7 @@ async fn check(config: &Config, probe: Option<&Probe>, report: &mut Report) {
     }
     check_clock(config, report);
     check_store(config, report);
+    services::run(config, report).await;
     if let Err((step, error)) = Box::pin(check_connected(config, probe, report)).await {
         report.failed(step, error.to_string());
     }

@@ -32,20 +32,23 @@ impl Endpoint {
     /// [`EndpointError`], which does not repeat the text: it may hold a secret.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
         match reqwest::Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-                let mut shown = url.clone();
-                shown.set_query(None);
-                shown.set_fragment(None);
-                // These can fail only where there is no host.
-                let _ = shown.set_password(None);
-                let _ = shown.set_username("");
-                Ok(Self {
-                    name: shown.to_string(),
-                    url,
-                })
-            }
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Self {
+                name: Self::shown(&url),
+                url,
+            }),
             _ => Err(EndpointError),
         }
+    }
+
+    /// A URL without what may be secret: user, password and query.
+    pub fn shown(url: &reqwest::Url) -> String {
+        let mut shown = url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        // These can fail only where there is no host.
+        let _ = shown.set_password(None);
+        let _ = shown.set_username("");
+        shown.to_string()
     }
 }
 
