@@ -28,7 +28,7 @@ mod slow_way;
 mod wire;
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -237,7 +237,9 @@ impl Broker<'_> {
     }
 
     fn round(&self, setting: &Setting, place: &Place) -> Round {
-        let observers: Vec<_> = (0..setting.slots).map(|_| place.start(self.port)).collect();
+        let observers: Vec<_> = (0..setting.slots)
+            .map(|nth| place.start(self.port, nth))
+            .collect();
         place.wait_ready(setting.slots);
         let is_far = matches!(setting.kept, Kept::FarAway);
         let under_way = if is_far { FAR_UNDER_WAY } else { UNDER_WAY };
@@ -447,7 +449,8 @@ impl Place {
         place
     }
 
-    fn start(&self, port: u16) -> Observer {
+    /// The log of the one before it in its place goes.
+    fn start(&self, port: u16, nth: usize) -> Observer {
         let broker = format!("mqtt://127.0.0.1:{port}");
         let mut child = binary()
             .args(["run", "--broker", &broker, "--username", LOGIN.0])
@@ -461,9 +464,8 @@ impl Place {
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         // Somebody has to read them: the pipe would fill up.
-        let log = self.dir.path().join(format!("log-{}", child.id()));
+        let mut file = std::fs::File::create(self.log(nth)).unwrap();
         std::thread::spawn(move || {
-            let mut file = std::fs::File::create(log).unwrap();
             for line in lines.map_while(Result::ok) {
                 std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()).unwrap();
             }
@@ -471,25 +473,17 @@ impl Place {
         Observer(child)
     }
 
-    /// Waits until as many slots are served.
+    /// Waits until each of the slots is served by one of as many observers.
     fn wait_ready(&self, slots: usize) {
-        let ready = || {
-            let logs = std::fs::read_dir(self.dir.path()).unwrap();
-            let logs = logs.map(|entry| entry.unwrap().path());
-            let logs = logs.filter(|path| is_log(path));
-            let texts = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default());
-            texts
-                .map(|text| text.matches("ready: ").count())
-                .sum::<usize>()
-        };
-        wait("observer that is ready", || ready() >= slots);
-        let Some(database) = &self.database else {
-            return;
-        };
-        let held = "SELECT count(*) FROM observer WHERE expires > clock_timestamp()";
-        wait("slots that are all served", || {
-            sql(database, held).trim() == slots.to_string()
+        wait("observers that serve all slots", || {
+            let logs = (0..slots).map(|nth| std::fs::read_to_string(self.log(nth)));
+            let served = logs.map(|log| log.unwrap_or_default().matches("ready: ").count());
+            served.sum::<usize>() >= slots
         });
+    }
+
+    fn log(&self, nth: usize) -> PathBuf {
+        self.dir.path().join(format!("log-{nth}"))
     }
 }
 
@@ -503,11 +497,6 @@ impl Drop for Place {
             );
         }
     }
-}
-
-fn is_log(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().starts_with("log-")
 }
 
 fn path(path: &Path) -> String {

@@ -114,10 +114,7 @@ fn operators_services_are_asked_whether_they_are_there() {
         let output = command.args(more).env("OBSERVER_PASSWORD", "observerpw");
         let Output { status, stdout, .. } = output.output().unwrap();
         let said = String::from_utf8(stdout).unwrap();
-        assert!(
-            !said.contains("hush") && !said.contains("pass@"),
-            "{said}"
-        );
+        assert!(!said.contains("hush") && !said.contains("pass@"), "{said}");
         (status.success(), said)
     };
     let hook = format!("http://127.0.0.1:{dead}/hook");
