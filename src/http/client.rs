@@ -37,14 +37,21 @@ pub fn service_client(limit: Duration) -> Result<reqwest::Client, reqwest::Error
         .or_else(|_| builder().tls_certs_only([]).build())
 }
 
-/// Asks a service with HEAD, which changes nothing there. Returns its answer, whatever that is.
+/// Asks a service with HEAD, which changes nothing there. Returns its answer: also one that it does
+/// not take that method, or that it has failed, tells that it is there.
 ///
 /// # Errors
-/// Why there is none, without the URL: it may hold a secret.
+/// Why it is not, without the URL, which may hold a secret: there is no answer, or one that sends
+/// us elsewhere (3xx), or that of a proxy in front of a service that is down (502 to 504).
 pub async fn is_there(url: &reqwest::Url, limit: Duration) -> Result<StatusCode, String> {
     let client = service_client(limit).map_err(root_cause)?;
-    let answer = client.head(url.clone()).send().await;
-    answer.map(|answer| answer.status()).map_err(root_cause)
+    let answer = client.head(url.clone()).send().await.map_err(root_cause)?;
+    match answer.status() {
+        status if status.is_redirection() || (502..=504).contains(&status.as_u16()) => {
+            Err(format!("HEAD: {}", status.as_u16()))
+        }
+        status => Ok(status),
+    }
 }
 
 /// The innermost cause of an error. The outer texts name the URL, which may hold a secret.

@@ -328,8 +328,8 @@ impl MetricsBuilder {
     fn decisions(&self) -> DecisionFamilies {
         let decisions = self.counters(
             "observer_decisions_total",
-            "Messages that the decision service was asked about (--policy-url), by what came of \
-             it; no-answer: --policy-failure holds.",
+            "Messages that the decision service decides on (--policy-url), by what came of it; \
+             no-answer: --policy-failure holds.",
             &["decision"],
         );
         DecisionFamilies {

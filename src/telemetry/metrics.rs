@@ -289,11 +289,14 @@ impl Metrics {
 
 /// The decision service.
 impl Metrics {
-    /// What came of the question about a message, and how long after it was asked first.
-    pub fn decided(&self, decision: Decision, took: Duration) {
+    /// What came of the question about a message, and how long after it was asked first, if it
+    /// was: not while the service rests.
+    pub fn decided(&self, decision: Decision, took: Option<Duration>) {
         let families = &self.0.decisions;
         families.decisions[decision as usize].inc();
-        families.seconds.observe(took.as_secs_f64());
+        if let Some(took) = took {
+            families.seconds.observe(took.as_secs_f64());
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod wire;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use observed::{connect, cpu, each_broker, ordinary, percentile, start};
+use observed::{WARM_UP, connect, cpu, each_broker, ordinary, percentile, start};
 use wire::Wire;
 
 const ABUSIVE: u64 = 5_000;
@@ -62,7 +62,7 @@ fn main() {
         }
         drop(observer);
         let count: usize = turns.iter().map(Vec::len).sum();
-        let rate = sent as f64 / (6.0 * TURN.as_secs_f64());
+        let rate = sent as f64 / (6.0 * (WARM_UP + TURN).as_secs_f64());
         let cost = (spent[2] - spent[0]) * 1e6 / (sent as f64 / 2.0);
         println!(
             "  {count} normal messages, none lost; {rate:.0}/s abusive, {cost:.1} us of the \

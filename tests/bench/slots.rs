@@ -39,6 +39,8 @@ use slow_way::SlowWay;
 
 /// Messages of a round, of 300 bytes.
 const COUNT: usize = 10_000;
+/// Messages of a load that is so short that little else than its beginning counts.
+const FEW: usize = 2_000;
 /// Messages that a sender has on their way to the broker.
 const WINDOW: usize = 100;
 const ROUNDS: usize = 3;
@@ -79,25 +81,24 @@ impl Broker<'_> {
     /// What one message costs it, by how many sessions there are.
     fn alone(&self) {
         println!("  its CPU for a message of 300 bytes, by the number of sessions");
-        println!(
-            "    {:<24}{}",
-            "sessions",
-            columns(SESSIONS.map(|n| n.to_string()))
-        );
-        let all =
-            SESSIONS.map(|sessions| self.fan_out(sessions, "all", "bench/all", COUNT * sessions));
-        println!("    {:<24}{}", "to each of them", columns(all));
+        let heads = columns(SESSIONS.map(|sessions| sessions.to_string()));
+        println!("    {:<24}{heads}", "sessions");
+        // The first does what is done once.
+        self.fan_out(1, "all", "bench/all", COUNT);
+        let all = |sessions| self.fan_out(sessions, "all", "bench/all", COUNT * sessions);
+        println!("    {:<24}{}", "to each of them", medians(all));
         if self.has_exchange() {
-            let one = SESSIONS.map(|sessions| {
+            let one = |sessions| {
                 self.hash(sessions);
                 self.fan_out(sessions, "hash", &format!("bench/hash{sessions}"), COUNT)
-            });
-            println!("    {:<24}{}", "to one, by its exchange", columns(one));
+            };
+            println!("    {:<24}{}", "to one, by its exchange", medians(one));
         }
     }
 
-    /// The broker's CPU for a message to `topic`, while so many sessions get `expected` in all.
-    fn fan_out(&self, sessions: usize, kind: &str, topic: &str, expected: usize) -> String {
+    /// The broker's CPU for a message to `topic`, in microseconds, while so many sessions get
+    /// `expected` in all.
+    fn fan_out(&self, sessions: usize, kind: &str, topic: &str, expected: usize) -> f64 {
         let (ready, arrived, over) = (
             AtomicUsize::new(0),
             AtomicUsize::new(0),
@@ -105,6 +106,7 @@ impl Broker<'_> {
         );
         let mut spent = 0.0;
         std::thread::scope(|scope| {
+            let _end = SetAtEnd(&over);
             for session in 0..sessions {
                 let (ready, arrived, over) = (&ready, &arrived, &over);
                 scope.spawn(move || {
@@ -120,6 +122,7 @@ impl Broker<'_> {
                         wire.step(Duration::from_millis(10)).unwrap();
                         arrived.fetch_add(wire.messages.drain(..).count(), Ordering::SeqCst);
                     }
+                    wire.disconnect();
                 });
             }
             wait("sessions", || ready.load(Ordering::SeqCst) == sessions);
@@ -135,26 +138,32 @@ impl Broker<'_> {
             sender.dealt_with(COUNT);
             wait("messages", || arrived.load(Ordering::SeqCst) >= expected);
             spent = cpu(self.pid) - before;
-            over.store(true, Ordering::Relaxed);
         });
         for session in 0..sessions {
-            drop(connect(self.port, &client(kind, session)));
+            // The session goes with a client that wants none.
+            connect(self.port, &client(kind, session)).disconnect();
         }
-        format!("{:.0} us", spent * 1e6 / COUNT as f64)
+        spent * 1e6 / COUNT as f64
     }
 
     fn session(&self, kind: &str, session: usize) -> wire::Wire {
         let login = (LOGIN.0.to_owned(), LOGIN.1.to_owned());
-        wire::Wire::connect(self.port, &client(kind, session), &login, false).unwrap()
+        let id = client(kind, session);
+        let connect = || wire::Wire::connect(self.port, &id, &login, false);
+        // RabbitMQ 3.10 closes while it still clears up the last connection of that identifier.
+        connect().unwrap_or_else(|_| {
+            std::thread::sleep(Duration::from_secs(1));
+            connect().unwrap()
+        })
     }
 
     /// Has RabbitMQ share out what is published under `bench/hashN` to so many sessions.
     fn hash(&self, sessions: usize) {
         for session in 0..sessions {
             // The session has a queue once something is subscribed.
-            self.session("hash", session)
-                .subscribe(&["bench/nothing"])
-                .unwrap();
+            let mut wire = self.session("hash", session);
+            wire.subscribe(&["bench/nothing"]).unwrap();
+            wire.disconnect();
         }
         let exchange = format!("bench-hash-{sessions}");
         let mut bindings = vec![json!({
@@ -195,7 +204,7 @@ impl Broker<'_> {
             Setting::slots("four, by sender", 4, "all"),
             Setting::slots("two, by the exchange", 2, "hash"),
             Setting::slots("four, by the exchange", 4, "hash"),
-            Setting::one("one, PostgreSQL at 5 ms", Kept::FarAway),
+            Setting::one("one, 5 ms away (500)", Kept::FarAway),
         ];
         let settings = settings
             .into_iter()
@@ -212,7 +221,7 @@ impl Broker<'_> {
                 rounds.push(self.round(setting, place));
             }
         }
-        println!("  observers: deliveries a second as fast as it goes, and CPU for a message");
+        println!("  observers: deliveries a second with 100 messages under way (or 500)");
         let heads = ["rate", "p50", "p99", "broker", "observers", "database"];
         println!("    {:<24}{}", "", columns(heads.map(str::to_owned)));
         for (setting, rounds) in settings.iter().zip(&rounds) {
@@ -243,8 +252,6 @@ impl Broker<'_> {
         place.wait_ready(setting.slots);
         let is_far = matches!(setting.kept, Kept::FarAway);
         let under_way = if is_far { FAR_UNDER_WAY } else { UNDER_WAY };
-        // What is opened once is opened here.
-        self.load(place, &["--messages", "2000"]);
         let database: Option<u32> = match setting.kept {
             Kept::InFile => None,
             Kept::InDatabase | Kept::FarAway => {
@@ -258,13 +265,23 @@ impl Broker<'_> {
                 database.map_or(0.0, cpu_of_all),
             ]
         };
-        let before = spent();
         let under_way = under_way.to_string();
-        let count = COUNT.to_string();
-        let figures = self.load(place, &["--under-way", &under_way, "--messages", &count]);
-        let after = spent();
-        let [broker, observers, database] =
-            [0, 1, 2].map(|n| (after[n] - before[n]) * 1e6 / COUNT as f64);
+        let load = |count: usize| {
+            let more = ["--under-way", &under_way, "--messages", &count.to_string()];
+            self.load(place, &more)
+        };
+        // What is opened once is opened here.
+        load(FEW);
+        // Logins and subscriptions cost as much in a short load as in a long one.
+        let first = spent();
+        load(FEW);
+        let second = spent();
+        let figures = load(FEW + COUNT);
+        let third = spent();
+        let [broker, of_observers, database] = [0, 1, 2].map(|n| {
+            let more = (third[n] - second[n]) - (second[n] - first[n]);
+            more * 1e6 / COUNT as f64
+        });
         let rate = figures["deliveries_per_second"].as_f64().unwrap();
         let half = match is_far {
             true => {
@@ -274,12 +291,16 @@ impl Broker<'_> {
             }
             false => 0.0,
         };
+        for mut observer in observers {
+            assert!(observer.0.try_wait().unwrap().is_none(), "it has ended");
+            stop(&mut observer);
+        }
         Round {
             rate,
             p50: figures["p50_ms"].as_f64().unwrap(),
             p99: figures["p99_ms"].as_f64().unwrap(),
             broker,
-            observers,
+            observers: of_observers,
             database,
             half,
         }
@@ -308,8 +329,32 @@ impl Broker<'_> {
     }
 }
 
+/// Says that it is over, also where a measurement goes wrong: others wait for that.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn client(kind: &str, session: usize) -> String {
     format!("bench-{kind}-{session}")
+}
+
+/// For each number of sessions the median of some rounds.
+fn medians(measure: impl Fn(usize) -> f64) -> String {
+    columns(SESSIONS.map(|sessions| {
+        let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| measure(sessions)).collect();
+        format!("{:.0} us", percentile(&mut rounds, 50))
+    }))
+}
+
+/// Stops an observer in order: the next one finds no lease of it.
+fn stop(observer: &mut Observer) {
+    let pid = observer.0.id().to_string();
+    let sent = Command::new("kill").arg(&pid).status().unwrap();
+    assert!(sent.success() && observer.0.wait().unwrap().success());
 }
 
 fn columns<const N: usize>(values: [String; N]) -> String {
@@ -335,10 +380,12 @@ fn brokers(args: &[&str]) -> String {
 /// The observer's program. The bed's own variables would be taken for misspelt settings.
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chat21-observer"));
-    command.env("OBSERVER_PASSWORD", LOGIN.1);
-    for name in ["OBSERVER_RUN", "OBSERVER_BROKERS", "OBSERVER_BED"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OBSERVER_") {
+            command.env_remove(name);
+        }
     }
+    command.env("OBSERVER_PASSWORD", LOGIN.1);
     command
 }
 
@@ -396,7 +443,6 @@ struct Place {
     dir: tempfile::TempDir,
     flags: Vec<String>,
     database: Option<String>,
-    _way: Option<SlowWay>,
 }
 
 impl Place {
@@ -409,7 +455,6 @@ impl Place {
             dir,
             flags: vec![],
             database: None,
-            _way: None,
         };
         let mut port: u16 = match setting.kept {
             Kept::InFile => {
@@ -422,9 +467,7 @@ impl Place {
         let database = app.replace('-', "_");
         sql("postgres", &format!("CREATE DATABASE {database}"));
         if matches!(setting.kept, Kept::FarAway) {
-            let way = SlowWay::to(port, FAR);
-            port = way.port();
-            place._way = Some(way);
+            port = SlowWay::to(port, FAR).port();
         }
         let store = format!("postgres://observer@127.0.0.1:{port}/{database}");
         place.flags = ["--store", &store, "--store-password-file", &path(&password)]
@@ -477,7 +520,9 @@ impl Place {
     fn wait_ready(&self, slots: usize) {
         wait("observers that serve all slots", || {
             let logs = (0..slots).map(|nth| std::fs::read_to_string(self.log(nth)));
-            let served = logs.map(|log| log.unwrap_or_default().matches("ready: ").count());
+            let logs = logs.map(Result::unwrap_or_default);
+            let served = logs
+                .map(|log| log.matches(": ready: ").count() + log.matches(" INFO ready: ").count());
             served.sum::<usize>() >= slots
         });
     }
@@ -488,7 +533,7 @@ impl Place {
 }
 
 impl Drop for Place {
-    /// What a round leaves in the broker is of no use to the next.
+    /// The sessions and exchanges stay until the broker is forgotten: they get nothing of others.
     fn drop(&mut self) {
         if let Some(database) = &self.database {
             sql(

@@ -82,17 +82,17 @@ fn a_broker_that_is_not_set_up_passes_with_notes() {
     assert_eq!((lines(&said), lines(&verbose)), (1, 33));
 }
 
-/// Answers each request with 405, as a service does that only takes POST. Returns its port.
-fn serve_posts_alone() -> u16 {
+/// Answers each request with this status. Returns its port.
+fn answering(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut head = [0; 4_096];
             let read = stream.read(&mut head).unwrap();
-            assert!(head[..read].starts_with(b"HEAD /decide?key=hush HTTP/1.1\r\n"));
-            let answer = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
-            stream.write_all(answer).unwrap();
+            assert!(head[..read].starts_with(b"HEAD /"));
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
         }
     });
     port
@@ -102,7 +102,8 @@ fn serve_posts_alone() -> u16 {
 fn operators_services_are_asked_whether_they_are_there() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
-    let (there, dead) = (serve_posts_alone(), free_port());
+    // A service that takes POST alone, a proxy whose service is down, and a port that nobody has.
+    let (there, down, dead) = (answering("405 Not Allowed"), answering("503 Gone"), 1);
     let app = fresh_app();
     let check = |policy: u16, more: &[&str]| {
         let mut command = binary();
@@ -117,21 +118,23 @@ fn operators_services_are_asked_whether_they_are_there() {
         assert!(!said.contains("hush") && !said.contains("pass@"), "{said}");
         (status.success(), said)
     };
-    let hook = format!("http://127.0.0.1:{dead}/hook");
-    let (passes, said) = check(there, &["--webhook-endpoints", &hook]);
+    let [hook, other] = [down, there].map(|port| format!("http://127.0.0.1:{port}/hook"));
+    let names = format!("http://127.0.0.1:{dead}/users");
+    let hooks = format!("{hook},{other}");
+    let more = ["--contacts-url", &names, "--webhook-endpoints", &hooks];
+    let (passes, said) = check(there, &more);
     assert!(passes, "{said}");
     for wanted in [
-        format!("✓ policy         http://127.0.0.1:{there}/decide is there (HEAD: 405)\n"),
-        format!("! webhook        {hook} gives no answer ("),
+        format!("✓ policy         http://127.0.0.1:{there}/decide: it is there (HEAD: 405)\n"),
+        format!("! contacts       {names}: it is not there ("),
+        format!("! webhooks       {hook}: it is not there (HEAD: 503): events wait\n"),
+        format!("✓ webhooks       {other}: it is there (HEAD: 405)\n"),
     ] {
         assert!(said.contains(&wanted), "{wanted:?} is not in:\n{said}");
     }
     let (passes, said) = check(dead, &[]);
     assert!(!passes && said.contains("✗ policy"), "{said}");
-    assert!(
-        said.contains("no message passes until it is there"),
-        "{said}"
-    );
+    assert!(said.contains("no message passes without it"), "{said}");
     let (passes, said) = check(dead, &["--policy-failure", "open"]);
     assert!(passes && said.contains("! policy"), "{said}");
 }

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 pub(crate) struct SlowWay {
     port: u16,
@@ -13,7 +13,8 @@ pub(crate) struct SlowWay {
 }
 
 impl SlowWay {
-    /// Listens on a port of its own until the process ends. Each direction takes `delay`.
+    /// Listens on a port of its own until the process ends. Whatever comes takes `delay`, in each
+    /// direction.
     pub(crate) fn to(server: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -63,13 +64,22 @@ fn clone(stream: &TcpStream) -> TcpStream {
 
 fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, seen: impl Fn()) {
     to.set_nodelay(true).unwrap();
-    let mut chunk = vec![0; 1 << 20];
+    let (under_way, arrives) = mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        for (due, bytes) in arrives {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let mut chunk = vec![0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut chunk) {
         seen();
-        std::thread::sleep(delay);
-        if to.write_all(&chunk[..length]).is_err() {
+        let bytes = chunk[..length].to_vec();
+        if under_way.send((Instant::now() + delay, bytes)).is_err() {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
 }

@@ -248,7 +248,9 @@ impl Asking {
                     // next one, too.
                     let answer = AssertUnwindSafe(decided).catch_unwind().await;
                     let answer = answer.unwrap_or(Err(NoAnswer::Panicked));
-                    service.metrics.decided(decision(&answer), began.elapsed());
+                    let was_asked = !matches!(answer, Err(NoAnswer::Resting));
+                    let took = was_asked.then(|| began.elapsed());
+                    service.metrics.decided(decision(&answer), took);
                     (conversation, service.verdict(answer))
                 });
             }
