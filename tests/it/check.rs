@@ -107,7 +107,8 @@ fn operators_services_are_asked_whether_they_are_there() {
     let app = fresh_app();
     let check = |policy: u16, more: &[&str]| {
         let mut command = binary();
-        command.args(["check", "--broker", &broker.url(false), "--app", &app]);
+        command.args(["check", "-v", "--broker", &broker.url(false)]);
+        command.args(["--app", &app]);
         command.args(["--username", "observer", "--store", "none", "--policy-url"]);
         command.arg(format!(
             "http://user:pass@127.0.0.1:{policy}/decide?key=hush"
