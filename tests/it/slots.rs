@@ -511,8 +511,11 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
             }
             Fault::Cut => {
                 // One that is starting ends without its database: whoever starts it does it again.
-                // One that stands by is not ready, but answers.
-                let is_there = |process: &Process| process.readiness().0 != 0;
+                // One that stands by is not ready.
+                let is_there = |process: &Process| {
+                    let (status, text) = process.readiness();
+                    status == 200 || text.contains("stands by")
+                };
                 wait_for("everybody to be there", || {
                     processes.iter().all(is_there).then_some(())
                 });
