@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::auth::secret::Secret;
-use crate::auth::signing::{KeyError, SigningKey};
+use crate::auth::signing::{KeyError, SigningKey, Weakness};
 
 /// Algorithms of a shared secret. Chat21's own servers take all three.
 const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
@@ -29,6 +29,7 @@ const LEEWAY: u64 = 5;
 pub struct Verifier {
     keys: Vec<VerifyingKey>,
     needs_end: bool,
+    weakness: Option<Weakness>,
 }
 
 #[derive(Clone)]
@@ -94,6 +95,7 @@ impl Verifier {
     /// [`KeyError`], which repeats nothing of the key.
     pub fn parse(text: &Secret, lifetime: Lifetime) -> Result<Self, KeyError> {
         let exposed = text.expose_secret().trim();
+        let mut weakness = None;
         let keys = if let Ok(set) = serde_json::from_str::<JwkSet>(exposed) {
             let keys: Result<Vec<_>, _> = set.keys.iter().map(VerifyingKey::from_jwk).collect();
             keys?
@@ -105,17 +107,24 @@ impl Verifier {
         {
             vec![VerifyingKey::from_public_pem(exposed)?]
         } else {
-            vec![VerifyingKey::from_signing_key(&SigningKey::parse(
-                text, None,
-            )?)?]
+            let key = SigningKey::parse(text, None)?;
+            weakness = key.weakness();
+            vec![VerifyingKey::from_signing_key(&key)?]
         };
         match keys.is_empty() {
             true => Err(KeyError::Empty),
             false => Ok(Self {
                 keys,
                 needs_end: lifetime == Lifetime::Limited,
+                weakness,
             }),
         }
+    }
+
+    /// Why others may be able to make tokens that are accepted, too: the key is a secret that
+    /// everybody can know or guess.
+    pub fn weakness(&self) -> Option<&Weakness> {
+        self.weakness.as_ref()
     }
 
     /// Who holds a token.

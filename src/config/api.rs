@@ -20,8 +20,10 @@ use crate::store::{StoreLocation, StoreSettings};
 const NO_STORE: &str = "the API reads from the store, and there is none (--store none)";
 const NO_KEY: &str = "the API needs the key that clients' tokens are signed with: give \
     --api-jwt-key-file or --jwt-key-file";
-const BASE: &str = "is no path such as /api: it begins with a slash, and has no ?, # or {";
-const ORIGIN: &str = "is no origin such as https://chat.example.com, nor *";
+const BASE: &str = "is no path such as /api: it begins with a slash, has no ?, # or {, and none of \
+    its parts begins with : or *";
+const ORIGIN: &str = "is no origin such as https://chat.example.com or capacitor://localhost, nor \
+    null, nor *";
 
 /// Variables of chat21-http-server.
 const PORT: &str = "PORT";
@@ -71,15 +73,24 @@ pub(super) fn read(
         return None;
     };
     let verifier = match secret {
-        Some(secret) => Verifier::parse(&secret, lifetime).map_err(|fault| {
-            reader.fail_at(JWT_KEY.to_owned(), fault);
-        }),
+        Some(secret) => match Verifier::parse(&secret, lifetime) {
+            Ok(verifier) => Ok((JWT_KEY.to_owned(), verifier)),
+            Err(fault) => {
+                reader.fail_at(JWT_KEY.to_owned(), fault);
+                Err(())
+            }
+        },
         None => read_key(reader, lifetime),
     };
+    let (place, verifier) = verifier.ok()?;
+    // Of the key that signs the observer's own tokens that is said anyway.
+    if let Some(weakness) = verifier.weakness().filter(|_| place != "--jwt-key-file") {
+        reader.warn(format!("{place}: {weakness}"));
+    }
     Some(Settings {
         listen,
         base,
-        verifier: verifier.ok()?,
+        verifier,
         origins,
         max_body: rules?.max_payload_bytes(),
         limits,
@@ -115,8 +126,8 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
     }
 }
 
-/// Reads the key file of the API, or else the one that signs the observer's own tokens.
-fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<Verifier, ()> {
+/// Reads the key file of the API, or else the one that signs the observer's own tokens. Says which.
+fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<(String, Verifier), ()> {
     let names = ["api-jwt-key-file", "jwt-key-file"];
     let found = names
         .into_iter()
@@ -132,16 +143,27 @@ fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<Verifier, ()>
             return Err(());
         }
     };
-    Verifier::parse(&text, lifetime).map_err(|fault| reader.fail(name, fault))
+    match Verifier::parse(&text, lifetime) {
+        Ok(verifier) => Ok((format!("--{name}"), verifier)),
+        Err(fault) => {
+            reader.fail(name, fault);
+            Err(())
+        }
+    }
 }
 
-/// Takes the variables of chat21-http-server. `PORT` is a common name: it turns the API on only
-/// together with `JWT_KEY`, whose text is returned.
+/// Takes the variables of chat21-http-server, and says so. `PORT` is a common name: it turns the
+/// API on only together with `JWT_KEY`, whose text is returned.
 fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
-    let secret = reader
-        .variable(JWT_KEY)
-        .filter(|_| reader.uses("api-listen"))?;
-    if let (Some(port), false) = (reader.variable(PORT), reader.is_given("api-listen")) {
+    if !reader.uses("api-listen") {
+        return None;
+    }
+    let secret = reader.variable(JWT_KEY);
+    let port = reader
+        .variable(PORT)
+        .filter(|_| secret.is_some() && !reader.is_given("api-listen"));
+    let by_port = port.is_some();
+    if let Some(port) = port {
         let all = port
             .parse()
             .map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
@@ -152,11 +174,26 @@ fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
         ));
         reader.set_variable("api-listen", listen, PORT);
     }
-    if let (Some(base), false) = (reader.variable(BASE_URL), reader.is_given("api-base")) {
+    if !reader.is_given("api-listen") {
+        return None;
+    }
+    if let (Some(_), Some(base), false) = (
+        &secret,
+        reader.variable(BASE_URL),
+        reader.is_given("api-base"),
+    ) {
+        reader.warn(format!(
+            "{BASE_URL} of chat21-http-server is set: the HTTP API is served below {base} \
+             (--api-base)"
+        ));
         reader.set_variable("api-base", base, BASE_URL);
     }
-    if reader.is_given("api-jwt-key-file") {
-        return None;
+    let secret = secret.filter(|_| !reader.is_given("api-jwt-key-file"))?;
+    if !by_port {
+        reader.warn(format!(
+            "{JWT_KEY} of chat21-http-server is set: the HTTP API takes the tokens that are signed \
+             with its text (--api-jwt-key-file gives another key)"
+        ));
     }
     let shown = "(the text of the variable)".to_owned();
     reader.note(
@@ -169,7 +206,12 @@ fn take_variables(reader: &mut Reader<'_>) -> Option<Secret> {
 
 fn is_base(base: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '{' | '}' | '%');
-    base.is_empty() || (base.starts_with('/') && base.chars().all(is_plain))
+    // The router takes these parts for parameters.
+    let is_parameter = |part: &str| part.starts_with([':', '*']);
+    base.is_empty()
+        || (base.starts_with('/')
+            && base.chars().all(is_plain)
+            && !base.split('/').any(is_parameter))
 }
 
 fn read_origins(reader: &mut Reader<'_>) -> Option<Vec<String>> {
@@ -178,13 +220,28 @@ fn read_origins(reader: &mut Reader<'_>) -> Option<Vec<String>> {
         return None;
     }
     for origin in &origins {
-        let is_origin =
-            url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
-        if !is_origin {
+        if !is_origin(origin) {
             reader.fail("api-cors-origin", format!("{origin:?} {ORIGIN}"));
         }
     }
     Some(origins)
+}
+
+/// Whether a browser, a page in a file (`null`), or the web view of an app may send this.
+fn is_origin(text: &str) -> bool {
+    let Ok(url) = url::Url::parse(text) else {
+        return text == "null";
+    };
+    let origin = url.origin();
+    if origin.is_tuple() {
+        return origin.ascii_serialization() == text;
+    }
+    // Such as capacitor://localhost: the standard gives schemes of apps no form of their own.
+    let host = url.host_str().filter(|host| !host.is_empty());
+    host.is_some_and(|host| {
+        let port = url.port().map(|port| format!(":{port}"));
+        text == format!("{}://{host}{}", url.scheme(), port.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -215,8 +272,41 @@ mod tests {
         let key = ("api-jwt-key-file", "/nowhere");
         assert!(faults(&[on, key])[0].contains("cannot read /nowhere"));
         assert!(faults(&[("api-base", "api")])[0].contains("no path such as /api"));
-        let origin = ("api-cors-origin", "https://a.example/,https://b.example");
-        let faults = faults(&[origin]);
-        assert!(faults.len() == 1 && faults[0].contains("https://a.example/"));
+        assert!(faults(&[("api-base", "/a/:b")])[0].contains("begins with :"));
+        let origins = "https://a.example/,https://b.example,capacitor://localhost/,a:b,null,\
+                       capacitor://localhost,ionic://localhost:81";
+        let faults = faults(&[("api-cors-origin", origins)]);
+        let wrong = ["https://a.example/", "capacitor://localhost/", "a:b"];
+        assert_eq!(faults.len(), wrong.len(), "{faults:?}");
+        for (fault, wrong) in faults.iter().zip(wrong) {
+            assert!(fault.contains(&format!("{wrong:?}")), "{fault}");
+        }
+    }
+
+    #[test]
+    fn what_the_environment_sets_is_said_and_so_is_a_key_that_everybody_knows() {
+        let warnings = |env: &[(&str, &str)]| {
+            let env: Vec<_> = [("STATE_DIRECTORY", "/s")]
+                .iter()
+                .chain(env)
+                .copied()
+                .collect();
+            load(&[], &env, None).unwrap().warnings
+        };
+        let key = ("JWT_KEY", "a key of a stranger, and long enough");
+        let port = ("PORT", "8004");
+        let said = warnings(&[port, key, ("BASEURL", "/chat")]);
+        assert!(
+            said.len() == 2 && said[0].contains("PORT and JWT_KEY"),
+            "{said:?}"
+        );
+        assert!(said[1].contains("below /chat (--api-base)"), "{said:?}");
+        let said = warnings(&[("OBSERVER_API_LISTEN", "8004"), key]);
+        assert!(
+            said.len() == 1 && said[0].starts_with("JWT_KEY of"),
+            "{said:?}"
+        );
+        let said = warnings(&[port, ("JWT_KEY", "tokenKey")]);
+        assert!(said[1].starts_with("JWT_KEY: "), "{said:?}");
     }
 }

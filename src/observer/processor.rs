@@ -370,6 +370,7 @@ impl Processor {
             fan_out,
             events,
             refusal,
+            detail,
             group,
         } = plan;
         if let Some(part) = part {
@@ -404,6 +405,8 @@ impl Processor {
             },
             answers,
             refusal,
+            // Nobody else is told: who publishes gets a notice.
+            detail: detail.filter(|_| part.is_some()),
             may_answer: message
                 .refused
                 .as_ref()
@@ -472,6 +475,7 @@ impl Processor {
                 members: 0,
                 answers: vec![],
                 refusal: is_dropped.then_some(Refusal::Internal),
+                detail: None,
                 may_answer: None,
                 is_question: false,
                 logged: false,

@@ -10,6 +10,7 @@ use crate::delivery::ledger::EntryId;
 use crate::http::api::handover::{Handover, Outcome, Unserved};
 use crate::observer::processor::Decided;
 use crate::protocol::message_id::MessageId;
+use crate::protocol::refusal::Refused;
 
 /// The submissions that are not decided, and those that wait to be taken.
 #[derive(Debug)]
@@ -52,7 +53,10 @@ impl Submissions {
             // The client may have left.
             let _ = waiting.send(Ok(Outcome {
                 id,
-                refusal: decided.refusal,
+                refusal: decided.refusal.map(|reason| Refused {
+                    detail: decided.detail.clone(),
+                    ..reason.into()
+                }),
                 group: decided.group.clone(),
             }));
         }

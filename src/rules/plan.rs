@@ -40,6 +40,8 @@ pub struct Plan<'a> {
     /// Why the request is refused, if it is. A sender who is blocked is refused, and yet gets their
     /// own copy.
     pub refusal: Option<Refusal>,
+    /// What is wrong, in words for the sender.
+    pub detail: Option<Box<str>>,
     /// What became of a change of a group.
     pub group: Option<GroupOutcome>,
 }

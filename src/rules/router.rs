@@ -217,6 +217,7 @@ impl Router {
         Plan {
             answers: notice.into_iter().chain(letter).collect(),
             refusal: Some(refused.reason),
+            detail: refused.detail.clone(),
             ..Plan::default()
         }
     }

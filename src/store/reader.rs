@@ -10,7 +10,8 @@ use crate::rules::listing::{ListedConversation, ListedMessage, Slice, Window};
 use crate::store::StoreError;
 
 /// Bytes of bodies in a part of a list, unless one is larger: what a request may cost in memory.
-pub const SLICE_BYTES: usize = 256 << 10;
+/// Stock clients ask for no second page: 200 messages of ten kilobytes have to fit.
+pub const SLICE_BYTES: usize = 2 << 20;
 
 /// A client that counts as connected.
 #[derive(Clone, Debug, PartialEq, Eq)]

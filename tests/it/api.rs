@@ -212,7 +212,17 @@ fn pages_neither_skip_nor_repeat() {
     assert_eq!(pages("before", ""), ["654", "321", "0"]);
     assert_eq!(pages("since", "&since=0"), ["012", "345", "6"]);
     assert_eq!(api.list(&token, path).len(), 7);
-    let later = format!("{path}?before=4000000000000");
+    // Stock clients ask for no second page.
+    let long = json!({"text": "x".repeat(4_000)});
+    chat(&mut alice, &mut bob, &vec![long; 200]);
+    let page = api.get(&token, path).json();
+    assert_eq!(page["result"].as_array().unwrap().len(), 200);
+    let list = api.list(&token, "u02/conversations");
+    assert_eq!(
+        (&list[0]["channel_type"], list.len()),
+        (&json!("direct"), 1)
+    );
+    let later = format!("{path}?before=4000000000000&limit=7");
     assert_eq!(api.list(&token, &later).len(), 7);
     for (query, fault) in [
         ("limit=0", "limit must be a number from 1 to 200"),
@@ -324,6 +334,10 @@ fn nobody_reads_what_is_another_users() {
         let reply = api.get(&api.admin(), &format!("groups/{odd}"));
         assert_eq!(reply.status, 404, "{odd}");
     }
+    // No text at all.
+    let reply = api.get(&api.user("u02"), "%FF/conversations");
+    let err = reply.json()["err"].as_str().unwrap().to_owned();
+    assert!(reply.status == 400 && err.contains("UTF-8"), "{reply:?}");
     // What is nowhere, and who may know that.
     assert_eq!(
         api.get(&api.user("u02"), "nothing/at/all/there").status,
@@ -517,10 +531,9 @@ fn what_speaks_against_a_message_is_named() {
     };
     let json_type = "content-type: application/json; charset=utf-8";
     let reply = sent(json_type, "{\"a\":");
-    assert_eq!(
-        (reply.status, &reply.json()["err"]),
-        (400, &json!("not-json"))
-    );
+    let detail = "a: EOF while parsing a value at line 1 column 5";
+    let fault = json!({"success": false, "err": "not-json", "detail": detail});
+    assert_eq!((reply.status, reply.json()), (400, fault));
     let reply = sent(json_type, "{\"text\":7}");
     assert!(
         reply.status == 400 && reply.text.contains("text"),
@@ -550,6 +563,17 @@ fn what_speaks_against_a_message_is_named() {
     assert_eq!(
         refused(&token, &posted("messages", "x")),
         is(403, "reserved-identifier")
+    );
+    let reply = api.send(&token, "POST", "messages", &posted("a/b", "x"));
+    assert_eq!(
+        reply.json()["detail"],
+        "recipient_id \"a/b\" holds '/', which no identifier may hold"
+    );
+    let group = json!({"group_name": "g", "group_members": {"u02": 1, "a#": 1}});
+    let reply = api.send(&token, "POST", "groups", &group);
+    assert_eq!(
+        reply.json()["detail"],
+        "group_members \"a#\" holds '#', which no identifier may hold"
     );
     // A "." is a level break at this broker.
     assert_eq!(
@@ -1082,11 +1106,14 @@ fn members_are_called_by_their_names_where_a_directory_knows_them() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
     let directory = Server::start(|path, _| match path {
-        "/decide/u01" => Answer::Says(200, r#"{"firstname":"Ann","lastname":"Lee"}"#.to_owned()),
-        "/decide/u02" => Answer::Hangs(Duration::from_secs(5)),
+        "/decide/u01?key=k" => {
+            Answer::Says(200, r#"{"firstname":"Ann","lastname":"Lee"}"#.to_owned())
+        }
+        "/decide/u02?key=k" => Answer::Hangs(Duration::from_secs(5)),
         _ => Answer::Says(404, String::new()),
     });
-    let api = Api::new(broker, &["--contacts-url", &directory.url]);
+    let url = format!("{}?key=k", directory.url);
+    let api = Api::new(broker, &["--contacts-url", &url]);
     let mut alice = api.scene.user("u01");
     let body = json!({
         "group_name": "Friends", "group_members": {"u02": 1, "u03": 1}, "group_id": "group-f",

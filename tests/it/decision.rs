@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::api::{Api, posted};
 use crate::bed::{Broker, PATIENCE, wait_for};
 use crate::http::{Answer, Server, free_port, get};
 use crate::protocol::{Scene, User};
@@ -34,6 +35,27 @@ fn obedient(_: &str, question: &Value) -> Answer {
         "endless" => Answer::Says(200, "x".repeat(8 << 20)),
         _ => says(json!({"decision": "allow"})),
     }
+}
+
+#[test]
+fn a_client_of_the_api_is_told_what_the_service_says() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let says = |answer: Value| Answer::Says(200, answer.to_string());
+    let server = Server::start(move |_, question| {
+        says(match question["message"]["text"].as_str().unwrap() {
+            "slower" => json!({"decision": "refuse", "reason": "rate-limited"}),
+            _ => json!({"decision": "refuse", "reason": "banned", "detail": "not here"}),
+        })
+    });
+    let api = Api::new(broker, &["--policy-url", &server.url]);
+    let token = api.user("u01");
+    let refused = api.send(&token, "POST", "messages", &posted("u02", "x"));
+    let told = json!({"success": false, "err": "banned", "detail": "not here"});
+    assert_eq!((refused.status, refused.json()), (403, told));
+    let slower = api.send(&token, "POST", "messages", &posted("u02", "slower"));
+    assert_eq!(slower.status, 429);
+    assert_eq!(slower.headers["retry-after"], "1");
 }
 
 /// Sends each text and compares the outcome: a refusal's reason and detail, or the text that

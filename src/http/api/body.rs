@@ -58,7 +58,11 @@ fn failure(rejection: &JsonRejection) -> Failure {
                 .map_or(text.as_str(), |(_, fault)| fault);
             Failure::Malformed(fault.to_owned())
         }
-        JsonRejection::JsonSyntaxError(_) => Failure::NotJson,
+        JsonRejection::JsonSyntaxError(error) => {
+            let text = error.body_text();
+            let fault = text.split_once(": ").map(|(_, fault)| fault.to_owned());
+            Failure::NotJson(fault)
+        }
         JsonRejection::MissingJsonContentType(_) => Failure::NotSentAsJson,
         JsonRejection::BytesRejection(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
             Failure::TooLarge

@@ -3,7 +3,9 @@
 //! Owns the forms in which stock clients and servers send a token. Leaves verifying it to
 //! [`auth`](crate::auth::verify).
 
-use axum::extract::FromRequestParts;
+use axum::RequestPartsExt;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
@@ -67,9 +69,27 @@ impl FromRequestParts<Api> for Caller {
             return Err(Failure::Unauthorized);
         }
         let caller = Self(identity);
+        // Before the body is read: what is wrong with that is no stranger's business.
+        if !is_in_own_app(parts, &caller).await? {
+            return Err(Failure::OtherCaller);
+        }
         // For the body, which is read on the caller's account.
         parts.extensions.insert(caller.clone());
         Ok(caller)
+    }
+}
+
+/// Whether the path of a request is in the caller's app, if it is in any.
+async fn is_in_own_app(parts: &mut Parts, caller: &Caller) -> Result<bool, Failure> {
+    match parts.extract::<RawPathParams>().await {
+        Ok(params) => Ok(params
+            .iter()
+            .all(|(name, value)| name != "app" || value == caller.0.app)),
+        Err(RawPathParamsRejection::InvalidUtf8InPathParam(error)) => {
+            Err(Failure::Malformed(error.body_text()))
+        }
+        // A route without parameters.
+        Err(_) => Ok(true),
     }
 }
 

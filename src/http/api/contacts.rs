@@ -4,12 +4,12 @@
 //! for long.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::http::client::service_client;
@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const REMEMBERED: Duration = Duration::from_secs(120);
 /// Names that are remembered at most.
 const MOST: usize = 10_000;
+/// Questions that the directory gets at a time: whoever names a hundred strangers again and again
+/// must not flood it.
+const AT_A_TIME: usize = 16;
 
 /// What the directory answers.
 #[derive(Deserialize)]
@@ -50,6 +53,7 @@ impl Contact {
 /// The directory, if there is one.
 pub struct Contacts {
     directory: Option<(reqwest::Client, Url)>,
+    turns: Arc<Semaphore>,
     known: Mutex<HashMap<String, (Name, Instant)>>,
 }
 
@@ -62,6 +66,7 @@ impl Contacts {
         let client = url.map(|url| Ok((service_client(PATIENCE)?, url)));
         Ok(Self {
             directory: client.transpose()?,
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
             known: Mutex::new(HashMap::new()),
         })
     }
@@ -82,7 +87,13 @@ impl Contacts {
                 && !is_step
                 && UserId::parse(id).is_ok()
             {
-                asked.spawn(ask(client.clone(), url.clone(), id.to_owned()));
+                let (client, place) = (client.clone(), place(url.clone(), id));
+                let (turns, id) = (self.turns.clone(), id.to_owned());
+                asked.spawn(async move {
+                    let _turn = turns.acquire_owned().await;
+                    let name = ask(client, place, &id).await;
+                    (id, name)
+                });
             }
             let name = name.unwrap_or_else(|| Name::unknown(id));
             names.insert(id.to_owned(), name);
@@ -115,24 +126,34 @@ impl Contacts {
     }
 }
 
-/// Asks the directory for one user.
-async fn ask(client: reqwest::Client, url: Url, id: String) -> (String, Option<Name>) {
-    let base = url.as_str().trim_end_matches('/');
-    let place = format!("{base}/{}", utf8_percent_encode(&id, NON_ALPHANUMERIC));
+/// Where a user is found: below the path of `url`. What stands behind the path stays.
+fn place(mut url: Url, id: &str) -> Url {
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push(id);
+    }
+    url
+}
+
+/// Asks the directory for one user. `None` if it does not answer.
+async fn ask(client: reqwest::Client, place: Url, id: &str) -> Option<Name> {
     let answer = async {
-        let response = client.get(place).send().await?.error_for_status()?;
-        response.bytes().await
+        let response = client.get(place).send().await?;
+        // Remembered, too: strangers are not asked for again and again.
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        response.error_for_status()?.bytes().await.map(Some)
     };
-    let name = match answer.await {
-        Ok(body) => serde_json::from_slice::<Contact>(&body)
+    match answer.await {
+        Ok(None) => Some(Name::unknown(id)),
+        Ok(Some(body)) => serde_json::from_slice::<Contact>(&body)
             .ok()
-            .map(|contact| contact.name(&id)),
+            .map(|contact| contact.name(id)),
         Err(error) => {
             // Without the URL, which may hold a secret.
             let error = error.without_url();
             tracing::debug!(%error, "the directory of users does not know somebody");
             None
         }
-    };
-    (id, name)
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::address::Timeline;
 use crate::protocol::json::{Members, parse_object, raw};
+use crate::protocol::message_id::MessageId;
 use crate::rules::listing::{ListedConversation, ListedMessage};
 
 /// An object in JSON, and the time that it bears.
@@ -50,6 +51,9 @@ struct Seen<'a> {
     timestamp: Option<&'a RawValue>,
     attributes: Option<&'a RawValue>,
     text: Option<&'a RawValue>,
+    sender: Option<&'a RawValue>,
+    recipient: Option<&'a RawValue>,
+    channel_type: Option<&'a RawValue>,
     /// Whether something that each copy has for itself is written into the message, as a service
     /// may do, or a member is there twice, as a client may write it.
     is_odd: bool,
@@ -78,6 +82,9 @@ impl<'de> Deserialize<'de> for Seen<'de> {
                         "timestamp" => seen.timestamp = Some(map.next_value()?),
                         "attributes" => seen.attributes = Some(map.next_value()?),
                         "text" => seen.text = Some(map.next_value()?),
+                        "sender" => seen.sender = Some(map.next_value()?),
+                        "recipient" => seen.recipient = Some(map.next_value()?),
+                        "channel_type" => seen.channel_type = Some(map.next_value()?),
                         name => {
                             seen.is_odd |= OWN.contains(&name);
                             map.next_value::<IgnoredAny>()?;
@@ -118,12 +125,21 @@ struct Plain<'a> {
     head: &'a str,
     time: Option<f64>,
     text: Option<&'a RawValue>,
+    /// Whether it has what the row of a list must have.
+    is_listable: bool,
 }
 
 fn plain(body: &str) -> Option<Plain<'_>> {
     let seen: Seen<'_> = serde_json::from_str(body).ok()?;
     let is_plain = seen.attributes.is_some_and(is_object) && !seen.is_odd;
+    let must = [
+        seen.sender,
+        seen.recipient,
+        seen.timestamp,
+        seen.channel_type,
+    ];
     Some(Plain {
+        is_listable: must.into_iter().all(is_set),
         head: body.trim_end().strip_suffix('}').filter(|_| is_plain)?,
         time: seen.timestamp.and_then(|time| time.get().parse().ok()),
         text: seen.text,
@@ -134,8 +150,11 @@ fn plain(body: &str) -> Option<Plain<'_>> {
 pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Document {
     let (row, with) = (&listed.row, &*listed.convers_with);
     if let Some((body, status)) = row.last.as_ref().filter(|_| row.is_only_flagged())
-        && let Some(Plain { head, time, text }) = plain(body)
+        && let Some(plain) = plain(body).filter(|plain| plain.is_listable)
     {
+        let Plain {
+            head, time, text, ..
+        } = plain;
         let (is_new, archived) = (row.is_new, row.archived);
         let [of, with] = [user, with].map(raw);
         let last = text.map(|text| format!(r#","last_message_text":{}"#, text.get()));
@@ -153,7 +172,48 @@ pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Document 
             );
         return Document { json, time };
     }
-    with_attributes(row.fields(user, with)).into()
+    listable(row.fields(user, with), user, with).into()
+}
+
+/// A row with all that it must have: stock clients drop one that lacks any of it, and some all that
+/// follow it. A message need not have it: a client may leave the type out, and a service may store
+/// what it likes.
+fn listable(mut members: Members, user: &str, with: &str) -> Members {
+    let text = |members: &Members, name: &str| {
+        let value = members.get(name);
+        value.and_then(|value| serde_json::from_str::<String>(value.get()).ok())
+    };
+    let is_group = with.contains("group-");
+    let recipient = text(&members, "recipient").unwrap_or_else(|| match text(&members, "sender") {
+        Some(sender) if sender == user || is_group => with.to_owned(),
+        Some(_) | None => user.to_owned(),
+    });
+    let sender = text(&members, "sender").unwrap_or_else(|| match recipient == with {
+        true => user.to_owned(),
+        false => with.to_owned(),
+    });
+    // What somebody else wrote to the other side is in this inbox only if that is a group.
+    let is_group = is_group || (recipient == with && sender != user);
+    let id = text(&members, "message_id").and_then(|id| MessageId::parse(&id));
+    let time = id.map_or(0, |id| id.time().as_millis());
+    for (name, value) in [
+        (
+            "channel_type",
+            raw(if is_group { "group" } else { "direct" }),
+        ),
+        ("recipient", raw(&*recipient)),
+        ("sender", raw(&*sender)),
+        ("timestamp", raw(&time)),
+    ] {
+        if !is_set(members.get(name).map(|value| &**value)) {
+            members.insert(name.to_owned(), value);
+        }
+    }
+    with_attributes(members)
+}
+
+fn is_set(value: Option<&RawValue>) -> bool {
+    value.is_some_and(|value| value.get() != "null")
 }
 
 /// The same with an object in `attributes`: the stock widget looks into it without asking.
@@ -274,8 +334,9 @@ mod tests {
         #[test]
         fn a_row_comes_to_the_same_as_taken_apart(
             members in proptest::collection::btree_map(
-                "[a-z]{1,6}|attributes|timestamp|text|key|is_new", ".{0,5}", 0..6
+                "[a-z]{1,6}|attributes|timestamp|text|key|is_new|sender|recipient", ".{0,5}", 0..6
             ),
+            is_whole in any::<bool>(),
             object in any::<bool>(),
             flags in any::<[bool; 3]>(),
             patch in proptest::option::of(proptest::collection::btree_map(
@@ -286,6 +347,11 @@ mod tests {
             if object {
                 body["attributes"] = json!({"k": [1, {"}": "\u{7d}"}]});
             }
+            if is_whole {
+                for name in ["sender", "recipient", "timestamp", "channel_type"] {
+                    body[name] = "x".into();
+                }
+            }
             let [is_new, archived, patch_is_older] = flags;
             let row = Row {
                 last: Some((body.to_string().into(), Status::Delivered)),
@@ -294,7 +360,7 @@ mod tests {
                 patch: patch.map(|patch| json!(patch).to_string().into()),
                 patch_is_older,
             };
-            let wanted = with_attributes(row.fields("bo\"b", "alice"));
+            let wanted = listable(row.fields("bo\"b", "alice"), "bo\"b", "alice");
             let wanted = serde_json::to_value(&wanted).unwrap();
             let listed = ListedConversation {
                 convers_with: "alice".into(),
@@ -307,6 +373,67 @@ mod tests {
             let Count(members) = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(members, read.as_object().unwrap().len());
         }
+    }
+
+    #[test]
+    fn a_row_has_what_stock_clients_cannot_do_without() {
+        let id = "01a2056d-7ec8-7000-902e-986e2c334079";
+        let listed = |with: &str, body: Value| {
+            let listed = ListedConversation {
+                convers_with: with.into(),
+                row: Row {
+                    last: Some((body.to_string().into(), Status::Delivered)),
+                    ..Row::default()
+                },
+            };
+            let row: Value = serde_json::from_str(&conversation("bob", &listed).json).unwrap();
+            let text = |name: &str| row[name].as_str().unwrap().to_owned();
+            let names = ["sender", "recipient", "channel_type"].map(text);
+            (names, row["timestamp"].as_u64().unwrap())
+        };
+        let names = |sender: &str, recipient: &str, kind: &str| {
+            [sender, recipient, kind].map(str::to_owned)
+        };
+        let bare = |sender: &str, recipient: &str| {
+            let (from, to) = (sender, recipient);
+            json!({"sender": from, "recipient": to, "timestamp": 7})
+        };
+        for (with, body, wanted) in [
+            (
+                "alice",
+                bare("alice", "bob"),
+                names("alice", "bob", "direct"),
+            ),
+            (
+                "alice",
+                bare("bob", "alice"),
+                names("bob", "alice", "direct"),
+            ),
+            (
+                "crew",
+                bare("alice", "crew"),
+                names("alice", "crew", "group"),
+            ),
+            (
+                "group-1",
+                bare("bob", "group-1"),
+                names("bob", "group-1", "group"),
+            ),
+        ] {
+            assert_eq!(listed(with, body), (wanted, 7));
+        }
+        let injected = json!({"status": 150, "message_id": id, "sender": null});
+        let wanted = names("alice", "bob", "direct");
+        assert_eq!(listed("alice", injected), (wanted, 0x01a2_056d_7ec8));
+        let injected = json!({"sender": "al", "timestamp": 7});
+        assert_eq!(
+            listed("group-1", injected).0,
+            names("al", "group-1", "group")
+        );
+        // What is there stays.
+        let mut odd = bare("alice", "bob");
+        odd["channel_type"] = "odd".into();
+        assert_eq!(listed("alice", odd).0, names("alice", "bob", "odd"));
     }
 
     /// How many members an object has, those of one name counted one by one.

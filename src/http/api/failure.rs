@@ -7,11 +7,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::protocol::refusal::Refusal;
+use crate::protocol::refusal::{Refusal, Refused};
 use crate::store::StoreError;
 
 /// When to come back while the store cannot be read or written.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+/// When to come back after too many messages, if it is not known better.
+const RATE_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a request is not served.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ pub(super) enum Failure {
     Missing(&'static str),
     /// The request cannot be understood, for this reason.
     Malformed(String),
-    /// The body is no JSON.
-    NotJson,
+    /// The body is no JSON, for this reason.
+    NotJson(Option<String>),
     /// The body is not sent as JSON.
     NotSentAsJson,
     /// The body is larger than a message may be.
@@ -37,7 +39,7 @@ pub(super) enum Failure {
     /// The caller is not in the group.
     NotInGroup,
     /// A rule speaks against it.
-    Refused(Refusal, Option<Duration>),
+    Refused(Refused),
     /// The store cannot be used now. Nothing has happened.
     Unavailable,
     /// It was accepted, and is not stored yet: it may happen.
@@ -65,7 +67,9 @@ impl IntoResponse for Failure {
             Self::NoRoute => failed(StatusCode::NOT_FOUND, "Not found"),
             Self::Missing(text) => (StatusCode::METHOD_NOT_ALLOWED, text).into_response(),
             Self::Malformed(fault) => failed(StatusCode::BAD_REQUEST, &fault),
-            Self::NotJson => failed(StatusCode::BAD_REQUEST, "not-json"),
+            Self::NotJson(detail) => {
+                explained(StatusCode::BAD_REQUEST, "not-json", detail.as_deref())
+            }
             Self::NotSentAsJson => failed(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Content-Type must be application/json",
@@ -73,16 +77,7 @@ impl IntoResponse for Failure {
             Self::TooLarge => failed(StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::NoGroup => failed(StatusCode::NOT_FOUND, "Group doesn't exist"),
             Self::NotInGroup => failed(StatusCode::UNAUTHORIZED, "Permission denied"),
-            Self::Refused(reason, retry_after) => {
-                let status = if reason == Refusal::RateLimited {
-                    StatusCode::TOO_MANY_REQUESTS
-                } else if reason == Refusal::TooLarge {
-                    StatusCode::PAYLOAD_TOO_LARGE
-                } else {
-                    StatusCode::FORBIDDEN
-                };
-                with_retry(failed(status, reason.as_str()), retry_after)
-            }
+            Self::Refused(refused) => refusal(&refused),
             Self::Unknown => failed(StatusCode::GATEWAY_TIMEOUT, "not known yet: it may happen"),
             Self::Unavailable => with_retry(
                 failed(StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -90,6 +85,31 @@ impl IntoResponse for Failure {
             ),
         }
     }
+}
+
+fn refusal(refused: &Refused) -> Response {
+    let is_rate = refused.reason == Refusal::RateLimited;
+    let status = if is_rate {
+        StatusCode::TOO_MANY_REQUESTS
+    } else if refused.reason == Refusal::TooLarge {
+        StatusCode::PAYLOAD_TOO_LARGE
+    } else if refused.reason == Refusal::Internal {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else {
+        StatusCode::FORBIDDEN
+    };
+    let response = explained(status, refused.reason.as_str(), refused.detail.as_deref());
+    let retry_after = refused.retry_after.or(is_rate.then_some(RATE_RETRY));
+    with_retry(response, retry_after)
+}
+
+/// `err` is for programs, `detail` for whoever wrote them.
+fn explained(status: StatusCode, err: &str, detail: Option<&str>) -> Response {
+    let mut body = json!({"success": false, "err": err});
+    if let Some(detail) = detail {
+        body["detail"] = detail.into();
+    }
+    (status, Json(body)).into_response()
 }
 
 /// Adds `Retry-After`, in whole seconds.

@@ -134,9 +134,11 @@ pub(super) async fn create(
     if !caller.is_admin() && !members.iter().any(|member| **member == *user) {
         members.push(user.into());
     }
+    identifier("group_owner", &owner)?;
+    check_members("group_members", &members)?;
     let about = About {
         app,
-        group: identifier(&id)?,
+        group: identifier("group_id", &id)?,
         name: &name,
         members: members.len(),
         is_new: true,
@@ -254,6 +256,7 @@ pub(super) async fn add_member(
     let member = change
         .member_id
         .ok_or(Failure::Missing("member_id is mandatory!"))?;
+    identifier("member_id", &member)?;
     alter(&api, &caller, path, GroupChange::Add(member.into())).await
 }
 
@@ -282,6 +285,7 @@ pub(super) async fn set_members(
     let Keys(members) = change
         .members
         .ok_or(Failure::Missing("members is mandatory!"))?;
+    check_members("members", &members)?;
     alter(&api, &caller, path, GroupChange::SetMembers(members)).await
 }
 
@@ -325,7 +329,7 @@ async fn alter(
     };
     let about = About {
         app: tenant,
-        group: identifier(&id)?,
+        group: identifier("group", &id)?,
         name: &name,
         members: members.len(),
         is_new: false,
@@ -374,7 +378,7 @@ async fn hand_in(
         .map(|(payload, task)| submitted(&topic, payload, task))
         .collect();
     let has_history = parts.len() > 1;
-    let topic = outgoing(api, about.app, identifier(SYSTEM)?, about.group)?;
+    let topic = outgoing(api, about.app, identifier("system", SYSTEM)?, about.group)?;
     parts.extend(announcements.into_iter().map(|told| {
         let payload = told.message.get().to_owned();
         submitted(&topic, payload, Task::Announcement(told.only_if))
@@ -383,7 +387,7 @@ async fn hand_in(
     let recipients = about.members * parts.len() + joining.len() * history;
     let outcome = submit(api, caller, recipients, parts).await?;
     match outcome.refusal {
-        Some(reason) => Err(Failure::Refused(reason, None)),
+        Some(refused) => Err(Failure::Refused(refused)),
         None => Ok(outcome),
     }
 }
@@ -419,6 +423,13 @@ fn unchanged(change: &GroupChange, fault: GroupFault) -> Response {
         | GroupChange::SetMembers(_) => json!({"success": false, "err": {"message": message}}),
     };
     (StatusCode::METHOD_NOT_ALLOWED, Json(answer)).into_response()
+}
+
+fn check_members(field: &str, members: &[Box<str>]) -> Result<(), Failure> {
+    for member in members {
+        identifier(field, member)?;
+    }
+    Ok(())
 }
 
 /// Each message of the system bears it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::message_id::MessageId;
-use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::refusal::Refused;
 use crate::rules::group_change::GroupOutcome;
 use crate::rules::submission::Submission;
 
@@ -37,7 +37,7 @@ pub struct Outcome {
     /// The id of its first message.
     pub id: MessageId,
     /// Why that one is refused, if it is.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Refused>,
     /// What became of a change of a group.
     pub group: Option<GroupOutcome>,
 }

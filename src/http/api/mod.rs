@@ -81,7 +81,7 @@ pub struct Limits {
     pub connections: usize,
     /// What bodies of requests and answers may hold at a time, in bytes.
     pub memory: usize,
-    /// How long the head of a request may take.
+    /// How long the head of a request may take, counted from the answer before it.
     pub head: Duration,
     /// How long a request may take in all.
     pub whole: Duration,

@@ -17,9 +17,9 @@ use super::body::Body;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::handover::{Outcome, Unserved, hand_in};
-use crate::protocol::id::{AppId, UserId};
+use crate::protocol::id::{AppId, MAX_LEVEL_BYTES, UserId};
 use crate::protocol::message::Received;
-use crate::protocol::refusal::Refusal;
+use crate::protocol::refusal::{Refusal, Refused};
 use crate::protocol::request::Erased;
 use crate::protocol::topic::TopicName;
 use crate::rules::submission::{Authority, Submission, Submitted, Task};
@@ -30,7 +30,7 @@ const MAX_INSTANCE: usize = 2 << 10;
 impl From<Unserved> for Failure {
     fn from(unserved: Unserved) -> Self {
         match unserved {
-            Unserved::Refused(refused) => Self::Refused(refused.reason, refused.retry_after),
+            Unserved::Refused(refused) => Self::Refused(refused),
             Unserved::Unavailable => Self::Unavailable,
             Unserved::Unknown => Self::Unknown,
         }
@@ -79,12 +79,18 @@ pub(super) fn outgoing(
 ) -> Result<TopicName, Failure> {
     let topic = api.layouts.outgoing_topic(app, sender, recipient);
     // No layout serves the app (--app, --layouts).
-    topic.ok_or(Failure::Refused(Refusal::MalformedTopic, None))
+    topic.ok_or_else(|| Failure::Refused(Refusal::MalformedTopic.into()))
 }
 
-/// An identifier from a body or path.
-pub(super) fn identifier(text: &str) -> Result<UserId<'_>, Failure> {
-    UserId::parse(text).map_err(|error| Failure::Refused(Refusal::from(error), None))
+/// The identifier that stands in `place` of a body or path.
+pub(super) fn identifier<'a>(place: &str, text: &'a str) -> Result<UserId<'a>, Failure> {
+    UserId::parse(text).map_err(|error| {
+        let shown = &text[..text.floor_char_boundary(MAX_LEVEL_BYTES)];
+        Failure::Refused(Refused {
+            detail: Some(format!("{place} {shown:?} {error}").into()),
+            ..Refusal::from(error).into()
+        })
+    })
 }
 
 /// The body of `POST {app}/messages`. Raw values go on as they came.
@@ -154,10 +160,10 @@ pub(super) async fn message(
     let recipient_fullname =
         recipient_fullname.ok_or(Failure::Missing("Recipient Fullname is mandatory"))?;
     let sender = match message.sender_id.as_deref() {
-        Some(sender) if caller.is_admin() => identifier(sender)?,
+        Some(sender) if caller.is_admin() => identifier("sender_id", sender)?,
         Some(_) | None => caller.user(),
     };
-    let recipient = identifier(recipient)?;
+    let recipient = identifier("recipient_id", recipient)?;
     let topic = outgoing(&api, app, sender, recipient)?;
     let payload = Payload {
         text: &message.text,
@@ -169,7 +175,7 @@ pub(super) async fn message(
         metadata: &message.metadata,
         timestamp: &message.timestamp,
     };
-    let payload = serde_json::to_vec(&payload).map_err(|_| Failure::NotJson)?;
+    let payload = serde_json::to_vec(&payload).map_err(|_| Failure::NotJson(None))?;
     let outcome = submit(
         &api,
         &caller,
@@ -211,14 +217,14 @@ pub(super) async fn archive(
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
     let user = match archive.user_id.as_deref() {
-        Some(user) if caller.is_admin() => identifier(user)?,
+        Some(user) if caller.is_admin() => identifier("user_id", user)?,
         Some(user) if user != caller.user().as_str() => return Err(Failure::OtherCaller),
         Some(_) | None => caller.user(),
     };
-    let peer = identifier(&peer)?;
+    let peer = identifier("conversation", &peer)?;
     let topic = format!("apps/{app}/users/{user}/conversations/{peer}/archive");
     let topic =
-        TopicName::parse(&topic).map_err(|_| Failure::Refused(Refusal::MalformedTopic, None))?;
+        TopicName::parse(&topic).map_err(|_| Failure::Refused(Refusal::MalformedTopic.into()))?;
     let payload = Bytes::from_static(br#"{"action":"archive"}"#);
     let outcome = submit(
         &api,
@@ -264,7 +270,7 @@ pub(super) async fn register(
 ) -> Result<Response, Failure> {
     let (app, user) = caller.owner(&app, &user)?;
     let topic = outgoing(&api, app, user, user)?;
-    let body = serde_json::to_string(&about).map_err(|_| Failure::NotJson)?;
+    let body = serde_json::to_string(&about).map_err(|_| Failure::NotJson(None))?;
     if instance.len() + body.len() > MAX_INSTANCE {
         return Err(Failure::TooLarge);
     }
@@ -327,7 +333,8 @@ async fn erase(
     Path((app, peer)): Path<(String, String)>,
     what: Erased,
 ) -> Result<Response, Failure> {
-    let topic = outgoing(api, caller.app(&app)?, caller.user(), identifier(&peer)?)?;
+    let (app, peer) = (caller.app(&app)?, identifier("peer", &peer)?);
+    let topic = outgoing(api, app, caller.user(), peer)?;
     let task = Task::Erase(what);
     let outcome = submit(api, caller, 0, vec![submitted(&topic, "{}", task)]).await?;
     accepted(&outcome)?;
@@ -358,8 +365,10 @@ pub(super) async fn typing(
 
 /// Whether a message was accepted. Who is blocked is not told.
 pub(super) fn accepted(outcome: &Outcome) -> Result<(), Failure> {
-    match outcome.refusal {
-        None | Some(Refusal::Blocked) => Ok(()),
-        Some(reason) => Err(Failure::Refused(reason, None)),
+    match &outcome.refusal {
+        Some(refused) if refused.reason != Refusal::Blocked => {
+            Err(Failure::Refused(refused.clone()))
+        }
+        Some(_) | None => Ok(()),
     }
 }

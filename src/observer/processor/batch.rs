@@ -99,6 +99,8 @@ pub struct Decided {
     pub answers: Vec<Publish>,
     /// The reason, if it is refused, or what is left of its fan-out is dropped.
     pub refusal: Option<Refusal>,
+    /// What is wrong with it, in words for a client of the HTTP API.
+    pub detail: Option<Box<str>>,
     /// Whether its sender may be told of the refusal, if that is known already.
     pub may_answer: Option<bool>,
     /// Whether nothing is decided: the delivery log holds the message now, and the decision service
@@ -151,6 +153,7 @@ impl Decided {
             members: 0,
             answers: vec![],
             refusal: None,
+            detail: None,
             may_answer: None,
             is_question: false,
             logged: false,

@@ -123,6 +123,29 @@ fn nobody_migrates_under_a_process_that_serves() {
     assert_eq!((migrate(), token()), (None, before));
 }
 
+/// A database that fails over may have forgotten who took the lease last.
+#[test]
+fn a_token_is_not_handed_out_twice_although_the_database_forgets_it() {
+    let target = empty_schema();
+    let connection = Connection::open(&target).unwrap();
+    let token = || -> i64 {
+        let sql = "SELECT token FROM observer WHERE n = 0";
+        connection
+            .query(sql, vec![])
+            .map_or(0, |rows| rows[0].get(0))
+    };
+    drop(open(&target).unwrap());
+    let kept = token();
+    let first = open(&target).unwrap();
+    let taken = token();
+    let forget =
+        format!("UPDATE observer SET token = {kept}, expires = clock_timestamp() WHERE n = 0");
+    connection.batch(&forget).unwrap();
+    let second = open(&target).unwrap();
+    assert!(token() > taken, "{} after {taken}", token());
+    drop((first, second));
+}
+
 #[test]
 fn what_an_earlier_holder_writes_is_refused_whole() {
     let target = empty_schema();
@@ -280,7 +303,7 @@ fn a_batch_that_cannot_begin_takes_no_number_back() {
 fn a_page_of_a_timeline_ends_where_it_becomes_large() {
     let target = empty_schema();
     let mut feed = Feed::new(Box::new(open(&target).unwrap()));
-    for n in [100_000, 100_000, 400_000, 100_000, 1] {
+    for n in [800_000, 800_000, 3_200_000, 800_000, 1] {
         feed.message("x", "y", &format!("{{\"text\":\"{}\"}}", "x".repeat(n)));
     }
     let mut reader = PostgresStore::open_read_only(&target).unwrap();
