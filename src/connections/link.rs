@@ -20,7 +20,8 @@ use crate::telemetry::health::Health;
 use crate::telemetry::{LinkRole, Metrics};
 
 /// Why a connection was given up for another, although nothing is wrong.
-const RENEWED: &str = "connecting again with a new token, before the old one ends";
+const RENEWED: &str = "connecting again as planned: with a new token before the old one ends, or \
+    because too much on the old connection was never confirmed";
 const TAKEN_OVER: &str = "the session is taken over again and again, \
     or the broker closes it at once: is another observer running with this client identifier?";
 

@@ -4,9 +4,11 @@
 //! between connections to `link.rs`, and what a message means to [`observer`](crate::observer).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -85,9 +87,11 @@ pub(super) struct SessionLink {
     connection: u64,
     /// Whether the last connection ended by our DISCONNECT.
     left_in_order: bool,
-    /// Messages that came without DUP before the session was taken up again, by their hash: how
-    /// many of each.
-    new_there: HashMap<u64, usize>,
+    /// Whether a SUBSCRIBE was answered: what was sent before it was done, too.
+    has_subscribed: AtomicBool,
+    /// Messages that came without DUP while the session was taken up, and have not been passed on
+    /// since, by their hash: how many of each.
+    new_there: Mutex<HashMap<u64, usize>>,
     hasher: RandomState,
 }
 
@@ -108,7 +112,8 @@ impl SessionLink {
             read_ahead: Arc::new(Semaphore::new(KIB_READ_AHEAD)),
             connection: 0,
             left_in_order: false,
-            new_there: HashMap::new(),
+            has_subscribed: AtomicBool::new(false),
+            new_there: Mutex::default(),
             hasher: RandomState::new(),
         }
     }
@@ -143,18 +148,18 @@ impl SessionLink {
     /// and the session is taken up again.
     ///
     /// Whatever came on the connection that is left comes again with DUP. What had none there is
-    /// new, and its DUP does not count.
+    /// new, and its DUP does not count: not either if it takes several attempts until it has come.
     async fn take_up(&mut self) -> Option<Result<LiveConnection, LinkError>> {
-        self.new_there.clear();
-        match self.link.attempt().await {
+        let attempt = match self.link.attempt().await {
             Some(Ok(live)) if live.opened.connected.session_present && !self.left_in_order => {
                 debug!("the session is left and taken up again, so that messages keep their order");
                 // If that fails, the next attempt says so.
                 let _ = live.opened.client.disconnect();
-                let (hasher, new_there) = (&self.hasher, &mut self.new_there);
                 let note = |delivery: Delivery| {
-                    if !delivery.dup {
-                        *new_there.entry(hash(hasher, &delivery)).or_default() += 1;
+                    // What came at QoS 0 does not come again.
+                    if !delivery.dup && delivery.packet_id.is_some() {
+                        let hash = hash(&self.hasher, &delivery);
+                        *self.new_there().entry(hash).or_default() += 1;
                     }
                 };
                 live.opened.connection.close_reading(note).await;
@@ -165,6 +170,38 @@ impl SessionLink {
                 self.link.attempt().await
             }
             attempt => attempt,
+        };
+        if let Some(Ok(live)) = &attempt
+            && (self.left_in_order || !live.opened.connected.session_present)
+        {
+            self.new_there().clear();
+        }
+        attempt
+    }
+
+    fn new_there(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        self.new_there
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hash of a message that is noted as new.
+    fn noted(&self, delivery: &Delivery) -> Option<u64> {
+        let new_there = self.new_there();
+        if new_there.is_empty() || delivery.packet_id.is_none() {
+            return None;
+        }
+        let hash = hash(&self.hasher, delivery);
+        new_there.contains_key(&hash).then_some(hash)
+    }
+
+    /// One that is noted as new has been passed on. From here on its DUP counts.
+    fn forget_noted(&self, hash: u64) {
+        if let Entry::Occupied(mut noted) = self.new_there().entry(hash) {
+            *noted.get_mut() -= 1;
+            if *noted.get() == 0 {
+                noted.remove();
+            }
         }
     }
 
@@ -206,7 +243,6 @@ impl SessionLink {
         client: Client,
         connected: Connected,
     ) -> Result<(), LinkError> {
-        let mut new_there = self.new_there.clone();
         self.subscribe(&client, &connected)?;
         self.report(SessionEvent::Up {
             connection: self.connection,
@@ -227,11 +263,12 @@ impl SessionLink {
             };
             match event {
                 Event::Message(delivery) => {
-                    self.pass_on(connection, delivery, &mut new_there).await?;
+                    self.pass_on(connection, delivery).await?;
                 }
                 Event::Subscribed(granted) => {
                     let left_out = check_granted(&self.filters, &granted)?;
-                    if left_out > 0 && self.connection == 1 {
+                    let is_first = !self.has_subscribed.swap(true, Ordering::Relaxed);
+                    if left_out > 0 && is_first {
                         warn!(
                             "the broker refuses {left_out} subscriptions of nine levels. Only \
                              RabbitMQ needs them: on another broker nothing is lost"
@@ -249,7 +286,7 @@ impl SessionLink {
 
     fn subscribe(&self, client: &Client, connected: &Connected) -> Result<(), LinkError> {
         let closed = |_| LinkError::new(Cause::Closed, CLOSED_BEFORE_SUBSCRIBE);
-        if self.connection == 1 && connected.session_present {
+        if !self.has_subscribed.load(Ordering::Relaxed) && connected.session_present {
             // A session outlives the settings that its filters were made from.
             for filter in &self.retired {
                 client.unsubscribe(filter).map_err(closed)?;
@@ -275,16 +312,9 @@ impl SessionLink {
         &self,
         connection: &mut Connection,
         mut delivery: Delivery,
-        new_there: &mut HashMap<u64, usize>,
     ) -> Result<(), LinkError> {
-        if delivery.dup
-            && !new_there.is_empty()
-            && let Some(count) = new_there.get_mut(&hash(&self.hasher, &delivery))
-            && *count > 0
-        {
-            *count -= 1;
-            delivery.dup = false;
-        }
+        let noted = self.noted(&delivery);
+        delivery.dup &= noted.is_none();
         let settings = &self.link.connector.settings;
         delivery.received.cut_to(settings.max_payload_bytes);
         let waiting = self.events.max_capacity() - self.events.capacity();
@@ -297,7 +327,11 @@ impl SessionLink {
             share = self.share_of(&delivery.received) => share,
             error = connection.write_only() => return Err(error),
         };
-        self.report(SessionEvent::Message(delivery, share)).await
+        self.report(SessionEvent::Message(delivery, share)).await?;
+        if let Some(hash) = noted {
+            self.forget_noted(hash);
+        }
+        Ok(())
     }
 
     /// Waits until a message of this size may be read ahead.

@@ -326,6 +326,7 @@ impl Observer {
         let text = str::from_utf8(&received.payload).ok();
         let sent = text.and_then(|millis| millis.parse().ok());
         let sent = UnixMillis::new(sent.unwrap_or_default());
+        self.note_probe(sent);
         if let Some(line) = self.outages.handle_own_message(sent) {
             line.log("");
         }

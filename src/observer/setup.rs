@@ -110,7 +110,7 @@ pub struct Stopped {
 #[derive(Debug, thiserror::Error)]
 pub enum ObserverError {
     /// The address for health and metrics cannot be listened on.
-    #[error("cannot serve health on {address} (--http-listen)")]
+    #[error("cannot serve the console, health and metrics on {address} (--http-listen)")]
     Listen {
         /// The address, as configured.
         address: SocketAddr,

@@ -16,10 +16,14 @@ use crate::delivery::pending::PendingMessage;
 use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
+use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 use crate::store::postgres::{Gathers, Lease, SharedBy};
 use crate::telemetry::clock::Now;
 
+/// So many messages without an ack may fill the broker's window: what comes next has waited behind
+/// it. No broker's own window is smaller (RabbitMQ's is 10).
+const LEAST_WINDOW: usize = 10;
 /// For how long a share is not served before the log says so.
 const LASTS: Duration = Duration::from_secs(5);
 
@@ -124,10 +128,21 @@ enum Turn {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     messages: Vec<HeldMessage>,
+    blocked: Option<Blocked>,
     /// When our own session was lost last.
     lost: Option<Instant>,
     /// Since when the share is not served, and whether the log says so.
     faulty: Option<(Instant, bool)>,
+}
+
+/// What is held has filled the broker's window, or may have: what comes now may have waited there,
+/// and be older than it seems.
+#[derive(Debug)]
+struct Blocked {
+    since: Instant,
+    /// When a message to ourselves was sent, after all that was held had been released. When that
+    /// is back, nothing waits at the broker any more.
+    probed: Option<UnixMillis>,
 }
 
 #[derive(Debug)]
@@ -154,6 +169,41 @@ impl Held {
             }
             (Some(_) | None, _) => {}
         }
+    }
+
+    /// The moment from which on a message that is delivered `now` for the first time may have been
+    /// at the broker.
+    fn came(&self, now: Instant) -> Instant {
+        self.blocked.as_ref().map_or(now, |blocked| blocked.since)
+    }
+
+    /// One more is held, and so many messages have no ack now.
+    fn note_window(&mut self, unacknowledged: usize, now: Instant) {
+        if unacknowledged >= LEAST_WINDOW {
+            let blocked = self.blocked.get_or_insert(Blocked {
+                since: now,
+                probed: None,
+            });
+            blocked.probed = None;
+        }
+    }
+
+    /// Whether to send a message to ourselves: nothing is held any more.
+    fn poll_probe(&mut self, now: UnixMillis) -> bool {
+        let blocked = self.blocked.as_mut();
+        let Some(blocked) = blocked.filter(|blocked| blocked.probed.is_none()) else {
+            return false;
+        };
+        if self.messages.is_empty() {
+            blocked.probed = Some(now);
+        }
+        self.messages.is_empty()
+    }
+
+    /// A message to ourselves is back that was sent at this time.
+    fn handle_probe(&mut self, sent: UnixMillis) {
+        let is_behind = |blocked: &mut Blocked| blocked.probed.is_some_and(|since| sent >= since);
+        self.blocked.take_if(is_behind);
     }
 
     /// Acknowledges messages of other slots whose sessions have them. Returns those that are ours
@@ -192,6 +242,8 @@ impl Observer {
     pub(super) fn note_subscribed(&mut self) {
         if self.session.began_anew() {
             self.exchange.forget();
+            // Nothing waits in it.
+            self.held.blocked = None;
         }
         if let Some(sharing) = &self.sharing
             && self.session.is_subscribed()
@@ -224,6 +276,15 @@ impl Observer {
             let now = self.clock.now();
             self.inbound.admit_strange(pending, ledger, journal, now);
         }
+        let now = self.clock.now();
+        if self.held.poll_probe(now.wall) {
+            self.publish_own(self.probe(now), now);
+        }
+    }
+
+    /// The observer's message to itself is back.
+    pub(super) fn note_probe(&mut self, sent: UnixMillis) {
+        self.held.handle_probe(sent);
     }
 
     /// Whether a message belongs to another slot.
@@ -254,15 +315,26 @@ impl Observer {
         // One that comes again came first before the connection was lost, by which it came.
         let before = self.held.lost.or_else(|| sharing.lease.left());
         let came = before.filter(|_| arrival.comes_again());
-        let came = came.unwrap_or_else(|| self.clock.now().instant);
+        let now = self.clock.now().instant;
+        let came = came.unwrap_or_else(|| self.held.came(now));
         let pending = self.inbound.enter(arrival, &mut self.ledger);
+        let held = |pending| HeldMessage {
+            pending,
+            owner,
+            came,
+        };
         match sharing.turn(owner, came) {
             Turn::Theirs => self.ledger.decided(pending.entry),
-            Turn::Held | Turn::Ours => self.held.messages.push(HeldMessage {
-                pending,
-                owner,
-                came,
-            }),
+            Turn::Ours => {
+                self.held.messages.push(held(pending));
+                // Behind those that came before it.
+                self.release_held();
+            }
+            Turn::Held => {
+                self.held.messages.push(held(pending));
+                let unacknowledged = self.ledger.unacknowledged();
+                self.held.note_window(unacknowledged, now);
+            }
         }
     }
 }

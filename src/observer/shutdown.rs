@@ -15,6 +15,7 @@ use crate::connections::session::SessionEvent;
 use crate::observer::event_loop::{Inputs, Observer, ticks};
 use crate::observer::processor::Batch;
 use crate::observer::setup::Stopped;
+use crate::protocol::message_id::MessageId;
 use crate::store::OutboxRequest;
 use crate::telemetry::status::Status;
 
@@ -59,15 +60,16 @@ impl Observer {
         let deadline = Instant::now() + drain;
         let mut discarded = self.drain(&mut inputs, deadline).await;
         discarded += self.publish_offline(&mut inputs, deadline).await;
-        let (goodbye, discarded_last) = self.disconnect(&mut inputs).await;
-        let left_unacknowledged = self.ledger.unacknowledged() + discarded + discarded_last;
+        let unacknowledged = self.ledger.unacknowledged();
+        let (acknowledged, discarded_last) = self.disconnect(&mut inputs).await;
+        let left_unacknowledged = unacknowledged + discarded + discarded_last;
         let stats_of = self.journal.metrics.clone();
         let unconfirmed = self.ledger.unconfirmed();
         let undecided = self.ledger.questions();
         if undecided > 0 {
             info!(undecided, "{UNDECIDED}");
         }
-        self.commit_last(goodbye).await;
+        self.commit_last(acknowledged).await;
         let stats = stats_of.stats();
         stats.log(left_unacknowledged, unconfirmed);
         Stopped {
@@ -165,9 +167,11 @@ impl Observer {
         discarded
     }
 
-    /// Disconnects, and waits until the connections' tasks have ended. Returns how many messages
-    /// that came meanwhile were left to the broker.
-    async fn disconnect(&mut self, inputs: &mut Inputs) -> (Goodbye, usize) {
+    /// Disconnects, and waits until the connections' tasks have ended. Returns up to which message
+    /// the broker is known to have the acks, and how many that came meanwhile were left to it.
+    async fn disconnect(&mut self, inputs: &mut Inputs) -> (Option<MessageId>, usize) {
+        // No ack goes out after the DISCONNECT, whatever is committed meanwhile.
+        let acknowledged = self.ledger.settled_up_to();
         self.session.disconnect();
         self.publishers.disconnect_all();
         inputs.links_stop.cancel();
@@ -210,11 +214,14 @@ impl Observer {
             goodbye.note(&event);
             discarded += self.discard(event);
         }
-        (goodbye, discarded)
+        (
+            acknowledged.filter(|_| goodbye == Goodbye::Taken),
+            discarded,
+        )
     }
 
     /// Writes the watermarks and what became of webhook events, and ends the store's thread.
-    async fn commit_last(mut self, goodbye: Goodbye) {
+    async fn commit_last(mut self, acknowledged: Option<MessageId>) {
         let now = self.clock.now();
         let outbox_request = OutboxRequest {
             // Nothing more is posted.
@@ -222,10 +229,6 @@ impl Observer {
             ..self.webhooks.take_outbox_request(now)
         };
         self.webhooks.log_lost();
-        let acknowledged = match goodbye {
-            Goodbye::Taken => self.ledger.settled_up_to(),
-            Goodbye::Unsure => None,
-        };
         let batch = Batch {
             acknowledged,
             published: self.ledger.take_published(),

@@ -27,6 +27,10 @@ const TRACED_TOPICS: usize = 8;
 /// Characters of a topic in a line of trace: a refused topic may have 65,535.
 const TRACED_CHARACTERS: usize = 300;
 
+/// Messages of which lines are kept until they are finished. Of more, as when they wait in the
+/// delivery log for hours, there are no lines.
+const MOST_OPEN: usize = 4_096;
+
 /// What became of a message: the last level of its trace topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "kebab-case")]
@@ -167,7 +171,7 @@ impl Tracer {
 
     /// A message is being decided on. `outcome` is what becomes of it if it is not refused.
     pub fn begin(&mut self, id: MessageId, outcome: Outcome) {
-        if self.collects() {
+        if self.collects() && self.open.len() < MOST_OPEN {
             let open = Open {
                 outcome,
                 reason: None,
@@ -273,6 +277,7 @@ impl Line {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::protocol::message_id::MessageIds;
     use std::time::Duration;
 
     /// A line of some message that was finished at this time.
@@ -297,6 +302,12 @@ pub(super) mod tests {
         let id = MessageId::parse("01a2056d-7ec8-7000-902e-986e2c334079").unwrap();
         off.begin(id, Outcome::Forwarded);
         assert_eq!(off.open.len(), 1);
+        // Those that wait in the delivery log for hours do not fill the memory.
+        let mut ids = MessageIds::new(std::hash::RandomState::new());
+        for n in 0..5_000 {
+            off.begin(ids.next(UnixMillis::new(n)), Outcome::Forwarded);
+        }
+        assert_eq!(off.open.len(), MOST_OPEN);
         assert!(off.hand_out(line(1)).is_none());
         assert!(on.hand_out(line(2)).is_some());
         assert!(listener.try_next().is_some() && listener.try_next().is_some());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
-use crate::bed::{Observer, PATIENCE, signal};
+use crate::bed::{Observer, PATIENCE, signal, wait_for};
 use crate::load::Path;
 use crate::script::{GLIMPSE, Peer, Script, text};
 use crate::wire::{DISCONNECT, Message, PUBACK, parse_publish, publish_packet};
@@ -122,6 +122,39 @@ fn acks_count_as_arrived_only_if_the_session_ends_in_order() {
         let is_same = topics_and_payloads(&after) == topics_and_payloads(&before);
         assert_eq!(is_same, !in_order, "{before:?}, then {after:?}");
     }
+}
+
+/// No ack goes out behind the DISCONNECT: what is committed only then comes again, as itself.
+#[test]
+fn what_is_committed_behind_the_goodbye_counts_as_unacknowledged() {
+    let script = Script::listen();
+    let mut observer = script.observer(&["--drain-timeout", "1s"]);
+    let (mut session, lane) = script.up();
+    let path = observer.state.path().join("observer.db");
+    let raw = rusqlite::Connection::open(path).unwrap();
+    raw.execute_batch("BEGIN IMMEDIATE").unwrap();
+    write(&mut session, 1, r#"{"text":"hi"}"#);
+    signal(observer.pid(), "TERM");
+    while session.next().0 != DISCONNECT {}
+    raw.execute_batch("ROLLBACK").unwrap();
+    let ids = "SELECT group_concat(hex(id)) FROM message_data";
+    let ids = || -> Option<String> { raw.query_row(ids, [], |row| row.get(0)).unwrap() };
+    wait_for("it is committed", ids);
+    drop((session, lane));
+    let (status, log) = observer.ended();
+    assert!(
+        status.success() && log.contains("left_unacknowledged=1"),
+        "{log}"
+    );
+    let stored = ids();
+    observer.spawn(&[]);
+    let (mut session, _lane) = script.connected_again();
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let mut again = publish_packet(topic.as_bytes(), br#"{"text":"hi"}"#, Some(1), false);
+    again[0] |= 8;
+    session.wire.send(&again).unwrap();
+    assert_eq!(session.ack(), 1);
+    assert_eq!(ids(), stored);
 }
 
 /// The sender has been told that it is delivered.
@@ -428,6 +461,16 @@ fn a_user_who_fetches_again_and_again_stops_nobody() {
 /// though the observer never took it: an equal text is a message of its own all the same.
 #[test]
 fn an_equal_text_that_comes_while_the_session_is_taken_up_is_another_message() {
+    an_equal_text_is_another_message(false);
+}
+
+/// The line breaks once more before it has come on a connection that stays.
+#[test]
+fn an_equal_text_is_another_message_however_long_the_session_is_taken_up() {
+    an_equal_text_is_another_message(true);
+}
+
+fn an_equal_text_is_another_message(breaks_again: bool) {
     let text = br#"{"text":"ok"}"#;
     let topic = Path::Chat21.outgoing("a", "alice", "bob");
     let deliver = |session: &mut Peer, packet_id, dup| {
@@ -455,6 +498,16 @@ fn an_equal_text_that_comes_while_the_session_is_taken_up_is_another_message() {
     // The broker had sent it already, and its end of the connection comes right behind.
     deliver(&mut left, 1, false);
     drop(left);
+    if breaks_again {
+        let mut lost = script.session();
+        lost.connack(true);
+        drop(lost);
+        let mut left = script.session();
+        left.connack(true);
+        assert_eq!(left.next().0, DISCONNECT);
+        deliver(&mut left, 1, true);
+        drop(left);
+    }
     let mut session = script.session();
     session.connack(true);
     session.suback();

@@ -207,6 +207,12 @@ impl Load {
         });
     }
 
+    /// Waits until the broker has confirmed all messages to their senders.
+    pub(crate) fn wait_sent(&self) {
+        let sent = || self.sent.load(Ordering::SeqCst);
+        wait_for("messages sent", || (sent() >= self.expected).then_some(()));
+    }
+
     /// How many different messages have arrived.
     pub(crate) fn arrived(&self) -> usize {
         self.seen.lock().unwrap().audit.arrived()

@@ -282,16 +282,22 @@ enum Old {
 /// Nobody acknowledges what no session keeps for its slot.
 #[test]
 fn what_is_for_a_slot_without_a_session_is_held() {
-    held_for_a_slot(Old::Kept);
+    held_for_a_slot(Old::Kept, 1);
 }
 
 /// The session that comes in its place never gets it: whoever has held it serves it.
 #[test]
 fn what_was_held_for_a_session_that_is_gone_is_served_by_its_holder() {
-    held_for_a_slot(Old::Gone);
+    held_for_a_slot(Old::Gone, 1);
 }
 
-fn held_for_a_slot(session: Old) {
+/// More than the broker's window: the rest waits behind them, and comes when they are served.
+#[test]
+fn what_waited_behind_what_was_held_is_served_too() {
+    held_for_a_slot(Old::Gone, 100);
+}
+
+fn held_for_a_slot(session: Old, per_pair: usize) {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
     let process = Process::start(&database, Broker::Mosquitto, &app, "2");
@@ -321,9 +327,10 @@ fn held_for_a_slot(session: Old) {
         senders: users(0..8),
         recipients: users(10..12),
         paths: vec![Path::Chat21],
-        per_pair: 1,
+        per_pair,
         allowed: None,
     });
+    load.wait_sent();
     // What is for slot 0 passes meanwhile; the rest is held.
     let expected = load.expected();
     wait_for("held messages", || {
