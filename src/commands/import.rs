@@ -130,7 +130,7 @@ fn import_batch(
                 std::thread::sleep(took.max(PAUSE));
                 return Ok(landed);
             }
-            Err(error @ StoreError::Transient(_)) if tries < TRIES => {
+            Err(error @ (StoreError::Transient(_) | StoreError::Conflict(_))) if tries < TRIES => {
                 tries += 1;
                 out.message(format_args!("{error}: tried again in a second"));
                 std::thread::sleep(Duration::from_secs(1));

@@ -299,6 +299,9 @@ pub enum CopyError {
     /// A copy of some other store has begun.
     #[error("a copy of {0} into it is not finished: finish that, or give an empty store")]
     OtherSource(String),
+    /// The source is a copy itself, of which a part is missing.
+    #[error("{0} is a copy that is not finished: finish that first")]
+    Unfinished(String),
     /// What was copied is not what there is.
     #[error(
         "the {part} differ at {key}: the source was in use since the copy began, or somebody has \
@@ -343,12 +346,16 @@ impl<'a> Copy<'a> {
     /// Begins a copy, or goes on with one. `name` is what the source is called in both cases.
     ///
     /// # Errors
-    /// [`CopyError::NotEmpty`], [`CopyError::OtherSource`], [`CopyError::Store`].
+    /// [`CopyError::NotEmpty`], [`CopyError::OtherSource`], [`CopyError::Unfinished`],
+    /// [`CopyError::Store`].
     pub fn begin(
         from: &'a dyn Transfer,
         to: &'a mut dyn Transfer,
         name: &str,
     ) -> Result<Self, CopyError> {
+        if from.progress()?.is_some() {
+            return Err(CopyError::Unfinished(name.to_owned()));
+        }
         let begun = to.progress()?;
         let progress = match begun.map(|text| (serde_json::from_str::<Progress>(&text), text)) {
             Some((Ok(progress), _)) if progress.from == name => progress,

@@ -484,6 +484,19 @@ fn what_is_wrong_with_the_database_is_said_with_its_cause_and_remedy() {
             "{says}: {log}"
         );
     }
+    let few = fresh_app();
+    psql(
+        "postgres",
+        &format!("CREATE ROLE {few} LOGIN PASSWORD 'observerpw' CONNECTION LIMIT 0"),
+    );
+    let mut command = binary();
+    command.args(["store", "stats", "--store", &at(&few, &database.name)]);
+    command.args(["--store-password-file", right.to_str().unwrap()]);
+    let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    assert!(
+        text.contains("let it take more connections: max_connections"),
+        "{text}"
+    );
     // The same with the certificate of the server's own authority.
     let ca = PathBuf::from(var("BED_TLS")).join("../../postgresql/tls/ca.pem");
     let store = format!(

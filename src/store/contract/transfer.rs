@@ -193,6 +193,9 @@ pub(crate) fn a_copy_of_a_copy_has_all_that_the_first_has<M: Maker>(maker: &M) {
     let mut to = transfer::open(&file(&path)).unwrap();
     let other = Copy::begin(&*from, &mut *to, "another").unwrap_err();
     assert!(matches!(other, CopyError::OtherSource(name) if name == "the first"));
+    let third = M::default();
+    let part = Copy::begin(&*to, &mut *third.whole(), "the copy").unwrap_err();
+    assert!(matches!(part, CopyError::Unfinished(name) if name == "the copy"));
     let (count, compared) = copy_all(&*from, &mut *to);
     assert!(count < compared && count > 50, "{count} of {compared}");
     drop((from, to));

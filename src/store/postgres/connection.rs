@@ -379,6 +379,10 @@ fn remedy(cause: &Cause) -> &'static str {
             "make the user, and let them in (pg_hba.conf); with TLS, if that asks for it \
              (sslmode=require)"
         }
+        Some(code) if *code == SqlState::TOO_MANY_CONNECTIONS => {
+            "let it take more connections: max_connections, or CONNECTION LIMIT of the user or the \
+             database"
+        }
         Some(_) => "see the log of the database",
         None if told.text.contains("password missing") => {
             "give the password of this user (--store-password-file)"
@@ -397,7 +401,6 @@ fn advice(code: &str) -> &'static str {
         "25006" => "; connect to the server that writes (--store)",
         "42501" => "; the user of --store must own the tables, or the schema to make them in",
         "53100" => "; make room on its disk",
-        "53300" => "; let it take more connections (max_connections)",
         _ => "",
     }
 }

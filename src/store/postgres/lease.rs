@@ -35,7 +35,10 @@ const UNSURE: Duration = Duration::from_millis(100);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
-const TAKE: &str = "UPDATE observer SET token = token + 1, served = true, holder = $1,
+/// The token holds the time: a database that fails over to an earlier state, in which the last
+/// holder is not known, hands out none a second time.
+const TAKE: &str = "UPDATE observer SET served = true, holder = $1,
+    token = greatest(token + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
     expires = clock_timestamp() + $2 * interval '1 millisecond'
     WHERE n = $3 AND expires <= clock_timestamp() RETURNING token";
 const RENEW: &str = "UPDATE observer SET

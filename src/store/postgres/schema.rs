@@ -47,7 +47,8 @@ const OTHER_NAME: &str = "SELECT name FROM observer WHERE name <> $1 LIMIT 1";
 const KEEP_SHARING: &str = "UPDATE observer SET sharing = $1 WHERE sharing = ''";
 const OTHER_SHARING: &str = "SELECT sharing FROM observer WHERE sharing <> $1 LIMIT 1";
 const COUNT_SLOTS: &str = "SELECT count(*), coalesce(bool_or(served), false) FROM observer";
-const END_LEASES: &str = "UPDATE observer SET token = token + 1
+const END_LEASES: &str = "UPDATE observer SET
+    token = greatest(token + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
     RETURNING holder, expires > clock_timestamp()";
 
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an

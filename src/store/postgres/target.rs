@@ -21,6 +21,8 @@ const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the database may leave what was sent to it without a sign.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after that it is asked again whether it is there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why an address of a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +157,8 @@ impl FromStr for Target {
             .ssl_mode(ssl)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(ANSWER_TIMEOUT)
-            .keepalives_idle(ANSWER_TIMEOUT);
+            .keepalives_idle(ANSWER_TIMEOUT)
+            .keepalives_interval(KEEPALIVE_INTERVAL);
         if config.get_application_name().is_none() {
             config.application_name("chat21-observer");
         }
