@@ -74,10 +74,11 @@ max_queued_messages 0
 max_inflight_messages 500
 # Latency: 0.3 ms instead of 7.
 set_tcp_nodelay true
-# Without the next line, any user can take over the session of another, and read the messages that
-# wait in it, by connecting with its client identifier. With it a user has only one session; the
-# observer needs several, and so a listener of its own (per_listener_settings true). Or use client
-# identifiers that nobody can guess.
+# Whoever connects with the client identifier of another user ends that session, and what waits in
+# it is lost. So use client identifiers that nobody can guess. Or have users connect to a listener
+# of their own with the second line below: each then has one session. Never set it on the observer's
+# listener: the observer needs several sessions.
+# listener 8883
 # use_username_as_clientid true
 ";
 
@@ -148,6 +149,8 @@ mqtt.prefetch = {window}
 # Keep users away from the AMQP port: over AMQP a user can declare a queue that dead-letters into
 # any inbox, and no permission prevents that.
 # listeners.tcp.1 = 127.0.0.1:5672
+# By default RabbitMQ listens on all addresses, without TLS. For this machine alone:
+# mqtt.listeners.tcp.1 = 127.0.0.1:1883
 ",
         window = about.window
     )

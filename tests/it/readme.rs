@@ -135,7 +135,7 @@ fn every_command_is_tried() {
                 "chat21-observer",
                 "--",
                 "chat21-observer",
-                "check",
+                "check" | "store",
                 ..,
             ] => {}
             ["systemctl" | "journalctl", .., "chat21-observer"] => {}

@@ -29,7 +29,9 @@ pub(in crate::commands) enum StoreCommand {
     ///
     /// Reads files of mongoexport, and makes the store if there is none. If it is killed, the same
     /// command goes on where it stopped.
-    #[command(override_usage = "chat21-observer store import --messages <FILE> [OPTIONS]")]
+    #[command(
+        override_usage = "chat21-observer store import --messages|--conversations|--groups <FILE>"
+    )]
     Import {
         #[command(flatten)]
         files: ImportArgs,

@@ -303,7 +303,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "acl",
         &[
             "acl rabbitmq --app tilechat",
-            "acl mosquitto --app tilechat > chat.acl",
+            "acl mosquitto --app tilechat --part acl > chat.acl",
             "acl rabbitmq --part conf",
         ],
     ),

@@ -42,7 +42,8 @@ pub(super) const OBSERVABILITY: Group = Group {
             "log-format",
             "FORMAT",
             "auto",
-            "Format of the log: text, json, or auto for text on a terminal.",
+            "Format of the log: text, json, or auto: text on a terminal and in systemd's journal, \
+             JSON elsewhere.",
         ),
         value(
             "log-level",

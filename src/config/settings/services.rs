@@ -71,7 +71,8 @@ pub(super) const STORE: Group = Group {
             "",
             "SQLite database for messages, conversations and groups. If not given, NAME.db in \
              --state-dir. postgres://USER@HOST/DATABASE: a PostgreSQL database, which several \
-             observers may share, of whom one serves. none: forward without storing.",
+             observers may share: one serves and the others stand by, or each serves a part \
+             (--slots). none: forward without storing.",
         )
         .brief("Database of the store, or none"),
         value(
@@ -186,7 +187,8 @@ pub(super) const API: Group = Group {
             "api-head-timeout",
             "TIME",
             "10s",
-            "How long the head of a request to the API may take to arrive.",
+            "How long the head of a request to the API may take to arrive, counted from the \
+             answer before it on the same connection.",
         ),
         value(
             "api-request-timeout",
@@ -198,8 +200,8 @@ pub(super) const API: Group = Group {
             "api-idle-timeout",
             "TIME",
             "60s",
-            "How long a connection to the API may be silent, and how long its client may stop \
-             reading an answer.",
+            "How long a connection to the API may be silent within a request, and how long its \
+             client may stop reading an answer.",
         ),
         value(
             "contacts-url",
