@@ -83,13 +83,13 @@ pub struct Failed {
 }
 
 /// What a look at publishes in flight has led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     /// Publishes that are in quarantine now and were not before.
     pub moved: usize,
-    /// A publisher whose connection is to be replaced at once.
-    pub replace: Option<usize>,
-    /// Whether to find out if the broker takes any publish:
-    /// [`Ledger::add_canary`](crate::delivery::ledger::Ledger::add_canary).
-    pub wants_canary: bool,
+    /// Publishers whose connections are to be replaced at once.
+    pub replace: Vec<usize>,
+    /// Whether to find out which connections the broker serves:
+    /// [`Ledger::add_canaries`](crate::delivery::ledger::Ledger::add_canaries).
+    pub wants_canaries: bool,
 }

@@ -31,8 +31,8 @@ struct LeftOf {
 pub(super) struct Record {
     /// Tries that have failed since the broker last confirmed a publish to this topic.
     pub failed: u8,
-    /// The broker may close the connection on it.
-    pub may_close: bool,
+    /// The broker may close the connection on it, or serve nothing behind it there.
+    pub alone: bool,
 }
 
 /// What is to be read from the delivery log.

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod backlog;
 pub mod backoff;
+mod canary;
 mod entry;
 pub mod ledger;
 pub mod left;

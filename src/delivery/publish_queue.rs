@@ -369,6 +369,15 @@ impl PublishQueue {
         topics
     }
 
+    /// The topics of publishes in flight.
+    pub(super) fn topics_in_flight(&self) -> HashSet<String> {
+        let handed_out = self.slots.iter().take(self.handed_out);
+        let in_flight = handed_out.filter(|slot| matches!(slot.state, State::InFlight(_)));
+        in_flight
+            .map(|slot| slot.queued.publish.topic.as_str().to_owned())
+            .collect()
+    }
+
     /// The topic of a publish that is not over.
     pub(super) fn topic_of(&self, sequence: u64) -> Option<&str> {
         let offset = usize::try_from(sequence.checked_sub(self.first)?).ok()?;

@@ -9,6 +9,7 @@ mod crowd;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use crate::delivery::canary::Canaries;
 use crate::delivery::left::{Left, LeftRead};
 use crate::delivery::publish_queue::{
     Completed, PublishId, PublishQueue, PublisherEnd, QueuedPublish,
@@ -64,6 +65,7 @@ pub(super) struct PublishQueues {
     /// The last one is for bulk copies.
     queues: Vec<PublishQueue>,
     quarantine: Quarantine,
+    canaries: Canaries,
     /// What the delivery log alone holds.
     left: Left,
     /// Topics with more than their share in flight, none of which is confirmed: what waits behind
@@ -98,6 +100,7 @@ impl PublishQueues {
         Self {
             queues: direct.chain([PublishQueue::new(BULK_IN_FLIGHT)]).collect(),
             quarantine: Quarantine::default(),
+            canaries: Canaries::new(publishers + 2),
             left: Left::default(),
             greedy: HashSet::new(),
             newest: None,
@@ -150,6 +153,9 @@ impl PublishQueues {
 
     /// A connection is up.
     pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
+        self.canaries.handle_up(publisher);
+        // One more may go out at any time: a canary.
+        let receive_maximum = receive_maximum.saturating_sub(1).max(1);
         match self.queues.get_mut(publisher) {
             Some(queue) => queue.handle_up(receive_maximum),
             None => self.quarantine.handle_up(receive_maximum),
@@ -158,26 +164,39 @@ impl PublishQueues {
 
     /// A connection is gone. Returns a publish to give up, if there is one.
     pub(super) fn handle_down(&mut self, publisher: usize, end: PublisherEnd) -> Option<PublishId> {
+        let has_canary = self.canaries.is_in_flight(publisher);
+        self.canaries.handle_down(publisher);
         let Some(queue) = self.queues.get_mut(publisher) else {
-            let given_up = self.quarantine.handle_down(end);
+            let given_up = self.quarantine.handle_down(end, has_canary);
             return given_up.map(|sequence| self.in_quarantine(sequence));
         };
         let suspects = queue.handle_down(end);
         self.greedy.clear();
-        self.quarantine(&suspects, Suspicion::Closes);
+        self.quarantine(&suspects, Suspicion::Connection);
         None
     }
 
     /// The next publish for a connection, and its sequence number.
     pub(super) fn poll(&mut self, publisher: usize, now: Instant) -> Option<(u64, &Publish)> {
+        if self.canaries.waits(publisher) {
+            return self.canaries.poll(publisher, now);
+        }
         match self.queues.get_mut(publisher) {
             Some(queue) => queue.poll(now),
-            None => self.quarantine.poll(now),
+            None => {
+                let has_canary = self.canaries.is_in_flight(publisher);
+                self.quarantine.poll(has_canary, now)
+            }
         }
     }
 
     /// The broker has answered a publish, or it is given up. `None` if it is unknown.
     pub(super) fn complete(&mut self, id: PublishId) -> Option<Completed> {
+        self.canaries.note_answer(id.publisher);
+        let canary = self.canaries.complete(id.publisher, id.sequence);
+        if canary.is_some() {
+            return canary;
+        }
         let Some(queue) = self.queues.get_mut(id.publisher) else {
             return self.quarantine.complete(id.sequence);
         };
@@ -217,6 +236,12 @@ impl PublishQueues {
             self.push_kept(queued);
         }
         completed
+    }
+
+    /// Takes a publish that goes to sessions of others, whatever they are: it holds up nothing but
+    /// what is in quarantine.
+    pub(super) fn push_apart(&mut self, queued: QueuedPublish) {
+        self.quarantine.push(queued, Suspicion::Connection);
     }
 
     /// Takes a publish. Returns whether it is left to the delivery log: then it is not here.
@@ -407,12 +432,6 @@ impl PublishQueues {
         self.progress.is_some_and(|at| now <= at + PROGRESS)
     }
 
-    fn oldest_in_flight(&self) -> Option<Instant> {
-        let queues = self.queues.iter();
-        let queues = queues.filter_map(PublishQueue::oldest_in_flight);
-        queues.chain(self.quarantine.oldest_in_flight()).min()
-    }
-
     /// How long a publish may be unconfirmed although others overtake it; `None` while the broker
     /// confirms nothing: those that overtook it were confirmed before. To be called at each tick.
     fn patience(&mut self, now: Instant) -> Option<Duration> {
@@ -429,31 +448,51 @@ impl PublishQueues {
         self.progresses(now).then_some(patience)
     }
 
-    /// Whether it is to be found out if the broker takes any publish: one has been in flight for
-    /// half its time, and none was confirmed lately.
-    fn wants_canary(&self, timeout: Duration, now: Instant) -> bool {
-        // Where nothing more can go out, others wait.
-        let (late, silent) = match self.queues.iter().any(PublishQueue::is_full) {
-            true => (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4)),
-            false => (timeout / 2, timeout / 4),
+    /// Whether it is to be found out on which connections the broker takes publishes.
+    fn wants_canaries(&self, timeout: Duration, now: Instant) -> bool {
+        let times = (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4));
+        let oldest = |number: usize| match self.queues.get(number) {
+            Some(queue) => queue.oldest_in_flight(),
+            None => self.quarantine.oldest_in_flight(),
         };
-        let is_late = self
-            .oldest_in_flight()
-            .is_some_and(|sent| now >= sent + late);
-        let is_silent = self.progress.is_none_or(|at| now >= at + silent);
-        is_late && is_silent && !self.quarantine.has_canary()
+        self.canaries.are_wanted(oldest, self.progress, times, now)
     }
 
-    /// Publishes a canary on the connection for what is in quarantine, whatever else is in flight
-    /// there. Returns whether it does: one at a time.
-    pub(super) fn push_canary(&mut self, queued: QueuedPublish) -> bool {
-        self.quarantine.push_canary(queued)
+    /// See [`Canaries::push`].
+    pub(super) fn push_canaries(&mut self, queued: &QueuedPublish) -> usize {
+        self.canaries.push(queued)
+    }
+
+    /// Sets apart what is in flight on connections that the broker does not serve, although it
+    /// serves others: something there has stopped them. Returns these connections, and publishes
+    /// to give up.
+    fn leave_stopped(
+        &mut self,
+        patience: Duration,
+        (timeout, progress): (Duration, Option<Instant>),
+        now: Instant,
+    ) -> (Vec<usize>, Vec<u64>) {
+        let stopped = self.canaries.stopped(patience, progress, now);
+        let mut given_up = vec![];
+        for number in &stopped {
+            match self.queues.get(*number) {
+                Some(queue) => {
+                    let topics = queue.topics_in_flight();
+                    self.quarantine(&topics, Suspicion::Connection);
+                }
+                None => given_up.extend(self.quarantine.handle_stopped(timeout, now)),
+            }
+            // It is not in flight any more.
+            self.canaries.handle_down(*number);
+        }
+        (stopped, given_up)
     }
 
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
         self.note_progress(now);
+        self.canaries.tick(now);
         let patience = self.patience(now);
         // A broker that is slow with all is not to be left because of that.
         let timeout = timeout.max(self.slowest * SLOWER_THAN_OTHERS / 2);
@@ -466,21 +505,27 @@ impl PublishQueues {
             let suspects = self.queues[number].suspects(timeout, patience, progress, now);
             self.quarantine(&suspects, Suspicion::Unconfirmed);
         }
+        let (mut replace, mut given_up) = match patience {
+            Some(patience) => self.leave_stopped(patience, (timeout, progress), now),
+            None => (vec![], vec![]),
+        };
         self.quarantine.forget(now);
         // Before anything is chosen to be given up.
         let left = self.leave_crowd();
-        let overdue = self.quarantine.take_back_overdue(timeout, progress, now);
-        let replace = overdue.is_some().then(|| self.quarantine_number());
+        if let Some(overdue) = self.quarantine.take_back_overdue(timeout, progress, now) {
+            replace.push(self.quarantine_number());
+            given_up.extend(overdue);
+        }
         let is_steady = |since| now >= since + STEADY;
         let is_steady = self.steady_since.is_some_and(is_steady);
         let is_crowded = self.note_crowd(now);
-        let surplus = self.quarantine.surplus(is_steady, is_crowded);
-        let given_up = overdue.into_iter().flatten().chain(surplus);
+        given_up.extend(self.quarantine.surplus(is_steady, is_crowded));
         let given_up = given_up
+            .into_iter()
             .map(|sequence| self.in_quarantine(sequence))
             .collect();
         SetApart {
-            wants_canary: self.wants_canary(timeout, now),
+            wants_canaries: self.wants_canaries(timeout, now),
             moved: std::mem::take(&mut self.moved),
             given_up,
             left,
@@ -541,12 +586,12 @@ impl PublishQueues {
 pub(super) struct SetApart {
     /// Publishes that have been moved to quarantine.
     pub moved: usize,
-    /// Whether to try if the broker takes any publish: [`PublishQueues::push_canary`].
-    pub wants_canary: bool,
+    /// Whether to try which connections the broker serves: [`PublishQueues::push_canaries`].
+    pub wants_canaries: bool,
     /// Publishes to give up.
     pub given_up: Vec<PublishId>,
     /// Publishes that were in quarantine, and are left to the delivery log.
     pub left: Vec<Completed>,
-    /// A publisher whose connection is to be replaced at once.
-    pub replace: Option<usize>,
+    /// Publishers whose connections are to be replaced at once.
+    pub replace: Vec<usize>,
 }

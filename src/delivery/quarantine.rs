@@ -6,7 +6,9 @@
 //!
 //! Over MQTT 3.1.1 RabbitMQ has no way to refuse a publish that it could not put into a queue: one
 //! that is full and has `overflow: reject-publish`, or whose node is away. 4.0.5 gives no PUBACK,
-//! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both).
+//! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both). And on
+//! the first publish to a quorum queue without a majority 4.0.5 does not serve the connection for 65
+//! seconds (seen over 3.1.1 and 5): all that is behind it there waits.
 
 mod crowd;
 
@@ -40,6 +42,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_TOPICS: usize = 2_000;
 /// Confirmations in a row after which a topic is like any other again, whatever waits for it.
 const RELEASED_AFTER: u8 = 32;
+/// For how long a topic that is known to end connections, or to stop them, waits for all others.
+const LAST_FOR: Duration = Duration::from_secs(10);
 /// Topics whose publish may be in flight at a time.
 const IN_FLIGHT: usize = 32;
 
@@ -61,8 +65,8 @@ impl Suspect {
 pub(super) enum Suspicion {
     /// That it is never confirmed; or it waits behind one.
     Unconfirmed,
-    /// That the broker closes connections on it.
-    Closes,
+    /// That the broker closes the connection on it, or serves nothing behind it there.
+    Connection,
 }
 
 /// What waits for one topic, oldest first. Only the first is in flight.
@@ -74,6 +78,10 @@ struct Topic {
     given_up: Option<Instant>,
     /// When the first was handed out on the present connection.
     sent: Option<Instant>,
+    /// When the first was handed out last, on any connection.
+    tried: Option<Instant>,
+    /// Until when it is not tried again.
+    rests: Option<Instant>,
     /// Tries that have failed since the broker last confirmed a publish to this topic.
     failed: u8,
     /// Publishes confirmed since a try has failed.
@@ -81,8 +89,21 @@ struct Topic {
     /// The highest id of a message whose publish to this topic is over, as far as the delivery log
     /// may still hold it.
     over: Option<MessageId>,
-    /// The broker may close the connection on its first publish: that one goes alone.
-    may_close: bool,
+    /// The broker may close the connection on its first publish, or serve nothing behind it: that
+    /// one goes alone.
+    alone: bool,
+}
+
+impl Topic {
+    /// Whether its first publish is to go out.
+    fn is_ready(&self) -> bool {
+        self.sent.is_none() && !self.waiting.is_empty()
+    }
+
+    fn has_bulk(&self) -> bool {
+        let mut waiting = self.waiting.iter();
+        waiting.any(|suspect| suspect.queued.purpose == Purpose::BulkCopy)
+    }
 }
 
 /// All publishes that are set apart.
@@ -103,15 +124,6 @@ pub(super) struct Quarantine {
     released: Option<String>,
     /// How many may be in flight; 0 while there is no connection.
     limit: usize,
-    canary: Option<Canary>,
-}
-
-/// A publish of the observer's own that shows whether the broker takes any. It waits for nothing
-/// and counts for nothing.
-#[derive(Debug)]
-struct Canary {
-    suspect: Suspect,
-    is_in_flight: bool,
 }
 
 impl Default for Quarantine {
@@ -126,7 +138,6 @@ impl Default for Quarantine {
             in_flight: 0,
             released: None,
             limit: 0,
-            canary: None,
         }
     }
 }
@@ -171,8 +182,9 @@ impl Quarantine {
         let Some(name) = self.released.take() else {
             return vec![];
         };
-        let is_in_flight = |topic: &Topic| topic.sent.is_some();
-        if self.topics.get(&name).is_none_or(is_in_flight) {
+        // A fan-out whose copy is queued again counts as past it: a kill would lose that copy.
+        let stays = |topic: &Topic| topic.sent.is_some() || topic.has_bulk();
+        if self.topics.get(&name).is_none_or(stays) {
             return vec![];
         }
         let waiting = self.take_topic(&name).waiting.into_iter();
@@ -200,30 +212,11 @@ impl Quarantine {
         self.payload_bytes += queued.publish.payload.len();
         let topic = self.topics.entry(name.clone()).or_default();
         topic.waiting.push_back(Suspect { sequence, queued });
-        topic.may_close |= suspicion == Suspicion::Closes;
-        if topic.waiting.len() == 1 {
+        topic.alone |= suspicion == Suspicion::Connection;
+        if topic.waiting.len() == 1 && !self.turns.contains(&name) {
             self.turns.push_back(name);
         }
         sequence
-    }
-
-    /// Publishes a canary, if none is under way. Returns whether it does.
-    pub(super) fn push_canary(&mut self, queued: QueuedPublish) -> bool {
-        if self.canary.is_some() {
-            return false;
-        }
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.canary = Some(Canary {
-            suspect: Suspect { sequence, queued },
-            is_in_flight: false,
-        });
-        true
-    }
-
-    /// Whether a canary is under way.
-    pub(super) fn has_canary(&self) -> bool {
-        self.canary.is_some()
     }
 
     /// When the publish was sent that is in flight for the longest time.
@@ -273,17 +266,12 @@ impl Quarantine {
 
     /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
     pub(super) fn handle_up(&mut self, receive_maximum: usize) {
-        // One more goes out at any time: the canary.
-        self.limit = receive_maximum.saturating_sub(1).clamp(1, IN_FLIGHT);
+        self.limit = receive_maximum.clamp(1, IN_FLIGHT);
     }
 
-    /// The connection is gone. Returns the sequence number of a publish to give up, if there is
-    /// one.
-    pub(super) fn handle_down(&mut self, end: PublisherEnd) -> Option<u64> {
-        let has_canary = self
-            .canary
-            .as_ref()
-            .is_some_and(|canary| canary.is_in_flight);
+    /// The connection is gone. `has_canary`: a canary was in flight there, too. Returns the sequence
+    /// number of a publish to give up, if there is one.
+    pub(super) fn handle_down(&mut self, end: PublisherEnd, has_canary: bool) -> Option<u64> {
         let was_alone = self.in_flight == 1 && !has_canary;
         let mut given_up = None;
         for (name, topic) in &mut self.topics {
@@ -294,57 +282,94 @@ impl Quarantine {
             match end {
                 PublisherEnd::Unrelated => {}
                 PublisherEnd::Closed if was_alone => {
-                    topic.may_close = true;
+                    topic.alone = true;
                     topic.confirmed = 0;
                     topic.failed = topic.failed.saturating_add(TRIES_PER_CLOSED);
                     if topic.failed >= TRIES {
                         given_up = Some(topic.waiting[0].sequence);
                     }
                 }
-                PublisherEnd::Closed => topic.may_close = true,
+                PublisherEnd::Closed => topic.alone = true,
             }
-        }
-        if let Some(canary) = &mut self.canary {
-            canary.is_in_flight = false;
         }
         self.in_flight = 0;
         self.limit = 0;
         given_up
     }
 
-    /// The next publish for the connection, and its sequence number.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<(u64, &Publish)> {
-        let waits = |canary: &Canary| !canary.is_in_flight;
-        if self.limit > 0 && self.canary.as_ref().is_some_and(waits) {
-            let canary = self.canary.as_mut()?;
-            canary.is_in_flight = true;
-            let suspect = &canary.suspect;
-            return Some((suspect.sequence, &suspect.queued.publish));
-        }
-        // What may have closed a connection goes alone, so that it shows which one did.
-        let waits_alone = |topic: &Topic| topic.may_close && !topic.waiting.is_empty();
-        let one_at_a_time = self.topics.values().any(waits_alone);
-        let allowed = if one_at_a_time { 1 } else { self.limit };
-        if self.in_flight >= allowed.min(self.limit) {
-            return None;
-        }
-        let is_first = |name: &String| self.topics.get(name).is_some_and(waits_alone);
-        // What goes alone shows at once what it is: others wait for it, and not it for them.
-        if let Some(at) = self.turns.iter().position(is_first) {
-            self.turns.swap(0, at);
-        }
-        let name = loop {
-            let name = self.turns.pop_front()?;
-            let topic = self.topics.get(&name);
-            if topic.is_some_and(|topic| topic.sent.is_none() && !topic.waiting.is_empty()) {
-                break name;
+    /// The broker serves others, and nothing on this connection, which is to be replaced. Returns
+    /// the sequence number of a publish to give up, if there is one.
+    ///
+    /// What was in flight alone has caused that, and rests for `timeout`: the connection on which it
+    /// was is of use to nobody for long. Of several, each goes alone from now on.
+    pub(super) fn handle_stopped(&mut self, timeout: Duration, now: Instant) -> Option<u64> {
+        let was_alone = self.in_flight == 1;
+        let mut given_up = None;
+        let in_flight = self.topics.values_mut();
+        for topic in in_flight.filter(|topic| topic.sent.is_some()) {
+            topic.confirmed = 0;
+            if was_alone && topic.alone {
+                topic.rests = Some(now + timeout);
+                topic.failed = topic.failed.saturating_add(1);
+                if topic.failed >= TRIES {
+                    given_up = Some(topic.waiting[0].sequence);
+                }
             }
-        };
+            topic.alone = true;
+        }
+        self.handle_down(PublisherEnd::Unrelated, false);
+        given_up
+    }
+
+    /// The next publish for the connection, and its sequence number. `has_canary`: a canary is in
+    /// flight there, too.
+    pub(super) fn poll(&mut self, has_canary: bool, now: Instant) -> Option<(u64, &Publish)> {
+        let name = self.take_turn(has_canary, now)?;
         let topic = self.topics.get_mut(&name)?;
-        topic.sent = Some(now);
+        (topic.sent, topic.tried) = (Some(now), Some(now));
         self.in_flight += 1;
         let first = &topic.waiting[0];
         Some((first.sequence, &first.queued.publish))
+    }
+
+    /// Takes out the topic whose first publish is to go next.
+    ///
+    /// What may have closed or stopped a connection goes alone, so that it shows which one did; not
+    /// beside a canary either. The last of these goes first: the broker takes what is on a
+    /// connection in order, so what was there first is the likeliest to have held up the rest. What
+    /// has shown that it does waits until nothing else is left to do, or for [`LAST_FOR`].
+    fn take_turn(&mut self, has_canary: bool, now: Instant) -> Option<String> {
+        let is_alone = |topic: &Topic| topic.alone && topic.sent.is_some();
+        if self.in_flight >= self.limit || self.topics.values().any(is_alone) {
+            return None;
+        }
+        let rests = |topic: &Topic| topic.rests.is_some_and(|until| now < until);
+        let is_ready = |topic: &Topic| topic.is_ready() && !rests(topic);
+        let ready = self.topics.iter().filter(|(_, topic)| is_ready(topic));
+        let (alone, beside): (Vec<_>, Vec<_>) = ready.partition(|(_, topic)| topic.alone);
+        let (known, suspects): (Vec<_>, Vec<_>) =
+            alone.into_iter().partition(|(_, topic)| topic.failed > 0);
+        let suspect = suspects
+            .into_iter()
+            .max_by_key(|(_, topic)| topic.waiting[0].sequence);
+        let known = known.into_iter().min_by_key(|(_, topic)| topic.tried);
+        let has_waited = |topic: &Topic| topic.tried.is_none_or(|tried| now >= tried + LAST_FOR);
+        let known = known.filter(|(_, topic)| beside.is_empty() || has_waited(topic));
+        if let Some((name, _)) = suspect.or(known) {
+            let is_idle = self.in_flight == 0 && !has_canary;
+            let name = name.clone();
+            self.turns.retain(|other| *other != name);
+            return is_idle.then_some(name);
+        }
+        if beside.is_empty() {
+            return None;
+        }
+        let is_next = |name: &String| {
+            let topic = self.topics.get(name);
+            topic.is_some_and(|topic| is_ready(topic) && !topic.alone)
+        };
+        let at = self.turns.iter().position(is_next)?;
+        self.turns.remove(at)
     }
 
     /// The broker has confirmed something to the topic of this publish.
@@ -352,17 +377,14 @@ impl Quarantine {
         let name = self.topic_of.get(&sequence);
         if let Some(topic) = name.and_then(|name| self.topics.get_mut(name)) {
             topic.failed = 0;
-            topic.may_close = false;
+            topic.alone = false;
+            topic.rests = None;
             topic.confirmed = topic.confirmed.saturating_add(1);
         }
     }
 
     /// Takes a publish out. `None` if the number is unknown or the publish was taken out before.
     pub(super) fn complete(&mut self, sequence: u64) -> Option<Completed> {
-        let is_canary = |canary: &mut Canary| canary.suspect.sequence == sequence;
-        if let Some(canary) = self.canary.take_if(is_canary) {
-            return Some(canary.suspect.queued.completed());
-        }
         let name = self.topic_of.remove(&sequence)?;
         let topic = self.topics.get_mut(&name)?;
         let is_it = |suspect: &Suspect| suspect.sequence == sequence;
@@ -375,7 +397,7 @@ impl Quarantine {
         if topic.waiting.is_empty() && topic.failed < TRIES {
             self.topics.remove(&name);
         } else if was_in_flight && !topic.waiting.is_empty() {
-            if topic.confirmed >= RELEASED_AFTER && !topic.may_close {
+            if topic.confirmed >= RELEASED_AFTER && !topic.alone {
                 self.released = Some(name.clone());
             }
             self.turns.push_back(name);
@@ -420,8 +442,8 @@ impl Quarantine {
         let mut given_up = vec![];
         for topic in self.topics.values_mut() {
             if is_overdue(topic) {
-                // It closed nothing in all that time.
-                topic.may_close = false;
+                // It has neither closed nor stopped the connection in all that time.
+                topic.alone = false;
                 topic.confirmed = 0;
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
@@ -429,7 +451,7 @@ impl Quarantine {
                 }
             }
         }
-        self.handle_down(PublisherEnd::Unrelated);
+        self.handle_down(PublisherEnd::Unrelated, false);
         Some(given_up)
     }
 }

@@ -252,7 +252,7 @@ impl Observer {
         let now = self.clock.now();
         if self.publishers.set_apart(&mut self.ledger, now.instant) {
             let (canary, ledger) = (self.probe(now), &mut self.ledger);
-            self.inbound.publish_canary(canary, ledger, now);
+            self.inbound.publish_canaries(canary, ledger, now);
         }
         self.processing.tick_backlog(&self.ledger, now);
         if self.session.is_up() {
@@ -394,7 +394,7 @@ impl Observer {
         };
         let Reaction { says, gives_way_to } = neighbours.handle(&received.payload, now.instant);
         for said in says {
-            self.publish_own(said, now);
+            self.inbound.publish_apart(said, &mut self.ledger, now);
         }
         self.gives_way_to = gives_way_to.or(self.gives_way_to.take());
     }
@@ -407,7 +407,7 @@ impl Observer {
             && let Some(neighbours) = &mut self.neighbours
             && let Some(question) = neighbours.poll_question(now.instant)
         {
-            self.publish_own(question, now);
+            self.inbound.publish_apart(question, &mut self.ledger, now);
         }
     }
 

@@ -519,10 +519,18 @@ impl Inbound {
         ledger.decided(entry);
     }
 
-    /// Publishes something that shows whether the broker takes any publish.
-    pub(super) fn publish_canary(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
+    /// Publishes something that shows which connections the broker serves.
+    pub(super) fn publish_canaries(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
         let entry = self.insert_own(&publish, ledger, now);
-        ledger.add_canary(entry, publish);
+        ledger.add_canaries(entry, publish);
+        ledger.decided(entry);
+    }
+
+    /// Publishes something of the observer's own to sessions of others, of which the broker may be
+    /// unable to write to some: it holds up nobody.
+    pub(super) fn publish_apart(&mut self, publish: Publish, ledger: &mut Ledger, now: Now) {
+        let entry = self.insert_own(&publish, ledger, now);
+        ledger.add_apart(entry, publish);
         ledger.decided(entry);
     }
 

@@ -23,8 +23,9 @@ pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
 /// it.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 const UNCONFIRMED: &str = "the broker does not take some publishes, and takes others: they wait \
-    apart, each topic in its order (RabbitMQ does that where this user may not publish, and over \
-    MQTT 3.1.1 where a recipient's queue is full and rejects, or its node is away)";
+    apart, each topic in its order (RabbitMQ does that where this user may not publish, where a \
+    recipient's quorum queue has no majority, and over MQTT 3.1.1 where their queue is full and \
+    rejects, or its node is away)";
 /// The names of the connections beside the direct ones. They are part of the client identifier,
 /// which brokers know: they stay as they are.
 const NAMES_BESIDE: [&str; 2] = ["many", "quarantine"];
@@ -195,18 +196,21 @@ impl Publishers {
     }
 
     /// Sets apart what the broker seems never to confirm, so that it holds up nobody else. Returns
-    /// whether to find out if the broker takes any publish.
+    /// whether to find out which connections the broker serves.
     pub(super) fn set_apart(&mut self, ledger: &mut Ledger, now: Instant) -> bool {
         let Quarantined {
             moved,
             replace,
-            wants_canary,
+            wants_canaries,
         } = ledger.set_apart(now);
         if moved > 0 {
             let quarantined = ledger.quarantined();
             warn!(moved, quarantined, "{UNCONFIRMED}");
         }
-        if let Some(publisher) = replace.and_then(|number| self.publishers[number].as_ref()) {
+        for publisher in replace
+            .into_iter()
+            .filter_map(|at| self.publishers[at].as_ref())
+        {
             publisher.recycle.cancel();
         }
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
@@ -216,7 +220,7 @@ impl Publishers {
                 publisher.drain();
             }
         }
-        wants_canary
+        wants_canaries
     }
 
     pub(super) fn disconnect_all(&self) {

@@ -133,19 +133,22 @@ impl Broker {
 
     /// Whether a RabbitMQ has a queue.
     pub(crate) fn has_queue(self, queue: &str) -> bool {
+        self.messages(queue).is_some()
+    }
+
+    /// How many messages wait in a queue of a RabbitMQ; `None` if there is no such queue.
+    pub(crate) fn messages(self, queue: &str) -> Option<usize> {
         let output = Command::new(root().join("scripts/brokers"))
-            .args([
-                "ctl",
-                self.name(),
-                "list_queues",
-                "--no-table-headers",
-                "name",
-            ])
+            .args(["ctl", self.name(), "list_queues", "--no-table-headers"])
+            .args(["name", "messages"])
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        let names = String::from_utf8(output.stdout).unwrap();
-        names.lines().any(|name| name.trim() == queue)
+        let queues = String::from_utf8(output.stdout).unwrap();
+        let mut queues = queues.lines().filter_map(|line| line.split_once('\t'));
+        let (_, messages) = queues.find(|(name, _)| *name == queue)?;
+        // Of a queue that is just being deleted there is no count.
+        Some(messages.trim().parse().unwrap_or_default())
     }
 
     /// Imports definitions: `scripts/brokers import NAME FILE`.

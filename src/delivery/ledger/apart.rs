@@ -38,20 +38,18 @@ impl Ledger {
         self.queues.quarantined_bulk().map(EntryId).collect()
     }
 
-    /// Adds a publish of the observer's own that shows whether the broker takes any: it goes out
-    /// whatever else is in flight. Nothing is added while one is under way.
-    pub fn add_canary(&mut self, entry: EntryId, publish: Publish) {
-        let canary = QueuedPublish {
-            entry: entry.0,
-            publish,
-            purpose: Purpose::Notice,
-            bytes: 0,
-            logged_as: None,
-            is_newest: false,
-        };
-        if self.queues.push_canary(canary) {
-            self.entries[entry.0].outstanding += 1;
-        }
+    /// Adds a publish of the observer's own that shows which connections the broker serves: it goes
+    /// out on each where none is under way, whatever else is in flight.
+    pub fn add_canaries(&mut self, entry: EntryId, publish: Publish) {
+        let pushed = self.queues.push_canaries(&own(entry, publish));
+        self.entries[entry.0].outstanding += pushed;
+    }
+
+    /// Adds a publish of the observer's own to which others have subscribed, with queues that the
+    /// broker may be unable to write to: it holds up nobody.
+    pub fn add_apart(&mut self, entry: EntryId, publish: Publish) {
+        self.queues.push_apart(own(entry, publish));
+        self.entries[entry.0].outstanding += 1;
     }
 
     /// Moves publishes that the broker seems never to confirm to quarantine, with whatever goes to
@@ -63,7 +61,7 @@ impl Ledger {
             given_up,
             left,
             replace,
-            wants_canary,
+            wants_canaries,
         } = self.queues.set_apart(self.ack_timeout, now);
         for id in given_up {
             self.handle_refused(id, Refusal::Unauthorized);
@@ -72,8 +70,20 @@ impl Ledger {
         Quarantined {
             moved,
             replace,
-            wants_canary,
+            wants_canaries,
         }
+    }
+}
+
+/// A publish of the observer's own, which counts for nothing.
+fn own(entry: EntryId, publish: Publish) -> QueuedPublish {
+    QueuedPublish {
+        entry: entry.0,
+        publish,
+        purpose: Purpose::Notice,
+        bytes: 0,
+        logged_as: None,
+        is_newest: false,
     }
 }
 

@@ -79,7 +79,7 @@ impl Quarantine {
             let topic = self.take_topic(&name);
             let record = Record {
                 failed: topic.failed,
-                may_close: topic.may_close,
+                alone: topic.alone,
             };
             let waiting = topic.waiting.into_iter();
             taken.push((waiting.map(|suspect| suspect.queued).collect(), record));
@@ -92,8 +92,8 @@ impl Quarantine {
     /// Takes the first publish to a topic that was left to the log.
     pub(in crate::delivery) fn push_again(&mut self, queued: QueuedPublish, record: Record) {
         let name = queued.publish.topic.as_str().to_owned();
-        let suspicion = match record.may_close {
-            true => Suspicion::Closes,
+        let suspicion = match record.alone {
+            true => Suspicion::Connection,
             false => Suspicion::Unconfirmed,
         };
         self.push(queued, suspicion);

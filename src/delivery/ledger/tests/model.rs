@@ -369,7 +369,7 @@ impl World {
         let replace = self.ledger.set_apart(self.now).replace;
         for publisher in 0..PUBLISHERS {
             let is_worn = self.ledger.is_worn(publisher) && self.ledger.in_flight(publisher) == 0;
-            if self.publisher_up[publisher] && (is_worn || replace == Some(publisher)) {
+            if self.publisher_up[publisher] && (is_worn || replace.contains(&publisher)) {
                 self.run(&Step::PublisherLost(publisher, PublisherEnd::Unrelated));
                 self.run(&Step::PublisherUp(publisher));
             }

@@ -1,0 +1,172 @@
+//! Publishes of the observer's own that show which of its connections the broker serves.
+//!
+//! Owns when they are wanted, and what follows from those that are confirmed. They wait for nothing
+//! and count for nothing.
+//!
+//! A broker under a resource alarm serves none of them. RabbitMQ 4.0.5 stops serving a single one,
+//! for 65 seconds, on a publish to a quorum queue without a majority (seen): then a canary on that
+//! connection is not confirmed, and others are.
+
+use std::time::{Duration, Instant};
+
+use crate::delivery::publish_queue::{Completed, QueuedPublish};
+use crate::protocol::publish::Publish;
+
+/// The sequence numbers of canaries count down from here: no queue gets so far.
+const FIRST: u64 = u64::MAX;
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Connection {
+    is_up: bool,
+    /// Whether the broker has answered a publish on it since the last tick.
+    has_answered: bool,
+    /// When it did so last, to the tick.
+    answered: Option<Instant>,
+    canary: Option<Canary>,
+}
+
+#[derive(Debug)]
+struct Canary {
+    sequence: u64,
+    queued: QueuedPublish,
+    /// When it was sent on the present connection.
+    sent: Option<Instant>,
+}
+
+/// At most one canary on each connection.
+#[derive(Debug)]
+pub(super) struct Canaries {
+    connections: Vec<Connection>,
+    next: u64,
+}
+
+impl Canaries {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            connections: (0..connections).map(|_| Connection::default()).collect(),
+            next: FIRST,
+        }
+    }
+
+    /// A connection is up.
+    pub(super) fn handle_up(&mut self, publisher: usize) {
+        let canary = self.connections[publisher].canary.take();
+        self.connections[publisher] = Connection {
+            is_up: true,
+            canary,
+            ..Connection::default()
+        };
+    }
+
+    /// A connection is gone: its canary goes out on the next one.
+    pub(super) fn handle_down(&mut self, publisher: usize) {
+        let connection = &mut self.connections[publisher];
+        connection.is_up = false;
+        if let Some(canary) = &mut connection.canary {
+            canary.sent = None;
+        }
+    }
+
+    /// The broker has answered something on a connection.
+    pub(super) fn note_answer(&mut self, publisher: usize) {
+        self.connections[publisher].has_answered = true;
+    }
+
+    /// To be called at each tick.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for connection in &mut self.connections {
+            if std::mem::take(&mut connection.has_answered) {
+                connection.answered = Some(now);
+            }
+        }
+    }
+
+    /// Whether canaries are to be published: the broker has answered nothing on a connection for so
+    /// long (`silent`), although the oldest publish there (`oldest`) was sent so long ago (`late`).
+    /// Once more if a canary is not confirmed for as long, and nothing else was lately (`progress`:
+    /// when it was last).
+    pub(super) fn are_wanted(
+        &self,
+        oldest: impl Fn(usize) -> Option<Instant>,
+        progress: Option<Instant>,
+        (late, silent): (Duration, Duration),
+        now: Instant,
+    ) -> bool {
+        let is_late = |sent| now >= sent + late;
+        let is_silent = |answered: Option<Instant>| answered.is_none_or(|at| now >= at + silent);
+        let connections = self.connections.iter().enumerate();
+        let mut connections = connections.filter(|(_, connection)| connection.is_up);
+        let has_room = connections.clone().any(|(_, one)| one.canary.is_none());
+        has_room
+            && connections.any(|(number, connection)| match &connection.canary {
+                None => oldest(number).is_some_and(is_late) && is_silent(connection.answered),
+                Some(canary) => canary.sent.is_some_and(is_late) && is_silent(progress),
+            })
+    }
+
+    /// Publishes a canary on each connection that has none: only beside others one shows something.
+    /// Returns how many that are.
+    pub(super) fn push(&mut self, queued: &QueuedPublish) -> usize {
+        let mut pushed = 0;
+        let without = |connection: &&mut Connection| connection.canary.is_none();
+        for connection in self.connections.iter_mut().filter(without) {
+            connection.canary = Some(Canary {
+                sequence: self.next,
+                queued: queued.clone(),
+                sent: None,
+            });
+            self.next -= 1;
+            pushed += 1;
+        }
+        pushed
+    }
+
+    /// Whether a canary is in flight on a connection.
+    pub(super) fn is_in_flight(&self, publisher: usize) -> bool {
+        let canary = self.connections[publisher].canary.as_ref();
+        canary.is_some_and(|canary| canary.sent.is_some())
+    }
+
+    /// Whether a canary is to go out on a connection.
+    pub(super) fn waits(&self, publisher: usize) -> bool {
+        let Connection { is_up, canary, .. } = &self.connections[publisher];
+        *is_up && canary.as_ref().is_some_and(|one| one.sent.is_none())
+    }
+
+    /// The canary of a connection, and its sequence number. It is in flight from here on.
+    pub(super) fn poll(&mut self, publisher: usize, now: Instant) -> Option<(u64, &Publish)> {
+        let canary = self.connections[publisher].canary.as_mut()?;
+        canary.sent = Some(now);
+        Some((canary.sequence, &canary.queued.publish))
+    }
+
+    /// Takes out a canary that is confirmed or refused. `None` if it is none.
+    pub(super) fn complete(&mut self, publisher: usize, sequence: u64) -> Option<Completed> {
+        let is_it = |canary: &mut Canary| canary.sequence == sequence;
+        let canary = self.connections[publisher].canary.take_if(is_it)?;
+        Some(canary.queued.completed())
+    }
+
+    /// The connections that the broker does not serve, although it serves others: nothing has been
+    /// answered there since the canary was sent, `patience` ago, and something was elsewhere in the
+    /// second half of that time (`progress`: when it was last).
+    pub(super) fn stopped(
+        &self,
+        patience: Duration,
+        progress: Option<Instant>,
+        now: Instant,
+    ) -> Vec<usize> {
+        let is_stopped = |connection: &Connection| {
+            let canary = connection.canary.as_ref();
+            canary.and_then(|canary| canary.sent).is_some_and(|sent| {
+                now >= sent + patience
+                    && progress.is_some_and(|at| at >= sent + patience / 2)
+                    && connection.answered.is_none_or(|at| at <= sent)
+            })
+        };
+        let connections = self.connections.iter().enumerate();
+        let stopped = connections.filter(|(_, connection)| is_stopped(connection));
+        stopped.map(|(number, _)| number).collect()
+    }
+}

@@ -1,0 +1,206 @@
+//! Publishes on which the broker closes the connection, or serves nothing behind them there.
+
+use super::*;
+
+/// The broker has restarted twice while it was in flight.
+#[test]
+fn what_may_close_a_connection_waits_for_no_publish_that_is_never_confirmed() {
+    let mut bench = Bench::new(100);
+    for n in 0..50 {
+        bench.send(&format!("full/{n}"), "stuck");
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 4, true);
+    assert_eq!(bench.ledger.quarantined(), 50);
+    bench.send("healthy", "healthy");
+    for _ in 0..2 {
+        bench.out(DIRECT);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+    }
+    assert_eq!(bench.ledger.quarantined(), 51);
+    bench.lose(APART, PublisherEnd::Unrelated);
+    assert_eq!(bench.texts(APART), ["healthy"]);
+}
+
+#[test]
+fn a_publish_that_closes_the_connection_there_is_found_among_others() {
+    let mut bench = Bench::new(100);
+    for topic in ["a", "poison", "b"] {
+        bench.send(topic, topic);
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    let mut closed = 0;
+    let failed = loop {
+        let out = bench.out(APART);
+        if out.iter().any(|(_, text)| text == "poison") {
+            closed += 1;
+            bench.lose(APART, PublisherEnd::Closed);
+        } else {
+            out.iter()
+                .for_each(|(id, _)| bench.ledger.handle_confirmed(*id));
+        }
+        if let Some(failed) = bench.ledger.poll_failed() {
+            break failed;
+        }
+        assert!(closed < 10);
+    };
+    assert_eq!(&failed.received.payload[..], b"poison");
+    bench.ledger.resolve(failed, vec![]);
+    for (id, _) in bench.out(APART) {
+        bench.ledger.handle_confirmed(id);
+    }
+    assert_eq!(bench.ledger.quarantined(), 0);
+}
+
+/// Otherwise its close could not be held against it.
+#[test]
+fn what_may_close_a_connection_does_not_go_beside_a_canary() {
+    let mut bench = Bench::new(100);
+    bench.send("poison", "poison");
+    for _ in 0..2 {
+        bench.out(DIRECT);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+    }
+    bench.send_canaries();
+    let out = bench.out(APART);
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert_eq!(out[0].1, "canary");
+    bench.ledger.handle_confirmed(out[0].0);
+    assert_eq!(bench.texts(APART), ["poison"]);
+}
+
+#[test]
+fn what_is_known_to_close_connections_waits_until_nothing_else_is_left() {
+    let mut bench = Bench::new(100);
+    for text in ["healthy 1", "healthy 2", "healthy 3"] {
+        bench.send("healthy", text);
+    }
+    for text in ["poison 1", "poison 2"] {
+        bench.send("poison", text);
+    }
+    for _ in 0..2 {
+        bench.out(DIRECT);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+    }
+    let mut went = vec![];
+    while went.last().is_none_or(|last| last != "poison 2") {
+        let out = bench.out(APART);
+        assert_eq!(out.len(), 1, "{went:?}, {out:?}");
+        let (id, text) = out[0].clone();
+        match text.starts_with("poison") {
+            true => bench.lose(APART, PublisherEnd::Closed),
+            false => bench.ledger.handle_confirmed(id),
+        }
+        went.push(text);
+        for failed in bench.failed() {
+            bench.ledger.resolve(failed, vec![]);
+        }
+    }
+    assert_eq!(
+        went[..4],
+        ["poison 1", "healthy 1", "healthy 2", "healthy 3"]
+    );
+}
+
+/// The step after them may be logged before they are confirmed: they are known only here.
+#[test]
+fn bulk_copies_are_not_released_while_any_waits() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    for n in 0..40 {
+        bench.send_as("user", &n.to_string(), Purpose::BulkCopy);
+    }
+    bench.send_as("fine", "fine", Purpose::BulkCopy);
+    let out = bench.out(1);
+    bench.wait(SECOND * 3, true);
+    assert!(!out.is_empty() && bench.ledger.quarantined() > 33);
+    for _ in 0..35 {
+        let (id, _) = bench.out(APART).remove(0);
+        bench.ledger.handle_confirmed(id);
+    }
+    let waiting = bench.ledger.quarantined();
+    assert!(waiting > 0);
+    assert_eq!(bench.ledger.quarantined_bulk().len(), waiting);
+}
+
+/// A publish to a quorum queue without a majority: RabbitMQ does not serve its connection for a
+/// minute. The others that were in flight there arrive within seconds, it is tried from time to
+/// time, and in the end it alone is given up.
+#[test]
+fn a_publish_that_stops_its_connection_is_found_and_holds_up_nobody() {
+    for (in_flight, others_write) in [(1, false), (10, false), (10, true), (100, true)] {
+        let mut bench = Bench::new(200);
+        bench.takes_canaries = true;
+        bench.wait(SECOND * 5, true);
+        bench.stopped = vec![DIRECT];
+        bench.send("dead", "dead");
+        for n in 1..in_flight {
+            bench.send(&format!("user/{n}"), &n.to_string());
+        }
+        assert_eq!(bench.out(DIRECT).len(), in_flight);
+        bench.wait(SECOND * 5, false);
+        bench.stopped.clear();
+        assert_eq!(bench.ledger.quarantined(), in_flight, "they are set apart");
+        assert_eq!(bench.ledger.in_flight(DIRECT), 0, "on another connection");
+        // One at a time.
+        for _ in 1..in_flight {
+            let out = bench.out(APART);
+            assert_eq!(out.len(), 1);
+            assert_ne!(out[0].1, "dead", "it was there first, so it is tried last");
+            bench.ledger.handle_confirmed(out[0].0);
+        }
+        let (mut tries, begun) = (0, bench.now);
+        let given_up = loop {
+            for (id, text) in bench.out(APART) {
+                if text == "canary" {
+                    bench.ledger.handle_confirmed(id);
+                    continue;
+                }
+                assert_eq!(text, "dead");
+                tries += 1;
+                bench.stopped = vec![APART];
+            }
+            // What else is in quarantine waits for a few seconds.
+            bench.wait(SECOND * 5, others_write);
+            bench.stopped.clear();
+            if let Some(failed) = bench.ledger.poll_failed() {
+                break failed;
+            }
+        };
+        assert_eq!(given_up.received.payload, "dead");
+        assert_eq!(tries, 10);
+        assert!(bench.now >= begun + TIMEOUT * 9, "each after a rest");
+    }
+}
+
+/// What goes to others' sessions is not among what goes to users.
+#[test]
+fn what_may_stop_a_connection_begins_apart() {
+    let mut bench = Bench::new(100);
+    let id = bench.ids.next(UnixMillis::new(1));
+    let entry = bench.ledger.insert(message("hello", id, 0), None);
+    bench.ledger.add_apart(entry, publish("hello"));
+    bench.ledger.decided(entry);
+    bench.send("user", "1");
+    assert_eq!(bench.texts(DIRECT), ["1"]);
+    let out = bench.out(APART);
+    assert_eq!(out[0].1, "hello");
+    bench.ledger.handle_confirmed(out[0].0);
+    assert_eq!(bench.ledger.quarantined(), 0);
+}
+
+/// A recipient whose queue takes nothing, alone on its connection: a canary behind it is confirmed.
+#[test]
+fn a_connection_that_is_served_is_left_alone() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    bench.wait(SECOND * 5, true);
+    bench.send("full", "full");
+    let out = bench.out(DIRECT);
+    bench.wait(TIMEOUT - SECOND, false);
+    assert_eq!(bench.ledger.quarantined(), 0);
+    assert_eq!(bench.ledger.in_flight(DIRECT), 1);
+    bench.ledger.handle_confirmed(out[0].0);
+    assert_eq!(bench.ledger.unconfirmed(), 0);
+}
