@@ -86,6 +86,8 @@ impl Retry {
         self.count(error.cause, lived);
         let is_contested = self.role == LinkRole::Session
             && (error.cause == Cause::TakenOver || self.short_lives >= 2);
+        // That took its time. Where the broker is gone, the next attempt shows it.
+        let has_timed_out = error.cause == Cause::TimedOut && lived.is_some();
         let delay = if is_contested || outlook == Outlook::NeedsOperator {
             self.slow.next(jitter)
         } else if self.role == LinkRole::Publisher
@@ -95,7 +97,7 @@ impl Retry {
         {
             jittered(AT_ONCE, jitter)
         } else if self.role == LinkRole::Publisher
-            && (1..=QUICK_RETRIES).contains(&self.short_lives)
+            && ((1..=QUICK_RETRIES).contains(&self.short_lives) || has_timed_out)
         {
             jittered(RETRY.0, jitter)
         } else {

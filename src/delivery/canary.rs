@@ -1,7 +1,8 @@
 //! Publishes of the observer's own that show which of its connections the broker serves.
 //!
 //! Owns when they are wanted, and what follows from those that are confirmed. They wait for nothing
-//! and count for nothing.
+//! and count for nothing. One is over when the broker has answered anything on its connection, or
+//! that is gone.
 //!
 //! A broker under a resource alarm serves none of them. RabbitMQ 4.0.5 stops serving a single one,
 //! for 65 seconds, on a publish to a quorum queue without a majority (seen): then a canary on that
@@ -19,10 +20,13 @@ const FIRST: u64 = u64::MAX;
 #[derive(Debug, Default)]
 struct Connection {
     is_up: bool,
+    /// Whether the broker takes a canary there beside another publish.
+    has_room: bool,
     /// Whether the broker has answered a publish on it since the last tick.
     has_answered: bool,
     /// When it did so last, to the tick.
     answered: Option<Instant>,
+    /// The one that is to go out, or is in flight.
     canary: Option<Canary>,
 }
 
@@ -30,7 +34,7 @@ struct Connection {
 struct Canary {
     sequence: u64,
     queued: QueuedPublish,
-    /// When it was sent on the present connection.
+    /// When it was sent.
     sent: Option<Instant>,
 }
 
@@ -39,6 +43,8 @@ struct Canary {
 pub(super) struct Canaries {
     connections: Vec<Connection>,
     next: u64,
+    /// Those that are over and were not confirmed, until the next tick.
+    over: Vec<Completed>,
 }
 
 impl Canaries {
@@ -46,26 +52,24 @@ impl Canaries {
         Self {
             connections: (0..connections).map(|_| Connection::default()).collect(),
             next: FIRST,
+            over: vec![],
         }
     }
 
-    /// A connection is up.
-    pub(super) fn handle_up(&mut self, publisher: usize) {
-        let canary = self.connections[publisher].canary.take();
+    /// A connection is up, on which the broker takes `receive_maximum` publishes at a time.
+    pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
         self.connections[publisher] = Connection {
             is_up: true,
-            canary,
+            has_room: receive_maximum > 1,
             ..Connection::default()
         };
     }
 
-    /// A connection is gone: its canary goes out on the next one.
+    /// A connection is gone.
     pub(super) fn handle_down(&mut self, publisher: usize) {
-        let connection = &mut self.connections[publisher];
-        connection.is_up = false;
-        if let Some(canary) = &mut connection.canary {
-            canary.sent = None;
-        }
+        let connection = std::mem::take(&mut self.connections[publisher]);
+        let canary = connection.canary.map(|canary| canary.queued.completed());
+        self.over.extend(canary);
     }
 
     /// The broker has answered something on a connection.
@@ -73,13 +77,18 @@ impl Canaries {
         self.connections[publisher].has_answered = true;
     }
 
-    /// To be called at each tick.
-    pub(super) fn tick(&mut self, now: Instant) {
+    /// To be called at each tick. Returns the canaries that are over.
+    pub(super) fn tick(&mut self, now: Instant) -> Vec<Completed> {
         for connection in &mut self.connections {
             if std::mem::take(&mut connection.has_answered) {
                 connection.answered = Some(now);
+                let in_flight = |canary: &mut Canary| canary.sent.is_some();
+                let canary = connection.canary.take_if(in_flight);
+                self.over
+                    .extend(canary.map(|canary| canary.queued.completed()));
             }
         }
+        std::mem::take(&mut self.over)
     }
 
     /// Whether canaries are to be published: the broker has answered nothing on a connection for so
@@ -105,12 +114,20 @@ impl Canaries {
             })
     }
 
-    /// Publishes a canary on each connection that has none: only beside others one shows something.
-    /// Returns how many that are.
-    pub(super) fn push(&mut self, queued: &QueuedPublish) -> usize {
+    /// Publishes a canary on each connection that has none, and room for one (`is_idle`: whether
+    /// nothing is in flight there): only beside others one shows something. Returns how many that
+    /// are.
+    pub(super) fn push(
+        &mut self,
+        queued: &QueuedPublish,
+        is_idle: impl Fn(usize) -> bool,
+    ) -> usize {
         let mut pushed = 0;
-        let without = |connection: &&mut Connection| connection.canary.is_none();
-        for connection in self.connections.iter_mut().filter(without) {
+        for (number, connection) in self.connections.iter_mut().enumerate() {
+            let has_room = connection.has_room || is_idle(number);
+            if !connection.is_up || !has_room || connection.canary.is_some() {
+                continue;
+            }
             connection.canary = Some(Canary {
                 sequence: self.next,
                 queued: queued.clone(),
@@ -122,6 +139,11 @@ impl Canaries {
         pushed
     }
 
+    /// Whether a canary is in flight on any connection.
+    pub(super) fn are_in_flight(&self) -> bool {
+        (0..self.connections.len()).any(|publisher| self.is_in_flight(publisher))
+    }
+
     /// Whether a canary is in flight on a connection.
     pub(super) fn is_in_flight(&self, publisher: usize) -> bool {
         let canary = self.connections[publisher].canary.as_ref();
@@ -130,13 +152,16 @@ impl Canaries {
 
     /// Whether a canary is to go out on a connection.
     pub(super) fn waits(&self, publisher: usize) -> bool {
-        let Connection { is_up, canary, .. } = &self.connections[publisher];
-        *is_up && canary.as_ref().is_some_and(|one| one.sent.is_none())
+        let canary = self.connections[publisher].canary.as_ref();
+        canary.is_some_and(|canary| canary.sent.is_none())
     }
 
     /// The canary of a connection, and its sequence number. It is in flight from here on.
     pub(super) fn poll(&mut self, publisher: usize, now: Instant) -> Option<(u64, &Publish)> {
-        let canary = self.connections[publisher].canary.as_mut()?;
+        let connection = &mut self.connections[publisher];
+        // What is answered from here on counts.
+        connection.has_answered = false;
+        let canary = connection.canary.as_mut()?;
         canary.sent = Some(now);
         Some((canary.sequence, &canary.queued.publish))
     }
@@ -149,24 +174,22 @@ impl Canaries {
     }
 
     /// The connections that the broker does not serve, although it serves others: nothing has been
-    /// answered there since the canary was sent, `patience` ago, and something was elsewhere in the
-    /// second half of that time (`progress`: when it was last).
+    /// answered there since the canary was sent, `patience` of that connection ago, and something
+    /// was elsewhere in the second half of that time (`progress`: when it was last).
     pub(super) fn stopped(
         &self,
-        patience: Duration,
+        patience: impl Fn(usize) -> Duration,
         progress: Option<Instant>,
         now: Instant,
     ) -> Vec<usize> {
-        let is_stopped = |connection: &Connection| {
-            let canary = connection.canary.as_ref();
+        let is_stopped = |number: usize, connection: &Connection| {
+            let (canary, patience) = (connection.canary.as_ref(), patience(number));
             canary.and_then(|canary| canary.sent).is_some_and(|sent| {
-                now >= sent + patience
-                    && progress.is_some_and(|at| at >= sent + patience / 2)
-                    && connection.answered.is_none_or(|at| at <= sent)
+                now >= sent + patience && progress.is_some_and(|at| at >= sent + patience / 2)
             })
         };
         let connections = self.connections.iter().enumerate();
-        let stopped = connections.filter(|(_, connection)| is_stopped(connection));
+        let stopped = connections.filter(|(number, one)| is_stopped(*number, one));
         stopped.map(|(number, _)| number).collect()
     }
 }

@@ -7,6 +7,7 @@
 //! written to it.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
@@ -33,6 +34,8 @@ pub(super) struct Record {
     pub failed: u8,
     /// The broker may close the connection on it, or serve nothing behind it there.
     pub alone: bool,
+    /// Until when it is not tried again.
+    pub rests: Option<Instant>,
 }
 
 /// What is to be read from the delivery log.

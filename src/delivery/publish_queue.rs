@@ -20,7 +20,7 @@ const CLOSED: u8 = 2;
 
 /// Payload bytes one publisher has in flight at a time. On a slow line more would wait so long that
 /// the confirmation counts as overdue.
-const BYTES_IN_FLIGHT: usize = 4 << 20;
+pub(super) const BYTES_IN_FLIGHT: usize = 4 << 20;
 
 /// What part of the publishes that may be in flight one topic may have there, while the broker
 /// confirms others and none of its own.
@@ -226,6 +226,11 @@ impl PublishQueue {
         self.moved.insert(sequence, there);
     }
 
+    /// Payload bytes of these.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        self.in_flight_bytes
+    }
+
     /// Publishes in flight whose confirmation is waited for.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
@@ -337,19 +342,20 @@ impl PublishQueue {
     }
 
     /// The topics of publishes in flight that later ones have overtaken for longer than `patience`,
-    /// or that are overdue.
+    /// or that are overdue. `progress`: when the broker last confirmed something, as far as that is
+    /// held against those; and against what nothing can overtake, because nothing more goes out.
     pub(super) fn suspects(
         &self,
         timeout: Duration,
         patience: Option<Duration>,
-        progress: Option<Instant>,
+        (progress, passed): (Option<Instant>, Option<Instant>),
         now: Instant,
     ) -> HashSet<String> {
         let mut is_overtaken = false;
         let mut topics = HashSet::new();
-        // Nothing can overtake where nothing more goes out: what is confirmed elsewhere counts.
+        // What is confirmed elsewhere counts there.
         let is_passed = |sent| {
-            let passed = patience.zip(progress);
+            let passed = patience.zip(passed);
             self.is_full() && passed.is_some_and(|(time, at)| at >= sent + time.min(timeout))
         };
         let handed_out = self.slots.range(..self.handed_out.min(self.slots.len()));

@@ -5,6 +5,7 @@
 //! confirmed to `quarantine.rs`.
 
 mod crowd;
+mod served;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -153,7 +154,7 @@ impl PublishQueues {
 
     /// A connection is up.
     pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
-        self.canaries.handle_up(publisher);
+        self.canaries.handle_up(publisher, receive_maximum);
         // One more may go out at any time: a canary.
         let receive_maximum = receive_maximum.saturating_sub(1).max(1);
         match self.queues.get_mut(publisher) {
@@ -184,7 +185,7 @@ impl PublishQueues {
         match self.queues.get_mut(publisher) {
             Some(queue) => queue.poll(now),
             None => {
-                let has_canary = self.canaries.is_in_flight(publisher);
+                let has_canary = self.canaries.are_in_flight();
                 self.quarantine.poll(has_canary, now)
             }
         }
@@ -192,10 +193,11 @@ impl PublishQueues {
 
     /// The broker has answered a publish, or it is given up. `None` if it is unknown.
     pub(super) fn complete(&mut self, id: PublishId) -> Option<Completed> {
-        self.canaries.note_answer(id.publisher);
-        let canary = self.canaries.complete(id.publisher, id.sequence);
-        if canary.is_some() {
-            return canary;
+        if let Some(canary) = self.canaries.complete(id.publisher, id.sequence) {
+            if id.publisher == self.quarantine_number() {
+                self.quarantine.handle_served();
+            }
+            return Some(canary);
         }
         let Some(queue) = self.queues.get_mut(id.publisher) else {
             return self.quarantine.complete(id.sequence);
@@ -221,7 +223,7 @@ impl PublishQueues {
 
     /// The broker has confirmed a publish. `None` if it is unknown.
     pub(super) fn confirm(&mut self, id: PublishId) -> Option<Completed> {
-        self.has_progressed = true;
+        self.note_answer(id.publisher);
         match self.queues.get(id.publisher) {
             Some(queue) => {
                 if let Some(moved) = queue.moved_to(id.sequence) {
@@ -396,6 +398,9 @@ impl PublishQueues {
             return;
         }
         self.greedy.retain(|topic| !topics.contains(topic));
+        if suspicion == Suspicion::Connection {
+            self.quarantine.begin_occasion();
+        }
         for queue in &mut self.queues {
             let done = queue.done(topics);
             let done: Vec<_> = done.map(|(topic, id)| (topic.to_owned(), id)).collect();
@@ -448,51 +453,11 @@ impl PublishQueues {
         self.progresses(now).then_some(patience)
     }
 
-    /// Whether it is to be found out on which connections the broker takes publishes.
-    fn wants_canaries(&self, timeout: Duration, now: Instant) -> bool {
-        let times = (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4));
-        let oldest = |number: usize| match self.queues.get(number) {
-            Some(queue) => queue.oldest_in_flight(),
-            None => self.quarantine.oldest_in_flight(),
-        };
-        self.canaries.are_wanted(oldest, self.progress, times, now)
-    }
-
-    /// See [`Canaries::push`].
-    pub(super) fn push_canaries(&mut self, queued: &QueuedPublish) -> usize {
-        self.canaries.push(queued)
-    }
-
-    /// Sets apart what is in flight on connections that the broker does not serve, although it
-    /// serves others: something there has stopped them. Returns these connections, and publishes
-    /// to give up.
-    fn leave_stopped(
-        &mut self,
-        patience: Duration,
-        (timeout, progress): (Duration, Option<Instant>),
-        now: Instant,
-    ) -> (Vec<usize>, Vec<u64>) {
-        let stopped = self.canaries.stopped(patience, progress, now);
-        let mut given_up = vec![];
-        for number in &stopped {
-            match self.queues.get(*number) {
-                Some(queue) => {
-                    let topics = queue.topics_in_flight();
-                    self.quarantine(&topics, Suspicion::Connection);
-                }
-                None => given_up.extend(self.quarantine.handle_stopped(timeout, now)),
-            }
-            // It is not in flight any more.
-            self.canaries.handle_down(*number);
-        }
-        (stopped, given_up)
-    }
-
     /// Sets apart whatever seems never to be confirmed, and takes back what is overdue there. To be
     /// called at each tick.
     pub(super) fn set_apart(&mut self, timeout: Duration, now: Instant) -> SetApart {
         self.note_progress(now);
-        self.canaries.tick(now);
+        let over = self.canaries.tick(now);
         let patience = self.patience(now);
         // A broker that is slow with all is not to be left because of that.
         let timeout = timeout.max(self.slowest * SLOWER_THAN_OTHERS / 2);
@@ -501,14 +466,26 @@ impl PublishQueues {
         let has_resumed = self.resumed.is_some_and(has_resumed);
         let progress = self.progress.filter(|_| has_resumed);
         let patience = patience.filter(|_| has_resumed);
-        for number in 0..self.queues.len() {
-            let suspects = self.queues[number].suspects(timeout, patience, progress, now);
-            self.quarantine(&suspects, Suspicion::Unconfirmed);
-        }
         let (mut replace, mut given_up) = match patience {
             Some(patience) => self.leave_stopped(patience, (timeout, progress), now),
             None => (vec![], vec![]),
         };
+        for number in 0..self.queues.len() {
+            // While a canary is in flight, it is not known whether something has stopped the
+            // connection.
+            let is_unsure = self.canaries.is_in_flight(number);
+            let (suspicion, passed) = match is_unsure {
+                true => (Suspicion::Connection, None),
+                false => (Suspicion::Unconfirmed, progress),
+            };
+            let queue = &self.queues[number];
+            let suspects = queue.suspects(timeout, patience, (progress, passed), now);
+            self.quarantine(&suspects, suspicion);
+            if is_unsure && !suspects.is_empty() {
+                self.canaries.handle_down(number);
+                replace.push(number);
+            }
+        }
         self.quarantine.forget(now);
         // Before anything is chosen to be given up.
         let left = self.leave_crowd();
@@ -525,6 +502,7 @@ impl PublishQueues {
             .map(|sequence| self.in_quarantine(sequence))
             .collect();
         SetApart {
+            over,
             wants_canaries: self.wants_canaries(timeout, now),
             moved: std::mem::take(&mut self.moved),
             given_up,
@@ -588,6 +566,8 @@ pub(super) struct SetApart {
     pub moved: usize,
     /// Whether to try which connections the broker serves: [`PublishQueues::push_canaries`].
     pub wants_canaries: bool,
+    /// Canaries that are over.
+    pub over: Vec<Completed>,
     /// Publishes to give up.
     pub given_up: Vec<PublishId>,
     /// Publishes that were in quarantine, and are left to the delivery log.

@@ -42,7 +42,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_TOPICS: usize = 2_000;
 /// Confirmations in a row after which a topic is like any other again, whatever waits for it.
 const RELEASED_AFTER: u8 = 32;
-/// For how long a topic that is known to end connections, or to stop them, waits for all others.
+/// How long after such a try what is known to end connections, or to stop them, waits for all
+/// others: they have the connection for most of the time.
 const LAST_FOR: Duration = Duration::from_secs(10);
 /// Topics whose publish may be in flight at a time.
 const IN_FLIGHT: usize = 32;
@@ -78,6 +79,9 @@ struct Topic {
     given_up: Option<Instant>,
     /// When the first was handed out on the present connection.
     sent: Option<Instant>,
+    /// Whether the broker has answered what was sent there behind it: it does not stop the
+    /// connection.
+    is_passed: bool,
     /// When the first was handed out last, on any connection.
     tried: Option<Instant>,
     /// Until when it is not tried again.
@@ -92,12 +96,19 @@ struct Topic {
     /// The broker may close the connection on its first publish, or serve nothing behind it: that
     /// one goes alone.
     alone: bool,
+    /// The number of the occasion on which that came to be suspected.
+    suspected: u64,
 }
 
 impl Topic {
     /// Whether its first publish is to go out.
     fn is_ready(&self) -> bool {
         self.sent.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Whether its first publish is in flight, and may end or stop the connection.
+    fn is_open(&self) -> bool {
+        self.sent.is_some() && !self.is_passed
     }
 
     fn has_bulk(&self) -> bool {
@@ -116,9 +127,11 @@ pub(super) struct Quarantine {
     /// The topic of each publish.
     topic_of: HashMap<u64, String>,
     payload_bytes: usize,
-    /// Topics whose first publish is to go out. One that has gone meanwhile is passed over.
-    turns: VecDeque<String>,
     next_sequence: u64,
+    /// Occasions on which publishes came to be suspected of what ends or stops connections.
+    occasions: u64,
+    /// When one was tried alone last.
+    tried_alone: Option<Instant>,
     in_flight: usize,
     /// A topic that is like any other again.
     released: Option<String>,
@@ -133,8 +146,9 @@ impl Default for Quarantine {
             topics: BTreeMap::new(),
             topic_of: HashMap::new(),
             payload_bytes: 0,
-            turns: VecDeque::new(),
             next_sequence: 0,
+            occasions: 0,
+            tried_alone: None,
             in_flight: 0,
             released: None,
             limit: 0,
@@ -210,13 +224,18 @@ impl Quarantine {
         let name = queued.publish.topic.as_str().to_owned();
         self.topic_of.insert(sequence, name.clone());
         self.payload_bytes += queued.publish.payload.len();
-        let topic = self.topics.entry(name.clone()).or_default();
+        let topic = self.topics.entry(name).or_default();
         topic.waiting.push_back(Suspect { sequence, queued });
-        topic.alone |= suspicion == Suspicion::Connection;
-        if topic.waiting.len() == 1 && !self.turns.contains(&name) {
-            self.turns.push_back(name);
+        if suspicion == Suspicion::Connection && !topic.alone {
+            topic.alone = true;
+            topic.suspected = self.occasions;
         }
         sequence
+    }
+
+    /// What is suspected from here on of what ends or stops connections was not before.
+    pub(super) fn begin_occasion(&mut self) {
+        self.occasions += 1;
     }
 
     /// When the publish was sent that is in flight for the longest time.
@@ -252,7 +271,9 @@ impl Quarantine {
         topics.sort_by_cached_key(|topic| Reverse(weight(topic)));
         let mut given_up = vec![];
         for topic in topics {
-            for suspect in &topic.waiting {
+            // What is in flight may stop the connection: it is to show that.
+            let in_flight = usize::from(topic.sent.is_some());
+            for suspect in topic.waiting.iter().skip(in_flight) {
                 if bytes == 0 && (publishes == 0 || !has_to_go(topic)) {
                     break;
                 }
@@ -272,13 +293,14 @@ impl Quarantine {
     /// The connection is gone. `has_canary`: a canary was in flight there, too. Returns the sequence
     /// number of a publish to give up, if there is one.
     pub(super) fn handle_down(&mut self, end: PublisherEnd, has_canary: bool) -> Option<u64> {
-        let was_alone = self.in_flight == 1 && !has_canary;
+        let was_alone = self.open() == 1 && !has_canary;
         let mut given_up = None;
-        for (name, topic) in &mut self.topics {
-            if topic.sent.take().is_none() {
+        for topic in self.topics.values_mut() {
+            let is_open = topic.is_open();
+            topic.sent = None;
+            if !is_open {
                 continue;
             }
-            self.turns.push_back(name.clone());
             match end {
                 PublisherEnd::Unrelated => {}
                 PublisherEnd::Closed if was_alone => {
@@ -303,10 +325,11 @@ impl Quarantine {
     /// What was in flight alone has caused that, and rests for `timeout`: the connection on which it
     /// was is of use to nobody for long. Of several, each goes alone from now on.
     pub(super) fn handle_stopped(&mut self, timeout: Duration, now: Instant) -> Option<u64> {
-        let was_alone = self.in_flight == 1;
+        let was_alone = self.open() == 1;
         let mut given_up = None;
-        let in_flight = self.topics.values_mut();
-        for topic in in_flight.filter(|topic| topic.sent.is_some()) {
+        self.begin_occasion();
+        let occasion = self.occasions;
+        for topic in self.topics.values_mut().filter(|topic| topic.is_open()) {
             topic.confirmed = 0;
             if was_alone && topic.alone {
                 topic.rests = Some(now + timeout);
@@ -315,61 +338,86 @@ impl Quarantine {
                     given_up = Some(topic.waiting[0].sequence);
                 }
             }
-            topic.alone = true;
+            if !topic.alone {
+                topic.alone = true;
+                topic.suspected = occasion;
+            }
         }
         self.handle_down(PublisherEnd::Unrelated, false);
         given_up
     }
 
+    /// The broker has answered behind what is in flight: that does not stop the connection.
+    pub(super) fn handle_served(&mut self) {
+        for topic in self.topics.values_mut().filter(|topic| topic.is_open()) {
+            (topic.alone, topic.is_passed) = (false, true);
+        }
+    }
+
+    /// How many publishes are in flight that may end or stop the connection.
+    fn open(&self) -> usize {
+        self.topics.values().filter(|topic| topic.is_open()).count()
+    }
+
+    /// Payload bytes in flight.
+    pub(super) fn bytes_in_flight(&self) -> usize {
+        let in_flight = self.topics.values().filter(|topic| topic.sent.is_some());
+        let first = in_flight.filter_map(|topic| topic.waiting.front());
+        first.map(Suspect::payload_bytes).sum()
+    }
+
     /// The next publish for the connection, and its sequence number. `has_canary`: a canary is in
-    /// flight there, too.
+    /// flight somewhere.
     pub(super) fn poll(&mut self, has_canary: bool, now: Instant) -> Option<(u64, &Publish)> {
-        let name = self.take_turn(has_canary, now)?;
+        let name = self.next(has_canary, now)?;
         let topic = self.topics.get_mut(&name)?;
-        (topic.sent, topic.tried) = (Some(now), Some(now));
+        (topic.sent, topic.is_passed, topic.tried) = (Some(now), false, Some(now));
+        if topic.alone {
+            self.tried_alone = Some(now);
+        }
         self.in_flight += 1;
         let first = &topic.waiting[0];
         Some((first.sequence, &first.queued.publish))
     }
 
-    /// Takes out the topic whose first publish is to go next.
+    /// The topic whose first publish is to go next: of those that may be in flight together the one
+    /// that was tried least lately.
     ///
-    /// What may have closed or stopped a connection goes alone, so that it shows which one did; not
-    /// beside a canary either. The last of these goes first: the broker takes what is on a
-    /// connection in order, so what was there first is the likeliest to have held up the rest. What
-    /// has shown that it does waits until nothing else is left to do, or for [`LAST_FOR`].
-    fn take_turn(&mut self, has_canary: bool, now: Instant) -> Option<String> {
+    /// What may have closed or stopped a connection goes alone, so that it shows which one did, and
+    /// while no canary is in flight: one behind it, and those on other connections, show whether the
+    /// broker serves this one. Of those that were in flight together the last goes first: the
+    /// broker takes what is on a connection in order, so what was there first is the likeliest to
+    /// have held up the rest. What has shown that it does waits until nothing else is left to do, or
+    /// for [`LAST_FOR`].
+    fn next(&self, has_canary: bool, now: Instant) -> Option<String> {
         let is_alone = |topic: &Topic| topic.alone && topic.sent.is_some();
         if self.in_flight >= self.limit || self.topics.values().any(is_alone) {
             return None;
         }
         let rests = |topic: &Topic| topic.rests.is_some_and(|until| now < until);
-        let is_ready = |topic: &Topic| topic.is_ready() && !rests(topic);
-        let ready = self.topics.iter().filter(|(_, topic)| is_ready(topic));
-        let (alone, beside): (Vec<_>, Vec<_>) = ready.partition(|(_, topic)| topic.alone);
-        let (known, suspects): (Vec<_>, Vec<_>) =
-            alone.into_iter().partition(|(_, topic)| topic.failed > 0);
-        let suspect = suspects
-            .into_iter()
-            .max_by_key(|(_, topic)| topic.waiting[0].sequence);
-        let known = known.into_iter().min_by_key(|(_, topic)| topic.tried);
-        let has_waited = |topic: &Topic| topic.tried.is_none_or(|tried| now >= tried + LAST_FOR);
-        let known = known.filter(|(_, topic)| beside.is_empty() || has_waited(topic));
-        if let Some((name, _)) = suspect.or(known) {
-            let is_idle = self.in_flight == 0 && !has_canary;
-            let name = name.clone();
-            self.turns.retain(|other| *other != name);
-            return is_idle.then_some(name);
+        let (mut suspect, mut known, mut beside) = (None, None, None);
+        for (name, topic) in &self.topics {
+            if !topic.is_ready() || rests(topic) {
+                continue;
+            }
+            let sequence = topic.waiting[0].sequence;
+            let lately = (topic.tried, sequence, name);
+            if !topic.alone {
+                keep_least(&mut beside, lately);
+            } else if topic.failed > 0 {
+                keep_least(&mut known, lately);
+            } else {
+                keep_least(&mut suspect, (topic.suspected, Reverse(sequence), name));
+            }
         }
-        if beside.is_empty() {
+        let has_waited = self.tried_alone.is_none_or(|tried| now >= tried + LAST_FOR);
+        let known = known.filter(|_| beside.is_none() || has_waited);
+        let suspect = suspect.map(|(.., name)| name);
+        let alone = suspect.or(known.map(|(.., name)| name));
+        if alone.is_some() && (self.open() > 0 || has_canary) {
             return None;
         }
-        let is_next = |name: &String| {
-            let topic = self.topics.get(name);
-            topic.is_some_and(|topic| is_ready(topic) && !topic.alone)
-        };
-        let at = self.turns.iter().position(is_next)?;
-        self.turns.remove(at)
+        alone.or(beside.map(|(.., name)| name)).cloned()
     }
 
     /// The broker has confirmed something to the topic of this publish.
@@ -396,11 +444,12 @@ impl Quarantine {
         self.in_flight -= usize::from(was_in_flight);
         if topic.waiting.is_empty() && topic.failed < TRIES {
             self.topics.remove(&name);
-        } else if was_in_flight && !topic.waiting.is_empty() {
-            if topic.confirmed >= RELEASED_AFTER && !topic.alone {
-                self.released = Some(name.clone());
-            }
-            self.turns.push_back(name);
+        } else if was_in_flight
+            && !topic.waiting.is_empty()
+            && topic.confirmed >= RELEASED_AFTER
+            && !topic.alone
+        {
+            self.released = Some(name);
         }
         Some(suspect.queued.completed())
     }
@@ -442,8 +491,6 @@ impl Quarantine {
         let mut given_up = vec![];
         for topic in self.topics.values_mut() {
             if is_overdue(topic) {
-                // It has neither closed nor stopped the connection in all that time.
-                topic.alone = false;
                 topic.confirmed = 0;
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
@@ -453,6 +500,12 @@ impl Quarantine {
         }
         self.handle_down(PublisherEnd::Unrelated, false);
         Some(given_up)
+    }
+}
+
+fn keep_least<T: Ord>(least: &mut Option<T>, one: T) {
+    if least.as_ref().is_none_or(|least| one < *least) {
+        *least = Some(one);
     }
 }
 

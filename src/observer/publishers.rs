@@ -69,7 +69,7 @@ enum Renewal {
     NotDue,
     /// It gets nothing more to publish, and is disconnected when everything it has is confirmed.
     Draining { since: Option<Instant> },
-    /// Our DISCONNECT is on its way.
+    /// It is about to end, by our DISCONNECT or without.
     Disconnecting,
 }
 
@@ -120,6 +120,7 @@ impl Publishers {
                     }
                     Err(reason) => {
                         self.metrics.not_confirmed(reason.as_str());
+                        ledger.note_answer(publisher);
                         ledger.handle_refused(id, Refusal::Unauthorized);
                     }
                 }
@@ -207,11 +208,11 @@ impl Publishers {
             let quarantined = ledger.quarantined();
             warn!(moved, quarantined, "{UNCONFIRMED}");
         }
-        for publisher in replace
-            .into_iter()
-            .filter_map(|at| self.publishers[at].as_ref())
-        {
-            publisher.recycle.cancel();
+        for number in replace {
+            if let Some(publisher) = &mut self.publishers[number] {
+                publisher.renewal = Renewal::Disconnecting;
+                publisher.recycle.cancel();
+            }
         }
         for (number, publisher) in self.publishers.iter_mut().enumerate() {
             if let Some(publisher) = publisher

@@ -16,6 +16,11 @@ use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
 
 impl Ledger {
+    /// The broker has answered a publish of a publisher, if only to refuse it.
+    pub fn note_answer(&mut self, publisher: usize) {
+        self.queues.note_answer(publisher);
+    }
+
     /// At most so many publishes wait in quarantine.
     #[cfg(test)]
     pub fn limit_quarantine(&mut self, most: usize) {
@@ -58,11 +63,15 @@ impl Ledger {
     pub fn set_apart(&mut self, now: Instant) -> Quarantined {
         let SetApart {
             moved,
+            over,
             given_up,
             left,
             replace,
             wants_canaries,
         } = self.queues.set_apart(self.ack_timeout, now);
+        for canary in over {
+            self.finish_part(canary.entry);
+        }
         for id in given_up {
             self.handle_refused(id, Refusal::Unauthorized);
         }

@@ -80,12 +80,11 @@ impl Quarantine {
             let record = Record {
                 failed: topic.failed,
                 alone: topic.alone,
+                rests: topic.rests,
             };
             let waiting = topic.waiting.into_iter();
             taken.push((waiting.map(|suspect| suspect.queued).collect(), record));
         }
-        let topics = &self.topics;
-        self.turns.retain(|name| topics.contains_key(name));
         taken
     }
 
@@ -99,6 +98,7 @@ impl Quarantine {
         self.push(queued, suspicion);
         if let Some(topic) = self.topics.get_mut(&name) {
             topic.failed = topic.failed.max(record.failed);
+            topic.rests = topic.rests.max(record.rests);
         }
     }
 

@@ -36,11 +36,13 @@ const UNSURE: Duration = Duration::from_millis(100);
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// The token holds the time: a database that fails over to an earlier state, in which the last
-/// holder is not known, hands out none a second time.
+/// holder is not known, hands out none a second time. A process that knows another version of the
+/// schema takes none: a newer one may have migrated since it looked.
 const TAKE: &str = "UPDATE observer SET served = true, holder = $1,
     token = greatest(token + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
     expires = clock_timestamp() + $2 * interval '1 millisecond'
-    WHERE n = $3 AND expires <= clock_timestamp() RETURNING token";
+    WHERE n = $3 AND expires <= clock_timestamp()
+    AND (SELECT version FROM observer_schema WHERE n = 0) = $4 RETURNING token";
 const RENEW: &str = "UPDATE observer SET
     expires = clock_timestamp() + $2 * interval '1 millisecond',
     session_at = CASE WHEN $4 THEN clock_timestamp() ELSE session_at END,
@@ -224,7 +226,8 @@ impl Candidate {
             let rows = self.connection.query(HOLDER, params![slot.row()])?;
             let holder = rows.first().ok_or_else(no_row)?.get(0);
             let began = now();
-            let params = params![target.holder.clone(), millis(target.lease), slot.row()];
+            let (holds, row) = (target.holder.clone(), slot.row());
+            let params = params![holds, millis(target.lease), row, schema::known()];
             Ok((holder, began, self.connection.query(TAKE, params)?))
         };
         // Others may have opened the store with other settings before anybody served it.
@@ -238,7 +241,10 @@ impl Candidate {
                 lease: Arc::new(Lease::keep(slot, row.get(0), target, began)?),
                 from: holder,
             },
-            None => Taken::Theirs { holder },
+            None => {
+                schema::check_version(&self.connection)?;
+                Taken::Theirs { holder }
+            }
         })
     }
 

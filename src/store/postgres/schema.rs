@@ -51,6 +51,35 @@ const END_LEASES: &str = "UPDATE observer SET
     token = greatest(token + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
     RETURNING holder, expires > clock_timestamp()";
 
+/// The version of the schema that this program knows.
+pub(super) fn known() -> i64 {
+    number_of(&MIGRATIONS)
+}
+
+fn number_of(migrations: &[&str]) -> i64 {
+    i64::try_from(migrations.len()).expect("a few migrations")
+}
+
+/// Whether another process has brought the schema to a newer version.
+///
+/// # Errors
+/// [`StoreError::Newer`] if one has.
+pub(super) fn check_version(connection: &Connection) -> Result<(), StoreError> {
+    let (found, known) = (version(connection)?, known());
+    match found > known {
+        true => {
+            let path = connection.target().path();
+            Err(StoreError::Newer { path, found, known })
+        }
+        false => Ok(()),
+    }
+}
+
+fn version(connection: &Connection) -> Result<i64, StoreError> {
+    let rows = connection.query(VERSION, vec![])?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an
 /// earlier version, which would not know the schema any more. Nor does an observer while another
 /// serves: returns who does.
@@ -67,7 +96,7 @@ pub(super) fn migrate_with(
     access: Access,
     migrations: &[&str],
 ) -> Result<Option<String>, StoreError> {
-    let known = i64::try_from(migrations.len()).expect("a few migrations");
+    let known = number_of(migrations);
     let path = || connection.target().path();
     if access == Access::Exclusive {
         check_encoding(connection)?;
@@ -83,8 +112,7 @@ pub(super) fn migrate_with(
         }
         make_table(connection)?;
     }
-    let rows = connection.query(VERSION, vec![])?;
-    let found: i64 = rows.first().map_or(0, |row| row.get(0));
+    let found = version(connection)?;
     if found > known {
         let path = path();
         return Err(StoreError::Newer { path, found, known });

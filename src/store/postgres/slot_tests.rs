@@ -86,6 +86,23 @@ fn a_store_of_the_first_version_is_brought_up_to_date_and_publishes_what_it_has_
     assert!(error.to_string().contains("was made for 1 slots"));
 }
 
+/// A standby of this version has looked, and then another process migrates and gives its lease back.
+#[test]
+fn nobody_takes_a_slot_of_a_schema_that_is_newer_than_they_know() {
+    let target = empty_schema();
+    let candidate = Candidate::open(&target).unwrap();
+    let connection = Connection::open(&target).unwrap();
+    connection
+        .batch("UPDATE observer_schema SET version = version + 1")
+        .unwrap();
+    for _ in 0..2 {
+        let error = candidate.try_take().unwrap_err();
+        assert!(matches!(error, StoreError::Newer { .. }), "{error}");
+    }
+    let rows = connection.query("SELECT holder FROM observer", vec![]);
+    assert_eq!(rows.unwrap()[0].get::<_, String>(0), "");
+}
+
 /// Whoever has copied the store must not be taken for whoever serves it next.
 #[test]
 fn a_copy_is_served_under_a_token_that_nobody_has_had() {

@@ -204,3 +204,114 @@ fn a_connection_that_is_served_is_left_alone() {
     bench.ledger.handle_confirmed(out[0].0);
     assert_eq!(bench.ledger.unconfirmed(), 0);
 }
+
+/// Its queue takes nothing, and that stops no connection: a canary behind it shows that at once.
+#[test]
+fn what_stops_nothing_does_not_stay_alone() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    bench.stopped = vec![DIRECT];
+    for topic in ["healthy", "full", "dead"] {
+        bench.send(topic, topic);
+    }
+    bench.out(DIRECT);
+    bench.wait(SECOND * 5, false);
+    bench.stopped.clear();
+    assert_eq!(bench.texts(APART), ["dead"]);
+    bench.wait(SECOND * 3, false);
+    assert_eq!(bench.texts(APART), ["full"], "the other goes beside it");
+    bench.wait(SECOND * 3, false);
+    assert_eq!(bench.texts(APART), ["healthy"]);
+}
+
+/// The queue behind the canaries takes none, and what comes behind them is confirmed.
+#[test]
+fn a_canary_is_over_when_anything_is_answered_or_its_connection_is_gone() {
+    let mut bench = Bench::new(100);
+    bench.send_canaries();
+    for publisher in [DIRECT, 1, APART] {
+        assert_eq!(bench.texts(publisher), ["canary"]);
+    }
+    bench.wait(SECOND, true);
+    bench.lose(1, PublisherEnd::Unrelated);
+    bench.lose(APART, PublisherEnd::Unrelated);
+    assert!(!bench.ledger.is_empty());
+    bench.tick();
+    assert!(bench.ledger.is_empty());
+}
+
+/// What is given up is no answer of the broker.
+#[test]
+fn a_flood_to_what_stops_its_connection_does_not_hide_that() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    bench.wait(STEADY * 2, true);
+    bench.stopped = vec![DIRECT];
+    bench.send("dead", "dead");
+    bench.send("healthy", "healthy");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 5, false);
+    bench.stopped = vec![APART];
+    let out = bench.out(APART);
+    assert_eq!(out[0].1, "healthy");
+    bench.ledger.handle_confirmed(out[0].0);
+    assert_eq!(bench.texts(APART), ["dead"]);
+    let mut waited = Duration::ZERO;
+    // Until its connection is replaced, and it rests.
+    while !bench.replaced.contains(&APART) {
+        for _ in 0..MOST_WAITING {
+            bench.send("dead", "more");
+        }
+        bench.wait(SECOND / 2, true);
+        waited += SECOND / 2;
+        assert!(waited < SECOND * 6);
+    }
+    bench.send("other user", "1");
+    assert_eq!(bench.texts(DIRECT), ["1"]);
+}
+
+#[test]
+fn what_stops_connections_has_its_own_for_less_than_half_of_the_time() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    for n in 0..8 {
+        bench.stopped = vec![DIRECT];
+        bench.send(&format!("dead/{n}"), "dead");
+        bench.out(DIRECT);
+        bench.wait(SECOND * 5, false);
+    }
+    let mut healthy = 0;
+    for _ in 0..400 {
+        let id = bench.ids.next(UnixMillis::new(1));
+        let entry = bench.ledger.insert(message("hello", id, 0), None);
+        bench.ledger.add_apart(entry, publish("hello"));
+        bench.ledger.decided(entry);
+        bench.stopped.clear();
+        for (id, text) in bench.out(APART) {
+            match text.as_str() {
+                "dead" => bench.stopped = vec![APART],
+                _ => bench.ledger.handle_confirmed(id),
+            }
+            healthy += usize::from(text == "hello");
+        }
+        bench.wait(SECOND / 2, false);
+    }
+    assert!(healthy > 120, "{healthy} in two hundred seconds");
+}
+
+/// A mebibyte at a hundred kilobytes a second: the canary waits behind it.
+#[test]
+fn a_slow_line_is_no_connection_that_is_not_served() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    bench.wait(SECOND * 5, true);
+    bench.stopped = vec![DIRECT];
+    bench.send("user", &"x".repeat(1 << 20));
+    let out = bench.out(DIRECT);
+    bench.wait(SECOND * 9, false);
+    assert_eq!(bench.ledger.quarantined(), 0);
+    bench.ledger.handle_confirmed(out[0].0);
+    bench.stopped.clear();
+    bench.wait(SECOND, true);
+    assert_eq!(bench.ledger.unconfirmed(), 0);
+}

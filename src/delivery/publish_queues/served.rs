@@ -1,0 +1,71 @@
+//! Which connections the broker serves, and what becomes of publishes on one that it does not.
+
+use std::time::{Duration, Instant};
+
+use super::{OVERTAKEN_FOR, PROGRESS, PublishQueues};
+use crate::delivery::publish_queue::{BYTES_IN_FLIGHT, QueuedPublish};
+use crate::delivery::quarantine::Suspicion;
+
+impl PublishQueues {
+    /// The broker has answered a publish on a connection.
+    pub(in crate::delivery) fn note_answer(&mut self, publisher: usize) {
+        self.has_progressed = true;
+        self.canaries.note_answer(publisher);
+    }
+
+    /// Whether it is to be found out on which connections the broker takes publishes.
+    pub(super) fn wants_canaries(&self, timeout: Duration, now: Instant) -> bool {
+        let times = (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4));
+        let oldest = |number| self.oldest_in_flight(number);
+        self.canaries.are_wanted(oldest, self.progress, times, now)
+    }
+
+    fn oldest_in_flight(&self, publisher: usize) -> Option<Instant> {
+        match self.queues.get(publisher) {
+            Some(queue) => queue.oldest_in_flight(),
+            None => self.quarantine.oldest_in_flight(),
+        }
+    }
+
+    /// See [`Canaries::push`].
+    pub(in crate::delivery) fn push_canaries(&mut self, queued: &QueuedPublish) -> usize {
+        let count = self.queues.len() + 1;
+        let idle: Vec<bool> = (0..count)
+            .map(|number| self.oldest_in_flight(number).is_none())
+            .collect();
+        self.canaries.push(queued, |number| idle[number])
+    }
+
+    /// Sets apart what is in flight on connections that the broker does not serve, although it
+    /// serves others: something there has stopped them. Returns these connections, and publishes
+    /// to give up.
+    pub(super) fn leave_stopped(
+        &mut self,
+        patience: Duration,
+        (timeout, progress): (Duration, Option<Instant>),
+        now: Instant,
+    ) -> (Vec<usize>, Vec<u64>) {
+        let patience_with = |number: usize| {
+            let bytes = match self.queues.get(number) {
+                Some(queue) => queue.bytes_in_flight(),
+                None => self.quarantine.bytes_in_flight(),
+            };
+            // On a slow line the canary waits behind them.
+            patience + timeout.mul_f64(bytes as f64 / BYTES_IN_FLIGHT as f64)
+        };
+        let stopped = self.canaries.stopped(patience_with, progress, now);
+        let mut given_up = vec![];
+        for number in &stopped {
+            match self.queues.get(*number) {
+                Some(queue) => {
+                    let topics = queue.topics_in_flight();
+                    self.quarantine(&topics, Suspicion::Connection);
+                }
+                None => given_up.extend(self.quarantine.handle_stopped(timeout, now)),
+            }
+            // It is not in flight any more.
+            self.canaries.handle_down(*number);
+        }
+        (stopped, given_up)
+    }
+}
