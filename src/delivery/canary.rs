@@ -56,11 +56,12 @@ impl Canaries {
         }
     }
 
-    /// A connection is up, on which the broker takes `receive_maximum` publishes at a time.
-    pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
+    /// A connection is up. If no more than one publish may be in flight there (`limit`), the broker
+    /// may take no canary beside it.
+    pub(super) fn handle_up(&mut self, publisher: usize, limit: usize) {
         self.connections[publisher] = Connection {
             is_up: true,
-            has_room: receive_maximum > 1,
+            has_room: limit > 1,
             ..Connection::default()
         };
     }
@@ -106,12 +107,27 @@ impl Canaries {
         let is_silent = |answered: Option<Instant>| answered.is_none_or(|at| now >= at + silent);
         let connections = self.connections.iter().enumerate();
         let mut connections = connections.filter(|(_, connection)| connection.is_up);
-        let has_room = connections.clone().any(|(_, one)| one.canary.is_none());
-        has_room
+        self.have_room()
             && connections.any(|(number, connection)| match &connection.canary {
                 None => oldest(number).is_some_and(is_late) && is_silent(connection.answered),
                 Some(canary) => canary.sent.is_some_and(is_late) && is_silent(progress),
             })
+    }
+
+    /// Takes out all.
+    pub(super) fn take(&mut self) -> Vec<Completed> {
+        for connection in &mut self.connections {
+            let canary = connection.canary.take();
+            self.over
+                .extend(canary.map(|canary| canary.queued.completed()));
+        }
+        std::mem::take(&mut self.over)
+    }
+
+    /// Whether any connection is without one.
+    pub(super) fn have_room(&self) -> bool {
+        let mut up = self.connections.iter().filter(|one| one.is_up);
+        up.any(|one| one.canary.is_none())
     }
 
     /// Publishes a canary on each connection that has none, and room for one (`is_idle`: whether
@@ -139,15 +155,15 @@ impl Canaries {
         pushed
     }
 
-    /// Whether a canary is in flight on any connection.
-    pub(super) fn are_in_flight(&self) -> bool {
-        (0..self.connections.len()).any(|publisher| self.is_in_flight(publisher))
-    }
-
     /// Whether a canary is in flight on a connection.
     pub(super) fn is_in_flight(&self, publisher: usize) -> bool {
+        self.sent(publisher).is_some()
+    }
+
+    /// When the canary was sent that is in flight on a connection.
+    pub(super) fn sent(&self, publisher: usize) -> Option<Instant> {
         let canary = self.connections[publisher].canary.as_ref();
-        canary.is_some_and(|canary| canary.sent.is_some())
+        canary.and_then(|canary| canary.sent)
     }
 
     /// Whether a canary is to go out on a connection.
@@ -166,11 +182,16 @@ impl Canaries {
         Some((canary.sequence, &canary.queued.publish))
     }
 
-    /// Takes out a canary that is confirmed or refused. `None` if it is none.
-    pub(super) fn complete(&mut self, publisher: usize, sequence: u64) -> Option<Completed> {
-        let is_it = |canary: &mut Canary| canary.sequence == sequence;
+    /// Takes out a canary that is confirmed or refused, and says when it was sent. `None` if it is
+    /// none.
+    pub(super) fn complete(
+        &mut self,
+        publisher: usize,
+        sequence: u64,
+    ) -> Option<(Completed, Instant)> {
+        let is_it = |canary: &mut Canary| canary.sequence == sequence && canary.sent.is_some();
         let canary = self.connections[publisher].canary.take_if(is_it)?;
-        Some(canary.queued.completed())
+        Some((canary.queued.completed(), canary.sent?))
     }
 
     /// The connections that the broker does not serve, although it serves others: nothing has been

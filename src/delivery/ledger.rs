@@ -84,6 +84,8 @@ struct Entry {
     left: usize,
     /// Publishes of it that it alone held.
     read: usize,
+    /// A canary, or something that the observer says to others.
+    own: bool,
 }
 
 /// All messages under way.
@@ -203,9 +205,9 @@ impl Ledger {
     /// Whether nothing is under way. What only waits to be delivered again, or logged for the
     /// decision service, does not count.
     pub fn is_empty(&self) -> bool {
-        let detached = |entry: &Entry| entry.standing == Standing::Detached && !entry.question;
+        let under_way = |entry: &Entry| entry.is_under_way();
         self.arrived.is_empty()
-            && !self.entries.iter().any(|(_, entry)| detached(entry))
+            && !self.entries.iter().any(|(_, entry)| under_way(entry))
             && self.queues.is_empty()
     }
 
@@ -302,6 +304,7 @@ impl Ledger {
             failed: false,
             left: 0,
             read: 0,
+            own: false,
         });
         self.arrived.extend(ack.map(|ack| (key, ack)));
         EntryId(key)
@@ -425,9 +428,9 @@ impl Ledger {
 
 /// What comes in from the publishers.
 impl Ledger {
-    /// A publisher is up; the broker takes at most `receive_maximum` publishes at a time.
-    pub fn handle_publisher_up(&mut self, publisher: usize, receive_maximum: usize) {
-        self.queues.handle_up(publisher, receive_maximum);
+    /// A publisher is up: at most so many publishes may be in flight there, beside a canary.
+    pub fn handle_publisher_up(&mut self, publisher: usize, limit: usize) {
+        self.queues.handle_up(publisher, limit);
     }
 
     /// A publisher's connection is gone: what it had in flight goes out again on the next one.

@@ -78,6 +78,23 @@ pub(super) struct QueuedPublish {
 }
 
 impl QueuedPublish {
+    /// Something of the observer's own that counts for nothing.
+    pub(super) fn own(entry: usize, publish: Publish) -> Self {
+        Self {
+            entry,
+            publish,
+            purpose: Purpose::Notice,
+            bytes: 0,
+            logged_as: None,
+            is_newest: false,
+        }
+    }
+
+    /// Whether it is that.
+    pub(super) fn is_own(&self) -> bool {
+        self.bytes == 0
+    }
+
     pub(super) fn completed(&self) -> Completed {
         Completed {
             entry: self.entry,
@@ -242,14 +259,14 @@ impl PublishQueue {
         self.moved.len() >= self.limit.max(1).div_ceil(2)
     }
 
-    /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
-    pub(super) fn handle_up(&mut self, receive_maximum: usize) {
+    /// The connection is up: at most so many publishes may be in flight there, beside a canary.
+    pub(super) fn handle_up(&mut self, limit: usize) {
         debug_assert_eq!(
             (self.in_flight, self.handed_out),
             (0, 0),
             "a publisher comes up only after it went down"
         );
-        self.limit = receive_maximum.clamp(1, self.max_in_flight);
+        self.limit = limit.clamp(1, self.max_in_flight);
     }
 
     /// The connection is gone: everything that was in flight goes out again on the next one.

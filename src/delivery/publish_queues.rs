@@ -152,14 +152,12 @@ impl PublishQueues {
             .is_some_and(PublishQueue::is_worn)
     }
 
-    /// A connection is up.
-    pub(super) fn handle_up(&mut self, publisher: usize, receive_maximum: usize) {
-        self.canaries.handle_up(publisher, receive_maximum);
-        // One more may go out at any time: a canary.
-        let receive_maximum = receive_maximum.saturating_sub(1).max(1);
+    /// A connection is up: so many publishes may be in flight there, beside a canary.
+    pub(super) fn handle_up(&mut self, publisher: usize, limit: usize) {
+        self.canaries.handle_up(publisher, limit);
         match self.queues.get_mut(publisher) {
-            Some(queue) => queue.handle_up(receive_maximum),
-            None => self.quarantine.handle_up(receive_maximum),
+            Some(queue) => queue.handle_up(limit),
+            None => self.quarantine.handle_up(limit),
         }
     }
 
@@ -170,6 +168,11 @@ impl PublishQueues {
         let Some(queue) = self.queues.get_mut(publisher) else {
             let given_up = self.quarantine.handle_down(end, has_canary);
             return given_up.map(|sequence| self.in_quarantine(sequence));
+        };
+        // A canary may have been what it closed the connection on.
+        let end = match has_canary {
+            true => PublisherEnd::Unrelated,
+            false => end,
         };
         let suspects = queue.handle_down(end);
         self.greedy.clear();
@@ -185,7 +188,7 @@ impl PublishQueues {
         match self.queues.get_mut(publisher) {
             Some(queue) => queue.poll(now),
             None => {
-                let has_canary = self.canaries.are_in_flight();
+                let has_canary = self.canaries.is_in_flight(publisher);
                 self.quarantine.poll(has_canary, now)
             }
         }
@@ -193,9 +196,9 @@ impl PublishQueues {
 
     /// The broker has answered a publish, or it is given up. `None` if it is unknown.
     pub(super) fn complete(&mut self, id: PublishId) -> Option<Completed> {
-        if let Some(canary) = self.canaries.complete(id.publisher, id.sequence) {
+        if let Some((canary, sent)) = self.canaries.complete(id.publisher, id.sequence) {
             if id.publisher == self.quarantine_number() {
-                self.quarantine.handle_served();
+                self.quarantine.handle_served(sent);
             }
             return Some(canary);
         }
@@ -473,11 +476,13 @@ impl PublishQueues {
         for number in 0..self.queues.len() {
             // While a canary is in flight, it is not known whether something has stopped the
             // connection.
-            let is_unsure = self.canaries.is_in_flight(number);
-            let (suspicion, passed) = match is_unsure {
-                true => (Suspicion::Connection, None),
-                false => (Suspicion::Unconfirmed, progress),
+            let canary = self.canaries.sent(number);
+            let is_unsure = canary.is_some_and(|sent| now >= sent + OVERTAKEN_FOR);
+            let suspicion = match is_unsure {
+                true => Suspicion::Connection,
+                false => Suspicion::Unconfirmed,
             };
+            let passed = progress.filter(|_| canary.is_none());
             let queue = &self.queues[number];
             let suspects = queue.suspects(timeout, patience, (progress, passed), now);
             self.quarantine(&suspects, suspicion);

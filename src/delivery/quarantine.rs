@@ -24,8 +24,8 @@ use crate::rules::plan::Purpose;
 /// Tries in a row that a topic's publishes are worth: then the first is given up, and after that
 /// each one whose only try fails, until the broker confirms one.
 const TRIES: u8 = 10;
-/// The same for connections that the broker closed while nothing else was in flight there: three.
-/// A time-out weighs less, because it may be the broker's own trouble.
+/// What one connection counts for that the broker closed while nothing else was in flight there:
+/// three are worth them all. A time-out weighs less, because it may be the broker's own trouble.
 const TRIES_PER_CLOSED: u8 = 4;
 /// Publishes that may wait here: of more, the oldest are given up to the topic with the most, of
 /// those where a try has failed.
@@ -42,8 +42,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_TOPICS: usize = 2_000;
 /// Confirmations in a row after which a topic is like any other again, whatever waits for it.
 const RELEASED_AFTER: u8 = 32;
-/// How long after such a try what is known to end connections, or to stop them, waits for all
-/// others: they have the connection for most of the time.
+/// How long what may end or stop connections waits for all else, after a try of its kind that has
+/// failed: others have the connection for most of the time.
 const LAST_FOR: Duration = Duration::from_secs(10);
 /// Topics whose publish may be in flight at a time.
 const IN_FLIGHT: usize = 32;
@@ -79,9 +79,11 @@ struct Topic {
     given_up: Option<Instant>,
     /// When the first was handed out on the present connection.
     sent: Option<Instant>,
-    /// Whether the broker has answered what was sent there behind it: it does not stop the
-    /// connection.
+    /// Whether a canary that was sent there behind it is confirmed: it does not stop the connection.
     is_passed: bool,
+    /// When the first was handed out for the first time since a try was counted, whatever
+    /// connections were replaced meanwhile.
+    since: Option<Instant>,
     /// When the first was handed out last, on any connection.
     tried: Option<Instant>,
     /// Until when it is not tried again.
@@ -130,8 +132,8 @@ pub(super) struct Quarantine {
     next_sequence: u64,
     /// Occasions on which publishes came to be suspected of what ends or stops connections.
     occasions: u64,
-    /// When one was tried alone last.
-    tried_alone: Option<Instant>,
+    /// When a try of one that went alone failed last.
+    failed_alone: Option<Instant>,
     in_flight: usize,
     /// A topic that is like any other again.
     released: Option<String>,
@@ -148,7 +150,7 @@ impl Default for Quarantine {
             payload_bytes: 0,
             next_sequence: 0,
             occasions: 0,
-            tried_alone: None,
+            failed_alone: None,
             in_flight: 0,
             released: None,
             limit: 0,
@@ -210,6 +212,13 @@ impl Quarantine {
         self.topic_of.len()
     }
 
+    /// The sequence numbers of what the observer says to others.
+    pub(super) fn own(&self) -> Vec<u64> {
+        let waiting = self.topics.values().flat_map(|topic| &topic.waiting);
+        let own = waiting.filter(|suspect| suspect.queued.is_own());
+        own.map(|suspect| suspect.sequence).collect()
+    }
+
     /// The messages that copies in bulk belong to, as the ledger numbers them.
     pub(super) fn bulk_entries(&self) -> impl Iterator<Item = usize> {
         let waiting = self.topics.values().flat_map(|topic| &topic.waiting);
@@ -241,6 +250,12 @@ impl Quarantine {
     /// When the publish was sent that is in flight for the longest time.
     pub(super) fn oldest_in_flight(&self) -> Option<Instant> {
         self.topics.values().filter_map(|topic| topic.sent).min()
+    }
+
+    /// The same of those that may stop the connection.
+    pub(super) fn oldest_open(&self) -> Option<Instant> {
+        let open = self.topics.values().filter(|topic| topic.is_open());
+        open.filter_map(|topic| topic.sent).min()
     }
 
     /// Whether so much waits that the delivery log is to keep what else it can.
@@ -285,17 +300,22 @@ impl Quarantine {
         given_up
     }
 
-    /// The connection is up; the broker takes at most `receive_maximum` publishes at a time.
-    pub(super) fn handle_up(&mut self, receive_maximum: usize) {
-        self.limit = receive_maximum.clamp(1, IN_FLIGHT);
+    /// The connection is up: at most so many publishes may be in flight there, beside a canary.
+    pub(super) fn handle_up(&mut self, limit: usize) {
+        self.limit = limit.clamp(1, IN_FLIGHT);
     }
 
-    /// The connection is gone. `has_canary`: a canary was in flight there, too. Returns the sequence
-    /// number of a publish to give up, if there is one.
+    /// The connection is gone. `has_canary`: a canary was in flight there, too, behind what went
+    /// alone, and may have caused that. Returns the sequence number of a publish to give up, if
+    /// there is one.
     pub(super) fn handle_down(&mut self, end: PublisherEnd, has_canary: bool) -> Option<u64> {
-        let was_alone = self.open() == 1 && !has_canary;
+        let was_alone = self.open() == 1;
+        let counts = if has_canary { 1 } else { TRIES_PER_CLOSED };
         let mut given_up = None;
         for topic in self.topics.values_mut() {
+            if topic.sent.is_some() {
+                topic.since = None;
+            }
             let is_open = topic.is_open();
             topic.sent = None;
             if !is_open {
@@ -306,7 +326,8 @@ impl Quarantine {
                 PublisherEnd::Closed if was_alone => {
                     topic.alone = true;
                     topic.confirmed = 0;
-                    topic.failed = topic.failed.saturating_add(TRIES_PER_CLOSED);
+                    topic.failed = topic.failed.saturating_add(counts);
+                    self.failed_alone = topic.tried;
                     if topic.failed >= TRIES {
                         given_up = Some(topic.waiting[0].sequence);
                     }
@@ -333,6 +354,8 @@ impl Quarantine {
             topic.confirmed = 0;
             if was_alone && topic.alone {
                 topic.rests = Some(now + timeout);
+                topic.since = None;
+                self.failed_alone = Some(now);
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
                     given_up = Some(topic.waiting[0].sequence);
@@ -343,13 +366,24 @@ impl Quarantine {
                 topic.suspected = occasion;
             }
         }
-        self.handle_down(PublisherEnd::Unrelated, false);
+        self.take_back();
         given_up
     }
 
-    /// The broker has answered behind what is in flight: that does not stop the connection.
-    pub(super) fn handle_served(&mut self) {
-        for topic in self.topics.values_mut().filter(|topic| topic.is_open()) {
+    /// The connection is to be replaced: what is in flight goes out again on the next one.
+    fn take_back(&mut self) {
+        for topic in self.topics.values_mut() {
+            topic.sent = None;
+        }
+        self.in_flight = 0;
+        self.limit = 0;
+    }
+
+    /// A canary is confirmed that was sent at this time: what was sent before does not stop the
+    /// connection.
+    pub(super) fn handle_served(&mut self, canary_sent: Instant) {
+        let is_before = |topic: &&mut Topic| topic.sent.is_some_and(|sent| sent < canary_sent);
+        for topic in self.topics.values_mut().filter(is_before) {
             (topic.alone, topic.is_passed) = (false, true);
         }
     }
@@ -359,22 +393,20 @@ impl Quarantine {
         self.topics.values().filter(|topic| topic.is_open()).count()
     }
 
-    /// Payload bytes in flight.
+    /// Payload bytes in flight, of which it is not known that they have arrived.
     pub(super) fn bytes_in_flight(&self) -> usize {
-        let in_flight = self.topics.values().filter(|topic| topic.sent.is_some());
+        let in_flight = self.topics.values().filter(|topic| topic.is_open());
         let first = in_flight.filter_map(|topic| topic.waiting.front());
         first.map(Suspect::payload_bytes).sum()
     }
 
     /// The next publish for the connection, and its sequence number. `has_canary`: a canary is in
-    /// flight somewhere.
+    /// flight there, too.
     pub(super) fn poll(&mut self, has_canary: bool, now: Instant) -> Option<(u64, &Publish)> {
         let name = self.next(has_canary, now)?;
         let topic = self.topics.get_mut(&name)?;
         (topic.sent, topic.is_passed, topic.tried) = (Some(now), false, Some(now));
-        if topic.alone {
-            self.tried_alone = Some(now);
-        }
+        topic.since.get_or_insert(now);
         self.in_flight += 1;
         let first = &topic.waiting[0];
         Some((first.sequence, &first.queued.publish))
@@ -384,13 +416,12 @@ impl Quarantine {
     /// that was tried least lately.
     ///
     /// What may have closed or stopped a connection goes alone, so that it shows which one did, and
-    /// while no canary is in flight: one behind it, and those on other connections, show whether the
-    /// broker serves this one. Of those that were in flight together the last goes first: the
-    /// broker takes what is on a connection in order, so what was there first is the likeliest to
-    /// have held up the rest. What has shown that it does waits until nothing else is left to do, or
-    /// for [`LAST_FOR`].
+    /// not behind a canary. Of those that were in flight together the last goes first: the broker
+    /// takes what is on a connection in order, so what was there first is the likeliest to have held
+    /// up the rest. What has shown that it does goes after these. If one has failed so, all of them
+    /// wait until nothing else is left to do, or for [`LAST_FOR`].
     fn next(&self, has_canary: bool, now: Instant) -> Option<String> {
-        let is_alone = |topic: &Topic| topic.alone && topic.sent.is_some();
+        let is_alone = |topic: &Topic| topic.alone && topic.is_open();
         if self.in_flight >= self.limit || self.topics.values().any(is_alone) {
             return None;
         }
@@ -407,13 +438,14 @@ impl Quarantine {
             } else if topic.failed > 0 {
                 keep_least(&mut known, lately);
             } else {
-                keep_least(&mut suspect, (topic.suspected, Reverse(sequence), name));
+                let lately = (topic.tried, topic.suspected, Reverse(sequence), name);
+                keep_least(&mut suspect, lately);
             }
         }
-        let has_waited = self.tried_alone.is_none_or(|tried| now >= tried + LAST_FOR);
-        let known = known.filter(|_| beside.is_none() || has_waited);
+        let has_waited = self.failed_alone.is_none_or(|at| now >= at + LAST_FOR);
         let suspect = suspect.map(|(.., name)| name);
         let alone = suspect.or(known.map(|(.., name)| name));
+        let alone = alone.filter(|_| beside.is_none() || has_waited);
         if alone.is_some() && (self.open() > 0 || has_canary) {
             return None;
         }
@@ -442,6 +474,9 @@ impl Quarantine {
         self.payload_bytes -= suspect.payload_bytes();
         let was_in_flight = at == 0 && topic.sent.take().is_some();
         self.in_flight -= usize::from(was_in_flight);
+        if at == 0 {
+            topic.since = None;
+        }
         if topic.waiting.is_empty() && topic.failed < TRIES {
             self.topics.remove(&name);
         } else if was_in_flight
@@ -482,8 +517,8 @@ impl Quarantine {
         now: Instant,
     ) -> Option<Vec<u64>> {
         let is_overdue = |topic: &Topic| {
-            let is_late = |sent| is_overdue(sent, timeout, progress, now);
-            topic.sent.is_some_and(is_late)
+            let is_late = |since| is_overdue(since, timeout, progress, now);
+            topic.sent.is_some() && topic.since.is_some_and(is_late)
         };
         if !self.topics.values().any(is_overdue) {
             return None;
@@ -492,13 +527,17 @@ impl Quarantine {
         for topic in self.topics.values_mut() {
             if is_overdue(topic) {
                 topic.confirmed = 0;
+                topic.since = None;
+                if topic.alone {
+                    self.failed_alone = Some(now);
+                }
                 topic.failed = topic.failed.saturating_add(1);
                 if topic.failed >= TRIES {
                     given_up.push(topic.waiting[0].sequence);
                 }
             }
         }
-        self.handle_down(PublisherEnd::Unrelated, false);
+        self.take_back();
         Some(given_up)
     }
 }

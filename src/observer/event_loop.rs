@@ -414,7 +414,7 @@ impl Observer {
     /// Sends the observer a message of its own, if the loopback test wants one.
     fn probe_session(&mut self) {
         let now = self.clock.now();
-        let idle = self.publishers.all_up() && self.ledger.is_empty();
+        let idle = self.publishers.all_up() && self.ledger.is_idle();
         if self.session.poll_probe(idle, now.instant) == ProbeSession::Due {
             self.publish_own(self.probe(now), now);
         }

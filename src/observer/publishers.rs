@@ -159,8 +159,11 @@ impl Publishers {
         }
     }
 
+    /// How many publishes may be in flight: one less than the broker takes at a time, so that there
+    /// is room for a canary.
     fn limit(&self, connected: &Connected) -> usize {
-        connected.receive_maximum.min(self.window)
+        let room = connected.receive_maximum.saturating_sub(1).max(1);
+        room.min(self.window)
     }
 
     /// Hands every publish that may go out to its connection.

@@ -57,6 +57,7 @@ impl Observer {
         self.webhooks.handle_stop();
         self.processing.handle_stop();
         self.inbound.handle_stop();
+        self.ledger.forget_own();
         let deadline = Instant::now() + drain;
         let mut discarded = self.drain(&mut inputs, deadline).await;
         discarded += self.publish_offline(&mut inputs, deadline).await;

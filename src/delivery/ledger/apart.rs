@@ -6,14 +6,21 @@
 use std::time::Instant;
 
 use super::{
-    BYTES_UNDER_WAY, Completed, EntryId, Ledger, Message, Purpose, QUEUED_PER_MESSAGE, Quarantined,
-    QueuedPublish,
+    BYTES_UNDER_WAY, Completed, Entry, EntryId, Ledger, Message, Purpose, QUEUED_PER_MESSAGE,
+    Quarantined, QueuedPublish, Standing,
 };
 use crate::delivery::left::LeftRead;
 use crate::delivery::publish_queues::SetApart;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+
+impl Entry {
+    /// Whether it is neither waited for at the broker, nor logged for the decision service.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.standing == Standing::Detached && !self.question
+    }
+}
 
 impl Ledger {
     /// The broker has answered a publish of a publisher, if only to refuse it.
@@ -46,15 +53,35 @@ impl Ledger {
     /// Adds a publish of the observer's own that shows which connections the broker serves: it goes
     /// out on each where none is under way, whatever else is in flight.
     pub fn add_canaries(&mut self, entry: EntryId, publish: Publish) {
-        let pushed = self.queues.push_canaries(&own(entry, publish));
-        self.entries[entry.0].outstanding += pushed;
+        let canary = QueuedPublish::own(entry.0, publish);
+        let pushed = self.queues.push_canaries(&canary);
+        let entry = &mut self.entries[entry.0];
+        entry.outstanding += pushed;
+        entry.own = true;
     }
 
     /// Adds a publish of the observer's own to which others have subscribed, with queues that the
     /// broker may be unable to write to: it holds up nobody.
     pub fn add_apart(&mut self, entry: EntryId, publish: Publish) {
-        self.queues.push_apart(own(entry, publish));
-        self.entries[entry.0].outstanding += 1;
+        self.queues.push_apart(QueuedPublish::own(entry.0, publish));
+        let entry = &mut self.entries[entry.0];
+        entry.outstanding += 1;
+        entry.own = true;
+    }
+
+    /// Whether nothing is under way but canaries, and what was added to go apart.
+    pub fn is_idle(&self) -> bool {
+        let of_others = |entry: &Entry| entry.is_under_way() && !entry.own;
+        self.arrived.is_empty()
+            && !self.entries.iter().any(|(_, entry)| of_others(entry))
+            && self.queues.is_idle()
+    }
+
+    /// Waits no longer for canaries, and for what was added to go apart.
+    pub fn forget_own(&mut self) {
+        for own in self.queues.take_own() {
+            self.finish_part(own.entry);
+        }
     }
 
     /// Moves publishes that the broker seems never to confirm to quarantine, with whatever goes to
@@ -81,18 +108,6 @@ impl Ledger {
             replace,
             wants_canaries,
         }
-    }
-}
-
-/// A publish of the observer's own, which counts for nothing.
-fn own(entry: EntryId, publish: Publish) -> QueuedPublish {
-    QueuedPublish {
-        entry: entry.0,
-        publish,
-        purpose: Purpose::Notice,
-        bytes: 0,
-        logged_as: None,
-        is_newest: false,
     }
 }
 

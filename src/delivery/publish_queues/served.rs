@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{OVERTAKEN_FOR, PROGRESS, PublishQueues};
-use crate::delivery::publish_queue::{BYTES_IN_FLIGHT, QueuedPublish};
+use crate::delivery::publish_queue::{BYTES_IN_FLIGHT, Completed, QueuedPublish};
 use crate::delivery::quarantine::Suspicion;
 
 impl PublishQueues {
@@ -16,8 +16,17 @@ impl PublishQueues {
     /// Whether it is to be found out on which connections the broker takes publishes.
     pub(super) fn wants_canaries(&self, timeout: Duration, now: Instant) -> bool {
         let times = (OVERTAKEN_FOR.min(timeout / 2), PROGRESS.min(timeout / 4));
-        let oldest = |number| self.oldest_in_flight(number);
-        self.canaries.are_wanted(oldest, self.progress, times, now)
+        let oldest = |number: usize| match self.queues.get(number) {
+            Some(queue) => queue.oldest_in_flight(),
+            None => self.quarantine.oldest_open(),
+        };
+        // What is known not to stop its connection may be unconfirmed because the broker confirms
+        // nothing.
+        let oldest_apart = self.quarantine.oldest_in_flight();
+        let is_late = oldest_apart.is_some_and(|sent| now >= sent + timeout / 2);
+        let is_silent = self.progress.is_none_or(|at| now >= at + timeout / 4);
+        is_late && is_silent && self.canaries.have_room()
+            || self.canaries.are_wanted(oldest, self.progress, times, now)
     }
 
     fn oldest_in_flight(&self, publisher: usize) -> Option<Instant> {
@@ -34,6 +43,22 @@ impl PublishQueues {
             .map(|number| self.oldest_in_flight(number).is_none())
             .collect();
         self.canaries.push(queued, |number| idle[number])
+    }
+
+    /// Whether nothing waits but canaries, and what was pushed apart.
+    pub(in crate::delivery) fn is_idle(&self) -> bool {
+        self.unconfirmed() == self.quarantine.own().len()
+    }
+
+    /// Takes out canaries, and what was pushed apart.
+    pub(in crate::delivery) fn take_own(&mut self) -> Vec<Completed> {
+        let said = self.quarantine.own();
+        let mut own = self.canaries.take();
+        own.extend(
+            said.into_iter()
+                .filter_map(|sequence| self.quarantine.complete(sequence)),
+        );
+        own
     }
 
     /// Sets apart what is in flight on connections that the broker does not serve, although it

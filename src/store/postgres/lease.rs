@@ -236,15 +236,22 @@ impl Candidate {
             false => schema::keep_settings(&self.connection, target, take)?,
         };
         self.has_tried.set(true);
-        Ok(match taken.first() {
-            Some(row) => Taken::Ours {
-                lease: Arc::new(Lease::keep(slot, row.get(0), target, began)?),
+        let taken: Option<i64> = taken.first().map(|row| row.get(0));
+        // The statement may have waited for the row until a migration was committed, and compared
+        // the version before.
+        if let Err(error) = schema::check_version(&self.connection) {
+            if let Some(token) = taken {
+                let params = params![token, slot.row(), false, false];
+                self.connection.execute(RELEASE, params)?;
+            }
+            return Err(error);
+        }
+        Ok(match taken {
+            Some(token) => Taken::Ours {
+                lease: Arc::new(Lease::keep(slot, token, target, began)?),
                 from: holder,
             },
-            None => {
-                schema::check_version(&self.connection)?;
-                Taken::Theirs { holder }
-            }
+            None => Taken::Theirs { holder },
         })
     }
 

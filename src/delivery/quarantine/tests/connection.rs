@@ -315,3 +315,118 @@ fn a_slow_line_is_no_connection_that_is_not_served() {
     bench.wait(SECOND, true);
     assert_eq!(bench.ledger.unconfirmed(), 0);
 }
+
+/// A slow broker: it closes the connection when a canary is there already.
+#[test]
+fn a_close_behind_a_canary_counts_too() {
+    let mut bench = Bench::new(100);
+    bench.send("poison", "poison");
+    for _ in 0..2 {
+        bench.out(DIRECT);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+    }
+    bench.send_as("stuck", "stuck", Purpose::BulkCopy);
+    bench.out(1);
+    bench.wait(SECOND * 3, true);
+    let mut closes = 0;
+    let given_up = loop {
+        bench.now += SECOND * 11;
+        let out = bench.out(APART);
+        assert_eq!(out.len(), 1, "{out:?}");
+        if out[0].1 == "poison" {
+            bench.send_canaries();
+            assert_eq!(bench.texts(APART), ["canary"]);
+            closes += 1;
+            bench.lose(APART, PublisherEnd::Closed);
+            bench.tick();
+        } else {
+            // Others have their turns.
+            bench.lose(APART, PublisherEnd::Unrelated);
+        }
+        if let Some(failed) = bench.ledger.poll_failed() {
+            break failed;
+        }
+        assert!(closes < 20);
+    };
+    assert_eq!(given_up.received.payload, "poison");
+    assert_eq!(closes, 10);
+}
+
+/// Another observer's queue is full: what is said to it once more waits for nobody but itself.
+#[test]
+fn what_was_passed_stays_so_whatever_comes_behind_it() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    let say = |bench: &mut Bench| {
+        let id = bench.ids.next(UnixMillis::new(1));
+        let entry = bench.ledger.insert(message("hello", id, 0), None);
+        bench.ledger.add_apart(entry, publish("hello"));
+        bench.ledger.decided(entry);
+    };
+    say(&mut bench);
+    assert_eq!(bench.texts(APART), ["hello"]);
+    bench.wait(SECOND * 3, true);
+    say(&mut bench);
+    bench.send("stuck", "stuck");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    assert_eq!(bench.texts(APART), ["stuck"]);
+}
+
+/// The connection is replaced again and again for the sake of others.
+#[test]
+fn what_is_never_confirmed_is_given_up_beside_what_stops_connections() {
+    let mut bench = Bench::new(100);
+    bench.takes_canaries = true;
+    for n in 0..2 {
+        bench.stopped = vec![DIRECT];
+        bench.send(&format!("dead/{n}"), "dead");
+        bench.out(DIRECT);
+        bench.wait(SECOND * 5, false);
+    }
+    bench.stopped.clear();
+    bench.send("full", "full");
+    bench.out(DIRECT);
+    bench.wait(SECOND * 3, true);
+    let begun = bench.now;
+    let given_up = loop {
+        if bench.texts(APART).contains(&"dead".to_owned()) {
+            bench.stopped = vec![APART];
+        }
+        bench.wait(SECOND / 2, true);
+        if bench.replaced.pop().is_some() {
+            bench.stopped.clear();
+        }
+        if let Some(failed) = bench.ledger.poll_failed()
+            && failed.received.payload == "full"
+        {
+            break failed;
+        }
+        assert!(bench.now < begun + TIMEOUT * 20);
+    };
+    bench.ledger.resolve(given_up, vec![]);
+}
+
+#[test]
+fn a_stop_waits_neither_for_canaries_nor_for_what_was_said_to_others() {
+    let mut bench = Bench::new(100);
+    bench.send_canaries();
+    for said in 0..2 {
+        let id = bench.ids.next(UnixMillis::new(1));
+        let entry = bench.ledger.insert(message("hello", id, said), None);
+        bench.ledger.add_apart(entry, publish("hello"));
+        bench.ledger.decided(entry);
+    }
+    let out: Vec<_> = [DIRECT, APART]
+        .into_iter()
+        .flat_map(|publisher| bench.out(publisher))
+        .collect();
+    assert!(bench.ledger.is_idle() && !bench.ledger.is_empty());
+    bench.ledger.forget_own();
+    assert!(bench.ledger.is_empty());
+    // Their confirmations come after all.
+    for (id, _) in out {
+        bench.ledger.handle_confirmed(id);
+    }
+    assert!(bench.ledger.is_empty());
+}
