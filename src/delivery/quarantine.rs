@@ -6,9 +6,9 @@
 //!
 //! Over MQTT 3.1.1 RabbitMQ has no way to refuse a publish that it could not put into a queue: one
 //! that is full and has `overflow: reject-publish`, or whose node is away. 4.0.5 gives no PUBACK,
-//! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both). And on
-//! the first publish to a quorum queue without a majority 4.0.5 does not serve the connection for 65
-//! seconds (seen over 3.1.1 and 5): all that is behind it there waits.
+//! 3.10.8 closes the connection, as it does on a publish that is not permitted (seen on both). And
+//! on the first publish to a quorum queue without a majority 4.0.5 does not serve the connection
+//! for 65 seconds (seen over 3.1.1 and 5): all that is behind it there waits.
 
 mod crowd;
 
@@ -79,7 +79,8 @@ struct Topic {
     given_up: Option<Instant>,
     /// When the first was handed out on the present connection.
     sent: Option<Instant>,
-    /// Whether a canary that was sent there behind it is confirmed: it does not stop the connection.
+    /// Whether a canary that was sent there behind it is confirmed: it does not stop the
+    /// connection.
     is_passed: bool,
     /// When the first was handed out for the first time since a try was counted, whatever
     /// connections were replaced meanwhile.
@@ -343,8 +344,8 @@ impl Quarantine {
     /// The broker serves others, and nothing on this connection, which is to be replaced. Returns
     /// the sequence number of a publish to give up, if there is one.
     ///
-    /// What was in flight alone has caused that, and rests for `timeout`: the connection on which it
-    /// was is of use to nobody for long. Of several, each goes alone from now on.
+    /// What was in flight alone has caused that, and rests for `timeout`: the connection on which
+    /// it was is of use to nobody for long. Of several, each goes alone from now on.
     pub(super) fn handle_stopped(&mut self, timeout: Duration, now: Instant) -> Option<u64> {
         let was_alone = self.open() == 1;
         let mut given_up = None;
@@ -417,9 +418,9 @@ impl Quarantine {
     ///
     /// What may have closed or stopped a connection goes alone, so that it shows which one did, and
     /// not behind a canary. Of those that were in flight together the last goes first: the broker
-    /// takes what is on a connection in order, so what was there first is the likeliest to have held
-    /// up the rest. What has shown that it does goes after these. If one has failed so, all of them
-    /// wait until nothing else is left to do, or for [`LAST_FOR`].
+    /// takes what is on a connection in order, so what was there first is the likeliest to have
+    /// held up the rest. What has shown that it does goes after these. If one has failed so, all of
+    /// them wait until nothing else is left to do, or for [`LAST_FOR`].
     fn next(&self, has_canary: bool, now: Instant) -> Option<String> {
         let is_alone = |topic: &Topic| topic.alone && topic.is_open();
         if self.in_flight >= self.limit || self.topics.values().any(is_alone) {

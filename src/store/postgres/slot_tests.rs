@@ -86,7 +86,8 @@ fn a_store_of_the_first_version_is_brought_up_to_date_and_publishes_what_it_has_
     assert!(error.to_string().contains("was made for 1 slots"));
 }
 
-/// A standby of this version has looked, and then another process migrates and gives its lease back.
+/// A standby of this version has looked, and then another process migrates and gives its lease
+/// back.
 #[test]
 fn nobody_takes_a_slot_of_a_schema_that_is_newer_than_they_know() {
     let target = empty_schema();
