@@ -158,7 +158,10 @@ fn a_queue_without_a_majority_holds_up_nobody() {
     let definitions = json!({
         "queues": [{"name": app, "vhost": "/", "durable": true, "auto_delete": false,
             "arguments": {"x-queue-type": "quorum"}}],
-        "bindings": [binding(format!("apps.{app}.users.away.#")), binding("observer.*.hello".into())],
+        "bindings": [
+            binding(format!("apps.{app}.users.away.#")),
+            binding("observer.*.hello".to_owned()),
+        ],
     });
     broker.import(&definitions.to_string());
     let _queues = Queues {
