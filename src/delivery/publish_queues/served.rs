@@ -36,7 +36,7 @@ impl PublishQueues {
         }
     }
 
-    /// See [`Canaries::push`].
+    /// Publishes canaries: see `canary.rs`. Returns how many.
     pub(in crate::delivery) fn push_canaries(&mut self, queued: &QueuedPublish) -> usize {
         let count = self.queues.len() + 1;
         let idle: Vec<bool> = (0..count)

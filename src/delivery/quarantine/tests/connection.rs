@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// Something that the observer says to others.
+fn say_hello(bench: &mut Bench) {
+    let id = bench.ids.next(UnixMillis::new(1));
+    let entry = bench.ledger.insert(message("hello", id, 0), None);
+    bench.ledger.add_apart(entry, publish("hello"));
+    bench.ledger.decided(entry);
+}
+
 /// The broker has restarted twice while it was in flight.
 #[test]
 fn what_may_close_a_connection_waits_for_no_publish_that_is_never_confirmed() {
@@ -178,10 +186,7 @@ fn a_publish_that_stops_its_connection_is_found_and_holds_up_nobody() {
 #[test]
 fn what_may_stop_a_connection_begins_apart() {
     let mut bench = Bench::new(100);
-    let id = bench.ids.next(UnixMillis::new(1));
-    let entry = bench.ledger.insert(message("hello", id, 0), None);
-    bench.ledger.add_apart(entry, publish("hello"));
-    bench.ledger.decided(entry);
+    say_hello(&mut bench);
     bench.send("user", "1");
     assert_eq!(bench.texts(DIRECT), ["1"]);
     let out = bench.out(APART);
@@ -282,10 +287,7 @@ fn what_stops_connections_has_its_own_for_less_than_half_of_the_time() {
     }
     let mut healthy = 0;
     for _ in 0..400 {
-        let id = bench.ids.next(UnixMillis::new(1));
-        let entry = bench.ledger.insert(message("hello", id, 0), None);
-        bench.ledger.add_apart(entry, publish("hello"));
-        bench.ledger.decided(entry);
+        say_hello(&mut bench);
         bench.stopped.clear();
         for (id, text) in bench.out(APART) {
             match text.as_str() {
@@ -357,16 +359,10 @@ fn a_close_behind_a_canary_counts_too() {
 fn what_was_passed_stays_so_whatever_comes_behind_it() {
     let mut bench = Bench::new(100);
     bench.takes_canaries = true;
-    let say = |bench: &mut Bench| {
-        let id = bench.ids.next(UnixMillis::new(1));
-        let entry = bench.ledger.insert(message("hello", id, 0), None);
-        bench.ledger.add_apart(entry, publish("hello"));
-        bench.ledger.decided(entry);
-    };
-    say(&mut bench);
+    say_hello(&mut bench);
     assert_eq!(bench.texts(APART), ["hello"]);
     bench.wait(SECOND * 3, true);
-    say(&mut bench);
+    say_hello(&mut bench);
     bench.send("stuck", "stuck");
     bench.out(DIRECT);
     bench.wait(SECOND * 3, true);
@@ -411,11 +407,8 @@ fn what_is_never_confirmed_is_given_up_beside_what_stops_connections() {
 fn a_stop_waits_neither_for_canaries_nor_for_what_was_said_to_others() {
     let mut bench = Bench::new(100);
     bench.send_canaries();
-    for said in 0..2 {
-        let id = bench.ids.next(UnixMillis::new(1));
-        let entry = bench.ledger.insert(message("hello", id, said), None);
-        bench.ledger.add_apart(entry, publish("hello"));
-        bench.ledger.decided(entry);
+    for _ in 0..2 {
+        say_hello(&mut bench);
     }
     let out: Vec<_> = [DIRECT, APART]
         .into_iter()
