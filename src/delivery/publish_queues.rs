@@ -169,11 +169,6 @@ impl PublishQueues {
             let given_up = self.quarantine.handle_down(end, has_canary);
             return given_up.map(|sequence| self.in_quarantine(sequence));
         };
-        // A canary may have been what it closed the connection on.
-        let end = match has_canary {
-            true => PublisherEnd::Unrelated,
-            false => end,
-        };
         let suspects = queue.handle_down(end);
         self.greedy.clear();
         self.quarantine(&suspects, Suspicion::Connection);

@@ -423,3 +423,18 @@ fn a_stop_waits_neither_for_canaries_nor_for_what_was_said_to_others() {
     }
     assert!(bench.ledger.is_empty());
 }
+
+/// A slow broker: otherwise what it closes the direct connection on would go there for ever.
+#[test]
+fn a_close_beside_a_canary_is_held_against_what_was_in_flight() {
+    let mut bench = Bench::new(100);
+    bench.send("poison", "poison");
+    for _ in 0..2 {
+        assert_eq!(bench.texts(DIRECT), ["poison"]);
+        bench.send_canaries();
+        assert_eq!(bench.texts(DIRECT), ["canary"]);
+        bench.lose(DIRECT, PublisherEnd::Closed);
+        bench.tick();
+    }
+    assert_eq!(bench.ledger.quarantined(), 1);
+}
