@@ -19,8 +19,8 @@ use super::settings::SettingsArgs;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
 use crate::observer::slots::{self, SlotReady};
-use crate::observer::standby::{self, Attempt};
-use crate::observer::{self, Neighbourhood, ObserverError, Ready, Reporting, Setup};
+use crate::observer::standby::{self, Attempt, Served};
+use crate::observer::{Neighbourhood, ObserverError, Ready, Reporting, Setup};
 use crate::protocol::layout::Layout;
 use crate::rules::policy::Policy;
 use crate::store::StoreLocation;
@@ -160,17 +160,16 @@ async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyh
             None => config.links()?,
         };
         let (ready_tx, ready_rx) = oneshot::channel();
-        // When the turn is over, all that runs is dropped as it is, as at a crash: whatever was
-        // received and not stored is still the broker's.
-        tokio::select! {
-            stopped = observer::run(turn.setup(setup, links), stop.clone(), ready_tx) => {
-                match stopped {
-                    Err(ObserverError::Store(fault)) if turn.may_come_again(&fault) => error!(
-                        error = %fault,
-                        "the store fails: this process does not serve, and stands by"
-                    ),
-                    other => return Ok(other.map(drop)?),
-                }
+        let served = tokio::select! {
+            served = turn.serve(setup, links, stop, ready_tx) => served,
+            never = log_ready(config, ready_rx) => match never {},
+        };
+        match served {
+            Served::Stopped(Err(ObserverError::Store(fault))) if turn.may_come_again(&fault) => {
+                error!(
+                    error = %fault,
+                    "the store fails: this process does not serve, and stands by"
+                );
                 // It passes, if it passes, not at once.
                 drop(turn);
                 tokio::select! {
@@ -178,9 +177,13 @@ async fn serve(config: &Config, setup: &Setup, stop: &CancellationToken) -> anyh
                     () = stop.cancelled() => return Ok(()),
                 }
             }
-            never = log_ready(config, ready_rx) => match never {},
-            () = turn.lost() => warn!(
+            Served::Stopped(stopped) => return Ok(stopped?),
+            Served::Lost => warn!(
                 "the lease on the store has ended: this process serves no longer, and stands by"
+            ),
+            Served::OutOfReach => warn!(
+                "it cannot reach the broker, and another process can: this process serves no \
+                 longer, and stands by"
             ),
         }
         attempt = Attempt::Again;

@@ -150,8 +150,11 @@ impl SessionLink {
     /// Whatever came on the connection that is left comes again with DUP. What had none there is
     /// new, and its DUP does not count: not either if it takes several attempts until it has come.
     async fn take_up(&mut self) -> Option<Result<LiveConnection, LinkError>> {
+        // Of an attempt that fails the broker may find the CONNECT later, and hold the session for
+        // it: only the first one after an orderly end is safe.
+        let left_in_order = std::mem::take(&mut self.left_in_order);
         let attempt = match self.link.attempt().await {
-            Some(Ok(live)) if live.opened.connected.session_present && !self.left_in_order => {
+            Some(Ok(live)) if live.opened.connected.session_present && !left_in_order => {
                 debug!("the session is left and taken up again, so that messages keep their order");
                 // If that fails, the next attempt says so.
                 let _ = live.opened.client.disconnect();
@@ -172,7 +175,7 @@ impl SessionLink {
             attempt => attempt,
         };
         if let Some(Ok(live)) = &attempt
-            && (self.left_in_order || !live.opened.connected.session_present)
+            && (left_in_order || !live.opened.connected.session_present)
         {
             self.new_there().clear();
         }

@@ -386,9 +386,19 @@ impl Ledger {
     pub fn handle_session_up(&mut self, session_present: bool) {
         self.redeliveries.handle_session_up();
         if !session_present {
-            let open = self.redeliveries.expect_nothing();
-            self.detach(open);
+            self.end_redeliveries();
         }
+    }
+
+    /// Whether messages may still come again that came on an earlier connection.
+    pub fn expects_redeliveries(&self) -> bool {
+        self.redeliveries.expected().next().is_some()
+    }
+
+    /// Nothing that came on an earlier connection comes again any more.
+    pub fn end_redeliveries(&mut self) {
+        let open = self.redeliveries.expect_nothing();
+        self.detach(open);
     }
 
     /// To be called at intervals in each of which the broker has answered a ping: it has the acks

@@ -12,9 +12,6 @@ use std::time::Instant;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 
-/// About how many bytes a row of the log takes beside its topic and its payload.
-const ROW_BYTES: u64 = 512;
-
 /// What is left of one topic.
 #[derive(Debug)]
 struct LeftOf {
@@ -41,9 +38,9 @@ pub(super) struct Record {
 /// What is to be read from the delivery log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftRead {
-    /// What goes to this topic,
+    /// The topic whose publishes are read.
     pub topic: String,
-    /// of messages with a higher id.
+    /// The message behind which the reading begins: those with higher ids are read.
     pub after: MessageId,
 }
 
@@ -103,7 +100,7 @@ impl Left {
     /// A publish of the message `id` is left to the log. If it is the first of its topic, all with
     /// a higher id are, too, from now on.
     pub(super) fn add(&mut self, publish: &Publish, id: MessageId) {
-        let bytes = log_bytes(publish);
+        let bytes = publish.log_bytes();
         let topic = publish.topic.as_str();
         let left = match self.topics.get_mut(topic) {
             Some(left) => left,
@@ -174,7 +171,7 @@ impl Left {
         let Some(left) = self.topics.get_mut(publish.topic.as_str()) else {
             return;
         };
-        let bytes = log_bytes(publish).min(left.bytes);
+        let bytes = publish.log_bytes().min(left.bytes);
         left.publishes = left.publishes.saturating_sub(1);
         left.bytes -= bytes;
         self.bytes -= bytes;
@@ -201,15 +198,6 @@ impl Left {
     }
 }
 
-fn log_bytes(publish: &Publish) -> u64 {
-    let payload = match publish.copy_status {
-        // It stands in the stored message.
-        Some(_) => 0,
-        None => publish.payload.len(),
-    };
-    ROW_BYTES + (publish.topic.as_str().len() + payload) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use std::hash::RandomState;
@@ -225,7 +213,7 @@ mod tests {
         let [first, second] = [(); 2].map(|()| ids.next(UnixMillis::new(1)));
         let one = publish("one");
         let mut left = Left::default();
-        left.limit(2 * log_bytes(&one));
+        left.limit(2 * one.log_bytes());
         left.add(&one, first);
         assert_eq!(left.after("to"), Some(first.just_before()));
         assert!(!left.is_full());

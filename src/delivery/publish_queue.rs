@@ -243,7 +243,7 @@ impl PublishQueue {
         self.moved.insert(sequence, there);
     }
 
-    /// Payload bytes of these.
+    /// Payload bytes of the publishes in flight.
     pub(super) fn bytes_in_flight(&self) -> usize {
         self.in_flight_bytes
     }

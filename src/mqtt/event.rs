@@ -39,23 +39,43 @@ pub struct Delivery {
 /// Why a broker refused a filter or a publish: the name of its reason code, such as
 /// `NotAuthorized`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ReasonCode(String);
+#[error("{name}")]
+pub struct ReasonCode {
+    name: String,
+    passes: bool,
+}
 
 impl ReasonCode {
     pub(super) fn new(name: impl Into<String>) -> Self {
-        Self(name.into())
+        Self {
+            name: name.into(),
+            passes: false,
+        }
+    }
+
+    /// One that may not hold for long.
+    pub(super) fn passing(name: impl Into<String>) -> Self {
+        Self {
+            passes: true,
+            ..Self::new(name)
+        }
     }
 
     /// The name of the reason code.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// Whether the same may be accepted later: a queue was full, or something failed in the broker.
+    /// It says nothing against who publishes, nor against the topic or the payload.
+    pub fn passes(&self) -> bool {
+        self.passes
     }
 }
 
 impl From<ReasonCode> for String {
     fn from(reason: ReasonCode) -> Self {
-        reason.0
+        reason.name
     }
 }
 

@@ -216,12 +216,13 @@ fn outcome(puback: &PubAck) -> Result<(), ReasonCode> {
     match puback.reason {
         // Nobody subscribes: normal for the inbox of a user who has never connected.
         PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
-        refused @ (PubAckReason::UnspecifiedError
+        // RabbitMQ 4 says so where a recipient's queue is full and rejects.
+        passing @ (PubAckReason::UnspecifiedError
         | PubAckReason::ImplementationSpecificError
-        | PubAckReason::NotAuthorized
-        | PubAckReason::TopicNameInvalid
         | PubAckReason::PacketIdentifierInUse
-        | PubAckReason::QuotaExceeded
+        | PubAckReason::QuotaExceeded) => Err(ReasonCode::passing(format!("{passing:?}"))),
+        refused @ (PubAckReason::NotAuthorized
+        | PubAckReason::TopicNameInvalid
         | PubAckReason::PayloadFormatInvalid) => Err(ReasonCode::new(format!("{refused:?}"))),
     }
 }

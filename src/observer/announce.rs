@@ -9,7 +9,7 @@ use crate::observer::event_loop::Observer;
 use crate::protocol::publish::Publish;
 use crate::telemetry::Load;
 use crate::telemetry::clock::Now;
-use crate::telemetry::health::{SHARING_FAULT, STORE_FAULT};
+use crate::telemetry::health::{Fault, Part};
 use crate::telemetry::status;
 
 impl Observer {
@@ -41,6 +41,7 @@ impl Observer {
             return;
         }
         let traces = self.journal.traces();
+        let faults = faults.iter().map(Fault::to_string).collect();
         if let Some(status) = self.reporter.poll_status(faults, traces, now.instant) {
             self.publish_own(status, now);
         }
@@ -50,17 +51,16 @@ impl Observer {
     }
 
     /// Tells the log of an outage that begins, lasts or is over.
-    fn watch_outages(&mut self, faults: &[String], now: Now) {
+    fn watch_outages(&mut self, faults: &[Fault], now: Now) {
         // The store's thread has its own lines about the store, and so has the share of a slot.
-        let others = [STORE_FAULT, SHARING_FAULT];
-        let is_ours = |fault: &&String| !others.iter().any(|other| fault.starts_with(other));
+        let is_ours = |fault: &&Fault| !matches!(fault.part, Part::Store | Part::Sharing);
         let mut faults = faults.iter().filter(is_ours);
         let fault = faults.next();
         if let Some(line) = self.outages.tick(fault.is_some(), now.instant) {
             let more = faults.count();
-            let fault = fault.map_or("", String::as_str);
+            let fault = fault.map(Fault::to_string).unwrap_or_default();
             match more {
-                0 => line.log(fault),
+                0 => line.log(&fault),
                 _ => line.log(&format!("{fault} (and {more} more connections)")),
             }
         }

@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::publisher::PublisherEvent;
 use crate::connections::session::SessionEvent;
-use crate::delivery::ledger::{Admission, Ledger};
+use crate::delivery::ledger::Ledger;
 use crate::http::api::handover::{Handover, Unserved};
-use crate::mqtt::{Cause, Delivery, LinkError};
+use crate::mqtt::{Cause, LinkError};
 use crate::observer::dots::{DotGate, GateEvent};
-use crate::observer::exchange::{Exchange, share_level};
-use crate::observer::inbound::{Arrival, Inbound};
+use crate::observer::exchange::Exchange;
+use crate::observer::inbound::Inbound;
 use crate::observer::journal::Journal;
-use crate::observer::neighbours::{GiveWay, Neighbours, Reaction};
+use crate::observer::neighbours::{GiveWay, Neighbours};
 use crate::observer::outage::Outages;
 use crate::observer::processing::{Processing, ProcessorEvent};
 use crate::observer::processor::{Decided, Processed};
@@ -33,16 +33,13 @@ use crate::observer::setup::{ObserverError, Ready, Stopped};
 use crate::observer::sharing::{Held, Sharing};
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::Webhooks;
-use crate::protocol::message::Received;
 use crate::protocol::publish::Publish;
-use crate::protocol::time::UnixMillis;
 use crate::rules::plan::Purpose;
 use crate::rules::policy::Policy;
 use crate::store::thread;
 use crate::telemetry::CrashPoint;
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::health::Health;
-use crate::telemetry::service_topics::ServiceTopic;
 
 /// Events taken before the ledger is asked what to do: enough to share the cost of a wake-up, few
 /// enough to stay prompt.
@@ -262,6 +259,12 @@ impl Observer {
         if self.session.poll_pinged() {
             self.ledger.age_acknowledged();
         }
+        if self.ledger.expects_redeliveries()
+            && self.publishers.all_up()
+            && self.session.poll_behind_redelivered(now)
+        {
+            self.publish_own(self.probe(now), now);
+        }
         self.tick_sharing(now);
     }
 
@@ -281,8 +284,9 @@ impl Observer {
                     neighbours.handle_session_up();
                 }
                 let ledger = &mut self.ledger;
+                let at = now.instant;
                 self.session
-                    .handle_up(connection, client, connected, ledger);
+                    .handle_up(connection, client, connected, ledger, at);
                 self.note_session_up();
             }
             SessionEvent::Subscribed { connection } => {
@@ -319,84 +323,6 @@ impl Observer {
         if let Some(line) = self.outages.handle_lost(error.is_permanent(), now) {
             line.log(&error.text);
         }
-    }
-
-    /// The observer's message to itself is back.
-    fn note_own_message(&mut self, received: &Received) {
-        let text = str::from_utf8(&received.payload).ok();
-        let sent = text.and_then(|millis| millis.parse().ok());
-        let sent = UnixMillis::new(sent.unwrap_or_default());
-        self.note_probe(sent);
-        if let Some(line) = self.outages.handle_own_message(sent) {
-            line.log("");
-        }
-    }
-
-    /// Takes a message that came in.
-    fn handle_message(&mut self, delivery: Delivery) {
-        let now = self.clock.now();
-        let connection = match self.session.handle_message(now.instant) {
-            Some(connection) => connection,
-            // The session has left the connection it came on for one with a new token. At QoS 1 it
-            // comes again; at QoS 0 it is taken now.
-            None if delivery.packet_id.is_some() => return,
-            None => 0,
-        };
-        let is_aside = match self.reporter.topics.own(&delivery.received.topic) {
-            None | Some(ServiceTopic::Command(_)) => false,
-            Some(
-                ServiceTopic::Hello
-                | ServiceTopic::Status
-                | ServiceTopic::Probe
-                | ServiceTopic::Echo,
-            ) => true,
-        };
-        let share = share_level(self.sharing.as_ref(), &delivery.received.topic).map(str::to_owned);
-        let is_aside = is_aside || share.is_some();
-        let arrival = Arrival::new(delivery, connection, is_aside, now);
-        let admission = arrival.admission(&mut self.ledger);
-        match self.reporter.topics.own(&arrival.received.topic) {
-            None if share.is_some() => {
-                self.exchange.note(now.instant);
-                self.inbound.admit_own(&arrival, &mut self.ledger);
-                self.answer_share(&share.unwrap_or_default());
-            }
-            None if self.is_strange(&arrival) => self.take_strange(arrival, admission),
-            None => {
-                self.outages.handle_message();
-                let (ledger, journal) = (&mut self.ledger, &mut self.journal);
-                self.inbound.admit(arrival, admission, ledger, journal);
-            }
-            Some(_) if admission == Admission::Resumed => {}
-            Some(own) => {
-                self.inbound.admit_own(&arrival, &mut self.ledger);
-                let is_new = admission == Admission::New && !arrival.received.retain;
-                let received = &arrival.received;
-                match own {
-                    ServiceTopic::Command(level) if is_new => self.handle_command(level, received),
-                    ServiceTopic::Hello if is_new => self.handle_hello(received),
-                    ServiceTopic::Status => {
-                        let now = now.instant;
-                        self.reporter.handle_status(&received.payload, now);
-                    }
-                    ServiceTopic::Probe => self.note_own_message(received),
-                    ServiceTopic::Command(_) | ServiceTopic::Hello | ServiceTopic::Echo => {}
-                }
-            }
-        }
-    }
-
-    /// Takes what an observer on this broker said, this one among them.
-    fn handle_hello(&mut self, received: &Received) {
-        let now = self.clock.now();
-        let Some(neighbours) = &mut self.neighbours else {
-            return;
-        };
-        let Reaction { says, gives_way_to } = neighbours.handle(&received.payload, now.instant);
-        for said in says {
-            self.inbound.publish_apart(said, &mut self.ledger, now);
-        }
-        self.gives_way_to = gives_way_to.or(self.gives_way_to.take());
     }
 
     /// Asks who else runs, once on each connection.
@@ -528,7 +454,7 @@ impl Observer {
             self.journal.dropped((received, id), reason);
         }
         if let Some(bytes) = decided.left_to_log {
-            return self.leave_to_log(&decided, bytes, now);
+            return self.leave_to_log(decided, bytes, now);
         }
         self.journal.fanned_out(id, &decided.bulk);
         if decided.logged {
@@ -549,9 +475,10 @@ impl Observer {
 
     /// Leaves what a message leads to to the delivery log, but for answers that its sender may not
     /// have: those are to be forgotten.
-    fn leave_to_log(&mut self, decided: &Decided, bytes: u64, now: Now) {
+    fn leave_to_log(&mut self, decided: Decided, bytes: u64, now: Now) {
         let (entry, ledger) = (decided.entry, &mut self.ledger);
-        let may_answer = decided.refusal.is_none_or(|reason| {
+        let answered = decided.refusal.filter(|_| !decided.answers.is_empty());
+        let may_answer = answered.is_none_or(|reason| {
             self.inbound
                 .may_answer(entry, reason, decided.may_answer, ledger, now)
         });
@@ -564,6 +491,8 @@ impl Observer {
             self.processing.handle_left(bytes);
         } else {
             ledger.logged(entry);
+            // Who is blocked, and must not know it, gets their own copy.
+            ledger.add(entry, decided.publishes, Purpose::Copy);
             ledger.decided(entry);
         }
     }

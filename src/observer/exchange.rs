@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::observer::event_loop::Observer;
-use crate::observer::sharing::Sharing;
 use crate::protocol::publish::Publish;
 use crate::protocol::topic::TopicName;
 use crate::telemetry::clock::Now;
@@ -110,13 +109,6 @@ impl Observer {
             self.publishers.publish_unconfirmed(&answer);
         }
     }
-}
-
-/// The last level of the topic of a message that was sent through the exchange to find out who gets
-/// it.
-pub(super) fn share_level<'t>(sharing: Option<&Sharing>, topic: &'t [u8]) -> Option<&'t str> {
-    let topic = str::from_utf8(topic).ok()?;
-    sharing?.share_level(topic)
 }
 
 #[cfg(test)]

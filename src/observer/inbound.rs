@@ -244,7 +244,7 @@ impl Inbound {
     }
 
     /// Takes a message of another slot after all, in its place.
-    pub(super) fn admit_strange(
+    pub(super) fn admit_of_slot(
         &mut self,
         pending: PendingMessage,
         ledger: &mut Ledger,
@@ -282,7 +282,13 @@ impl Inbound {
                 }
                 rate.and(share)
             }
-            None => Ok(()),
+            None => match self.router.sender(received) {
+                Some(sender) if policy.limits_rates() && !repeated => {
+                    let (limits, bytes) = (&mut self.limits, received.payload_bytes);
+                    limits.charge_bad_recipient(sender, bytes, policy, now.instant)
+                }
+                Some(_) | None => Ok(()),
+            },
         };
         let request = submission(&self.router.layouts, address.as_ref(), received);
         match (charged, request) {
@@ -435,13 +441,10 @@ impl Inbound {
         journal: &mut Journal,
         now: Now,
     ) {
-        let address = self.router.address(&pending.received);
+        let sender = self.router.sender(&pending.received);
         let may_answer = match pending.repeated {
             true => None,
-            false => Some(
-                self.limits
-                    .may_answer(address.as_ref(), refused.reason, now.instant),
-            ),
+            false => Some(self.limits.may_answer(sender, refused.reason, now.instant)),
         };
         if may_answer == Some(false) && pending.via.part().is_none() {
             // Nothing follows from it, so it need not wait for a batch.
@@ -485,10 +488,9 @@ impl Inbound {
         now: Now,
     ) -> bool {
         let (received, _) = ledger.message(entry);
-        let address = self.router.address(received);
+        let sender = self.router.sender(received);
         let limits = &mut self.limits;
-        let may_answer =
-            known.unwrap_or_else(|| limits.may_answer(address.as_ref(), reason, now.instant));
+        let may_answer = known.unwrap_or_else(|| limits.may_answer(sender, reason, now.instant));
         if !may_answer {
             self.metrics.unanswered();
         }
@@ -500,9 +502,8 @@ impl Inbound {
         if failed.told_before || failed.purpose == Purpose::Notice {
             return vec![];
         }
-        let address = self.router.address(&failed.received);
-        let (address, refusal) = (address.as_ref(), failed.refusal);
-        if !self.limits.may_answer(address, refusal, now.instant) {
+        let sender = self.router.sender(&failed.received);
+        if !self.limits.may_answer(sender, failed.refusal, now.instant) {
             self.metrics.unanswered();
             return vec![];
         }

@@ -12,6 +12,7 @@ mod exchange;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub(crate) mod inbound;
+mod incoming;
 mod journal;
 mod neighbours;
 mod operator;
@@ -21,6 +22,7 @@ pub mod processor;
 pub(crate) mod publishers;
 mod reach;
 mod reporter;
+mod serving;
 pub(crate) mod session;
 mod setup;
 mod sharing;

@@ -11,7 +11,6 @@ mod persistence;
 mod questions;
 mod request;
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
@@ -32,7 +31,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, Found, STEP, Step};
 use crate::rules::group_change::GroupOutcome;
-use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose};
+use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose, request_time};
 use crate::rules::router::Router;
 use crate::rules::submission::{Authority, Task};
 use crate::store::{
@@ -111,6 +110,12 @@ impl Processor {
         loop {
             let before = self.fan_outs.clone();
             let tried = catch_unwind(AssertUnwindSafe(|| self.try_process(batch)));
+            if !matches!(tried, Ok(Ok(_))) {
+                self.fan_outs = before;
+                if let Some(store) = self.persistence.as_store_mut() {
+                    store.rollback();
+                }
+            }
             match tried {
                 // The same row would hold up all messages for ever.
                 Ok(Err(StoreError::Row(ref fault))) if self.panics.add_row(fault) => {}
@@ -119,10 +124,6 @@ impl Processor {
                 Err(panic) if !self.panics.add() => resume_unwind(panic),
                 Err(_) => {}
             }
-            self.fan_outs = before;
-            if let Some(store) = self.persistence.as_store_mut() {
-                store.rollback();
-            }
         }
     }
 
@@ -130,17 +131,12 @@ impl Processor {
         if self.persistence.as_store().is_none() {
             return self.process_all(batch);
         }
-        let before = self.fan_outs.clone();
         for resumed in &batch.resumed {
             self.resume(resumed, batch.now);
         }
         let processed = self.in_transaction(batch);
         if processed.is_err() {
             self.metrics.store_failed();
-            self.fan_outs = before;
-            if let Some(store) = self.persistence.as_store_mut() {
-                store.rollback();
-            }
         }
         processed
     }
@@ -316,15 +312,16 @@ impl Processor {
         Ok(true)
     }
 
-    /// Logs a fan-out. Returns what the log holds of it; `None` if it cannot.
+    /// Logs a fan-out. Returns what the log holds of it; `None` without a store.
     fn log_fan_out(
         &mut self,
         fan_out: &FanOut,
         message: &PendingMessage,
     ) -> Result<Option<String>, StoreError> {
-        let (Some(store), Some(text)) = (self.persistence.as_store_mut(), fan_out.to_log()) else {
+        let Some(store) = self.persistence.as_store_mut() else {
             return Ok(None);
         };
+        let text = fan_out.to_log();
         store.log_fan_out(message.id, &message.received.topic, &text)?;
         Ok(Some(text))
     }
@@ -336,19 +333,21 @@ impl Processor {
         origin: &Origin,
         leave: bool,
     ) -> Result<(Decided, Option<FanOut>), StoreError> {
-        let received = self.as_stored(message)?;
+        let stored = self.as_stored(message)?;
+        let received = stored.as_ref().unwrap_or(&message.received);
         let added = self.added.clone();
         let request = match self.panics.has(message.id) {
             true => Some(Err(Refusal::Internal.into())),
-            false => read(&self.router, added.as_ref(), message, &received),
+            false => read(&self.router, added.as_ref(), message, stored.as_ref()),
         };
         let Some(request) = request else {
             return Ok((Decided::nothing(message.entry), None));
         };
         let part = message.via.part();
         let arrival = Arrival {
-            received: &received,
+            received,
             id: message.id,
+            time: request_time(message.id, origin.now),
             acknowledgement: match message.fingerprint {
                 Some(_) => Acknowledgement::Expected,
                 None => Acknowledgement::None,
@@ -361,7 +360,7 @@ impl Processor {
                 let Ok(plan) = self.router.plan(request, &arrival, &mut NoStore);
                 plan
             }
-            (Err(refused), _) => self.router.refuse(&received, refused, message.id.time()),
+            (Err(refused), _) => self.router.refuse(received, refused, arrival.time),
         };
         let Plan {
             mut publishes,
@@ -421,25 +420,19 @@ impl Processor {
     }
 
     /// A repeated message as it was stored when it came first: a payload that the decision service
-    /// has replaced stays replaced. Any other message as it is.
-    fn as_stored<'a>(&self, message: &'a PendingMessage) -> Result<Cow<'a, Received>, StoreError> {
+    /// has replaced stays replaced. `None` if it counts as it came.
+    fn as_stored(&self, message: &PendingMessage) -> Result<Option<Received>, StoreError> {
         let received = &message.received;
         if self.panics.has(message.id) {
-            return Ok(Cow::Borrowed(received));
+            return Ok(None);
         }
         panic_on(&received.payload);
         let store = self.persistence.as_store().filter(|_| message.repeated);
         let Some(store) = store.filter(|_| self.is_envelope(received)) else {
-            return Ok(Cow::Borrowed(received));
+            return Ok(None);
         };
-        Ok(match store.body(message.id)? {
-            Some(body) => Cow::Owned(Received::new(
-                received.topic.clone(),
-                body.into(),
-                received.retain,
-            )),
-            None => Cow::Borrowed(received),
-        })
+        let body = store.body(message.id)?;
+        Ok(body.map(|body| Received::new(received.topic.clone(), body.into(), received.retain)))
     }
 
     fn is_envelope(&self, received: &Received) -> bool {

@@ -121,7 +121,11 @@ impl Publishers {
                     Err(reason) => {
                         self.metrics.not_confirmed(reason.as_str());
                         ledger.note_answer(publisher);
-                        ledger.handle_refused(id, Refusal::Unauthorized);
+                        // What passes is not confirmed: so it comes to quarantine, to be tried
+                        // again.
+                        if !reason.passes() {
+                            ledger.handle_refused(id, Refusal::Unauthorized);
+                        }
                     }
                 }
             }

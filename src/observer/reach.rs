@@ -1,6 +1,6 @@
 //! Whether a process that has no session at the broker could have one.
 //!
-//! Owns the proof: one that cannot reach the broker must not take slots from one that can.
+//! Owns the proof: one that cannot reach the broker must not take over from one that can.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,13 @@ use crate::telemetry::health::Health;
 
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Slots without a session are kept for so many times as long as a connection may take.
+/// What has no session is kept for so many times as long as a connection may take.
 const PATIENCE: u32 = 3;
+
+/// How long a process without a session may keep what others could serve.
+pub(super) fn patience(settings: &LinkSettings) -> Duration {
+    PATIENCE * settings.connect_timeout
+}
 
 /// What is known of the way to the broker.
 pub(super) struct Reach {
@@ -79,7 +84,7 @@ impl Reach {
         if !self.is_proved && self.proving.is_none() && now >= self.prove_at {
             self.proving = Some(self.prove());
         }
-        now >= self.up_at + PATIENCE * self.settings.connect_timeout
+        now >= self.up_at + patience(&self.settings)
     }
 
     /// The slots are given up: no more are taken before the way is proved again.
@@ -93,7 +98,7 @@ impl Reach {
         health.set_session(fault.clone());
         match &fault {
             Some(fault) if self.fault.is_none() => {
-                warn!("takes no slots before the broker can be reached: {fault}");
+                warn!("takes over nothing before the broker can be reached: {fault}");
             }
             None if self.fault.is_some() => info!("the broker can be reached"),
             Some(_) | None => {}

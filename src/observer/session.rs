@@ -11,6 +11,8 @@ use crate::connections::session::log_connected;
 use crate::delivery::ledger::Ledger;
 use crate::mqtt::{self, Client, Connected, Pings};
 use crate::protocol::publish::Publish;
+use crate::protocol::time::UnixMillis;
+use crate::telemetry::clock::Now;
 use crate::telemetry::health::Health;
 use crate::telemetry::{CrashPoint, LinkRole, Metrics};
 
@@ -22,6 +24,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answered pings that make a step of [`Session::poll_pinged`]. One would do; what was acknowledged
 /// is kept for longer, in case the broker restarts from what it has saved last.
 const PINGS: u64 = 3;
+
+/// How long after a connection was made the broker may begin to deliver again what was not
+/// acknowledged before. NATS waits for 30 s (`ack_wait`, its default).
+const REDELIVERED_WITHIN: Duration = Duration::from_secs(60);
 
 const LOOPBACK_FAILED: &str =
     "the session is subscribed, but what the observer sends to itself does not come back";
@@ -56,6 +62,9 @@ struct Connection {
     loopback: Loopback,
     /// How many pings had been asked at the last step of [`Session::poll_pinged`].
     pinged: u64,
+    since: Instant,
+    /// What the message to ourselves says that comes behind all that comes again, once it is sent.
+    behind_redelivered: Option<UnixMillis>,
 }
 
 /// The session, connected or not.
@@ -135,6 +144,7 @@ impl Session {
         client: Client,
         connected: Connected,
         ledger: &mut Ledger,
+        now: Instant,
     ) {
         let is_first = number == 1;
         self.is_new |= is_first && !connected.session_present;
@@ -157,6 +167,8 @@ impl Session {
             subscribed: false,
             loopback: Loopback::Untested,
             pinged: 0,
+            since: now,
+            behind_redelivered: None,
         });
         self.health
             .set_session(Some("waiting for SUBACK".to_owned()));
@@ -212,6 +224,28 @@ impl Session {
             connection.pinged = pings.asked;
         }
         is_pinged
+    }
+
+    /// Whether a message to ourselves is to be sent, because messages are still expected again: it
+    /// comes behind them. Once on each connection, when it is old enough.
+    pub(super) fn poll_behind_redelivered(&mut self, now: Now) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let is_due = connection.subscribed
+            && connection.behind_redelivered.is_none()
+            && now.instant >= connection.since + REDELIVERED_WITHIN;
+        if is_due {
+            connection.behind_redelivered = Some(now.wall);
+        }
+        is_due
+    }
+
+    /// Whether that message has come back: one that was `sent` at this time. So nothing that was
+    /// expected comes again any more.
+    pub(super) fn is_behind_redelivered(&self, sent: UnixMillis) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.behind_redelivered == Some(sent))
     }
 
     /// How many pings of [`Session::ping_behind_acks`] are answered on this connection.

@@ -33,7 +33,7 @@ pub struct Setup {
     pub consult: Option<decision_service::Settings>,
     /// Where messages are kept; `None` makes a pure forwarder.
     pub store: Option<StoreSettings>,
-    /// Connections that publish. One more is made for bulk copies.
+    /// Connections that publish. Two more are made: for bulk copies, and for what is in quarantine.
     pub publishers: usize,
     /// How long the broker may take to confirm a publish.
     pub ack_timeout: Duration,

@@ -1,8 +1,9 @@
 //! Which slot a message belongs to, where several observers share one broker.
 //!
-//! Each slot's session gets every message. Whose it is not acknowledges it at once: but only while
-//! the session of the slot whose it is is known to be at the broker, where it waits too. What came
-//! before that session was made is not in it: whoever has held it serves it in the other's place.
+//! Each slot's session gets every message. A slot acknowledges the messages of other slots at once,
+//! but only while the session of the slot that a message belongs to is known to be at the broker,
+//! where the message waits too. What came before that session was made is not in it: a slot that
+//! has held such a message serves it in the other's place.
 //! Owns that rule, and the messages that are held meanwhile. Leaves to the lease what is known of
 //! sessions.
 
@@ -62,8 +63,8 @@ impl Sharing {
     }
 
     /// The last level of such a topic.
-    pub(super) fn share_level<'t>(&self, topic: &'t str) -> Option<&'t str> {
-        topic.strip_prefix(&self.share)
+    pub(super) fn share_level<'t>(&self, topic: &'t [u8]) -> Option<&'t str> {
+        str::from_utf8(topic).ok()?.strip_prefix(&self.share)
     }
 
     /// What the slots are known by to each other. It does not tell their secret.
@@ -72,7 +73,7 @@ impl Sharing {
     }
 
     /// The slot of a message, unless it is our own.
-    pub(super) fn stranger(&self, address: Option<&Address<'_>>, topic: &[u8]) -> Option<u16> {
+    pub(super) fn other_slot(&self, address: Option<&Address<'_>>, topic: &[u8]) -> Option<u16> {
         if self.is_by_hash() {
             // It has come to nobody else.
             return None;
@@ -131,6 +132,8 @@ pub(super) struct Held {
     blocked: Option<Blocked>,
     /// When our own session was lost last.
     lost: Option<Instant>,
+    /// Whether the broker has made our session anew, and the others are not told yet.
+    is_made_anew: bool,
     /// Since when the share is not served, and whether the log says so.
     faulty: Option<(Instant, bool)>,
 }
@@ -247,14 +250,17 @@ impl Observer {
         }
         if let Some(sharing) = &self.sharing
             && self.session.is_subscribed()
-            && self.session.began_anew()
+            && std::mem::take(&mut self.held.is_made_anew)
         {
             sharing.lease.note_new_session();
         }
     }
 
     /// The session is connected.
-    pub(super) fn note_session_up(&self) {
+    pub(super) fn note_session_up(&mut self) {
+        // The connection on which it was made may end before it has subscribed: what came until
+        // then is in it just as little.
+        self.held.is_made_anew |= self.session.began_anew();
         if let Some(sharing) = &self.sharing
             && self.session.was_lost()
         {
@@ -274,7 +280,7 @@ impl Observer {
         let (ledger, journal) = (&mut self.ledger, &mut self.journal);
         for pending in self.held.release(sharing, ledger) {
             let now = self.clock.now();
-            self.inbound.admit_strange(pending, ledger, journal, now);
+            self.inbound.admit_of_slot(pending, ledger, journal, now);
         }
         let now = self.clock.now();
         if self.held.poll_probe(now.wall) {
@@ -287,25 +293,14 @@ impl Observer {
         self.held.handle_probe(sent);
     }
 
-    /// Whether a message belongs to another slot.
-    pub(super) fn is_strange(&self, arrival: &Arrival) -> bool {
-        self.stranger(arrival).is_some()
-    }
-
-    fn stranger(&self, arrival: &Arrival) -> Option<u16> {
-        let sharing = self.sharing.as_ref()?;
-        let received = &arrival.received;
-        sharing.stranger(self.inbound.address(received).as_ref(), &received.topic)
-    }
-
     /// Takes a message of another slot. Nothing follows from it here, unless it turns out that the
     /// other's session has not got it.
-    pub(super) fn take_strange(&mut self, arrival: Arrival, admission: Admission) {
+    pub(super) fn take_of_slot(&mut self, owner: u16, arrival: Arrival, admission: Admission) {
         // One that comes again while it is held has kept its entry.
         if admission == Admission::Resumed || !arrival.wants_ack() {
             return;
         }
-        let (Some(sharing), Some(owner)) = (&self.sharing, self.stranger(&arrival)) else {
+        let Some(sharing) = &self.sharing else {
             return;
         };
         // One that was served here, or acknowledged.

@@ -6,11 +6,9 @@
 //! store.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -19,18 +17,17 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::auth::secret::random_id;
 use crate::connections::settings::LinkSettings;
-use crate::http::api;
 use crate::http::api::handover::{Handover, Unserved};
-use crate::http::console::{self, Console};
-use crate::http::server;
 use crate::observer::absentees;
 use crate::observer::event_loop::EVENTS_AT_A_TIME;
 use crate::observer::reach::Reach;
+use crate::observer::serving::{Addresses, Instruments, bind_api, bind_console, endpoints};
 use crate::observer::setup::{ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Sharing, owner};
-use crate::observer::standby::{Turn, endpoints};
-use crate::observer::start::{Around, run_slot};
+use crate::observer::standby::Turn;
+use crate::observer::start::run_slot;
 use crate::protocol::exchange::share_prefix;
+use crate::protocol::topic_map::TopicMap;
 use crate::store::postgres::{Candidate, Lease, Shared, Slot, Taken, Target};
 use crate::store::{StoreError, StoreLocation};
 use crate::telemetry::Metrics;
@@ -109,12 +106,12 @@ struct Held {
 struct SlotRun {
     slot: Slot,
     setup: Setup,
-    around: Around,
+    instruments: Instruments,
     handovers: (mpsc::Sender<Handover>, mpsc::Receiver<Handover>),
     turn: Turn,
     stop: CancellationToken,
-    /// Where the process serves health and its API.
-    addresses: [Option<SocketAddr>; 2],
+    /// Where the process serves.
+    addresses: Addresses,
     ready: mpsc::Sender<SlotReady>,
 }
 
@@ -122,7 +119,7 @@ impl SlotRun {
     /// Runs until it is stopped or the lease has ended: then all that runs is dropped as it is, as
     /// at a crash.
     async fn run(self) -> (u16, Ended) {
-        let (slot, [http, api]) = (self.slot, self.addresses);
+        let (slot, Addresses { http, api }) = (self.slot, self.addresses);
         let (submissions, submitted) = self.handovers;
         // One slot looks for all.
         let store = self.setup.store.as_ref().filter(|_| slot.number() == 0);
@@ -143,7 +140,7 @@ impl SlotRun {
             std::future::pending().await
         };
         let ended = tokio::select! {
-            ended = run_slot(self.setup, self.around, submitted, self.stop, ready_tx) => {
+            ended = run_slot(self.setup, self.instruments, submitted, self.stop, ready_tx) => {
                 match ended {
                     Ok(stopped) => Ended::Stopped(stopped),
                     Err(error) => Ended::Failed(error),
@@ -167,9 +164,7 @@ struct Process {
     target: Box<Target>,
     ready: mpsc::Sender<SlotReady>,
     began: Now,
-    health: Health,
-    metrics: Metrics,
-    feed: Feed,
+    instruments: Instruments,
     service: Service,
     slots: BTreeMap<u16, Held>,
     observers: JoinSet<(u16, Ended)>,
@@ -181,8 +176,7 @@ struct Process {
     /// How many processes share the slots, as far as this one is there.
     processes: Option<u16>,
     servers: JoinSet<()>,
-    /// Where health and the API are served.
-    addresses: [Option<SocketAddr>; 2],
+    addresses: Addresses,
     fault: Option<String>,
     /// Whether the store has let this process look: others may know of it.
     was_there: bool,
@@ -205,26 +199,29 @@ impl Process {
         let began = Clock.now();
         let health = Health::default();
         health.set_sharing(Some("some are served by nobody".to_owned()));
-        let (id, metrics) = (random_id(), Metrics::new(&endpoints(&setup)));
+        let id = random_id();
+        let instruments = Instruments {
+            health,
+            metrics: Metrics::new(&endpoints(&setup)),
+            feed: Feed::default(),
+        };
         Self {
             reach: Reach::new(&setup.links, &id, Metrics::new(&[]), began.instant),
             processes: None,
             id,
-            metrics,
+            instruments,
             service: Service::new(setup.reporting.supervised, began.instant),
             setup,
             target,
             ready,
             began,
-            health,
-            feed: Feed::default(),
             slots: BTreeMap::new(),
             observers: JoinSet::new(),
             candidate: None,
             looking: None,
             routes: Routes::default(),
             servers: JoinSet::new(),
-            addresses: [None; 2],
+            addresses: Addresses::default(),
             fault: None,
             was_there: false,
         }
@@ -243,7 +240,7 @@ impl Process {
             tokio::select! {
                 _ = ticks.tick() => {
                     let now = Clock.now().instant;
-                    self.service.tick(&self.health.faults(), self.slots.len(), now);
+                    self.service.tick(&self.instruments.health.faults(), self.slots.len(), now);
                     self.tick_reach(now);
                     if self.looking.is_none() && now >= look_at {
                         // Others are to see this process before it takes what there is.
@@ -325,7 +322,7 @@ impl Process {
         if self.fault.take().is_some() {
             info!("the store works again");
         }
-        self.health.set_store(None);
+        self.instruments.health.set_store(None);
         let mut free = shared.free.iter();
         let is_served = free.all(|slot| {
             taken
@@ -346,10 +343,10 @@ impl Process {
             held.stop.cancel();
             remove(&self.routes, *slot);
         }
-        self.metrics.standby(self.slots.is_empty());
+        self.instruments.metrics.standby(self.slots.is_empty());
         if is_served {
             // From here on a slot that nobody serves is somebody's who has failed.
-            self.health.set_sharing(None);
+            self.instruments.health.set_sharing(None);
         }
     }
 
@@ -373,15 +370,17 @@ impl Process {
         };
         let mut setup = setup;
         setup.reporting.supervised = false;
-        let around = Around {
-            metrics: self.metrics.of_slot(),
-            feed: self.feed.clone(),
-            ..Around::new(&setup)
+        let instruments = Instruments {
+            metrics: self.instruments.metrics.of_slot(),
+            feed: self.instruments.feed.clone(),
+            ..Instruments::new(&setup)
         };
-        around
+        instruments
             .health
             .set_sharing(Some("not looked at yet".to_owned()));
-        self.health.set_slot(number, Some(around.health.clone()));
+        self.instruments
+            .health
+            .set_slot(number, Some(instruments.health.clone()));
         let (submissions, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
         let routes = self.routes.lock();
         routes
@@ -390,7 +389,7 @@ impl Process {
         let run = SlotRun {
             slot,
             setup,
-            around,
+            instruments,
             handovers: (submissions, submitted),
             turn: turn.clone(),
             stop: CancellationToken::new(),
@@ -400,8 +399,8 @@ impl Process {
         let held = Held {
             stop: run.stop.clone(),
             turn,
-            metrics: run.around.metrics.clone(),
-            health: run.around.health.clone(),
+            metrics: run.instruments.metrics.clone(),
+            health: run.instruments.health.clone(),
         };
         self.slots.insert(number, held);
         let span = info_span!("slot", number);
@@ -414,7 +413,7 @@ impl Process {
         ended: Result<(u16, Ended), JoinError>,
     ) -> Result<(), ObserverError> {
         let (slot, ended) = ended.map_err(|error| ObserverError::TaskEnded(error.to_string()))?;
-        self.health.set_slot(slot, None);
+        self.instruments.health.set_slot(slot, None);
         remove(&self.routes, slot);
         let Some(held) = self.slots.remove(&slot) else {
             return Ok(());
@@ -442,7 +441,7 @@ impl Process {
     }
 
     fn say_fault(&mut self, fault: String) {
-        self.health.set_store(Some(fault.clone()));
+        self.instruments.health.set_store(Some(fault.clone()));
         if self.fault.as_ref() != Some(&fault) {
             warn!("cannot look which slots are to be had: {fault}");
             self.fault = Some(fault);
@@ -453,7 +452,7 @@ impl Process {
     fn tick_reach(&mut self, now: Instant) {
         let mut slots = self.slots.values();
         let is_up = (slots.len() > 0).then(|| slots.any(|held| held.health.has_session()));
-        let is_out_of_reach = self.reach.tick(is_up, &self.health, now);
+        let is_out_of_reach = self.reach.tick(is_up, &self.instruments.health, now);
         if is_out_of_reach && self.processes > Some(1) {
             info!("gives its slots up: it cannot reach the broker");
             self.processes = None;
@@ -486,21 +485,10 @@ impl Process {
         let Some(address) = self.setup.http_listen else {
             return Ok(());
         };
-        let listen = |error| ObserverError::Listen { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
-        let console = console::Parts {
-            settings: self.setup.console.clone(),
-            name: &self.setup.name,
-            metrics: self.metrics.clone(),
-            endpoints: endpoints(&self.setup),
-            began: self.began,
-            health: self.health.clone(),
-            feed: self.feed.clone(),
-            stop: stop.clone(),
-        };
-        self.addresses[0] = Some(local);
-        let serving = server::serve(listener, Console::new(console, local));
+        let (setup, instruments) = (&self.setup, &self.instruments);
+        let bound = bind_console(address, setup, instruments, self.began, stop).await;
+        let (local, serving) = bound?;
+        self.addresses.http = Some(local);
         self.servers.spawn(serving);
         Ok(())
     }
@@ -510,18 +498,14 @@ impl Process {
         let Some(settings) = self.setup.api.clone() else {
             return Ok(());
         };
-        let address = settings.listen;
-        let listen = |error| ObserverError::ListenApi { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
-        let listener = listener.into_std().map_err(listen)?;
         let (handovers, handed_in) = mpsc::channel(EVENTS_AT_A_TIME);
-        let serving = api::serve(listener, settings, handovers, self.metrics.clone());
-        let serving = serving.map_err(ObserverError::Api)?;
-        self.addresses[1] = Some(local);
+        let bound = bind_api(settings, handovers, &self.instruments.metrics).await;
+        let (local, serving) = bound?;
+        self.addresses.api = Some(local);
         self.servers.spawn(serving);
         let (routes, slots) = (self.routes.clone(), self.target.slots());
-        self.servers.spawn(route(handed_in, routes, slots));
+        let layouts = self.setup.router.layouts.clone();
+        self.servers.spawn(route(handed_in, routes, layouts, slots));
         Ok(())
     }
 }
@@ -532,12 +516,20 @@ fn remove(routes: &Routes, slot: u16) {
     routes.remove(&slot);
 }
 
-/// Hands each submission to a slot of this process: the one that has the topic, or else any that
-/// takes it now. What is to be stored, every slot can store; one that is slow delays no other.
-async fn route(mut handed_in: mpsc::Receiver<Handover>, routes: Routes, slots: u16) {
+/// Hands each submission to a slot of this process: the one that has what its sender writes over
+/// MQTT, or else any that takes it now. What is to be stored, every slot can store; one that is
+/// slow delays no other.
+async fn route(
+    mut handed_in: mpsc::Receiver<Handover>,
+    routes: Routes,
+    layouts: TopicMap,
+    slots: u16,
+) {
     while let Some(handover) = handed_in.recv().await {
         let routes = routes.lock().expect("nobody panics holding it").clone();
-        let wanted = owner(None, handover.topic(), slots);
+        let topic = str::from_utf8(handover.topic()).unwrap_or_default();
+        let address = layouts.parse(topic).ok();
+        let wanted = owner(address.as_ref(), topic.as_bytes(), slots);
         let others = routes.iter().filter(|(slot, _)| **slot != wanted);
         let chosen = routes.get(&wanted).into_iter();
         let mut chosen = chosen.chain(others.map(|(_, route)| route));

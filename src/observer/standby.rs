@@ -1,23 +1,26 @@
 //! Two processes on one store: one serves, the others stand by.
 //!
-//! Owns waiting for one's turn, and what is said of oneself meanwhile: in the log, to the service
-//! manager, at `/readyz` and in the console. Nothing else runs then: no connection to the broker,
-//! no API. Leaves the lease to the store.
+//! Owns waiting for one's turn, what is said of oneself meanwhile (in the log, to the service
+//! manager, at `/readyz` and in the console), and giving the turn up where another process can
+//! reach the broker and this one cannot. Nothing else runs while it waits: no session, no API.
+//! Leaves the lease to the store.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::auth::secret::random_id;
 use crate::connections::settings::LinkSettings;
-use crate::http::console::{self, Console};
-use crate::http::{server, webhook};
-use crate::observer::setup::{ObserverError, Setup};
-use crate::store::postgres::{Candidate, Lease, Taken, Target};
+use crate::observer::reach::{Reach, patience};
+use crate::observer::serving::{Instruments, bind_console, endpoints};
+use crate::observer::setup::{ObserverError, Ready, Setup};
+use crate::observer::start::run_with;
+use crate::store::postgres::{Candidate, Lease, Taken, Target, count_standbys};
 use crate::store::{StoreError, StoreLocation, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::Clock;
@@ -38,6 +41,17 @@ pub enum Attempt {
     First,
     /// It has served before: what is wrong passes.
     Again,
+}
+
+/// How it ended that this process served.
+#[derive(Debug)]
+pub enum Served {
+    /// It was stopped, or something failed.
+    Stopped(Result<(), ObserverError>),
+    /// The lease has ended.
+    Lost,
+    /// It had no session at the broker for a while, and another process can have one.
+    OutOfReach,
 }
 
 /// The right to serve, as long as it lasts. It is given back when it is dropped.
@@ -87,6 +101,55 @@ impl Turn {
         self.held.is_some() && passes
     }
 
+    /// Serves until it is stopped, or the turn is over: then all that runs is dropped as it is, as
+    /// at a crash. Whatever was received and not stored is still the broker's. `ready` is told
+    /// once.
+    pub async fn serve(
+        &self,
+        setup: &Setup,
+        links: LinkSettings,
+        stop: &CancellationToken,
+        ready: oneshot::Sender<Ready>,
+    ) -> Served {
+        let setup = self.setup(setup, links);
+        let instruments = Instruments::new(&setup);
+        let out_of_reach = self.out_of_reach(setup.clone(), instruments.health.clone());
+        tokio::select! {
+            stopped = run_with(setup, instruments, stop.clone(), ready) => {
+                Served::Stopped(stopped.map(drop))
+            }
+            () = self.lost() => Served::Lost,
+            () = out_of_reach => Served::OutOfReach,
+        }
+    }
+
+    /// Waits until there has been no session for a while, and another process is there that can
+    /// have one. Safe to cancel.
+    async fn out_of_reach(&self, setup: Setup, health: Health) {
+        let location = setup.store.as_ref().map(|settings| &settings.location);
+        let Some((StoreLocation::Postgres(target), _)) = location.zip(self.held.as_ref()) else {
+            return std::future::pending().await;
+        };
+        let mut up_at = Clock.now().instant;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = Clock.now().instant;
+            if health.has_session() {
+                up_at = now;
+            }
+            if now < up_at + patience(&setup.links) {
+                continue;
+            }
+            let target = target.clone();
+            let count = move || count_standbys(&target);
+            // The database may be away, too.
+            if let Ok(Ok(1..)) = tokio::task::spawn_blocking(count).await {
+                return;
+            }
+            up_at = now;
+        }
+    }
+
     /// Waits until another process may serve. Safe to cancel.
     pub async fn lost(&self) {
         match &self.held {
@@ -112,9 +175,11 @@ pub async fn wait(
     };
     let mut standby = Standby::new(setup, stop);
     let mut candidate = None;
+    let mut place = Place::new(setup);
     loop {
+        place.tick();
         let asked = tokio::select! {
-            asked = ask(target.clone(), candidate.take()) => asked,
+            asked = ask(target.clone(), candidate.take(), place.sign.clone()) => asked,
             // The database may hang.
             () = stop.cancelled() => return Ok(None),
         };
@@ -138,6 +203,11 @@ pub async fn wait(
             Ok((same, Asked::Theirs(holder))) => {
                 candidate = Some(same);
                 standby.say(Reason::OtherServes, format!("stands by: {holder} serves"));
+            }
+            Ok((same, Asked::OutOfReach)) => {
+                candidate = Some(same);
+                let why = "stands by: it cannot reach the broker, and another process can";
+                standby.say(Reason::Fault, why.to_owned());
             }
             Err(error) if attempt == Attempt::First && !standby.has_spoken() => {
                 return Err(ObserverError::Store(error));
@@ -164,24 +234,69 @@ enum Asked {
         suffix: String,
     },
     Theirs(String),
+    /// Another process can reach the broker, and this one is not known to.
+    OutOfReach,
+}
+
+/// What a process that stands by says of itself in the store.
+#[derive(Clone, Debug)]
+struct Sign {
+    process: String,
+    /// Whether it can reach the broker.
+    is_in_reach: bool,
+}
+
+/// The place of this process among those that stand by.
+struct Place {
+    reach: Reach,
+    sign: Sign,
+}
+
+impl Place {
+    fn new(setup: &Setup) -> Self {
+        let (process, now) = (random_id(), Clock.now().instant);
+        Self {
+            reach: Reach::new(&setup.links, &process, Metrics::new(&[]), now),
+            sign: Sign {
+                process,
+                is_in_reach: false,
+            },
+        }
+    }
+
+    fn tick(&mut self) {
+        // What is said of this process is that it stands by.
+        self.reach
+            .tick(None, &Health::default(), Clock.now().instant);
+        self.sign.is_in_reach = self.reach.is_proved();
+    }
 }
 
 /// Asks for the lease, where waiting for the database holds nobody up.
 async fn ask(
     target: Box<Target>,
     candidate: Option<Candidate>,
+    sign: Sign,
 ) -> Result<Result<(Candidate, Asked), StoreError>, JoinError> {
     let ask = move || {
         let candidate = match candidate {
             Some(candidate) => candidate,
             None => Candidate::open(&target)?,
         };
+        let others = candidate.stand_by(&sign.process, sign.is_in_reach)?;
+        if !sign.is_in_reach && others > 0 {
+            let asked = candidate.holder()?.map_or(Asked::OutOfReach, Asked::Theirs);
+            return Ok((candidate, asked));
+        }
         let asked = match candidate.try_take()? {
-            Taken::Ours { lease, from } => Asked::Ours {
-                lease,
-                from,
-                suffix: candidate.secret()?,
-            },
+            Taken::Ours { lease, from } => {
+                candidate.leave(&sign.process)?;
+                Asked::Ours {
+                    lease,
+                    from,
+                    suffix: candidate.secret()?,
+                }
+            }
             Taken::Theirs { holder } => Asked::Theirs(holder),
         };
         Ok((candidate, asked))
@@ -267,20 +382,13 @@ impl Standby {
         let Some(address) = setup.http_listen.filter(|_| self.serving.is_none()) else {
             return Ok(());
         };
-        let listen = |error| ObserverError::Listen { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
-        let console = console::Parts {
-            settings: setup.console.clone(),
-            name: &setup.name,
-            metrics: self.metrics.clone(),
-            endpoints: endpoints(setup),
-            began: Clock.now(),
+        let instruments = Instruments {
             health: self.health.clone(),
+            metrics: self.metrics.clone(),
             feed: Feed::default(),
-            stop: self.stop.clone(),
         };
-        let serving = server::serve(listener, Console::new(console, local));
+        let (began, stop) = (Clock.now(), &self.stop);
+        let (_, serving) = bind_console(address, setup, &instruments, began, stop).await?;
         self.serving = Some(tokio::spawn(serving));
         Ok(())
     }
@@ -292,12 +400,6 @@ impl Standby {
             let _ = serving.await;
         }
     }
-}
-
-/// The names of the webhooks' endpoints.
-pub(super) fn endpoints(setup: &Setup) -> Vec<String> {
-    let webhooks = setup.webhooks.as_ref();
-    webhooks.map(webhook::Settings::names).unwrap_or_default()
 }
 
 impl Drop for Standby {

@@ -4,9 +4,7 @@
 //! could not be stored; the connections last. Leaves the rest of its life to the event loop.
 
 use std::hash::RandomState;
-use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,12 +16,9 @@ use crate::connections::session::SESSION_EVENTS;
 use crate::connections::settings::LinkSettings;
 use crate::delivery::backlog::Backlog;
 use crate::delivery::ledger::Ledger;
-use crate::http::api;
 use crate::http::api::handover::Handover;
-use crate::http::console::{self, Console};
 use crate::http::decision_service::{Bounds, DecisionService};
-use crate::http::server;
-use crate::http::webhook::{self, WebhookDispatcher};
+use crate::http::webhook::WebhookDispatcher;
 use crate::observer::absentees;
 use crate::observer::dots::DotGate;
 use crate::observer::event_loop::{EVENTS_AT_A_TIME, Inputs, Observer, ReadySignal};
@@ -36,6 +31,7 @@ use crate::observer::processing::{Processing, ProcessorHandle};
 use crate::observer::processor::{Persistence, Processor};
 use crate::observer::publishers::{PUBLISHES_PER_MESSAGE, Publishers, names};
 use crate::observer::reporter::StatusReporter;
+use crate::observer::serving::{Addresses, Instruments, bind_api, bind_console, endpoints};
 use crate::observer::session::Session;
 use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Held, Sharing};
@@ -64,12 +60,29 @@ pub async fn run(
     stop: CancellationToken,
     ready: oneshot::Sender<Ready>,
 ) -> Result<Stopped, ObserverError> {
-    let parts = Parts::open(&setup, Around::new(&setup))?;
+    let instruments = Instruments::new(&setup);
+    run_with(setup, instruments, stop, ready).await
+}
+
+/// The same, with what tells how it does.
+pub(super) async fn run_with(
+    setup: Setup,
+    instruments: Instruments,
+    stop: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> Result<Stopped, ObserverError> {
+    let parts = Parts::open(&setup, instruments.clone())?;
     let mut tasks = JoinSet::new();
-    let http = match setup.http_listen {
-        Some(address) => Some(parts.serve_http(address, &setup, &stop, &mut tasks).await?),
-        None => None,
-    };
+    let mut addresses = Addresses::default();
+    if let Some(address) = setup.http_listen {
+        let (began, stop) = (parts.began, &stop);
+        let (local, serving) = bind_console(address, &setup, &instruments, began, stop).await?;
+        addresses.http = Some(local);
+        tasks.spawn(async move {
+            serving.await;
+            "health"
+        });
+    }
     // As many as the broker may send at a time.
     let (handovers, submitted) = mpsc::channel(EVENTS_AT_A_TIME);
     if let Some(looking) = absentees::look_out(
@@ -82,18 +95,21 @@ pub async fn run(
             "presence"
         });
     }
-    let api = match setup.api.clone() {
-        Some(settings) => Some(parts.serve_api(settings, handovers, &mut tasks).await?),
-        None => None,
-    };
-    let told = (ready, http, api);
-    serve(parts, setup, submitted, tasks, stop, told).await
+    if let Some(settings) = setup.api.clone() {
+        let (local, serving) = bind_api(settings, handovers, &instruments.metrics).await?;
+        addresses.api = Some(local);
+        tasks.spawn(async move {
+            serving.await;
+            "api"
+        });
+    }
+    serve(parts, setup, submitted, tasks, stop, (ready, addresses)).await
 }
 
 /// Runs the observer of one slot. What the slots of a process have in common is handed in.
 pub(super) async fn run_slot(
     setup: Setup,
-    around: Around,
+    instruments: Instruments,
     submitted: mpsc::Receiver<Handover>,
     stop: CancellationToken,
     ready: oneshot::Sender<Ready>,
@@ -102,13 +118,13 @@ pub(super) async fn run_slot(
     let span = Span::current();
     let opening = tokio::task::spawn_blocking(move || {
         let _here = span.entered();
-        (Parts::open(&setup, around), setup)
+        (Parts::open(&setup, instruments), setup)
     });
     let (parts, setup) = tokio::select! {
         opened = opening => opened.map_err(task_ended)?,
         () = stop.cancelled() => return Ok(stopped_before()),
     };
-    let (parts, told) = (parts?, (ready, None, None));
+    let (parts, told) = (parts?, (ready, Addresses::default()));
     serve(parts, setup, submitted, JoinSet::new(), stop, told).await
 }
 
@@ -124,33 +140,8 @@ fn task_ended(error: JoinError) -> ObserverError {
     ObserverError::TaskEnded(error.to_string())
 }
 
-/// Who is told that the observer is ready, and where it serves HTTP and its API.
-type Told = (
-    oneshot::Sender<Ready>,
-    Option<SocketAddr>,
-    Option<SocketAddr>,
-);
-
-/// What an observer may have in common with others in the process.
-#[derive(Clone, Debug)]
-pub(super) struct Around {
-    pub(super) health: Health,
-    pub(super) metrics: Metrics,
-    pub(super) feed: Feed,
-}
-
-impl Around {
-    /// What an observer has to itself.
-    pub(super) fn new(setup: &Setup) -> Self {
-        let webhooks = setup.webhooks.as_ref();
-        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
-        Self {
-            health: Health::new(names(setup.publishers)),
-            metrics: Metrics::new(&endpoints),
-            feed: Feed::default(),
-        }
-    }
-}
+/// Who is told that the observer is ready, and where it serves HTTP.
+type Told = (oneshot::Sender<Ready>, Addresses);
 
 /// Connects, and runs until `stop` is cancelled.
 async fn serve(
@@ -159,7 +150,7 @@ async fn serve(
     submitted: mpsc::Receiver<Handover>,
     mut tasks: JoinSet<&'static str>,
     stop: CancellationToken,
-    (ready, http, api): Told,
+    (ready, addresses): Told,
 ) -> Result<Stopped, ObserverError> {
     let links_stop = CancellationToken::new();
     let links = parts.links(&setup, links_stop.clone());
@@ -179,8 +170,8 @@ async fn serve(
     let ready = ReadySignal {
         sender: ready,
         filters: filters.len(),
-        http,
-        api,
+        http: addresses.http,
+        api: addresses.api,
     };
     let retired = setup.router.layouts.retired_filters();
     let (session_tx, session_rx) = mpsc::channel(SESSION_EVENTS);
@@ -241,18 +232,18 @@ struct Parts {
 
 impl Parts {
     /// Opens everything but connections.
-    fn open(setup: &Setup, around: Around) -> Result<Self, ObserverError> {
+    fn open(setup: &Setup, instruments: Instruments) -> Result<Self, ObserverError> {
         let clock = Clock;
         let began = clock.now();
         let window = usize::from(setup.links.window);
         let publishers = names(setup.publishers);
         let webhooks = setup.webhooks.as_ref();
-        let endpoints = webhooks.map(webhook::Settings::names).unwrap_or_default();
-        let Around {
+        let endpoints = endpoints(setup);
+        let Instruments {
             health,
             metrics,
             feed,
-        } = around;
+        } = instruments;
         let store = open_store(setup, &endpoints)?;
         let outbox = match webhooks {
             Some(webhooks) if store.is_none() => {
@@ -293,57 +284,6 @@ impl Parts {
             publish_window: window * PUBLISHES_PER_MESSAGE,
             publishers,
         })
-    }
-
-    /// Serves health, metrics and the console. Returns the address in use.
-    async fn serve_http(
-        &self,
-        address: SocketAddr,
-        setup: &Setup,
-        stop: &CancellationToken,
-        tasks: &mut JoinSet<&'static str>,
-    ) -> Result<SocketAddr, ObserverError> {
-        let listen = |error| ObserverError::Listen { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
-        let webhooks = setup.webhooks.as_ref();
-        let console = console::Parts {
-            settings: setup.console.clone(),
-            name: &setup.name,
-            endpoints: webhooks.map(webhook::Settings::names).unwrap_or_default(),
-            began: self.began,
-            health: self.health.clone(),
-            metrics: self.metrics.clone(),
-            feed: self.feed.clone(),
-            stop: stop.clone(),
-        };
-        let serving = server::serve(listener, Console::new(console, local));
-        tasks.spawn(async move {
-            serving.await;
-            "health"
-        });
-        Ok(local)
-    }
-
-    /// Serves the HTTP API. Returns the address in use.
-    async fn serve_api(
-        &self,
-        settings: api::Settings,
-        handovers: mpsc::Sender<Handover>,
-        tasks: &mut JoinSet<&'static str>,
-    ) -> Result<SocketAddr, ObserverError> {
-        let address = settings.listen;
-        let listen = |error| ObserverError::ListenApi { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let local = listener.local_addr().map_err(listen)?;
-        let listener = listener.into_std().map_err(listen)?;
-        let serving = api::serve(listener, settings, handovers, self.metrics.clone())
-            .map_err(ObserverError::Api)?;
-        tasks.spawn(async move {
-            serving.await;
-            "api"
-        });
-        Ok(local)
     }
 
     fn links(&self, setup: &Setup, stop: CancellationToken) -> Links {

@@ -9,6 +9,10 @@ use crate::protocol::envelope::Body;
 use crate::protocol::status::Status;
 use crate::protocol::topic::TopicName;
 
+/// What a row of the delivery log counts for in the bound on its size, beside its topic and its
+/// payload, in bytes: keys, the stored text that it refers to, and what is lost in pages.
+pub const LOG_ROW_BYTES: u64 = 512;
+
 /// One message to publish, at QoS 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publish {
@@ -44,5 +48,15 @@ impl Publish {
             copy_status: Some(status),
             ..Self::new(topic, message.with_status(status))
         }
+    }
+
+    /// About how many bytes it takes in the delivery log.
+    pub fn log_bytes(&self) -> u64 {
+        let payload = match self.copy_status {
+            // It stands in the stored message.
+            Some(_) => 0,
+            None => self.payload.len(),
+        };
+        LOG_ROW_BYTES + (self.topic.as_str().len() + payload) as u64
     }
 }

@@ -32,6 +32,10 @@ pub struct TopicMap {
 /// A recipient that is no identifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecipient<'a> {
+    /// The tenant.
+    pub app: AppId<'a>,
+    /// Who writes to it.
+    pub sender: UserId<'a>,
     /// Where its sender is told.
     pub told_on: TopicName,
     /// The level as it stands in the topic.
@@ -393,6 +397,8 @@ impl TopicMap {
             let sender = UserId::from_level(found.inbox_of).ok()?;
             let error = UserId::from_level(found.convers_with).err()?;
             Some(BadRecipient {
+                app,
+                sender,
                 told_on: layout.malformed()?.format(&Names::of(app, sender, sender)),
                 recipient: found.convers_with.as_str(),
                 error,

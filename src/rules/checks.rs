@@ -35,6 +35,10 @@ pub(super) fn read_request<'a>(
     check_configured_ban(rules, &address)?;
     let request = Request::parse(address, received)?;
     if let Request::GroupUpdate { update, .. } = &request {
+        // Its members are told on topics that name it.
+        if policy.broker_kind.carries(&update.id).is_err() {
+            return Err(Refusal::Unroutable);
+        }
         check_recipients(policy.broker_kind, &update.members, rules.max_recipients)?;
         check_recipients(policy.broker_kind, &update.notify, rules.max_recipients)?;
     }

@@ -198,7 +198,7 @@ mod tests {
             &message,
             crate::rules::facts::in_memory::InMemory::default(),
         );
-        let logged = plan.fan_out.unwrap().to_log().unwrap();
+        let logged = plan.fan_out.unwrap().to_log();
         for part in ["\"archived\":true", "\"left\":5", "\"before\":9"] {
             assert!(logged.contains(part), "{logged}");
         }

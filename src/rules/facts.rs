@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
@@ -189,6 +190,12 @@ pub trait FactSource {
     /// # Errors
     /// The source's own.
     fn newest_time(&mut self) -> Result<UnixMillis, Self::Error>;
+
+    /// For how long after its time a message may still come into the log: others may be about to
+    /// commit it.
+    fn unsettled(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The last position of the log that was taken at `time` or before; 0 if none was.
     ///

@@ -3,6 +3,8 @@
 //! Owns which part of the log a fetch covers (`protocol.md`, section 4, *Inbox fetch*). Leaves
 //! publishing the messages to [`history`](crate::rules::history).
 
+use std::time::Duration;
+
 use crate::protocol::control_payload::Fetch;
 use crate::protocol::id::{AppId, UserId};
 use crate::protocol::time::UnixMillis;
@@ -19,6 +21,8 @@ pub(super) struct Facts {
     pub(super) range: Range,
     /// When that last message was stored.
     pub(super) newest: UnixMillis,
+    /// [`FactSource::unsettled`].
+    pub(super) unsettled: Duration,
 }
 
 impl Facts {
@@ -31,7 +35,11 @@ impl Facts {
             last: source.last_position()?,
         };
         let newest = source.newest_time()?;
-        Ok(Self { range, newest })
+        Ok(Self {
+            range,
+            newest,
+            unsettled: source.unsettled(),
+        })
     }
 }
 
@@ -43,7 +51,7 @@ pub(super) fn plan(
     facts: Facts,
     context: &Context<'_>,
 ) -> Plan<'static> {
-    let settled = settled(facts.newest, context.now());
+    let settled = settled(facts.newest, context.now(), facts.unsettled);
     Plan {
         fan_out: Some(FanOut::fetch(app, user, facts.range, settled, fetch)),
         ..Plan::default()

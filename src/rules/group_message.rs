@@ -208,7 +208,7 @@ mod tests {
                 .with_block("eve", "alice")
                 .with_block("alice", "alice"),
         );
-        let logged = plan.fan_out.as_ref().unwrap().to_log().unwrap();
+        let logged = plan.fan_out.as_ref().unwrap().to_log();
         assert!(logged.contains(r#""dave""#), "{logged}");
         assert!(!logged.contains(r#""eve""#), "she is no member: {logged}");
         let [own] = &plan.publishes[..] else {

@@ -4,6 +4,8 @@
 //! Owns which messages come, in which form, and what the user is told at the end (`protocol.md`,
 //! section 4, *Inbox fetch* and *Offline recipients*). Leaves reading a page to the store.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::address::Timeline;
@@ -38,9 +40,12 @@ pub fn stored_at(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
 }
 
 /// The last millisecond of the log that will not grow: what is stored from `now` on gets a later
-/// time, if the clock does not go back. `newest` is the time of the last message there is.
-pub(super) fn settled(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
-    UnixMillis::new(newest.max(now).as_millis().saturating_sub(1))
+/// time, if the clock does not go back. `newest` is the time of the last message there is; one that
+/// others store may come `unsettled` later than its time.
+pub(super) fn settled(newest: UnixMillis, now: UnixMillis, unsettled: Duration) -> UnixMillis {
+    let unsettled = u64::try_from(unsettled.as_millis()).unwrap_or(u64::MAX);
+    let last = newest.max(now).as_millis().saturating_sub(unsettled);
+    UnixMillis::new(last.saturating_sub(1))
 }
 
 /// Which stored messages of a user come next.
@@ -133,11 +138,6 @@ pub(super) enum Next {
 }
 
 impl History {
-    /// Whether the user asks for the messages.
-    pub(super) fn is_fetch(&self) -> bool {
-        matches!(self.purpose, Purpose::Fetch(_))
-    }
-
     /// The messages that a fetch asks for. `settled`: the last millisecond that is complete.
     pub(super) fn fetch(
         user: UserId<'_>,
@@ -305,7 +305,7 @@ mod tests {
     fn what_is_stored_later_is_behind_what_is_settled() {
         for (newest, now) in [(0, 0), (5, 5), (5, 7), (7, 5)] {
             let (newest, now) = (UnixMillis::new(newest), UnixMillis::new(now));
-            let settled = settled(newest, now);
+            let settled = settled(newest, now, Duration::ZERO);
             for later in now.as_millis()..10 {
                 let later = stored_at(newest, UnixMillis::new(later));
                 assert!(

@@ -26,7 +26,8 @@ use crate::rules::write::Write;
 /// What becomes of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Plan<'a> {
-    /// What is published. The request is acknowledged when all of it is confirmed.
+    /// What is published. With a store, the request is acknowledged once all of it is in the delivery
+    /// log; without one, once all of it is confirmed.
     pub publishes: Vec<Publish>,
     /// What is published about a refusal, to the sender and as a dead letter, unless there have
     /// been too many lately.
@@ -64,13 +65,29 @@ pub enum Purpose {
 pub struct Arrival<'a> {
     /// The message that brought the request.
     pub received: &'a Received,
-    /// The id it was given. Its time counts as the time of the request: planned again after a
-    /// crash, the request comes out the same.
+    /// The id it was given.
     pub id: MessageId,
+    /// The time of the request: [`request_time`].
+    pub time: UnixMillis,
     /// Whether the broker waits for an acknowledgement.
     pub acknowledgement: Acknowledgement,
     /// On whose word it is done.
     pub authority: Authority,
+}
+
+/// How far ahead of the clock the time of an id may be before it does not count: ids rise by a
+/// millisecond after 4,096 of them, so a burst gets ahead, too.
+const ID_AHEAD: u64 = 60_000;
+
+/// The time of a request: that of its id, so that it comes out the same where it is planned again
+/// after a crash. But ids never fall: where the clock was ahead once and is right again, `now`
+/// counts.
+pub fn request_time(id: MessageId, now: UnixMillis) -> UnixMillis {
+    let of_id = id.time();
+    match of_id.as_millis() > now.as_millis().saturating_add(ID_AHEAD) {
+        true => now,
+        false => of_id,
+    }
 }
 
 /// Whether the broker waits for an acknowledgement of a message.
@@ -92,6 +109,7 @@ pub(super) struct Context<'c> {
     /// The kinds of event that any webhook wants.
     pub(super) events: EventKinds,
     pub(super) id: MessageId,
+    pub(super) time: UnixMillis,
     pub(super) acknowledgement: Acknowledgement,
     pub(super) authority: Authority,
 }
@@ -99,7 +117,7 @@ pub(super) struct Context<'c> {
 impl Context<'_> {
     /// The time of the request.
     pub(super) fn now(&self) -> UnixMillis {
-        self.id.time()
+        self.time
     }
 
     /// Tells a user's clients about something that concerns one of their timelines.

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::protocol::address::Address;
+use crate::protocol::id::{AppId, UserId};
 use crate::protocol::refusal::{Refusal, Refused};
+use crate::protocol::topic_map::BadRecipient;
 use crate::rules::policy::Policy;
 use crate::rules::token_bucket::{Limiter, Rate};
 
@@ -34,6 +36,47 @@ const BYTES: usize = 64 << 10;
 /// How many times more a sender may send of what clients send by themselves: receipts, presence and
 /// changes of conversations.
 const AUTOMATIC: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+
+/// Who is charged and told.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    app: AppId<'a>,
+    /// `None` for a service.
+    user: Option<UserId<'a>>,
+}
+
+impl<'a> From<&Address<'a>> for Sender<'a> {
+    fn from(address: &Address<'a>) -> Self {
+        Self {
+            app: address.app(),
+            user: address.sender(),
+        }
+    }
+}
+
+impl<'a> From<&BadRecipient<'a>> for Sender<'a> {
+    fn from(bad: &BadRecipient<'a>) -> Self {
+        Self {
+            app: bad.app,
+            user: Some(bad.sender),
+        }
+    }
+}
+
+impl Sender<'_> {
+    /// The rate; `None` for privileged senders and services, and if there is no limit.
+    fn rate(self, policy: &Policy) -> Option<Rate> {
+        let (rules, user) = (policy.rules(self.app), self.user?);
+        let is_privileged = rules.privileged_senders.contains(user.as_str());
+        rules.rate.filter(|_| !is_privileged)
+    }
+
+    /// The key of the buckets: an identifier never holds a slash.
+    fn key(self) -> String {
+        let user = self.user.map_or("", |user| user.as_str());
+        [self.app.as_str(), "/", user].concat()
+    }
+}
 
 /// What each sender has written lately, and how often they have been told about a refusal.
 #[derive(Debug)]
@@ -67,10 +110,11 @@ impl SenderLimits {
         policy: &Policy,
         now: Instant,
     ) -> Result<(), Refused> {
-        let Some(rate) = rate(address, policy) else {
+        let sender = Sender::from(address);
+        let Some(rate) = sender.rate(policy) else {
             return Ok(());
         };
-        let key = key(address);
+        let key = sender.key();
         let taken = match address {
             Address::Outgoing(_) => self.messages.take(&key, ONE, rate, now),
             Address::Fetch { .. } | Address::ConversationsFetch { .. } => {
@@ -84,10 +128,29 @@ impl SenderLimits {
             | Address::Inject(_)
             | Address::Groups { .. } => self.automatic.take(&key, ONE, rate.times(AUTOMATIC), now),
         };
-        taken.map_err(|wait| Refused {
-            retry_after: Some(wait),
-            ..Refusal::RateLimited.into()
-        })
+        taken.map_err(too_many)
+    }
+
+    /// Charges a message whose recipient is no identifier: it costs what any other costs.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`], and when the sender may try again.
+    pub fn charge_bad_recipient(
+        &mut self,
+        sender: Sender<'_>,
+        bytes: usize,
+        policy: &Policy,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let Some(rate) = sender.rate(policy) else {
+            return Ok(());
+        };
+        let key = sender.key();
+        self.messages.take(&key, ONE, rate, now).map_err(too_many)?;
+        if let Some(cost) = NonZeroU32::new(u32::try_from(bytes / BYTES).unwrap_or(u32::MAX)) {
+            self.messages.spend(&key, cost, rate, now);
+        }
+        Ok(())
     }
 
     /// Charges a message that goes to so many `members`, beside what it was charged before. Who
@@ -100,8 +163,9 @@ impl SenderLimits {
         now: Instant,
     ) {
         let cost = u32::try_from(members / MEMBERS).unwrap_or(u32::MAX);
-        if let (Some(rate), Some(cost)) = (rate(address, policy), NonZeroU32::new(cost)) {
-            self.messages.spend(&key(address), cost, rate, now);
+        let sender = Sender::from(address);
+        if let (Some(rate), Some(cost)) = (sender.rate(policy), NonZeroU32::new(cost)) {
+            self.messages.spend(&sender.key(), cost, rate, now);
         }
     }
 
@@ -115,10 +179,11 @@ impl SenderLimits {
         now: Instant,
     ) {
         let cost = u32::try_from(bytes / BYTES).unwrap_or(u32::MAX);
+        let sender = Sender::from(address);
         if let (Address::Outgoing(_), Some(rate), Some(cost)) =
-            (address, rate(address, policy), NonZeroU32::new(cost))
+            (address, sender.rate(policy), NonZeroU32::new(cost))
         {
-            self.messages.spend(&key(address), cost, rate, now);
+            self.messages.spend(&sender.key(), cost, rate, now);
         }
     }
 
@@ -130,7 +195,7 @@ impl SenderLimits {
         if !is_fetch(address) {
             return Ok(());
         }
-        let count = self.fetches.entry(key(address)).or_default();
+        let count = self.fetches.entry(Sender::from(address).key()).or_default();
         *count += 1;
         if *count <= FETCHES {
             return Ok(());
@@ -144,7 +209,7 @@ impl SenderLimits {
     /// A request is finished, or refused.
     pub fn end_fetch(&mut self, address: &Address<'_>) {
         if is_fetch(address)
-            && let Entry::Occupied(mut count) = self.fetches.entry(key(address))
+            && let Entry::Occupied(mut count) = self.fetches.entry(Sender::from(address).key())
         {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -162,11 +227,11 @@ impl SenderLimits {
     /// share one budget.
     pub fn may_answer(
         &mut self,
-        address: Option<&Address<'_>>,
+        sender: Option<Sender<'_>>,
         reason: Refusal,
         now: Instant,
     ) -> bool {
-        let mut key = address.map(key).unwrap_or_default();
+        let mut key = sender.map(Sender::key).unwrap_or_default();
         if reason == Refusal::Blocked {
             // A budget of its own: otherwise a sender who is blocked, and must not know it, could
             // tell from the missing answers to other requests.
@@ -176,12 +241,11 @@ impl SenderLimits {
     }
 }
 
-/// The rate of a request's sender; `None` for privileged senders and services, and if there is no
-/// limit.
-fn rate(address: &Address<'_>, policy: &Policy) -> Option<Rate> {
-    let (rules, sender) = (policy.rules(address.app()), address.sender()?);
-    let is_privileged = rules.privileged_senders.contains(sender.as_str());
-    rules.rate.filter(|_| !is_privileged)
+fn too_many(wait: Duration) -> Refused {
+    Refused {
+        retry_after: Some(wait),
+        ..Refusal::RateLimited.into()
+    }
 }
 
 fn is_fetch(address: &Address<'_>) -> bool {
@@ -189,12 +253,6 @@ fn is_fetch(address: &Address<'_>) -> bool {
         address,
         Address::Fetch { .. } | Address::ConversationsFetch { .. }
     )
-}
-
-/// The key of a sender's buckets: an identifier never holds a slash.
-fn key(address: &Address<'_>) -> String {
-    let sender = address.sender().map_or("", |sender| sender.as_str());
-    [address.app().as_str(), "/", sender].concat()
 }
 
 #[cfg(test)]
@@ -306,11 +364,44 @@ mod tests {
         let address = layouts.parse(MESSAGE).unwrap();
         let (mut limits, now) = (SenderLimits::default(), Instant::now());
         let mut answered = |reason| {
-            let may = |limits: &mut SenderLimits| limits.may_answer(Some(&address), reason, now);
+            let may =
+                |limits: &mut SenderLimits| limits.may_answer(Some((&address).into()), reason, now);
             (0..1_000).take_while(|_| may(&mut limits)).count()
         };
         assert_eq!(answered(Refusal::Blocked), 100);
         assert_eq!(answered(Refusal::NotJson), 100);
         assert_eq!(answered(Refusal::TooLarge), 0, "one budget for all others");
+    }
+
+    #[test]
+    fn a_message_to_no_identifier_costs_what_any_other_costs() {
+        let layouts = Layout::built_in("chat21-v1").unwrap();
+        let layouts = TopicMap::new(layouts, vec![], &[], Controls::Served).unwrap();
+        let rate = Rate {
+            burst: NonZeroU32::new(20).unwrap(),
+            per_minute: NonZeroU32::new(60).unwrap(),
+        };
+        let rules = Rules {
+            rate: Some(rate),
+            ..Rules::default()
+        };
+        let policy = Policy::new(BrokerKind::Any, rules);
+        let (mut limits, now) = (SenderLimits::default(), Instant::now());
+        let address = layouts.parse(MESSAGE).unwrap();
+        let sender = Sender::from(&address);
+        for _ in 0..10 {
+            limits
+                .charge_bad_recipient(sender, 0, &policy, now)
+                .unwrap();
+        }
+        limits
+            .charge_bad_recipient(sender, 8 * BYTES, &policy, now)
+            .unwrap();
+        limits.charge(&address, &policy, now).unwrap();
+        assert!(
+            limits
+                .charge_bad_recipient(sender, 0, &policy, now)
+                .is_err()
+        );
     }
 }

@@ -111,7 +111,7 @@ pub(super) fn of_bad_recipient(
         reason: refused.reason.as_str(),
         recipient: &bad.recipient[..shown],
         received_at: now.as_millis(),
-        retry_after_ms: None,
+        retry_after_ms: refused.retry_after.map(millis_rounded_up),
         detail: Some(&format!("the recipient {}", bad.error)),
         reference,
     };

@@ -18,6 +18,7 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::plan::{Arrival, Context, Plan};
 use crate::rules::policy::Policy;
+use crate::rules::rate_limit::Sender;
 use crate::rules::submission::Authority;
 use crate::rules::webhook_event::EventKinds;
 use crate::rules::write::{UserClient, Write};
@@ -61,6 +62,16 @@ impl Router {
         checks::parse_topic(&self.layouts, received).ok()
     }
 
+    /// Who is charged and told for a message; `None` if its topic names nobody.
+    pub fn sender<'a>(&'a self, received: &'a Received) -> Option<Sender<'a>> {
+        if let Some(address) = self.address(received) {
+            return Some(Sender::from(&address));
+        }
+        let topic = str::from_utf8(&received.topic).ok()?;
+        let bad = self.layouts.bad_recipient(topic)?;
+        Some(Sender::from(&bad))
+    }
+
     /// What becomes of a request. Planned again with the same id, and before anything else is
     /// written down, it comes out the same.
     ///
@@ -93,6 +104,7 @@ impl Router {
             broker_kind: self.policy.broker_kind,
             events: self.events,
             id: arrival.id,
+            time: arrival.time,
             acknowledgement: arrival.acknowledgement,
             authority: arrival.authority,
         }
@@ -193,7 +205,7 @@ impl Router {
     /// request is refused, and the sender is not told.
     fn add_dead_letter(&self, plan: &mut Plan<'_>, arrival: &Arrival<'_>) {
         if let (Some(reason), Some(topic)) = (plan.refusal, &self.dead_letter_topic) {
-            let (received, now) = (arrival.received, arrival.id.time());
+            let (received, now) = (arrival.received, arrival.time);
             let letter = refusal_notice::dead_letter(topic, received, &reason.into(), now);
             plan.answers.push(letter);
         }

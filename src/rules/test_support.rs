@@ -106,6 +106,7 @@ where
     let arrival = Arrival {
         received,
         id,
+        time: id.time(),
         acknowledgement,
         authority: Authority::default(),
     };

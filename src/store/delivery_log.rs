@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::StoreError;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::publish::Publish;
+use crate::protocol::publish::{LOG_ROW_BYTES, Publish};
 use crate::rules::plan::Purpose;
 
 /// Publishes of one message, to be logged.
@@ -89,10 +89,6 @@ pub struct LogSize {
     pub bytes: u64,
 }
 
-/// What a row of the log counts for in the bound on its size, beside its topic and its payload:
-/// keys, the stored text that it refers to, and what is lost in pages.
-pub(super) const ROW_BYTES: u64 = 512;
-
 /// The column `purpose` of a message that is to be decided on. A version that does not know it
 /// publishes the message on the topic that it came on, and takes it in again.
 pub(super) const QUESTION: i64 = 3;
@@ -100,7 +96,10 @@ pub(super) const QUESTION: i64 = 3;
 impl LoggedMessage {
     /// About how many bytes it takes in the log.
     pub fn log_bytes(&self) -> u64 {
-        let publishes = self.publishes.iter().map(|(_, publish)| row_bytes(publish));
+        let publishes = self
+            .publishes
+            .iter()
+            .map(|(_, publish)| publish.log_bytes());
         let fan_out = self
             .fan_out
             .as_ref()
@@ -109,18 +108,9 @@ impl LoggedMessage {
     }
 }
 
-/// About how many bytes a publish takes in the log.
-pub fn row_bytes(publish: &Publish) -> u64 {
-    let payload = match publish.copy_status {
-        Some(_) => 0,
-        None => publish.payload.len(),
-    };
-    ROW_BYTES + (publish.topic.as_str().len() + payload) as u64
-}
-
 /// About how many bytes a fan-out takes in the log.
 pub fn fan_out_bytes(text: &str) -> u64 {
-    ROW_BYTES + text.len() as u64
+    LOG_ROW_BYTES + text.len() as u64
 }
 
 /// Keeps what is accepted and not yet published.

@@ -32,7 +32,7 @@ pub use self::administration::{
 };
 pub use self::delivery_log::{
     DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, LoggedQuestion,
-    fan_out_bytes, row_bytes,
+    fan_out_bytes,
 };
 pub use self::error::{Cause, ExportError, StoreError};
 pub use self::import::{Imported, Landing};

@@ -251,7 +251,7 @@ impl MetricsBuilder {
         );
         let connected = self.gauges(
             "observer_broker_connected",
-            "Connections that are up: one session, and as many publishers as configured and one.",
+            "Connections that are up: one session, and two publishers more than configured.",
             &["link"],
         );
         ConnectionFamilies {

@@ -3,15 +3,52 @@
 //! Owns the state; the observer keeps it up to date.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use crate::mqtt::Connected;
 
-/// What a fault of the store begins with.
-pub const STORE_FAULT: &str = "store: ";
+/// Something that keeps messages from passing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it is.
+    pub part: Part,
+    /// Why: in words that may name the broker, its user, and files.
+    pub why: String,
+}
 
-/// What a fault of the share of the messages begins with.
-pub const SHARING_FAULT: &str = "slots: ";
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.part, self.why)
+    }
+}
+
+/// What messages need to pass. Its text names it, and tells nothing more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The connection that receives.
+    Session,
+    /// A connection that publishes, by name.
+    Publisher(String),
+    /// Where messages are kept.
+    Store,
+    /// The share of the messages that this slot, or this process, has to serve.
+    Sharing,
+    /// Something of one of the slots that the process serves.
+    OfSlot(u16, Box<Part>),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session => f.write_str("session"),
+            Self::Publisher(name) => write!(f, "publisher {name}"),
+            Self::Store => f.write_str("store"),
+            Self::Sharing => f.write_str("slots"),
+            Self::OfSlot(slot, part) => write!(f, "slot {slot}: {part}"),
+        }
+    }
+}
 
 /// Whether messages pass. Clones share the state.
 #[derive(Clone, Debug, Default)]
@@ -106,30 +143,30 @@ impl Health {
     }
 
     /// Everything that keeps messages from passing; empty if they pass.
-    pub fn faults(&self) -> Vec<String> {
+    pub fn faults(&self) -> Vec<Fault> {
         let state = self.0.lock().expect("nobody panics holding it");
-        let session = state
-            .session
+        let fault = |part: Part, why: &Option<String>| {
+            let why = why.clone()?;
+            Some(Fault { part, why })
+        };
+        let publishers = state
+            .publishers
             .iter()
-            .map(|fault| format!("session: {fault}"));
-        let publishers = state.publishers.iter().filter_map(|publisher| {
-            let fault = publisher.fault.as_ref()?;
-            Some(format!("publisher {}: {fault}", publisher.name))
-        });
-        let store = state
-            .store
-            .iter()
-            .map(|fault| format!("{STORE_FAULT}{fault}"));
-        let sharing = state
-            .sharing
-            .iter()
-            .map(|fault| format!("{SHARING_FAULT}{fault}"));
+            .filter_map(|one| fault(Part::Publisher(one.name.clone()), &one.fault));
         let slots = state.slots.iter().flat_map(|(slot, health)| {
-            let faults = health.faults().into_iter();
-            faults.map(move |fault| format!("slot {slot}: {fault}"))
+            let of_slot = |fault: Fault| Fault {
+                part: Part::OfSlot(*slot, Box::new(fault.part)),
+                why: fault.why,
+            };
+            health.faults().into_iter().map(of_slot)
         });
-        let own = session.chain(store).chain(publishers).chain(sharing);
-        own.chain(slots).collect()
+        let session = fault(Part::Session, &state.session).into_iter();
+        let own = session
+            .chain(fault(Part::Store, &state.store))
+            .chain(publishers);
+        own.chain(fault(Part::Sharing, &state.sharing))
+            .chain(slots)
+            .collect()
     }
 }
 
@@ -142,8 +179,25 @@ mod tests {
         let health = Health::new(["0", "quarantine"].map(str::to_owned).to_vec());
         health.set_session(None);
         health.set_publisher(0, None);
-        assert_eq!(health.faults(), ["publisher quarantine: not connected yet"]);
+        let texts = || {
+            health
+                .faults()
+                .iter()
+                .map(Fault::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(texts(), ["publisher quarantine: not connected yet"]);
         health.set_publisher(1, Some("refused".to_owned()));
-        assert_eq!(health.faults(), ["publisher quarantine: refused"]);
+        assert_eq!(texts(), ["publisher quarantine: refused"]);
+        let process = Health::default();
+        process.set_sharing(Some("some are served by nobody".to_owned()));
+        process.set_slot(3, Some(health.clone()));
+        let texts = process
+            .faults()
+            .iter()
+            .map(Fault::to_string)
+            .collect::<Vec<_>>();
+        let of_slot = "slot 3: publisher quarantine: refused";
+        assert_eq!(texts, ["slots: some are served by nobody", of_slot]);
     }
 }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use prometheus::core::Metric;
@@ -24,13 +24,14 @@ use crate::rules::plan::Purpose;
 
 /// What is counted and measured. Clones share the counts.
 #[derive(Clone)]
-pub struct Metrics(Arc<Families>, Arc<Share>);
+pub struct Metrics(Arc<Families>, Arc<Share>, Arc<Mutex<Vec<Weak<Share>>>>);
 
-/// What one slot of the process adds to the gauges, which show the sum.
+/// What one slot of the process adds to the gauges. They show the sum, or what is worst.
 #[derive(Default)]
 struct Share {
     load: Mutex<Load>,
     connected: [AtomicI64; 2],
+    session: Mutex<Option<bool>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -42,19 +43,35 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// All at zero. `endpoints` are the names of the webhooks' endpoints.
     pub fn new(endpoints: &[String]) -> Self {
-        Self(Arc::new(Families::new(endpoints)), Arc::default())
+        Self::with_share(Arc::new(Families::new(endpoints)), Arc::default())
+    }
+
+    fn with_share(families: Arc<Families>, shares: Arc<Mutex<Vec<Weak<Share>>>>) -> Self {
+        let share = Arc::<Share>::default();
+        let mut known = shares.lock().expect("nobody panics holding it");
+        known.retain(|share| share.strong_count() > 0);
+        known.push(Arc::downgrade(&share));
+        drop(known);
+        Self(families, share, shares)
+    }
+
+    /// The parts of all slots of the process.
+    fn shares(&self) -> Vec<Arc<Share>> {
+        let known = self.2.lock().expect("nobody panics holding it");
+        known.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The same for one slot of the process, whose part goes when it does: see
     /// [`Metrics::slot_ended`].
     #[must_use]
     pub fn of_slot(&self) -> Self {
-        Self(self.0.clone(), Arc::default())
+        Self::with_share(self.0.clone(), self.2.clone())
     }
 
     /// A slot is served no longer: what it had open is not there any more.
     pub fn slot_ended(&self) {
         self.load(&Load::default());
+        self.set_session(None);
         for (gauge, own) in self.0.connections.connected.iter().zip(&self.1.connected) {
             gauge.sub(own.swap(0, Ordering::Relaxed));
         }
@@ -216,7 +233,19 @@ impl Metrics {
 
     /// Whether the broker had kept the session when the observer connected.
     pub fn session_present(&self, present: bool) {
-        self.0.connections.session_present.set(present.into());
+        self.set_session(Some(present));
+    }
+
+    fn set_session(&self, present: Option<bool>) {
+        *self.1.session.lock().expect("nobody panics holding it") = present;
+        let sessions = self.shares().into_iter().filter_map(|share| {
+            let session = share.session.lock().expect("nobody panics holding it");
+            *session
+        });
+        // One that is lost counts, whatever the others are.
+        if let Some(all) = sessions.reduce(|one, other| one && other) {
+            self.0.connections.session_present.set(all.into());
+        }
     }
 
     /// A connection has ended or could not be made, and another is made.
@@ -234,8 +263,10 @@ impl Metrics {
     /// How much is under way.
     pub fn load(&self, load: &Load) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut last = self.1.load.lock().expect("nobody panics holding it");
-        let before = std::mem::replace(&mut *last, *load);
+        let before = {
+            let mut last = self.1.load.lock().expect("nobody panics holding it");
+            std::mem::replace(&mut *last, *load)
+        };
         let families = &self.0.load;
         let change = |gauge: &IntGauge, now: usize, before: usize| {
             gauge.add(number(now) - number(before));
@@ -246,7 +277,12 @@ impl Metrics {
             load.publishes,
             before.publishes,
         );
-        families.oldest_seconds.set(load.oldest.as_secs_f64());
+        let oldest = self.shares().into_iter().map(|share| {
+            let load = share.load.lock().expect("nobody panics holding it");
+            load.oldest
+        });
+        let oldest = oldest.max().unwrap_or_default();
+        families.oldest_seconds.set(oldest.as_secs_f64());
         let backlog = |load: &Load| i64::try_from(load.backlog_bytes).unwrap_or(i64::MAX);
         families.backlog_bytes.add(backlog(load) - backlog(&before));
         let depths = |load: &Load| {
@@ -386,4 +422,47 @@ impl Metrics {
 
 fn lossy(received: &Received) -> Cow<'_, str> {
     String::from_utf8_lossy(&received.topic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_healthy_slot_does_not_hide_another_one_that_is_stuck_or_has_lost_its_session() {
+        let metrics = Metrics::new(&[]);
+        let (stuck, healthy) = (metrics.of_slot(), metrics.of_slot());
+        let load = |seconds| Load {
+            oldest: Duration::from_secs(seconds),
+            messages: 1,
+            ..Load::default()
+        };
+        stuck.load(&load(90));
+        stuck.session_present(false);
+        healthy.load(&load(0));
+        healthy.session_present(true);
+        let figures = metrics.text();
+        assert!(
+            figures.contains("observer_oldest_unacknowledged_seconds 90\n"),
+            "{figures}"
+        );
+        assert!(
+            figures.contains("observer_inflight_messages 2\n"),
+            "{figures}"
+        );
+        assert!(
+            figures.contains("observer_session_present 0\n"),
+            "{figures}"
+        );
+        stuck.slot_ended();
+        let figures = metrics.text();
+        assert!(
+            figures.contains("observer_oldest_unacknowledged_seconds 0\n"),
+            "{figures}"
+        );
+        assert!(
+            figures.contains("observer_session_present 1\n"),
+            "{figures}"
+        );
+    }
 }

@@ -28,12 +28,12 @@ pub struct ServiceTopics {
 }
 
 /// A message on one of the observer's own topics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServiceTopic<'t> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceTopic {
     /// From the observer to itself.
     Probe,
     /// An operator's command. Holds the topic's last level.
-    Command(&'t str),
+    Command(Box<str>),
     /// From any observer on the broker, to all.
     Hello,
     /// The retained status of this observer, whoever published it.
@@ -92,7 +92,7 @@ impl ServiceTopics {
     }
 
     /// What a topic means, if it is one of the observer's own.
-    pub fn own<'t>(&self, topic: &'t [u8]) -> Option<ServiceTopic<'t>> {
+    pub fn own(&self, topic: &[u8]) -> Option<ServiceTopic> {
         let of_any = topic.strip_prefix(b"observer/");
         let name = of_any.and_then(|rest| rest.strip_suffix(b"/hello"));
         if name.is_some_and(|name| !name.contains(&b'/')) {
@@ -107,7 +107,7 @@ impl ServiceTopics {
         }
         let command = rest.strip_prefix(b"control/");
         Some(match command.and_then(|last| str::from_utf8(last).ok()) {
-            Some(last) => ServiceTopic::Command(last),
+            Some(last) => ServiceTopic::Command(last.into()),
             None => ServiceTopic::Echo,
         })
     }
@@ -126,7 +126,7 @@ mod tests {
         );
         assert_eq!(
             topics.own(b"observer/observer/control/trace"),
-            Some(ServiceTopic::Command("trace"))
+            Some(ServiceTopic::Command("trace".into()))
         );
         assert_eq!(
             topics.own(b"observer/observer/status"),

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tracing::debug;
 
+use super::health::Fault;
+
 /// After this time the observer counts as started even if it is not ready: it runs and keeps
 /// trying, and its status says why. A broker that is away must keep neither the machine from
 /// booting nor the observer from running.
@@ -45,7 +47,7 @@ impl Service {
 
     /// Sends the watchdog message when it is due, and the status when it has changed. Call it
     /// often. The observer is ready if there are no `faults`.
-    pub fn tick(&mut self, faults: &[String], under_way: usize, now: Instant) {
+    pub fn tick(&mut self, faults: &[Fault], under_way: usize, now: Instant) {
         if !self.supervised {
             return;
         }
@@ -61,6 +63,7 @@ impl Service {
         let status = if faults.is_empty() {
             format!("ready, {under_way} messages under way")
         } else {
+            let faults: Vec<_> = faults.iter().map(Fault::to_string).collect();
             format!("not ready: {}", faults.join("; "))
         };
         if status != self.status {

@@ -165,6 +165,25 @@ fn who_takes_answers_slowly_waits_for_themselves() {
     });
 }
 
+/// Nothing was handed in, so nothing can have happened: 504 would say that it may have.
+#[test]
+fn an_upload_that_stalls_is_told_that_time_is_up() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &["--api-request-timeout", "1s"]);
+    let mut stream = connect(api.port);
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\n\r\n{{\"text\":",
+        api.path("messages"),
+        api.user("u01")
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
 /// Whoever leaves in the middle leaves nothing behind, and what they have written happens or not.
 #[test]
 fn a_client_that_leaves_in_the_middle_holds_up_nobody() {

@@ -9,7 +9,7 @@ use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use crate::bed::{Observer, PATIENCE, signal, wait_for};
 use crate::load::Path;
-use crate::script::{GLIMPSE, Peer, Script, text};
+use crate::script::{ECHO, GLIMPSE, Peer, Script, text};
 use crate::wire::{DISCONNECT, Message, PUBACK, parse_publish, publish_packet};
 
 impl Script {
@@ -481,13 +481,7 @@ fn an_equal_text_is_another_message(breaks_again: bool) {
     let script = Script::listen();
     let _observer = script.observer(&[]);
     let (mut session, mut lane) = script.up();
-    let mut id_of_copies = || {
-        let [one, other] = [lane.publish(), lane.publish()];
-        lane.confirm(&one);
-        lane.confirm(&other);
-        assert_eq!(one.json()["message_id"], other.json()["message_id"]);
-        one.json()["message_id"].to_string()
-    };
+    let mut id_of_copies = || confirmed_id(&mut lane);
     deliver(&mut session, 1, false);
     assert_eq!(session.ack(), 1);
     let first = id_of_copies();
@@ -519,4 +513,85 @@ fn an_equal_text_is_another_message(breaks_again: bool) {
     deliver(&mut session, 2, true);
     assert_eq!(id_of_copies(), first);
     assert_eq!(session.ack(), 2);
+}
+
+/// They are in the log, as a fetch is: nobody's message waits until the broker has taken them all.
+#[test]
+fn what_a_returning_user_missed_holds_up_no_acknowledgement() {
+    let script = Script::listen();
+    let _observer = script.observer(&["--offline", "redeliver"]);
+    let (mut session, mut lane) = script.up();
+    let mut bulk = script.bulk();
+    for packet_id in 1..=3 {
+        write(&mut session, packet_id, r#"{"text":"missed"}"#);
+        assert_eq!(session.ack(), packet_id);
+        confirmed_id(&mut lane);
+    }
+    session.send(
+        4,
+        "apps/a/users/bob/presence/phone",
+        br#"{"connected":true}"#,
+    );
+    assert_eq!(session.ack(), 4);
+    write(&mut session, 5, r#"{"text":"new"}"#);
+    assert_eq!(session.ack(), 5);
+    for _ in 0..3 {
+        assert_eq!(bulk.publish().json()["text"], "missed");
+    }
+}
+
+/// A minute after the line broke nothing comes again any more: a message of the observer to itself,
+/// behind all that had waited, has shown it. So an equal text that the broker marks DUP then is a
+/// message of its own. It would be swallowed under the id of the first.
+#[test]
+fn an_equal_text_is_another_message_long_after_the_line_broke() {
+    let script = Script::listen();
+    let _observer = script.observer(&[]);
+    let (mut session, mut lane) = script.up();
+    write(&mut session, 1, r#"{"text":"ok"}"#);
+    assert_eq!(session.ack(), 1);
+    let first = confirmed_id(&mut lane);
+    drop(session);
+    let mut session = script.session_kept();
+    session.suback();
+    // The loopback test, and what shows that nothing comes again.
+    for _ in 0..2 {
+        let probe = next_probe(&mut session, &mut lane);
+        lane.confirm(&probe);
+        session.echo(&probe.topic, &probe.payload);
+        assert_eq!(session.ack(), ECHO);
+    }
+    let topic = Path::Chat21.outgoing("a", "alice", "bob");
+    let text = br#"{"text":"ok"}"#;
+    let mut packet = publish_packet(topic.as_bytes(), text, Some(2), false);
+    packet[0] |= 1 << 3;
+    session.wire.send(&packet).unwrap();
+    assert_eq!(session.ack(), 2);
+    assert_ne!(confirmed_id(&mut lane), first);
+}
+
+/// Confirms both copies of a message. Returns its id.
+fn confirmed_id(lane: &mut Peer) -> String {
+    let [one, other] = [lane.publish(), lane.publish()];
+    lane.confirm(&one);
+    lane.confirm(&other);
+    assert_eq!(one.json()["message_id"], other.json()["message_id"]);
+    one.json()["message_id"].to_string()
+}
+
+/// The next message of the observer to itself, within two minutes. Pings are answered meanwhile.
+fn next_probe(session: &mut Peer, lane: &mut Peer) -> Message {
+    let turn = Duration::from_millis(100);
+    for _ in 0..600 {
+        assert!(session.read(turn).unwrap().is_none());
+        let Some((packet, body)) = lane.read(turn).unwrap() else {
+            continue;
+        };
+        let message = parse_publish(packet, &body);
+        if message.topic().starts_with("observer/observer/probe/") {
+            return message;
+        }
+        lane.confirm(&message);
+    }
+    panic!("the observer sends itself nothing")
 }

@@ -34,10 +34,10 @@ impl Drop for Full {
 
 /// Others' messages arrive once each, over several of the times that a confirmation may take. Then
 /// the recipient has all of theirs, in order.
-fn a_full_queue_holds_up_nobody_else(broker: Broker) {
+fn a_full_queue_holds_up_nobody_else(broker: Broker, protocol: &str) {
     let _shared = broker.shared();
     let app = fresh_app();
-    let more = ["--protocol", "3.1.1", "--ack-timeout", "3s"];
+    let more = ["--protocol", protocol, "--ack-timeout", "3s"];
     let mut observer = Observer::start(broker, &app, &more);
     let connect = |user: &str, clean: bool| {
         let (id, login) = (format!("{app}-{user}"), broker.login(&app, user));
@@ -132,12 +132,18 @@ fn a_full_queue_holds_up_nobody_else(broker: Broker) {
 
 #[test]
 fn a_full_queue_holds_up_nobody_else_on_rabbitmq3() {
-    a_full_queue_holds_up_nobody_else(Broker::Rabbit3);
+    a_full_queue_holds_up_nobody_else(Broker::Rabbit3, "3.1.1");
 }
 
 #[test]
 fn a_full_queue_holds_up_nobody_else_on_rabbitmq4() {
-    a_full_queue_holds_up_nobody_else(Broker::Rabbit4);
+    a_full_queue_holds_up_nobody_else(Broker::Rabbit4, "3.1.1");
+}
+
+/// There it is refused with a reason, which is one that passes.
+#[test]
+fn a_full_queue_holds_up_nobody_else_on_rabbitmq4_over_mqtt5() {
+    a_full_queue_holds_up_nobody_else(Broker::Rabbit4, "5");
 }
 
 /// The order of one recipient, and a stop and a start in the middle of it.

@@ -15,7 +15,7 @@ use crate::wire::{
 /// How long to wait for something that should not come.
 pub(crate) const GLIMPSE: Duration = Duration::from_millis(600);
 /// The packet identifier of what the observer published to itself.
-const ECHO: u16 = 60_000;
+pub(crate) const ECHO: u16 = 60_000;
 
 /// A broker whose every packet the test decides on.
 pub(crate) struct Script {

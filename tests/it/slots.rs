@@ -415,7 +415,7 @@ fn a_process_that_cannot_reach_the_broker_takes_no_slots_and_keeps_none() {
     start(&mut second.observer);
     second
         .observer
-        .wait_log("takes no slots before the broker can be reached");
+        .wait_log("takes over nothing before the broker can be reached");
     assert_eq!(database.sql("SELECT count(*) FROM observer_process"), "1");
     gate.open();
     second.observer.wait_log("serves slot 1 of 2, which ");
@@ -429,6 +429,41 @@ fn a_process_that_cannot_reach_the_broker_takes_no_slots_and_keeps_none() {
     wait_without(&database, &second);
     wait_all(&database, 2, &[&first]);
     settle(load, &database, "out of reach of the broker");
+}
+
+/// With one slot: who serves and cannot reach the broker gives way to a standby that can, and takes
+/// nothing over before it can itself.
+#[test]
+fn a_process_that_cannot_reach_the_broker_gives_way_to_a_standby_that_can() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let gate = Gate::closed(Broker::Mosquitto.port("MQTT"));
+    gate.open();
+    let http = free_port();
+    let url = format!("mqtt://localhost:{}", gate.port);
+    let more = ["--store-lease", LEASE, "--connect-timeout", "1s"];
+    let observer = database.observer_at(&url, &app, http, &more);
+    let mut first = Process { observer, http };
+    start(&mut first.observer);
+    wait_all(&database, 1, &[&first]);
+    let mut second = Process::start(&database, Broker::Mosquitto, &app, "1");
+    second.observer.wait_log("stands by: ");
+    let load = load(Broker::Mosquitto, &app, 10);
+    load.wait_arrived(UNDER_WAY);
+    gate.close();
+    let says = "cannot reach the broker, and another process can";
+    first.observer.wait_log(says);
+    wait_all(&database, 1, &[&second]);
+    wait_without(&database, &first);
+    settle(load, &database, "out of reach of the broker");
+    // It does not take over from nobody, either, while others could. Nobody else is there in the
+    // end: then it serves as well as it can.
+    second.observer.freeze();
+    wait_for("a lease", || (held(&database) == 1).then_some(()));
+    wait_without(&database, &second);
+    gate.open();
+    wait_all(&database, 1, &[&first]);
+    second.observer.kill();
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn explain_read(
     let arrival = Arrival {
         received,
         id,
+        time: id.time(),
         acknowledgement: Acknowledgement::Expected,
         authority: match change {
             Some(_) => Authority::Admin,

@@ -109,6 +109,20 @@ fn a_session_the_broker_forgot_leaves_nothing_to_expect() {
 }
 
 #[test]
+fn once_nothing_comes_again_an_equal_text_with_dup_is_new() {
+    let mut ledger = ledger(10);
+    let message = message("a", id(), 7);
+    take(&mut ledger, message, vec![], Purpose::Copy, Some(ack(1)));
+    assert!(ledger.poll_ack().is_some() && !ledger.expects_redeliveries());
+    ledger.handle_session_lost();
+    ledger.handle_session_up(true);
+    assert!(ledger.expects_redeliveries());
+    ledger.end_redeliveries();
+    assert!(!ledger.expects_redeliveries());
+    assert_eq!(ledger.admit(ack(2), 7, true), Admission::New);
+}
+
+#[test]
 fn what_an_earlier_process_has_not_acknowledged_keeps_its_id() {
     let mut ledger = Ledger::new(1, 10, TIMEOUT);
     let (first, second) = (id(), id());

@@ -34,8 +34,15 @@ impl From<Members> for Document {
 /// Members that are looked at one by one. A message with more is taken apart.
 const MOST: usize = 64;
 
+/// Marks a copy that was fetched over MQTT. A service that writes down what it got may leave it in.
+const HISTORY: &str = "__history";
+
+/// What stock clients take for texts without asking: another value ends their list.
+const NAMES: [&str; 2] = ["recipient_fullname", "sender_fullname"];
+
 /// What a copy, or the row of a list, has for itself.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
+    HISTORY,
     "archived",
     "conversWith",
     "is_new",
@@ -55,7 +62,7 @@ struct Seen<'a> {
     recipient: Option<&'a RawValue>,
     channel_type: Option<&'a RawValue>,
     /// Whether something that each copy has for itself is written into the message, as a service
-    /// may do, or a member is there twice, as a client may write it.
+    /// may do; or a member is there twice, or a name is no text, as a client may write it.
     is_odd: bool,
 }
 
@@ -85,6 +92,9 @@ impl<'de> Deserialize<'de> for Seen<'de> {
                         "sender" => seen.sender = Some(map.next_value()?),
                         "recipient" => seen.recipient = Some(map.next_value()?),
                         "channel_type" => seen.channel_type = Some(map.next_value()?),
+                        name if NAMES.contains(&name) => {
+                            seen.is_odd |= !is_text(map.next_value()?);
+                        }
                         name => {
                             seen.is_odd |= OWN.contains(&name);
                             map.next_value::<IgnoredAny>()?;
@@ -137,6 +147,7 @@ fn plain(body: &str) -> Option<Plain<'_>> {
         seen.recipient,
         seen.timestamp,
         seen.channel_type,
+        seen.text,
     ];
     Some(Plain {
         is_listable: must.into_iter().all(is_set),
@@ -209,15 +220,33 @@ fn listable(mut members: Members, user: &str, with: &str) -> Members {
             members.insert(name.to_owned(), value);
         }
     }
+    let shows = ["last_message_text", "text"].map(|name| members.get(name));
+    if !shows
+        .into_iter()
+        .any(|text| is_set(text.map(|text| &**text)))
+    {
+        members.insert("last_message_text".to_owned(), raw(""));
+    }
     with_attributes(members)
+}
+
+fn is_text(value: &RawValue) -> bool {
+    value.get().starts_with('"')
 }
 
 fn is_set(value: Option<&RawValue>) -> bool {
     value.is_some_and(|value| value.get() != "null")
 }
 
-/// The same with an object in `attributes`: the stock widget looks into it without asking.
+/// The same with an object in `attributes`, which the stock widget looks into without asking, and
+/// with nothing that clients cannot take.
 fn with_attributes(mut members: Members) -> Members {
+    members.remove(HISTORY);
+    for name in NAMES {
+        if members.get(name).is_some_and(|value| !is_text(value)) {
+            members.remove(name);
+        }
+    }
     let attributes = members.get("attributes");
     if !attributes.is_some_and(|value| is_object(value)) {
         members.insert("attributes".to_owned(), raw(&Empty {}));
@@ -348,7 +377,7 @@ mod tests {
                 body["attributes"] = json!({"k": [1, {"}": "\u{7d}"}]});
             }
             if is_whole {
-                for name in ["sender", "recipient", "timestamp", "channel_type"] {
+                for name in ["sender", "recipient", "timestamp", "channel_type", "text"] {
                     body[name] = "x".into();
                 }
             }
@@ -372,6 +401,34 @@ mod tests {
             // As many members as names: none is there twice.
             let Count(members) = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(members, read.as_object().unwrap().len());
+        }
+    }
+
+    #[test]
+    fn a_row_has_a_text_and_names_that_are_texts() {
+        for (body, text) in [
+            (json!({"type": "image"}), json!("")),
+            (json!({"text": null, "recipient_fullname": 7}), json!("")),
+            (json!({"text": "hi", "sender_fullname": 5}), json!("hi")),
+            (json!({"text": "hi", "__history": true}), json!("hi")),
+        ] {
+            let mut body = body;
+            for name in ["sender", "recipient", "channel_type"] {
+                body[name] = json!("x");
+            }
+            (body["timestamp"], body["attributes"]) = (json!(7), json!({}));
+            let listed = ListedConversation {
+                convers_with: "alice".into(),
+                row: Row {
+                    last: Some((body.to_string().into(), Status::Delivered)),
+                    ..Row::default()
+                },
+            };
+            let row: Value = serde_json::from_str(&conversation("bob", &listed).json).unwrap();
+            assert_eq!(row["last_message_text"], text, "{row}");
+            for name in ["recipient_fullname", "sender_fullname", "__history"] {
+                assert!(row.get(name).is_none(), "{row}");
+            }
         }
     }
 

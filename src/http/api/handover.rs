@@ -13,9 +13,8 @@ use crate::protocol::refusal::Refused;
 use crate::rules::group_change::GroupOutcome;
 use crate::rules::submission::Submission;
 
-/// How long a submission may wait to be taken: as long as the broker takes nothing and the store
-/// is full, none is.
-/// Three of them are less than a whole request may take.
+/// How long a submission may wait to be taken: none is while the broker takes nothing and the store
+/// is full. Three such waits fit into the time limit of a request.
 const WAIT: Duration = Duration::from_secs(8);
 
 const WAITS: u8 = 0;

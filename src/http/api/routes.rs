@@ -1,5 +1,7 @@
 //! Every route of the API, and what lies around all of them.
 
+use std::cell::Cell;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, State};
@@ -127,6 +129,16 @@ impl Drop for InFlight {
     }
 }
 
+tokio::task_local! {
+    /// Whether something was handed in to be written for the request that this task serves.
+    static HANDED_IN: Cell<bool>;
+}
+
+/// Something is handed in for the request that this task serves.
+pub(super) fn note_handed_in() {
+    HANDED_IN.with(|handed_in| handed_in.set(true));
+}
+
 /// Counts and times a request. Nothing of an answer is kept on the way: it is about one user.
 async fn finish(State(api): State<Api>, request: Request<Body>, next: Next) -> Response {
     let began = Clock.now().instant;
@@ -141,9 +153,10 @@ async fn finish(State(api): State<Api>, request: Request<Body>, next: Next) -> R
         Method::OPTIONS => "OPTIONS",
         _ => "other",
     };
-    let mut response = next.run(request).await;
+    let answering = async { (next.run(request).await, HANDED_IN.with(Cell::get)) };
+    let (mut response, is_handed_in) = HANDED_IN.scope(Cell::new(false), answering).await;
     // What was to be written may be stored any moment.
-    if response.status() == StatusCode::REQUEST_TIMEOUT && method != "GET" {
+    if response.status() == StatusCode::REQUEST_TIMEOUT && is_handed_in {
         response = Failure::Unknown.into_response();
     }
     let took = Clock.now().instant.saturating_duration_since(began);

@@ -17,6 +17,7 @@ use super::body::Body;
 use super::caller::Caller;
 use super::failure::Failure;
 use super::handover::{Outcome, Unserved, hand_in};
+use super::routes::note_handed_in;
 use crate::protocol::id::{AppId, MAX_LEVEL_BYTES, UserId};
 use crate::protocol::message::Received;
 use crate::protocol::refusal::{Refusal, Refused};
@@ -58,6 +59,7 @@ pub(super) async fn submit(
         recipients,
         messages,
     };
+    note_handed_in();
     Ok(hand_in(&api.handovers, submission).await?)
 }
 

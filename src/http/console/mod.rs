@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::Metrics;
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::feed::Feed;
-use crate::telemetry::health::Health;
+use crate::telemetry::health::{Fault, Health};
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -145,14 +145,12 @@ impl Console {
     /// the password stands: where others may listen, only what is at fault is named.
     pub fn faults(&self) -> Vec<String> {
         let faults = self.health.faults();
-        if self.is_loopback || self.settings.access == Access::On {
-            return faults;
-        }
-        let at_fault = |fault: String| {
-            let (what, _) = fault.split_once(':').unwrap_or((&fault, ""));
-            format!("{what}: the log says why")
+        let may_know = self.is_loopback || self.settings.access == Access::On;
+        let told = |fault: Fault| match may_know {
+            true => fault.to_string(),
+            false => format!("{}: the log says why", fault.part),
         };
-        faults.into_iter().map(at_fault).collect()
+        faults.into_iter().map(told).collect()
     }
 
     /// All metrics, for Prometheus.

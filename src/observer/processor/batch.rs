@@ -14,7 +14,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::fan_out::FanOut;
 use crate::rules::group_change::GroupOutcome;
 use crate::rules::policy::Policy;
-use crate::store::{LogPage, OutboxReply, OutboxRequest, fan_out_bytes, row_bytes};
+use crate::store::{LogPage, OutboxReply, OutboxRequest, fan_out_bytes};
 
 /// What is decided on together.
 #[derive(Clone, Debug)]
@@ -170,7 +170,8 @@ impl Decided {
 
     /// About how many bytes the delivery log holds for it; `None` for nothing.
     pub(super) fn log_bytes(&self, fan_out: Option<&str>) -> Option<u64> {
-        let publishes = self.publishes.iter().chain(&self.answers).map(row_bytes);
+        let publishes = self.publishes.iter().chain(&self.answers);
+        let publishes = publishes.map(Publish::log_bytes);
         let bytes = publishes.chain(fan_out.map(fan_out_bytes)).sum();
         (bytes > 0).then_some(bytes)
     }

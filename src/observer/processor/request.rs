@@ -12,19 +12,18 @@ use crate::rules::router::Router;
 use crate::rules::submission::Task;
 
 /// The request of a message; `None` if it is not made after all. `added`: who has become a member
-/// by the change of a group before it.
+/// by the change of a group before it. `stored`: the message as it was stored when it came first.
 pub(super) fn read<'a>(
     router: &'a Router,
     added: Option<&'a Users>,
     message: &'a PendingMessage,
-    received: &'a Received,
+    stored: Option<&'a Received>,
 ) -> Option<Result<Request<'a>, Refused>> {
-    // What has passed before passes again, whatever speaks against it now.
-    let is_stored = !std::ptr::eq(&raw const message.received, received);
-    let request = match &message.refused {
-        Some(pending) if !is_stored => return Some(Err(pending.refused.clone())),
-        Some(_) | None if is_stored => router.read_stored(received),
-        Some(_) | None => router.read(received),
+    let request = match (stored, &message.refused) {
+        // What has passed before passes again, whatever speaks against it now.
+        (Some(stored), _) => router.read_stored(stored),
+        (None, Some(pending)) => return Some(Err(pending.refused.clone())),
+        (None, None) => router.read(&message.received),
     };
     let Some(part) = message.via.part() else {
         return Some(request.map_err(Refused::from));

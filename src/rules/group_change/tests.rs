@@ -55,9 +55,11 @@ fn change_with(
         outgoing: *address.outgoing().unwrap(),
         change,
     };
+    let id = id();
     let arrival = Arrival {
         received: &received,
-        id: id(),
+        id,
+        time: id.time(),
         acknowledgement: Acknowledgement::None,
         authority,
     };

@@ -275,6 +275,7 @@ fn a_message_planned_again_comes_out_the_same() {
         let arrival = Arrival {
             received: &message,
             id,
+            time: id.time(),
             acknowledgement: Acknowledgement::Expected,
             authority: Authority::default(),
         };

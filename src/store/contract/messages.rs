@@ -125,6 +125,7 @@ fn plan_fetch(feed: &mut Feed, now: u64, since: u64, limit: usize) -> FanOut {
     let arrival = Arrival {
         received: &received,
         id: feed.ids.next(UnixMillis::new(now)),
+        time: UnixMillis::new(now),
         acknowledgement: Acknowledgement::Expected,
         authority: Authority::default(),
     };

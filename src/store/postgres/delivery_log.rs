@@ -9,11 +9,11 @@ use super::connection::{params, text};
 use super::{PostgresStore, StoreError, id_text, status};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::publish::Publish;
+use crate::protocol::publish::{LOG_ROW_BYTES, Publish};
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
 use crate::store::columns::{properties, purpose, purpose_code};
-use crate::store::delivery_log::{PAGE_BYTES, QUESTION, ROW_BYTES};
+use crate::store::delivery_log::{PAGE_BYTES, QUESTION};
 use crate::store::{
     DeliveryLog, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes, LoggedQuestion,
 };
@@ -205,7 +205,7 @@ impl DeliveryLog for PostgresStore {
         let Some(last) = last.as_deref().and_then(parse_id) else {
             return Ok(None);
         };
-        let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
+        let row_bytes = i64::try_from(LOG_ROW_BYTES).unwrap_or(i64::MAX);
         let (messages, bytes): (i64, i64) =
             self.row(SIZE, params![row_bytes, self.slot.row(), QUESTION], |row| {
                 (row.get(0), row.get(1))
@@ -222,7 +222,7 @@ impl DeliveryLog for PostgresStore {
 fn parse_id(text: &str) -> Option<MessageId> {
     let id = MessageId::parse(text);
     if id.is_none() {
-        error!(id = %text, "the delivery log holds an id that is none: it is left out");
+        error!(id = %text, "the delivery log holds an invalid id: it is left out");
     }
     id
 }

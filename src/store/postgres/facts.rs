@@ -5,12 +5,13 @@
 //! [`rules`](crate::rules).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_postgres::Row as SqlRow;
 
 use super::connection::{params, text};
 use super::slot::Slot;
-use super::write::key;
+use super::write::{UNSURE, key};
 use super::{PostgresStore, StoreError, status, unix};
 use crate::protocol::address::Timeline;
 use crate::protocol::group::Group;
@@ -69,6 +70,7 @@ const FIND_ABSENCE: &str = "SELECT seq, redelivered_by FROM absence
     WHERE app = $1 AND user_id = $2";
 const MESSAGE_UP_TO: &str = "SELECT seq, stored_at FROM message WHERE seq <= $1
     ORDER BY seq DESC LIMIT 1";
+const FIRST_BEHIND: &str = "SELECT stored_at FROM message WHERE seq > $1 ORDER BY seq LIMIT 1";
 const FIRST_AND_LAST: &str = "SELECT min(seq), max(seq) FROM message";
 
 impl FactSource for PostgresStore {
@@ -291,6 +293,13 @@ impl FactSource for PostgresStore {
         Ok(self.counters.newest)
     }
 
+    fn unsettled(&self) -> Duration {
+        match self.slot.is_one_of_several() {
+            true => UNSURE,
+            false => Duration::ZERO,
+        }
+    }
+
     fn position_at(&mut self, time: UnixMillis) -> Result<i64, StoreError> {
         self.position_by(time)
     }
@@ -322,12 +331,27 @@ impl PostgresStore {
         let (Some(first), Some(last)) = ends else {
             return Ok(0);
         };
-        // Imported messages have numbers below 1.
-        paging::position_by(time, (first - 1, last), |position| {
+        let up_to = |position: i64| {
             self.find(MESSAGE_UP_TO, params![position], |row| {
                 (row.get(0), unix(row.get(1)))
             })
-        })
+        };
+        // Imported messages have numbers below 1.
+        let mut before = first - 1;
+        // With several slots positions are made of the time, but for those of a store that was
+        // copied: there are too many of them to find it by halving.
+        let guess = Slot::last_of(time);
+        if (first..last).contains(&guess)
+            && let Some((seq, at)) = up_to(guess)?
+            && at <= time
+        {
+            before = seq;
+            let behind = self.find(FIRST_BEHIND, params![seq], |row| unix(row.get(0)))?;
+            if behind.is_none_or(|behind| behind > time) {
+                return Ok(seq);
+            }
+        }
+        paging::position_by(time, (before, last), up_to)
     }
 }
 

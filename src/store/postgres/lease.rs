@@ -62,6 +62,9 @@ const STAY: &str = "INSERT INTO observer_process (id, expires)
     VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
     ON CONFLICT (id) DO UPDATE SET expires = excluded.expires";
 const LEAVE: &str = "DELETE FROM observer_process WHERE id = $1 OR expires < clock_timestamp()";
+const COUNT_OTHERS: &str = "SELECT count(*) FROM observer_process
+    WHERE expires > clock_timestamp() AND id <> $1";
+const HELD_BY: &str = "SELECT holder FROM observer WHERE n = 0 AND expires > clock_timestamp()";
 const COUNT_PROCESSES: &str = "SELECT count(*) FROM observer_process
     WHERE expires > clock_timestamp()";
 
@@ -161,6 +164,8 @@ pub struct Candidate {
     is_migrated: Cell<bool>,
     /// Whether it has tried to take a slot: from then on somebody has served one.
     has_tried: Cell<bool>,
+    /// When it last said that it stands by.
+    stayed_at: Cell<Option<Instant>>,
 }
 
 impl Candidate {
@@ -173,6 +178,7 @@ impl Candidate {
             connection: Connection::open(target)?,
             is_migrated: Cell::new(false),
             has_tried: Cell::new(false),
+            stayed_at: Cell::new(None),
         };
         candidate.migrate()?;
         Ok(candidate)
@@ -255,6 +261,42 @@ impl Candidate {
         })
     }
 
+    /// Says that this process, known as `process`, stands by, unless it could not serve: then it is
+    /// as good as gone. Returns how many others stand by.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn stand_by(&self, process: &str, could_serve: bool) -> Result<u16, StoreError> {
+        self.connection.ensure()?;
+        if self.migrate()?.is_some() {
+            return Ok(0);
+        }
+        let lease = self.connection.target().lease;
+        let is_due = self
+            .stayed_at
+            .get()
+            .is_none_or(|at| now() >= at + lease / RENEWALS);
+        if could_serve && is_due {
+            let params = params![process.to_owned(), millis(lease)];
+            self.connection.execute(STAY, params)?;
+            self.stayed_at.set(Some(now()));
+        }
+        let rows = self
+            .connection
+            .query(COUNT_OTHERS, params![process.to_owned()])?;
+        Ok(rows.first().map_or(0, |row| count(row.get(0))))
+    }
+
+    /// Who has the lease of a store with one slot, for people.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn holder(&self) -> Result<Option<String>, StoreError> {
+        self.connection.ensure()?;
+        let rows = self.connection.query(HELD_BY, vec![])?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
     /// Says whether this process, known as `process`, is there to take slots. Returns who shares
     /// them.
     ///
@@ -286,7 +328,7 @@ impl Candidate {
         )?;
         let processes: i64 = answers[1].first().map_or(1, |row| row.get(0));
         let mut shared = Shared {
-            processes: u16::try_from(processes).unwrap_or(u16::MAX).max(1),
+            processes: count(processes).max(1),
             free: vec![],
             holders: vec![],
         };
@@ -309,6 +351,19 @@ impl Candidate {
         let params = params![process.to_owned()];
         self.connection.execute(LEAVE, params).map(drop)
     }
+}
+
+/// How many processes stand by on a store with one slot, and could serve.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn count_standbys(target: &Target) -> Result<u16, StoreError> {
+    let rows = Connection::open(target)?.query(COUNT_PROCESSES, vec![])?;
+    Ok(rows.first().map_or(0, |row| count(row.get(0))))
+}
+
+fn count(found: i64) -> u16 {
+    u16::try_from(found).unwrap_or(u16::MAX)
 }
 
 fn no_row() -> StoreError {

@@ -37,7 +37,7 @@ use tokio_postgres::Row;
 
 use self::batch::Batch;
 use self::connection::{Connection, Param, params};
-pub use self::lease::{Candidate, Gathers, Lease, Shared, Taken};
+pub use self::lease::{Candidate, Gathers, Lease, Shared, Taken, count_standbys};
 pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{SharedBy, Target, TargetError};
 use super::columns::{millis, status, unix};

@@ -92,6 +92,14 @@ impl Slot {
         super::unix(position / PER_MILLI)
     }
 
+    /// The last position that one of several slots can give at a time.
+    pub(super) fn last_of(time: UnixMillis) -> i64 {
+        super::millis(time)
+            .saturating_add(1)
+            .saturating_mul(PER_MILLI)
+            - 1
+    }
+
     /// By how much positions rise in this time.
     pub(super) fn positions_in(time: std::time::Duration) -> i64 {
         i64::try_from(time.as_millis()).map_or(i64::MAX, |millis| millis * PER_MILLI)

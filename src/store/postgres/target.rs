@@ -179,14 +179,14 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// The same, with the password to log in with.
+    /// Logs in with this password.
     #[must_use]
     pub fn with_password(mut self, password: &Secret) -> Self {
         self.config.password(password.expose_secret());
         self
     }
 
-    /// The same, with another length of the lease, and the name of this process for people.
+    /// Takes leases of this length, under a name of this process for people.
     #[must_use]
     pub fn with_lease(self, lease: Duration, holder: String) -> Self {
         Self {
@@ -196,14 +196,13 @@ impl Target {
         }
     }
 
-    /// The same, for an observer of this name. A store that observers of another name serve is
-    /// refused.
+    /// Serves observers of this name. A store that observers of another name serve is refused.
     #[must_use]
     pub fn with_name(self, name: String) -> Self {
         Self { name, ..self }
     }
 
-    /// The same in so many slots. A session is taken to be at the broker for `session_lasts` after
+    /// Has so many slots. A session is taken to be at the broker for `session_lasts` after
     /// its last connection.
     #[must_use]
     pub fn with_slots(self, slots: u16, session_lasts: Duration) -> Self {
@@ -214,13 +213,13 @@ impl Target {
         }
     }
 
-    /// The same, whose slots share the messages in this way.
+    /// Shares the messages among the slots in this way.
     #[must_use]
     pub fn shared_by(self, sharing: SharedBy) -> Self {
         Self { sharing, ..self }
     }
 
-    /// The same in so many slots, none of which is served.
+    /// Has so many slots, none of which is served.
     pub(super) fn in_slots(self, slots: u16) -> Self {
         Self { slots, ..self }
     }
@@ -235,13 +234,13 @@ impl Target {
         self.sharing
     }
 
-    /// The same, for a process of this name.
+    /// Names this process for people.
     #[must_use]
     pub fn named(self, holder: String) -> Self {
         Self { holder, ..self }
     }
 
-    /// The same, with the lease that this process has.
+    /// Uses a lease that this process has already.
     #[must_use]
     pub fn holding(self, lease: Arc<Lease>) -> Self {
         Self {

@@ -17,7 +17,7 @@ use crate::rules::write::{Listing, NewMessage, TimelineCopy, UserClient, Write};
 use crate::store::columns::{REDELIVERED, is_same_object, redelivered_by};
 
 /// For how long before the end of the log slots may still store something.
-const UNSURE: Duration = Duration::from_secs(10);
+pub(super) const UNSURE: Duration = Duration::from_secs(10);
 
 const FIND_MESSAGES: &str = "SELECT seq, body FROM message WHERE message_id = $1 AND app = $2
     ORDER BY seq DESC";

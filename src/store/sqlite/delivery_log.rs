@@ -9,11 +9,11 @@ use super::encoding::OwnId;
 use super::{SqliteStore, StoreError, status};
 use crate::protocol::envelope::Body;
 use crate::protocol::message_id::MessageId;
-use crate::protocol::publish::Publish;
+use crate::protocol::publish::{LOG_ROW_BYTES, Publish};
 use crate::protocol::topic::TopicName;
 use crate::rules::plan::Purpose;
 use crate::store::columns::{properties, purpose, purpose_code};
-use crate::store::delivery_log::{PAGE_BYTES, QUESTION, ROW_BYTES};
+use crate::store::delivery_log::{PAGE_BYTES, QUESTION};
 use crate::store::{
     DeliveryLog, History, LogPage, LogSize, LoggedFanOut, LoggedMessage, LoggedPublishes,
     LoggedQuestion,
@@ -226,7 +226,7 @@ impl DeliveryLog for SqliteStore {
         let Some(last) = last.and_then(|last| last.0) else {
             return Ok(None);
         };
-        let row_bytes = i64::try_from(ROW_BYTES).unwrap_or(i64::MAX);
+        let row_bytes = i64::try_from(LOG_ROW_BYTES).unwrap_or(i64::MAX);
         let size = self.connection.row(&SIZE, [row_bytes, QUESTION], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
         });
@@ -254,7 +254,7 @@ fn bytes_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Bytes> {
 fn own_id(row: &Row<'_>) -> rusqlite::Result<Option<MessageId>> {
     let OwnId(id) = row.get(0)?;
     if id.is_none() {
-        error!("the delivery log holds an id that is none: it is left out");
+        error!("the delivery log holds an invalid id: it is left out");
     }
     Ok(id)
 }

@@ -459,7 +459,7 @@ fn id_column(id: &Value) -> Value {
 fn id_text(id: &mut Value) -> Result<(), StoreError> {
     let Value::Bytes(bytes) = id else {
         return Err(StoreError::Permanent(
-            "the delivery log holds an id that is none: somebody has edited the store".into(),
+            "the delivery log holds an invalid id: somebody has edited the store".into(),
         ));
     };
     let read = uuid::Uuid::from_slice(bytes);
