@@ -69,6 +69,10 @@ acl_file /etc/mosquitto/acl
 persistence true
 # Each time it saves all that waits, and serves nobody meanwhile: take 60 where much waits.
 autosave_interval 1
+# Else the log has a line for each time.
+log_type error
+log_type warning
+log_type notice
 # By default messages beyond 1,000 are dropped without a word.
 max_queued_messages 0
 max_inflight_messages 500

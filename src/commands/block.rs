@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::cli::{BanArgs, BlockArgs, BlockCommand, Format};
 use super::input::{app_id, user_id};
 use super::output::Output;
-use super::store::open_store;
+use super::store::{note_if_unserved, open_store};
 use crate::protocol::control_payload::BlockChange;
 use crate::store::{Administration, BanChange};
 use crate::telemetry::clock::Clock;
@@ -52,7 +52,8 @@ fn list(
 }
 
 fn block(args: &BlockArgs, change: BlockChange, out: Output) -> anyhow::Result<()> {
-    let mut store = open_store(&args.settings.load()?)?;
+    let config = args.settings.load()?;
+    let mut store = open_store(&config)?;
     let BlockArgs {
         app, user, other, ..
     } = args;
@@ -66,11 +67,12 @@ fn block(args: &BlockArgs, change: BlockChange, out: Output) -> anyhow::Result<(
     };
     out.line(format_args!("{app} {user} {word} {other}"))?;
     note_unchanged(changed, out);
-    Ok(())
+    note_if_unserved(&config, out)
 }
 
 fn ban(args: &BanArgs, change: BanChange, out: Output) -> anyhow::Result<()> {
-    let mut store = open_store(&args.settings.load()?)?;
+    let config = args.settings.load()?;
+    let mut store = open_store(&config)?;
     let BanArgs { app, user, .. } = args;
     app_id(app)?;
     user_id("user", user)?;
@@ -81,7 +83,7 @@ fn ban(args: &BanArgs, change: BanChange, out: Output) -> anyhow::Result<()> {
     };
     out.line(format_args!("{app} {user} is {word}"))?;
     note_unchanged(changed, out);
-    Ok(())
+    note_if_unserved(&config, out)
 }
 
 fn note_unchanged(changed: bool, out: Output) {

@@ -352,7 +352,7 @@ async fn reread(
             }
             Err(errors) => {
                 for fault in errors.0 {
-                    error!(%fault, "the policy file is faulty: the rules there were stay in force");
+                    error!(%fault, "the policy file is faulty: the previous rules stay in force");
                 }
             }
         }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,6 +24,7 @@ pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCod
     match command {
         StoreCommand::Stats { format, settings } => stats(format, settings, out),
         StoreCommand::Export { timeline, settings } => export(timeline, settings, out),
+        StoreCommand::Backup { file, settings } => back_up(file, settings, out),
         StoreCommand::Import { files, settings } => import::run(files, settings, out),
         StoreCommand::Copy(args) => copy::run(args, out),
         StoreCommand::Prune { age, settings } => prune(age, settings, out),
@@ -77,6 +79,32 @@ fn export(
         Err(ExportError::Store(error)) => return Err(error.into()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn back_up(
+    file: &Path,
+    settings: &SettingsArgs<StorePlace>,
+    out: Output,
+) -> anyhow::Result<ExitCode> {
+    let config = settings.load()?;
+    let place = location(&config)?;
+    store::back_up(place, file)?;
+    let copy = StoreLocation::File(file.to_owned());
+    let messages = store::administer(&copy)?.stats()?.messages;
+    let file = file.display();
+    out.line(format_args!("{file} holds {messages} messages of {place}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says so if nobody knows of a change that the operator has made.
+pub(super) fn note_if_unserved(config: &Config, out: Output) -> anyhow::Result<()> {
+    let place = location(config)?;
+    if !store::is_served(place) {
+        out.message(format_args!(
+            "no observer runs on {place}: is another store meant (--store, --config)?"
+        ));
+    }
+    Ok(())
 }
 
 fn prune(age: &str, settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {

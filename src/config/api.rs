@@ -146,7 +146,7 @@ fn read_key(reader: &mut Reader<'_>, lifetime: Lifetime) -> Result<(String, Veri
     match Verifier::parse(&text, lifetime) {
         Ok(verifier) => Ok((format!("--{name}"), verifier)),
         Err(fault) => {
-            reader.fail(name, fault);
+            reader.fail(name, format!("{file} {fault}"));
             Err(())
         }
     }

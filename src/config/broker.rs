@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::endpoint::{parse_broker_url, parse_proxy};
+use super::endpoint::{BrokerUrl, parse_broker_url, parse_proxy};
 use super::identity::Identity;
 use super::login;
 use super::reader::Reader;
@@ -60,6 +60,7 @@ impl BrokerSection {
     pub(super) fn read(reader: &mut Reader<'_>, name: &str) -> Option<Self> {
         let url = reader.parse("broker", parse_broker_url);
         let tls = read_tls(reader);
+        warn_of_plain_text(reader, url.as_ref());
         let proxy = reader.parse("proxy", parse_proxy);
         let protocol = reader.choice(
             "protocol",
@@ -100,6 +101,21 @@ impl BrokerSection {
             keep_alive,
             connect_timeout,
         })
+    }
+}
+
+/// Warns of certificates that nothing is checked with.
+fn warn_of_plain_text(reader: &mut Reader<'_>, url: Option<&BrokerUrl>) {
+    if url.is_none_or(BrokerUrl::is_encrypted) {
+        return;
+    }
+    for name in ["ca-file", "client-cert", "client-key"] {
+        if reader.is_given(name) {
+            reader.warn(format!(
+                "--{name} is not used: the connection to the broker is not encrypted (mqtts:// or \
+                 wss:// in --broker)"
+            ));
+        }
     }
 }
 

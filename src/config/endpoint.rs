@@ -105,6 +105,14 @@ impl BrokerUrl {
         }
     }
 
+    /// Whether connections are encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        match self.scheme {
+            Scheme::Mqtts | Scheme::Wss => true,
+            Scheme::Mqtt | Scheme::Ws => false,
+        }
+    }
+
     /// How a connection is opened. `tls` is used if the scheme asks for it.
     pub(super) fn transport(self, tls: Arc<rustls::ClientConfig>) -> Transport {
         let Self {

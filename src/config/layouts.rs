@@ -11,7 +11,7 @@ use crate::protocol::amqp::BrokerKind;
 use crate::protocol::control_topic::Controls;
 use crate::protocol::layout::{Layout, LayoutSpec, PayloadMode, SenderCopy};
 use crate::protocol::topic::TopicName;
-use crate::protocol::topic_map::TopicMap;
+use crate::protocol::topic_map::{TopicMap, TopicMapError};
 use crate::rules::policy::Policy;
 use crate::rules::router::Router;
 use crate::rules::webhook_event::EventKinds;
@@ -39,7 +39,11 @@ pub(super) fn read_router(
             events,
         }),
         Err(error) => {
-            reader.fail("layouts", error);
+            let setting = match &error {
+                TopicMapError::BadApp(_) => "app",
+                TopicMapError::NoLayout | TopicMapError::Unsound(_) => "layouts",
+            };
+            reader.fail(setting, error);
             None
         }
     }

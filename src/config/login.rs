@@ -10,8 +10,9 @@ use super::endpoint::BrokerUrl;
 use super::in_force::URLS;
 use super::reader::Reader;
 use super::settings::variable;
-use crate::auth::credentials::{Credentials, Minter, SecretSource};
+use crate::auth::credentials::{Credentials, Minter, SecretError, SecretSource};
 use crate::auth::secret::Secret;
+use crate::auth::signing::KeyError;
 use crate::auth::token;
 
 /// The key that makes tokens, if one is given.
@@ -34,6 +35,10 @@ pub(super) fn read_minter(reader: &mut Reader<'_>, name: &str) -> Option<Minter>
                 reader.warn(format!("--jwt-key-file: {weakness}"));
             }
         }
+        Err(SecretError::Key {
+            error: error @ (KeyError::UnknownAlgorithm(_) | KeyError::Mismatch { .. }),
+            ..
+        }) => reader.fail("jwt-algorithm", error),
         Err(fault) => reader.fail("jwt-key-file", fault),
     }
     Some(minter)
@@ -49,7 +54,7 @@ pub(super) fn read_credentials(
     let url_username = url.and_then(|url| url.username.clone());
     let username = reader.text("username").or(url_username);
     let url_password = url.and_then(|url| url.password.clone());
-    let mut given = given_sources(reader, url_password).into_iter();
+    let mut given = nearest(given_sources(reader, url_password), reader).into_iter();
     let (first, second) = (given.next(), given.next());
     if let (Some((first, _)), Some((second, _))) = (&first, &second) {
         let origin = reader.values.get(*first).map(|given| &given.origin);
@@ -63,7 +68,18 @@ pub(super) fn read_credentials(
     // A key beside a password or token makes tokens for others only.
     match source.stored() {
         Ok(secret) if source.is_token() && token::peek(secret.expose_secret()).is_none() => {
-            reader.fail(name, "is not a JSON Web Token");
+            reader.fail(
+                name,
+                match &source {
+                    SecretSource::TokenFile(file) => {
+                        format!("{} is not a JSON Web Token", file.display())
+                    }
+                    SecretSource::Password(_)
+                    | SecretSource::PasswordFile(_)
+                    | SecretSource::Token(_)
+                    | SecretSource::Key(_) => "is not a JSON Web Token".to_owned(),
+                },
+            );
         }
         Ok(_) => {}
         Err(fault) => reader.fail(name, fault),
@@ -96,6 +112,20 @@ fn given_sources(
     all.into_iter()
         .filter_map(|(name, source)| Some((name, source?)))
         .collect()
+}
+
+/// Those that stand in the place that overrides the others.
+fn nearest(
+    mut given: Vec<(&'static str, SecretSource)>,
+    reader: &Reader<'_>,
+) -> Vec<(&'static str, SecretSource)> {
+    let nearness = |name: &str| {
+        let given = reader.values.get(name);
+        given.map_or(0, |given| given.origin.nearness())
+    };
+    let most = given.iter().map(|(name, _)| nearness(name)).max();
+    given.retain(|(name, _)| Some(nearness(name)) == most);
+    given
 }
 
 /// Warns of each secret that stands on the command line, where other users of the machine see it.
@@ -169,6 +199,14 @@ mod tests {
              OBSERVER_PASSWORD: one is enough"
                     .to_owned()
             ])
+        );
+        assert_eq!(
+            login(
+                &[("broker", "mqtt://u:nearer@h")],
+                &[("OBSERVER_PASSWORD", "pw")]
+            ),
+            pair("u", "nearer"),
+            "flags override variables"
         );
         assert_eq!(
             login(&[("token", "no token")], &[]),

@@ -116,6 +116,7 @@ impl Config {
         }
         reader.take_environment();
         reader.take_flags(flags);
+        reader.refuse_empty();
         if reader.uses("broker") {
             compatible::read(&mut reader);
         }
@@ -162,6 +163,22 @@ mod tests {
     use std::time::Duration;
 
     use crate::config::testing::load;
+
+    #[test]
+    fn what_is_given_and_empty_is_a_mistake_and_certificates_for_plain_text_a_warning() {
+        let empty = |flag, text: &'static str| load(&[(flag, text)], &[], None).unwrap_err();
+        let says = "is empty: leave it out for its default";
+        assert_eq!(empty("app", ""), [format!("--app: {says}")]);
+        assert_eq!(empty("name", " "), [format!("--name: {says}")]);
+        assert!(load(&[], &[("OBSERVER_APP", "")], None).is_ok());
+        let plain = load(&[("ca-file", "/nowhere")], &[], None).unwrap_err();
+        assert_eq!(plain.len(), 1, "{plain:?}");
+        let bad = load(&[("app", "a/b")], &[], None).unwrap_err();
+        assert!(
+            bad[0].starts_with("--app: app \"a/b\" holds '/'"),
+            "{bad:?}"
+        );
+    }
 
     #[test]
     fn flags_go_over_environment_over_file_over_defaults() {

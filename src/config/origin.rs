@@ -26,6 +26,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// How near the place is to who calls the program: what stands nearer overrides the rest.
+    pub(super) fn nearness(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File { .. } => 1,
+            Self::Variable(_) => 2,
+            Self::Flag => 3,
+        }
+    }
+
     /// The place as an operator knows it: `--window`, `OBSERVER_WINDOW`, `window in
     /// observer.toml, line 3`.
     pub(super) fn place(&self, name: &str) -> String {

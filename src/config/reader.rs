@@ -93,6 +93,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Refuses empty flags: what was meant for one did not get there, and `--app "$APP"` must not
+    /// mean every app. In the file, and in variables, an empty value counts as none.
+    pub(super) fn refuse_empty(&mut self) {
+        let is_empty = |given: &Given| {
+            given.origin == Origin::Flag && given.texts.iter().any(|text| text.trim().is_empty())
+        };
+        let given = self.values.iter().filter(|(_, given)| is_empty(given));
+        let names: Vec<_> = given.map(|(name, _)| *name).collect();
+        for name in names {
+            self.fail(name, "is empty: leave it out for its default");
+        }
+    }
+
     /// An environment variable. An empty one counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|text| !text.is_empty())

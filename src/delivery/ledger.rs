@@ -1,7 +1,6 @@
 //! Which message waits for what, and when it may be acknowledged.
 //!
-//! The ledger keeps these rules, in whatever order confirmations, lost connections and time-outs
-//! come:
+//! The ledger keeps these rules, in whatever order confirmations, losses and time-outs come:
 //! - A message is acknowledged when the delivery log of the store holds what it leads to; without
 //!   a log, when every publish made of it is confirmed. Acks go out in the order the messages
 //!   arrived (MQTT 3.1.1, section 4.6).
@@ -381,7 +380,7 @@ impl Ledger {
         self.finish_part(entry.0);
     }
 
-    /// The session's connection is up. `session_present`: the broker has kept the session, so it
+    /// The session's connection is up. If the broker has kept the session (`session_present`), it
     /// delivers again what was not acknowledged.
     pub fn handle_session_up(&mut self, session_present: bool) {
         self.redeliveries.handle_session_up();
@@ -390,19 +389,19 @@ impl Ledger {
         }
     }
 
-    /// Whether messages may still come again that came on an earlier connection.
+    /// Whether messages of earlier connections may still come again.
     pub fn expects_redeliveries(&self) -> bool {
         self.redeliveries.expected().next().is_some()
     }
 
-    /// Nothing that came on an earlier connection comes again any more.
+    /// They do not.
     pub fn end_redeliveries(&mut self) {
         let open = self.redeliveries.expect_nothing();
         self.detach(open);
     }
 
-    /// To be called at intervals in each of which the broker has answered a ping: it has the acks
-    /// that were sent before the last call, so those messages cannot come again.
+    /// To be called at intervals in each of which the broker has answered a ping: acks sent before
+    /// the last call have arrived, so those messages cannot come again.
     pub fn age_acknowledged(&mut self) {
         self.redeliveries.age();
     }

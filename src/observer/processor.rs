@@ -394,10 +394,7 @@ impl Processor {
         self.log(origin, leave, came_on, publishes.len(), notices)?;
         let is_admins = arrival.authority == Authority::Admin;
         let decided = Decided {
-            entry: message.entry,
-            first: true,
             publishes,
-            bulk: vec![],
             members: match &fan_out {
                 Some(fan_out) if !origin.repeated && !is_admins => fan_out.members(),
                 Some(_) | None => 0,
@@ -410,11 +407,9 @@ impl Processor {
                 .refused
                 .as_ref()
                 .and_then(|pending| pending.may_answer),
-            is_question: false,
             logged,
-            left_to_log: None,
             group,
-            done: true,
+            ..Decided::nothing(message.entry)
         };
         Ok((decided, fan_out))
     }
@@ -461,20 +456,11 @@ impl Processor {
             };
             room = room.saturating_sub(bulk.len().max(STEP));
             decided.push(Decided {
-                entry: unfinished.entry,
                 first: false,
-                publishes: vec![],
                 bulk,
-                members: 0,
-                answers: vec![],
                 refusal: is_dropped.then_some(Refusal::Internal),
-                detail: None,
-                may_answer: None,
-                is_question: false,
-                logged: false,
-                left_to_log: None,
-                group: None,
                 done: rest.is_none(),
+                ..Decided::nothing(unfinished.entry)
             });
             let rest = rest.map(|fan_out| Unfinished {
                 fan_out,

@@ -62,7 +62,7 @@ impl fmt::Display for Difference {
                 write!(f, "level {level} is missing, should be {}", quoted(should))
             }
             Self::TooMany { level: 1, is } if is.is_empty() => {
-                f.write_str("it begins with a slash, which the layout has not")
+                f.write_str("it begins with a slash, which the layout does not have")
             }
             Self::TooMany { level, is } => write!(f, "level {level} is {is:?}, and one too many"),
             Self::Empty { level, should } => {
@@ -256,7 +256,7 @@ mod tests {
             (
                 "/apps/a/outgoing/users/alice/messages/bob/outgoing",
                 CHAT21,
-                "it begins with a slash, which the layout has not",
+                "it begins with a slash, which the layout does not have",
             ),
             (
                 "apps/a/outgoing/users/alice/messages/bob",

@@ -26,8 +26,8 @@ use crate::rules::write::Write;
 /// What becomes of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Plan<'a> {
-    /// What is published. With a store, the request is acknowledged once all of it is in the delivery
-    /// log; without one, once all of it is confirmed.
+    /// What is published. With a store, the request is acknowledged once all of it is in the
+    /// delivery log; without one, once all of it is confirmed.
     pub publishes: Vec<Publish>,
     /// What is published about a refusal, to the sender and as a dead letter, unless there have
     /// been too many lately.

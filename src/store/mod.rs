@@ -26,6 +26,7 @@ mod contract;
 pub(crate) use self::sqlite::faults;
 
 use std::fmt::Debug;
+use std::path::Path;
 
 pub use self::administration::{
     Administration, BanChange, Blocked, Selection, Stats, StoredGroup, WebhookQueue, WebhookRow,
@@ -85,6 +86,34 @@ pub fn administer(location: &StoreLocation) -> Result<Box<dyn Administration>, S
             Box::new(SqliteStore::open(location, Access::Shared, offline)?)
         }
     })
+}
+
+/// Copies a store in a file into a new file, as it is at one moment, also beside the observer that
+/// may be running. Only the owner may read the new file.
+///
+/// # Errors
+/// [`StoreError`]: there is such a file, or it cannot be made; there is no store; or it is not in a
+/// file.
+pub fn back_up(location: &StoreLocation, file: &Path) -> Result<(), StoreError> {
+    match location {
+        StoreLocation::File(_) => {
+            let offline = OfflineDelivery::Broker;
+            SqliteStore::open(location, Access::Shared, offline)?.back_up(file)
+        }
+        StoreLocation::Postgres(_) | StoreLocation::Memory => Err(StoreError::Permanent(
+            format!("{location} is in no file: back up a database with its own tools (pg_dump)")
+                .into(),
+        )),
+    }
+}
+
+/// Whether an observer has the store, as far as this machine can tell: of a database it is taken to
+/// be so.
+pub fn is_served(location: &StoreLocation) -> bool {
+    match location {
+        StoreLocation::File(path) => sqlite::is_locked(path),
+        StoreLocation::Postgres(_) | StoreLocation::Memory => true,
+    }
 }
 
 /// Makes a store if there is none, for a command that fills it before the observer's first start.

@@ -110,6 +110,7 @@ fn messages(c: &mut Criterion) {
                     authority: Authority::default(),
                     received: &received,
                     id: ids.next(now),
+                    time: now,
                     acknowledgement: Acknowledgement::Expected,
                 };
                 let Ok(plan) = router.plan(&request, &arrival, &mut NoStore);

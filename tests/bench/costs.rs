@@ -449,6 +449,7 @@ impl<'p> Scene<'p> {
             authority: Authority::default(),
             received: &received,
             id: origin.id,
+            time: origin.now,
             acknowledgement: Acknowledgement::Expected,
         };
         let plan = self
@@ -469,7 +470,7 @@ impl<'p> Scene<'p> {
             publishes: &plan.publishes,
         };
         self.store.log(&logged).expect("a write");
-        if let Some(text) = plan.fan_out.as_ref().and_then(FanOut::to_log) {
+        if let Some(text) = plan.fan_out.as_ref().map(FanOut::to_log) {
             self.store
                 .log_fan_out(origin.id, topic.as_bytes(), &text)
                 .expect("a write");

@@ -403,7 +403,7 @@ fn explain_names_the_nearest_topic_of_one_that_nobody_reads() {
         ),
         (
             "/apps/a/outgoing/users/alice/messages/bob/outgoing",
-            "it begins with a slash, which the layout has not",
+            "it begins with a slash, which the layout does not have",
         ),
         (
             "apps/a/outgoing/users/alice/messages/bob",
@@ -595,7 +595,7 @@ fn watch_shows_what_is_published_and_never_read() {
             (
                 &lost[1],
                 slash,
-                "it begins with a slash, which the layout has not",
+                "it begins with a slash, which the layout does not have",
             ),
         ] {
             assert_eq!(

@@ -2,6 +2,7 @@
 //! commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -607,6 +608,53 @@ fn commands_look_at_the_store_beside_the_running_observer() {
         pruned += said.split(' ').next().unwrap().parse::<u32>().unwrap();
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Beside the observer, and after a stop by copying the file alone.
+#[test]
+fn a_copy_of_the_store_has_everything() {
+    let mut scene = Scene::new(Broker::Mosquitto, &[]);
+    let (mut alice, mut bob) = (scene.user("u00"), scene.user("u01"));
+    for n in 0..3 {
+        alice.writes("u01", &json!({ "n": n }));
+        bob.hears_on("messages/u00/clientadded");
+    }
+    let state = scene.observer.state_dir();
+    let at = |name: &str| format!("{state}/{name}");
+    let holds = |file: &str| {
+        let output = crate::bed::binary()
+            .args(["store", "stats", "--json", "--store", file])
+            .output()
+            .unwrap();
+        let stats: Value = serde_json::from_slice(&output.stdout).unwrap();
+        stats["messages"].clone()
+    };
+    let copy = at("copy.db");
+    let said = scene.command(&["store", "backup", &copy]);
+    assert!(
+        said.starts_with(&format!("{copy} holds 3 messages of ")),
+        "{said}"
+    );
+    assert_eq!(holds(&copy), json!(3));
+    let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let again = scene.try_command(&["store", "backup", &copy]);
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert!(!again.status.success() && said.contains(&copy), "{said}");
+    assert!(scene.observer.stop().0.success());
+    let alone = at("alone.db");
+    std::fs::copy(at("observer.db"), &alone).unwrap();
+    assert_eq!(holds(&alone), json!(3));
+    // Nobody has the copy, so nobody would know.
+    let ban = crate::bed::binary()
+        .args(["block", "ban", "a", "mallory", "--store", &alone])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(ban.stderr).unwrap();
+    assert!(
+        ban.status.success() && said.contains("no observer runs on"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -71,6 +71,12 @@ fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>
             let credentials = Credentials::of_file(args.probe_user.as_deref(), file.as_ref());
             (credentials?, None)
         }
+        (None, None) if args.probe_user.is_some() || args.probe_app.is_some() => {
+            anyhow::bail!(
+                "nothing is tried as an ordinary user without their password or token: \
+                           give --probe-password-file or --probe-token-file"
+            )
+        }
         (None, None) => return Ok(None),
     };
     let (sub, app_id) = claims.map_or((None, None), |claims| (claims.sub, claims.app_id));

@@ -1,6 +1,8 @@
 //! The arguments of the commands that administer what is stored: `store`, `group`, `block`,
 //! `webhook`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::Format;
@@ -22,6 +24,16 @@ pub(in crate::commands) enum StoreCommand {
     Export {
         #[command(flatten)]
         timeline: TimelineArgs,
+        #[command(flatten)]
+        settings: SettingsArgs<StorePlace>,
+    },
+    /// Copy the store into a new file, also while the observer runs
+    ///
+    /// For a back-up of a store in a file. The new file is readable to its owner alone.
+    Backup {
+        /// The file to make
+        #[arg(id = "FILE")]
+        file: PathBuf,
         #[command(flatten)]
         settings: SettingsArgs<StorePlace>,
     },

@@ -12,7 +12,7 @@ use super::input::{app_id, read_input, user_id};
 use super::output::Output;
 use super::scope::GroupChange as Scope;
 use super::settings::SettingsArgs;
-use super::store::open_store;
+use super::store::{note_if_unserved, open_store};
 use crate::config::Config;
 use crate::protocol::group::Group;
 use crate::protocol::group_change::GroupChange;
@@ -60,6 +60,7 @@ pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCod
             let GroupArgs { app, group: id } = group;
             store.set_group(app, id, &body)?;
             out.line(format_args!("{app} {id} {members} members"))?;
+            note_if_unserved(&config, out)?;
         }
         GroupCommand::AddMember {
             group,

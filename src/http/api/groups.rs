@@ -63,6 +63,7 @@ impl<'de> Deserialize<'de> for Keys {
 
 /// The body of `POST {app}/groups`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(super) struct NewGroup {
     group_name: Option<String>,
     #[schema(value_type = Option<Object>)]
@@ -75,6 +76,7 @@ pub(super) struct NewGroup {
 
 /// The bodies of the other routes.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(super) struct Change {
     group_name: Option<String>,
     #[schema(value_type = Option<Object>)]

@@ -97,6 +97,7 @@ pub(super) fn identifier<'a>(place: &str, text: &'a str) -> Result<UserId<'a>, F
 
 /// The body of `POST {app}/messages`. Raw values go on as they came.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(super) struct NewMessage {
     sender_fullname: Option<String>,
     recipient_id: Option<String>,
@@ -192,6 +193,7 @@ pub(super) async fn message(
 
 /// The body of `DELETE {app}/conversations/{peer}`.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(super) struct Archive {
     user_id: Option<String>,
 }
@@ -241,6 +243,7 @@ pub(super) async fn archive(
 
 /// The body of `POST {app}/{user}/instances/{instance}`.
 #[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub(super) struct Instance {
     device_model: Option<String>,
     language: Option<String>,

@@ -182,7 +182,7 @@ impl EndpointQueue {
                 endpoint = self.endpoint.name,
                 error = failure.error,
                 waiting = self.waiting.events,
-                "a webhook endpoint fails: what it is to be told waits"
+                "a webhook endpoint fails: its events are queued"
             );
         }
     }

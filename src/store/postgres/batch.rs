@@ -80,6 +80,8 @@ pub(super) struct Known {
     pub(super) bans: HashMap<[String; 2], bool>,
     /// Whether the last blocks the second: app, blocked, blocker.
     pub(super) blocks: HashMap<Key, bool>,
+    /// Who blocks the user: app, blocked.
+    pub(super) blocked_by: HashMap<[String; 2], Vec<Box<str>>>,
     pub(super) groups: HashMap<[String; 2], Option<std::sync::Arc<crate::protocol::group::Group>>>,
     /// Of each conversation whether it is archived, and the position of its last message.
     pub(super) conversations: HashMap<Key, Option<(bool, i64)>>,
@@ -153,6 +155,14 @@ impl Batch {
 
     fn has_writes(&self) -> bool {
         !self.commands.is_empty() || !self.gathered.is_empty()
+    }
+
+    /// Whether what is kept may change any of these conversations.
+    pub(super) fn changes_any(&self, conversations: &BTreeSet<Key>) -> bool {
+        let gathered = &self.gathered;
+        let changes =
+            |key| gathered.conversations.contains_key(key) || gathered.left_out.contains(key);
+        !self.commands.is_empty() || conversations.iter().any(changes)
     }
 
     pub(super) fn note_change(&mut self, is_changed: bool) {

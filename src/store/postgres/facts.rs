@@ -170,7 +170,11 @@ impl FactSource for PostgresStore {
         app: AppId<'_>,
         sender: UserId<'_>,
     ) -> Result<Vec<Box<str>>, StoreError> {
-        let [app, sender] = pair(app.as_str(), sender.as_str());
+        let key = pair(app.as_str(), sender.as_str());
+        if let Some(known) = self.batch.borrow().known.blocked_by.get(&key) {
+            return Ok(known.clone());
+        }
+        let [app, sender] = key;
         self.rows(BLOCKED_BY, params![app, sender], |row| {
             row.get::<_, String>(0).into()
         })

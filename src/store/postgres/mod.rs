@@ -9,6 +9,7 @@
 //! sequences, no triggers. Leaves the interface to `store`.
 
 mod batch;
+mod candidate;
 mod connection;
 mod delivery_log;
 mod facts;
@@ -36,8 +37,9 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use self::batch::Batch;
+pub use self::candidate::{Candidate, Shared, Taken, count_standbys};
 use self::connection::{Connection, Param, params};
-pub use self::lease::{Candidate, Gathers, Lease, Shared, Taken, count_standbys};
+pub use self::lease::{Gathers, Lease};
 pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{SharedBy, Target, TargetError};
 use super::columns::{millis, status, unix};

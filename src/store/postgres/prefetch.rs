@@ -21,6 +21,9 @@ const BANS: &str = "SELECT b.app, b.user_id FROM unnest($1::text[], $2::text[]) 
 const BLOCKS: &str = "SELECT b.app, b.other, b.inbox_of
     FROM unnest($1::text[], $2::text[], $3::text[]) AS u (app, other, inbox_of)
     JOIN block b ON b.app = u.app AND b.other = u.other AND b.inbox_of = u.inbox_of";
+const BLOCKED_BY: &str = "SELECT b.app, b.other, b.inbox_of
+    FROM unnest($1::text[], $2::text[]) AS u (app, other)
+    JOIN block b ON b.app = u.app AND b.other = u.other ORDER BY b.inbox_of";
 const GROUPS: &str = "SELECT g.app, g.group_id, g.body
     FROM unnest($1::text[], $2::text[]) AS u (app, group_id)
     JOIN chat_group g ON g.app = u.app AND g.group_id = u.group_id";
@@ -41,6 +44,8 @@ const COPIES: &str = "SELECT u.app, u.inbox_of, u.convers_with, u.message_id, m.
 struct Questions {
     bans: BTreeSet<[String; 2]>,
     blocks: BTreeSet<Key>,
+    /// Who blocks whoever writes to groups.
+    blocked_by: BTreeSet<[String; 2]>,
     groups: BTreeSet<[String; 2]>,
     conversations: BTreeSet<Key>,
     copies: BTreeSet<(Key, String)>,
@@ -61,6 +66,7 @@ impl Questions {
                 self.conversations
                     .insert([app, recipient, sender].map(str::to_owned));
                 if outgoing.recipient.is_group() {
+                    self.blocked_by.insert(pair(app, sender));
                     self.conversations
                         .insert([app, recipient, recipient].map(str::to_owned));
                 }
@@ -116,11 +122,15 @@ impl PostgresStore {
                 }
             }
         }
-        // One is asked for when its turn comes.
-        if questions.conversations.len() < 2 {
+        if questions.conversations.is_empty() {
             return Ok(());
         }
-        self.flush()?;
+        // The rest of what is kept is written with the commit: the sooner rows are written, the
+        // longer they are locked, and the rows of batches of several slots would be locked in any
+        // order.
+        if self.batch.borrow().changes_any(&questions.conversations) {
+            self.flush()?;
+        }
         self.look_up(questions)
     }
 
@@ -140,6 +150,7 @@ impl PostgresStore {
             [column(0), column(1)]
         };
         let [ban_apps, ban_users] = pairs(&questions.bans);
+        let [writer_apps, writers] = pairs(&questions.blocked_by);
         let [group_apps, group_ids] = pairs(&questions.groups);
         let [block_apps, others, blockers] = columns(questions.blocks.iter().cloned());
         let [apps, inboxes, peers] = columns(questions.conversations.iter().cloned());
@@ -153,6 +164,7 @@ impl PostgresStore {
             command(GROUPS, params![group_apps, group_ids]),
             command(CONVERSATIONS, params![apps, inboxes, peers]),
             command(COPIES, params![copy_apps, copy_inboxes, copy_peers, ids]),
+            command(BLOCKED_BY, params![writer_apps, writers]),
         ];
         if self.slot.is_one_of_several() {
             commands.push(command(NEWEST, vec![]));
@@ -166,7 +178,7 @@ impl PostgresStore {
 
     /// Notes what was found, and of the rest that it is not there.
     fn note(&self, questions: Questions, found: &[Vec<Row>]) -> Result<(), StoreError> {
-        let [bans, blocks, groups, conversations, copies] = found else {
+        let [bans, blocks, groups, conversations, copies, blocked_by] = found else {
             return Err(StoreError::Permanent(
                 "the database gave too few answers".into(),
             ));
@@ -180,6 +192,9 @@ impl PostgresStore {
         known
             .blocks
             .extend(questions.blocks.into_iter().map(|key| (key, false)));
+        known
+            .blocked_by
+            .extend(questions.blocked_by.into_iter().map(|key| (key, vec![])));
         known
             .groups
             .extend(questions.groups.into_iter().map(|key| (key, None)));
@@ -195,6 +210,11 @@ impl PostgresStore {
             known
                 .blocks
                 .insert([row.get(0), row.get(1), row.get(2)], true);
+        }
+        for row in blocked_by {
+            let key: [String; 2] = [row.get(0), row.get(1)];
+            let by = known.blocked_by.entry(key).or_default();
+            by.push(row.get::<_, String>(2).into());
         }
         for row in groups {
             known

@@ -19,8 +19,10 @@ use crate::auth::secret::Secret;
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the database may leave what was sent to it without a sign.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least time for that, and for the network of the database to take what was sent to it.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a lease is to be had, or renewed, before it ends.
+const ATTEMPTS: u32 = 3;
 /// How long after that it is asked again whether it is there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -156,9 +158,8 @@ impl FromStr for Target {
         config
             .ssl_mode(ssl)
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_user_timeout(ANSWER_TIMEOUT)
-            .keepalives_idle(ANSWER_TIMEOUT)
             .keepalives_interval(KEEPALIVE_INTERVAL);
+        set_patience(&mut config, DEFAULT_LEASE);
         if config.get_application_name().is_none() {
             config.application_name("chat21-observer");
         }
@@ -178,7 +179,24 @@ impl FromStr for Target {
     }
 }
 
+/// For how long the network of the database may leave what was sent to it without a sign: its host
+/// may be gone, and another may have its address.
+fn set_patience(config: &mut Config, patience: Duration) {
+    let patience = patience.max(LEAST_TIMEOUT);
+    config.tcp_user_timeout(patience).keepalives_idle(patience);
+}
+
 impl Target {
+    /// The same for connections that take and renew a lease: where one comes to nothing, there is
+    /// time for others before the lease ends.
+    pub(super) fn for_lease(&self) -> Self {
+        let mut target = self.clone();
+        let patience = self.lease / ATTEMPTS;
+        set_patience(&mut target.config, patience);
+        target.config.connect_timeout(patience.max(LEAST_TIMEOUT));
+        target
+    }
+
     /// Logs in with this password.
     #[must_use]
     pub fn with_password(mut self, password: &Secret) -> Self {
@@ -188,7 +206,8 @@ impl Target {
 
     /// Takes leases of this length, under a name of this process for people.
     #[must_use]
-    pub fn with_lease(self, lease: Duration, holder: String) -> Self {
+    pub fn with_lease(mut self, lease: Duration, holder: String) -> Self {
+        set_patience(&mut self.config, lease);
         Self {
             lease,
             holder,

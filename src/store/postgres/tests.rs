@@ -1,14 +1,21 @@
 //! The contract of the store, and what PostgreSQL adds to it: a lease, a fence, a connection that
 //! breaks. They need a server: `scripts/test` starts one. Without it they fail.
 
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
 use crate::auth::secret::Secret;
+use crate::protocol::control_payload::BlockChange;
+use crate::protocol::message_id::MessageIds;
+use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, Place, Window};
+use crate::rules::test_support::router;
 use crate::store::Administration;
-use crate::store::contract::{Feed, Maker, contract, new_message, timeline};
+use crate::store::contract::{
+    Feed, Maker, NOW, app, contract, new_copy, new_message, timeline, user,
+};
 use crate::store::reader::Reader;
 
 /// Makes stores in schemas of their own.
@@ -456,4 +463,46 @@ fn an_error_of_the_connection_names_its_cause_once() {
         "whoever prints the chain prints it twice"
     );
     assert_eq!(error.to_string().matches("refused").count(), 1, "{error}");
+}
+
+/// Batches of several slots would wait for each other, in whatever order their messages have come.
+#[test]
+fn messages_to_groups_lock_no_row_before_the_commit() {
+    let mut store = open(&empty_schema()).unwrap();
+    let group = r#"{"name":"g","members":{"x":1,"y":1,"z":1}}"#;
+    store.write_group("a", "group-1", group).unwrap();
+    let (eve, blocks) = (["a", "z", "x"].map(str::to_owned), BlockChange::Block);
+    let (sql, params) = store.block(&eve, blocks);
+    store.execute(sql, params).unwrap();
+    let layouts = router().layouts;
+    let topic = "apps/a/outgoing/users/x/messages/group-1/outgoing";
+    let address = layouts.parse(topic).unwrap();
+    let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(NOW));
+    let text = id.to_string();
+    let origin = Origin {
+        id,
+        fingerprint: Some(1),
+        promised: true,
+        repeated: false,
+        now: UnixMillis::new(NOW),
+    };
+    Store::begin(&mut store).unwrap();
+    store.prefetch(&mut [address].into_iter()).unwrap();
+    store
+        .apply(&new_message(&text, "x", "group-1", "{}"), &origin)
+        .unwrap();
+    let blocked_by = store.blocked_by(app(), user("x")).unwrap();
+    assert_eq!(blocked_by, ["z".into()]);
+    let copies = ["x", "y"].map(|member| new_copy(&text, member, "group-1"));
+    store.prefetch_copies(&copies).unwrap();
+    for copy in &copies {
+        assert_eq!(store.apply(copy, &origin).unwrap(), Written::New);
+    }
+    assert!(!store.batch.borrow().is_in_transaction());
+    assert_eq!(store.commit().unwrap(), Committed::Changed);
+    let found = store
+        .connection
+        .query("SELECT inbox_of FROM timeline ORDER BY 1", vec![]);
+    let found: Vec<String> = found.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(found, ["x", "y"]);
 }

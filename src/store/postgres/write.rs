@@ -307,8 +307,10 @@ impl PostgresStore {
             BlockChange::Unblock => UNBLOCK,
         };
         let key = [app, other, inbox_of].map(Clone::clone);
-        self.batch.borrow_mut().known.blocks.remove(&key);
+        let known = &mut self.batch.borrow_mut().known;
+        known.blocks.remove(&key);
         let [app, other, inbox_of] = key;
+        known.blocked_by.remove(&[app.clone(), other.clone()]);
         (sql, params![app, other, inbox_of])
     }
 

@@ -228,6 +228,15 @@ impl Connection {
         self.sqlite.pragma_update(None, name, value)
     }
 
+    /// Copies the database into an empty file, as it is at one moment.
+    pub(super) fn copy_into(&self, file: &Path) -> Result<()> {
+        // Not UTF-8: SQLite takes paths as texts.
+        let file = file
+            .to_str()
+            .ok_or(rusqlite::Error::InvalidPath(file.to_owned()))?;
+        self.sqlite.execute("VACUUM INTO ?", [file]).map(drop)
+    }
+
     /// Gives free pages back to the file system, at most so many.
     pub(super) fn give_back_pages(&self, most: u32) -> Result<()> {
         let mut statement = self

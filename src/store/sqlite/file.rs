@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use crate::store::StoreError;
 
 /// Makes the directory of a store.
@@ -30,6 +32,42 @@ pub(super) fn make_private(path: &Path) -> Result<(), StoreError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Makes a new file that no other user may read.
+pub(super) fn make_new(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    made.map(drop).map_err(|source| StoreError::Make {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Says so if other users may read the store: it holds what people write.
+pub(super) fn warn_if_readable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Ok(found) = std::fs::metadata(path)
+        && found.permissions().mode() & 0o077 != 0
+    {
+        let path = path.display();
+        warn!("other users may read what people write: chmod 600 {path}*");
+    }
+}
+
+/// Whether an observer has locked a store.
+pub(in crate::store) fn is_locked(path: &Path) -> bool {
+    let Ok(path) = std::fs::canonicalize(path) else {
+        return false;
+    };
+    let mut name = path.into_os_string();
+    name.push(".lock");
+    let lock = OpenOptions::new().read(true).open(name);
+    lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Locks a store for one observer: two would not know what the other has acknowledged. The lock

@@ -32,6 +32,7 @@ use self::accounts::Accounts;
 use self::checkpoint::Checkpointer;
 use self::connection::{Connection, statements};
 use self::conversations::States;
+pub(super) use self::file::is_locked;
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
 use super::columns::{millis, status, unix};
@@ -69,7 +70,7 @@ pub(super) struct SqliteStore {
     progress: Progress,
     sweep: Sweep,
     /// Held as long as the observer runs.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What is remembered of the database. Another process may make it untrue.
@@ -129,6 +130,17 @@ struct Progress {
     finished: Option<MessageId>,
 }
 
+impl Drop for SqliteStore {
+    /// Whoever copies the file after a stop has everything in it: what has been written lately
+    /// stands in the log beside it until then.
+    fn drop(&mut self) {
+        if self.lock.is_some() {
+            // Readers may be in the way: then the log stays, and the next start reads it.
+            let _: rusqlite::Result<i64> = self.connection.pragma("wal_checkpoint(TRUNCATE)");
+        }
+    }
+}
+
 impl SqliteStore {
     pub(super) fn open(
         location: &StoreLocation,
@@ -167,6 +179,7 @@ impl SqliteStore {
             (StoreLocation::File(_), Access::Exclusive) => {
                 file::make_directory(&path)?;
                 file::make_private(&path)?;
+                file::warn_if_readable(&path);
                 lock = Some(file::lock(&path)?);
                 Connection::open(&path).map_err(open)?
             }
@@ -185,6 +198,24 @@ impl SqliteStore {
             let _ = connection.optimize();
         }
         Self::new(connection, offline, lock)
+    }
+
+    /// Copies the database as it is now into a new file.
+    pub(super) fn back_up(&self, file: &Path) -> Result<(), StoreError> {
+        file::make_new(file)?;
+        let copied = self.connection.copy_into(file).map_err(StoreError::from);
+        let copied = copied.and_then(|()| {
+            let synced = File::open(file).and_then(|copy| copy.sync_all());
+            synced.map_err(|source| StoreError::Make {
+                path: file.to_owned(),
+                source,
+            })
+        });
+        if copied.is_err() {
+            // It holds nothing of use.
+            let _ = std::fs::remove_file(file);
+        }
+        copied
     }
 
     /// Opens a connection that only reads, beside the observer that has the store.
@@ -219,7 +250,7 @@ impl SqliteStore {
                 ..Progress::default()
             },
             sweep: Sweep::default(),
-            _lock: lock,
+            lock,
         })
     }
 }
