@@ -4,6 +4,7 @@
 //! could not be stored; the connections last. Leaves the rest of its life to the event loop.
 
 use std::hash::RandomState;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -40,7 +41,9 @@ use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message::Received;
 use crate::protocol::message_id::MessageIds;
 use crate::rules::router::Router;
-use crate::store::{self, Access, Endpoints, LogSize, LoggedQuestion, Outbox, Store, thread};
+use crate::store::{
+    self, Access, Endpoints, LogSize, LoggedQuestion, Outbox, Store, StoreLocation, thread,
+};
 use crate::telemetry::clock::{Clock, Now};
 use crate::telemetry::feed::Feed;
 use crate::telemetry::health::Health;
@@ -49,6 +52,10 @@ use crate::telemetry::service_topics::ServiceTopics;
 use crate::telemetry::status::Status;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{Metrics, Stats};
+
+/// How long a stop waits, at most, for what is under way, where another observer may wait for the
+/// lease: that one goes on with what the delivery log holds.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// Runs an observer until `stop` is cancelled, then lets what is under way finish, and disconnects.
 /// `ready` is told once.
@@ -189,7 +196,10 @@ async fn serve(
         links_stop,
         stop,
     };
-    let drain = setup.drain_timeout;
+    let drain = match holds_lease(&setup) {
+        true => setup.drain_timeout.min(HAND_OVER),
+        false => setup.drain_timeout,
+    };
     let span = Span::current();
     let resuming = tokio::task::spawn_blocking(move || {
         let _here = span.entered();
@@ -206,6 +216,12 @@ async fn serve(
         let _ = links.reset_session().await;
     }
     ended
+}
+
+/// Whether others may wait for the place of this observer.
+fn holds_lease(setup: &Setup) -> bool {
+    let location = setup.store.as_ref().map(|store| &store.location);
+    matches!(location, Some(StoreLocation::Postgres(_)))
 }
 
 /// The parts that an observer is put together from.

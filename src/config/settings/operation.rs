@@ -94,7 +94,8 @@ pub(super) const TUNING: Group = Group {
             "drain-timeout",
             "TIME",
             "10s",
-            "How long a stop (SIGTERM or SIGINT) waits for messages in progress.",
+            "How long a stop (SIGTERM or SIGINT) waits for messages in progress. With a PostgreSQL \
+             database at most 0.5 s: the next observer goes on with the rest.",
         ),
     ],
 };

@@ -86,6 +86,8 @@ pub(super) struct Known {
     /// Of each conversation whether it is archived, and the position of its last message.
     pub(super) conversations: HashMap<Key, Option<(bool, i64)>>,
     pub(super) copies: HashMap<(Key, String), Option<crate::rules::facts::StoredCopy>>,
+    /// Groups that were looked for, to be changed, and are not there.
+    pub(super) no_groups: HashSet<[String; 2]>,
 }
 
 /// Rows to write, by table.

@@ -28,6 +28,9 @@ use crate::store::{Cause, StoreError};
 /// How long the connection may take to be made, with TLS and login, unless the target says it.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The key of the groups, as the database has named it.
+const GROUPS: &str = "chat_group_pkey";
+
 /// A parameter of a statement.
 pub(super) type Param = Box<dyn ToSql + Sync + Send>;
 
@@ -341,6 +344,8 @@ fn told(cause: Cause) -> Cause {
 pub(super) struct Told {
     text: String,
     code: Option<SqlState>,
+    /// Whether a row is there that was not when it was looked for.
+    is_taken: bool,
 }
 
 impl From<Error> for Told {
@@ -351,7 +356,12 @@ impl From<Error> for Told {
             (None, Some(source)) => format!("{error}: {source}"),
             (None, None) => error.to_string(),
         };
-        Self { text, code }
+        let constraint = error.as_db_error().and_then(|said| said.constraint());
+        Self {
+            text,
+            code,
+            is_taken: constraint == Some(GROUPS),
+        }
     }
 }
 
@@ -415,6 +425,7 @@ impl From<Told> for StoreError {
             // The fence divides by the number of leases that this process has.
             "22012" => Self::Fenced,
             "40001" | "40P01" => Self::Conflict(told.into()),
+            "23505" if told.is_taken => Self::Conflict(told.into()),
             // Connections, resources, limits, an operator, the system; a database that only reads
             // now; a transaction that took too long.
             _ if ["08", "53", "55", "57", "58"].contains(&&code[..2])

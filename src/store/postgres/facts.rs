@@ -110,7 +110,7 @@ impl FactSource for PostgresStore {
         app: AppId<'_>,
         id: UserId<'_>,
     ) -> Result<Option<String>, StoreError> {
-        let [app, id] = pair(app.as_str(), id.as_str());
+        let key @ [app, id] = &pair(app.as_str(), id.as_str());
         let is_for_change = self.slot.is_one_of_several() && self.batch.borrow().is_open();
         if is_for_change {
             self.open_transaction()?;
@@ -120,7 +120,14 @@ impl FactSource for PostgresStore {
         } else {
             FIND_GROUP
         };
-        self.find(sql, params![app, id], |row| row.get(0))
+        let params = params![app.clone(), id.clone()];
+        let found: Option<String> = self.find(sql, params, |row| row.get(0))?;
+        if is_for_change && found.is_none() {
+            // There is no row to lock.
+            let known = &mut self.batch.borrow_mut().known;
+            known.no_groups.insert(key.clone());
+        }
+        Ok(found)
     }
 
     fn has_timeline(&mut self, app: AppId<'_>, user: UserId<'_>) -> Result<bool, StoreError> {

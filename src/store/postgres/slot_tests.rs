@@ -235,3 +235,30 @@ fn an_answer_comes_last_whatever_the_clock_of_its_slot_says() {
         assert_eq!(last, [id, question.to_string()]);
     }
 }
+
+#[test]
+fn of_two_slots_that_make_one_group_the_second_looks_again() {
+    let target = empty_schema().in_slots(2);
+    let [mut first, mut second] = <[Feed; 2]>::try_from(open_slots(&target)).ok().unwrap();
+    let find = |feed: &mut Feed| feed.store.group_object(app(), user("group-1")).unwrap();
+    for feed in [&mut first, &mut second] {
+        feed.store.begin().unwrap();
+        assert_eq!(find(feed), None);
+    }
+    let group = |owner: &str| Write::Group {
+        app: app(),
+        id: "group-1",
+        body: format!(r#"{{"owner":"{owner}"}}"#).into(),
+    };
+    for (feed, owner) in [(&mut first, "alice"), (&mut second, "eve")] {
+        let id = feed.ids.next(UnixMillis::new(feed.now));
+        let origin = feed.origin(id);
+        feed.store.apply(&group(owner), &origin).unwrap();
+    }
+    assert_eq!(first.store.commit().unwrap(), Committed::Changed);
+    let refused = second.store.commit().unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused}");
+    second.store.rollback();
+    second.store.begin().unwrap();
+    assert_eq!(find(&mut second), Some(r#"{"owner":"alice"}"#.to_owned()));
+}

@@ -55,6 +55,8 @@ const ERASE_CONVERSATIONS: &str = "UPDATE conversation
     WHERE app = $1 AND inbox_of = ANY ($2::text[]) AND convers_with = $3";
 const ERASE_MESSAGES: &str = "DELETE FROM timeline
     WHERE app = $1 AND inbox_of = ANY ($2::text[]) AND convers_with = $3";
+const MAKE_GROUP: &str = "INSERT INTO chat_group (app, group_id, body, owner)
+    VALUES ($1, $2, $3, $4)";
 const SET_GROUP: &str = "INSERT INTO chat_group (app, group_id, body, owner)
     VALUES ($1, $2, $3, $4)
     ON CONFLICT (app, group_id) DO UPDATE SET body = excluded.body, owner = excluded.owner";
@@ -126,8 +128,14 @@ impl PostgresStore {
                 what,
             } => self.erase(*app, convers_with.as_str(), *what)?,
             Write::Group { app, id, body } => {
+                let key = [app.as_str().to_owned(), text(id)];
+                // Another slot may be about to make the same.
+                let sql = match self.batch.borrow_mut().known.no_groups.remove(&key) {
+                    true => MAKE_GROUP,
+                    false => SET_GROUP,
+                };
                 let params = self.group(app.as_str(), id, body);
-                self.later(SET_GROUP, params);
+                self.later(sql, params);
             }
         }
         Ok(Written::New)
