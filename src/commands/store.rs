@@ -16,7 +16,6 @@ use super::scope::StorePlace;
 use super::settings::SettingsArgs;
 use super::{copy, import};
 use crate::config::Config;
-use crate::protocol::time::UnixMillis;
 use crate::store::{self, Administration, ExportError, Stats, StoreLocation};
 use crate::telemetry::clock::Clock;
 
@@ -111,17 +110,11 @@ fn prune(age: &str, settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow:
     let mut store = open_store(&settings.load()?)?;
     let parsed = humantime::parse_duration(age)
         .with_context(|| format!("{age:?} is not a time such as 90d"))?;
-    let pruned = store.prune_before(before(Clock.now().wall, parsed))?;
+    let pruned = store.prune_before(Clock.now().wall.before(parsed))?;
     out.line(format_args!(
         "{pruned} messages deleted that were older than {age}"
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The moment `age` before `now`, or the beginning of Unix time.
-fn before(now: UnixMillis, age: Duration) -> UnixMillis {
-    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    UnixMillis::new(now.as_millis().saturating_sub(age))
 }
 
 fn check(settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {

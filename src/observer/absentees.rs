@@ -53,8 +53,7 @@ async fn round(
     layouts: &TopicMap,
     handovers: &mpsc::Sender<Handover>,
 ) -> Result<(), StoreError> {
-    let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    let before = UnixMillis::new(Clock.now().wall.as_millis().saturating_sub(ttl));
+    let before = Clock.now().wall.before(ttl);
     let (mut after, mut gone) = (UnixMillis::new(0), 0_usize);
     loop {
         let location = location.clone();

@@ -2,7 +2,7 @@
 //!
 //! Owns the unit. No clock is read here: the edge reads it and hands the time in.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,13 @@ impl UnixMillis {
     /// The number of milliseconds since 1970-01-01 UTC.
     pub const fn as_millis(self) -> u64 {
         self.0
+    }
+
+    /// The time so long before this one, or 1970-01-01 UTC.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(span))
     }
 }
 

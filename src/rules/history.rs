@@ -43,9 +43,7 @@ pub fn stored_at(newest: UnixMillis, now: UnixMillis) -> UnixMillis {
 /// time, if the clock does not go back. `newest` is the time of the last message there is; one that
 /// others store may come `unsettled` later than its time.
 pub(super) fn settled(newest: UnixMillis, now: UnixMillis, unsettled: Duration) -> UnixMillis {
-    let unsettled = u64::try_from(unsettled.as_millis()).unwrap_or(u64::MAX);
-    let last = newest.max(now).as_millis().saturating_sub(unsettled);
-    UnixMillis::new(last.saturating_sub(1))
+    newest.max(now).before(unsettled + Duration::from_millis(1))
 }
 
 /// Which stored messages of a user come next.

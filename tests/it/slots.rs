@@ -85,6 +85,19 @@ impl Process {
         process
     }
 
+    /// The same behind a way to the broker of its own, which is opened.
+    fn start_behind(gate: &Gate, by: By, database: &Database, app: &str, slots: &str) -> Self {
+        gate.open();
+        let http = free_port();
+        let url = format!("mqtt://localhost:{}", gate.port);
+        let more = ["--store-lease", LEASE, "--connect-timeout", "1s"];
+        let more = [&more[..], &["--slots", slots], &by.flags()].concat();
+        let observer = database.observer_at(&url, app, http, &more);
+        let mut process = Self { observer, http };
+        start(&mut process.observer);
+        process
+    }
+
     pub(crate) fn readiness(&self) -> (u16, String) {
         get(self.http, "/readyz").unwrap_or((0, String::new()))
     }
@@ -438,13 +451,7 @@ fn a_process_that_cannot_reach_the_broker_gives_way_to_a_standby_that_can() {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
     let gate = Gate::closed(Broker::Mosquitto.port("MQTT"));
-    gate.open();
-    let http = free_port();
-    let url = format!("mqtt://localhost:{}", gate.port);
-    let more = ["--store-lease", LEASE, "--connect-timeout", "1s"];
-    let observer = database.observer_at(&url, &app, http, &more);
-    let mut first = Process { observer, http };
-    start(&mut first.observer);
+    let first = Process::start_behind(&gate, By::All, &database, &app, "1");
     wait_all(&database, 1, &[&first]);
     let mut second = Process::start(&database, Broker::Mosquitto, &app, "1");
     second.observer.wait_log("stands by: ");
@@ -494,11 +501,14 @@ enum Fault {
     Cut,
     /// The database is killed, and started again.
     Database,
+    /// Its way to the broker is cut until others have what it had.
+    OutOfReach,
 }
 
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 7] = [
     Fault::Killed,
     Fault::Frozen,
+    Fault::OutOfReach,
     Fault::Stopped,
     Fault::Killed,
     Fault::Cut,
@@ -516,8 +526,10 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
     let (_server, _broker) = (exclusive(), broker.shared());
     let (app, database) = (fresh_app(), Database::make());
     by.import(&database, broker, &app, slots);
-    let mut processes: Vec<Process> = (0..3)
-        .map(|_| Process::start_by(by, &database, broker, &app, slots))
+    let gates = [0; 3].map(|_| Gate::closed(broker.port("MQTT")));
+    let mut processes: Vec<Process> = gates
+        .iter()
+        .map(|gate| Process::start_behind(gate, by, &database, &app, slots))
         .collect();
     let count: usize = slots.parse().unwrap();
     let is_ready = |process: &Process| process.readiness().0 == 200;
@@ -534,8 +546,9 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
         load.wait_arrived(share.saturating_sub(UNDER_WAY));
         load.allow(share + UNDER_WAY);
         // Each process has each fault in turn.
-        let (fault, victim) = (FAULTS[round % FAULTS.len()], (round + round / 6) % 3);
-        let victim = &mut processes[victim];
+        let fault = FAULTS[round % FAULTS.len()];
+        let victim = (round + round / FAULTS.len()) % 3;
+        let (gate, victim) = (&gates[victim], &mut processes[victim]);
         match fault {
             Fault::Killed => {
                 victim.observer.kill();
@@ -569,6 +582,11 @@ pub(crate) fn chaos_by(by: By, broker: Broker, slots: &str) {
             Fault::Database => {
                 control("kill");
                 control("start");
+            }
+            Fault::OutOfReach => {
+                gate.close();
+                wait_without(&database, victim);
+                gate.open();
             }
         }
         wait_for("every slot to be held", || {

@@ -157,6 +157,24 @@ fn plain(body: &str) -> Option<Plain<'_>> {
     })
 }
 
+/// A group, as it is stored, with what stock clients know it by, which an operator need not write;
+/// and without the label of its last change, which is none of its fields. `None`: it is no object.
+pub(super) fn group(app: &str, id: &str, body: String) -> Option<Box<RawValue>> {
+    let mut members = parse_object(body.as_bytes()).ok()?;
+    let label = members.remove("notification");
+    let lacks = |name: &str| !members.contains_key(name);
+    let lacking: Vec<_> = [("uid", id), ("appId", app)]
+        .into_iter()
+        .filter(|(name, _)| lacks(name))
+        .collect();
+    if label.is_none() && lacking.is_empty() {
+        return RawValue::from_string(body).ok();
+    }
+    let lacking = lacking.into_iter();
+    members.extend(lacking.map(|(name, value)| (name.to_owned(), raw(value))));
+    serde_json::value::to_raw_value(&members).ok()
+}
+
 /// A conversation in a user's list.
 pub(super) fn conversation(user: &str, listed: &ListedConversation) -> Document {
     let (row, with) = (&listed.row, &*listed.convers_with);
@@ -402,6 +420,17 @@ mod tests {
             let Count(members) = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(members, read.as_object().unwrap().len());
         }
+    }
+
+    #[test]
+    fn a_group_has_what_it_is_known_by_and_no_label() {
+        let told = |body: &str| group("a", "g", body.to_owned()).map(|told| told.get().to_owned());
+        let whole = r#"{"uid":"g","name":"n", "appId":"a"}"#;
+        assert_eq!(told(whole), Some(whole.to_owned()));
+        let wanted = Some(r#"{"appId":"a","name":"n","uid":"g"}"#.to_owned());
+        assert_eq!(told(r#"{"name":"n"}"#), wanted);
+        assert_eq!(told(r#"{"name":"n","uid":"g","notification":{}}"#), wanted);
+        assert_eq!(told("no json"), None);
     }
 
     #[test]

@@ -312,7 +312,7 @@ pub(super) async fn group(
     }
     let found = Found {
         success: true,
-        result: RawValue::from_string(body).map_err(|_| Failure::NoGroup)?,
+        result: documents::group(&app, &id, body).ok_or(Failure::NoGroup)?,
     };
     let json = serde_json::to_vec(&found).map_err(|_| Failure::Unavailable)?;
     Ok(room.answer(json))

@@ -138,12 +138,11 @@ impl WebhookDispatcher {
             queue.more &= demand.deliveries == 0;
             queue.look_at = now + LOOK_EVERY;
         }
-        let age = millis(self.settings.max_age);
         OutboxRequest {
             results: std::mem::take(&mut self.settled),
             recovered: std::mem::take(&mut self.recovered),
             demands: room,
-            expire_before: UnixMillis::new(wall.as_millis().saturating_sub(age)),
+            expire_before: wall.before(self.settings.max_age),
         }
     }
 

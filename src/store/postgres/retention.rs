@@ -90,10 +90,7 @@ impl PostgresStore {
     }
 
     fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError> {
-        let keep_from = limits.age.map_or(0, |age| {
-            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            millis(UnixMillis::new(now.as_millis().saturating_sub(age)))
-        });
+        let keep_from = limits.age.map_or(0, |age| millis(now.before(age)));
         // Copies take more room than messages. So the copies of deleted messages are deleted before
         // the size is looked at: otherwise more messages would go than must.
         let swept = self.sweep_step()?;

@@ -11,7 +11,7 @@ use crate::protocol::time::UnixMillis;
 use crate::store::import::{
     FROM_A_ROW, is_newer, landing, number_for, time, time_between, youngest,
 };
-use crate::store::{Administration, Imported, Landing, Store};
+use crate::store::{Administration, Imported, Landing};
 
 statements! {
     // SQLite goes on behind the greatest number. This row, which is no message, has it go on at 1.
@@ -66,15 +66,7 @@ impl SqliteStore {
         batch: &[Imported],
         now: UnixMillis,
     ) -> Result<Vec<Landing>, StoreError> {
-        self.begin()?;
-        let landed = self.import_all(batch, now).and_then(|landed| {
-            self.commit()?;
-            Ok(landed)
-        });
-        if landed.is_err() {
-            self.rollback();
-        }
-        landed
+        self.in_transaction(|store| store.import_all(batch, now))
     }
 
     fn import_all(

@@ -218,6 +218,22 @@ impl SqliteStore {
         copied
     }
 
+    /// Does something in a transaction of its own: all of it, or nothing.
+    pub(super) fn in_transaction<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.begin()?;
+        let done = act(self).and_then(|done| {
+            self.commit()?;
+            Ok(done)
+        });
+        if done.is_err() {
+            self.rollback();
+        }
+        done
+    }
+
     /// Opens a connection that only reads, beside the observer that has the store.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let open = |source: rusqlite::Error| StoreError::Open {

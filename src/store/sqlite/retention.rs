@@ -11,7 +11,7 @@ use super::connection::statements;
 use super::conversations::Pair;
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
-use crate::store::{Pruned, Retention, Store};
+use crate::store::{Pruned, Retention};
 
 /// Rows that one step deletes, at most, of each kind.
 const ROWS_PER_STEP: u32 = 200;
@@ -72,24 +72,16 @@ impl SqliteStore {
         limits: &Retention,
         now: UnixMillis,
     ) -> Result<Pruned, StoreError> {
-        self.begin()?;
         let before = self.sweep.clone();
-        let done = self.prune(limits, now).and_then(|pruned| {
-            self.commit()?;
-            Ok(pruned)
-        });
+        let done = self.in_transaction(|store| store.prune(limits, now));
         if done.is_err() {
             self.sweep = before;
-            self.rollback();
         }
         done
     }
 
     fn prune(&mut self, limits: &Retention, now: UnixMillis) -> Result<Pruned, StoreError> {
-        let keep_from = limits.age.map_or(0, |age| {
-            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            millis(UnixMillis::new(now.as_millis().saturating_sub(age)))
-        });
+        let keep_from = limits.age.map_or(0, |age| millis(now.before(age)));
         // Copies take more room than messages. So the copies of deleted messages are deleted before
         // the size is looked at: otherwise more messages would go than must.
         let swept = self.sweep_step()?;

@@ -8,7 +8,6 @@ use super::conversations::Pair;
 use super::delivery_log::END;
 use super::encoding::{IdText, StoredId, Told, body_accounts, body_columns, read_body};
 use super::{SqliteStore, StoreError};
-use crate::store::Store;
 use crate::store::transfer::{self, Counters, Part, Transfer, Value};
 
 statements! {
@@ -153,27 +152,15 @@ impl Transfer for SqliteStore {
         rows: &[transfer::Row],
         progress: &str,
     ) -> Result<(), StoreError> {
-        self.begin()?;
-        let put = self.put_all(part, rows).and_then(|()| {
-            self.connection.execute(&SET_PROGRESS, [progress])?;
-            self.commit().map(drop)
-        });
-        if put.is_err() {
-            self.rollback();
-        }
-        put
+        self.in_transaction(|store| {
+            store.put_all(part, rows)?;
+            store.connection.execute(&SET_PROGRESS, [progress])?;
+            Ok(())
+        })
     }
 
     fn finish(&mut self, counters: &Counters) -> Result<(), StoreError> {
-        self.begin()?;
-        let finished = self.set_counters(counters).and_then(|()| {
-            self.commit()?;
-            Ok(())
-        });
-        if finished.is_err() {
-            self.rollback();
-        }
-        finished
+        self.in_transaction(|store| store.set_counters(counters))
     }
 }
 

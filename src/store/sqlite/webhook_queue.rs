@@ -7,7 +7,7 @@ use rusqlite::Row;
 use super::connection::statements;
 use super::{SqliteStore, StoreError, millis};
 use crate::protocol::time::UnixMillis;
-use crate::store::{Selection, Store, WebhookQueue, WebhookRow};
+use crate::store::{Selection, WebhookQueue, WebhookRow};
 
 /// The query of a [`WebhookRow`] for each selected event.
 macro_rules! list_where {
@@ -100,17 +100,11 @@ impl SqliteStore {
         change: impl Fn(&Self, &str) -> rusqlite::Result<usize>,
     ) -> Result<usize, StoreError> {
         let distinct: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
-        self.begin()?;
-        let changed: rusqlite::Result<usize> =
-            distinct.into_iter().map(|id| change(self, id)).sum();
-        let committed = changed.map_err(StoreError::from).and_then(|changed| {
-            self.commit()?;
-            Ok(changed)
-        });
-        if committed.is_err() {
-            self.rollback();
-        }
-        committed
+        self.in_transaction(|store| {
+            let changed: rusqlite::Result<usize> =
+                distinct.into_iter().map(|id| change(store, id)).sum();
+            Ok(changed?)
+        })
     }
 }
 
