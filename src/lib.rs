@@ -27,8 +27,8 @@
 //! 8. **Publish queues.** [`Publishers::publish`] hands the publishes to the publishing
 //!    connections, in order.
 //! 9. **Confirmation.** The broker's PUBACK comes back through [`Publishers::handle`] to
-//!    [`Ledger::handle_confirmed`]. What is confirmed up to some message, the log forgets with the
-//!    next batch ([`Ledger::published_up_to`], [`DeliveryLog::published`]).
+//!    [`Ledger::handle_confirmed`]. The log forgets a message of which everything is confirmed with
+//!    the next batch ([`Ledger::take_published`], [`DeliveryLog::published`]).
 //!
 //! What a client of the HTTP API writes ([`http::api`]) takes the same way: [`Inbound::submit`]
 //! admits it, and [`Submissions::handle_decided`] answers the client when its batch is committed.
@@ -92,7 +92,7 @@
 //! [`DeliveryLog::published`]: store::DeliveryLog::published
 //! [`Store::commit`]: store::Store::commit
 //! [`Ledger::logged`]: delivery::ledger::Ledger::logged
-//! [`Ledger::published_up_to`]: delivery::ledger::Ledger::published_up_to
+//! [`Ledger::take_published`]: delivery::ledger::Ledger::take_published
 //! [`Publishers::publish`]: observer::publishers::Publishers::publish
 //! [`Publishers::handle`]: observer::publishers::Publishers::handle
 //! [`Session::acknowledge`]: observer::session::Session::acknowledge

@@ -102,11 +102,14 @@ fn read_custom(reader: &mut Reader<'_>) -> Vec<Layout> {
 
 /// Reports apps and templates that the broker cannot carry.
 fn check_broker_kind(reader: &mut Reader<'_>, broker_kind: BrokerKind, layouts: &[Layout]) {
-    let given = reader.texts("app");
-    let fixed = layouts.iter().filter_map(Layout::fixed_app);
-    for app in given.iter().map(String::as_str).chain(fixed) {
+    for app in reader.texts("app") {
+        if let Err(error) = broker_kind.carries(&app) {
+            reader.fail("app", error);
+        }
+    }
+    for app in layouts.iter().filter_map(Layout::fixed_app) {
         if let Err(error) = broker_kind.carries(app) {
-            reader.fail_at("app".to_owned(), error);
+            reader.fail("layouts", format!("app {error}"));
         }
     }
     for layout in layouts {
@@ -176,7 +179,7 @@ payload = "verbatim"
         );
         assert_eq!(
             load(&[("broker-kind", "rabbitmq"), ("app", "my.app")], &[], None).unwrap_err(),
-            ["app: \"my.app\" holds '.', which RabbitMQ turns into '/'"]
+            ["--app: \"my.app\" holds '.', which RabbitMQ turns into '/'"]
         );
         assert_eq!(
             load(

@@ -52,7 +52,10 @@ pub(super) fn read_credentials(
 ) -> Credentials {
     warn_of_visible_secrets(reader);
     let url_username = url.and_then(|url| url.username.clone());
-    let username = reader.text("username").or(url_username);
+    let username = match nearness(reader, "broker") > nearness(reader, "username") {
+        true => url_username.or_else(|| reader.text("username")),
+        false => reader.text("username").or(url_username),
+    };
     let url_password = url.and_then(|url| url.password.clone());
     let mut given = nearest(given_sources(reader, url_password), reader).into_iter();
     let (first, second) = (given.next(), given.next());
@@ -119,13 +122,14 @@ fn nearest(
     mut given: Vec<(&'static str, SecretSource)>,
     reader: &Reader<'_>,
 ) -> Vec<(&'static str, SecretSource)> {
-    let nearness = |name: &str| {
-        let given = reader.values.get(name);
-        given.map_or(0, |given| given.origin.nearness())
-    };
-    let most = given.iter().map(|(name, _)| nearness(name)).max();
-    given.retain(|(name, _)| Some(nearness(name)) == most);
+    let most = given.iter().map(|(name, _)| nearness(reader, name)).max();
+    given.retain(|(name, _)| Some(nearness(reader, name)) == most);
     given
+}
+
+fn nearness(reader: &Reader<'_>, name: &str) -> u8 {
+    let given = reader.values.get(name);
+    given.map_or(0, |given| given.origin.nearness())
 }
 
 /// Warns of each secret that stands on the command line, where other users of the machine see it.
@@ -207,6 +211,12 @@ mod tests {
             ),
             pair("u", "nearer"),
             "flags override variables"
+        );
+        let far = [("OBSERVER_USERNAME", "far"), ("OBSERVER_PASSWORD", "pw")];
+        assert_eq!(
+            login(&[("broker", "mqtt://u:nearer@h")], &far),
+            pair("u", "nearer"),
+            "the user goes with the password"
         );
         assert_eq!(
             login(&[("token", "no token")], &[]),

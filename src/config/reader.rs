@@ -97,7 +97,10 @@ impl<'a> Reader<'a> {
     /// mean every app. In the file, and in variables, an empty value counts as none.
     pub(super) fn refuse_empty(&mut self) {
         let is_empty = |given: &Given| {
-            given.origin == Origin::Flag && given.texts.iter().any(|text| text.trim().is_empty())
+            let mut items = given.texts.iter().flat_map(|text| text.split(','));
+            let is_blank = |text: &str| text.trim().is_empty();
+            given.origin == Origin::Flag
+                && (given.texts.iter().any(|text| is_blank(text)) || items.all(is_blank))
         };
         let given = self.values.iter().filter(|(_, given)| is_empty(given));
         let names: Vec<_> = given.map(|(name, _)| *name).collect();
@@ -108,7 +111,7 @@ impl<'a> Reader<'a> {
 
     /// An environment variable. An empty one counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
-        (self.env)(name).filter(|text| !text.is_empty())
+        (self.env)(name).filter(|text| !text.trim().is_empty())
     }
 
     /// Takes `text` for the value of a setting, as given by the environment variable `place`.

@@ -150,8 +150,8 @@ impl SessionLink {
     /// Whatever came on the connection that is left comes again with DUP. What had none there is
     /// new, and its DUP does not count: not either if it takes several attempts until it has come.
     async fn take_up(&mut self) -> Option<Result<LiveConnection, LinkError>> {
-        // Of an attempt that fails the broker may find the CONNECT later, and hold the session for
-        // it: only the first one after an orderly end is safe.
+        // The broker may read the CONNECT of a failed attempt only later, and hold the session for
+        // it: only the first attempt after an orderly end is safe.
         let left_in_order = std::mem::take(&mut self.left_in_order);
         let attempt = match self.link.attempt().await {
             Some(Ok(live)) if live.opened.connected.session_present && !left_in_order => {
@@ -217,10 +217,12 @@ impl SessionLink {
         } = live.opened;
         self.connection += 1;
         self.publishers_may_start.send_replace(true);
+        self.link.health.set_reached(true);
         let ended = tokio::select! {
             ended = self.pump(&mut connection, client, connected) => ended,
             never = self.announce_renewal(live.token_ends) => match never {},
         };
+        self.link.health.set_reached(false);
         match ended {
             Ok(()) => {
                 let is_stopping = self.link.stop.is_cancelled();

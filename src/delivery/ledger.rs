@@ -394,7 +394,7 @@ impl Ledger {
         self.redeliveries.expected().next().is_some()
     }
 
-    /// They do not.
+    /// Messages of earlier connections cannot come again.
     pub fn end_redeliveries(&mut self) {
         let open = self.redeliveries.expect_nothing();
         self.detach(open);

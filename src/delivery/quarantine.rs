@@ -464,6 +464,28 @@ impl Quarantine {
         }
     }
 
+    /// The broker has answered that it does not take a publish now: it rests for a while. `taken`:
+    /// when the broker last took something, and whether it has since it was looked at. Returns the
+    /// number if it is to be given up.
+    pub(super) fn turn_down(
+        &mut self,
+        sequence: u64,
+        (rest, taken): (Duration, (Option<Instant>, bool)),
+        now: Instant,
+    ) -> Option<u64> {
+        let topic = self.topics.get_mut(self.topic_of.get(&sequence)?)?;
+        let is_first = topic.waiting.front()?.sequence == sequence;
+        let sent = topic.sent.take_if(|_| is_first)?;
+        self.in_flight -= 1;
+        (topic.alone, topic.since, topic.confirmed) = (false, None, 0);
+        topic.rests = Some(now + rest);
+        let (last, since) = taken;
+        if since || last.is_some_and(|last| last >= sent) {
+            topic.failed = topic.failed.saturating_add(1);
+        }
+        (topic.failed >= TRIES).then_some(sequence)
+    }
+
     /// Takes a publish out. `None` if the number is unknown or the publish was taken out before.
     pub(super) fn complete(&mut self, sequence: u64) -> Option<Completed> {
         let name = self.topic_of.remove(&sequence)?;

@@ -53,7 +53,8 @@ pub(super) struct Redeliveries {
     /// [`Redeliveries::age`].
     old: usize,
     /// From earlier connections, in the order the broker delivered them before. A broker sends
-    /// redeliveries before anything else, so the first message that is not in the list ends it.
+    /// redeliveries before anything else, so the first message that is not in the list ends it, or
+    /// a message to ourselves (see [`Redeliveries::expect_nothing`]).
     expected: VecDeque<Expected>,
     /// How many of them, the first, were acknowledged on the connection that has just ended. Acks
     /// of connections before that may be lost.

@@ -97,14 +97,6 @@ impl Unpublished {
     pub(super) fn has_published(&self) -> bool {
         !self.published.is_empty()
     }
-
-    /// An id up to which nothing waits.
-    pub(super) fn published_up_to(&self) -> Option<MessageId> {
-        match self.waiting.first_key_value() {
-            Some((oldest, _)) => Some(oldest.just_before()),
-            None => self.newest,
-        }
-    }
 }
 
 #[cfg(test)]

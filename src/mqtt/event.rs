@@ -66,8 +66,8 @@ impl ReasonCode {
         &self.name
     }
 
-    /// Whether the same may be accepted later: a queue was full, or something failed in the broker.
-    /// It says nothing against who publishes, nor against the topic or the payload.
+    /// Whether the same may be accepted later: a queue was full, say, or something failed in the
+    /// broker. It says nothing against who publishes, nor against the topic or the payload.
     pub fn passes(&self) -> bool {
         self.passes
     }

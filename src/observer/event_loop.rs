@@ -31,6 +31,7 @@ use crate::observer::reporter::StatusReporter;
 use crate::observer::session::{ProbeSession, Session};
 use crate::observer::setup::{ObserverError, Ready, Stopped};
 use crate::observer::sharing::{Held, Sharing};
+use crate::observer::shutdown::Patience;
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::Webhooks;
 use crate::protocol::publish::Publish;
@@ -107,12 +108,12 @@ pub(super) fn ticks() -> Interval {
 }
 
 impl Observer {
-    /// Runs until it is asked to stop, then finishes what is under way, for at most `drain`.
+    /// Runs until it is asked to stop, then finishes what is under way, in so far as there is time.
     pub(super) async fn run(
         mut self,
         mut inputs: Inputs,
         ready: ReadySignal,
-        drain: Duration,
+        patience: Patience,
     ) -> Result<Stopped, ObserverError> {
         self.apply_policy(&mut inputs);
         let mut ready = Some(ready);
@@ -158,7 +159,7 @@ impl Observer {
             CrashPoint::Turned.pass();
             if let Some(GiveWay { other, takes_all }) = self.gives_way_to.take() {
                 let discards_session = takes_all && self.session.is_new();
-                Box::pin(self.stop(inputs, Duration::ZERO)).await;
+                Box::pin(self.stop(inputs, Patience::default())).await;
                 return Err(ObserverError::OtherObserver {
                     other,
                     discards_session,
@@ -167,7 +168,7 @@ impl Observer {
             self.signal_ready(&mut ready);
             self.look_whether_passing();
         }
-        Ok(Box::pin(self.stop(inputs, drain)).await)
+        Ok(Box::pin(self.stop(inputs, patience)).await)
     }
 
     /// Takes what has come in meanwhile, to share the cost of acting on it.
@@ -454,7 +455,7 @@ impl Observer {
             self.journal.dropped((received, id), reason);
         }
         if let Some(bytes) = decided.left_to_log {
-            return self.leave_to_log(decided, bytes, now);
+            return self.leave_to_log(&decided, bytes, now);
         }
         self.journal.fanned_out(id, &decided.bulk);
         if decided.logged {
@@ -473,9 +474,9 @@ impl Observer {
         }
     }
 
-    /// Leaves what a message leads to to the delivery log, but for answers that its sender may not
-    /// have: those are to be forgotten.
-    fn leave_to_log(&mut self, decided: Decided, bytes: u64, now: Now) {
+    /// Leaves what a message leads to to the delivery log. If that is nothing but answers that its
+    /// sender may not have, it is forgotten.
+    fn leave_to_log(&mut self, decided: &Decided, bytes: u64, now: Now) {
         let (entry, ledger) = (decided.entry, &mut self.ledger);
         let answered = decided.refusal.filter(|_| !decided.answers.is_empty());
         let may_answer = answered.is_none_or(|reason| {
@@ -486,13 +487,12 @@ impl Observer {
             let (received, _) = ledger.message(entry);
             self.inbound.handle_finished(received);
         }
-        if may_answer {
+        // Who is blocked, and must not know it, gets their own copy.
+        if may_answer || !decided.publishes.is_empty() {
             ledger.leave_to_log(entry);
             self.processing.handle_left(bytes);
         } else {
             ledger.logged(entry);
-            // Who is blocked, and must not know it, gets their own copy.
-            ledger.add(entry, decided.publishes, Purpose::Copy);
             ledger.decided(entry);
         }
     }

@@ -74,7 +74,6 @@ impl Served {
             room_for_bulk: ROOM,
             acknowledged: None,
             published: vec![],
-            finished: None,
             held: vec![],
             backlog: None,
             left: None,

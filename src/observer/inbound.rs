@@ -192,7 +192,6 @@ impl Inbound {
             room_for_bulk: 0,
             acknowledged: None,
             published: vec![],
-            finished: None,
             held: vec![],
             backlog: None,
             left: None,

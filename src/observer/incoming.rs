@@ -16,7 +16,7 @@ use crate::telemetry::service_topics::ServiceTopic;
 enum Incoming {
     /// Of a user or a service, and ours to deliver.
     User,
-    /// The same, and of another slot: this one.
+    /// Of a user or a service, and this other slot's to deliver.
     OfSlot(u16),
     /// The answer of the broker's exchange to the question which slot gets this share.
     Share(String),

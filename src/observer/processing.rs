@@ -241,14 +241,9 @@ impl Processing {
                     false => inbound.next_batch(room, now.wall),
                 };
                 self.credit = self.credit.saturating_sub(batch.messages.len());
-                let published_up_to = ledger.published_up_to();
                 handle.process(Batch {
                     acknowledged,
                     published: ledger.take_published(),
-                    finished: match backlog {
-                        Some(backlog) => published_up_to.min(backlog.after),
-                        None => published_up_to,
-                    },
                     backlog,
                     left: left.filter(|_| self.reads_left).map(|left| (left, READ)),
                     resumed: std::mem::take(&mut self.resumed),

@@ -167,7 +167,6 @@ impl Processor {
             for id in &batch.published {
                 store.published(*id)?;
             }
-            store.note_finished(batch.finished);
             if self.panics.begin_prefetch() {
                 let router = &self.router;
                 let received = batch.messages.iter().map(|message| &message.received);

@@ -14,6 +14,7 @@ use crate::delivery::publish_queue::{PublishId, PublisherEnd};
 use crate::mqtt::{Cause, Client, Connected, LinkError, SubmitError};
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
+use crate::telemetry::clock::Clock;
 use crate::telemetry::health::Health;
 use crate::telemetry::{CrashPoint, LinkRole, Metrics};
 
@@ -24,8 +25,8 @@ pub(super) const PUBLISHES_PER_MESSAGE: usize = 2;
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 const UNCONFIRMED: &str = "the broker does not take some publishes, and takes others: they wait \
     apart, each topic in its order (RabbitMQ does that where this user may not publish, where a \
-    recipient's quorum queue has no majority, and over MQTT 3.1.1 where their queue is full and \
-    rejects, or its node is away)";
+    recipient's quorum queue has no majority, or their queue is full and rejects, or its node is \
+    away)";
 /// The names of the connections beside the direct ones. They are part of the client identifier,
 /// which brokers know: they stay as they are.
 const NAMES_BESIDE: [&str; 2] = ["many", "quarantine"];
@@ -120,10 +121,10 @@ impl Publishers {
                     }
                     Err(reason) => {
                         self.metrics.not_confirmed(reason.as_str());
-                        ledger.note_answer(publisher);
-                        // What passes is not confirmed: so it comes to quarantine, to be tried
-                        // again.
-                        if !reason.passes() {
+                        if reason.passes() {
+                            ledger.handle_turned_down(id, Clock.now().instant);
+                        } else {
+                            ledger.note_answer(publisher);
                             ledger.handle_refused(id, Refusal::Unauthorized);
                         }
                     }

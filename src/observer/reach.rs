@@ -17,6 +17,8 @@ use crate::telemetry::health::Health;
 
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(2);
+/// For how long a way that was proved is not proved again.
+const PROVED_FOR: Duration = Duration::from_secs(15);
 /// What has no session is kept for so many times as long as a connection may take.
 const PATIENCE: u32 = 3;
 
@@ -66,7 +68,8 @@ impl Reach {
     }
 
     /// Notes whether a session is up; `None`: there is none to be had. Proves the way if it is not
-    /// proved. Returns whether the slots are to be given up, if others could serve them.
+    /// proved, and now and then while there is no session. Returns whether the slots are to be
+    /// given up, if others could serve them.
     pub(super) fn tick(&mut self, is_up: Option<bool>, health: &Health, now: Instant) -> bool {
         if is_up != Some(false) {
             self.up_at = now;
@@ -78,10 +81,12 @@ impl Reach {
             && let Ok(proved) = proved.try_recv()
         {
             self.proving = None;
-            self.prove_at = now + PAUSE;
+            self.prove_at = now + if proved.is_ok() { PROVED_FOR } else { PAUSE };
             self.note(proved.map_err(|error| error.to_string()), health);
         }
-        if !self.is_proved && self.proving.is_none() && now >= self.prove_at {
+        // Where a session is up, that proves it.
+        let is_open = !self.is_proved || is_up.is_none();
+        if is_open && self.proving.is_none() && now >= self.prove_at {
             self.proving = Some(self.prove());
         }
         now >= self.up_at + patience(&self.settings)
@@ -89,7 +94,7 @@ impl Reach {
 
     /// The slots are given up: no more are taken before the way is proved again.
     pub(super) fn give_up(&mut self, now: Instant) {
-        (self.is_proved, self.up_at) = (false, now);
+        (self.is_proved, self.up_at, self.prove_at) = (false, now, now);
     }
 
     fn note(&mut self, proved: Result<(), String>, health: &Health) {
@@ -98,7 +103,7 @@ impl Reach {
         health.set_session(fault.clone());
         match &fault {
             Some(fault) if self.fault.is_none() => {
-                warn!("takes over nothing before the broker can be reached: {fault}");
+                warn!("takes over from nobody before the broker can be reached: {fault}");
             }
             None if self.fault.is_some() => info!("the broker can be reached"),
             Some(_) | None => {}

@@ -243,15 +243,13 @@ impl Observer {
 
     /// The broker has our session, and may have had none.
     pub(super) fn note_subscribed(&mut self) {
-        if self.session.began_anew() {
-            self.exchange.forget();
-            // Nothing waits in it.
-            self.held.blocked = None;
+        if !self.session.is_subscribed() || !std::mem::take(&mut self.held.is_made_anew) {
+            return;
         }
-        if let Some(sharing) = &self.sharing
-            && self.session.is_subscribed()
-            && std::mem::take(&mut self.held.is_made_anew)
-        {
+        self.exchange.forget();
+        // Nothing waits in it.
+        self.held.blocked = None;
+        if let Some(sharing) = &self.sharing {
             sharing.lease.note_new_session();
         }
     }

@@ -24,6 +24,16 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The least time for the status that says that the observer is gone, however long the rest took.
 const OFFLINE_STATUS_TIME: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for what is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Patience {
+    /// At most.
+    pub(super) drain: Duration,
+    /// For what the delivery log holds, if another observer may wait for this one's place: that one
+    /// goes on with it.
+    pub(super) hand_over: Option<Duration>,
+}
+
 const UNDECIDED: &str = "messages in the store still wait for the decision service: the next start \
     asks about them";
 
@@ -45,9 +55,9 @@ impl Goodbye {
 }
 
 impl Observer {
-    /// Finishes what is under way, for at most `drain`, and disconnects. Messages that come
-    /// meanwhile stay unacknowledged.
-    pub(super) async fn stop(mut self, mut inputs: Inputs, drain: Duration) -> Stopped {
+    /// Finishes what is under way, in so far as there is time for it, and disconnects. Messages
+    /// that come meanwhile stay unacknowledged.
+    pub(super) async fn stop(mut self, mut inputs: Inputs, patience: Patience) -> Stopped {
         let under_way = self.ledger.unacknowledged();
         info!(
             under_way,
@@ -58,8 +68,10 @@ impl Observer {
         self.processing.handle_stop();
         self.inbound.handle_stop();
         self.ledger.forget_own();
-        let deadline = Instant::now() + drain;
-        let mut discarded = self.drain(&mut inputs, deadline).await;
+        let began = Instant::now();
+        let deadline = began + patience.drain;
+        let hand_over = patience.hand_over.map(|time| began + time);
+        let mut discarded = self.drain(&mut inputs, deadline, hand_over).await;
         discarded += self.publish_offline(&mut inputs, deadline).await;
         let unacknowledged = self.ledger.unacknowledged();
         let (acknowledged, discarded_last) = self.disconnect(&mut inputs).await;
@@ -79,16 +91,30 @@ impl Observer {
         }
     }
 
-    /// Waits until nothing is under way, or until `deadline`. Returns how many messages that came
-    /// meanwhile were left to the broker.
-    async fn drain(&mut self, inputs: &mut Inputs, deadline: Instant) -> usize {
+    /// Waits until nothing is under way, or until `deadline`; from `hand_over` on only for what the
+    /// delivery log does not hold. Returns how many messages that came meanwhile were left to the
+    /// broker.
+    async fn drain(
+        &mut self,
+        inputs: &mut Inputs,
+        deadline: Instant,
+        hand_over: Option<Instant>,
+    ) -> usize {
         let mut discarded = 0;
         let mut ticks = ticks();
         self.act();
+        let mut is_handed_over = hand_over.is_none();
         while !self.ledger.is_empty() || self.webhooks.holds_up_stop(self.processing.is_busy()) {
+            let may_hand_over = hand_over.is_some_and(|at| Instant::now() >= at);
+            if may_hand_over && self.ledger.is_all_logged() {
+                break;
+            }
             tokio::select! {
                 biased;
                 () = sleep_until(deadline) => break,
+                () = sleep_until(hand_over.unwrap_or(deadline)), if !is_handed_over => {
+                    is_handed_over = true;
+                }
                 _ = ticks.tick() => {
                     self.tick();
                     self.report(0);

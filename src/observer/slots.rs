@@ -451,7 +451,7 @@ impl Process {
     /// Gives all slots up that others can serve if this process cannot reach the broker.
     fn tick_reach(&mut self, now: Instant) {
         let mut slots = self.slots.values();
-        let is_up = (slots.len() > 0).then(|| slots.any(|held| held.health.has_session()));
+        let is_up = (slots.len() > 0).then(|| slots.any(|held| held.health.is_reached()));
         let is_out_of_reach = self.reach.tick(is_up, &self.instruments.health, now);
         if is_out_of_reach && self.processes > Some(1) {
             info!("gives its slots up: it cannot reach the broker");

@@ -31,6 +31,9 @@ use crate::telemetry::systemd::Service;
 /// How often a process that stands by looks whether its turn has come.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// For how long the end of a process waits for the database.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+
 /// For how long a process stands by before it says so again. The pauses double.
 const SAY_AGAIN: Duration = Duration::from_secs(600);
 
@@ -59,13 +62,19 @@ pub enum Served {
 pub struct Turn {
     /// `None` where nobody else can have the store.
     held: Option<(Arc<Lease>, String)>,
+    /// Whether others have served since this process started, or it has itself: what waits in the
+    /// session is not to be discarded.
+    is_later: bool,
 }
 
 impl Turn {
     /// The right to serve as long as this lease lasts. The processes share the `suffix`.
     pub(super) fn new(lease: Arc<Lease>, suffix: String) -> Self {
         let held = Some((lease, suffix));
-        Self { held }
+        Self {
+            held,
+            is_later: false,
+        }
     }
 
     /// The random part of the client identifiers, if processes share them.
@@ -77,6 +86,7 @@ impl Turn {
     pub fn setup(&self, setup: &Setup, links: LinkSettings) -> Setup {
         let mut setup = Setup {
             links,
+            reset_session: setup.reset_session && !self.is_later,
             ..setup.clone()
         };
         if let (Some((lease, _)), Some(StoreSettings { location, .. })) =
@@ -111,11 +121,11 @@ impl Turn {
         stop: &CancellationToken,
         ready: oneshot::Sender<Ready>,
     ) -> Served {
-        let setup = self.setup(setup, links);
-        let instruments = Instruments::new(&setup);
-        let out_of_reach = self.out_of_reach(setup.clone(), instruments.health.clone());
+        let served = self.setup(setup, links);
+        let instruments = Instruments::new(&served);
+        let out_of_reach = self.out_of_reach(setup, instruments.health.clone());
         tokio::select! {
-            stopped = run_with(setup, instruments, stop.clone(), ready) => {
+            stopped = run_with(served, instruments, stop.clone(), ready) => {
                 Served::Stopped(stopped.map(drop))
             }
             () = self.lost() => Served::Lost,
@@ -125,19 +135,20 @@ impl Turn {
 
     /// Waits until there has been no session for a while, and another process is there that can
     /// have one. Safe to cancel.
-    async fn out_of_reach(&self, setup: Setup, health: Health) {
+    async fn out_of_reach(&self, setup: &Setup, health: Health) {
         let location = setup.store.as_ref().map(|settings| &settings.location);
         let Some((StoreLocation::Postgres(target), _)) = location.zip(self.held.as_ref()) else {
             return std::future::pending().await;
         };
-        let mut up_at = Clock.now().instant;
+        // Looks, and not time: opening the store may keep this one from looking.
+        let mut looks_in_vain = 0;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let now = Clock.now().instant;
-            if health.has_session() {
-                up_at = now;
-            }
-            if now < up_at + patience(&setup.links) {
+            looks_in_vain = match health.is_reached() {
+                true => 0,
+                false => looks_in_vain + 1,
+            };
+            if LOOK_EVERY * looks_in_vain < patience(&setup.links) {
                 continue;
             }
             let target = target.clone();
@@ -146,7 +157,7 @@ impl Turn {
             if let Ok(Ok(1..)) = tokio::task::spawn_blocking(count).await {
                 return;
             }
-            up_at = now;
+            looks_in_vain = 0;
         }
     }
 
@@ -171,7 +182,10 @@ pub async fn wait(
 ) -> Result<Option<Turn>, ObserverError> {
     let location = setup.store.as_ref().map(|settings| &settings.location);
     let Some(StoreLocation::Postgres(target)) = location else {
-        return Ok(Some(Turn { held: None }));
+        return Ok(Some(Turn {
+            held: None,
+            is_later: false,
+        }));
     };
     let mut standby = Standby::new(setup, stop);
     let mut candidate = None;
@@ -198,7 +212,8 @@ pub async fn wait(
                 let held = Some((lease, suffix));
                 standby.say_taken(&from);
                 standby.end().await;
-                return Ok(Some(Turn { held }));
+                let is_later = attempt == Attempt::Again || standby.has_spoken();
+                return Ok(Some(Turn { held, is_later }));
             }
             Ok((same, Asked::Theirs(holder))) => {
                 candidate = Some(same);
@@ -222,9 +237,18 @@ pub async fn wait(
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => standby.tick(),
-            () = stop.cancelled() => return Ok(None),
+            () = stop.cancelled() => {
+                leave(candidate, place.sign.process).await;
+                return Ok(None);
+            }
         }
     }
+}
+
+/// Says that a process stands by no longer, if the database answers.
+async fn leave(candidate: Option<Candidate>, process: String) {
+    let leave = move || candidate.map(|candidate| candidate.leave(&process));
+    let _ = tokio::time::timeout(LEAVE_TIME, tokio::task::spawn_blocking(leave)).await;
 }
 
 enum Asked {

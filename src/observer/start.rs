@@ -36,6 +36,7 @@ use crate::observer::serving::{Addresses, Instruments, bind_api, bind_console, e
 use crate::observer::session::Session;
 use crate::observer::setup::{Neighbourhood, ObserverError, Ready, Setup, Stopped};
 use crate::observer::sharing::{Held, Sharing};
+use crate::observer::shutdown::Patience;
 use crate::observer::submissions::Submissions;
 use crate::observer::webhooks::{EventsKept, Webhooks};
 use crate::protocol::message::Received;
@@ -53,8 +54,8 @@ use crate::telemetry::status::Status;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{Metrics, Stats};
 
-/// How long a stop waits, at most, for what is under way, where another observer may wait for the
-/// lease: that one goes on with what the delivery log holds.
+/// How long a stop waits for what the delivery log holds, where another observer may wait for the
+/// lease.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// Runs an observer until `stop` is cancelled, then lets what is under way finish, and disconnects.
@@ -196,9 +197,9 @@ async fn serve(
         links_stop,
         stop,
     };
-    let drain = match holds_lease(&setup) {
-        true => setup.drain_timeout.min(HAND_OVER),
-        false => setup.drain_timeout,
+    let patience = Patience {
+        drain: setup.drain_timeout,
+        hand_over: holds_lease(&setup).then_some(HAND_OVER),
     };
     let span = Span::current();
     let resuming = tokio::task::spawn_blocking(move || {
@@ -206,7 +207,7 @@ async fn serve(
         parts.into_observer(setup, Submissions::new(submitted))
     });
     let observer = resuming.await.map_err(task_ended)??;
-    let ended = Box::pin(observer.run(inputs, ready, drain)).await;
+    let ended = Box::pin(observer.run(inputs, ready, patience)).await;
     if let Err(ObserverError::OtherObserver {
         discards_session: true,
         ..

@@ -172,12 +172,11 @@ pub trait FactSource {
     fn absence(&mut self, app: AppId<'_>, user: UserId<'_>)
     -> Result<Option<Absence>, Self::Error>;
 
-    /// The message up to which everything is done: whatever it and all before it led to is
-    /// confirmed by the broker.
+    /// Whether something that a message led to may not be confirmed by the broker yet.
     ///
     /// # Errors
     /// The source's own.
-    fn finished_up_to(&mut self) -> Result<Option<MessageId>, Self::Error>;
+    fn is_under_way(&mut self, id: MessageId) -> Result<bool, Self::Error>;
 
     /// The last position of the log that is taken; 0 for an empty log.
     ///
@@ -350,8 +349,8 @@ impl FactSource for NoStore {
         Ok(None)
     }
 
-    fn finished_up_to(&mut self) -> Result<Option<MessageId>, Infallible> {
-        Ok(None)
+    fn is_under_way(&mut self, _: MessageId) -> Result<bool, Infallible> {
+        Ok(false)
     }
 
     fn last_position(&mut self) -> Result<i64, Infallible> {

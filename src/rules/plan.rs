@@ -75,16 +75,16 @@ pub struct Arrival<'a> {
     pub authority: Authority,
 }
 
-/// How far ahead of the clock the time of an id may be before it does not count: ids rise by a
-/// millisecond after 4,096 of them, so a burst gets ahead, too.
-const ID_AHEAD: u64 = 60_000;
+/// How far ahead of the clock the time of an id may be, in milliseconds, before it does not count:
+/// ids rise by a millisecond after 4,096 of them, so a burst gets ahead, too.
+const ID_AHEAD_MILLIS: u64 = 60_000;
 
 /// The time of a request: that of its id, so that it comes out the same where it is planned again
 /// after a crash. But ids never fall: where the clock was ahead once and is right again, `now`
 /// counts.
 pub fn request_time(id: MessageId, now: UnixMillis) -> UnixMillis {
     let of_id = id.time();
-    match of_id.as_millis() > now.as_millis().saturating_add(ID_AHEAD) {
+    match of_id.as_millis() > now.as_millis().saturating_add(ID_AHEAD_MILLIS) {
         true => now,
         false => of_id,
     }
@@ -141,4 +141,22 @@ pub(super) fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value)
         .expect("plain fields serialise")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::test_support::id_at;
+
+    #[test]
+    fn a_request_has_the_time_of_its_id_unless_that_is_far_ahead_of_the_clock() {
+        let at = |millis: u64| UnixMillis::new(1_800_000_000_000 + millis);
+        for (id, now, wanted) in [(5, 9, 5), (9, 5, 9), (60_000, 0, 60_000), (60_001, 0, 0)] {
+            assert_eq!(
+                request_time(id_at(at(id)), at(now)),
+                at(wanted),
+                "{id} {now}"
+            );
+        }
+    }
 }

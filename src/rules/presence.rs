@@ -6,7 +6,6 @@
 
 use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
-use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
@@ -26,8 +25,8 @@ pub(crate) struct Facts {
     pub(super) clients: Vec<ConnectedClient>,
     /// What is noted of the user's absence.
     pub(super) absence: Option<Absence>,
-    /// The message up to which everything is done.
-    pub(super) finished_up_to: Option<MessageId>,
+    /// Whether the redelivery that it names is still under way.
+    pub(super) is_redelivering: bool,
     /// The last position of the log.
     pub(super) last_position: i64,
     /// What users get who come back.
@@ -40,10 +39,15 @@ impl Facts {
         user: UserId<'_>,
         source: &mut S,
     ) -> Result<Self, S::Error> {
+        let absence = source.absence(app, user)?;
+        let redelivery = absence.map(|absence| absence.redelivery);
         Ok(Self {
             clients: source.clients(app, user)?,
-            absence: source.absence(app, user)?,
-            finished_up_to: source.finished_up_to()?,
+            absence,
+            is_redelivering: match redelivery {
+                Some(Redelivery::With(event)) => source.is_under_way(event)?,
+                Some(Redelivery::Due | Redelivery::Done) | None => false,
+            },
             last_position: source.last_position()?,
             offline_delivery: source.offline_delivery(),
         })
@@ -80,7 +84,7 @@ impl Facts {
     fn open_absence(&self) -> Option<Absence> {
         self.absence.filter(|absence| match absence.redelivery {
             Redelivery::Due => true,
-            Redelivery::With(event) => Some(event) > self.finished_up_to,
+            Redelivery::With(_) => self.is_redelivering,
             Redelivery::Done => false,
         })
     }
@@ -156,8 +160,8 @@ fn connected<'a>(client: UserClient<'a>, facts: &Facts, context: &Context<'_>) -
     plan.writes.extend(facts.missed_since().map(|since| {
         let redelivery = match (facts.offline_delivery, context.acknowledgement) {
             (OfflineDelivery::Broker, _) => Redelivery::Done,
-            // The user is given what they missed with this very event: once it is acknowledged,
-            // they have it.
+            // The user is given what they missed with this very event: once all that it leads to
+            // is confirmed, they have it.
             (OfflineDelivery::Redeliver, Acknowledgement::Expected) => Redelivery::With(context.id),
             // No acknowledgement will tell: the last step of the redelivery does.
             (OfflineDelivery::Redeliver, Acknowledgement::None) => Redelivery::Due,
@@ -356,24 +360,18 @@ mod tests {
     #[test]
     fn missed_messages_are_given_again_until_the_event_that_brought_them_is_finished() {
         let (event, later) = (id_at(NOW), id_at(UnixMillis::new(NOW.as_millis() + 1)));
-        let earlier = id_at(UnixMillis::new(NOW.as_millis() - 1));
-        for (redelivery, finished_up_to, given) in [
-            (Redelivery::Due, Some(later), true),
-            (Redelivery::With(event), None, true),
-            (Redelivery::With(event), Some(earlier), true),
-            (Redelivery::With(event), Some(event), false),
+        for (redelivery, under_way, given) in [
+            (Redelivery::Due, None, true),
+            (Redelivery::With(event), Some(event), true),
             (Redelivery::With(event), Some(later), false),
+            (Redelivery::With(event), None, false),
             (Redelivery::Done, None, false),
         ] {
             let mut store = with_absence(store(&[]), 1, redelivery);
-            store.finished_up_to = finished_up_to;
+            store.under_way = under_way;
             let plan = at_qos_1(CONNECTED, store);
             let wanted = given.then_some((1, 3));
-            assert_eq!(
-                redelivered(&plan),
-                wanted,
-                "{redelivery:?} {finished_up_to:?}"
-            );
+            assert_eq!(redelivered(&plan), wanted, "{redelivery:?} {under_way:?}");
             assert_eq!(
                 noted(&plan).is_some(),
                 given,
@@ -404,7 +402,9 @@ mod tests {
 
     #[test]
     fn a_user_who_leaves_too_soon_still_misses_the_same() {
-        let store = with_absence(store(&["phone"]), 1, Redelivery::With(id_at(NOW)));
+        let event = id_at(NOW);
+        let mut store = with_absence(store(&["phone"]), 1, Redelivery::With(event));
+        store.under_way = Some(event);
         let plan = at_qos_1(DISCONNECTED, store);
         let still = Absence {
             since: 1,

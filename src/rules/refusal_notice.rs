@@ -107,12 +107,14 @@ pub(super) fn of_bad_recipient(
         false => ClientReference::default(),
     };
     let shown = bad.recipient.floor_char_boundary(MAX_LEVEL_BYTES);
+    let is_about_the_recipient = refused.reason != Refusal::RateLimited;
+    let detail = is_about_the_recipient.then(|| format!("the recipient {}", bad.error));
     let notice = Notice {
         reason: refused.reason.as_str(),
         recipient: &bad.recipient[..shown],
         received_at: now.as_millis(),
         retry_after_ms: refused.retry_after.map(millis_rounded_up),
-        detail: Some(&format!("the recipient {}", bad.error)),
+        detail: detail.as_deref(),
         reference,
     };
     Some(publish(bad.told_on, &notice))

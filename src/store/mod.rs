@@ -212,10 +212,6 @@ pub trait Store:
     /// [`StoreError`].
     fn acknowledge(&mut self, id: MessageId) -> Result<(), StoreError>;
 
-    /// Notes that all publishes of a message and of those before it are confirmed. It is not
-    /// stored: after a restart the store goes by what is acknowledged.
-    fn note_finished(&mut self, id: Option<MessageId>);
-
     /// Makes durable what was written since [`Store::begin`].
     ///
     /// # Errors

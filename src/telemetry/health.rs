@@ -58,6 +58,8 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     connected: Option<Connected>,
     session: Option<String>,
+    /// Whether the session's connection is up.
+    is_reached: bool,
     store: Option<String>,
     publishers: Vec<Publisher>,
     /// Why the share of the messages is not served.
@@ -94,10 +96,15 @@ impl Health {
         self.0.lock().expect("nobody panics holding it").session = fault;
     }
 
-    /// Whether the session receives messages.
-    pub fn has_session(&self) -> bool {
-        let state = self.0.lock().expect("nobody panics holding it");
-        state.session.is_none()
+    /// The session's connection to the broker is up, whether messages come on it or not; or it is
+    /// not.
+    pub fn set_reached(&self, is_reached: bool) {
+        self.0.lock().expect("nobody panics holding it").is_reached = is_reached;
+    }
+
+    /// Whether the session's connection to the broker is up.
+    pub fn is_reached(&self) -> bool {
+        self.0.lock().expect("nobody panics holding it").is_reached
     }
 
     /// The store works (`None`), or why it does not.

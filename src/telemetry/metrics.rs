@@ -24,7 +24,13 @@ use crate::rules::plan::Purpose;
 
 /// What is counted and measured. Clones share the counts.
 #[derive(Clone)]
-pub struct Metrics(Arc<Families>, Arc<Share>, Arc<Mutex<Vec<Weak<Share>>>>);
+pub struct Metrics {
+    families: Arc<Families>,
+    /// What is counted here.
+    own: Arc<Share>,
+    /// The same of every slot of the process.
+    shares: Arc<Mutex<Vec<Weak<Share>>>>,
+}
 
 /// What one slot of the process adds to the gauges. They show the sum, or what is worst.
 #[derive(Default)]
@@ -52,12 +58,16 @@ impl Metrics {
         known.retain(|share| share.strong_count() > 0);
         known.push(Arc::downgrade(&share));
         drop(known);
-        Self(families, share, shares)
+        Self {
+            families,
+            own: share,
+            shares,
+        }
     }
 
     /// The parts of all slots of the process.
     fn shares(&self) -> Vec<Arc<Share>> {
-        let known = self.2.lock().expect("nobody panics holding it");
+        let known = self.shares.lock().expect("nobody panics holding it");
         known.iter().filter_map(Weak::upgrade).collect()
     }
 
@@ -65,37 +75,43 @@ impl Metrics {
     /// [`Metrics::slot_ended`].
     #[must_use]
     pub fn of_slot(&self) -> Self {
-        Self::with_share(self.0.clone(), self.2.clone())
+        Self::with_share(self.families.clone(), self.shares.clone())
     }
 
     /// A slot is served no longer: what it had open is not there any more.
     pub fn slot_ended(&self) {
         self.load(&Load::default());
         self.set_session(None);
-        for (gauge, own) in self.0.connections.connected.iter().zip(&self.1.connected) {
+        for (gauge, own) in self
+            .families
+            .connections
+            .connected
+            .iter()
+            .zip(&self.own.connected)
+        {
             gauge.sub(own.swap(0, Ordering::Relaxed));
         }
     }
 
     /// Whether this process stands by while others serve.
     pub fn standby(&self, stands_by: bool) {
-        self.0.connections.standby.set(stands_by.into());
+        self.families.connections.standby.set(stands_by.into());
     }
 
     pub(super) fn families(&self) -> &Families {
-        &self.0
+        &self.families
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.
     pub fn text(&self) -> String {
-        let families = self.0.registry.gather();
+        let families = self.families.registry.gather();
         let text = TextEncoder::new().encode_to_string(&families);
         text.expect("what was registered can be written")
     }
 
     /// What has happened to messages so far.
     pub fn stats(&self) -> Stats {
-        let messages = &self.0.messages;
+        let messages = &self.families.messages;
         let mut refused = [0; Refusal::ALL.len()];
         for (count, counter) in refused.iter_mut().zip(&messages.refused) {
             *count = counter.get();
@@ -111,7 +127,7 @@ impl Metrics {
 
     /// How long forwarding took, so far.
     pub fn latencies(&self) -> Latencies {
-        let metric = self.0.messages.forward_seconds.metric();
+        let metric = self.families.messages.forward_seconds.metric();
         let histogram = metric.get_histogram();
         let buckets = histogram.get_bucket().iter();
         Latencies {
@@ -127,48 +143,48 @@ impl Metrics {
 impl Metrics {
     /// A message came, at QoS 1 (`at_least_once`) or QoS 0.
     pub fn received(&self, kind: Kind, at_least_once: bool) {
-        self.0.messages.received[kind as usize][usize::from(at_least_once)].inc();
+        self.families.messages.received[kind as usize][usize::from(at_least_once)].inc();
     }
 
     /// A message was handed to the ledger, with the publishes made of it so far.
     pub fn forwarded(&self, received: &Received, id: MessageId, publishes: usize) {
-        self.0.messages.forwarded.inc();
+        self.families.messages.forwarded.inc();
         debug!(topic = %lossy(received), message_id = %id, publishes, outcome = "forwarded");
     }
 
     /// Every copy of a message is confirmed, `took` after the message was read.
     pub fn finished(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        self.0.messages.forward_seconds.observe(seconds);
+        self.families.messages.forward_seconds.observe(seconds);
     }
 
     /// A message was refused.
     pub fn refused(&self, received: &Received, reason: Refusal) {
-        self.0.messages.refused[reason as usize].inc();
+        self.families.messages.refused[reason as usize].inc();
         let payload_bytes = received.payload_bytes;
         debug!(topic = %lossy(received), %reason, payload_bytes, outcome = "refused");
     }
 
     /// A message came again that is still in the ledger.
     pub fn resumed(&self, received: &Received) {
-        self.0.messages.resumed.inc();
+        self.families.messages.resumed.inc();
         debug!(topic = %lossy(received), outcome = "resumed");
     }
 
     /// A message came again, and is forwarded again under its id.
     pub fn repeated(&self, received: &Received, id: MessageId) {
-        self.0.messages.repeated.inc();
+        self.families.messages.repeated.inc();
         debug!(topic = %lossy(received), message_id = %id, outcome = "repeated");
     }
 
     /// Nobody is told of a refusal, because its sender was told of too many.
     pub fn unanswered(&self) {
-        self.0.messages.unanswered.inc();
+        self.families.messages.unanswered.inc();
     }
 
     /// A QoS 0 message was dropped, because too many wait.
     pub fn qos_0_dropped(&self) {
-        let counter = &self.0.messages.qos_0_dropped;
+        let counter = &self.families.messages.qos_0_dropped;
         counter.inc();
         let dropped = counter.get();
         // Users can cause this at will: one line each time the number doubles.
@@ -183,12 +199,12 @@ impl Metrics {
 
     /// The broker confirmed a publish.
     pub fn confirmed(&self) {
-        self.0.messages.confirmed.inc();
+        self.families.messages.confirmed.inc();
     }
 
     /// The broker refused a publish, for this reason.
     pub fn not_confirmed(&self, reason: &str) {
-        self.0.messages.not_confirmed.inc();
+        self.families.messages.not_confirmed.inc();
         debug!(%reason, "a publish was refused");
     }
 
@@ -221,14 +237,14 @@ const COPY_REFUSED: &str = "the broker does not take a message that was forwarde
 impl Metrics {
     /// A connection is up.
     pub fn connected(&self, link: LinkRole) {
-        self.0.connections.connected[link as usize].inc();
-        self.1.connected[link as usize].fetch_add(1, Ordering::Relaxed);
+        self.families.connections.connected[link as usize].inc();
+        self.own.connected[link as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that was up has ended.
     pub fn disconnected(&self, link: LinkRole) {
-        self.0.connections.connected[link as usize].dec();
-        self.1.connected[link as usize].fetch_sub(1, Ordering::Relaxed);
+        self.families.connections.connected[link as usize].dec();
+        self.own.connected[link as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether the broker had kept the session when the observer connected.
@@ -237,14 +253,14 @@ impl Metrics {
     }
 
     fn set_session(&self, present: Option<bool>) {
-        *self.1.session.lock().expect("nobody panics holding it") = present;
+        *self.own.session.lock().expect("nobody panics holding it") = present;
         let sessions = self.shares().into_iter().filter_map(|share| {
             let session = share.session.lock().expect("nobody panics holding it");
             *session
         });
         // One that is lost counts, whatever the others are.
         if let Some(all) = sessions.reduce(|one, other| one && other) {
-            self.0.connections.session_present.set(all.into());
+            self.families.connections.session_present.set(all.into());
         }
     }
 
@@ -252,22 +268,22 @@ impl Metrics {
     pub fn reconnects(&self, link: LinkRole, cause: Cause) {
         let at = Cause::ALL.iter().position(|listed| *listed == cause);
         let at = at.expect("the list is complete");
-        self.0.connections.reconnects[link as usize][at].inc();
+        self.families.connections.reconnects[link as usize][at].inc();
     }
 
     /// Whether messages pass.
     pub fn ready(&self, ready: bool) {
-        self.0.connections.ready.set(ready.into());
+        self.families.connections.ready.set(ready.into());
     }
 
     /// How much is under way.
     pub fn load(&self, load: &Load) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let before = {
-            let mut last = self.1.load.lock().expect("nobody panics holding it");
+            let mut last = self.own.load.lock().expect("nobody panics holding it");
             std::mem::replace(&mut *last, *load)
         };
-        let families = &self.0.load;
+        let families = &self.families.load;
         let change = |gauge: &IntGauge, now: usize, before: usize| {
             gauge.add(number(now) - number(before));
         };
@@ -302,7 +318,7 @@ impl Metrics {
 
     /// A line of trace was not published.
     pub fn trace_dropped(&self) {
-        self.0.traces_dropped.inc();
+        self.families.traces_dropped.inc();
     }
 }
 
@@ -310,16 +326,19 @@ impl Metrics {
 impl Metrics {
     /// The store has committed a batch of so many messages.
     pub fn committed(&self, took: Duration, messages: usize) {
-        self.0.store.commit_seconds.observe(took.as_secs_f64());
+        self.families
+            .store
+            .commit_seconds
+            .observe(took.as_secs_f64());
         if messages > 0 {
             #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-            self.0.store.commit_messages.observe(messages as f64);
+            self.families.store.commit_messages.observe(messages as f64);
         }
     }
 
     /// A transaction of the store has failed.
     pub fn store_failed(&self) {
-        self.0.store.failures.inc();
+        self.families.store.failures.inc();
     }
 }
 
@@ -328,7 +347,7 @@ impl Metrics {
     /// What came of the question about a message, and how long after it was asked first, if it
     /// was: not while the service rests.
     pub fn decided(&self, decision: Decision, took: Option<Duration>) {
-        let families = &self.0.decisions;
+        let families = &self.families.decisions;
         families.decisions[decision as usize].inc();
         if let Some(took) = took {
             families.seconds.observe(took.as_secs_f64());
@@ -340,12 +359,12 @@ impl Metrics {
 impl Metrics {
     /// A request has come.
     pub fn api_began(&self) {
-        self.0.api.in_flight.inc();
+        self.families.api.in_flight.inc();
     }
 
     /// A request has ended, answered or not: the counterpart of [`Metrics::api_began`].
     pub fn api_ended(&self) {
-        self.0.api.in_flight.dec();
+        self.families.api.in_flight.dec();
     }
 
     /// A request was answered.
@@ -358,7 +377,7 @@ impl Metrics {
     ) {
         let class = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         let class = class[usize::from(status / 100).clamp(1, 5) - 1];
-        let api = &self.0.api;
+        let api = &self.families.api;
         let route = route.unwrap_or(NO_ROUTE);
         api.requests
             .with_label_values(&[route, method, class])
@@ -374,14 +393,14 @@ impl Metrics {
 impl Metrics {
     /// What became of an event, or of an attempt to deliver it.
     pub fn webhook(&self, endpoint: usize, outcome: WebhookOutcome) {
-        if let Some(families) = self.0.endpoints.get(endpoint) {
+        if let Some(families) = self.families.endpoints.get(endpoint) {
             families.deliveries[outcome as usize].inc();
         }
     }
 
     /// An endpoint will never get `count` events: they were too old, or too many.
     pub fn webhooks_lost(&self, endpoint: usize, name: &str, outcome: WebhookOutcome, count: u64) {
-        let Some(families) = self.0.endpoints.get(endpoint).filter(|_| count > 0) else {
+        let Some(families) = self.families.endpoints.get(endpoint).filter(|_| count > 0) else {
             return;
         };
         let counter = &families.deliveries[outcome as usize];
@@ -406,14 +425,14 @@ impl Metrics {
 
     /// How long an endpoint took to answer.
     pub fn webhook_answered(&self, endpoint: usize, took: Duration) {
-        if let Some(families) = self.0.endpoints.get(endpoint) {
+        if let Some(families) = self.families.endpoints.get(endpoint) {
             families.seconds.observe(took.as_secs_f64());
         }
     }
 
     /// How much waits for an endpoint.
     pub fn webhook_queue(&self, endpoint: usize, events: i64, bytes: i64) {
-        if let Some(families) = self.0.endpoints.get(endpoint) {
+        if let Some(families) = self.families.endpoints.get(endpoint) {
             families.queue_events.set(events);
             families.queue_bytes.set(bytes);
         }

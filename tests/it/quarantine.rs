@@ -10,7 +10,7 @@ use crate::script::{Peer, Script};
 use crate::wire::Wire;
 
 const APART: &str = "the broker does not take some publishes";
-/// What a full queue that rejects does to the observer over MQTT 3.1.1.
+/// Has a queue reject what it has no room for.
 const POLICY: &str = r#"{"max-length":1,"overflow":"reject-publish"}"#;
 
 /// Takes the policy away when the test ends.

@@ -428,7 +428,7 @@ fn a_process_that_cannot_reach_the_broker_takes_no_slots_and_keeps_none() {
     start(&mut second.observer);
     second
         .observer
-        .wait_log("takes over nothing before the broker can be reached");
+        .wait_log("takes over from nobody before the broker can be reached");
     assert_eq!(database.sql("SELECT count(*) FROM observer_process"), "1");
     gate.open();
     second.observer.wait_log("serves slot 1 of 2, which ");

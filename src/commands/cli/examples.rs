@@ -228,6 +228,14 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "store backup",
+        &[
+            "store backup copy.db",
+            "store backup /backup/observer.db --store observer.db",
+            "store backup copy.db --config observer.toml",
+        ],
+    ),
+    (
         "store export",
         &[
             "store export tilechat alice",

@@ -79,12 +79,14 @@ pub(super) fn run(command: &GroupCommand, out: Output) -> anyhow::Result<ExitCod
             return change_member(group, user, settings, change, out);
         }
         GroupCommand::Remove { group, settings } => {
-            let mut store = open_store(&settings.load()?)?;
+            let config = settings.load()?;
+            let mut store = open_store(&config)?;
             check_ids(group)?;
             if !store.remove_group(&group.app, &group.group)? {
                 return Err(missing(group));
             }
             out.line(format_args!("{} {} removed", group.app, group.group))?;
+            note_if_unserved(&config, out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -95,7 +95,7 @@ pub(super) const TUNING: Group = Group {
             "TIME",
             "10s",
             "How long a stop (SIGTERM or SIGINT) waits for messages in progress. With a PostgreSQL \
-             database at most 0.5 s: the next observer goes on with the rest.",
+             database 0.5 s for what is stored: the next observer goes on with it.",
         ),
     ],
 };

@@ -10,6 +10,7 @@ use super::{
     Quarantined, QueuedPublish, Standing,
 };
 use crate::delivery::left::LeftRead;
+use crate::delivery::publish_queue::PublishId;
 use crate::delivery::publish_queues::SetApart;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
@@ -26,6 +27,15 @@ impl Ledger {
     /// The broker has answered a publish of a publisher, if only to refuse it.
     pub fn note_answer(&mut self, publisher: usize) {
         self.queues.note_answer(publisher);
+    }
+
+    /// The broker does not take a publish now, and may later: it goes to quarantine, where it is
+    /// tried again. Unknown ids are ignored.
+    pub fn handle_turned_down(&mut self, id: PublishId, now: Instant) {
+        let rest = self.ack_timeout;
+        if let Some(given_up) = self.queues.turn_down(id, rest, now) {
+            self.handle_refused(given_up, Refusal::Unauthorized);
+        }
     }
 
     /// At most so many publishes wait in quarantine.
@@ -75,6 +85,12 @@ impl Ledger {
         self.arrived.is_empty()
             && !self.entries.iter().any(|(_, entry)| of_others(entry))
             && self.queues.is_idle()
+    }
+
+    /// Whether the delivery log holds all that is under way.
+    pub fn is_all_logged(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.all(|(_, entry)| entry.logged || entry.own)
     }
 
     /// Waits no longer for canaries, and for what was added to go apart.
@@ -160,16 +176,6 @@ impl Ledger {
         match self.bytes < BYTES_UNDER_WAY / 2 {
             true => most.saturating_sub(self.under_way().max(self.queues.direct_len())),
             false => 0,
-        }
-    }
-
-    /// An id up to which everything made of messages is confirmed, but for what is left to the
-    /// delivery log.
-    pub fn published_up_to(&self) -> Option<MessageId> {
-        let published = self.unpublished.published_up_to();
-        match self.queues.left().first_after() {
-            Some(after) => published.min(Some(after)),
-            None => published,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Which connections the broker serves, and what becomes of publishes on one that it does not.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::{OVERTAKEN_FOR, PROGRESS, PublishQueues};
-use crate::delivery::publish_queue::{BYTES_IN_FLIGHT, Completed, QueuedPublish};
+use crate::delivery::publish_queue::{BYTES_IN_FLIGHT, Completed, PublishId, QueuedPublish};
 use crate::delivery::quarantine::Suspicion;
 
 impl PublishQueues {
@@ -11,6 +12,31 @@ impl PublishQueues {
     pub(in crate::delivery) fn note_answer(&mut self, publisher: usize) {
         self.has_progressed = true;
         self.canaries.note_answer(publisher);
+    }
+
+    /// The broker has answered that it does not take a publish now. Whatever goes to its topic goes
+    /// to quarantine, where the publish rests for a while after each try. Returns one to give up:
+    /// it has had its tries. None counts while the broker takes nothing at all.
+    pub(in crate::delivery) fn turn_down(
+        &mut self,
+        id: PublishId,
+        rest: Duration,
+        now: Instant,
+    ) -> Option<PublishId> {
+        self.canaries.note_answer(id.publisher);
+        let Some(queue) = self.queues.get_mut(id.publisher) else {
+            let taken = (self.progress, self.has_progressed);
+            let given_up = self.quarantine.turn_down(id.sequence, (rest, taken), now);
+            return given_up.map(|sequence| self.in_quarantine(sequence));
+        };
+        // In quarantine it has tries of its own.
+        if queue.complete_moved(id.sequence).is_some() {
+            return None;
+        }
+        let topic = queue.topic_of(id.sequence)?.to_owned();
+        self.quarantine(&HashSet::from([topic]), Suspicion::Unconfirmed);
+        self.queues[id.publisher].complete_moved(id.sequence);
+        None
     }
 
     /// Whether it is to be found out on which connections the broker takes publishes.

@@ -3,6 +3,7 @@
 
 mod connection;
 mod flood;
+mod turned_down;
 
 use std::hash::RandomState;
 

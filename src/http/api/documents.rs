@@ -147,7 +147,7 @@ fn plain(body: &str) -> Option<Plain<'_>> {
         seen.recipient,
         seen.timestamp,
         seen.channel_type,
-        seen.text,
+        seen.text.filter(|text| is_text(text)),
     ];
     Some(Plain {
         is_listable: must.into_iter().all(is_set),
@@ -238,12 +238,10 @@ fn listable(mut members: Members, user: &str, with: &str) -> Members {
             members.insert(name.to_owned(), value);
         }
     }
-    let shows = ["last_message_text", "text"].map(|name| members.get(name));
-    if !shows
-        .into_iter()
-        .any(|text| is_set(text.map(|text| &**text)))
-    {
-        members.insert("last_message_text".to_owned(), raw(""));
+    let shown = members.get("last_message_text");
+    if !shown.is_some_and(|shown| is_text(shown)) {
+        let text = text(&members, "text").unwrap_or_default();
+        members.insert("last_message_text".to_owned(), raw(&*text));
     }
     with_attributes(members)
 }
@@ -438,6 +436,7 @@ mod tests {
         for (body, text) in [
             (json!({"type": "image"}), json!("")),
             (json!({"text": null, "recipient_fullname": 7}), json!("")),
+            (json!({"text": 7}), json!("")),
             (json!({"text": "hi", "sender_fullname": 5}), json!("hi")),
             (json!({"text": "hi", "__history": true}), json!("hi")),
         ] {

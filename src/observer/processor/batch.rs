@@ -27,8 +27,6 @@ pub struct Batch {
     pub acknowledged: Option<MessageId>,
     /// Messages whose publishes are all confirmed: the delivery log may forget them.
     pub published: Vec<MessageId>,
-    /// An id up to which everything is confirmed.
-    pub finished: Option<MessageId>,
     /// Messages with bulk copies that may be unconfirmed for long.
     pub held: Vec<EntryId>,
     /// If messages wait in the delivery log alone: which, and how many are to be read.

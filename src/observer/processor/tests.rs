@@ -84,7 +84,6 @@ fn batch(messages: Vec<PendingMessage>, room_for_bulk: usize) -> Batch {
         room_for_bulk,
         acknowledged: None,
         published: vec![],
-        finished: None,
         held: vec![],
         backlog: None,
         left: None,

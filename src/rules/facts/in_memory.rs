@@ -30,7 +30,7 @@ pub(crate) struct InMemory {
     pub(crate) clients: HashMap<&'static str, Vec<ConnectedClient>>,
     /// Absences, by user.
     pub(crate) absences: HashMap<&'static str, Absence>,
-    pub(crate) finished_up_to: Option<MessageId>,
+    pub(crate) under_way: Option<MessageId>,
     /// When each message of the log was stored; the first is at position 1.
     pub(crate) log: Vec<UnixMillis>,
     pub(crate) redelivers: bool,
@@ -204,8 +204,8 @@ impl FactSource for InMemory {
         self.answer(self.absences.get(user.as_str()).copied())
     }
 
-    fn finished_up_to(&mut self) -> Result<Option<MessageId>, Infallible> {
-        self.answer(self.finished_up_to)
+    fn is_under_way(&mut self, id: MessageId) -> Result<bool, Infallible> {
+        self.answer(self.under_way == Some(id))
     }
 
     fn last_position(&mut self) -> Result<i64, Infallible> {

@@ -65,6 +65,8 @@ pub(super) struct Batch {
     is_changed: bool,
     commands: Vec<Command>,
     gathered: Gathered,
+    /// Conversations that what is kept changes.
+    unwritten: HashSet<Key>,
     /// Copies that this batch has written: position and key.
     copies: HashSet<(i64, Key)>,
     /// By how much the store has grown.
@@ -161,10 +163,12 @@ impl Batch {
 
     /// Whether what is kept may change any of these conversations.
     pub(super) fn changes_any(&self, conversations: &BTreeSet<Key>) -> bool {
-        let gathered = &self.gathered;
-        let changes =
-            |key| gathered.conversations.contains_key(key) || gathered.left_out.contains(key);
-        !self.commands.is_empty() || conversations.iter().any(changes)
+        conversations.iter().any(|key| self.unwritten.contains(key))
+    }
+
+    /// A write that is kept changes a conversation.
+    pub(super) fn note_unwritten(&mut self, key: &Key) {
+        self.unwritten.insert(key.clone());
     }
 
     pub(super) fn note_change(&mut self, is_changed: bool) {
@@ -222,12 +226,14 @@ impl Batch {
     /// The message becomes the last one of a conversation, unless that has a later one.
     pub(super) fn list_copy(&mut self, seq: i64, copy: &TimelineCopy<'_>) {
         let key = super::write::key(&copy.timeline);
+        self.note_unwritten(&key);
         let last = self.gathered.conversations.entry(key).or_insert(seq);
         *last = seq.max(*last);
     }
 
     /// There is a message in a conversation, which does not show in a list for that.
     pub(super) fn leave_out(&mut self, key: Key) {
+        self.note_unwritten(&key);
         self.gathered.left_out.insert(key);
     }
 
@@ -253,6 +259,7 @@ impl Batch {
     }
 
     fn take_commands(&mut self) -> Vec<Command> {
+        self.unwritten.clear();
         self.gathered.take_into(&mut self.commands);
         std::mem::take(&mut self.commands)
     }

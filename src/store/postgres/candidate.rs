@@ -187,6 +187,8 @@ impl Candidate {
             let params = params![process.to_owned(), millis(lease)];
             self.connection.execute(STAY, params)?;
             self.stayed_at.set(Some(now()));
+        } else if !could_serve && self.stayed_at.take().is_some() {
+            self.leave(process)?;
         }
         let rows = self
             .connection

@@ -22,6 +22,7 @@ use crate::rules::conversation_row::Row;
 use crate::rules::facts::{
     Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, StoredCopy,
 };
+use crate::store::delivery_log::DeliveryLog;
 use crate::store::{columns, paging};
 
 const IS_BANNED: &str = "SELECT 1 FROM ban WHERE app = $1 AND user_id = $2";
@@ -281,13 +282,8 @@ impl FactSource for PostgresStore {
         })
     }
 
-    fn finished_up_to(&mut self) -> Result<Option<MessageId>, StoreError> {
-        // What this batch acknowledges is not committed yet.
-        let before = match self.batch.borrow().is_open() {
-            true => self.before.acknowledged,
-            false => self.counters.acknowledged,
-        };
-        Ok(before.max(self.finished))
+    fn is_under_way(&mut self, id: MessageId) -> Result<bool, StoreError> {
+        DeliveryLog::log_holds(self, id)
     }
 
     fn last_position(&mut self) -> Result<i64, StoreError> {
@@ -349,17 +345,21 @@ impl PostgresStore {
         };
         // Imported messages have numbers below 1.
         let mut before = first - 1;
-        // With several slots positions are made of the time, but for those of a store that was
-        // copied: there are too many of them to find it by halving.
-        let guess = Slot::last_of(time);
-        if (first..last).contains(&guess)
+        // With several slots positions are made of the time. A store that was copied holds small
+        // positions, too: halving between both kinds takes about 50 questions.
+        let guess = Slot::last_of(time).min(last);
+        let mut last = last;
+        if guess >= first
             && let Some((seq, at)) = up_to(guess)?
-            && at <= time
         {
-            before = seq;
-            let behind = self.find(FIRST_BEHIND, params![seq], |row| unix(row.get(0)))?;
-            if behind.is_none_or(|behind| behind > time) {
-                return Ok(seq);
+            if at > time {
+                last = seq - 1;
+            } else {
+                before = seq;
+                let behind = self.find(FIRST_BEHIND, params![seq], |row| unix(row.get(0)))?;
+                if behind.is_none_or(|behind| behind > time) {
+                    return Ok(seq);
+                }
             }
         }
         paging::position_by(time, (before, last), up_to)

@@ -2,9 +2,9 @@
 //!
 //! Owns renewing it, and what is known of the slots' sessions. It is taken (`candidate.rs`) when it
 //! has expired by the clock of the database, and counts for its holder as long as it would by their
-//! own clock from before it was asked for: a holder that was stopped, or cut off, finds it at an end
-//! no later than others can take it. Each change of the holder raises a number, the token, and every
-//! transaction asks for it: what an earlier holder writes is refused.
+//! own clock from before it was asked for: a holder that was stopped, or cut off, finds it at an
+//! end no later than others can take it. Each change of the holder raises a number, the token, and
+//! every transaction asks for it: what an earlier holder writes is refused.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -109,8 +109,6 @@ pub(super) struct PostgresStore {
     endpoints: Endpoints,
     /// Events that were dropped to make room for others and are not told yet, for each endpoint.
     dropped: RefCell<Vec<u64>>,
-    /// The last message of which all publishes are confirmed, as far as this process knows.
-    finished: Option<MessageId>,
     sweep: retention::Sweep,
 }
 
@@ -219,7 +217,6 @@ impl PostgresStore {
             offline,
             endpoints: Endpoints::default(),
             dropped: RefCell::default(),
-            finished: None,
             sweep: retention::Sweep::default(),
         })
     }
@@ -402,10 +399,6 @@ impl Store for PostgresStore {
             self.batch.borrow_mut().note_change(true);
         }
         Ok(())
-    }
-
-    fn note_finished(&mut self, id: Option<MessageId>) {
-        self.finished = self.finished.max(id);
     }
 
     fn commit(&mut self) -> Result<Committed, StoreError> {

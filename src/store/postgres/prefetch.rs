@@ -3,7 +3,7 @@
 //! What is found is kept until something may have changed it. A question that was not foreseen is
 //! asked by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Row;
 
@@ -22,8 +22,12 @@ const BLOCKS: &str = "SELECT b.app, b.other, b.inbox_of
     FROM unnest($1::text[], $2::text[], $3::text[]) AS u (app, other, inbox_of)
     JOIN block b ON b.app = u.app AND b.other = u.other AND b.inbox_of = u.inbox_of";
 const BLOCKED_BY: &str = "SELECT b.app, b.other, b.inbox_of
-    FROM unnest($1::text[], $2::text[]) AS u (app, other)
-    JOIN block b ON b.app = u.app AND b.other = u.other ORDER BY b.inbox_of";
+    FROM (SELECT DISTINCT app, other
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
+            AS u (app, other, recipient, is_group)
+        WHERE is_group OR EXISTS (SELECT 1 FROM chat_group g
+            WHERE g.app = u.app AND g.group_id = u.recipient)) w
+    JOIN block b ON b.app = w.app AND b.other = w.other ORDER BY b.inbox_of";
 const GROUPS: &str = "SELECT g.app, g.group_id, g.body
     FROM unnest($1::text[], $2::text[]) AS u (app, group_id)
     JOIN chat_group g ON g.app = u.app AND g.group_id = u.group_id";
@@ -44,8 +48,9 @@ const COPIES: &str = "SELECT u.app, u.inbox_of, u.convers_with, u.message_id, m.
 struct Questions {
     bans: BTreeSet<[String; 2]>,
     blocks: BTreeSet<Key>,
-    /// Who blocks whoever writes to groups.
-    blocked_by: BTreeSet<[String; 2]>,
+    /// Who writes to whom, and whether that is a group by its identifier: who blocks the writer is
+    /// asked of groups.
+    writers: BTreeMap<Key, bool>,
     groups: BTreeSet<[String; 2]>,
     conversations: BTreeSet<Key>,
     copies: BTreeSet<(Key, String)>,
@@ -65,8 +70,10 @@ impl Questions {
                     .insert([app, sender, recipient].map(str::to_owned));
                 self.conversations
                     .insert([app, recipient, sender].map(str::to_owned));
-                if outgoing.recipient.is_group() {
-                    self.blocked_by.insert(pair(app, sender));
+                let is_group = outgoing.recipient.is_group();
+                let writer = [app, sender, recipient].map(str::to_owned);
+                self.writers.insert(writer, is_group);
+                if is_group {
                     self.conversations
                         .insert([app, recipient, recipient].map(str::to_owned));
                 }
@@ -150,7 +157,8 @@ impl PostgresStore {
             [column(0), column(1)]
         };
         let [ban_apps, ban_users] = pairs(&questions.bans);
-        let [writer_apps, writers] = pairs(&questions.blocked_by);
+        let are_groups: Vec<bool> = questions.writers.values().copied().collect();
+        let [writer_apps, writers, written_to] = columns(questions.writers.keys().cloned());
         let [group_apps, group_ids] = pairs(&questions.groups);
         let [block_apps, others, blockers] = columns(questions.blocks.iter().cloned());
         let [apps, inboxes, peers] = columns(questions.conversations.iter().cloned());
@@ -164,7 +172,10 @@ impl PostgresStore {
             command(GROUPS, params![group_apps, group_ids]),
             command(CONVERSATIONS, params![apps, inboxes, peers]),
             command(COPIES, params![copy_apps, copy_inboxes, copy_peers, ids]),
-            command(BLOCKED_BY, params![writer_apps, writers]),
+            command(
+                BLOCKED_BY,
+                params![writer_apps, writers, written_to, are_groups],
+            ),
         ];
         if self.slot.is_one_of_several() {
             commands.push(command(NEWEST, vec![]));
@@ -193,9 +204,6 @@ impl PostgresStore {
             .blocks
             .extend(questions.blocks.into_iter().map(|key| (key, false)));
         known
-            .blocked_by
-            .extend(questions.blocked_by.into_iter().map(|key| (key, vec![])));
-        known
             .groups
             .extend(questions.groups.into_iter().map(|key| (key, None)));
         let not_there = questions.conversations.into_iter().map(|key| (key, None));
@@ -211,15 +219,22 @@ impl PostgresStore {
                 .blocks
                 .insert([row.get(0), row.get(1), row.get(2)], true);
         }
-        for row in blocked_by {
-            let key: [String; 2] = [row.get(0), row.get(1)];
-            let by = known.blocked_by.entry(key).or_default();
-            by.push(row.get::<_, String>(2).into());
-        }
         for row in groups {
             known
                 .groups
                 .insert([row.get(0), row.get(1)], parse_group(row.get(2)));
+        }
+        for ([app, writer, recipient], is_group) in questions.writers {
+            let group = [app.clone(), recipient];
+            let is_stored = known.groups.get(&group).is_some_and(Option::is_some);
+            if is_group || is_stored {
+                known.blocked_by.insert([app, writer], vec![]);
+            }
+        }
+        for row in blocked_by {
+            let key: [String; 2] = [row.get(0), row.get(1)];
+            let by = known.blocked_by.entry(key).or_default();
+            by.push(row.get::<_, String>(2).into());
         }
         for row in conversations {
             let key = [row.get(0), row.get(1), row.get(2)];

@@ -4,7 +4,7 @@ use super::tests::{Postgres, empty_schema, open};
 use super::*;
 use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::test_support::{received, router};
-use crate::store::contract::{Feed, Maker, app, new_message, user};
+use crate::store::contract::{Feed, Maker, NOW, app, new_message, user};
 use crate::store::{DeliveryLog, Demand, History, Outbox, OutboxRequest, Selection};
 
 /// A store that was in a file goes on in several slots: each number is some slot's, and none is
@@ -261,4 +261,31 @@ fn of_two_slots_that_make_one_group_the_second_looks_again() {
     second.store.rollback();
     second.store.begin().unwrap();
     assert_eq!(find(&mut second), Some(r#"{"owner":"alice"}"#.to_owned()));
+}
+
+#[test]
+fn a_position_is_found_by_its_time_among_those_that_slots_have_given_and_others() {
+    let target = empty_schema().in_slots(2);
+    let connection = Connection::open(&target).unwrap();
+    let mut slots = open_slots(&target);
+    let copied = "INSERT INTO message
+        SELECT n, 'm-' || n, 'a', 'x', 'y', 'chat21', $1::bigint - 50 + n, NULL, '{}'
+        FROM generate_series(1, 40) n";
+    let now = millis(UnixMillis::new(NOW));
+    connection.execute(copied, params![now]).unwrap();
+    for _ in 0..5 {
+        for feed in &mut slots {
+            feed.now += 3;
+            feed.message("x", "y", "{}");
+        }
+    }
+    let rows = "SELECT seq, stored_at FROM message ORDER BY seq";
+    let rows = connection.query(rows, vec![]).unwrap();
+    let log: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for time in now - 60..now + 40 {
+        let found = slots[0].store.position_at(unix(time)).unwrap();
+        let wanted = log.iter().rev().find(|(_, at)| *at <= time);
+        let wanted = wanted.map_or(log[0].0 - 1, |(seq, _)| *seq);
+        assert_eq!(found, wanted, "{}", time - now);
+    }
 }

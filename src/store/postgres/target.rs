@@ -19,11 +19,11 @@ use crate::auth::secret::Secret;
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The least time for that, and for the network of the database to take what was sent to it.
+/// The least time for that, and for what is sent to be taken by the network of the database.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a lease is to be had, or renewed, before it ends.
+/// Attempts to renew a lease that fit into it.
 const ATTEMPTS: u32 = 3;
-/// How long after that it is asked again whether it is there.
+/// The pause between two questions whether an idle connection is still there.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why an address of a database cannot be used.
@@ -188,7 +188,7 @@ fn set_patience(config: &mut Config, patience: Duration) {
 
 impl Target {
     /// The same for connections that take and renew a lease: where one comes to nothing, there is
-    /// time for others before the lease ends.
+    /// time for others before the lease ends, if that is longer than a few seconds.
     pub(super) fn for_lease(&self) -> Self {
         let mut target = self.clone();
         let patience = self.lease / ATTEMPTS;

@@ -12,11 +12,11 @@ use crate::protocol::message_id::MessageIds;
 use crate::rules::facts::FactSource;
 use crate::rules::listing::{From, Place, Window};
 use crate::rules::test_support::router;
-use crate::store::Administration;
 use crate::store::contract::{
     Feed, Maker, NOW, app, contract, new_copy, new_message, timeline, user,
 };
 use crate::store::reader::Reader;
+use crate::store::{Administration, DeliveryLog};
 
 /// Makes stores in schemas of their own.
 pub(super) struct Postgres {
@@ -469,40 +469,50 @@ fn an_error_of_the_connection_names_its_cause_once() {
 #[test]
 fn messages_to_groups_lock_no_row_before_the_commit() {
     let mut store = open(&empty_schema()).unwrap();
-    let group = r#"{"name":"g","members":{"x":1,"y":1,"z":1}}"#;
-    store.write_group("a", "group-1", group).unwrap();
-    let (eve, blocks) = (["a", "z", "x"].map(str::to_owned), BlockChange::Block);
-    let (sql, params) = store.block(&eve, blocks);
+    let groups = ["group-1", "team"];
+    for group in groups {
+        let body = r#"{"name":"g","members":{"x":1,"y":1,"z":1}}"#;
+        store.write_group("a", group, body).unwrap();
+    }
+    let blocked = ["a", "z", "x"].map(str::to_owned);
+    let (sql, params) = store.block(&blocked, BlockChange::Block);
     store.execute(sql, params).unwrap();
     let layouts = router().layouts;
-    let topic = "apps/a/outgoing/users/x/messages/group-1/outgoing";
-    let address = layouts.parse(topic).unwrap();
-    let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(NOW));
-    let text = id.to_string();
-    let origin = Origin {
-        id,
-        fingerprint: Some(1),
-        promised: true,
-        repeated: false,
-        now: UnixMillis::new(NOW),
-    };
+    let topic = |group: &str| format!("apps/a/outgoing/users/x/messages/{group}/outgoing");
+    let topics = groups.map(topic);
+    let mut addresses = topics.iter().map(|topic| layouts.parse(topic).unwrap());
     Store::begin(&mut store).unwrap();
-    store.prefetch(&mut [address].into_iter()).unwrap();
-    store
-        .apply(&new_message(&text, "x", "group-1", "{}"), &origin)
-        .unwrap();
-    let blocked_by = store.blocked_by(app(), user("x")).unwrap();
-    assert_eq!(blocked_by, ["z".into()]);
-    let copies = ["x", "y"].map(|member| new_copy(&text, member, "group-1"));
-    store.prefetch_copies(&copies).unwrap();
-    for copy in &copies {
-        assert_eq!(store.apply(copy, &origin).unwrap(), Written::New);
+    store.prefetch(&mut addresses).unwrap();
+    let mut ids = MessageIds::new(RandomState::new());
+    for (group, topic) in groups.iter().zip(&topics) {
+        let id = ids.next(UnixMillis::new(NOW));
+        let text = id.to_string();
+        let origin = Origin {
+            id,
+            fingerprint: Some(1),
+            promised: true,
+            repeated: false,
+            now: UnixMillis::new(NOW),
+        };
+        let blocked_by = store.blocked_by(app(), user("x")).unwrap();
+        assert_eq!(blocked_by, ["z".into()]);
+        let own = new_copy(&text, group, group);
+        for write in [new_message(&text, "x", group, "{}"), own] {
+            store.prefetch_copies(std::slice::from_ref(&write)).unwrap();
+            store.apply(&write, &origin).unwrap();
+        }
+        store.log_fan_out(id, topic.as_bytes(), "{}").unwrap();
+        let copies = ["x", "y"].map(|member| new_copy(&text, member, group));
+        store.prefetch_copies(&copies).unwrap();
+        for copy in &copies {
+            assert_eq!(store.apply(copy, &origin).unwrap(), Written::New);
+        }
+        store.log_position(id, 2).unwrap();
     }
     assert!(!store.batch.borrow().is_in_transaction());
     assert_eq!(store.commit().unwrap(), Committed::Changed);
-    let found = store
-        .connection
-        .query("SELECT inbox_of FROM timeline ORDER BY 1", vec![]);
-    let found: Vec<String> = found.unwrap().iter().map(|row| row.get(0)).collect();
-    assert_eq!(found, ["x", "y"]);
+    let sql = "SELECT DISTINCT inbox_of FROM timeline ORDER BY 1";
+    let found = store.connection.query(sql, vec![]).unwrap();
+    let found: Vec<String> = found.iter().map(|row| row.get(0)).collect();
+    assert_eq!(found, ["group-1", "team", "x", "y"]);
 }

@@ -291,9 +291,11 @@ impl PostgresStore {
         batch.raise(key, id, status);
     }
 
+    /// What is kept changes it.
     fn forget_conversation(&self, timeline: &Timeline<'_>) {
-        let known = &mut self.batch.borrow_mut().known;
-        known.conversations.remove(&key(timeline));
+        let (mut batch, key) = (self.batch.borrow_mut(), key(timeline));
+        batch.known.conversations.remove(&key);
+        batch.note_unwritten(&key);
     }
 
     fn write_patch(&self, timeline: &Timeline<'_>, patched: &Patched) {

@@ -21,6 +21,7 @@ use crate::rules::conversation_row::Row as ConversationRow;
 use crate::rules::facts::{
     Absence, ConnectedClient, FactSource, GroupLookup, OfflineDelivery, StoredCopy,
 };
+use crate::store::delivery_log::DeliveryLog;
 use crate::store::{columns, paging};
 
 statements! {
@@ -267,8 +268,8 @@ impl FactSource for SqliteStore {
         Ok(absence?)
     }
 
-    fn finished_up_to(&mut self) -> Result<Option<MessageId>, StoreError> {
-        Ok(self.progress.acknowledged.max(self.progress.finished))
+    fn is_under_way(&mut self, id: MessageId) -> Result<bool, StoreError> {
+        DeliveryLog::log_holds(self, id)
     }
 
     fn last_position(&mut self) -> Result<i64, StoreError> {

@@ -2,10 +2,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::warn;
 
 use crate::store::StoreError;
+
+/// Attempts to lock a store, and the pause between them.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the directory of a store.
 pub(super) fn make_directory(path: &Path) -> Result<(), StoreError> {
@@ -87,9 +92,13 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         source,
     };
     let file = OpenOptions::new().append(true).open(&name).map_err(make)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(make(error)),
+    for _ in 0..ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A command may be asking whether it is locked.
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => return Err(make(error)),
+        }
     }
+    Err(StoreError::InUse(path.to_owned()))
 }

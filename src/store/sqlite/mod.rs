@@ -27,6 +27,7 @@ mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::accounts::Accounts;
 use self::checkpoint::Checkpointer;
@@ -126,8 +127,6 @@ struct Progress {
     acknowledged: Option<MessageId>,
     /// The same, written in the transaction that is open.
     acknowledging: Option<MessageId>,
-    /// The last message of which all publishes are confirmed, as far as this process knows.
-    finished: Option<MessageId>,
 }
 
 impl Drop for SqliteStore {
@@ -135,8 +134,15 @@ impl Drop for SqliteStore {
     /// stands in the log beside it until then.
     fn drop(&mut self) {
         if self.lock.is_some() {
-            // Readers may be in the way: then the log stays, and the next start reads it.
-            let _: rusqlite::Result<i64> = self.connection.pragma("wal_checkpoint(TRUNCATE)");
+            // The upkeep, or a reader, may be in the way.
+            for _ in 0..10 {
+                let is_busy: rusqlite::Result<i64> =
+                    self.connection.pragma("wal_checkpoint(TRUNCATE)");
+                if !matches!(is_busy, Ok(1..)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 }
@@ -292,10 +298,6 @@ impl Store for SqliteStore {
             self.progress.acknowledging = Some(id);
         }
         Ok(())
-    }
-
-    fn note_finished(&mut self, id: Option<MessageId>) {
-        self.progress.finished = self.progress.finished.max(id);
     }
 
     fn commit(&mut self) -> Result<Committed, StoreError> {
