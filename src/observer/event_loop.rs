@@ -478,7 +478,8 @@ impl Observer {
     /// sender may not have, it is forgotten.
     fn leave_to_log(&mut self, decided: &Decided, bytes: u64, now: Now) {
         let (entry, ledger) = (decided.entry, &mut self.ledger);
-        let answered = decided.refusal.filter(|_| !decided.answers.is_empty());
+        // Who is blocked, and must not know it, gets their own copy, and the dead letter with it.
+        let answered = decided.refusal.filter(|_| decided.publishes.is_empty());
         let may_answer = answered.is_none_or(|reason| {
             self.inbound
                 .may_answer(entry, reason, decided.may_answer, ledger, now)
@@ -487,8 +488,7 @@ impl Observer {
             let (received, _) = ledger.message(entry);
             self.inbound.handle_finished(received);
         }
-        // Who is blocked, and must not know it, gets their own copy.
-        if may_answer || !decided.publishes.is_empty() {
+        if may_answer {
             ledger.leave_to_log(entry);
             self.processing.handle_left(bytes);
         } else {

@@ -31,7 +31,7 @@ use crate::protocol::time::UnixMillis;
 use crate::rules::facts::NoStore;
 use crate::rules::fan_out::{FanOut, Found, STEP, Step};
 use crate::rules::group_change::GroupOutcome;
-use crate::rules::plan::{Acknowledgement, Arrival, Plan, Purpose, request_time};
+use crate::rules::plan::{Arrival, Plan, Purpose, request_time};
 use crate::rules::router::Router;
 use crate::rules::submission::{Authority, Task};
 use crate::store::{
@@ -251,7 +251,8 @@ impl Processor {
             }
             return Ok(decided);
         };
-        let text = match decided.logged {
+        // What a user missed is due as long as the log holds it, whatever has brought it.
+        let text = match decided.logged || fan_out.is_missed() {
             true => self.log_fan_out(&fan_out, message)?,
             false => None,
         };
@@ -347,10 +348,6 @@ impl Processor {
             received,
             id: message.id,
             time: request_time(message.id, origin.now),
-            acknowledgement: match message.fingerprint {
-                Some(_) => Acknowledgement::Expected,
-                None => Acknowledgement::None,
-            },
             authority: part.map(|part| part.authority).unwrap_or_default(),
         };
         let plan = match (&request, self.persistence.as_store_mut()) {

@@ -29,8 +29,8 @@ const OFFLINE_STATUS_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Patience {
     /// At most.
     pub(super) drain: Duration,
-    /// For what the delivery log holds, if another observer may wait for this one's place: that one
-    /// goes on with it.
+    /// For what the delivery log holds, or the broker, if another observer may wait for this one's
+    /// place: that one goes on with it.
     pub(super) hand_over: Option<Duration>,
 }
 
@@ -72,7 +72,8 @@ impl Observer {
         let deadline = began + patience.drain;
         let hand_over = patience.hand_over.map(|time| began + time);
         let mut discarded = self.drain(&mut inputs, deadline, hand_over).await;
-        discarded += self.publish_offline(&mut inputs, deadline).await;
+        let drained = hand_over.map_or(deadline, |_| Instant::now());
+        discarded += self.publish_offline(&mut inputs, drained).await;
         let unacknowledged = self.ledger.unacknowledged();
         let (acknowledged, discarded_last) = self.disconnect(&mut inputs).await;
         let left_unacknowledged = unacknowledged + discarded + discarded_last;
@@ -91,9 +92,9 @@ impl Observer {
         }
     }
 
-    /// Waits until nothing is under way, or until `deadline`; from `hand_over` on only for what the
-    /// delivery log does not hold. Returns how many messages that came meanwhile were left to the
-    /// broker.
+    /// Waits until nothing is under way, or until `deadline`; from `hand_over` on only for what
+    /// neither the delivery log holds nor the broker. Returns how many messages that came meanwhile
+    /// were left to the broker.
     async fn drain(
         &mut self,
         inputs: &mut Inputs,
@@ -106,7 +107,7 @@ impl Observer {
         let mut is_handed_over = hand_over.is_none();
         while !self.ledger.is_empty() || self.webhooks.holds_up_stop(self.processing.is_busy()) {
             let may_hand_over = hand_over.is_some_and(|at| Instant::now() >= at);
-            if may_hand_over && self.ledger.is_all_logged() {
+            if may_hand_over && self.ledger.is_kept() {
                 break;
             }
             tokio::select! {

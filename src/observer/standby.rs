@@ -212,7 +212,10 @@ pub async fn wait(
                 let held = Some((lease, suffix));
                 standby.say_taken(&from);
                 standby.end().await;
-                let is_later = attempt == Attempt::Again || standby.has_spoken();
+                let is_later = attempt == Attempt::Again || standby.has_seen_others;
+                if is_later && setup.reset_session {
+                    warn!("--reset-session is for the first observer on a store: not done again");
+                }
                 return Ok(Some(Turn { held, is_later }));
             }
             Ok((same, Asked::Theirs(holder))) => {
@@ -340,6 +343,8 @@ struct Standby {
     health: Health,
     service: Service,
     said: String,
+    /// Whether another process has served meanwhile.
+    has_seen_others: bool,
     /// Since when, and when it is said again.
     since: Instant,
     again_at: Instant,
@@ -355,6 +360,7 @@ impl Standby {
             health: Health::new(vec![]),
             service: Service::new(setup.reporting.supervised, now),
             said: String::new(),
+            has_seen_others: false,
             since: now,
             again_at: now + SAY_AGAIN,
             metrics: Metrics::new(&endpoints(setup)),
@@ -376,6 +382,7 @@ impl Standby {
             Reason::OtherServes => info!("{why}; this process takes over when it ends"),
             Reason::Fault => warn!("{why}"),
         }
+        self.has_seen_others |= matches!(reason, Reason::OtherServes);
         self.metrics.standby(matches!(reason, Reason::OtherServes));
         self.health.set_session(Some(why.clone()));
         self.said = why;

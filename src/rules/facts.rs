@@ -249,7 +249,8 @@ pub struct Absence {
 pub enum Redelivery {
     /// They have not.
     Due,
-    /// They have, once this presence event is finished: it brings the messages with it.
+    /// They have, once the delivery log has forgotten this presence event: it brings the messages
+    /// with it.
     With(MessageId),
     /// They have.
     Done,

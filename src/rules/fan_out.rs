@@ -189,6 +189,11 @@ impl FanOut {
         AppId::parse(&self.app).expect("it came from an identifier")
     }
 
+    /// Whether it is what a user missed: that is due as long as the delivery log holds it.
+    pub fn is_missed(&self) -> bool {
+        matches!(&*self.work, Work::History(history) if history.is_missed())
+    }
+
     /// How many members of a group it goes to.
     pub fn members(&self) -> usize {
         match &*self.work {
@@ -425,13 +430,8 @@ fn history_step<'a>(
         publishes,
         ..Step::default()
     };
-    match next {
-        Next::Page(rest) => step.rest = Some(FanOut::new(app, Work::History(rest))),
-        Next::Fetched => {}
-        Next::Redelivered => step.writes.push(Write::Redelivered {
-            app,
-            user: history.user(),
-        }),
+    if let Next::Page(rest) = next {
+        step.rest = Some(FanOut::new(app, Work::History(rest)));
     }
     step
 }

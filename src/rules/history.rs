@@ -129,10 +129,8 @@ fn never() -> UnixMillis {
 pub(super) enum Next {
     /// Another page.
     Page(History),
-    /// Nothing: the fetch ends with what the user is told.
-    Fetched,
-    /// Nothing: the user has been given all that they missed.
-    Redelivered,
+    /// Nothing: all of it is published.
+    Nothing,
 }
 
 impl History {
@@ -154,6 +152,11 @@ impl History {
                 settled,
             }),
         }
+    }
+
+    /// Whether these are messages that the user missed.
+    pub(super) fn is_missed(&self) -> bool {
+        matches!(self.purpose, Purpose::Redelivery)
     }
 
     /// The messages that a user missed.
@@ -228,9 +231,9 @@ impl History {
                 let inbox = self.timeline(app, self.user());
                 let topic = layouts.notification_topic(Notification::Inbox, &inbox, "");
                 publishes.push(Publish::new(topic, progress.summary(page.more)));
-                (publishes, Next::Fetched)
+                (publishes, Next::Nothing)
             }
-            Purpose::Redelivery => (publishes, Next::Redelivered),
+            Purpose::Redelivery => (publishes, Next::Nothing),
         }
     }
 
@@ -360,7 +363,7 @@ mod tests {
         assert_eq!((query.after, query.last, query.limit), (7, 9, 32));
         let last = page(vec![stored("three", "chat21", 30)], false);
         let (publishes, next) = rest.step(app, &layouts, &last);
-        assert!(matches!(next, Next::Fetched));
+        assert!(matches!(next, Next::Nothing));
         let told = publishes.last().unwrap();
         assert_eq!(told.topic.as_str(), "apps/a/users/bob/inbox/clientupdated");
         // The millisecond of the last one may still grow.
@@ -392,7 +395,7 @@ mod tests {
         assert_eq!((rest.query(32).after, rest.query(32).limit), (7, 1));
         let messages = page(vec![stored("two", "chat21", 10)], true);
         let (publishes, next) = rest.step(app, &layouts, &messages);
-        assert!(matches!(next, Next::Fetched));
+        assert!(matches!(next, Next::Nothing));
         assert_eq!(
             body(&publishes[1]),
             json!({"fetched": 2, "more": true, "next": 10})
@@ -406,7 +409,7 @@ mod tests {
         assert_eq!(history.query(32).limit, 1);
         let messages = page(vec![stored("one", "chat21", 10)], true);
         let (publishes, next) = history.step(app, &router().layouts, &messages);
-        assert!(matches!(next, Next::Fetched));
+        assert!(matches!(next, Next::Nothing));
         assert_eq!(
             body(&publishes[1]),
             json!({"fetched": 1, "more": true, "next": 10})
@@ -419,7 +422,7 @@ mod tests {
         let missed = page(vec![stored("one", "chat21", 10)], false);
         let history = History::missed(user, range);
         let (publishes, next) = history.step(app, &router().layouts, &missed);
-        assert!(matches!(next, Next::Redelivered));
+        assert!(matches!(next, Next::Nothing));
         let [publish] = &publishes[..] else {
             panic!("{publishes:?}")
         };

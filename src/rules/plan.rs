@@ -69,8 +69,6 @@ pub struct Arrival<'a> {
     pub id: MessageId,
     /// The time of the request: [`request_time`].
     pub time: UnixMillis,
-    /// Whether the broker waits for an acknowledgement.
-    pub acknowledgement: Acknowledgement,
     /// On whose word it is done.
     pub authority: Authority,
 }
@@ -90,15 +88,6 @@ pub fn request_time(id: MessageId, now: UnixMillis) -> UnixMillis {
     }
 }
 
-/// Whether the broker waits for an acknowledgement of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledgement {
-    /// QoS 1 or 2: until it is acknowledged, the broker delivers it again after a crash.
-    Expected,
-    /// QoS 0: it comes once or never.
-    None,
-}
-
 /// What every plan may look at, besides its request and its facts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context<'c> {
@@ -110,7 +99,6 @@ pub(super) struct Context<'c> {
     pub(super) events: EventKinds,
     pub(super) id: MessageId,
     pub(super) time: UnixMillis,
-    pub(super) acknowledgement: Acknowledgement,
     pub(super) authority: Authority,
 }
 

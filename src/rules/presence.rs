@@ -6,11 +6,12 @@
 
 use crate::protocol::control_payload::PresenceChange;
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::rules::facts::{Absence, ConnectedClient, FactSource, OfflineDelivery, Redelivery};
 use crate::rules::fan_out::FanOut;
 use crate::rules::history::Range;
-use crate::rules::plan::{Acknowledgement, Context, Plan};
+use crate::rules::plan::{Context, Plan};
 use crate::rules::webhook_event::{Event, EventKind};
 use crate::rules::write::{UserClient, Write};
 
@@ -89,20 +90,14 @@ impl Facts {
         })
     }
 
-    /// The position of the log behind which the user has missed messages and not been given them.
-    fn missed_since(&self) -> Option<i64> {
+    /// The position of the log behind which the user has missed messages, and has not been given
+    /// them before this `event`.
+    pub(crate) fn missed_since(&self, event: MessageId) -> Option<i64> {
         match self.absence {
             // Never present before: everything.
             None => Some(0),
+            Some(absence) if absence.redelivery == Redelivery::With(event) => Some(absence.since),
             Some(_) => self.open_absence().map(|absence| absence.since),
-        }
-    }
-
-    /// The same, if the observer is the one who gives users what they missed.
-    pub(crate) fn to_redeliver_since(&self) -> Option<i64> {
-        match self.offline_delivery {
-            OfflineDelivery::Redeliver => self.missed_since(),
-            OfflineDelivery::Broker => None,
         }
     }
 }
@@ -138,40 +133,36 @@ pub(super) fn plan<'a>(
     plan
 }
 
-/// The first client of a user brings what the user has missed.
+/// The first client of a user brings what the user has missed. They have been given it once all
+/// that this very event leads to is confirmed.
 fn connected<'a>(client: UserClient<'a>, facts: &Facts, context: &Context<'_>) -> Plan<'a> {
     let (app, user) = (client.app, client.user);
     let mut plan = Plan::default();
-    if !facts.has_others(&client.client) {
-        plan.fan_out = facts.to_redeliver_since().map(|after| {
-            let missed = Range {
-                after,
-                last: facts.last_position,
-            };
-            FanOut::missed(app, user, missed)
-        });
-    }
+    let missed_since = facts.missed_since(context.id);
+    let redelivery = match facts.offline_delivery {
+        OfflineDelivery::Broker => Some(Redelivery::Done),
+        OfflineDelivery::Redeliver if facts.has_others(&client.client) => None,
+        OfflineDelivery::Redeliver => {
+            plan.fan_out = missed_since.map(|after| {
+                let missed = Range {
+                    after,
+                    last: facts.last_position,
+                };
+                FanOut::missed(app, user, missed)
+            });
+            Some(Redelivery::With(context.id))
+        }
+    };
     let surplus = facts
         .surplus(&client.client)
         .map(|gives_way| Write::ClientGone(UserClient::new(app, user, gives_way.id.to_string())));
     let surplus: Vec<_> = surplus.collect();
     plan.writes.push(Write::ClientConnected(client));
     plan.writes.extend(surplus);
-    plan.writes.extend(facts.missed_since().map(|since| {
-        let redelivery = match (facts.offline_delivery, context.acknowledgement) {
-            (OfflineDelivery::Broker, _) => Redelivery::Done,
-            // The user is given what they missed with this very event: once all that it leads to
-            // is confirmed, they have it.
-            (OfflineDelivery::Redeliver, Acknowledgement::Expected) => Redelivery::With(context.id),
-            // No acknowledgement will tell: the last step of the redelivery does.
-            (OfflineDelivery::Redeliver, Acknowledgement::None) => Redelivery::Due,
-        };
-        Write::Absence {
-            app,
-            user,
-            absence: Absence { since, redelivery },
-        }
-    }));
+    if let (Some(since), Some(redelivery)) = (missed_since, redelivery) {
+        let absence = Absence { since, redelivery };
+        plan.writes.push(Write::Absence { app, user, absence });
+    }
     plan
 }
 
@@ -232,21 +223,13 @@ mod tests {
     }
 
     /// What becomes of an event of bob's phone.
-    fn phone(
-        change: PresenceChange,
-        acknowledgement: Acknowledgement,
-        store: InMemory,
-    ) -> Plan<'static> {
+    fn phone(change: PresenceChange, store: InMemory) -> Plan<'static> {
         let payload: &[u8] = match change {
             CONNECTED => br#"{"connected":true}"#,
             DISCONNECTED => br#"{"disconnected":true}"#,
         };
         let received = received(b"apps/a/users/bob/presence/phone", payload);
-        plan_as(router(), &received, id_at(NOW), acknowledgement, store)
-    }
-
-    fn at_qos_1(change: PresenceChange, store: InMemory) -> Plan<'static> {
-        phone(change, Acknowledgement::Expected, store)
+        plan_as(router(), &received, id_at(NOW), store)
     }
 
     /// The absence that a plan notes.
@@ -289,7 +272,7 @@ mod tests {
             (DISCONNECTED, &[], false),
             (DISCONNECTED, &["laptop"], false),
         ] {
-            let plan = at_qos_1(change, store(clients));
+            let plan = phone(change, store(clients));
             let events: Vec<_> = plan.events.iter().map(|event| event.kind).collect();
             let wanted = raises_event.then_some(EventKind::PresenceChange);
             assert_eq!(events, Vec::from_iter(wanted), "{change:?} {clients:?}");
@@ -301,21 +284,21 @@ mod tests {
         let mut store = store(&[]);
         let clients = (1..=64).map(|n| client(&format!("c{n}"), 1_000 - n));
         store.clients.insert("bob", clients.collect());
-        let plan = at_qos_1(CONNECTED, store);
+        let plan = phone(CONNECTED, store);
         assert_eq!(gone(&plan), ["c64"]);
         let same_time = (1..=65).map(|n| client(&format!("c{n}"), 7));
         let mut all: Vec<_> = same_time.collect();
         all.push(client("phone", 1));
         let mut store = InMemory::default();
         store.clients.insert("bob", all);
-        let plan = at_qos_1(CONNECTED, store);
+        let plan = phone(CONNECTED, store);
         assert_eq!(gone(&plan), ["c1", "c10"], "never the one that connects");
         assert_eq!(noted(&plan).unwrap().redelivery, Redelivery::Done);
     }
 
     #[test]
     fn a_user_who_was_never_present_is_given_everything() {
-        let plan = at_qos_1(CONNECTED, store(&[]));
+        let plan = phone(CONNECTED, store(&[]));
         assert_eq!(redelivered(&plan), Some((0, 3)));
         let absence = noted(&plan).unwrap();
         assert_eq!(absence.since, 0);
@@ -328,7 +311,7 @@ mod tests {
             redelivers: false,
             ..store(&[])
         };
-        let plan = at_qos_1(CONNECTED, store);
+        let plan = phone(CONNECTED, store);
         assert_eq!(redelivered(&plan), None);
         let done = Absence {
             since: 0,
@@ -338,23 +321,25 @@ mod tests {
     }
 
     #[test]
-    fn at_qos_0_no_acknowledgement_tells_that_a_user_has_been_given_everything() {
-        let plan = phone(CONNECTED, Acknowledgement::None, store(&[]));
-        assert_eq!(redelivered(&plan), Some((0, 3)));
-        assert_eq!(noted(&plan).unwrap().redelivery, Redelivery::Due);
+    fn another_client_neither_brings_what_was_missed_nor_ends_that_it_is_due() {
+        let event = id_at(NOW);
+        let mut under_way = with_absence(store(&["laptop"]), 1, Redelivery::With(event));
+        under_way.under_way = Some(event);
+        let plan = phone(CONNECTED, under_way);
+        assert_eq!((redelivered(&plan), noted(&plan)), (None, None));
     }
 
     #[test]
     fn only_the_first_client_brings_what_was_missed() {
         let absent = |clients| with_absence(store(clients), 2, Redelivery::Due);
-        assert_eq!(redelivered(&at_qos_1(CONNECTED, absent(&[]))), Some((2, 3)));
-        let again = at_qos_1(CONNECTED, absent(&["phone"]));
+        assert_eq!(redelivered(&phone(CONNECTED, absent(&[]))), Some((2, 3)));
+        let again = phone(CONNECTED, absent(&["phone"]));
         assert_eq!(
             redelivered(&again),
             Some((2, 3)),
             "a second will, or a crash"
         );
-        assert_eq!(redelivered(&at_qos_1(CONNECTED, absent(&["laptop"]))), None);
+        assert_eq!(redelivered(&phone(CONNECTED, absent(&["laptop"]))), None);
     }
 
     #[test]
@@ -369,7 +354,7 @@ mod tests {
         ] {
             let mut store = with_absence(store(&[]), 1, redelivery);
             store.under_way = under_way;
-            let plan = at_qos_1(CONNECTED, store);
+            let plan = phone(CONNECTED, store);
             let wanted = given.then_some((1, 3));
             assert_eq!(redelivered(&plan), wanted, "{redelivery:?} {under_way:?}");
             assert_eq!(
@@ -382,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_last_client_leaves_an_absence_from_here_on() {
-        let plan = at_qos_1(
+        let plan = phone(
             DISCONNECTED,
             with_absence(store(&["phone"]), 1, Redelivery::Done),
         );
@@ -394,9 +379,9 @@ mod tests {
             (noted(&plan), gone(&plan)),
             (Some(from_here), vec!["phone"])
         );
-        let others = at_qos_1(DISCONNECTED, store(&["phone", "laptop"]));
+        let others = phone(DISCONNECTED, store(&["phone", "laptop"]));
         assert_eq!((noted(&others), gone(&others)), (None, vec!["phone"]));
-        let unknown = at_qos_1(DISCONNECTED, store(&[]));
+        let unknown = phone(DISCONNECTED, store(&[]));
         assert_eq!(noted(&unknown), None, "not connected before");
     }
 
@@ -405,7 +390,7 @@ mod tests {
         let event = id_at(NOW);
         let mut store = with_absence(store(&["phone"]), 1, Redelivery::With(event));
         store.under_way = Some(event);
-        let plan = at_qos_1(DISCONNECTED, store);
+        let plan = phone(DISCONNECTED, store);
         let still = Absence {
             since: 1,
             redelivery: Redelivery::Due,

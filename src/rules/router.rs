@@ -105,7 +105,6 @@ impl Router {
             events: self.events,
             id: arrival.id,
             time: arrival.time,
-            acknowledgement: arrival.acknowledgement,
             authority: arrival.authority,
         }
     }

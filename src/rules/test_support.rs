@@ -20,7 +20,7 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::FactSource;
 use crate::rules::facts::in_memory::InMemory;
 use crate::rules::fan_out::Found;
-use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::plan::{Arrival, Plan};
 use crate::rules::policy::{Policy, Rules};
 use crate::rules::router::Router;
 use crate::rules::submission::Authority;
@@ -88,14 +88,13 @@ pub(crate) fn plan_with<S: FactSource>(
 where
     S::Error: std::fmt::Debug,
 {
-    plan_as(router, received, id(), Acknowledgement::Expected, source)
+    plan_as(router, received, id(), source)
 }
 
 pub(crate) fn plan_as<S: FactSource>(
     router: Router,
     received: &Received,
     id: MessageId,
-    acknowledgement: Acknowledgement,
     mut source: S,
 ) -> Plan<'static>
 where
@@ -107,7 +106,6 @@ where
         received,
         id,
         time: id.time(),
-        acknowledgement,
         authority: Authority::default(),
     };
     match router.read(received) {

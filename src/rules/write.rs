@@ -49,15 +49,6 @@ pub enum Write<'a> {
         /// The note.
         absence: Absence,
     },
-    /// A user has been given what they missed. Written where
-    /// [`Redelivery::Due`](crate::rules::facts::Redelivery::Due) is noted; elsewhere the end of a
-    /// presence event tells.
-    Redelivered {
-        /// The app.
-        app: AppId<'a>,
-        /// The user.
-        user: UserId<'a>,
-    },
     /// A user (`inbox_of`) blocks another (`convers_with`), or stops blocking them.
     Block(Timeline<'a>, BlockChange),
     /// A device or browser that a user wants to be notified on.

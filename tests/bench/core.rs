@@ -19,7 +19,7 @@ use chat21_observer::protocol::refusal::Refusal;
 use chat21_observer::protocol::time::UnixMillis;
 use chat21_observer::protocol::topic_map::TopicMap;
 use chat21_observer::rules::facts::NoStore;
-use chat21_observer::rules::plan::{Acknowledgement, Arrival};
+use chat21_observer::rules::plan::Arrival;
 use chat21_observer::rules::policy::{Policy, Rules};
 use chat21_observer::rules::router::Router;
 use chat21_observer::rules::submission::Authority;
@@ -111,7 +111,6 @@ fn messages(c: &mut Criterion) {
                     received: &received,
                     id: ids.next(now),
                     time: now,
-                    acknowledgement: Acknowledgement::Expected,
                 };
                 let Ok(plan) = router.plan(&request, &arrival, &mut NoStore);
                 black_box(plan.publishes.len())

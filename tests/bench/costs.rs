@@ -18,7 +18,7 @@ use chat21_observer::protocol::message_id::{MessageId, MessageIds};
 use chat21_observer::protocol::time::UnixMillis;
 use chat21_observer::protocol::topic_map::TopicMap;
 use chat21_observer::rules::fan_out::{FanOut, Found, STEP};
-use chat21_observer::rules::plan::{Acknowledgement, Arrival, Purpose};
+use chat21_observer::rules::plan::{Arrival, Purpose};
 use chat21_observer::rules::policy::{Policy, Rules};
 use chat21_observer::rules::router::Router;
 use chat21_observer::rules::submission::Authority;
@@ -450,7 +450,6 @@ impl<'p> Scene<'p> {
             received: &received,
             id: origin.id,
             time: origin.now,
-            acknowledgement: Acknowledgement::Expected,
         };
         let plan = self
             .router

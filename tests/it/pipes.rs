@@ -39,6 +39,7 @@ const COMMANDS: &[(&str, i32)] = &[
     ),
     ("store prune 90d --state-dir DIR", 0),
     ("store check --state-dir DIR", 0),
+    ("store backup DIR/backup.db --state-dir DIR", 0),
     ("group set a group-1 DIR/group.json --state-dir DIR", 0),
     ("group list --state-dir DIR", 0),
     ("group list --json --state-dir DIR", 0),

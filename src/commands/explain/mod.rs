@@ -27,7 +27,7 @@ use crate::protocol::topic_map::TopicMap;
 use crate::rules::facts::{FactSource, NoStore};
 use crate::rules::fan_out::Found;
 use crate::rules::group_request::submission;
-use crate::rules::plan::{Acknowledgement, Arrival, Plan};
+use crate::rules::plan::{Arrival, Plan};
 use crate::rules::router::Router;
 use crate::rules::submission::{Authority, Submitted, Task};
 use crate::rules::webhook_event::{self, Event};
@@ -126,7 +126,6 @@ fn explain_read(
         received,
         id,
         time: id.time(),
-        acknowledgement: Acknowledgement::Expected,
         authority: match change {
             Some(_) => Authority::Admin,
             None => Authority::Sender,

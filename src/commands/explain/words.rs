@@ -147,7 +147,6 @@ pub(super) fn write(write: &Write<'_>) -> Option<String> {
         Write::ClientConnected(client) => format!("a client of {} is there", client.user),
         Write::ClientGone(client) => format!("a client of {} is gone", client.user),
         Write::Absence { .. } => return None,
-        Write::Redelivered { user, .. } => format!("{user} has received what they missed"),
         Write::Block(timeline, change) => format!(
             "{} {} {}",
             timeline.inbox_of,

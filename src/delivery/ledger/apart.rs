@@ -87,10 +87,13 @@ impl Ledger {
             && self.queues.is_idle()
     }
 
-    /// Whether the delivery log holds all that is under way.
-    pub fn is_all_logged(&self) -> bool {
-        let mut entries = self.entries.iter();
-        entries.all(|(_, entry)| entry.logged || entry.own)
+    /// Whether the delivery log holds all that is under way, or the broker does.
+    pub fn is_kept(&self) -> bool {
+        let is_kept = |entry: &Entry| match entry.standing {
+            Standing::Arrived | Standing::Expected => true,
+            Standing::Detached => entry.logged || entry.own,
+        };
+        self.entries.iter().all(|(_, entry)| is_kept(entry))
     }
 
     /// Waits no longer for canaries, and for what was added to go apart.

@@ -7,7 +7,7 @@ use super::*;
 use crate::protocol::message::Received;
 use crate::protocol::request::Request;
 use crate::rules::facts::in_memory::InMemory;
-use crate::rules::plan::{Acknowledgement, Arrival};
+use crate::rules::plan::Arrival;
 use crate::rules::policy::{Policy, Rules};
 use crate::rules::router::Router;
 use crate::rules::test_support::{for_many, id, router, rules};
@@ -60,7 +60,6 @@ fn change_with(
         received: &received,
         id,
         time: id.time(),
-        acknowledgement: Acknowledgement::None,
         authority,
     };
     let plan = router.plan(&request, &arrival, &mut facts).unwrap();

@@ -2,7 +2,6 @@ use super::*;
 use crate::protocol::amqp::BrokerKind;
 use crate::rules::facts::NoStore;
 use crate::rules::facts::in_memory::InMemory;
-use crate::rules::plan::Acknowledgement;
 use crate::rules::policy::Rules;
 use crate::rules::submission::Authority;
 use crate::rules::test_support::{NOW, body, id, plan, plan_with, received, router, rules};
@@ -276,7 +275,6 @@ fn a_message_planned_again_comes_out_the_same() {
             received: &message,
             id,
             time: id.time(),
-            acknowledgement: Acknowledgement::Expected,
             authority: Authority::default(),
         };
         let plan = router.plan(&request, &arrival, &mut InMemory::default());

@@ -5,7 +5,7 @@ use crate::protocol::request::Erased;
 use crate::protocol::time::UnixMillis;
 use crate::rules::fan_out::{FanOut, Found, Query};
 use crate::rules::listing::{From, Place, Window};
-use crate::rules::plan::{Acknowledgement, Arrival};
+use crate::rules::plan::Arrival;
 use crate::rules::submission::Authority;
 use crate::rules::test_support::{body, received, router};
 use crate::rules::write::Write;
@@ -126,7 +126,6 @@ fn plan_fetch(feed: &mut Feed, now: u64, since: u64, limit: usize) -> FanOut {
         received: &received,
         id: feed.ids.next(UnixMillis::new(now)),
         time: UnixMillis::new(now),
-        acknowledgement: Acknowledgement::Expected,
         authority: Authority::default(),
     };
     let router = router();

@@ -50,7 +50,7 @@ macro_rules! contract {
                 a_fan_out_is_given_back_with_its_position
                 a_question_waits_in_the_log_until_its_message_is_decided_on
                 what_is_not_published_is_not_pruned
-                what_a_user_missed_is_due_again_if_it_was_not_finished
+                what_a_user_missed_is_under_way_as_long_as_the_log_holds_it
             }
             messages {
                 pages_of_a_long_list_neither_skip_nor_repeat

@@ -69,8 +69,6 @@ const FENCE: &str = "WITH held AS (UPDATE observer SET batch = $2, last_seq = $3
     acknowledged = $5, bytes = bytes + $6 WHERE n = $7 AND token = $1 RETURNING 1)
     SELECT 1 / count(*) FROM held";
 const COUNT_BYTES: &str = "UPDATE observer SET bytes = bytes + $1 WHERE n = 0";
-const UNFINISHED_IS_DUE: &str = "UPDATE absence SET redelivered_by = NULL
-    WHERE redelivered_by <> 'done' AND redelivered_by > $1 AND slot = $2";
 
 /// Makes the store if there is none.
 ///
@@ -162,15 +160,7 @@ impl PostgresStore {
         if access == Access::Shared {
             schema::migrate(&connection, access)?;
         }
-        let mut store = Self::new(connection, lease, offline)?;
-        if access == Access::Exclusive {
-            let acknowledged = id_text(store.counters.acknowledged);
-            let slot = store.slot.row();
-            store.atomically(|store| {
-                store.execute(UNFINISHED_IS_DUE, params![acknowledged.clone(), slot])
-            })?;
-        }
-        Ok(store)
+        Self::new(connection, lease, offline)
     }
 
     /// Opens a connection that only reads, beside the observer that has the store.

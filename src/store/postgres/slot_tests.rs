@@ -2,7 +2,6 @@
 
 use super::tests::{Postgres, empty_schema, open};
 use super::*;
-use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::test_support::{received, router};
 use crate::store::contract::{Feed, Maker, NOW, app, new_message, user};
 use crate::store::{DeliveryLog, Demand, History, Outbox, OutboxRequest, Selection};
@@ -173,35 +172,6 @@ fn settings_stay_only_once_a_slot_is_served() {
     assert!(told.contains("by --sharing hash, which stays"), "{told}");
     let told = open(two.with_name("p".to_owned()));
     assert!(told.contains("is the store of the observer"), "{told}");
-}
-
-#[test]
-fn a_slot_that_opens_takes_back_only_what_it_has_redelivered_itself() {
-    let target = empty_schema().in_slots(2);
-    let mut stores = open_slots(&target);
-    for (feed, who) in stores.iter_mut().zip(["zoe", "bob"]) {
-        let id = feed.ids.next(UnixMillis::new(feed.now));
-        feed.apply(&Write::Absence {
-            app: app(),
-            user: user(who),
-            absence: Absence {
-                since: 3,
-                redelivery: Redelivery::With(id),
-            },
-        });
-    }
-    drop(stores.pop());
-    let Taken::Ours { lease, .. } = Candidate::open(&target).unwrap().try_take_slot(1).unwrap()
-    else {
-        panic!("it was given back");
-    };
-    let again = open(&target.clone().holding(lease)).unwrap();
-    let connection = Connection::open(&target).unwrap();
-    let sql = "SELECT user_id FROM absence WHERE redelivered_by IS NULL";
-    let due = connection.query(sql, vec![]).unwrap();
-    let due: Vec<String> = due.iter().map(|row| row.get(0)).collect();
-    assert_eq!(due, ["bob"]);
-    drop(again);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::protocol::request::Erased;
 use crate::rules::conversation_row::Patched;
 use crate::rules::facts::{Absence, Redelivery};
 use crate::rules::write::{Listing, NewMessage, TimelineCopy, UserClient, Write};
-use crate::store::columns::{REDELIVERED, is_same_object, redelivered_by};
+use crate::store::columns::{is_same_object, redelivered_by};
 
 /// For how long before the end of the log slots may still store something.
 pub(super) const UNSURE: Duration = Duration::from_secs(10);
@@ -69,8 +69,6 @@ const SET_ABSENCE: &str = "INSERT INTO absence (app, user_id, seq, redelivered_b
     VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (app, user_id) DO UPDATE
     SET seq = excluded.seq, redelivered_by = excluded.redelivered_by, slot = excluded.slot";
-const SET_REDELIVERED: &str = "UPDATE absence SET redelivered_by = $3
-    WHERE app = $1 AND user_id = $2 AND redelivered_by IS NULL";
 
 impl PostgresStore {
     pub(super) fn write(
@@ -95,10 +93,6 @@ impl PostgresStore {
             Write::ClientConnected(client) => self.write_client(client, Some(millis(origin.now))),
             Write::ClientGone(client) => self.write_client(client, None),
             Write::Absence { app, user, absence } => self.write_absence(*app, *user, *absence),
-            Write::Redelivered { app, user } => {
-                let [app, user] = [app.as_str(), user.as_str()].map(str::to_owned);
-                self.later(SET_REDELIVERED, params![app, user, REDELIVERED]);
-            }
             Write::Block(timeline, change) => {
                 let (sql, params) = self.block(&key(timeline), *change);
                 self.later(sql, params);

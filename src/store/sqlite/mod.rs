@@ -134,7 +134,8 @@ impl Drop for SqliteStore {
     /// stands in the log beside it until then.
     fn drop(&mut self) {
         if self.lock.is_some() {
-            // The upkeep, or a reader, may be in the way.
+            // The upkeep, or a reader, may be in the way. The end waits for half a second at most.
+            let _ = self.connection.set_pragma("busy_timeout", 0);
             for _ in 0..10 {
                 let is_busy: rusqlite::Result<i64> =
                     self.connection.pragma("wal_checkpoint(TRUNCATE)");
@@ -198,8 +199,6 @@ impl SqliteStore {
         };
         schema::migrate(&connection, &path, access)?;
         if access == Access::Exclusive {
-            let acknowledged: String = connection.row(&ACKNOWLEDGED, [], |row| row.get(0))?;
-            presence::make_unfinished_due(&connection, &acknowledged)?;
             // Only speed depends on it, and whatever hinders it hinders the first batch, too.
             let _ = connection.optimize();
         }

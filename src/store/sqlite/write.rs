@@ -59,7 +59,6 @@ impl SqliteStore {
             Write::ClientConnected(client) => self.write_client_connected(client, origin.now)?,
             Write::ClientGone(client) => self.write_client_gone(client)?,
             Write::Absence { app, user, absence } => self.write_absence(*app, *user, *absence)?,
-            Write::Redelivered { app, user } => self.write_redelivered(*app, *user)?,
             Write::Block(timeline, change) => {
                 self.write_block(names(timeline), *change)?;
             }

@@ -19,7 +19,7 @@ use chat21_observer::protocol::topic::TopicName;
 use chat21_observer::protocol::topic_map::TopicMap;
 use chat21_observer::rules::facts::NoStore;
 use chat21_observer::rules::fan_out::{FanOut, Found};
-use chat21_observer::rules::plan::{Acknowledgement, Arrival};
+use chat21_observer::rules::plan::Arrival;
 use chat21_observer::rules::policy::{GroupSenders, Policy, Rules};
 use chat21_observer::rules::router::Router;
 use chat21_observer::rules::submission::Authority;
@@ -74,7 +74,6 @@ fuzz_target!(|data: &[u8]| {
         received: &received,
         id,
         time: id.time(),
-        acknowledgement: Acknowledgement::Expected,
         authority: Authority::default(),
     };
     let plan = match &request {
