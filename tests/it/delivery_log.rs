@@ -134,6 +134,8 @@ fn what_is_committed_behind_the_goodbye_counts_as_unacknowledged() {
     let raw = rusqlite::Connection::open(path).unwrap();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
     write(&mut session, 1, r#"{"text":"hi"}"#);
+    // A stop takes nothing more: the message is to be read before.
+    sleep(Duration::from_millis(300));
     signal(observer.pid(), "TERM");
     while session.next().0 != DISCONNECT {}
     raw.execute_batch("ROLLBACK").unwrap();

@@ -358,7 +358,7 @@ fn a_holder_whose_store_fails_while_it_is_opened_stands_by_and_serves_later() {
     let port = var("BED_POSTGRESQL_PORT");
     let address = format!("postgres://observer:observerpw@127.0.0.1:{port}/{name}");
     let lock = std::thread::spawn(move || {
-        let sql = "LOCK TABLE absence; SELECT pg_sleep(600)";
+        let sql = "LOCK TABLE message; SELECT pg_sleep(600)";
         in_the_bed(&["psql", "-qAtX", &address, "-c", sql], "")
     });
     let sleepers =
