@@ -19,12 +19,13 @@ use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
-use crate::store::postgres::{Gathers, Lease, SharedBy};
+use crate::store::postgres::{Came, Lease, SharedBy};
 use crate::telemetry::clock::Now;
 
 /// So many messages without an ack may fill the broker's window: what comes next has waited behind
 /// it. No broker's own window is smaller (RabbitMQ's is 10).
 const LEAST_WINDOW: usize = 10;
+const UNSETTLED: &str = "another slot's session was made just now: the store is to say so first";
 /// For how long a share is not served before the log says so.
 const LASTS: Duration = Duration::from_secs(5);
 
@@ -91,12 +92,12 @@ impl Sharing {
         self.lease.set_session(is_up);
     }
 
-    /// What becomes of a message for another slot that was delivered at this moment.
-    fn turn(&self, owner: u16, came: Instant) -> Turn {
-        match self.lease.session_of(owner) {
+    /// What becomes of a message for another slot.
+    fn turn(&self, owner: u16, came: Came) -> Turn {
+        match self.lease.has(owner, came) {
             None => Turn::Held,
-            Some(Gathers::Since(since)) if came < since => Turn::Ours,
-            Some(_) => Turn::Theirs,
+            Some(false) => Turn::Ours,
+            Some(true) => Turn::Theirs,
         }
     }
 
@@ -104,7 +105,7 @@ impl Sharing {
     pub(super) fn fault(&self) -> Option<String> {
         let missing = self.lease.without_session();
         if missing.is_empty() {
-            return None;
+            return (!self.lease.is_settled()).then(|| UNSETTLED.to_owned());
         }
         let missing: Vec<String> = missing.iter().map(u16::to_string).collect();
         Some(format!(
@@ -152,10 +153,15 @@ struct Blocked {
 struct HeldMessage {
     pending: PendingMessage,
     owner: u16,
-    came: Instant,
+    came: Came,
 }
 
 impl Held {
+    /// Whether nothing is held, and nothing waits at the broker behind what was.
+    fn is_clear(&self) -> bool {
+        self.messages.is_empty() && self.blocked.is_none()
+    }
+
     /// Tells the log of what lasts: at a start it takes a moment.
     fn say_fault(&mut self, fault: Option<&str>, now: Instant) {
         match (fault, self.faulty) {
@@ -227,12 +233,8 @@ impl Held {
 impl Observer {
     /// Tells the other slots whether our session is at the broker, and looks for theirs.
     pub(super) fn tick_sharing(&mut self, now: Now) {
-        if let Some(sharing) = &self.sharing {
-            let kept = self
-                .health
-                .connected()
-                .and_then(|granted| granted.session_expiry);
-            sharing.set_session(self.session.is_subscribed(), kept);
+        self.tell_session();
+        if self.sharing.is_some() {
             let fault = self.sharing_fault(now.instant);
             self.held.say_fault(fault.as_deref(), now.instant);
             self.health.set_sharing(fault);
@@ -243,14 +245,26 @@ impl Observer {
 
     /// The broker has our session, and may have had none.
     pub(super) fn note_subscribed(&mut self) {
-        if !self.session.is_subscribed() || !std::mem::take(&mut self.held.is_made_anew) {
+        if !self.session.is_subscribed() {
             return;
         }
-        self.exchange.forget();
-        // Nothing waits in it.
-        self.held.blocked = None;
+        if std::mem::take(&mut self.held.is_made_anew) {
+            self.exchange.forget();
+            // Nothing waits in it.
+            self.held.blocked = None;
+            if let Some(sharing) = &self.sharing {
+                sharing.lease.note_new_session();
+            }
+        }
+        self.tell_session();
+    }
+
+    /// Tells the other slots whether our session is at the broker.
+    fn tell_session(&self) {
         if let Some(sharing) = &self.sharing {
-            sharing.lease.note_new_session();
+            let granted = self.health.connected();
+            let kept = granted.and_then(|granted| granted.session_expiry);
+            sharing.set_session(self.session.is_subscribed(), kept);
         }
     }
 
@@ -280,6 +294,7 @@ impl Observer {
             let now = self.clock.now();
             self.inbound.admit_of_slot(pending, ledger, journal, now);
         }
+        sharing.lease.set_clear(self.held.is_clear());
         let now = self.clock.now();
         if self.held.poll_probe(now.wall) {
             self.publish_own(self.probe(now), now);
@@ -305,11 +320,13 @@ impl Observer {
         if matches!(admission, Admission::Repeated(_)) {
             return self.inbound.admit_own(&arrival, &mut self.ledger);
         }
-        // One that comes again came first before the connection was lost, by which it came.
-        let before = self.held.lost.or_else(|| sharing.lease.left());
-        let came = before.filter(|_| arrival.comes_again());
         let now = self.clock.now().instant;
-        let came = came.unwrap_or_else(|| self.held.came(now));
+        let came = match (arrival.comes_again(), self.held.lost) {
+            (false, _) => Came::At(self.held.came(now)),
+            // It came first before the connection was lost, by which it came.
+            (true, Some(lost)) => Came::At(lost),
+            (true, None) => Came::Before,
+        };
         let pending = self.inbound.enter(arrival, &mut self.ledger);
         let held = |pending| HeldMessage {
             pending,
@@ -324,6 +341,7 @@ impl Observer {
                 self.release_held();
             }
             Turn::Held => {
+                sharing.lease.set_clear(false);
                 self.held.messages.push(held(pending));
                 let unacknowledged = self.ledger.unacknowledged();
                 self.held.note_window(unacknowledged, now);

@@ -253,6 +253,36 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing_more() {
     }
 }
 
+/// The sessions have just been made: what is in the one of the process that fails is in the other
+/// one, too, and whoever takes its slot has to know.
+#[test]
+fn what_a_process_leaves_that_has_just_become_ready_is_delivered_once() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let load = Load::start(Plan {
+        broker: Broker::Mosquitto,
+        app: app.clone(),
+        senders: users(0..10),
+        recipients: users(10..20),
+        paths: vec![Path::Chat21],
+        per_pair: 1,
+        allowed: Some(0),
+    });
+    let process = || Process::start(&database, Broker::Mosquitto, &app, "2");
+    let (first, second) = (process(), process());
+    wait_all(&database, 2, &[&first, &second]);
+    first.observer.freeze();
+    let known = "SELECT bool_and(o.session_cleared >= s.session_since + interval '100 ms')
+        FROM observer o JOIN observer s ON s.n <> o.n";
+    assert_eq!(database.sql(known), "t");
+    load.allow(load.expected());
+    load.wait_sent();
+    wait_without(&database, &first);
+    wait_all(&database, 2, &[&second]);
+    settle(load, &database, "failed as soon as it was ready");
+    first.observer.thaw();
+}
+
 /// The lease is far longer than a test may wait.
 #[test]
 fn a_process_that_is_told_to_stop_hands_its_slots_over() {

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio_postgres::Row;
 use tracing::{debug, warn};
 
 use super::connection::{Connection, params};
@@ -28,7 +27,7 @@ pub(super) const RENEWALS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the sessions of the other slots are looked for while one is missing.
 const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
-/// What was delivered so long before the holder was last seen at the broker may have been held.
+/// For how long a message may have been read before somebody looks at it.
 const UNSURE: Duration = Duration::from_millis(100);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -36,15 +35,19 @@ const GIVE_BACK: Duration = Duration::from_secs(2);
 const RENEW: &str = "UPDATE observer SET
     expires = clock_timestamp() + $2 * interval '1 millisecond',
     session_at = CASE WHEN $4 THEN clock_timestamp() ELSE session_at END,
-    session_since = CASE WHEN $5 THEN clock_timestamp() ELSE session_since END
+    session_since = CASE WHEN $5 OR ($4 AND session_at IS NULL) THEN clock_timestamp()
+        ELSE session_since END,
+    session_cleared = coalesce(to_timestamp($6::float8), session_cleared)
     WHERE n = $3 AND token = $1";
 pub(super) const RELEASE: &str = "UPDATE observer SET expires = clock_timestamp(),
     session_at = CASE WHEN $3 THEN clock_timestamp() ELSE session_at END,
     session_since = CASE WHEN $4 THEN clock_timestamp() ELSE session_since END
     WHERE n = $2 AND token = $1";
-/// Of each slot's session, how many seconds ago it was known to be at the broker, and was made.
-const SESSIONS: &str = "SELECT n, extract(epoch FROM clock_timestamp() - session_at)::float8,
-    extract(epoch FROM clock_timestamp() - session_since)::float8 FROM observer";
+/// Of each slot's session, when it was known to be at the broker, and was made, and when its holder
+/// held nothing for others; with the time now.
+const SESSIONS: &str = "SELECT n, extract(epoch FROM session_at)::float8,
+    extract(epoch FROM session_since)::float8, extract(epoch FROM session_cleared)::float8,
+    extract(epoch FROM clock_timestamp())::float8 FROM observer";
 
 /// The right to serve, renewed in a thread of its own. It is given back when it is dropped.
 pub struct Lease {
@@ -67,6 +70,8 @@ struct Sessions {
     is_up: AtomicBool,
     /// Whether it was made anew, and the store is not told yet.
     is_new: AtomicBool,
+    /// Whether nothing is held for other slots.
+    is_clear: AtomicBool,
     /// Whether the store is to be told, and asked, ahead of time.
     is_changed: AtomicBool,
     known: Mutex<Known>,
@@ -74,25 +79,72 @@ struct Sessions {
     kept: AtomicU64,
 }
 
-/// What the store has said of sessions, by our own clock.
+/// A moment by the clock of the database, in seconds.
+type DatabaseTime = f64;
+
+/// What the store has said of sessions.
 #[derive(Debug, Default)]
 struct Known {
     /// Those at the broker, by slot.
     there: BTreeMap<u16, Gathers>,
     /// What was said of sessions at this moment or before does not count.
     distrusted: Option<Instant>,
-    /// When our own was connected last before we had the lease; `None` if it was not.
-    left: Option<Instant>,
-    is_asked: bool,
+    /// When whoever had the lease before us held nothing for others; `None` if they never did.
+    left: Option<DatabaseTime>,
+    /// When we or they did so last, as the store has it.
+    cleared: Option<DatabaseTime>,
+    /// When the store was asked last.
+    looked: Option<DatabaseTime>,
 }
 
 /// Since when a session at the broker gathers messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gathers {
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gathers {
     /// Since before anybody asked.
     Always,
-    /// Since this moment, at the latest.
-    Since(Instant),
+    /// Since this moment at the latest, by our own clock and by that of the database.
+    Since(Instant, DatabaseTime),
+}
+
+/// When a message of another slot came to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It was read at this moment.
+    At(Instant),
+    /// Before we had the lease.
+    Before,
+}
+
+impl Known {
+    /// Whether the session of a slot has a message; `None`: nobody knows.
+    fn has(&self, slot: u16, came: Came) -> Option<bool> {
+        let gathers = self.there.get(&slot)?;
+        Some(match (gathers, came) {
+            (Gathers::Always, _) => true,
+            (Gathers::Since(since, _), Came::At(at)) => {
+                at.checked_sub(UNSURE).is_some_and(|at| at >= *since)
+            }
+            (Gathers::Since(_, since), Came::Before) => is_behind(self.left, *since),
+        })
+    }
+
+    /// Whether all sessions are at the broker, and the store knows that our slot held nothing for
+    /// others after they were made: whoever has the lease next finds that they have what is left.
+    fn is_settled(&self, slot: Slot) -> bool {
+        (0..slot.of()).all(|other| match self.there.get(&other) {
+            None => false,
+            Some(Gathers::Since(_, since)) if other != slot.number() => {
+                is_behind(self.cleared, *since)
+            }
+            Some(_) => true,
+        })
+    }
+}
+
+/// Whether nothing that a holder had not acknowledged had come before `since`, if they held nothing
+/// at `cleared`.
+fn is_behind(cleared: Option<DatabaseTime>, since: DatabaseTime) -> bool {
+    cleared.is_some_and(|cleared| cleared - UNSURE.as_secs_f64() >= since)
 }
 
 impl Sessions {
@@ -100,9 +152,8 @@ impl Sessions {
         self.known.lock().expect("nobody panics holding it")
     }
 
-    fn are_all_there(&self, slot: Slot) -> bool {
-        let known = self.known();
-        !slot.is_one_of_several() || (0..slot.of()).all(|slot| known.there.contains_key(&slot))
+    fn are_settled(&self, slot: Slot) -> bool {
+        !slot.is_one_of_several() || self.known().is_settled(slot)
     }
 }
 
@@ -165,7 +216,7 @@ impl Lease {
                 }
                 let is_due = now() >= ask_at
                     || changed.is_changed.load(Ordering::Relaxed)
-                    || (!changed.are_all_there(slot) && now() >= looked + LOOK_FOR_SESSIONS);
+                    || (!changed.are_settled(slot) && now() >= looked + LOOK_FOR_SESSIONS);
                 if is_due && ask_tx.try_send(()).is_ok() {
                     changed.is_changed.store(false, Ordering::Relaxed);
                     looked = now();
@@ -196,6 +247,11 @@ impl Lease {
         self.slot
     }
 
+    /// Notes whether nothing is held for other slots.
+    pub fn set_clear(&self, is_clear: bool) {
+        self.sessions.is_clear.store(is_clear, Ordering::SeqCst);
+    }
+
     /// Tells the others whether our session is at the broker.
     pub fn set_session(&self, is_up: bool) {
         if self.sessions.is_up.swap(is_up, Ordering::SeqCst) != is_up {
@@ -217,11 +273,6 @@ impl Lease {
         known.there.clear();
     }
 
-    /// When our own session was connected last before we had the lease, less what is unsure.
-    pub fn left(&self) -> Option<Instant> {
-        self.sessions.known().left
-    }
-
     /// The broker keeps sessions for no longer than this.
     pub fn note_kept(&self, kept: Duration) {
         // One that is half gone is not relied upon.
@@ -229,18 +280,25 @@ impl Lease {
         self.sessions.kept.fetch_min(lasts, Ordering::Relaxed);
     }
 
-    /// Since when the session of a slot gathers what is for it, if it is known to be at the broker.
-    /// What the store says of it is no older than the lease lasts.
-    pub fn session_of(&self, slot: u16) -> Option<Gathers> {
-        self.sessions.known().there.get(&slot).copied()
+    /// Whether the session of a slot has a message that came then; `None`: it is not known to be at
+    /// the broker. What the store says of it is no older than the lease lasts.
+    pub fn has(&self, slot: u16, came: Came) -> Option<bool> {
+        self.sessions.known().has(slot, came)
     }
 
     /// The slots whose sessions are not known to be at the broker.
     pub fn without_session(&self) -> Vec<u16> {
+        let known = self.sessions.known();
         let slots = 0..self.slot.of();
         slots
-            .filter(|slot| self.session_of(*slot).is_none())
+            .filter(|slot| !known.there.contains_key(slot))
             .collect()
+    }
+
+    /// Whether whoever has the lease next would find out which messages the sessions of others
+    /// have.
+    pub fn is_settled(&self) -> bool {
+        self.sessions.are_settled(self.slot)
     }
 
     /// What every transaction must ask for.
@@ -315,7 +373,11 @@ fn renew(
         let before = now();
         let is_up = sessions.is_up.load(Ordering::SeqCst);
         let is_new = sessions.is_new.swap(false, Ordering::SeqCst);
-        let params = params![token, millis(target.lease), slot.row(), is_up, is_new];
+        // It is true at this moment, so it was after the store had been asked last.
+        let is_clear = is_up && sessions.is_clear.load(Ordering::SeqCst);
+        let cleared = sessions.known().looked.filter(|_| is_clear);
+        let row = slot.row();
+        let params = params![token, millis(target.lease), row, is_up, is_new, cleared];
         let renewed = connection.ensure().and_then(|()| {
             let renewed = connection.execute(RENEW, params)?;
             if slot.is_one_of_several() {
@@ -358,25 +420,41 @@ fn look_for_sessions(
     let after = now();
     let mut known = sessions.known();
     let had = std::mem::take(&mut known.there);
-    let ago = |row: &Row, at| row.get::<_, Option<f64>>(at).map(seconds);
+    let is_first = known.looked.is_none();
     for row in &rows {
-        let (Ok(slot @ ..MAX_SLOTS), Some(seen)) =
-            (u16::try_from(row.get::<_, i64>(0)), ago(row, 1))
+        let time = |at| row.get::<_, Option<DatabaseTime>>(at);
+        let (Ok(slot @ ..MAX_SLOTS), [seen, since, cleared, Some(looked)]) =
+            (u16::try_from(row.get::<_, i64>(0)), [1, 2, 3, 4].map(time))
         else {
             continue;
         };
-        let seen_at = before.checked_sub(seen);
-        if slot == ours.number() && !known.is_asked {
-            known.left = seen_at.and_then(|at| at.checked_sub(UNSURE));
+        known.looked = Some(looked);
+        if slot == ours.number() {
+            known.cleared = cleared;
+            if is_first {
+                known.left = cleared;
+            }
         }
+        let ago = |then: DatabaseTime| seconds(looked - then);
+        let Some(seen) = seen.map(ago) else {
+            continue;
+        };
+        let seen_at = before.checked_sub(seen);
         let is_trusted = known.distrusted.is_none_or(|then| seen_at > Some(then));
         if seen < lasts && is_trusted {
-            let since = ago(row, 2).and_then(|ago| after.checked_sub(ago));
-            let gathers = since.map_or(Gathers::Always, Gathers::Since);
+            let gathers = since.map_or(Gathers::Always, |since| {
+                let at = after.checked_sub(ago(since)).unwrap_or(after);
+                match had.get(&slot) {
+                    // However late the answer comes.
+                    Some(Gathers::Since(earlier, known)) if *known == since => {
+                        Gathers::Since(at.min(*earlier), since)
+                    }
+                    _ => Gathers::Since(at, since),
+                }
+            });
             known.there.insert(slot, gathers);
         }
     }
-    known.is_asked = true;
     // Whoever has the lease next is to see that we knew of it.
     if known.there.keys().any(|slot| !had.contains_key(slot)) {
         sessions.is_changed.store(true, Ordering::Relaxed);
@@ -386,4 +464,60 @@ fn look_for_sessions(
 
 fn seconds(number: f64) -> Duration {
     Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two slots, what slot 0 knows: when the session of slot 1 was made, and when the holder
+    /// before held nothing.
+    fn known(since: DatabaseTime, left: Option<DatabaseTime>, at: Instant) -> Known {
+        let gathers = [(0, Gathers::Always), (1, Gathers::Since(at, since))];
+        Known {
+            there: gathers.into(),
+            left,
+            cleared: left,
+            ..Known::default()
+        }
+    }
+
+    #[test]
+    fn a_session_has_what_came_after_it_was_made() {
+        let made = now();
+        let at = |millis| Came::At(made + Duration::from_millis(millis));
+        let known = known(1_000.0, None, made);
+        assert_eq!(
+            known.has(1, at(99)),
+            Some(false),
+            "it may have been read before"
+        );
+        assert_eq!(known.has(1, at(101)), Some(true));
+        assert_eq!(known.has(0, at(0)), Some(true));
+        assert_eq!(known.has(2, at(200)), None);
+    }
+
+    /// However long the database takes to answer, only its own clock counts.
+    #[test]
+    fn a_session_has_what_a_holder_left_who_held_nothing_after_it_was_made() {
+        let slot = Slot::new(0, 2);
+        let late = now() + Duration::from_secs(10);
+        for (left, has) in [
+            (None, false),
+            (Some(999.0), false),
+            (Some(1_000.05), false),
+            (Some(1_000.2), true),
+        ] {
+            let known = known(1_000.0, left, late);
+            assert_eq!(known.has(1, Came::Before), Some(has), "{left:?}");
+            assert_eq!(known.is_settled(slot), has, "{left:?}");
+        }
+        let mut known = known(1_000.0, Some(2_000.0), late);
+        known.there.remove(&1);
+        assert_eq!(known.has(1, Came::Before), None);
+        assert!(
+            !known.is_settled(slot),
+            "nobody knows of the other's session"
+        );
+    }
 }

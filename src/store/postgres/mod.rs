@@ -39,7 +39,7 @@ use tokio_postgres::Row;
 use self::batch::Batch;
 pub use self::candidate::{Candidate, Shared, Taken, count_standbys};
 use self::connection::{Connection, Param, params};
-pub use self::lease::{Gathers, Lease};
+pub use self::lease::{Came, Lease};
 pub use self::slot::{MAX_SLOTS, Slot};
 pub use self::target::{SharedBy, Target, TargetError};
 use super::columns::{millis, status, unix};

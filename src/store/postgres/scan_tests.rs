@@ -185,6 +185,7 @@ fn listings(reader: &mut PostgresStore) -> Result<(), StoreError> {
     }
     reader.listed_conversation(&timeline("many", "user-5"))?;
     reader.instances(app(), user("other-7"))?;
+    reader.clients_since(UnixMillis::new(10_000), UnixMillis::new(10_100), 50)?;
     Reader::group_body(reader, app(), user("group-7"))?;
     Ok(())
 }

@@ -10,10 +10,11 @@ use crate::auth::secret::random_id;
 use crate::store::{Access, StoreError};
 
 /// The migrations, in order.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
+    include_str!("4.sql"),
 ];
 
 /// Attempts to make the first table: another process may be making it.

@@ -109,6 +109,7 @@ fn nobody_migrates_under_a_process_that_serves() {
         include_str!("1.sql"),
         include_str!("2.sql"),
         include_str!("3.sql"),
+        include_str!("4.sql"),
         "CREATE TABLE later (n BIGINT)",
     ];
     let migrate = || schema::migrate_with(&connection, Access::Exclusive, &more).unwrap();

@@ -1,0 +1,6 @@
+-- When the slot last held nothing for other slots: what its session has not got an acknowledgement for came later; NULL: never.
+ALTER TABLE observer ADD COLUMN IF NOT EXISTS session_cleared TIMESTAMPTZ;
+UPDATE observer SET session_cleared = session_at;
+
+-- Whose connection has lasted for too long without a word.
+CREATE INDEX IF NOT EXISTS presence_by_since ON presence (since);
