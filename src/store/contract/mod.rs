@@ -174,9 +174,13 @@ impl Feed {
         self.store
             .apply(&new_message(&text, from, to, body), &origin)
             .unwrap();
-        for (inbox_of, convers_with) in copies {
-            let copy = new_copy(&text, inbox_of, convers_with);
-            assert_eq!(self.store.apply(&copy, &origin).unwrap(), Written::New);
+        let copies = copies
+            .iter()
+            .map(|(inbox_of, with)| new_copy(&text, inbox_of, with));
+        let copies: Vec<_> = copies.collect();
+        self.store.prefetch_copies(&copies).unwrap();
+        for copy in &copies {
+            assert_eq!(self.store.apply(copy, &origin).unwrap(), Written::New);
         }
         self.store.commit().unwrap();
         id
