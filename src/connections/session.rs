@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep;
@@ -67,8 +67,15 @@ pub enum SessionEvent {
     },
     /// The broker has closed after our DISCONNECT: it has every ack that was sent before.
     AcksArrived,
-    /// A message, and its share of what may be read ahead.
-    Message(Delivery, OwnedSemaphorePermit),
+    /// A message.
+    Message {
+        /// It.
+        delivery: Delivery,
+        /// When it was read from the socket.
+        read_at: Instant,
+        /// Its share of what may be read ahead.
+        share: OwnedSemaphorePermit,
+    },
     /// Disconnected, or not connected yet.
     Down(LinkError),
 }
@@ -318,6 +325,7 @@ impl SessionLink {
         connection: &mut Connection,
         mut delivery: Delivery,
     ) -> Result<(), LinkError> {
+        let read_at = Clock.now().instant;
         let noted = self.noted(&delivery);
         delivery.dup &= noted.is_none();
         let settings = &self.link.connector.settings;
@@ -332,7 +340,12 @@ impl SessionLink {
             share = self.share_of(&delivery.received) => share,
             error = connection.write_only() => return Err(error),
         };
-        self.report(SessionEvent::Message(delivery, share)).await?;
+        let message = SessionEvent::Message {
+            delivery,
+            read_at,
+            share,
+        };
+        self.report(message).await?;
         if let Some(hash) = noted {
             self.forget_noted(hash);
         }

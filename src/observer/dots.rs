@@ -114,7 +114,7 @@ impl DotGate {
     }
 
     fn release(&mut self) -> Option<SessionEvent> {
-        let is_message = matches!(self.held, Some(SessionEvent::Message(..)));
+        let is_message = matches!(self.held, Some(SessionEvent::Message { .. }));
         match is_message && !self.asking.is_empty() {
             true => None,
             false => self.held.take(),
@@ -175,6 +175,7 @@ mod tests {
     use crate::mqtt::{Cause, Delivery, Session, Transport};
     use crate::protocol::message::Received;
     use crate::rules::policy::Rules;
+    use crate::telemetry::clock::Clock;
 
     fn gate(events: mpsc::Receiver<SessionEvent>) -> DotGate {
         let links = LinkSettings {
@@ -206,7 +207,11 @@ mod tests {
             dup: false,
         };
         let share = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        SessionEvent::Message(delivery, share)
+        SessionEvent::Message {
+            delivery,
+            read_at: Clock.now().instant,
+            share,
+        }
     }
 
     fn down() -> SessionEvent {
@@ -249,7 +254,10 @@ mod tests {
         );
         gate.handle_answer(answer);
         assert_eq!(kind_in_force(&gate, BrokerKind::Any), BrokerKind::Any);
-        assert!(matches!(gate.try_recv(), Some(SessionEvent::Message(..))));
+        assert!(matches!(
+            gate.try_recv(),
+            Some(SessionEvent::Message { .. })
+        ));
         assert!(matches!(gate.try_recv(), Some(SessionEvent::Down(_))));
     }
 
@@ -262,7 +270,7 @@ mod tests {
         assert!(gate.try_recv().is_none());
         assert!(matches!(
             gate.recv_any().await,
-            Some(SessionEvent::Message(..))
+            Some(SessionEvent::Message { .. })
         ));
     }
 

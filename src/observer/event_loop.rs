@@ -125,6 +125,7 @@ impl Observer {
                 biased;
                 // First, because the others may never come to an end.
                 _ = ticks.tick() => {
+                    self.held.note_waiting(inputs.session.len());
                     self.tick();
                     // Our own message would wait behind the one that is held.
                     if !inputs.session.holds_message() {
@@ -273,7 +274,9 @@ impl Observer {
     pub(super) fn handle_session(&mut self, event: SessionEvent) {
         match event {
             // From here on the ledger counts its bytes, so its share of the read-ahead ends.
-            SessionEvent::Message(delivery, _) => self.handle_message(delivery),
+            SessionEvent::Message {
+                delivery, read_at, ..
+            } => self.handle_message(delivery, read_at),
             SessionEvent::Up {
                 connection,
                 client,
@@ -289,6 +292,7 @@ impl Observer {
                 self.session
                     .handle_up(connection, client, connected, ledger, at);
                 self.note_session_up();
+                self.tell_session();
             }
             SessionEvent::Subscribed { connection } => {
                 self.session.handle_subscribed(connection);
@@ -299,15 +303,13 @@ impl Observer {
             SessionEvent::Renewing { connection } => {
                 if self.session.handle_renewing(connection, &mut self.ledger) {
                     self.processing.handle_session_lost();
-                    self.note_session_lost();
+                    self.tell_session();
                 }
             }
             SessionEvent::AcksArrived => self.ledger.handle_acks_arrived(),
             SessionEvent::Down(error) => {
-                if self.session.is_up() {
-                    self.note_session_lost();
-                }
                 self.session.handle_lost(&mut self.ledger);
+                self.tell_session();
                 self.processing.handle_session_lost();
                 self.session.set_fault(error.to_string());
                 self.note_lost(&error);

@@ -3,6 +3,8 @@
 //! Owns telling them apart. Leaves those of users to `inbound.rs`, and those of other slots to
 //! `sharing.rs`.
 
+use std::time::Instant;
+
 use crate::delivery::ledger::Admission;
 use crate::mqtt::Delivery;
 use crate::observer::event_loop::Observer;
@@ -50,9 +52,10 @@ impl Observer {
         }
     }
 
-    /// Takes a message that came in.
-    pub(super) fn handle_message(&mut self, delivery: Delivery) {
+    /// Takes a message that came in and was read then.
+    pub(super) fn handle_message(&mut self, delivery: Delivery, read_at: Instant) {
         let now = self.clock.now();
+        self.held.note_taken(read_at, now.instant);
         let connection = match self.session.handle_message(now.instant) {
             Some(connection) => connection,
             // The session has left the connection it came on for one with a new token. At QoS 1 it
@@ -69,7 +72,7 @@ impl Observer {
                 let (ledger, journal) = (&mut self.ledger, &mut self.journal);
                 self.inbound.admit(arrival, admission, ledger, journal);
             }
-            Incoming::OfSlot(owner) => self.take_of_slot(owner, arrival, admission),
+            Incoming::OfSlot(owner) => self.take_of_slot(owner, arrival, admission, read_at),
             Incoming::Share(level) => {
                 self.exchange.note(now.instant);
                 self.inbound.admit_own(&arrival, &mut self.ledger);

@@ -17,15 +17,18 @@ use crate::delivery::pending::PendingMessage;
 use crate::observer::event_loop::Observer;
 use crate::observer::inbound::Arrival;
 use crate::protocol::address::Address;
+use crate::protocol::message_id::MessageId;
 use crate::protocol::time::UnixMillis;
 use crate::protocol::topic::TopicName;
 use crate::store::postgres::{Came, Lease, SharedBy};
 use crate::telemetry::clock::Now;
 
-/// So many messages without an ack may fill the broker's window: what comes next has waited behind
-/// it. No broker's own window is smaller (RabbitMQ's is 10).
-const LEAST_WINDOW: usize = 10;
-const UNSETTLED: &str = "another slot's session was made just now: the store is to say so first";
+/// A message that was read longer ago than this when it is taken has waited here.
+const LATE: Duration = Duration::from_millis(50);
+/// When a message to ourselves is sent once more that has not come back.
+const PROBE_AGAIN: Duration = Duration::from_secs(10);
+const UNSETTLED: &str = "a session of another slot is new, and the store does not yet say that \
+    nothing is held here from before";
 /// For how long a share is not served before the log says so.
 const LASTS: Duration = Duration::from_secs(5);
 
@@ -131,22 +134,35 @@ enum Turn {
 pub(super) struct Held {
     messages: Vec<HeldMessage>,
     blocked: Option<Blocked>,
-    /// When our own session was lost last.
-    lost: Option<Instant>,
+    /// The last message that is served here and may not be acknowledged yet.
+    served: Option<MessageId>,
+    /// Whether the last message was taken late.
+    is_late: bool,
+    /// How many had been read and not been taken at the last tick.
+    waiting: usize,
+    /// Whether nothing is taken any more.
+    is_stopping: bool,
     /// Whether the broker has made our session anew, and the others are not told yet.
     is_made_anew: bool,
     /// Since when the share is not served, and whether the log says so.
     faulty: Option<(Instant, bool)>,
 }
 
-/// What is held has filled the broker's window, or may have: what comes now may have waited there,
-/// and be older than it seems.
+/// What comes now may have waited at the broker, and be older than it seems: behind what is held,
+/// which may have filled the window, or for the connection.
 #[derive(Debug)]
 struct Blocked {
-    since: Instant,
+    since: Came,
     /// When a message to ourselves was sent, after all that was held had been released. When that
     /// is back, nothing waits at the broker any more.
-    probed: Option<UnixMillis>,
+    probed: Option<Probed>,
+}
+
+/// When a message to ourselves was sent, for the first time and the last.
+#[derive(Clone, Copy, Debug)]
+struct Probed {
+    first: UnixMillis,
+    last: UnixMillis,
 }
 
 #[derive(Debug)]
@@ -157,9 +173,26 @@ struct HeldMessage {
 }
 
 impl Held {
-    /// Whether nothing is held, and nothing waits at the broker behind what was.
-    fn is_clear(&self) -> bool {
-        self.messages.is_empty() && self.blocked.is_none()
+    /// Whether nothing is held, nor has been read or waits at the broker that would have to be.
+    fn is_clear(&mut self, ledger: &Ledger) -> bool {
+        let is_acknowledged = |served: &mut MessageId| ledger.settled_up_to() >= Some(*served);
+        self.served.take_if(is_acknowledged);
+        let is_prompt = self.waiting == 0 || !self.is_late;
+        self.messages.is_empty()
+            && self.blocked.is_none()
+            && self.served.is_none()
+            && is_prompt
+            && !self.is_stopping
+    }
+
+    /// So many messages have been read and not been taken.
+    pub(super) fn note_waiting(&mut self, waiting: usize) {
+        self.waiting = waiting;
+    }
+
+    /// A message is taken that was read then.
+    pub(super) fn note_taken(&mut self, read_at: Instant, now: Instant) {
+        self.is_late = now.saturating_duration_since(read_at) > LATE;
     }
 
     /// Tells the log of what lasts: at a start it takes a moment.
@@ -180,38 +213,43 @@ impl Held {
         }
     }
 
-    /// The moment from which on a message that is delivered `now` for the first time may have been
-    /// at the broker.
-    fn came(&self, now: Instant) -> Instant {
-        self.blocked.as_ref().map_or(now, |blocked| blocked.since)
+    /// When a message came that was read then and is delivered for the first time.
+    fn came(&self, read_at: Instant) -> Came {
+        let blocked = self.blocked.as_ref();
+        blocked.map_or(Came::At(read_at), |blocked| blocked.since)
     }
 
-    /// One more is held, and so many messages have no ack now.
-    fn note_window(&mut self, unacknowledged: usize, now: Instant) {
-        if unacknowledged >= LEAST_WINDOW {
-            let blocked = self.blocked.get_or_insert(Blocked {
-                since: now,
-                probed: None,
-            });
-            blocked.probed = None;
+    /// What comes from here on may have come since then.
+    fn block(&mut self, since: Came) {
+        let blocked = self.blocked.get_or_insert(Blocked {
+            since,
+            probed: None,
+        });
+        if since == Came::SinceCleared {
+            blocked.since = since;
         }
+        blocked.probed = None;
     }
 
     /// Whether to send a message to ourselves: nothing is held any more.
     fn poll_probe(&mut self, now: UnixMillis) -> bool {
-        let blocked = self.blocked.as_mut();
-        let Some(blocked) = blocked.filter(|blocked| blocked.probed.is_none()) else {
+        let Some(blocked) = self.blocked.as_mut().filter(|_| self.messages.is_empty()) else {
             return false;
         };
-        if self.messages.is_empty() {
-            blocked.probed = Some(now);
+        let probed = blocked.probed;
+        if probed.is_some_and(|probed| now.before(PROBE_AGAIN) < probed.last) {
+            return false;
         }
-        self.messages.is_empty()
+        blocked.probed = Some(Probed {
+            first: probed.map_or(now, |probed| probed.first),
+            last: now,
+        });
+        true
     }
 
     /// A message to ourselves is back that was sent at this time.
     fn handle_probe(&mut self, sent: UnixMillis) {
-        let is_behind = |blocked: &mut Blocked| blocked.probed.is_some_and(|since| sent >= since);
+        let is_behind = |blocked: &mut Blocked| blocked.probed.is_some_and(|p| sent >= p.first);
         self.blocked.take_if(is_behind);
     }
 
@@ -260,7 +298,7 @@ impl Observer {
     }
 
     /// Tells the other slots whether our session is at the broker.
-    fn tell_session(&self) {
+    pub(super) fn tell_session(&self) {
         if let Some(sharing) = &self.sharing {
             let granted = self.health.connected();
             let kept = granted.and_then(|granted| granted.session_expiry);
@@ -273,6 +311,10 @@ impl Observer {
         // The connection on which it was made may end before it has subscribed: what came until
         // then is in it just as little.
         self.held.is_made_anew |= self.session.began_anew();
+        if !self.session.began_anew() {
+            // Whatever came while nobody was connected, or was not acknowledged before.
+            self.held.block(Came::SinceCleared);
+        }
         if let Some(sharing) = &self.sharing
             && self.session.was_lost()
         {
@@ -280,9 +322,12 @@ impl Observer {
         }
     }
 
-    /// The session's connection is lost: what was delivered on it comes again.
-    pub(super) fn note_session_lost(&mut self) {
-        self.held.lost = Some(self.clock.now().instant);
+    /// From here on what comes is left to the broker.
+    pub(super) fn note_stopping(&mut self) {
+        self.held.is_stopping = true;
+        if let Some(sharing) = &self.sharing {
+            sharing.lease.set_clear(false);
+        }
     }
 
     fn release_held(&mut self) {
@@ -292,11 +337,14 @@ impl Observer {
         let (ledger, journal) = (&mut self.ledger, &mut self.journal);
         for pending in self.held.release(sharing, ledger) {
             let now = self.clock.now();
+            self.held.served = self.held.served.max(Some(pending.id));
             self.inbound.admit_of_slot(pending, ledger, journal, now);
         }
-        sharing.lease.set_clear(self.held.is_clear());
+        let is_subscribed = self.session.is_subscribed();
+        let is_clear = is_subscribed && self.held.is_clear(ledger);
+        sharing.lease.set_clear(is_clear);
         let now = self.clock.now();
-        if self.held.poll_probe(now.wall) {
+        if is_subscribed && self.held.poll_probe(now.wall) {
             self.publish_own(self.probe(now), now);
         }
     }
@@ -308,7 +356,13 @@ impl Observer {
 
     /// Takes a message of another slot. Nothing follows from it here, unless it turns out that the
     /// other's session has not got it.
-    pub(super) fn take_of_slot(&mut self, owner: u16, arrival: Arrival, admission: Admission) {
+    pub(super) fn take_of_slot(
+        &mut self,
+        owner: u16,
+        arrival: Arrival,
+        admission: Admission,
+        read_at: Instant,
+    ) {
         // One that comes again while it is held has kept its entry.
         if admission == Admission::Resumed || !arrival.wants_ack() {
             return;
@@ -320,12 +374,9 @@ impl Observer {
         if matches!(admission, Admission::Repeated(_)) {
             return self.inbound.admit_own(&arrival, &mut self.ledger);
         }
-        let now = self.clock.now().instant;
-        let came = match (arrival.comes_again(), self.held.lost) {
-            (false, _) => Came::At(self.held.came(now)),
-            // It came first before the connection was lost, by which it came.
-            (true, Some(lost)) => Came::At(lost),
-            (true, None) => Came::Before,
+        let came = match arrival.comes_again() {
+            true => Came::SinceCleared,
+            false => self.held.came(read_at),
         };
         let pending = self.inbound.enter(arrival, &mut self.ledger);
         let held = |pending| HeldMessage {
@@ -343,8 +394,7 @@ impl Observer {
             Turn::Held => {
                 sharing.lease.set_clear(false);
                 self.held.messages.push(held(pending));
-                let unacknowledged = self.ledger.unacknowledged();
-                self.held.note_window(unacknowledged, now);
+                self.held.block(came);
             }
         }
     }
@@ -397,8 +447,74 @@ fn mix(hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::RandomState;
+
     use super::*;
+    use crate::delivery::ledger::{Ack, Message};
+    use crate::protocol::message_id::MessageIds;
     use crate::rules::test_support::{received, router};
+    use crate::telemetry::clock::Clock;
+
+    #[test]
+    fn what_waits_at_the_broker_is_as_old_as_may_be_until_a_message_to_ourselves_is_back() {
+        let at = |millis: u64| UnixMillis::new(1_000 + millis);
+        let ledger = Ledger::new(1, 10, Duration::from_secs(5));
+        let now = Clock.now().instant;
+        let (mut held, later) = (Held::default(), now + Duration::from_millis(1));
+        assert!(held.is_clear(&ledger) && !held.poll_probe(at(0)));
+        held.block(Came::At(now));
+        held.block(Came::At(later));
+        assert_eq!(held.came(later), Came::At(now), "behind the first");
+        held.block(Came::SinceCleared);
+        held.block(Came::At(later));
+        assert_eq!(held.came(later), Came::SinceCleared);
+        assert!(!held.is_clear(&ledger));
+        assert!(held.poll_probe(at(0)));
+        assert!(!held.poll_probe(at(9_999)), "it is on its way");
+        assert!(held.poll_probe(at(10_000)), "it may be lost");
+        held.handle_probe(UnixMillis::new(999));
+        assert_eq!(held.came(later), Came::SinceCleared, "it was sent before");
+        held.handle_probe(at(0));
+        assert_eq!(held.came(later), Came::At(later));
+        assert!(held.is_clear(&ledger));
+    }
+
+    #[test]
+    fn nothing_is_clear_while_messages_wait_here_or_are_left_to_the_broker() {
+        let ledger = Ledger::new(1, 10, Duration::from_secs(5));
+        let (mut held, now) = (Held::default(), Clock.now().instant);
+        held.note_waiting(3);
+        held.note_taken(now, now + LATE);
+        assert!(held.is_clear(&ledger), "those that wait were read just now");
+        held.note_taken(now, now + 2 * LATE);
+        assert!(!held.is_clear(&ledger));
+        held.note_waiting(0);
+        assert!(held.is_clear(&ledger));
+        held.is_stopping = true;
+        assert!(!held.is_clear(&ledger));
+    }
+
+    #[test]
+    fn what_is_served_for_another_slot_is_held_until_it_is_acknowledged() {
+        let mut ledger = Ledger::new(1, 10, Duration::from_secs(5));
+        let mut held = Held::default();
+        let id = MessageIds::new(RandomState::new()).next(UnixMillis::new(1));
+        let message = Message {
+            received: received(b"a/b", b"{}"),
+            id,
+            fingerprint: 7,
+            since: Clock.now().instant,
+        };
+        let ack = Ack {
+            connection: 1,
+            packet_id: 1,
+        };
+        let entry = ledger.insert(message, Some(ack));
+        held.served = Some(id);
+        assert!(!held.is_clear(&ledger));
+        ledger.logged(entry);
+        assert!(held.is_clear(&ledger));
+    }
 
     fn owner_of(topic: &str, slots: u16) -> u16 {
         let received = received(topic.as_bytes(), b"{}");

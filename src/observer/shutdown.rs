@@ -67,6 +67,7 @@ impl Observer {
         self.webhooks.handle_stop();
         self.processing.handle_stop();
         self.inbound.handle_stop();
+        self.note_stopping();
         self.ledger.forget_own();
         let began = Instant::now();
         let deadline = began + patience.drain;
@@ -145,7 +146,7 @@ impl Observer {
     /// were left to the broker.
     fn discard(&mut self, event: SessionEvent) -> usize {
         match event {
-            SessionEvent::Message(delivery, _) => {
+            SessionEvent::Message { delivery, .. } => {
                 let is_own = self.reporter.topics.own(&delivery.received.topic).is_some();
                 usize::from(delivery.packet_id.is_some() && !is_own)
             }

@@ -381,7 +381,11 @@ impl World {
                 tell(self.tells, self.passed, read);
                 self.session.mark_known(delivery.packet_id.expect("QoS 1"));
                 let permit = self.permits.clone().try_acquire_owned().unwrap();
-                let event = SessionEvent::Message(delivery.clone(), permit);
+                let event = SessionEvent::Message {
+                    delivery: delivery.clone(),
+                    read_at: process.observer.clock.now().instant,
+                    share: permit,
+                };
                 session.line.down.pop_front();
                 process.observer.handle_session(event);
             }

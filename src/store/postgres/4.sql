@@ -1,4 +1,4 @@
--- When the slot last held nothing for other slots: what its session has not got an acknowledgement for came later; NULL: never.
+-- When its holder last held nothing for other slots: whatever is not acknowledged came to the broker later; NULL: never.
 ALTER TABLE observer ADD COLUMN IF NOT EXISTS session_cleared TIMESTAMPTZ;
 UPDATE observer SET session_cleared = session_at;
 

@@ -27,7 +27,7 @@ pub(super) const RENEWALS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the sessions of the other slots are looked for while one is missing.
 const LOOK_FOR_SESSIONS: Duration = Duration::from_millis(300);
-/// For how long a message may have been read before somebody looks at it.
+/// How much later than its time says a moment may have been.
 const UNSURE: Duration = Duration::from_millis(100);
 /// How long giving the lease back may take.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -41,7 +41,8 @@ const RENEW: &str = "UPDATE observer SET
     WHERE n = $3 AND token = $1";
 pub(super) const RELEASE: &str = "UPDATE observer SET expires = clock_timestamp(),
     session_at = CASE WHEN $3 THEN clock_timestamp() ELSE session_at END,
-    session_since = CASE WHEN $4 THEN clock_timestamp() ELSE session_since END
+    session_since = CASE WHEN $4 OR ($3 AND session_at IS NULL) THEN clock_timestamp()
+        ELSE session_since END
     WHERE n = $2 AND token = $1";
 /// Of each slot's session, when it was known to be at the broker, and was made, and when its holder
 /// held nothing for others; with the time now.
@@ -89,9 +90,8 @@ struct Known {
     there: BTreeMap<u16, Gathers>,
     /// What was said of sessions at this moment or before does not count.
     distrusted: Option<Instant>,
-    /// When whoever had the lease before us held nothing for others; `None` if they never did.
-    left: Option<DatabaseTime>,
-    /// When we or they did so last, as the store has it.
+    /// When the holder of our slot, we or an earlier one, last held nothing for others; `None` if
+    /// none has.
     cleared: Option<DatabaseTime>,
     /// When the store was asked last.
     looked: Option<DatabaseTime>,
@@ -109,10 +109,10 @@ enum Gathers {
 /// When a message of another slot came to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
-    /// It was read at this moment.
+    /// At this moment, or later.
     At(Instant),
-    /// Before we had the lease.
-    Before,
+    /// Since our slot held nothing for others.
+    SinceCleared,
 }
 
 impl Known {
@@ -124,7 +124,7 @@ impl Known {
             (Gathers::Since(since, _), Came::At(at)) => {
                 at.checked_sub(UNSURE).is_some_and(|at| at >= *since)
             }
-            (Gathers::Since(_, since), Came::Before) => is_behind(self.left, *since),
+            (Gathers::Since(_, since), Came::SinceCleared) => is_behind(self.cleared, *since),
         })
     }
 
@@ -141,8 +141,8 @@ impl Known {
     }
 }
 
-/// Whether nothing that a holder had not acknowledged had come before `since`, if they held nothing
-/// at `cleared`.
+/// Whether whatever a holder has not acknowledged, who held nothing at `cleared`, came after
+/// `since`.
 fn is_behind(cleared: Option<DatabaseTime>, since: DatabaseTime) -> bool {
     cleared.is_some_and(|cleared| cleared - UNSURE.as_secs_f64() >= since)
 }
@@ -211,16 +211,23 @@ impl Lease {
                     }
                 }
                 if now() >= valid_until {
+                    changed.is_clear.store(false, Ordering::SeqCst);
                     lost.send_replace(true);
                     break;
                 }
                 let is_due = now() >= ask_at
                     || changed.is_changed.load(Ordering::Relaxed)
                     || (!changed.are_settled(slot) && now() >= looked + LOOK_FOR_SESSIONS);
-                if is_due && ask_tx.try_send(()).is_ok() {
-                    changed.is_changed.store(false, Ordering::Relaxed);
+                if !is_due {
+                    continue;
+                }
+                // Before it is asked: what changes from here on is told the next time.
+                let had_changed = changed.is_changed.swap(false, Ordering::SeqCst);
+                if ask_tx.try_send(()).is_ok() {
                     looked = now();
                     ask_at = now() + ttl / RENEWALS;
+                } else if had_changed {
+                    changed.is_changed.store(true, Ordering::SeqCst);
                 }
             }
             drop(ask_tx);
@@ -329,6 +336,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // Nobody looks any more whether it still is.
+        self.set_clear(false);
         self.stop = None;
         // A database that hangs must not keep the process from its end: the lease expires.
         if self.is_valid()
@@ -373,7 +382,7 @@ fn renew(
         let before = now();
         let is_up = sessions.is_up.load(Ordering::SeqCst);
         let is_new = sessions.is_new.swap(false, Ordering::SeqCst);
-        // It is true at this moment, so it was after the store had been asked last.
+        // Nothing is held now, so whatever is not acknowledged came after the last look.
         let is_clear = is_up && sessions.is_clear.load(Ordering::SeqCst);
         let cleared = sessions.known().looked.filter(|_| is_clear);
         let row = slot.row();
@@ -420,7 +429,6 @@ fn look_for_sessions(
     let after = now();
     let mut known = sessions.known();
     let had = std::mem::take(&mut known.there);
-    let is_first = known.looked.is_none();
     for row in &rows {
         let time = |at| row.get::<_, Option<DatabaseTime>>(at);
         let (Ok(slot @ ..MAX_SLOTS), [seen, since, cleared, Some(looked)]) =
@@ -431,9 +439,6 @@ fn look_for_sessions(
         known.looked = Some(looked);
         if slot == ours.number() {
             known.cleared = cleared;
-            if is_first {
-                known.left = cleared;
-            }
         }
         let ago = |then: DatabaseTime| seconds(looked - then);
         let Some(seen) = seen.map(ago) else {
@@ -445,8 +450,8 @@ fn look_for_sessions(
             let gathers = since.map_or(Gathers::Always, |since| {
                 let at = after.checked_sub(ago(since)).unwrap_or(after);
                 match had.get(&slot) {
-                    // However late the answer comes.
-                    Some(Gathers::Since(earlier, known)) if *known == since => {
+                    // However late this answer came.
+                    Some(Gathers::Since(earlier, same)) if *same == since => {
                         Gathers::Since(at.min(*earlier), since)
                     }
                     _ => Gathers::Since(at, since),
@@ -470,14 +475,13 @@ fn seconds(number: f64) -> Duration {
 mod tests {
     use super::*;
 
-    /// Of two slots, what slot 0 knows: when the session of slot 1 was made, and when the holder
-    /// before held nothing.
-    fn known(since: DatabaseTime, left: Option<DatabaseTime>, at: Instant) -> Known {
+    /// Of two slots, what slot 0 knows: when the session of slot 1 was made, and when slot 0 last
+    /// held nothing.
+    fn known(since: DatabaseTime, cleared: Option<DatabaseTime>, at: Instant) -> Known {
         let gathers = [(0, Gathers::Always), (1, Gathers::Since(at, since))];
         Known {
             there: gathers.into(),
-            left,
-            cleared: left,
+            cleared,
             ..Known::default()
         }
     }
@@ -502,19 +506,19 @@ mod tests {
     fn a_session_has_what_a_holder_left_who_held_nothing_after_it_was_made() {
         let slot = Slot::new(0, 2);
         let late = now() + Duration::from_secs(10);
-        for (left, has) in [
+        for (cleared, has) in [
             (None, false),
             (Some(999.0), false),
             (Some(1_000.05), false),
             (Some(1_000.2), true),
         ] {
-            let known = known(1_000.0, left, late);
-            assert_eq!(known.has(1, Came::Before), Some(has), "{left:?}");
-            assert_eq!(known.is_settled(slot), has, "{left:?}");
+            let known = known(1_000.0, cleared, late);
+            assert_eq!(known.has(1, Came::SinceCleared), Some(has), "{cleared:?}");
+            assert_eq!(known.is_settled(slot), has, "{cleared:?}");
         }
         let mut known = known(1_000.0, Some(2_000.0), late);
         known.there.remove(&1);
-        assert_eq!(known.has(1, Came::Before), None);
+        assert_eq!(known.has(1, Came::SinceCleared), None);
         assert!(
             !known.is_settled(slot),
             "nobody knows of the other's session"
