@@ -122,8 +122,9 @@ fn a_thousand_hostile_connections_disturb_nobody() {
     }
     let most = mebibytes(api.scene.observer.pid(), "VmHWM");
     println!("memory: {before} MiB before, {most} MiB at most");
-    // Sixteen for requests and answers, and sixteen kibibytes for the head of each.
-    assert!(most - before < 32, "{most} MiB, {before} before");
+    // Sixteen for requests and answers. For each, sixteen kibibytes for its head, and eight for the
+    // rest of it.
+    assert!(most - before < 40, "{most} MiB, {before} before");
     // Bob himself is served again.
     assert!(!api.list(&bob, "u02/conversations/u01/messages").is_empty());
 }
@@ -133,7 +134,7 @@ fn a_thousand_hostile_connections_disturb_nobody() {
 fn who_takes_answers_slowly_waits_for_themselves() {
     let broker = Broker::Mosquitto;
     let _shared = broker.shared();
-    let more = ["--api-idle-timeout", "60s", "--api-request-timeout", "2s"];
+    let more = ["--api-idle-timeout", "60s", "--api-request-timeout", "10s"];
     let api = Api::new(broker, &more);
     fill(&api, 200, &"x".repeat(4_000));
     let bob = api.user("u02");

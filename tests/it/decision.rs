@@ -186,6 +186,8 @@ fn order_holds_in_each_conversation_and_questions_are_bounded() {
         server.url.as_str(),
         "--policy-concurrency",
         "5",
+        "--policy-timeout",
+        "60s",
     ];
     let scene = Scene::new(broker, &args);
     let mut alice = scene.user("u00");
@@ -245,7 +247,17 @@ fn one_conversation_may_not_fill_the_window() {
     let _shared = broker.shared();
     let answer = || Answer::Later(Duration::from_millis(20), 204, String::new());
     let server = Server::start(move |_, _| answer());
-    let scene = Scene::new(broker, &["--policy-url", &server.url, "--window", "40"]);
+    let scene = Scene::new(
+        broker,
+        &[
+            "--policy-url",
+            &server.url,
+            "--policy-timeout",
+            "60s",
+            "--window",
+            "40",
+        ],
+    );
     let mut alice = scene.user("u00");
     let topic = format!(
         "apps/{}/outgoing/users/u00/messages/u01/outgoing",
@@ -285,7 +297,17 @@ fn it_is_asked_about_messages_alone() {
         asked.lock().unwrap().push(question.clone());
         Answer::Says(200, r#"{"decision":"allow"}"#.to_owned())
     });
-    let scene = Scene::new(broker, &["--policy-url", &server.url, "--banned", "u02"]);
+    let scene = Scene::new(
+        broker,
+        &[
+            "--policy-url",
+            &server.url,
+            "--policy-timeout",
+            "60s",
+            "--banned",
+            "u02",
+        ],
+    );
     let mut alice = scene.user("u00");
     alice.says("conversations/u01/update", r#"{"is_new":false}"#);
     alice.hears();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chat21_observer::store::{self, Access, OfflineDelivery, StoreLocation};
 
 use crate::bed::{Observer, PATIENCE, signal, wait_for};
+use crate::http::{free_port, get};
 use crate::load::Path;
 use crate::script::{ECHO, GLIMPSE, Peer, Script, text};
 use crate::wire::{DISCONNECT, Message, PUBACK, parse_publish, publish_packet};
@@ -128,14 +129,20 @@ fn acks_count_as_arrived_only_if_the_session_ends_in_order() {
 #[test]
 fn what_is_committed_behind_the_goodbye_counts_as_unacknowledged() {
     let script = Script::listen();
-    let mut observer = script.observer(&["--drain-timeout", "1s"]);
+    let http = free_port();
+    let listen = format!("127.0.0.1:{http}");
+    let mut observer = script.observer(&["--drain-timeout", "1s", "--http-listen", &listen]);
     let (mut session, lane) = script.up();
     let path = observer.state.path().join("observer.db");
     let raw = rusqlite::Connection::open(path).unwrap();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
     write(&mut session, 1, r#"{"text":"hi"}"#);
     // A stop takes nothing more: the message is to be read before.
-    sleep(Duration::from_millis(300));
+    wait_for("that the message is read", || {
+        let (_, text) = get(http, "/metrics")?;
+        let read = "observer_messages_received_total{kind=\"message\",qos=\"1\"} 1";
+        text.contains(read).then_some(())
+    });
     signal(observer.pid(), "TERM");
     while session.next().0 != DISCONNECT {}
     raw.execute_batch("ROLLBACK").unwrap();

@@ -46,11 +46,12 @@ fn messages_in_each_layout(broker: Broker, protocol: &str, transport: &str) {
         "{broker:?} {protocol} {transport}: {expected} messages in {:.1?}",
         account.took
     );
-    // NATS delivers again, also to users, what is not acknowledged within `ack_wait`.
-    if broker != Broker::Nats {
-        assert_eq!(account.verdict.repeated, 0);
-    }
     let (status, log) = observer.stop();
+    // NATS delivers again, also to users, what is not acknowledged within `ack_wait`. So does the
+    // observer where a queue of the broker stands still.
+    if broker != Broker::Nats && !log.contains("the broker does not take some publishes") {
+        assert_eq!(account.verdict.repeated, 0, "{log}");
+    }
     assert!(status.success());
     assert!(
         log.contains(&format!("forwarded={expected} refused=0"))

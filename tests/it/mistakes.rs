@@ -47,8 +47,7 @@ fn told_by_both(args: &[&str], env: &[(&str, &str)]) -> String {
 
 /// A port on which nobody listens.
 pub(crate) fn closed_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    crate::http::free_port()
 }
 
 #[test]

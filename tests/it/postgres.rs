@@ -226,7 +226,7 @@ const UNDER_WAY: usize = 100;
 fn a_standby_takes_over_from_a_process_that_is_killed() {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
-    let (mut first, mut second, port) = two(&database, &app, "2s");
+    let (mut first, mut second, port) = two(&database, &app, "4s");
     let (status, text) = get(port, "/readyz").unwrap();
     let says = format!("stands by: {app} on ");
     assert!(
@@ -255,7 +255,7 @@ fn a_standby_takes_over_from_a_process_that_is_killed() {
 fn a_process_that_was_stopped_past_its_lease_writes_nothing_more_and_stands_by() {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
-    let (mut first, mut second, _) = two(&database, &app, "2s");
+    let (mut first, mut second, _) = two(&database, &app, "4s");
     let load = load(&app);
     for round in 1..=2 {
         load.allow(load.expected() * round / 3);

@@ -144,7 +144,7 @@ fn every_reason(broker: Broker) {
     let dir = tempfile::TempDir::new().unwrap();
     let policy = dir.path().join("policy.toml");
     let rules = "max-payload = 2000\nmax-depth = 16\nmax-recipients = 3\n\
-        rate-per-minute = 30\nbanned = [\"u08\"]\n";
+        rate-per-minute = 1\nrate-burst = 30\nbanned = [\"u08\"]\n";
     std::fs::write(&policy, rules).unwrap();
     let mut observer = observer(broker, &app, policy.to_str().unwrap(), "auto");
     let port = broker.port("MQTT");

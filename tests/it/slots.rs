@@ -5,10 +5,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::bed::{Broker, Observer, fresh_app, wait_for};
+use crate::bed::{Broker, Observer, fresh_app, service, wait_for};
 use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
 use crate::postgres::{Database, control, exclusive, shared, start};
+use crate::wire::Wire;
 
 /// Messages under way at each fault.
 const UNDER_WAY: usize = 100;
@@ -76,9 +77,13 @@ impl Process {
         app: &str,
         slots: &str,
     ) -> Self {
+        let more = [&["--slots", slots], &by.flags()[..]].concat();
+        Self::start_with(database, broker, app, &more)
+    }
+
+    fn start_with(database: &Database, broker: Broker, app: &str, more: &[&str]) -> Self {
         let http = free_port();
-        let more = ["--store-lease", LEASE, "--slots", slots];
-        let more = [&more[..], &by.flags()].concat();
+        let more = [&["--store-lease", LEASE], more].concat();
         let observer = database.observer_of(broker, app, http, &more);
         let mut process = Self { observer, http };
         start(&mut process.observer);
@@ -139,8 +144,9 @@ pub(crate) fn load(broker: Broker, app: &str, per_pair: usize) -> Load {
     Load::start(Plan {
         broker,
         app: app.to_owned(),
-        senders: users(0..10),
-        recipients: users(10..20),
+        // So many that some belong to each slot, whatever the app is called.
+        senders: users(20..40),
+        recipients: users(10..15),
         paths: vec![Path::Chat21],
         per_pair,
         allowed: Some(300),
@@ -262,8 +268,8 @@ fn what_a_process_leaves_that_has_just_become_ready_is_delivered_once() {
     let load = Load::start(Plan {
         broker: Broker::Mosquitto,
         app: app.clone(),
-        senders: users(0..10),
-        recipients: users(10..20),
+        senders: users(20..40),
+        recipients: users(10..15),
         paths: vec![Path::Chat21],
         per_pair: 1,
         allowed: Some(0),
@@ -325,27 +331,36 @@ enum Old {
 /// Nobody acknowledges what no session keeps for its slot.
 #[test]
 fn what_is_for_a_slot_without_a_session_is_held() {
-    held_for_a_slot(Old::Kept, 1);
+    held_for_a_slot(Old::Kept, 1, "100");
 }
 
 /// The session that comes in its place never gets it: whoever has held it serves it.
 #[test]
 fn what_was_held_for_a_session_that_is_gone_is_served_by_its_holder() {
-    held_for_a_slot(Old::Gone, 1);
+    held_for_a_slot(Old::Gone, 1, "100");
 }
 
 /// More than the broker's window: the rest waits behind them, and comes when they are served.
 #[test]
 fn what_waited_behind_what_was_held_is_served_too() {
-    held_for_a_slot(Old::Gone, 100);
+    held_for_a_slot(Old::Gone, 40, "100");
 }
 
-fn held_for_a_slot(session: Old, per_pair: usize) {
+/// A broker's window may be one message.
+#[test]
+fn what_waited_behind_one_message_that_was_held_is_served_too() {
+    held_for_a_slot(Old::Gone, 5, "1");
+}
+
+fn held_for_a_slot(session: Old, per_pair: usize, window: &str) {
     let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
     let (app, database) = (fresh_app(), Database::make());
-    let process = Process::start(&database, Broker::Mosquitto, &app, "2");
+    let start = || {
+        let more = ["--slots", "2", "--window", window];
+        Process::start_with(&database, Broker::Mosquitto, &app, &more)
+    };
+    let mut process = start();
     wait_all(&database, 2, &[&process]);
-    let mut process = process;
     process.observer.stop();
     // Somebody else has slot 1, and has not been at the broker for a long time.
     database.sql(
@@ -357,7 +372,7 @@ fn held_for_a_slot(session: Old, per_pair: usize) {
         // The client identifiers are made of it.
         database.sql("UPDATE observer SET secret = md5(secret)");
     }
-    let mut process = Process::start(&database, Broker::Mosquitto, &app, "2");
+    let mut process = start();
     process.observer.wait_log("serves slot 0 of 2");
     wait_for("that it is not ready", || {
         let (status, text) = process.readiness();
@@ -367,24 +382,61 @@ fn held_for_a_slot(session: Old, per_pair: usize) {
     let load = Load::start(Plan {
         broker: Broker::Mosquitto,
         app: app.clone(),
-        senders: users(0..8),
+        // So many that some belong to each slot, whatever the app is called.
+        senders: users(20..40),
         recipients: users(10..12),
         paths: vec![Path::Chat21],
         per_pair,
         allowed: None,
     });
     load.wait_sent();
-    // What is for slot 0 passes meanwhile; the rest is held.
+    // What is for slot 0 passes meanwhile, unless it waits behind; the rest is held.
     let expected = load.expected();
     wait_for("held messages", || {
         let held = process.metric("observer_inflight_messages");
-        (held > 0.0 && load.arrived() > 0 && load.arrived() < expected).then_some(())
+        let passes = load.arrived() > 0 || window == "1";
+        (held > 0.0 && passes && load.arrived() < expected).then_some(())
     });
     let log = process.observer.log();
     assert!(!log.contains("ready: slot 0"), "it is not ready: {log}");
     database.sql("UPDATE observer SET expires = clock_timestamp() WHERE n = 1");
     wait_all(&database, 2, &[&process]);
     settle(load, &database, "held for a slot");
+    let (status, log) = process.observer.stop();
+    assert!(status.success(), "{log}");
+}
+
+/// The slot whose session is gone comes back first, with a new one. What waits in the session of
+/// the other slot came before that.
+#[test]
+fn what_came_while_nobody_was_there_is_served_although_a_session_is_lost() {
+    let (_server, _broker) = (shared(), Broker::Mosquitto.shared());
+    let (app, database) = (fresh_app(), Database::make());
+    let mut process = Process::start(&database, Broker::Mosquitto, &app, "2");
+    wait_all(&database, 2, &[&process]);
+    process.observer.stop();
+    let load = load(Broker::Mosquitto, &app, 1);
+    load.allow(load.expected());
+    load.wait_sent();
+    let secret = database.sql("SELECT secret FROM observer WHERE n = 1");
+    let client_id = format!("{app}-{secret}-slot-1");
+    let wire = Wire::connect(Broker::Mosquitto.port("MQTT"), &client_id, &service(), true);
+    wire.unwrap().disconnect();
+    let lease = "UPDATE observer SET token = token + 1, holder = 'somebody else',
+        expires = clock_timestamp() + interval";
+    database.sql(&format!("{lease} '1 hour' WHERE n = 0"));
+    let mut process = Process::start(&database, Broker::Mosquitto, &app, "2");
+    process
+        .observer
+        .wait_log("slot 1: the broker has not kept the session");
+    let since = "SELECT session_since > (SELECT session_at FROM observer WHERE n = 0)
+        FROM observer WHERE n = 1";
+    wait_for("a note of the new session", || {
+        (database.sql(since) == "t").then_some(())
+    });
+    database.sql(&format!("{lease} '0 hours' WHERE n = 0"));
+    wait_all(&database, 2, &[&process]);
+    settle(load, &database, "came while nobody was there");
     let (status, log) = process.observer.stop();
     assert!(status.success(), "{log}");
 }
@@ -461,7 +513,7 @@ fn a_process_that_cannot_reach_the_broker_takes_no_slots_and_keeps_none() {
         .wait_log("takes over from nobody before the broker can be reached");
     assert_eq!(database.sql("SELECT count(*) FROM observer_process"), "1");
     gate.open();
-    second.observer.wait_log("serves slot 1 of 2, which ");
+    second.observer.wait_log(" of 2, which ");
     wait_all(&database, 2, &[&first, &second]);
     let load = load(Broker::Mosquitto, &app, 10);
     load.wait_arrived(UNDER_WAY);

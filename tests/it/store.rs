@@ -459,8 +459,7 @@ fn a_fault_holds_everything_back(
 }
 
 fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", crate::http::free_port())
 }
 
 #[test]

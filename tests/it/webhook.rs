@@ -206,7 +206,7 @@ fn a_client_goes_offline_that_has_not_said_for_long_that_it_is_there() {
     let (service, url) = Service::start(0, ok);
     let scene = Scene::new(
         Broker::Mosquitto,
-        &["--webhook-endpoints", &url, "--presence-ttl", "1s"],
+        &["--webhook-endpoints", &url, "--presence-ttl", "5s"],
     );
     let mut bob = scene.user("u01");
     for round in 1..=2 {
