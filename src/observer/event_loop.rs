@@ -125,7 +125,7 @@ impl Observer {
                 biased;
                 // First, because the others may never come to an end.
                 _ = ticks.tick() => {
-                    self.held.note_waiting(inputs.session.len());
+                    self.note_waiting(inputs.session.len());
                     self.tick();
                     // Our own message would wait behind the one that is held.
                     if !inputs.session.holds_message() {

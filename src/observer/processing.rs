@@ -150,6 +150,11 @@ impl Processing {
         }
     }
 
+    /// Whether the broker takes no publishes at the moment.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.backlog.is_stalled()
+    }
+
     /// Nothing more is to be read from the delivery log.
     pub(super) fn handle_stop(&mut self) {
         self.stopping = true;

@@ -140,6 +140,8 @@ pub(super) struct Held {
     is_late: bool,
     /// How many had been read and not been taken at the last tick.
     waiting: usize,
+    /// The last tick at which there was room for more.
+    had_room: Option<Instant>,
     /// Whether nothing is taken any more.
     is_stopping: bool,
     /// Whether the broker has made our session anew, and the others are not told yet.
@@ -175,19 +177,24 @@ struct HeldMessage {
 impl Held {
     /// Whether nothing is held, nor has been read or waits at the broker that would have to be.
     fn is_clear(&mut self, ledger: &Ledger) -> bool {
-        let is_acknowledged = |served: &mut MessageId| ledger.settled_up_to() >= Some(*served);
+        if !self.messages.is_empty() || self.blocked.is_some() || self.is_stopping {
+            return false;
+        }
+        let is_acknowledged = |served: &mut MessageId| ledger.is_acknowledged_up_to(*served);
         self.served.take_if(is_acknowledged);
         let is_prompt = self.waiting == 0 || !self.is_late;
-        self.messages.is_empty()
-            && self.blocked.is_none()
-            && self.served.is_none()
-            && is_prompt
-            && !self.is_stopping
+        self.served.is_none() && is_prompt
     }
 
-    /// So many messages have been read and not been taken.
-    pub(super) fn note_waiting(&mut self, waiting: usize) {
+    /// At a tick: so many messages have been read and not been taken. Without room, more may wait
+    /// at the broker, since the last tick at which there was some.
+    fn note_waiting(&mut self, waiting: usize, has_room: bool, now: Instant) {
         self.waiting = waiting;
+        if has_room {
+            self.had_room = Some(now);
+        } else if self.blocked.is_none() {
+            self.block(Came::At(self.had_room.unwrap_or(now)));
+        }
     }
 
     /// A message is taken that was read then.
@@ -225,7 +232,7 @@ impl Held {
             since,
             probed: None,
         });
-        if since == Came::SinceCleared {
+        if since == Came::SinceLeft {
             blocked.since = since;
         }
         blocked.probed = None;
@@ -249,8 +256,9 @@ impl Held {
 
     /// A message to ourselves is back that was sent at this time.
     fn handle_probe(&mut self, sent: UnixMillis) {
-        let is_behind = |blocked: &mut Blocked| blocked.probed.is_some_and(|p| sent >= p.first);
-        self.blocked.take_if(is_behind);
+        let is_ours = |probed: Probed| sent == probed.first || sent == probed.last;
+        self.blocked
+            .take_if(|blocked| blocked.probed.is_some_and(is_ours));
     }
 
     /// Acknowledges messages of other slots whose sessions have them. Returns those that are ours
@@ -281,6 +289,14 @@ impl Observer {
         self.release_held();
     }
 
+    /// At a tick: so many messages have been read and not been taken.
+    pub(super) fn note_waiting(&mut self, waiting: usize) {
+        if self.sharing.is_some() {
+            let now = self.clock.now().instant;
+            self.held.note_waiting(waiting, self.has_room(), now);
+        }
+    }
+
     /// The broker has our session, and may have had none.
     pub(super) fn note_subscribed(&mut self) {
         if !self.session.is_subscribed() {
@@ -295,6 +311,7 @@ impl Observer {
             }
         }
         self.tell_session();
+        self.release_held();
     }
 
     /// Tells the other slots whether our session is at the broker.
@@ -313,7 +330,10 @@ impl Observer {
         self.held.is_made_anew |= self.session.began_anew();
         if !self.session.began_anew() {
             // Whatever came while nobody was connected, or was not acknowledged before.
-            self.held.block(Came::SinceCleared);
+            self.held.block(Came::SinceLeft);
+            if let Some(sharing) = &self.sharing {
+                sharing.lease.look_again();
+            }
         }
         if let Some(sharing) = &self.sharing
             && self.session.was_lost()
@@ -344,7 +364,10 @@ impl Observer {
         let is_clear = is_subscribed && self.held.is_clear(ledger);
         sharing.lease.set_clear(is_clear);
         let now = self.clock.now();
-        if is_subscribed && self.held.poll_probe(now.wall) {
+        // Where the broker takes nothing now, it would only be one more that waits.
+        let may_publish = self.publishers.all_up() && !self.processing.is_stalled();
+        let may_probe = is_subscribed && may_publish && !self.held.is_stopping;
+        if may_probe && self.held.poll_probe(now.wall) {
             self.publish_own(self.probe(now), now);
         }
     }
@@ -352,6 +375,7 @@ impl Observer {
     /// The observer's message to itself is back.
     pub(super) fn note_probe(&mut self, sent: UnixMillis) {
         self.held.handle_probe(sent);
+        self.release_held();
     }
 
     /// Takes a message of another slot. Nothing follows from it here, unless it turns out that the
@@ -375,7 +399,7 @@ impl Observer {
             return self.inbound.admit_own(&arrival, &mut self.ledger);
         }
         let came = match arrival.comes_again() {
-            true => Came::SinceCleared,
+            true => Came::SinceLeft,
             false => self.held.came(read_at),
         };
         let pending = self.inbound.enter(arrival, &mut self.ledger);
@@ -465,15 +489,15 @@ mod tests {
         held.block(Came::At(now));
         held.block(Came::At(later));
         assert_eq!(held.came(later), Came::At(now), "behind the first");
-        held.block(Came::SinceCleared);
+        held.block(Came::SinceLeft);
         held.block(Came::At(later));
-        assert_eq!(held.came(later), Came::SinceCleared);
+        assert_eq!(held.came(later), Came::SinceLeft);
         assert!(!held.is_clear(&ledger));
         assert!(held.poll_probe(at(0)));
         assert!(!held.poll_probe(at(9_999)), "it is on its way");
         assert!(held.poll_probe(at(10_000)), "it may be lost");
-        held.handle_probe(UnixMillis::new(999));
-        assert_eq!(held.came(later), Came::SinceCleared, "it was sent before");
+        held.handle_probe(at(9_998));
+        assert_eq!(held.came(later), Came::SinceLeft, "it is somebody else's");
         held.handle_probe(at(0));
         assert_eq!(held.came(later), Came::At(later));
         assert!(held.is_clear(&ledger));
@@ -483,13 +507,19 @@ mod tests {
     fn nothing_is_clear_while_messages_wait_here_or_are_left_to_the_broker() {
         let ledger = Ledger::new(1, 10, Duration::from_secs(5));
         let (mut held, now) = (Held::default(), Clock.now().instant);
-        held.note_waiting(3);
+        held.note_waiting(3, true, now);
         held.note_taken(now, now + LATE);
         assert!(held.is_clear(&ledger), "those that wait were read just now");
         held.note_taken(now, now + 2 * LATE);
         assert!(!held.is_clear(&ledger));
-        held.note_waiting(0);
+        held.note_waiting(0, true, now);
         assert!(held.is_clear(&ledger));
+        let later = now + Duration::from_millis(500);
+        held.note_waiting(0, false, later);
+        assert!(!held.is_clear(&ledger), "more may wait at the broker");
+        assert_eq!(held.came(later), Came::At(now));
+        held.blocked = None;
+        held.note_waiting(0, true, later);
         held.is_stopping = true;
         assert!(!held.is_clear(&ledger));
     }

@@ -12,6 +12,7 @@ use super::{
 use crate::delivery::left::LeftRead;
 use crate::delivery::publish_queue::PublishId;
 use crate::delivery::publish_queues::SetApart;
+use crate::delivery::redelivery::Earlier;
 use crate::protocol::message_id::MessageId;
 use crate::protocol::publish::Publish;
 use crate::protocol::refusal::Refusal;
@@ -94,6 +95,17 @@ impl Ledger {
             Standing::Detached => entry.logged || entry.own,
         };
         self.entries.iter().all(|(_, entry)| is_kept(entry))
+    }
+
+    /// Whether the broker waits for no ack of a message with this id, nor of one before it.
+    pub fn is_acknowledged_up_to(&self, id: MessageId) -> bool {
+        let arrived = self.arrived.iter().map(|(key, _)| *key);
+        let expected = self.redeliveries.expected();
+        let open = expected.filter_map(|earlier| match earlier {
+            Earlier::Open(key) => Some(key),
+            Earlier::Acknowledged(_) | Earlier::Stored(_) => None,
+        });
+        arrived.chain(open).all(|key| self.entries[key].id > id)
     }
 
     /// Waits no longer for canaries, and for what was added to go apart.

@@ -93,6 +93,8 @@ struct Known {
     /// When the holder of our slot, we or an earlier one, last held nothing for others; `None` if
     /// none has.
     cleared: Option<DatabaseTime>,
+    /// The same before the present connection of our session.
+    left: Option<DatabaseTime>,
     /// When the store was asked last.
     looked: Option<DatabaseTime>,
 }
@@ -111,8 +113,8 @@ enum Gathers {
 pub enum Came {
     /// At this moment, or later.
     At(Instant),
-    /// Since our slot held nothing for others.
-    SinceCleared,
+    /// Since our slot had held nothing for others, before the present connection.
+    SinceLeft,
 }
 
 impl Known {
@@ -124,7 +126,7 @@ impl Known {
             (Gathers::Since(since, _), Came::At(at)) => {
                 at.checked_sub(UNSURE).is_some_and(|at| at >= *since)
             }
-            (Gathers::Since(_, since), Came::SinceCleared) => is_behind(self.cleared, *since),
+            (Gathers::Since(_, since), Came::SinceLeft) => is_behind(self.left, *since),
         })
     }
 
@@ -261,9 +263,21 @@ impl Lease {
 
     /// Tells the others whether our session is at the broker.
     pub fn set_session(&self, is_up: bool) {
+        if !is_up {
+            self.set_clear(false);
+        }
         if self.sessions.is_up.swap(is_up, Ordering::SeqCst) != is_up {
             self.sessions.is_changed.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Our session is connected again. What is known of the others may be from before: the store is
+    /// asked again.
+    pub fn look_again(&self) {
+        let mut known = self.sessions.known();
+        known.left = known.cleared;
+        known.there.clear();
+        self.sessions.is_changed.store(true, Ordering::SeqCst);
     }
 
     /// Tells the others that the broker had no session of ours: it has one from now on.
@@ -429,6 +443,7 @@ fn look_for_sessions(
     let after = now();
     let mut known = sessions.known();
     let had = std::mem::take(&mut known.there);
+    let is_first = known.looked.is_none();
     for row in &rows {
         let time = |at| row.get::<_, Option<DatabaseTime>>(at);
         let (Ok(slot @ ..MAX_SLOTS), [seen, since, cleared, Some(looked)]) =
@@ -439,6 +454,9 @@ fn look_for_sessions(
         known.looked = Some(looked);
         if slot == ours.number() {
             known.cleared = cleared;
+            if is_first {
+                known.left = cleared;
+            }
         }
         let ago = |then: DatabaseTime| seconds(looked - then);
         let Some(seen) = seen.map(ago) else {
@@ -482,6 +500,7 @@ mod tests {
         Known {
             there: gathers.into(),
             cleared,
+            left: cleared,
             ..Known::default()
         }
     }
@@ -513,12 +532,12 @@ mod tests {
             (Some(1_000.2), true),
         ] {
             let known = known(1_000.0, cleared, late);
-            assert_eq!(known.has(1, Came::SinceCleared), Some(has), "{cleared:?}");
+            assert_eq!(known.has(1, Came::SinceLeft), Some(has), "{cleared:?}");
             assert_eq!(known.is_settled(slot), has, "{cleared:?}");
         }
         let mut known = known(1_000.0, Some(2_000.0), late);
         known.there.remove(&1);
-        assert_eq!(known.has(1, Came::SinceCleared), None);
+        assert_eq!(known.has(1, Came::SinceLeft), None);
         assert!(
             !known.is_settled(slot),
             "nobody knows of the other's session"
