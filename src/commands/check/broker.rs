@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::report::{Report, Trial};
-use super::{GLIMPSE, PATIENCE, connect};
+use super::{GLIMPSE, PATIENCE, WAIT, connect};
 use crate::auth::credentials::Credentials;
 use crate::auth::secret::random_id;
 use crate::config::{Config, InForce};
@@ -300,7 +300,7 @@ pub(super) async fn waiting(
     writer.leave().await;
     let mut reader = connect(links.clone(), KEPT).await?;
     let mut came = 0;
-    while came < WAITING && reader.delivery(GLIMPSE).await.is_ok() {
+    while came < WAITING && reader.delivery(WAIT).await.is_ok() {
         came += 1;
     }
     reader.leave().await;

@@ -35,7 +35,9 @@ use crate::telemetry::clock::Clock;
 
 /// How long a message may take there and back.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait for something that may not come.
+/// How long to wait for something that should come.
+const WAIT: Duration = Duration::from_secs(3);
+/// How long to wait for something that should not come, or may well not.
 const GLIMPSE: Duration = Duration::from_millis(700);
 
 const NO_PROBE: &str = "what ordinary users can reach was not tried: give one's credentials \

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::report::{Report, Trial};
-use super::{GLIMPSE, connect};
+use super::{GLIMPSE, WAIT, connect};
 use crate::auth::credentials::Credentials;
 use crate::config::{Config, probe_client_id};
 use crate::connections::probe_client::ProbeClient;
@@ -103,7 +103,7 @@ impl Scene<'_> {
             let own = topic(path, user, "check");
             let (filter, sent) = (format!("{own}/#"), format!("{own}/check"));
             let name = Trial::one_of("probe reads", &filter, OWN);
-            match self.reads(&filter, &sent).await? {
+            match self.reads(&filter, &sent, WAIT).await? {
                 true => report.ok(name, "the user's own inbox"),
                 false => report.failed(name, "the user cannot read their own inbox"),
             }
@@ -111,7 +111,7 @@ impl Scene<'_> {
         for path in &paths.writes {
             let own = topic(path, user, "check");
             let name = Trial::one_of("probe writes", &own, OWN);
-            match self.writes(&own).await? {
+            match self.writes(&own, WAIT).await? {
                 true => report.ok(name, "the user's own path"),
                 false => report.failed(name, "the user cannot write on their own path"),
             }
@@ -128,7 +128,7 @@ impl Scene<'_> {
         let app = &self.probe.app;
         for (filter, sent) in foreign_reads(paths, app) {
             let name = Trial::one_of("probe reads", &filter, NO_OTHER_READS);
-            match self.reads(&filter, &sent).await? {
+            match self.reads(&filter, &sent, GLIMPSE).await? {
                 false => report.ok(name, "nothing of another user arrives"),
                 true => report.failed(
                     name,
@@ -138,14 +138,14 @@ impl Scene<'_> {
         }
         for topic in foreign_writes(paths, app) {
             let name = Trial::one_of("probe writes", &topic, NO_OTHER_WRITES);
-            match self.writes(&topic).await? {
+            match self.writes(&topic, GLIMPSE).await? {
                 false => report.ok(name, "nothing arrives there"),
                 true => report.failed(name, "THE USER WRITES WHERE ONLY OTHERS MAY: see `acl`"),
             }
         }
         let user = &self.probe.user;
         let own = format!("apps/{app}/users/{user}/messages/check/clientadded");
-        if self.writes(&own).await? {
+        if self.writes(&own, GLIMPSE).await? {
             report.note(
                 Trial::one_of("probe writes", &own, OWN),
                 "the user can write into their own inbox, and so deceive only themselves",
@@ -154,8 +154,14 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Whether the probe gets what is published to `topic` by subscribing to `wanted`.
-    async fn reads(&mut self, wanted: &str, topic: &str) -> Result<bool, LinkError> {
+    /// Whether the probe gets what is published to `topic` by subscribing to `wanted`, in so long a
+    /// time.
+    async fn reads(
+        &mut self,
+        wanted: &str,
+        topic: &str,
+        time: Duration,
+    ) -> Result<bool, LinkError> {
         let mut probe = connect(self.links.clone(), Session::Clean).await?;
         let granted = probe.subscribe(&[filter(wanted)]).await;
         // A refusal or the end of the connection is an answer. A grant is none: a broker may grant
@@ -164,13 +170,13 @@ impl Scene<'_> {
             return Ok(false);
         }
         self.service.publish(name(topic), payload()).await?;
-        let arrived = arrives(&mut probe, topic).await;
+        let arrived = arrives(&mut probe, topic, time).await;
         probe.leave().await;
         Ok(arrived)
     }
 
-    /// Whether what the probe publishes to `topic` arrives there.
-    async fn writes(&mut self, topic: &str) -> Result<bool, LinkError> {
+    /// Whether what the probe publishes to `topic` arrives there in so long a time.
+    async fn writes(&mut self, topic: &str, time: Duration) -> Result<bool, LinkError> {
         let granted = self.service.subscribe(&[filter(topic)]).await?;
         if !matches!(granted[..], [Ok(_)]) {
             let text = format!(
@@ -183,7 +189,7 @@ impl Scene<'_> {
         // RabbitMQ closes the connection on what is not permitted, Mosquitto confirms it and drops
         // it: only what arrives counts.
         let published = probe.publish(name(topic), payload()).await;
-        let arrived = arrives(&mut self.service, topic).await;
+        let arrived = arrives(&mut self.service, topic, time).await;
         if published.is_ok() {
             probe.leave().await;
         }
@@ -245,9 +251,10 @@ fn payload() -> Bytes {
     Bytes::from_static(PAYLOAD)
 }
 
-/// Whether a message arrives on `topic` soon. A running observer may send others meanwhile.
-async fn arrives(client: &mut ProbeClient, topic: &str) -> bool {
-    let limit = Instant::now() + GLIMPSE;
+/// Whether a message arrives on `topic` in so long a time. A running observer may send others
+/// meanwhile.
+async fn arrives(client: &mut ProbeClient, topic: &str, time: Duration) -> bool {
+    let limit = Instant::now() + time;
     loop {
         let left = limit.saturating_duration_since(Instant::now());
         match client.message(left.max(Duration::from_millis(1))).await {
