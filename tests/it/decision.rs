@@ -70,7 +70,7 @@ fn outcomes(failure: &str, expected: &[(&str, &str)], counts: [usize; 4]) {
         "--policy-url",
         &server.url,
         "--policy-timeout",
-        "4s",
+        "10s",
         "--policy-failure",
         failure,
         "--http-listen",

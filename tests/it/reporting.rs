@@ -224,8 +224,11 @@ fn readiness_follows_the_broker() {
     assert_eq!(observer.ready(), Some(true));
     broker.control("stop");
     becomes(&observer, false, "broker gone");
-    let (_, why) = get(observer.port, "/readyz").unwrap();
-    assert!(why.starts_with("not ready\nsession: "), "{why}");
+    // A publisher may notice first.
+    wait_for("that the session is not there", || {
+        let (_, why) = get(observer.port, "/readyz").unwrap();
+        why.starts_with("not ready\nsession: ").then_some(())
+    });
     broker.control("start");
     becomes(&observer, true, "broker back");
 }

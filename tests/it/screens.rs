@@ -86,8 +86,8 @@ fn filters(app: &str) -> Vec<(String, &'static str)> {
         (r"/tmp/\.tmp\w{6}".to_owned(), "STATE"),
         (r"takes \d+ publishes".to_owned(), "takes N publishes"),
         (r"(?m)^. latency .*$".to_owned(), "? latency        N"),
-        (r" +[0-9.]+ ms".to_owned(), " N ms"),
         (r"after [0-9.]+ s".to_owned(), "after N s"),
+        (r" +[0-9.]+ m?s\b".to_owned(), " N ms"),
         (r" +\(os error \d+\)".to_owned(), ""),
         (regex_of(app), "APP"),
     ]

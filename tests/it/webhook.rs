@@ -303,7 +303,7 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         "--webhook-events",
         "message-sent",
         "--webhook-timeout",
-        "4s",
+        "10s",
         "--http-listen",
         &listen,
     ];
