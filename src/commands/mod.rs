@@ -34,6 +34,7 @@ mod scope;
 mod send;
 mod service;
 mod settings;
+mod signals;
 mod slots;
 mod store;
 mod text;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::settings::SettingsArgs;
+use super::signals::Signals;
 use crate::config::{Config, InForce, Origin, PolicyFile};
 use crate::http::console;
 use crate::observer::slots::{self, SlotReady};
@@ -201,36 +202,6 @@ fn log_warnings(config: &Config) {
     if let Some(left) = left.filter(|left| *left < ENDS_SOON) {
         let left = humantime::format_duration(left);
         warn!(%left, "the token ends soon: the broker will close the connection then");
-    }
-}
-
-/// The two signals that stop the observer.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Stops the observer at the first signal, and returns at the second: whoever sends two does
-    /// not want to wait for what is under way.
-    async fn stop(mut self, stop: &CancellationToken) {
-        self.next().await;
-        stop.cancel();
-        self.next().await;
     }
 }
 

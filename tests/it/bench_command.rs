@@ -1,8 +1,9 @@
 //! `bench` on real brokers: its figures are there, its verdict is right, and what stands in its way
 //! is named.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -277,36 +278,66 @@ fn elements_of(xml: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// The sessions of stand-ins at the broker, other tests' among them.
+fn stand_ins(broker: Broker) -> usize {
+    let output = Command::new(root().join("scripts/brokers"))
+        .args(["ctl", broker.name(), "list_queues", "-q", "name"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines();
+    names.filter(|name| name.contains("bench-stand-in")).count()
+}
+
+/// Rounds that go on for longer than any test waits.
+const NO_END: [&str; 7] = [
+    "--ceiling",
+    "--rate",
+    "10",
+    "--for",
+    "300ms",
+    "--rounds",
+    "100",
+];
+
 #[test]
 fn an_interrupted_bench_leaves_no_session_behind() {
     let broker = Broker::Rabbit4;
     let _shared = broker.shared();
     let app = fresh_app();
     let _observer = Observer::start(broker, &app, &[]);
-    let more = [
-        "--ceiling",
-        "--rate",
-        "10",
-        "--for",
-        "300ms",
-        "--rounds",
-        "100",
-    ];
-    let child = as_observer(broker, &app, &more).spawn().unwrap();
-    let sessions = || {
-        let output = Command::new(root().join("scripts/brokers"))
-            .args(["ctl", broker.name(), "list_queues", "-q", "name"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines()
-            .filter(|line| line.contains("bench-stand-in"))
-            .count()
-    };
-    crate::bed::wait_for("a stand-in", || (sessions() > 0).then_some(()));
+    let child = as_observer(broker, &app, &NO_END).spawn().unwrap();
+    crate::bed::wait_for("a stand-in", || (stand_ins(broker) > 0).then_some(()));
     crate::bed::signal(child.id(), "INT");
     let (code, _, err) = ended(child);
     assert_eq!((code, err.as_str()), (1, "error: interrupted\n"));
     // Other tests' stand-ins come and go.
-    crate::bed::wait_for("the sessions' end", || (sessions() == 0).then_some(()));
+    crate::bed::wait_for("the sessions' end", || {
+        (stand_ins(broker) == 0).then_some(())
+    });
+}
+
+/// Wherever it is: while it connects, while a stand-in starts, while it measures, between the
+/// rounds.
+#[test]
+fn a_bench_is_interrupted_at_any_moment() {
+    let broker = Broker::Rabbit4;
+    let _shared = broker.shared();
+    let app = fresh_app();
+    let _observer = Observer::start(broker, &app, &[]);
+    for step in 0..12 {
+        let mut child = as_observer(broker, &app, &NO_END).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        // It listens to signals before it prints what it measures.
+        let mut first = [0];
+        out.read_exact(&mut first).unwrap();
+        std::thread::sleep(Duration::from_millis(100 * step));
+        crate::bed::signal(child.id(), if step % 2 == 0 { "INT" } else { "TERM" });
+        let (code, _, err) = ended(child);
+        assert_eq!((code, err.as_str()), (1, "error: interrupted\n"), "{step}");
+    }
+    crate::bed::wait_for("the sessions' end", || {
+        (stand_ins(broker) == 0).then_some(())
+    });
 }

@@ -17,6 +17,7 @@ use super::stand_in::{StandIn, subscribe};
 use super::traffic::{Traffic, Window};
 use super::wire::Names;
 use crate::auth::secret::random_id;
+use crate::commands::signals::Signals;
 use crate::connections::opener::Opener;
 use crate::connections::probe_client::ProbeClient;
 use crate::delivery::audit::Verdict;
@@ -56,25 +57,27 @@ pub(super) struct Load<'a> {
 type Shared = Rc<RefCell<Traffic>>;
 
 impl Load<'_> {
-    /// Measures, with users of its own. Has to run in a `LocalSet`.
-    pub(super) async fn run(&self, progress: &Progress) -> anyhow::Result<Outcome> {
+    /// Measures, with users of its own, until a signal interrupts it. Has to run in a `LocalSet`.
+    pub(super) async fn run(
+        &self,
+        progress: &Progress,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Outcome> {
         let run = random_id()[..6].to_owned();
         let names = Names::new(self.subject.root(), &self.plan.app, &run);
         progress.show("connecting");
         let members = self.plan.group_size.map(|size| (0..size).collect());
-        let stand_in = match self.subject {
+        let mut stand_in = match self.subject {
             Subject::Observer => None,
             Subject::NullForwarder | Subject::BrokerAlone => {
                 let links = self.logins.links().clone();
-                let starts = StandIn::start(self.subject, links, names.clone(), members);
-                Some(starts.await?)
+                let names = names.clone();
+                Some(StandIn::start(self.subject, links, names, members))
             }
         };
         let measured = tokio::select! {
-            measured = self.measure(&names, stand_in.as_ref(), progress) => measured,
-            interrupted = tokio::signal::ctrl_c() => {
-                Err(interrupted.map_or_else(Into::into, |()| anyhow::anyhow!("interrupted")))
-            }
+            measured = self.measure(&names, stand_in.as_mut(), progress) => measured,
+            () = signals.next() => Err(anyhow::anyhow!("interrupted")),
         };
         let stopped = match stand_in {
             Some(stand_in) => stand_in.stop().await,
@@ -87,19 +90,21 @@ impl Load<'_> {
     async fn measure(
         &self,
         names: &Names,
-        stand_in: Option<&StandIn>,
+        mut stand_in: Option<&mut StandIn>,
         progress: &Progress,
     ) -> anyhow::Result<Outcome> {
+        let process = match &mut stand_in {
+            None => self.process.clone(),
+            Some(stand_in) => {
+                let process = stand_in.ready().await?;
+                (self.subject == Subject::NullForwarder).then_some(process)
+            }
+        };
         let (clients, connections) = self.connect(names).await?;
         if self.plan.group_size.is_some() && self.subject == Subject::Observer {
             self.make_group(names).await?;
         }
-        let handed_over = stand_in.and_then(StandIn::handed_over);
-        let process = match (self.subject, stand_in) {
-            (Subject::Observer, _) => self.process.clone(),
-            (Subject::NullForwarder, Some(stand_in)) => Some(stand_in.process.clone()),
-            (Subject::NullForwarder, None) | (Subject::BrokerAlone, _) => None,
-        };
+        let handed_over = stand_in.and_then(|stand_in| stand_in.handed_over());
         let memory_of = self.process.as_ref();
         let memory_of = memory_of.filter(|_| self.subject == Subject::Observer);
         let traffic = Traffic::new(

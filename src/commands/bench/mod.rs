@@ -29,10 +29,12 @@ use self::process::Process;
 use super::cli::BenchArgs;
 use super::init_quiet_log;
 use super::output::Output;
+use super::signals::Signals;
 
 /// Measures, and prints the result. Exit code 1: a message was lost, doubled, out of order or
 /// refused.
 pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen()?;
     let config = args.settings.load()?;
     init_quiet_log(&config);
     let plan = Plan::new(args, &config)?;
@@ -66,7 +68,7 @@ pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCod
     let mut loads = vec![];
     for pace in &plan.paces {
         let loaded = LocalSet::new()
-            .run_until(Box::pin(bench.load(*pace)))
+            .run_until(Box::pin(bench.load(*pace, &mut signals)))
             .await?;
         if !args.format.json {
             out.text(&report::table(&plan, &loaded))?;
@@ -97,7 +99,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// All rounds under one load. The subjects take turns, so that what else the machine does
     /// meets all of them.
-    async fn load(&self, pace: Pace) -> anyhow::Result<Loaded> {
+    async fn load(&self, pace: Pace, signals: &mut Signals) -> anyhow::Result<Loaded> {
         let subjects = self.plan.subjects;
         let mut measured: Vec<Measured> = subjects.iter().copied().map(Measured::new).collect();
         for round in 1..=self.plan.rounds {
@@ -116,7 +118,7 @@ impl Bench<'_> {
                     logins: self.logins,
                     process: self.observer.clone(),
                 };
-                measured.add(&load.run(&progress).await?);
+                measured.add(&load.run(&progress, signals).await?);
             }
         }
         Ok(Loaded {

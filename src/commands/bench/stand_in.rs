@@ -39,46 +39,54 @@ pub(super) type HandedOver = (TopicName, Bytes);
 /// The thread, and how to speak to it.
 pub(super) struct StandIn {
     handed_over: Option<mpsc::UnboundedSender<HandedOver>>,
-    pub(super) process: Process,
+    ready: Option<oneshot::Receiver<Process>>,
     stop: CancellationToken,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
 impl StandIn {
-    /// Starts it, and waits until it is subscribed. Of a group, `members` get the copies.
-    pub(super) async fn start(
+    /// Starts it. Of a group, `members` get the copies. It has to be stopped, whatever happens.
+    pub(super) fn start(
         subject: Subject,
         settings: LinkSettings,
         names: Names,
         members: Option<Vec<User>>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let (handed_over, given) = mpsc::unbounded_channel();
         let (ready_tx, ready) = oneshot::channel();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let forwards_itself = subject == Subject::NullForwarder;
+        let opener = Opener::new(settings);
+        let forwarding = Forwarding {
+            subject,
+            client_id: format!("bench-stand-in-{}", random_id()),
+            names,
+            members,
+            ready: ready_tx,
+            given,
+        };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let forwarding = async {
-                let opened = Forwarding::open(settings, names, members, forwards_itself).await?;
-                let _ = ready_tx.send(Process::of_this_thread()?);
-                Box::pin(opened.run(given, stopped)).await
-            };
-            LocalSet::new().block_on(&runtime, forwarding)
+            LocalSet::new().block_on(&runtime, forwarding.run(&opener, &stopped))
         });
-        let Ok(process) = ready.await else {
-            let ended = thread.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
-            return Err(ended.err().unwrap_or_else(|| anyhow::anyhow!("it ended")))
-                .context(format!("the {subject} does not start"));
-        };
-        Ok(Self {
+        Self {
             handed_over: (!forwards_itself).then_some(handed_over),
-            process,
+            ready: Some(ready),
             stop,
             thread,
-        })
+        }
+    }
+
+    /// Waits until it is subscribed, and returns what shows its CPU time.
+    ///
+    /// # Errors
+    /// If it has ended; [`StandIn::stop`] says why.
+    pub(super) async fn ready(&mut self) -> anyhow::Result<Process> {
+        let ready = self.ready.take().context("it was waited for before")?;
+        ready.await.context("the stand-in has ended")
     }
 
     /// Where senders have to hand over their messages, too.
@@ -87,6 +95,9 @@ impl StandIn {
     }
 
     /// Stops it, and has the broker delete its session.
+    ///
+    /// # Errors
+    /// What it has ended with.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         let joined = tokio::task::spawn_blocking(move || self.thread.join()).await?;
@@ -94,15 +105,17 @@ impl StandIn {
     }
 }
 
-/// Both connections, and what is under way between them.
+/// What the thread does.
 struct Forwarding {
-    opener: Opener,
+    subject: Subject,
     client_id: String,
-    session: Connection,
-    publisher: Connection,
-    state: Rc<RefCell<State>>,
+    names: Names,
+    members: Option<Vec<User>>,
+    ready: oneshot::Sender<Process>,
+    given: mpsc::UnboundedReceiver<HandedOver>,
 }
 
+/// What is under way between the two connections.
 struct State {
     session: Client,
     publisher: Client,
@@ -116,55 +129,64 @@ struct State {
 }
 
 impl Forwarding {
-    async fn open(
-        settings: LinkSettings,
-        names: Names,
-        members: Option<Vec<User>>,
-        forwards_itself: bool,
-    ) -> Result<Self, LinkError> {
-        let opener = Opener::new(settings);
-        let client_id = format!("bench-stand-in-{}", random_id());
+    /// Forwards until it is to stop, then has the broker delete the session.
+    async fn run(self, opener: &Opener, stop: &CancellationToken) -> anyhow::Result<()> {
+        let client_id = self.client_id.clone();
+        let does_not_start = format!("the {} does not start", self.subject);
         let kept = Session::Persistent(EXPIRY);
+        let opening = opener.open(client_id.clone(), None, kept, WINDOW);
+        let ended = match stop.run_until_cancelled(opening).await {
+            Some(Ok(session)) => {
+                let forwards = Box::pin(self.forward(opener, session));
+                stop.run_until_cancelled(forwards).await.unwrap_or(Ok(()))
+            }
+            // There is no session.
+            Some(Err(error)) => return Err(error).context(does_not_start),
+            // The broker may have made the session without our having its answer.
+            None => Ok(()),
+        };
+        // A connection with an empty session has the broker delete what is in this one.
+        let deleted = opener.open(client_id, None, Session::Clean, WINDOW).await;
+        if let Ok(Opened {
+            client, connection, ..
+        }) = deleted
+        {
+            let _ = client.disconnect();
+            connection.close().await;
+        }
+        ended
+    }
+
+    /// Forwards what comes in this session, until a connection ends.
+    async fn forward(self, opener: &Opener, session: Opened) -> anyhow::Result<()> {
+        let does_not_start = || format!("the {} does not start", self.subject);
         let Opened {
             client: session,
             connection: mut receiving,
             ..
-        } = opener.open(client_id.clone(), None, kept, WINDOW).await?;
-        let publisher = format!("{client_id}-pub");
+        } = session;
+        let publisher = format!("{}-pub", self.client_id);
+        let opening = opener.open(publisher, None, Session::Clean, WINDOW);
         let Opened {
             client: publisher,
             connection: confirming,
             ..
-        } = opener.open(publisher, None, Session::Clean, WINDOW).await?;
-        let filter = names.all_outgoing();
-        subscribe(&session, &mut receiving, [filter].into()).await?;
-        let state = State {
+        } = opening.await.with_context(does_not_start)?;
+        let filter = self.names.all_outgoing();
+        let subscribed = subscribe(&session, &mut receiving, [filter].into()).await;
+        subscribed.with_context(does_not_start)?;
+        let _ = self.ready.send(Process::of_this_thread()?);
+        let state = Rc::new(RefCell::new(State {
             session,
             publisher,
-            names,
-            members,
-            forwards_itself,
+            names: self.names,
+            members: self.members,
+            forwards_itself: self.subject == Subject::NullForwarder,
             waiting: VecDeque::new(),
             before: 0,
-        };
-        Ok(Self {
-            opener,
-            client_id,
-            session: receiving,
-            publisher: confirming,
-            state: Rc::new(RefCell::new(state)),
-        })
-    }
-
-    async fn run(
-        self,
-        mut given: mpsc::UnboundedReceiver<HandedOver>,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let session = pump(self.session, self.state.clone());
-        let publisher = pump(self.publisher, self.state.clone());
-        let state = self.state.clone();
-        let takes_over = async move {
+        }));
+        let mut given = self.given;
+        let takes_over = async {
             while let Some((topic, payload)) = given.recv().await {
                 let forwarded = state.borrow_mut().forward(topic.as_str(), &payload, None);
                 if let Err(error) = forwarded {
@@ -174,27 +196,11 @@ impl Forwarding {
             std::future::pending().await
         };
         let error = tokio::select! {
-            error = session => Some(error),
-            error = publisher => Some(error),
-            error = takes_over => Some(error),
-            () = stop.cancelled() => None,
+            error = pump(receiving, state.clone()) => error,
+            error = pump(confirming, state.clone()) => error,
+            error = takes_over => error,
         };
-        // A connection with an empty session has the broker delete what is in this one.
-        let deleted = self
-            .opener
-            .open(self.client_id, None, Session::Clean, WINDOW)
-            .await;
-        if let Ok(Opened {
-            client, connection, ..
-        }) = deleted
-        {
-            let _ = client.disconnect();
-            connection.close().await;
-        }
-        match error {
-            Some(error) => Err(error).context("the stand-in for the observer"),
-            None => Ok(()),
-        }
+        Err(error).context("the stand-in for the observer")
     }
 }
 
