@@ -1,10 +1,11 @@
 //! `check` on a broker as it comes: what it says of settings that lose messages or let anybody in.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use crate::bed::{Broker, binary, fresh_app, root, wait_for};
+use crate::bed::{Broker, binary, fresh_app, root, signal, wait_for};
 use crate::http::free_port;
 
 /// A Mosquitto of the bed with few settings, which stores nothing.
@@ -138,4 +139,47 @@ fn operators_services_are_asked_whether_they_are_there() {
     assert!(said.contains("no message passes without it"), "{said}");
     let (passes, said) = check(dead, &["--policy-failure", "open"]);
     assert!(passes && said.contains("! policy"), "{said}");
+}
+
+/// Over MQTT 3.1.1 RabbitMQ would keep it for a day, or for ever.
+#[test]
+fn an_interrupted_check_leaves_no_session_behind() {
+    let broker = Broker::Rabbit3;
+    let _shared = broker.shared();
+    let name = fresh_app();
+    for step in 0..8 {
+        let mut child = binary()
+            .args(["check", "--verbose", "--protocol", "3.1.1", "--name", &name])
+            .args(["--broker", &broker.url(false), "--username", "observer"])
+            .args(["--app", &fresh_app(), "--store", "none"])
+            .env("OBSERVER_PASSWORD", "observerpw")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let logged_in = lines.any(|line| line.unwrap().contains("login"));
+        assert!(logged_in);
+        // The sessions are made in what follows.
+        std::thread::sleep(Duration::from_millis(70 * step));
+        signal(child.id(), if step % 2 == 0 { "INT" } else { "TERM" });
+        // It may still print meanwhile.
+        let output = child.wait_with_output().unwrap();
+        drop(lines);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), told.as_str()),
+            (Some(1), "error: interrupted\n")
+        );
+    }
+    let sessions = || {
+        let output = Command::new(root().join("scripts/brokers"))
+            .args(["ctl", broker.name(), "list_queues", "-q", "name"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.contains(&format!("{name}-check"))
+    };
+    wait_for("the sessions' end", || (!sessions()).then_some(()));
 }

@@ -181,7 +181,8 @@ fn session_verdict(present: bool, came: bool) -> (Verdict, &'static str) {
     }
 }
 
-async fn discard_session(links: &LinkSettings) -> Result<(), LinkError> {
+/// Has the broker delete the session of these links.
+pub(super) async fn discard_session(links: &LinkSettings) -> Result<(), LinkError> {
     connect(links.clone(), Session::Clean).await?.leave().await;
     Ok(())
 }

@@ -24,6 +24,7 @@ use self::report::{Form, Report};
 use super::cli::{CheckArgs, ProbeArgs};
 use super::init_quiet_log;
 use super::output::Output;
+use super::signals::Signals;
 use super::text::terminal_width;
 use crate::auth::credentials::Credentials;
 use crate::config::Config;
@@ -40,10 +41,14 @@ const WAIT: Duration = Duration::from_secs(3);
 /// How long to wait for something that should not come, or may well not.
 const GLIMPSE: Duration = Duration::from_millis(700);
 
+/// The step before which there is no session.
+const LOGIN: &str = "login";
+
 const NO_PROBE: &str = "what ordinary users can reach was not tried: give one's credentials \
                         (--probe-token-file, or --probe-user and --probe-password-file)";
 
 pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen()?;
     let config = args.settings.load()?;
     init_quiet_log(&config);
     let probe = read_probe(&args.probe, &config)?;
@@ -54,7 +59,18 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
     };
     let mut report = Report::new(form, out, terminal_width());
     report.print(&config.broker.address);
-    check(&config, probe.as_ref(), &mut report).await;
+    let links = config.visitor_links("check");
+    tokio::select! {
+        () = check(&config, &links, probe.as_ref(), &mut report) => {}
+        () = signals.next() => {
+            tokio::select! {
+                // There may be none, or no broker.
+                _ = broker::discard_session(&links) => {}
+                () = signals.next() => {}
+            }
+            anyhow::bail!("interrupted");
+        }
+    }
     Ok(match report.finish()? {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -93,44 +109,49 @@ fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>
 }
 
 /// Tries everything in order, and stops where going on makes no sense.
-async fn check(config: &Config, probe: Option<&Probe>, report: &mut Report) {
+async fn check(config: &Config, links: &LinkSettings, probe: Option<&Probe>, report: &mut Report) {
     for warning in &config.warnings {
         report.note("settings", warning);
     }
     check_clock(config, report);
     check_store(config, report);
     services::run(config, report).await;
-    if let Err((step, error)) = Box::pin(check_connected(config, probe, report)).await {
+    let connected = Box::pin(check_connected(config, links, probe, report));
+    if let Err((step, error)) = connected.await {
         report.failed(step, error.to_string());
+        if step != LOGIN {
+            // The step has not come to deleting it.
+            let _ = broker::discard_session(links).await;
+        }
     }
 }
 
 /// The error is of the step it stopped at.
 async fn check_connected(
     config: &Config,
+    links: &LinkSettings,
     probe: Option<&Probe>,
     report: &mut Report,
 ) -> Result<(), (&'static str, LinkError)> {
-    let links = config.visitor_links("check");
     let at = |step| move |error| (step, error);
-    let all_granted = broker::login_and_subscribe(config, &links, report)
+    let all_granted = broker::login_and_subscribe(config, links, report)
         .await
-        .map_err(at("login"))?;
+        .map_err(at(LOGIN))?;
     broker::anonymous(config, report).await;
-    broker::session(config, &links, report)
+    broker::session(config, links, report)
         .await
         .map_err(at("session"))?;
-    Box::pin(round_trip::run(config, &links, all_granted, report))
+    Box::pin(round_trip::run(config, links, all_granted, report))
         .await
         .map_err(at("round trip"))?;
-    Box::pin(sharing::run(config, &links, report))
+    Box::pin(sharing::run(config, links, report))
         .await
         .map_err(at("slots"))?;
-    broker::identifiers(config, &links, report).await;
-    Box::pin(broker::window_and_redelivery(config, &links, report))
+    broker::identifiers(config, links, report).await;
+    Box::pin(broker::window_and_redelivery(config, links, report))
         .await
         .map_err(at("window"))?;
-    broker::waiting(config, &links, report)
+    broker::waiting(config, links, report)
         .await
         .map_err(at("waiting"))?;
     match probe {
