@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::postgres::Database;
+use crate::turns::Turn;
 pub(crate) use crate::wire::PATIENCE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,16 +92,14 @@ impl Broker {
         matches!(self, Self::Rabbit3 | Self::Rabbit4)
     }
 
-    pub(crate) fn shared(self) -> RwLockReadGuard<'static, ()> {
-        LOCKS[self as usize]
-            .read()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(crate) fn shared(self) -> Turn<RwLockReadGuard<'static, ()>> {
+        let lock = &LOCKS[self as usize];
+        Turn::take(|| lock.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn exclusive(self) -> RwLockWriteGuard<'static, ()> {
-        LOCKS[self as usize]
-            .write()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(crate) fn exclusive(self) -> Turn<RwLockWriteGuard<'static, ()>> {
+        let lock = &LOCKS[self as usize];
+        Turn::take(|| lock.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What an ordinary user of `app` logs in with.

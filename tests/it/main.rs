@@ -73,6 +73,7 @@ mod store;
 mod style;
 mod supply_chain;
 mod token;
+mod turns;
 mod users;
 mod webhook;
 mod wire;

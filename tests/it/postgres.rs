@@ -4,7 +4,7 @@ use std::hash::RandomState;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use chat21_observer::auth::secret::Secret;
@@ -31,21 +31,18 @@ use crate::bed::{Broker, Observer, PATIENCE, binary, fresh_app, in_the_bed, root
 use crate::http::{free_port, get};
 use crate::load::{Load, Path, Plan, users};
 use crate::slow_way::SlowWay;
+use crate::turns::Turn;
 use crate::wire::Wire;
 
 /// Tests that restart the database hold it for writing.
 static SERVER: RwLock<()> = RwLock::new(());
 
-pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
-    SERVER
-        .read()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+pub(crate) fn shared() -> Turn<RwLockReadGuard<'static, ()>> {
+    Turn::take(|| SERVER.read().unwrap_or_else(PoisonError::into_inner))
 }
 
-pub(crate) fn exclusive() -> RwLockWriteGuard<'static, ()> {
-    SERVER
-        .write()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+pub(crate) fn exclusive() -> Turn<RwLockWriteGuard<'static, ()>> {
+    Turn::take(|| SERVER.write().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A database of its own, and the password for it.
