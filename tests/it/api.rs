@@ -609,6 +609,81 @@ fn what_speaks_against_a_message_is_named() {
     assert_eq!(typing.json(), json!({"success": true}));
 }
 
+/// As chat21-http-server takes it: what is empty is not there, and half an emoji is a text.
+#[test]
+fn what_is_empty_or_odd_is_taken_as_stock_clients_mean_it() {
+    let broker = Broker::Mosquitto;
+    let _shared = broker.shared();
+    let api = Api::new(broker, &[]);
+    let (token, admin) = (api.user("u01"), api.admin());
+    let mut bob = api.scene.user("u02");
+    let mut message = posted("u02", "x");
+    for name in ["sender_id", "channel_type", "type"] {
+        message[name] = json!("");
+    }
+    assert_eq!(api.send(&admin, "POST", "messages", &message).status, 200);
+    assert_eq!(api.send(&token, "POST", "messages", &message).status, 200);
+    bob.hears_on("messages/service/clientadded");
+    let told = bob.hears_on("messages/u01/clientadded");
+    assert_eq!(
+        (&told["channel_type"], &told["type"]),
+        (&json!("direct"), &json!("text"))
+    );
+    let of_members = |name: &str| {
+        let mut message = posted("u02", "x");
+        message[name] = json!("");
+        let reply = api.send(&token, "POST", "messages", &message);
+        (reply.status, reply.text)
+    };
+    let missing = (405, "Recipient id is mandatory".to_owned());
+    assert_eq!(of_members("recipient_id"), missing);
+    let group = json!({
+        "group_name": "g", "group_members": {"u02": 1}, "group_id": "", "group_owner": "",
+    });
+    let made = api.send(&admin, "POST", "groups", &group);
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(made.json()["group"]["owner"], "service");
+    let nameless = json!({"group_name": "", "group_members": {"u02": 1}});
+    assert_eq!(api.send(&token, "POST", "groups", &nameless).status, 405);
+    let archived = api.send(
+        &token,
+        "DELETE",
+        "conversations/u02",
+        &json!({"user_id": ""}),
+    );
+    assert_eq!(archived.status, 201, "{archived:?}");
+    // Cut by JavaScript.
+    let half = r#"{"recipient_id":"u02","recipient_fullname":"B","sender_fullname":"\ud83d",
+        "text":"cut \ud83d"}"#;
+    let headers = [
+        format!("authorization: {token}"),
+        "content-type: application/json".to_owned(),
+    ];
+    let reply = call(api.port, "POST", &api.path("messages"), &headers, half);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    // An array is no body, though its values stand in the order of the fields.
+    let array = json!(["A", "u02", "B", "x", null, null, null, null, null, null]);
+    let reply = api.send(&token, "POST", "messages", &array);
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.text.contains("expected an object"), "{reply:?}");
+    // Each refusal says what rule it is.
+    let mut deep = posted("u02", "x");
+    deep["attributes"] = (0..70).fold(json!(1), |inner, _| json!({"a": inner}));
+    let reply = api.send(&token, "POST", "messages", &deep);
+    assert_eq!(
+        (reply.status, &reply.json()["err"]),
+        (413, &json!("too-large"))
+    );
+    assert!(reply.text.contains("levels"), "{reply:?}");
+    let mut group = json!({"group_name": "g", "group_members": {"u02": 1}});
+    group["group_id"] = json!("team");
+    let reply = api.send(&token, "POST", "groups", &group);
+    assert_eq!(
+        reply.json()["detail"],
+        "group_id \"team\" must contain \"group-\""
+    );
+}
+
 /// What a user hears in a group from here on: places and texts, or keys of notifications.
 pub(crate) fn hears(user: &mut User, count: usize) -> Vec<(String, String)> {
     let said = (0..count).map(|_| {

@@ -1,11 +1,16 @@
 //! Reading a request's JSON body, with answers that name what is wrong.
 
+use std::marker::PhantomData;
+
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use axum::{Json, RequestExt};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use super::Api;
 use super::caller::Caller;
@@ -37,9 +42,51 @@ where
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or(Failure::Unauthorized)?;
         let room = api.rooms.for_body(&caller, length).await?;
-        match request.extract::<Json<T>, _>().await {
-            Ok(Json(body)) => Ok(Self(body, Some(room))),
+        match request.extract::<Json<Object<T>>, _>().await {
+            Ok(Json(Object(body))) => Ok(Self(body, Some(room))),
             Err(rejection) => Err(failure(&rejection)),
+        }
+    }
+}
+
+/// A struct that is read from an object. What serde derives reads an array, too, field by field.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// A text, and `None` for an empty one: chat21-http-server takes that for none.
+pub(super) fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// A JSON string as it came. JavaScript cuts a text inside of an emoji, and writes half of it as an
+/// escape that stands for no character: clients read that, and no `String` can hold it.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct RawText(Box<RawValue>);
+
+impl<'de> Deserialize<'de> for RawText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        match raw.get().starts_with('"') {
+            true => Ok(Self(raw)),
+            false => Err(serde::de::Error::custom("expected a string")),
         }
     }
 }

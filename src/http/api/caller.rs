@@ -93,24 +93,33 @@ async fn is_in_own_app(parts: &mut Parts, caller: &Caller) -> Result<bool, Failu
     }
 }
 
-/// The token of a request: the header wins, then the query.
+/// The token of a request: the header wins, then the query. An empty one is none.
 fn token(parts: &Parts) -> Option<String> {
     if let Some(header) = parts.headers.get(AUTHORIZATION) {
-        let text = header.to_str().ok()?.trim();
-        let bare = SCHEMES.iter().find_map(|scheme| {
-            let head = text.get(..scheme.len())?;
-            head.eq_ignore_ascii_case(scheme)
-                .then(|| text[scheme.len()..].trim_start())
-        });
-        return Some(bare.unwrap_or(text).to_owned());
+        let token = bare(header.to_str().ok()?);
+        if !token.is_empty() {
+            return Some(token.to_owned());
+        }
     }
     let query = parts.uri.query()?;
     QUERY.iter().find_map(|name| {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let (_, value) = pairs.find(|(key, _)| key == name)?;
         let decoded = percent_decode_str(value).decode_utf8().ok()?;
-        Some(decoded.into_owned())
+        let token = bare(&decoded);
+        (!token.is_empty()).then(|| token.to_owned())
     })
+}
+
+/// A token without its scheme.
+fn bare(text: &str) -> &str {
+    let text = text.trim();
+    let bare = SCHEMES.iter().find_map(|scheme| {
+        let head = text.get(..scheme.len())?;
+        head.eq_ignore_ascii_case(scheme)
+            .then(|| text[scheme.len()..].trim_start())
+    });
+    bare.unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -135,6 +144,14 @@ mod tests {
             assert_eq!(of(None, query).as_deref(), Some("a.b.c"), "{query}");
         }
         assert_eq!(of(None, "?token=later&jwt=first").as_deref(), Some("first"));
+        for (header, query) in [
+            (None, "?jwt=&token=a.b.c"),
+            (Some(""), "?token=JWT%20a.b.c"),
+            (None, "?token=Bearer%20a.b.c"),
+        ] {
+            assert_eq!(of(header, query).as_deref(), Some("a.b.c"), "{query}");
+        }
+        assert_eq!(of(Some(" "), "?jwt="), None);
         assert_eq!(of(None, ""), None);
     }
 }

@@ -41,7 +41,8 @@ impl Contact {
             self.lastname.unwrap_or_default(),
         );
         let both = format!("{first} {last}");
-        let full = self.fullname.unwrap_or_else(|| both.trim().to_owned());
+        let full = self.fullname.filter(|full| !full.is_empty());
+        let full = full.unwrap_or_else(|| both.trim().to_owned());
         Name {
             full: if full.is_empty() { id.to_owned() } else { full },
             first,

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::protocol::address::Timeline;
@@ -163,15 +164,19 @@ pub(super) fn group(app: &str, id: &str, body: String) -> Option<Box<RawValue>> 
     let mut members = parse_object(body.as_bytes()).ok()?;
     let label = members.remove("notification");
     let lacks = |name: &str| !members.contains_key(name);
-    let lacking: Vec<_> = [("uid", id), ("appId", app)]
-        .into_iter()
-        .filter(|(name, _)| lacks(name))
-        .collect();
+    let lacking: Vec<_> = [
+        ("uid", json!(id)),
+        ("appId", json!(app)),
+        ("members", json!({})),
+    ]
+    .into_iter()
+    .filter(|(name, _)| lacks(name))
+    .collect();
     if label.is_none() && lacking.is_empty() {
         return RawValue::from_string(body).ok();
     }
     let lacking = lacking.into_iter();
-    members.extend(lacking.map(|(name, value)| (name.to_owned(), raw(value))));
+    members.extend(lacking.map(|(name, value)| (name.to_owned(), raw(&value))));
     serde_json::value::to_raw_value(&members).ok()
 }
 
@@ -423,9 +428,9 @@ mod tests {
     #[test]
     fn a_group_has_what_it_is_known_by_and_no_label() {
         let told = |body: &str| group("a", "g", body.to_owned()).map(|told| told.get().to_owned());
-        let whole = r#"{"uid":"g","name":"n", "appId":"a"}"#;
+        let whole = r#"{"uid":"g","name":"n", "appId":"a","members":{"u":1}}"#;
         assert_eq!(told(whole), Some(whole.to_owned()));
-        let wanted = Some(r#"{"appId":"a","name":"n","uid":"g"}"#.to_owned());
+        let wanted = Some(r#"{"appId":"a","members":{},"name":"n","uid":"g"}"#.to_owned());
         assert_eq!(told(r#"{"name":"n"}"#), wanted);
         assert_eq!(told(r#"{"name":"n","uid":"g","notification":{}}"#), wanted);
         assert_eq!(told("no json"), None);

@@ -74,7 +74,10 @@ impl IntoResponse for Failure {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Content-Type must be application/json",
             ),
-            Self::TooLarge => failed(StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::TooLarge => {
+                let detail = "the body is larger than a message may be (--max-payload)";
+                explained(StatusCode::PAYLOAD_TOO_LARGE, "too-large", Some(detail))
+            }
             Self::NoGroup => failed(StatusCode::NOT_FOUND, "Group doesn't exist"),
             Self::NotInGroup => failed(StatusCode::UNAUTHORIZED, "Permission denied"),
             Self::Refused(refused) => refusal(&refused),
@@ -98,7 +101,10 @@ fn refusal(refused: &Refused) -> Response {
     } else {
         StatusCode::FORBIDDEN
     };
-    let response = explained(status, refused.reason.as_str(), refused.detail.as_deref());
+    // Of a block, the words are for operators.
+    let hint = (refused.reason != Refusal::Blocked).then(|| refused.reason.hint());
+    let detail = refused.detail.as_deref().or(hint);
+    let response = explained(status, refused.reason.as_str(), detail);
     let retry_after = refused.retry_after.or(is_rate.then_some(RATE_RETRY));
     with_retry(response, retry_after)
 }

@@ -16,16 +16,17 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::body::Body;
+use super::body::{Body, given};
 use super::caller::Caller;
 use super::failure::Failure;
 use super::handover::Outcome;
 use super::reads::group_body;
-use super::writes::{identifier, outgoing, submit, submitted};
+use super::writes::{identifier, outgoing, refused, submit, submitted};
 use crate::auth::secret::random_id;
 use crate::protocol::group::Users;
 use crate::protocol::group_change::GroupChange;
 use crate::protocol::id::{AppId, UserId};
+use crate::protocol::refusal::Refusal;
 use crate::rules::group_change::{GroupFault, GroupOutcome};
 use crate::rules::group_history::MESSAGES as HISTORY;
 use crate::rules::group_request::group_parts;
@@ -118,18 +119,14 @@ pub(super) async fn create(
     Body(new, room): Body<NewGroup>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
-    let name = new
-        .group_name
-        .ok_or(Failure::Missing("group_name not present!"))?;
+    let name = given(new.group_name).ok_or(Failure::Missing("group_name not present!"))?;
     let members = new.group_members;
     let Keys(mut members) = members.ok_or(Failure::Missing("group_members not present!"))?;
     check_object("attributes", new.attributes.as_deref())?;
     check_name(&name)?;
-    let id = new
-        .group_id
-        .unwrap_or_else(|| format!("group-{}", random_id()));
+    let id = given(new.group_id).unwrap_or_else(|| format!("group-{}", random_id()));
     let user = caller.user().as_str();
-    let owner = match new.group_owner {
+    let owner = match given(new.group_owner) {
         Some(owner) if caller.is_admin() => owner,
         Some(_) | None => user.to_owned(),
     };
@@ -138,9 +135,14 @@ pub(super) async fn create(
     }
     identifier("group_owner", &owner)?;
     check_members("group_members", &members)?;
+    let group = identifier("group_id", &id)?;
+    if !caller.is_admin() && !group.is_group() {
+        let fault = format!("group_id {id:?} must contain \"group-\"");
+        return Err(refused(Refusal::NotAGroup, fault));
+    }
     let about = About {
         app,
-        group: identifier("group_id", &id)?,
+        group,
         name: &name,
         members: members.len(),
         is_new: true,
@@ -198,9 +200,7 @@ pub(super) async fn rename(
     path: GroupPath,
     Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
-    let name = change
-        .group_name
-        .ok_or(Failure::Missing("group_name is mandatory!"))?;
+    let name = given(change.group_name).ok_or(Failure::Missing("group_name is mandatory!"))?;
     check_name(&name)?;
     alter(&api, &caller, path, GroupChange::Rename(name.into())).await
 }
@@ -255,9 +255,7 @@ pub(super) async fn add_member(
     path: GroupPath,
     Body(change, _room): Body<Change>,
 ) -> Result<Response, Failure> {
-    let member = change
-        .member_id
-        .ok_or(Failure::Missing("member_id is mandatory!"))?;
+    let member = given(change.member_id).ok_or(Failure::Missing("member_id is mandatory!"))?;
     identifier("member_id", &member)?;
     alter(&api, &caller, path, GroupChange::Add(member.into())).await
 }

@@ -5,6 +5,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use url::form_urlencoded;
 use utoipa::IntoParams;
 
 use super::failure::Failure;
@@ -15,6 +16,8 @@ use crate::rules::listing::{From, Place, Window};
 const MOST: usize = 200;
 /// What a cursor begins with: so it is not taken for a time.
 const CURSOR: char = 'p';
+/// What a page is asked for by.
+const PARAMETERS: [&str; 3] = ["limit", "before", "since"];
 
 /// What a query may say, for the description: [`parse`] reads it.
 #[derive(IntoParams)]
@@ -51,19 +54,27 @@ fn parse(query: &str) -> Result<Window, Failure> {
         from: From::Newest,
         limit: MOST,
     };
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+    let mut seen: Vec<&str> = vec![];
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let Some(name) = PARAMETERS.into_iter().find(|known| *known == name) else {
+            continue;
+        };
+        if seen.contains(&name) {
+            return Err(Failure::Malformed(format!("{name} must be given once")));
+        }
+        seen.push(name);
         match name {
             "limit" => {
                 let limit = value.parse().ok();
                 let limit = limit.filter(|limit| (1..=MOST).contains(limit));
                 window.limit = limit.ok_or_else(|| wrong(name, "a number from 1 to 200"))?;
             }
-            "before" | "since" if window.from != From::Newest => {
-                return Err(wrong("since", "given together with before"));
+            _ if window.from != From::Newest => {
+                let fault = "since must not be given together with before";
+                return Err(Failure::Malformed(fault.to_owned()));
             }
-            "before" => window.from = From::Before(place(name, value)?),
-            "since" => window.from = From::Since(place(name, value)?),
-            _ => {}
+            "before" => window.from = From::Before(place(name, &value)?),
+            _ => window.from = From::Since(place(name, &value)?),
         }
     }
     Ok(window)
@@ -78,10 +89,7 @@ fn place(name: &str, value: &str) -> Result<Place, Failure> {
 }
 
 fn wrong(name: &str, rule: &str) -> Failure {
-    Failure::Malformed(match rule.strip_prefix("given") {
-        Some(how) => format!("{name} must not be given{how}"),
-        None => format!("{name} must be {rule}"),
-    })
+    Failure::Malformed(format!("{name} must be {rule}"))
 }
 
 #[cfg(test)]
@@ -105,6 +113,7 @@ mod tests {
                 limit: 5
             }
         );
+        assert_eq!(window("lim%69t=%35").limit, 5);
         let since = From::Since(Place::Time(UnixMillis::new(1_700_000_000_000)));
         assert_eq!(window("since=1700000000000").from, since);
         for bad in [
@@ -115,6 +124,9 @@ mod tests {
             "since=p",
             "since=-1",
             "before=1&since=2",
+            "before=1&before=2",
+            "limit=3&limit=3",
+            "limit",
         ] {
             assert!(matches!(parse(bad), Err(Failure::Malformed(_))), "{bad}");
         }

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::body::Body;
+use super::body::{Body, RawText, given};
 use super::caller::Caller;
 use super::failure::Failure;
 use super::handover::{Outcome, Unserved, hand_in};
@@ -80,18 +80,28 @@ pub(super) fn outgoing(
     recipient: UserId<'_>,
 ) -> Result<TopicName, Failure> {
     let topic = api.layouts.outgoing_topic(app, sender, recipient);
-    // No layout serves the app (--app, --layouts).
-    topic.ok_or_else(|| Failure::Refused(Refusal::MalformedTopic.into()))
+    topic.ok_or_else(|| {
+        let fault = format!(
+            "no layout serves the app {:?} (--app, --layouts)",
+            app.as_str()
+        );
+        refused(Refusal::MalformedTopic, fault)
+    })
 }
 
 /// The identifier that stands in `place` of a body or path.
 pub(super) fn identifier<'a>(place: &str, text: &'a str) -> Result<UserId<'a>, Failure> {
     UserId::parse(text).map_err(|error| {
         let shown = &text[..text.floor_char_boundary(MAX_LEVEL_BYTES)];
-        Failure::Refused(Refused {
-            detail: Some(format!("{place} {shown:?} {error}").into()),
-            ..Refusal::from(error).into()
-        })
+        refused(error.into(), format!("{place} {shown:?} {error}"))
+    })
+}
+
+/// A refusal in words for whoever wrote the client.
+pub(super) fn refused(reason: Refusal, fault: impl Into<Box<str>>) -> Failure {
+    Failure::Refused(Refused {
+        detail: Some(fault.into()),
+        ..reason.into()
     })
 }
 
@@ -99,10 +109,13 @@ pub(super) fn identifier<'a>(place: &str, text: &'a str) -> Result<UserId<'a>, F
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub(super) struct NewMessage {
-    sender_fullname: Option<String>,
+    #[schema(value_type = Option<String>)]
+    sender_fullname: Option<RawText>,
     recipient_id: Option<String>,
-    recipient_fullname: Option<String>,
-    text: Option<String>,
+    #[schema(value_type = Option<String>)]
+    recipient_fullname: Option<RawText>,
+    #[schema(value_type = Option<String>)]
+    text: Option<RawText>,
     r#type: Option<String>,
     channel_type: Option<String>,
     #[schema(value_type = Option<Object>)]
@@ -118,10 +131,10 @@ pub(super) struct NewMessage {
 #[derive(Serialize)]
 struct Payload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    text: &'a Option<String>,
+    text: &'a Option<RawText>,
     r#type: &'a str,
-    recipient_fullname: &'a str,
-    sender_fullname: &'a str,
+    recipient_fullname: &'a RawText,
+    sender_fullname: &'a RawText,
     channel_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: &'a Option<Box<RawValue>>,
@@ -154,26 +167,28 @@ pub(super) async fn message(
     Body(message, _room): Body<NewMessage>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
-    let sender_fullname = message.sender_fullname.as_deref();
+    let sender_fullname = message.sender_fullname.as_ref();
     let sender_fullname =
         sender_fullname.ok_or(Failure::Missing("Sender Fullname is mandatory"))?;
-    let recipient = message.recipient_id.as_deref();
+    let recipient = given(message.recipient_id);
     let recipient = recipient.ok_or(Failure::Missing("Recipient id is mandatory"))?;
-    let recipient_fullname = message.recipient_fullname.as_deref();
+    let recipient_fullname = message.recipient_fullname.as_ref();
     let recipient_fullname =
         recipient_fullname.ok_or(Failure::Missing("Recipient Fullname is mandatory"))?;
-    let sender = match message.sender_id.as_deref() {
+    let sender = given(message.sender_id);
+    let sender = match sender.as_deref() {
         Some(sender) if caller.is_admin() => identifier("sender_id", sender)?,
         Some(_) | None => caller.user(),
     };
-    let recipient = identifier("recipient_id", recipient)?;
+    let recipient = identifier("recipient_id", &recipient)?;
     let topic = outgoing(&api, app, sender, recipient)?;
+    let (kind, channel) = (given(message.r#type), given(message.channel_type));
     let payload = Payload {
         text: &message.text,
-        r#type: message.r#type.as_deref().unwrap_or("text"),
+        r#type: kind.as_deref().unwrap_or("text"),
         recipient_fullname,
         sender_fullname,
-        channel_type: message.channel_type.as_deref().unwrap_or("direct"),
+        channel_type: channel.as_deref().unwrap_or("direct"),
         attributes: &message.attributes,
         metadata: &message.metadata,
         timestamp: &message.timestamp,
@@ -220,7 +235,8 @@ pub(super) async fn archive(
     Body(archive, _room): Body<Archive>,
 ) -> Result<Response, Failure> {
     let app = caller.app(&app)?;
-    let user = match archive.user_id.as_deref() {
+    let user = given(archive.user_id);
+    let user = match user.as_deref() {
         Some(user) if caller.is_admin() => identifier("user_id", user)?,
         Some(user) if user != caller.user().as_str() => return Err(Failure::OtherCaller),
         Some(_) | None => caller.user(),
@@ -277,7 +293,8 @@ pub(super) async fn register(
     let topic = outgoing(&api, app, user, user)?;
     let body = serde_json::to_string(&about).map_err(|_| Failure::NotJson(None))?;
     if instance.len() + body.len() > MAX_INSTANCE {
-        return Err(Failure::TooLarge);
+        let fault = format!("an instance and what is said of it have {MAX_INSTANCE} bytes");
+        return Err(refused(Refusal::TooLarge, fault));
     }
     let task = Task::Register {
         instance: instance.into(),
