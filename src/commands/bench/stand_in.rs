@@ -13,6 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Subject;
@@ -30,6 +31,8 @@ use crate::protocol::topic::{Subscription, TopicName};
 
 /// How long the broker keeps the session of a bench that was killed (MQTT 5).
 const EXPIRY: Duration = Duration::from_secs(60);
+/// What was sent just before an interruption may still make a session at the broker, for so long.
+const SETTLES: Duration = Duration::from_secs(1);
 /// Publishes under way at a time, as many as the observer may have by default.
 const WINDOW: u16 = 1_000;
 
@@ -134,6 +137,7 @@ impl Forwarding {
         let client_id = self.client_id.clone();
         let does_not_start = format!("the {} does not start", self.subject);
         let kept = Session::Persistent(EXPIRY);
+        let began = Instant::now();
         let opening = opener.open(client_id.clone(), None, kept, WINDOW);
         let ended = match stop.run_until_cancelled(opening).await {
             Some(Ok(session)) => {
@@ -145,6 +149,7 @@ impl Forwarding {
             // The broker may have made the session without our having its answer.
             None => Ok(()),
         };
+        tokio::time::sleep_until(began + SETTLES).await;
         // A connection with an empty session has the broker delete what is in this one.
         let deleted = opener.open(client_id, None, Session::Clean, WINDOW).await;
         if let Ok(Opened {

@@ -41,6 +41,8 @@ const WAIT: Duration = Duration::from_secs(3);
 /// How long to wait for something that should not come, or may well not.
 const GLIMPSE: Duration = Duration::from_millis(700);
 
+/// What was sent just before an interruption may still make a session at the broker, for so long.
+const SETTLES: Duration = Duration::from_secs(1);
 /// The step before which there is no session.
 const LOGIN: &str = "login";
 
@@ -63,9 +65,13 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
     tokio::select! {
         () = check(&config, &links, probe.as_ref(), &mut report) => {}
         () = signals.next() => {
+            // There may be none, or no broker.
+            let discarded = async {
+                tokio::time::sleep(SETTLES).await;
+                let _ = broker::discard_session(&links).await;
+            };
             tokio::select! {
-                // There may be none, or no broker.
-                _ = broker::discard_session(&links) => {}
+                () = discarded => {}
                 () = signals.next() => {}
             }
             anyhow::bail!("interrupted");
@@ -188,7 +194,7 @@ fn check_store(config: &Config, report: &mut Report) {
         return;
     };
     if let StoreLocation::File(path) = place
-        && !path.exists()
+        && matches!(path.try_exists(), Ok(false))
     {
         let dir = path.ancestors().skip(1).find(|dir| dir.is_dir());
         match dir.map(try_file_in) {

@@ -26,7 +26,8 @@ const NOT_TRIED: &str = "not tried: its paths belong to one app, and its users m
 /// How long TCP holds an acknowledgement back, nearly: 40 ms on Linux.
 const DELAYED_ACK: Duration = Duration::from_millis(35);
 const RUNNING: &str = "messages of this check came twice: an observer serves this broker already. \
-                       Two of them would deliver everything twice";
+                       Two of them would deliver everything twice. Its store keeps the messages \
+                       of this check";
 const NAGLE: &str = "the broker waits for TCP's delayed acknowledgements (Mosquitto: \
                      set_tcp_nodelay true)";
 const NOT_GRANTED: &str = "no observer gets ready here: the broker does not grant a subscription \
