@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Serialize;
 
 use super::cli::{ConfigCommand, InitArgs, ShowArgs};
@@ -54,8 +54,11 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
         }
         Err(error) => bail!("cannot write {}: {error}", path.display()),
     };
-    file.write_all(text.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
+    file.write_all(text.as_bytes()).map_err(|error| {
+        // Or the next one would not write over it.
+        let _ = std::fs::remove_file(path);
+        anyhow::Error::from(error).context(format!("cannot write {}", path.display()))
+    })
 }
 
 fn check(settings: &SettingsArgs, out: Output) -> anyhow::Result<ExitCode> {

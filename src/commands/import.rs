@@ -21,7 +21,6 @@ use super::store::{location, open_store};
 use crate::protocol::mongo_export::{
     ImportedConversation, ImportedGroup, ImportedMessage, LineError,
 };
-use crate::store::StoreLocation;
 use crate::store::{self, Administration, Imported, Landing, StoreError};
 use crate::telemetry::clock::Clock;
 
@@ -78,12 +77,9 @@ pub(super) fn run(
             sources.push((Source::open(name)?, parse));
         }
     }
-    if let StoreLocation::File(path) = place
-        && !path.exists()
-    {
+    if store::make(place)? {
         out.message(format_args!("a new store is made: {place}"));
     }
-    store::make(place)?;
     let mut store = open_store(&config)?;
     let mut text = format!(
         "{:>10} {:>10} {:>10} {:>10} {:>6}\n",

@@ -16,7 +16,7 @@ use super::scope::StorePlace;
 use super::settings::SettingsArgs;
 use super::{copy, import};
 use crate::config::Config;
-use crate::store::{self, Administration, ExportError, Stats, StoreLocation};
+use crate::store::{self, Administration, ExportError, Stats, StoreError, StoreLocation};
 use crate::telemetry::clock::Clock;
 
 pub(super) fn run(command: &StoreCommand, out: Output) -> anyhow::Result<ExitCode> {
@@ -41,7 +41,16 @@ pub(super) fn location(config: &Config) -> anyhow::Result<&StoreLocation> {
 
 /// Opens the store of an observer with these settings, which may be running.
 pub(super) fn open_store(config: &Config) -> anyhow::Result<Box<dyn Administration>> {
-    Ok(store::administer(location(config)?)?)
+    let place = location(config)?;
+    store::administer(place).map_err(|error| {
+        // These say nothing but what the database says.
+        let is_bare = matches!(error, StoreError::Permanent(_) | StoreError::Transient(_));
+        let error = anyhow::Error::from(error);
+        match is_bare {
+            true => error.context(place.to_string()),
+            false => error,
+        }
+    })
 }
 
 fn stats(
@@ -107,9 +116,12 @@ pub(super) fn note_if_unserved(config: &Config, out: Output) -> anyhow::Result<(
 }
 
 fn prune(age: &str, settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<ExitCode> {
-    let mut store = open_store(&settings.load()?)?;
     let parsed = humantime::parse_duration(age)
         .with_context(|| format!("{age:?} is not a time such as 90d"))?;
+    // The library takes a bare 0. It would delete everything.
+    let has_unit = age.contains(char::is_alphabetic);
+    anyhow::ensure!(has_unit, "{age:?} has no unit: 90d is a time");
+    let mut store = open_store(&settings.load()?)?;
     let pruned = store.prune_before(Clock.now().wall.before(parsed))?;
     out.line(format_args!(
         "{pruned} messages deleted that were older than {age}"
@@ -125,6 +137,9 @@ fn check(settings: &SettingsArgs<StorePlace>, out: Output) -> anyhow::Result<Exi
         out.line(format_args!("{place} is sound"))?;
         return Ok(ExitCode::SUCCESS);
     }
+    out.message(format_args!(
+        "{place} has faults (chapter store, \"Back up\")"
+    ));
     let text = format!("{}\n", faults.join("\n"));
     Ok(out.verdict(&text, ExitCode::FAILURE)?)
 }

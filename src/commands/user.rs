@@ -23,6 +23,23 @@ pub(super) struct User {
     links: LinkSettings,
 }
 
+/// An error about a topic, with what it may mean: RabbitMQ closes the connection on what a user
+/// may not do, and does so on topics that its permissions do not name.
+pub(super) fn not_allowed(links: &LinkSettings, error: LinkError, topic: &str) -> LinkError {
+    if !matches!(
+        error.cause,
+        Cause::Closed | Cause::ClosedOnSubscribe | Cause::NotAuthorized
+    ) {
+        return error;
+    }
+    let login = match links.credentials.username() {
+        Some(login) => format!("{login:?}"),
+        None => "who logs in".to_owned(),
+    };
+    let text = format!("{error}: may {login} use {topic}? (chat21-observer acl)");
+    LinkError::new(error.cause, text)
+}
+
 impl User {
     /// `user`, or else the one that the settings log in as. The app is the
     /// first of the settings, or that of stock clients.
@@ -70,21 +87,9 @@ impl User {
         }
     }
 
-    /// An error about a topic, with what it may mean: RabbitMQ closes the connection on what a user
-    /// may not do, and does so on topics that its permissions do not name.
+    /// See [`not_allowed`].
     pub(super) fn not_allowed(&self, error: LinkError, topic: &str) -> LinkError {
-        if !matches!(
-            error.cause,
-            Cause::Closed | Cause::ClosedOnSubscribe | Cause::NotAuthorized
-        ) {
-            return error;
-        }
-        let login = match self.links.credentials.username() {
-            Some(login) => format!("{login:?}"),
-            None => "who logs in".to_owned(),
-        };
-        let text = format!("{error}: may {login} use {topic}? (chat21-observer acl)");
-        LinkError::new(error.cause, text)
+        not_allowed(&self.links, error, topic)
     }
 
     /// The topic of a message to a user or a group.

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::cli::{DeliveryArgs, Format, WebhookCommand};
 use super::output::Output;
-use super::store::open_store;
+use super::store::{note_if_unserved, open_store};
 use crate::protocol::time::UnixMillis;
 use crate::store::{Selection, WebhookQueue, WebhookRow};
 use crate::telemetry::clock::Clock;
@@ -25,17 +25,19 @@ pub(super) fn run(command: &WebhookCommand, out: Output) -> anyhow::Result<ExitC
             list(store.as_ref(), &which, format, out)?;
         }
         WebhookCommand::Retry(args) => {
-            let mut store = open_store(&args.settings.load()?)?;
+            let config = args.settings.load()?;
+            let mut store = open_store(&config)?;
             let which = selection(args);
+            check_found(store.as_ref(), &which)?;
             let count = store.retry_webhooks(&which, Clock.now().wall)?;
-            check_found(&which, count)?;
             out.line(format_args!("{count} deliveries are tried again"))?;
+            note_if_unserved(&config, out)?;
         }
         WebhookCommand::Drop(args) => {
             let mut store = open_store(&args.settings.load()?)?;
             let which = selection(args);
+            check_found(store.as_ref(), &which)?;
             let count = store.drop_webhooks(&which)?;
-            check_found(&which, count)?;
             out.line(format_args!("{count} deliveries are forgotten"))?;
         }
     }
@@ -53,14 +55,21 @@ fn selection(args: &DeliveryArgs) -> Selection {
     }
 }
 
-/// An id that no delivery has is an error; no delivery that was given up is none.
-fn check_found(which: &Selection, count: usize) -> anyhow::Result<()> {
-    match which {
-        Selection::Ids(ids) if count == 0 => {
-            anyhow::bail!("no delivery has the id {}", ids.join(" or "))
-        }
-        Selection::Ids(_) | Selection::GivenUp | Selection::All => Ok(()),
-    }
+/// An id that no delivery has is an error, and nothing is changed then; no delivery that was given
+/// up is none.
+fn check_found(store: &dyn WebhookQueue, which: &Selection) -> anyhow::Result<()> {
+    let Selection::Ids(ids) = which else {
+        return Ok(());
+    };
+    let found = store.webhooks(which)?;
+    let is_missing = |id: &&String| found.iter().all(|delivery| delivery.id != **id);
+    let missing: Vec<&str> = ids.iter().filter(is_missing).map(String::as_str).collect();
+    anyhow::ensure!(
+        missing.is_empty(),
+        "no delivery has the id {}: nothing is changed",
+        missing.join(" or ")
+    );
+    Ok(())
 }
 
 fn list(

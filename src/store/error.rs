@@ -45,6 +45,17 @@ pub enum StoreError {
     /// Another observer works with it.
     #[error("{0} is used by another observer that runs")]
     InUse(PathBuf),
+    /// Another observer, or a command, has the lease on it.
+    #[error("{place} is used by {holder}: if that was killed, it is free in a few seconds")]
+    Held {
+        /// The address of the database.
+        place: PathBuf,
+        /// What it says of itself.
+        holder: String,
+    },
+    /// The file is empty: it was cut, say, or is just being made.
+    #[error("{0} is empty: it is no store")]
+    Empty(PathBuf),
     /// It is being filled from another store.
     #[error("{0} is a copy that is not finished: run store copy again, until it is")]
     Unfinished(PathBuf),

@@ -117,20 +117,22 @@ pub fn is_served(location: &StoreLocation) -> bool {
 }
 
 /// Makes a store if there is none, for a command that fills it before the observer's first start.
+/// Returns whether it has made a file.
 ///
 /// # Errors
 /// [`StoreError`], if that is not possible.
-pub fn make(location: &StoreLocation) -> Result<(), StoreError> {
+pub fn make(location: &StoreLocation) -> Result<bool, StoreError> {
     match location {
-        StoreLocation::File(path) if !path.exists() => {
+        StoreLocation::File(path) if !sqlite::exists(path)? => {
             SqliteStore::open(location, Access::Exclusive, OfflineDelivery::Broker)?;
+            return Ok(true);
         }
         StoreLocation::Postgres(target) => {
             postgres::make(target)?;
         }
         StoreLocation::File(_) | StoreLocation::Memory => {}
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether an observer with these settings may serve the store, which exists: what several must

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use self::Kind::{Bytes as B, Integer as I, Text as T};
 use super::postgres::PostgresStore;
-use super::sqlite::SqliteStore;
+use super::sqlite::{self, SqliteStore};
 use super::{Access, OfflineDelivery, StoreError, StoreLocation};
 
 /// Bytes of a page that is large enough.
@@ -266,7 +266,9 @@ pub trait Transfer: Debug {
 /// [`StoreError`], if that is not possible, or an observer has it.
 pub fn open(location: &StoreLocation) -> Result<Box<dyn Transfer>, StoreError> {
     match location {
-        StoreLocation::File(path) if !path.exists() => Err(StoreError::Missing(path.clone())),
+        StoreLocation::File(path) if !sqlite::exists(path)? => {
+            Err(StoreError::Missing(path.clone()))
+        }
         StoreLocation::Postgres(target) => Ok(Box::new(PostgresStore::open_all_slots(target)?)),
         StoreLocation::File(_) | StoreLocation::Memory => open_or_make(location),
     }

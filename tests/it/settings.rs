@@ -31,6 +31,20 @@ fn config_init_writes_a_file_to_begin_with_and_overwrites_none() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("no mistakes: "), "{out}");
 
+    // A disk that is full: no file may be longer than nothing.
+    let full = dir.path().join("full.toml");
+    let script = r#"trap "" XFSZ; ulimit -f 0; exec "$0" config init "$1""#;
+    let mut shell = std::process::Command::new("sh");
+    let shell = shell
+        .args(["-c", script])
+        .arg(binary().get_program())
+        .arg(&full);
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("full.toml: File too large"), "{said}");
+    assert!(!full.exists(), "the next one is not in its way");
+
     std::fs::write(&path, "window = 10\n").unwrap();
     let (code, out, err) = run(&["config", "init", file], &[]);
     assert_eq!((code, out.as_str()), (1, ""));

@@ -589,6 +589,7 @@ fn commands_look_at_the_store_beside_the_running_observer() {
         &["store", "prune", "soon"],
         "\"soon\" is not a time such as 90d",
     );
+    fails(&["store", "prune", "0"], "\"0\" has no unit: 90d is a time");
     fails(
         &["store", "stats", "--store", "/nowhere/at-all.db"],
         "there is no store at /nowhere/at-all.db",

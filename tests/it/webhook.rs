@@ -420,6 +420,15 @@ fn each_answer_has_its_own_consequence_and_none_delays_another_service() {
         given_up.contains("given up, 1 attempts: answers 400"),
         "{given_up}"
     );
+    // A mistake among them: nothing is changed.
+    let id = given_up.split(' ').next().unwrap();
+    let missing = scene.try_command(&["webhook", "retry", id, "nobody's"]);
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(!missing.status.success(), "{said}");
+    assert!(
+        said.contains("has the id nobody's: nothing is changed"),
+        "{said}"
+    );
     assert!(
         scene
             .command(&["webhook", "retry"])

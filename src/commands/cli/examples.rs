@@ -199,7 +199,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "webhook retry",
         &[
             "webhook retry",
-            "webhook retry 42",
+            "webhook retry e50fa017-737c-4c3a-9d8e-0a6f3c1b2d4e",
             "webhook retry --all --store observer.db",
         ],
     ),
@@ -207,7 +207,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "webhook drop",
         &[
             "webhook drop",
-            "webhook drop 42",
+            "webhook drop e50fa017-737c-4c3a-9d8e-0a6f3c1b2d4e",
             "webhook drop --all --store observer.db",
         ],
     ),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::missing;
 use crate::commands::cli::GroupArgs;
 use crate::commands::output::Output;
+use crate::commands::user::not_allowed;
 use crate::config::Config;
 use crate::connections::probe_client::ProbeClient;
 use crate::http::api::contacts::Contacts;
@@ -46,8 +47,10 @@ pub(super) async fn run(
     }
     let request = request(config, id, &change, stored.as_deref()).await?;
     let topic = TopicName::parse(&format!("apps/{RESERVED_APP}/{app}/groups/update"))?;
-    let mut client = ProbeClient::connect(config.visitor_links("group"), Session::Clean).await?;
-    client.publish(topic, request.to_payload()).await?;
+    let links = config.visitor_links("group");
+    let mut client = ProbeClient::connect(links.clone(), Session::Clean).await?;
+    let published = client.publish(topic.clone(), request.to_payload()).await;
+    published.map_err(|error| not_allowed(&links, error, topic.as_str()))?;
     client.leave().await;
     let Some(body) = made(store, group, &change).await? else {
         anyhow::bail!("{}", not_made(config, group));

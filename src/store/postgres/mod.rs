@@ -153,7 +153,10 @@ impl PostgresStore {
             (Access::Exclusive, Some(held)) => Some(held.clone()),
             (Access::Exclusive, None) => match Candidate::open(target)?.try_take()? {
                 Taken::Ours { lease, .. } => Some(lease),
-                Taken::Theirs { .. } => return Err(StoreError::InUse(target.path())),
+                Taken::Theirs { holder } => {
+                    let place = target.path();
+                    return Err(StoreError::Held { place, holder });
+                }
             },
         };
         let connection = Connection::open(target)?;

@@ -138,7 +138,10 @@ impl PostgresStore {
         let candidate = Candidate::open(&target)?;
         let take = |slot| match candidate.try_take_slot(slot)? {
             Taken::Ours { lease, .. } => Ok(lease),
-            Taken::Theirs { .. } => Err(StoreError::InUse(target.path())),
+            Taken::Theirs { holder } => {
+                let place = target.path();
+                Err(StoreError::Held { place, holder })
+            }
         };
         let first = take(0)?;
         let others = (1..slots).map(take).collect::<Result<_, _>>()?;

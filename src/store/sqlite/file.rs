@@ -1,6 +1,7 @@
 //! The file of a store: who may read it, and which observer has it.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,18 +40,75 @@ pub(super) fn make_private(path: &Path) -> Result<(), StoreError> {
     })
 }
 
-/// Makes a new file that no other user may read.
-pub(super) fn make_new(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    made.map(drop).map_err(|source| StoreError::Make {
+/// Whether there is such a file.
+///
+/// # Errors
+/// [`StoreError::Open`] if this user may not know.
+pub(in crate::store) fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source: source.into(),
+    })
+}
+
+/// Why SQLite cannot open a file: the system says more of that than SQLite does.
+pub(super) fn cannot_open(path: &Path, error: rusqlite::Error) -> StoreError {
+    let source = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(source) => source.into(),
+        Ok(_) => error.into(),
+    };
+    let path = path.to_owned();
+    StoreError::Open { path, source }
+}
+
+/// Makes a new file that no other user may read, all at once: `fill` writes an empty file beside
+/// it, which is given its name at the end. What is left of one that was killed is written over.
+pub(super) fn make_whole(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let make = |source| StoreError::Make {
         path: path.to_owned(),
         source,
-    })
+    };
+    if exists(path)? {
+        return Err(make(ErrorKind::AlreadyExists.into()));
+    }
+    let beside = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let (partial, journal) = (beside(".partial"), beside(".partial-journal"));
+    make_private(&partial)?;
+    let file = OpenOptions::new().write(true).open(&partial);
+    let file = file.map_err(make)?;
+    // Another may be at it.
+    file.try_lock().map_err(|error| make(error.into()))?;
+    let filled = || {
+        let _ = std::fs::remove_file(&journal);
+        file.set_len(0).map_err(make)?;
+        fill(&partial)?;
+        file.sync_all().map_err(make)?;
+        // A link takes nobody's name. Some file systems have none.
+        match std::fs::hard_link(&partial, path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return std::fs::rename(&partial, path).map_err(make);
+            }
+            linked => linked.map_err(make)?,
+        }
+        std::fs::remove_file(&partial).map_err(make)
+    };
+    let made = filled();
+    if made.is_err() {
+        for left in [&partial, &journal] {
+            let _ = std::fs::remove_file(left);
+        }
+        return made;
+    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = File::open(dir.unwrap_or(Path::new(".")));
+    dir.and_then(|dir| dir.sync_all()).map_err(make)
 }
 
 /// Says so if other users may read the store: it holds what people write.

@@ -129,28 +129,13 @@ impl Administration for SqliteStore {
     }
 
     fn check(&self) -> Result<Vec<String>, StoreError> {
-        let mut faults: Vec<String> = self.connection.pragma_rows("integrity_check(20)")?;
-        faults.retain(|fault| fault != "ok");
-        let duplicates = "messages stored twice under one id in one timeline";
-        let unknown = "rows that refer to a message that is not there yet";
-        let nameless = "rows that refer to a user, group or conversation that is not there";
-        for (statement, what) in [
-            (&COUNT_DUPLICATES, duplicates),
-            (&COUNT_UNKNOWN, unknown),
-            (&COUNT_NAMELESS, nameless),
-        ] {
-            let count = self.count(statement)?;
-            if count > 0 {
-                faults.push(format!("{count} {what}"));
+        let mut faults = vec![];
+        match self.find_faults(&mut faults) {
+            // What is behind it cannot be looked at.
+            Err(StoreError::Permanent(cause)) => {
+                faults.push(format!("it cannot be read any further: {cause}"))
             }
-        }
-        let mut bodies = self.connection.prepare(&ALL_BODIES)?;
-        let mut bodies = bodies.query([])?;
-        while let Some(row) = bodies.next()? {
-            let (seq, body): (i64, _) = (row.get(7)?, read_body(row)?.unwrap_or_default());
-            if parse_object(body.as_bytes()).is_err() {
-                faults.push(format!("the body of message {seq} is no JSON object"));
-            }
+            looked => looked?,
         }
         Ok(faults)
     }
@@ -228,6 +213,37 @@ impl Administration for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Adds what is wrong, as far as the file can be read.
+    fn find_faults(&self, faults: &mut Vec<String>) -> Result<(), StoreError> {
+        faults.extend(
+            self.connection
+                .pragma_rows::<String>("integrity_check(20)")?,
+        );
+        faults.retain(|fault| fault != "ok");
+        let duplicates = "messages stored twice under one id in one timeline";
+        let unknown = "rows that refer to a message that is not there yet";
+        let nameless = "rows that refer to a user, group or conversation that is not there";
+        for (statement, what) in [
+            (&COUNT_DUPLICATES, duplicates),
+            (&COUNT_UNKNOWN, unknown),
+            (&COUNT_NAMELESS, nameless),
+        ] {
+            let count = self.count(statement)?;
+            if count > 0 {
+                faults.push(format!("{count} {what}"));
+            }
+        }
+        let mut bodies = self.connection.prepare(&ALL_BODIES)?;
+        let mut bodies = bodies.query([])?;
+        while let Some(row) = bodies.next()? {
+            let (seq, body): (i64, _) = (row.get(7)?, read_body(row)?.unwrap_or_default());
+            if parse_object(body.as_bytes()).is_err() {
+                faults.push(format!("the body of message {seq} is no JSON object"));
+            }
+        }
+        Ok(())
+    }
+
     fn count(&self, statement: &Statement) -> Result<i64, StoreError> {
         Ok(self.connection.row(statement, [], |row| row.get(0))?)
     }

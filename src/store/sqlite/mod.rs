@@ -33,7 +33,7 @@ use self::accounts::Accounts;
 use self::checkpoint::Checkpointer;
 use self::connection::{Connection, statements};
 use self::conversations::States;
-pub(super) use self::file::is_locked;
+pub(super) use self::file::{exists, is_locked};
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
 use super::columns::{millis, status, unix};
@@ -174,10 +174,7 @@ impl SqliteStore {
                 return Err(StoreError::Foreign(location.to_string().into()));
             }
         };
-        let open = |source: rusqlite::Error| StoreError::Open {
-            path: path.clone(),
-            source: source.into(),
-        };
+        let open = |error: rusqlite::Error| file::cannot_open(&path, error);
         let mut lock = None;
         let connection = match (location, access) {
             (StoreLocation::Memory | StoreLocation::Postgres(_), _) => {
@@ -190,7 +187,7 @@ impl SqliteStore {
                 lock = Some(file::lock(&path)?);
                 Connection::open(&path).map_err(open)?
             }
-            (StoreLocation::File(_), Access::Shared) if !path.exists() => {
+            (StoreLocation::File(_), Access::Shared) if !file::exists(&path)? => {
                 return Err(StoreError::Missing(path));
             }
             (StoreLocation::File(_), Access::Shared) => {
@@ -207,20 +204,7 @@ impl SqliteStore {
 
     /// Copies the database as it is now into a new file.
     pub(super) fn back_up(&self, file: &Path) -> Result<(), StoreError> {
-        file::make_new(file)?;
-        let copied = self.connection.copy_into(file).map_err(StoreError::from);
-        let copied = copied.and_then(|()| {
-            let synced = File::open(file).and_then(|copy| copy.sync_all());
-            synced.map_err(|source| StoreError::Make {
-                path: file.to_owned(),
-                source,
-            })
-        });
-        if copied.is_err() {
-            // It holds nothing of use.
-            let _ = std::fs::remove_file(file);
-        }
-        copied
+        file::make_whole(file, |file| Ok(self.connection.copy_into(file)?))
     }
 
     /// Does something in a transaction of its own: all of it, or nothing.
@@ -241,10 +225,7 @@ impl SqliteStore {
 
     /// Opens a connection that only reads, beside the observer that has the store.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
-        let open = |source: rusqlite::Error| StoreError::Open {
-            path: path.to_owned(),
-            source: source.into(),
-        };
+        let open = |error: rusqlite::Error| file::cannot_open(path, error);
         let connection = Connection::open_read_only(path).map_err(open)?;
         Self::new(connection, OfflineDelivery::Broker, None)
     }

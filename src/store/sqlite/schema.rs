@@ -28,7 +28,8 @@ statements! {
 }
 
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an
-/// earlier version, which would not know the schema any more.
+/// earlier version, which would not know the schema any more. Nor does it make one: an empty file is
+/// what is left of a store, or of a copy, that went wrong.
 pub(super) fn migrate(
     connection: &Connection,
     path: &Path,
@@ -46,6 +47,9 @@ pub(super) fn migrate(
     let tables: i64 = connection.row(&COUNT_TABLES, [], |row| row.get(0))?;
     if tables > 0 && connection.pragma::<i32>("application_id")? != APPLICATION_ID {
         return Err(StoreError::Foreign(path.to_owned()));
+    }
+    if access == Access::Shared && tables == 0 && connection.path().is_some() {
+        return Err(StoreError::Empty(path.to_owned()));
     }
     if access == Access::Shared && tables > 0 {
         let begun = found == known && upgrade::is_unfinished(connection)?;

@@ -376,3 +376,86 @@ fn a_question_without_a_payload_is_damaged_and_can_be_forgotten() {
     store.commit().unwrap();
     assert_eq!(store.questions().unwrap(), []);
 }
+
+#[test]
+fn a_copy_appears_whole_or_not_at_all() {
+    let dir = TempDir::new().unwrap();
+    let mut store = open_file(&dir.path().join("observer.db")).unwrap();
+    write_message(&mut store, "{}").unwrap();
+    let copy = dir.path().join("copy.db");
+    let beside = |end: &str| dir.path().join(format!("copy.db.partial{end}"));
+    // What a copy has left that was killed.
+    std::fs::write(beside(""), "torn").unwrap();
+    std::fs::write(beside("-journal"), "torn").unwrap();
+    store.back_up(&copy).unwrap();
+    assert!(!beside("").exists() && !beside("-journal").exists());
+    let copied = administer(&copy).unwrap();
+    assert_eq!(copied.stats().unwrap().messages, 1);
+    assert_eq!(copied.check().unwrap(), Vec::<String>::new());
+    drop(copied);
+    // Nobody's file is written over.
+    let before = std::fs::read(&copy).unwrap();
+    let error = store.back_up(&copy).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Make { path, .. } if *path == copy),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&copy).unwrap(), before);
+    // Another is at it.
+    std::fs::remove_file(&copy).unwrap();
+    let other = std::fs::File::create(beside("")).unwrap();
+    other.try_lock().unwrap();
+    store.back_up(&copy).unwrap_err();
+    drop(other);
+    // Not UTF-8: SQLite cannot make it.
+    let odd = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff.db");
+    let odd = dir.path().join::<&std::ffi::OsStr>(odd);
+    store.back_up(&odd).unwrap_err();
+    assert!(!odd.exists() && !copy.exists());
+}
+
+#[test]
+fn a_command_makes_no_store_of_an_empty_file_and_says_why_it_cannot_look() {
+    let dir = TempDir::new().unwrap();
+    let empty = dir.path().join("empty.db");
+    std::fs::write(&empty, "").unwrap();
+    let error = administer(&empty).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("empty.db is empty: it is no store"),
+        "{error}"
+    );
+    assert_eq!(std::fs::metadata(&empty).unwrap().len(), 0);
+    // An observer does: it may have been killed before it made the tables.
+    drop(open_file(&empty).unwrap());
+    administer(&empty).unwrap();
+    // The way to it is not open: that is not to say that there is none.
+    let error = administer(&empty.join("observer.db")).unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+    assert!(cause.unwrap().contains("Not a directory"));
+    let error = administer(&dir.path().join("nowhere.db")).unwrap_err();
+    assert!(matches!(error, StoreError::Missing(_)), "{error}");
+}
+
+#[test]
+fn what_is_damaged_is_a_fault_and_ends_no_check() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("observer.db");
+    let mut feed = Feed::new(Box::new(open_file(&path).unwrap()));
+    for n in 0..500 {
+        feed.message("alice", &format!("u{n}"), &"x".repeat(200));
+    }
+    drop(feed);
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'copy_in_order'";
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let page: i64 = raw.query_row(root, [], |row| row.get(0)).unwrap();
+    let page = usize::try_from(page).unwrap();
+    drop(raw);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[(page - 1) * 4096..page * 4096].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let faults = administer(&path).unwrap().check().unwrap();
+    assert!(!faults.is_empty(), "{faults:?}");
+}
