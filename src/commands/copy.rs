@@ -35,7 +35,7 @@ pub(super) fn run(args: &CopyArgs, out: Output) -> anyhow::Result<ExitCode> {
         parse_location(text, password.as_ref(), "store copy").context(name)
     };
     let (from, to) = (place("FROM", &args.from)?, place("TO", &args.to)?);
-    if from.to_string() == to.to_string() {
+    if is_one(&from, &to) {
         bail!("{from} is named twice: a store is copied into another");
     }
     let source = transfer::open(&from)?;
@@ -56,6 +56,16 @@ pub(super) fn run(args: &CopyArgs, out: Output) -> anyhow::Result<ExitCode> {
     running.finish(kept).with_context(|| to.to_string())?;
     out.text(&summary(&compared, &to))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether both are one store, by whatever paths its file is reached.
+fn is_one(from: &StoreLocation, to: &StoreLocation) -> bool {
+    if let (StoreLocation::File(from), StoreLocation::File(to)) = (from, to)
+        && let (Ok(from), Ok(to)) = (from.canonicalize(), to.canonicalize())
+    {
+        return from == to;
+    }
+    from.to_string() == to.to_string()
 }
 
 /// The file beside a store with the random part of the MQTT client identifiers.

@@ -40,6 +40,9 @@ fn a_store_moves_into_postgresql_and_back_and_nothing_is_lost() {
         "{text}"
     );
     in_a_file.stop();
+    let other_way = file.replace("/observer.db", "/./observer.db");
+    let (copied, text) = store_copy(&file, &other_way, &password);
+    assert!(!copied && text.contains("is named twice"), "{text}");
     load.wait_under_way(100);
     let (moved, text) = store_copy(&file, &address, &password);
     assert!(
