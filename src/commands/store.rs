@@ -42,15 +42,18 @@ pub(super) fn location(config: &Config) -> anyhow::Result<&StoreLocation> {
 /// Opens the store of an observer with these settings, which may be running.
 pub(super) fn open_store(config: &Config) -> anyhow::Result<Box<dyn Administration>> {
     let place = location(config)?;
-    store::administer(place).map_err(|error| {
-        // These say nothing but what the database says.
-        let is_bare = matches!(error, StoreError::Permanent(_) | StoreError::Transient(_));
-        let error = anyhow::Error::from(error);
-        match is_bare {
-            true => error.context(place.to_string()),
-            false => error,
-        }
-    })
+    store::administer(place).map_err(|error| named(place, error))
+}
+
+/// An error with the file it is of: SQLite names none.
+fn named(place: &StoreLocation, error: StoreError) -> anyhow::Error {
+    let is_bare = matches!(place, StoreLocation::File(_))
+        && matches!(error, StoreError::Permanent(_) | StoreError::Transient(_));
+    let error = anyhow::Error::from(error);
+    match is_bare {
+        true => error.context(place.to_string()),
+        false => error,
+    }
 }
 
 fn stats(
@@ -96,7 +99,15 @@ fn back_up(
 ) -> anyhow::Result<ExitCode> {
     let config = settings.load()?;
     let place = location(&config)?;
-    store::back_up(place, file)?;
+    store::back_up(place, file).map_err(|error| {
+        let names_the_copy = matches!(error, StoreError::Make { .. });
+        let error = named(place, error);
+        match names_the_copy {
+            true => error,
+            // It may be of either: the disk of the copy is full, say.
+            false => error.context(format!("cannot copy into {}", file.display())),
+        }
+    })?;
     let copy = StoreLocation::File(file.to_owned());
     let messages = store::administer(&copy)?.stats()?.messages;
     let file = file.display();

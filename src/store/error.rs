@@ -53,8 +53,8 @@ pub enum StoreError {
         /// What it says of itself.
         holder: String,
     },
-    /// The file is empty: it was cut, say, or is just being made.
-    #[error("{0} is empty: it is no store")]
+    /// The file is empty: it was cut, say, or the observer that made it has not made its tables.
+    #[error("{0} is empty: start the observer, which makes a store of it, or restore a back-up")]
     Empty(PathBuf),
     /// It is being filled from another store.
     #[error("{0} is a copy that is not finished: run store copy again, until it is")]

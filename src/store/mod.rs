@@ -123,7 +123,7 @@ pub fn is_served(location: &StoreLocation) -> bool {
 /// [`StoreError`], if that is not possible.
 pub fn make(location: &StoreLocation) -> Result<bool, StoreError> {
     match location {
-        StoreLocation::File(path) if !sqlite::exists(path)? => {
+        StoreLocation::File(path) if !sqlite::exists(path)? || sqlite::is_empty(path) => {
             SqliteStore::open(location, Access::Exclusive, OfflineDelivery::Broker)?;
             return Ok(true);
         }

@@ -269,6 +269,8 @@ pub fn open(location: &StoreLocation) -> Result<Box<dyn Transfer>, StoreError> {
         StoreLocation::File(path) if !sqlite::exists(path)? => {
             Err(StoreError::Missing(path.clone()))
         }
+        // Nothing is copied of it, and no tables are made in it.
+        StoreLocation::File(path) if sqlite::is_empty(path) => Err(StoreError::Empty(path.clone())),
         StoreLocation::Postgres(target) => Ok(Box::new(PostgresStore::open_all_slots(target)?)),
         StoreLocation::File(_) | StoreLocation::Memory => open_or_make(location),
     }

@@ -307,12 +307,13 @@ fn an_interrupted_bench_leaves_no_session_behind() {
     let _shared = broker.shared();
     let app = fresh_app();
     let _observer = Observer::start(broker, &app, &[]);
+    // Other tests' come and go.
+    let others = stand_ins(broker);
     let child = as_observer(broker, &app, &NO_END).spawn().unwrap();
-    crate::bed::wait_for("a stand-in", || (stand_ins(broker) > 0).then_some(()));
+    crate::bed::wait_for("a stand-in", || (stand_ins(broker) > others).then_some(()));
     crate::bed::signal(child.id(), "INT");
     let (code, _, err) = ended(child);
     assert_eq!((code, err.as_str()), (1, "error: interrupted\n"));
-    // Other tests' stand-ins come and go.
     crate::bed::wait_for("the sessions' end", || {
         (stand_ins(broker) == 0).then_some(())
     });

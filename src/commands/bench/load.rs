@@ -80,7 +80,11 @@ impl Load<'_> {
             () = signals.next() => Err(anyhow::anyhow!("interrupted")),
         };
         let stopped = match stand_in {
-            Some(stand_in) => stand_in.stop().await,
+            Some(stand_in) => tokio::select! {
+                stopped = stand_in.stop() => stopped,
+                // The second one: whoever sends two does not want to wait for the broker.
+                () = signals.next(), if measured.is_err() => Ok(()),
+            },
             None => Ok(()),
         };
         // If the stand-in has failed, that is why nothing arrives.

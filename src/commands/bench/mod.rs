@@ -34,7 +34,6 @@ use super::signals::Signals;
 /// Measures, and prints the result. Exit code 1: a message was lost, doubled, out of order or
 /// refused.
 pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::listen()?;
     let config = args.settings.load()?;
     init_quiet_log(&config);
     let plan = Plan::new(args, &config)?;
@@ -65,6 +64,7 @@ pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCod
         let tried = file.create(true).append(true).open(path);
         tried.with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let mut signals = Signals::listen()?;
     let mut loads = vec![];
     for pace in &plan.paces {
         let loaded = LocalSet::new()

@@ -3,7 +3,7 @@
 //! Owns a thread with two connections, as the observer has them: a persistent session that takes
 //! what users write, and a publisher of copies. It reads no payload, and checks and stores nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::thread::JoinHandle;
@@ -13,7 +13,6 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Subject;
@@ -137,19 +136,27 @@ impl Forwarding {
         let client_id = self.client_id.clone();
         let does_not_start = format!("the {} does not start", self.subject);
         let kept = Session::Persistent(EXPIRY);
-        let began = Instant::now();
         let opening = opener.open(client_id.clone(), None, kept, WINDOW);
+        let is_ready = Cell::new(false);
         let ended = match stop.run_until_cancelled(opening).await {
             Some(Ok(session)) => {
-                let forwards = Box::pin(self.forward(opener, session));
+                let forwards = Box::pin(self.forward(opener, session, &is_ready));
                 stop.run_until_cancelled(forwards).await.unwrap_or(Ok(()))
             }
-            // There is no session.
-            Some(Err(error)) => return Err(error).context(does_not_start),
-            // The broker may have made the session without our having its answer.
+            Some(Err(error)) => {
+                // Otherwise the broker may have made the session, and its answer was late.
+                let is_unanswered = matches!(error.cause, Cause::TimedOut | Cause::Closed);
+                let ended = Err(error).context(does_not_start);
+                if !is_unanswered {
+                    return ended;
+                }
+                ended
+            }
             None => Ok(()),
         };
-        tokio::time::sleep_until(began + SETTLES).await;
+        if !is_ready.get() {
+            tokio::time::sleep(SETTLES).await;
+        }
         // A connection with an empty session has the broker delete what is in this one.
         let deleted = opener.open(client_id, None, Session::Clean, WINDOW).await;
         if let Ok(Opened {
@@ -163,7 +170,12 @@ impl Forwarding {
     }
 
     /// Forwards what comes in this session, until a connection ends.
-    async fn forward(self, opener: &Opener, session: Opened) -> anyhow::Result<()> {
+    async fn forward(
+        self,
+        opener: &Opener,
+        session: Opened,
+        is_ready: &Cell<bool>,
+    ) -> anyhow::Result<()> {
         let does_not_start = || format!("the {} does not start", self.subject);
         let Opened {
             client: session,
@@ -180,6 +192,7 @@ impl Forwarding {
         let filter = self.names.all_outgoing();
         let subscribed = subscribe(&session, &mut receiving, [filter].into()).await;
         subscribed.with_context(does_not_start)?;
+        is_ready.set(true);
         let _ = self.ready.send(Process::of_this_thread()?);
         let state = Rc::new(RefCell::new(State {
             session,

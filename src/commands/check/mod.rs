@@ -50,7 +50,6 @@ const NO_PROBE: &str = "what ordinary users can reach was not tried: give one's 
                         (--probe-token-file, or --probe-user and --probe-password-file)";
 
 pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::listen()?;
     let config = args.settings.load()?;
     init_quiet_log(&config);
     let probe = read_probe(&args.probe, &config)?;
@@ -61,18 +60,22 @@ pub(super) async fn run(args: &CheckArgs, out: Output) -> anyhow::Result<ExitCod
     };
     let mut report = Report::new(form, out, terminal_width());
     report.print(&config.broker.address);
+    check_here(&config, &mut report);
+    // From here on nothing blocks.
+    let mut signals = Signals::listen()?;
     let links = config.visitor_links("check");
     tokio::select! {
         () = check(&config, &links, probe.as_ref(), &mut report) => {}
         () = signals.next() => {
-            // There may be none, or no broker.
-            let discarded = async {
-                tokio::time::sleep(SETTLES).await;
-                let _ = broker::discard_session(&links).await;
-            };
-            tokio::select! {
-                () = discarded => {}
-                () = signals.next() => {}
+            if report.has(LOGIN) {
+                let discarded = async {
+                    tokio::time::sleep(SETTLES).await;
+                    let _ = broker::discard_session(&links).await;
+                };
+                tokio::select! {
+                    () = discarded => {}
+                    () = signals.next() => {}
+                }
             }
             anyhow::bail!("interrupted");
         }
@@ -114,13 +117,17 @@ fn read_probe(args: &ProbeArgs, config: &Config) -> anyhow::Result<Option<Probe>
     }))
 }
 
-/// Tries everything in order, and stops where going on makes no sense.
-async fn check(config: &Config, links: &LinkSettings, probe: Option<&Probe>, report: &mut Report) {
+/// Tries what is on this machine, and the database.
+fn check_here(config: &Config, report: &mut Report) {
     for warning in &config.warnings {
         report.note("settings", warning);
     }
     check_clock(config, report);
     check_store(config, report);
+}
+
+/// Tries everything else in order, and stops where going on makes no sense.
+async fn check(config: &Config, links: &LinkSettings, probe: Option<&Probe>, report: &mut Report) {
     services::run(config, report).await;
     let connected = Box::pin(check_connected(config, links, probe, report));
     if let Err((step, error)) = connected.await {
@@ -207,7 +214,7 @@ fn check_store(config: &Config, report: &mut Report) {
         return;
     }
     match try_store(place) {
-        Err(StoreError::Missing(_)) => report.ok(
+        Err(StoreError::Missing(_) | StoreError::Empty(_)) => report.ok(
             "store",
             format!("{place} has no tables yet: the observer makes them"),
         ),

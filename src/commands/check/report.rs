@@ -99,6 +99,11 @@ impl Report {
         }
     }
 
+    /// Whether there is a step of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.steps.iter().any(|step| step.step == name)
+    }
+
     pub(super) fn ok(&mut self, trial: impl Into<Trial>, detail: impl Into<String>) {
         self.push(trial.into(), Outcome::Ok, detail.into());
     }

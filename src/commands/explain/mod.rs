@@ -193,7 +193,7 @@ fn open_store(
     let location = &settings.location;
     if *location != StoreLocation::Memory {
         match store::open(location, Access::Shared, settings.offline) {
-            Err(StoreError::Missing(_)) => notes.push(format!(
+            Err(StoreError::Missing(_) | StoreError::Empty(_)) => notes.push(format!(
                 "there is no store at {location} yet: as if it were empty"
             )),
             opened => return opened.map(Some),

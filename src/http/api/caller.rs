@@ -8,7 +8,7 @@ use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use percent_encoding::percent_decode_str;
+use url::form_urlencoded;
 
 use super::Api;
 use super::failure::Failure;
@@ -18,7 +18,7 @@ use crate::protocol::id::{AppId, UserId};
 /// The query parameters that may hold a token, the first one first.
 const QUERY: [&str; 3] = ["jwt", "JWT", "token"];
 /// What may stand before a token in the header.
-const SCHEMES: [&str; 2] = ["Bearer ", "JWT "];
+const SCHEMES: [&str; 2] = ["Bearer", "JWT"];
 
 /// The holder of the token that a request brings. Its identifiers are sound.
 #[derive(Clone, Debug)]
@@ -103,10 +103,9 @@ fn token(parts: &Parts) -> Option<String> {
     }
     let query = parts.uri.query()?;
     QUERY.iter().find_map(|name| {
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
         let (_, value) = pairs.find(|(key, _)| key == name)?;
-        let decoded = percent_decode_str(value).decode_utf8().ok()?;
-        let token = bare(&decoded);
+        let token = bare(&value);
         (!token.is_empty()).then(|| token.to_owned())
     })
 }
@@ -114,12 +113,11 @@ fn token(parts: &Parts) -> Option<String> {
 /// A token without its scheme.
 fn bare(text: &str) -> &str {
     let text = text.trim();
-    let bare = SCHEMES.iter().find_map(|scheme| {
-        let head = text.get(..scheme.len())?;
-        head.eq_ignore_ascii_case(scheme)
-            .then(|| text[scheme.len()..].trim_start())
-    });
-    bare.unwrap_or(text)
+    let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let is_scheme = SCHEMES
+        .iter()
+        .any(|scheme| first.eq_ignore_ascii_case(scheme));
+    if is_scheme { rest.trim_start() } else { text }
 }
 
 #[cfg(test)]
@@ -147,7 +145,7 @@ mod tests {
         for (header, query) in [
             (None, "?jwt=&token=a.b.c"),
             (Some(""), "?token=JWT%20a.b.c"),
-            (None, "?token=Bearer%20a.b.c"),
+            (Some("Bearer "), "?token=Bearer+a.b.c"),
         ] {
             assert_eq!(of(header, query).as_deref(), Some("a.b.c"), "{query}");
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::auth::secret::random_id;
 use crate::store::StoreError;
 
 /// Attempts to lock a store, and the pause between them.
@@ -51,7 +52,13 @@ pub(in crate::store) fn exists(path: &Path) -> Result<bool, StoreError> {
     })
 }
 
-/// Why SQLite cannot open a file: the system says more of that than SQLite does.
+/// Whether there is such a file, and nothing is in it.
+pub(in crate::store) fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+}
+
+/// Why SQLite cannot open a file: the system says more of that than SQLite does. The process must
+/// have no other connection to it: to close a file ends the locks that SQLite has on it.
 pub(super) fn cannot_open(path: &Path, error: rusqlite::Error) -> StoreError {
     let source = match OpenOptions::new().read(true).write(true).open(path) {
         Err(source) => source.into(),
@@ -62,53 +69,50 @@ pub(super) fn cannot_open(path: &Path, error: rusqlite::Error) -> StoreError {
 }
 
 /// Makes a new file that no other user may read, all at once: `fill` writes an empty file beside
-/// it, which is given its name at the end. What is left of one that was killed is written over.
+/// it, which is given its name at the end.
 pub(super) fn make_whole(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt;
     let make = |source| StoreError::Make {
         path: path.to_owned(),
         source,
     };
-    if exists(path)? {
-        return Err(make(ErrorKind::AlreadyExists.into()));
-    }
-    let beside = |end: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        PathBuf::from(name)
+    let is_there = || {
+        let text = "there is such a file already";
+        make(std::io::Error::new(ErrorKind::AlreadyExists, text))
     };
-    let (partial, journal) = (beside(".partial"), beside(".partial-journal"));
-    make_private(&partial)?;
-    let file = OpenOptions::new().write(true).open(&partial);
-    let file = file.map_err(make)?;
-    // Another may be at it.
-    file.try_lock().map_err(|error| make(error.into()))?;
-    let filled = || {
-        let _ = std::fs::remove_file(&journal);
-        file.set_len(0).map_err(make)?;
-        fill(&partial)?;
+    if exists(path)? {
+        return Err(is_there());
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", &random_id()[..8]));
+    let partial = Path::new(&partial);
+    let mut options = OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600);
+    let file = made.open(partial).map_err(make)?;
+    let filled = fill(partial).and_then(|()| {
         file.sync_all().map_err(make)?;
         // A link takes nobody's name. Some file systems have none.
-        match std::fs::hard_link(&partial, path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return std::fs::rename(&partial, path).map_err(make);
-            }
-            linked => linked.map_err(make)?,
+        match std::fs::hard_link(partial, path) {
+            Ok(()) => std::fs::remove_file(partial).map_err(make),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(is_there()),
+            Err(_) => std::fs::rename(partial, path).map_err(make),
         }
-        std::fs::remove_file(&partial).map_err(make)
-    };
-    let made = filled();
-    if made.is_err() {
-        for left in [&partial, &journal] {
+    });
+    if filled.is_err() {
+        let mut journal = partial.as_os_str().to_owned();
+        journal.push("-journal");
+        for left in [partial, Path::new(&journal)] {
             let _ = std::fs::remove_file(left);
         }
-        return made;
+        return filled;
     }
+    // The name, too, outlives a power cut, where the file system can see to that.
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let dir = File::open(dir.unwrap_or(Path::new(".")));
-    dir.and_then(|dir| dir.sync_all()).map_err(make)
+    let _ = File::open(dir.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all());
+    Ok(())
 }
 
 /// Says so if other users may read the store: it holds what people write.

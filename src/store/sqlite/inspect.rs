@@ -130,12 +130,13 @@ impl Administration for SqliteStore {
 
     fn check(&self) -> Result<Vec<String>, StoreError> {
         let mut faults = vec![];
-        match self.find_faults(&mut faults) {
-            // What is behind it cannot be looked at.
-            Err(StoreError::Permanent(cause)) => {
-                faults.push(format!("it cannot be read any further: {cause}"))
+        if let Err(error) = self.find_faults(&mut faults) {
+            let is_damage = matches!(error, StoreError::Permanent(_) | StoreError::Row(_));
+            if !is_damage && faults.is_empty() {
+                return Err(error);
             }
-            looked => looked?,
+            // What is behind it cannot be looked at.
+            faults.push(format!("it cannot be read any further: {error}"));
         }
         Ok(faults)
     }
@@ -236,9 +237,12 @@ impl SqliteStore {
         let mut bodies = self.connection.prepare(&ALL_BODIES)?;
         let mut bodies = bodies.query([])?;
         while let Some(row) = bodies.next()? {
-            let (seq, body): (i64, _) = (row.get(7)?, read_body(row)?.unwrap_or_default());
-            if parse_object(body.as_bytes()).is_err() {
-                faults.push(format!("the body of message {seq} is no JSON object"));
+            let seq: i64 = row.get(7)?;
+            let body = read_body(row).map(Option::unwrap_or_default);
+            match body.map(|body| parse_object(body.as_bytes()).is_ok()) {
+                Ok(true) => {}
+                Ok(false) => faults.push(format!("the body of message {seq} is no JSON object")),
+                Err(error) => faults.push(format!("message {seq} cannot be read: {error}")),
             }
         }
         Ok(())

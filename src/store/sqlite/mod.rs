@@ -33,7 +33,7 @@ use self::accounts::Accounts;
 use self::checkpoint::Checkpointer;
 use self::connection::{Connection, statements};
 use self::conversations::States;
-pub(super) use self::file::{exists, is_locked};
+pub(super) use self::file::{exists, is_empty, is_locked};
 use self::group_cache::GroupCache;
 use self::retention::Sweep;
 use super::columns::{millis, status, unix};
@@ -174,7 +174,10 @@ impl SqliteStore {
                 return Err(StoreError::Foreign(location.to_string().into()));
             }
         };
-        let open = |error: rusqlite::Error| file::cannot_open(&path, error);
+        let open = |source: rusqlite::Error| StoreError::Open {
+            path: path.clone(),
+            source: source.into(),
+        };
         let mut lock = None;
         let connection = match (location, access) {
             (StoreLocation::Memory | StoreLocation::Postgres(_), _) => {
@@ -191,7 +194,7 @@ impl SqliteStore {
                 return Err(StoreError::Missing(path));
             }
             (StoreLocation::File(_), Access::Shared) => {
-                Connection::open_shared(&path).map_err(open)?
+                Connection::open_shared(&path).map_err(|error| file::cannot_open(&path, error))?
             }
         };
         schema::migrate(&connection, &path, access)?;
@@ -225,7 +228,10 @@ impl SqliteStore {
 
     /// Opens a connection that only reads, beside the observer that has the store.
     pub(super) fn open_read_only(path: &Path) -> Result<Self, StoreError> {
-        let open = |error: rusqlite::Error| file::cannot_open(path, error);
+        let open = |source: rusqlite::Error| StoreError::Open {
+            path: path.to_owned(),
+            source: source.into(),
+        };
         let connection = Connection::open_read_only(path).map_err(open)?;
         Self::new(connection, OfflineDelivery::Broker, None)
     }
