@@ -137,6 +137,14 @@ impl Broker {
 
     /// How many messages wait in a queue of a RabbitMQ; `None` if there is no such queue.
     pub(crate) fn messages(self, queue: &str) -> Option<usize> {
+        let mut queues = self.queues().into_iter();
+        queues
+            .find(|(name, _)| *name == queue)
+            .map(|(_, messages)| messages)
+    }
+
+    /// The queues of a RabbitMQ, and how many messages wait in each.
+    pub(crate) fn queues(self) -> Vec<(String, usize)> {
         let output = Command::new(root().join("scripts/brokers"))
             .args(["ctl", self.name(), "list_queues", "--no-table-headers"])
             .args(["name", "messages"])
@@ -144,10 +152,12 @@ impl Broker {
             .unwrap();
         assert!(output.status.success(), "{output:?}");
         let queues = String::from_utf8(output.stdout).unwrap();
-        let mut queues = queues.lines().filter_map(|line| line.split_once('\t'));
-        let (_, messages) = queues.find(|(name, _)| *name == queue)?;
+        let queues = queues.lines().filter_map(|line| line.split_once('\t'));
         // Of a queue that is just being deleted there is no count.
-        Some(messages.trim().parse().unwrap_or_default())
+        let queues = queues.map(|(name, messages)| (name, messages.trim().parse()));
+        queues
+            .map(|(name, messages)| (name.to_owned(), messages.unwrap_or_default()))
+            .collect()
     }
 
     /// Imports definitions: `scripts/brokers import NAME FILE`.

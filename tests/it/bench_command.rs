@@ -280,14 +280,10 @@ fn elements_of(xml: &str) -> String {
 
 /// The sessions of stand-ins at the broker, other tests' among them.
 fn stand_ins(broker: Broker) -> usize {
-    let output = Command::new(root().join("scripts/brokers"))
-        .args(["ctl", broker.name(), "list_queues", "-q", "name"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let names = text.lines();
-    names.filter(|name| name.contains("bench-stand-in")).count()
+    let queues = broker.queues().into_iter();
+    queues
+        .filter(|(name, _)| name.contains("bench-stand-in"))
+        .count()
 }
 
 /// Rounds that go on for longer than any test waits.

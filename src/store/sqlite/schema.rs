@@ -28,8 +28,8 @@ statements! {
 }
 
 /// Brings the schema up to date. A command does not: the observer that has the store may be of an
-/// earlier version, which would not know the schema any more. Nor does it make one: an empty file may
-/// be what is left of a store.
+/// earlier version, which would not know the schema any more. Nor does it make one: an empty file
+/// may be what is left of a store.
 pub(super) fn migrate(
     connection: &Connection,
     path: &Path,
