@@ -49,6 +49,14 @@ pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCod
             None => String::new(),
         }
     );
+    if let Some(path) = &args.plot {
+        // Before an hour of measuring, not after it.
+        let mut file = std::fs::OpenOptions::new();
+        let tried = file.create(true).append(true).open(path);
+        tried.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // From here on nothing blocks.
+    let mut signals = Signals::listen()?;
     if !args.format.json {
         out.line(&heading)?;
     }
@@ -58,13 +66,6 @@ pub(super) async fn run(args: &BenchArgs, out: Output) -> anyhow::Result<ExitCod
         observer,
         out,
     };
-    if let Some(path) = &args.plot {
-        // Before an hour of measuring, not after it.
-        let mut file = std::fs::OpenOptions::new();
-        let tried = file.create(true).append(true).open(path);
-        tried.with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let mut signals = Signals::listen()?;
     let mut loads = vec![];
     for pace in &plan.paces {
         let loaded = LocalSet::new()

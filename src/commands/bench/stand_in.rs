@@ -143,15 +143,11 @@ impl Forwarding {
                 let forwards = Box::pin(self.forward(opener, session, &is_ready));
                 stop.run_until_cancelled(forwards).await.unwrap_or(Ok(()))
             }
-            Some(Err(error)) => {
-                // Otherwise the broker may have made the session, and its answer was late.
-                let is_unanswered = matches!(error.cause, Cause::TimedOut | Cause::Closed);
-                let ended = Err(error).context(does_not_start);
-                if !is_unanswered {
-                    return ended;
-                }
-                ended
+            // The broker may have made the session without our having its answer.
+            Some(Err(error)) if matches!(error.cause, Cause::TimedOut | Cause::Closed) => {
+                Err(error).context(does_not_start)
             }
+            Some(Err(error)) => return Err(error).context(does_not_start),
             None => Ok(()),
         };
         if !is_ready.get() {

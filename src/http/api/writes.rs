@@ -293,7 +293,7 @@ pub(super) async fn register(
     let topic = outgoing(&api, app, user, user)?;
     let body = serde_json::to_string(&about).map_err(|_| Failure::NotJson(None))?;
     if instance.len() + body.len() > MAX_INSTANCE {
-        let fault = format!("an instance and what is said of it have {MAX_INSTANCE} bytes");
+        let fault = format!("an instance and what is said of it may have {MAX_INSTANCE} bytes");
         return Err(refused(Refusal::TooLarge, fault));
     }
     let task = Task::Register {

@@ -92,7 +92,11 @@ fn two_that_start_at_once_make_one_store_and_one_of_them_has_it() {
         let refused: Vec<String> = refused.map(ToString::to_string).collect();
         assert_eq!(refused.len(), 2, "{refused:?}");
         for text in refused {
-            assert!(text.contains(" is used by "), "{text}");
+            let end = ": if that was killed, it is free in a few seconds";
+            assert!(
+                text.contains(" is used by ") && text.ends_with(end),
+                "{text}"
+            );
         }
     }
 }

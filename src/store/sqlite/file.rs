@@ -96,7 +96,10 @@ pub(super) fn make_whole(
         file.sync_all().map_err(make)?;
         // A link takes nobody's name. Some file systems have none.
         match std::fs::hard_link(partial, path) {
-            Ok(()) => std::fs::remove_file(partial).map_err(make),
+            Ok(()) => {
+                let _ = std::fs::remove_file(partial);
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(is_there()),
             Err(_) => std::fs::rename(partial, path).map_err(make),
         }
